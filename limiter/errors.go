@@ -1,0 +1,44 @@
+package limiter
+
+import (
+	"errors"
+	"time"
+)
+
+// Sentinels to branch on with [errors.Is]. The errors that this package returns
+// wrap one of them in an [*Error] that carries the numbers.
+var (
+	// ErrRateLimited says that a key is over its own quota.
+	ErrRateLimited = errors.New("limiter: rate limited")
+	// ErrSaturated says that every permit is taken and the waiting line is full,
+	// or that the wait in it grew too long.
+	ErrSaturated = errors.New("limiter: saturated")
+	// ErrWouldMissDeadline says that the work was refused at once because it could not
+	// have begun before the deadline of its context.
+	ErrWouldMissDeadline = errors.New("limiter: would miss the deadline")
+)
+
+// Error is a refusal with the numbers that a caller needs to answer it.
+type Error struct {
+	// Err is one of the sentinels of this package.
+	Err error
+	// RetryAfter is when to come back; 0 means that it is not known.
+	RetryAfter time.Duration
+	// Policy is the name of the rate policy that refused; empty elsewhere.
+	Policy string
+}
+
+// Error returns the text of the sentinel with the policy and the wait where they are known.
+func (e *Error) Error() string {
+	s := e.Err.Error()
+	if e.Policy != "" {
+		s += " by policy " + e.Policy
+	}
+	if e.RetryAfter > 0 {
+		s += ", retry after " + e.RetryAfter.String()
+	}
+	return s
+}
+
+// Unwrap returns the sentinel, for [errors.Is].
+func (e *Error) Unwrap() error { return e.Err }
