@@ -1,0 +1,279 @@
+package health_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/middleware/health"
+)
+
+func probe(h http.Handler, method, path string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	return w
+}
+
+func check(name string, run func(context.Context) error) health.Check {
+	return health.Check{Name: name, Run: run}
+}
+
+func pass(context.Context) error { return nil }
+func fail(context.Context) error { return errors.New("dial db.internal:5432: refused") }
+
+func TestProbes(t *testing.T) {
+	drained := func(h *health.Health) { h.Drain(context.Background(), nil) }
+	for _, tc := range []struct {
+		name                 string
+		opts                 []health.Option
+		do                   func(*health.Health)
+		live, ready, started int
+	}{
+		{"no checks: live, started, ready", nil, nil, 200, 200, 200},
+		{"readiness check passes", []health.Option{health.WithCheck(check("disk", pass))}, nil, 200, 200, 200},
+		{"readiness check has never passed: starting", []health.Option{health.WithCheck(check("disk", fail))}, nil, 200, 503, 503},
+		{"liveness check fails: ready is another question", []health.Option{health.WithLiveCheck(check("lock", fail))}, nil, 503, 200, 200},
+		{"manual start awaits Started", []health.Option{health.WithManualStart()}, nil, 200, 503, 503},
+		{"manual start, started", []health.Option{health.WithManualStart()}, (*health.Health).Started, 200, 200, 200},
+		{"draining: not ready, still live and started", nil, drained, 200, 503, 200},
+		{"draining for HAProxy: 404", []health.Option{health.WithDrainStatus(404)}, drained, 200, 404, 200},
+		{"404 is for draining only", []health.Option{health.WithDrainStatus(404), health.WithCheck(check("disk", fail))}, nil, 200, 503, 503},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := health.New(tc.opts...)
+				defer h.Close()
+				synctest.Wait()
+				if tc.do != nil {
+					tc.do(h)
+				}
+				served := h.Handler(http.NotFoundHandler())
+				for path, want := range map[string]int{"/livez": tc.live, "/readyz": tc.ready, "/startupz": tc.started} {
+					w := probe(served, "GET", path)
+					if w.Code != want {
+						t.Errorf("%s: status %d, want %d", path, w.Code, want)
+					}
+					if w.Header().Get("Cache-Control") != "no-store" {
+						t.Errorf("%s: may be stored: %v", path, w.Header())
+					}
+					if strings.Contains(w.Body.String(), "db.internal") {
+						t.Errorf("%s: names what the check talked to: %q", path, w.Body)
+					}
+				}
+				s := h.Stats()
+				if s.Ready != (tc.ready == 200) || s.Live != (tc.live == 200) || s.Started != (tc.started == 200) {
+					t.Errorf("Stats disagree with the probes: %+v", s)
+				}
+			})
+		})
+	}
+}
+
+func TestProbeMethods(t *testing.T) {
+	h := health.New()
+	served := h.Handler(http.NotFoundHandler())
+	if w := probe(served, "HEAD", "/readyz"); w.Code != 200 || w.Body.Len() != 0 {
+		t.Errorf("HEAD: %d with %d bytes", w.Code, w.Body.Len())
+	}
+	if w := probe(served, "POST", "/readyz"); w.Code != 405 || w.Header().Get("Allow") != "GET, HEAD" {
+		t.Errorf("POST: %d, Allow %q", w.Code, w.Header().Get("Allow"))
+	}
+}
+
+func TestPaths(t *testing.T) {
+	h := health.New(health.WithPaths("/a", "", "/c"))
+	served := h.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	for path, want := range map[string]int{"/a": 200, "/c": 200, "/livez": 418, "/readyz": 418, "/": 418} {
+		if got := probe(served, "GET", path).Code; got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
+	}
+}
+
+func TestChecksAreOutOfBand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var runs atomic.Int64
+		h := health.New(health.WithCheck(health.Check{
+			Name:     "slow",
+			Interval: 10 * time.Second,
+			Run: func(ctx context.Context) error {
+				runs.Add(1)
+				time.Sleep(time.Second)
+				return nil
+			},
+		}))
+		defer h.Close()
+		synctest.Wait()
+		began := time.Now()
+		for range 1000 {
+			if h.Ready() {
+				t.Fatal("ready before the first run has ended")
+			}
+			h.Readyz(httptest.NewRecorder(), httptest.NewRequest("GET", "/readyz", nil))
+		}
+		if time.Since(began) != 0 {
+			t.Errorf("probes waited %v for a check", time.Since(began))
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !h.Ready() {
+			t.Error("not ready after the first pass")
+		}
+		time.Sleep(99 * time.Second) // nine further runs, each after 9-11 s and taking 1 s
+		if n := runs.Load(); n < 8 || n > 11 {
+			t.Errorf("%d runs in 100 s with an interval of 10 s", n)
+		}
+	})
+}
+
+func TestCheckFailsAndRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		h := health.New(health.WithCheck(health.Check{
+			Name:     "disk",
+			Interval: time.Second,
+			Run: func(context.Context) error {
+				if broken.Load() {
+					return errors.New("disk full")
+				}
+				return nil
+			},
+		}))
+		defer h.Close()
+		synctest.Wait()
+		broken.Store(true)
+		time.Sleep(1200 * time.Millisecond)
+		w := probe(h.Handler(http.NotFoundHandler()), "GET", "/readyz")
+		if w.Code != 503 || w.Body.String() != "not ready\ndisk: failing\n" {
+			t.Errorf("%d %q", w.Code, w.Body)
+		}
+		if s := h.Stats(); s.Checks[0].Error != "disk full" || s.Checks[0].Ran.IsZero() || !s.Started {
+			t.Errorf("stats %+v", s)
+		}
+		broken.Store(false)
+		time.Sleep(1200 * time.Millisecond)
+		if !h.Ready() {
+			t.Error("did not recover")
+		}
+	})
+}
+
+func TestHangingCheckIsLateAndNeverOverlaps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now, most, runs atomic.Int64
+		release := make(chan struct{})
+		h := health.New(health.WithCheck(health.Check{
+			Name:     "stuck",
+			Interval: time.Second,
+			Timeout:  2 * time.Second,
+			Run: func(context.Context) error { // ignores its context
+				most.Store(max(most.Load(), now.Add(1)))
+				defer now.Add(-1)
+				if runs.Add(1) > 1 {
+					<-release
+				}
+				return nil
+			},
+		}))
+		synctest.Wait()
+		if !h.Ready() {
+			t.Fatal("not ready after a pass")
+		}
+		time.Sleep(4 * time.Second)
+		if h.Ready() {
+			t.Error("ready although the check hangs")
+		}
+		if s := h.Stats().Checks[0]; !strings.Contains(s.Error, "did not return within 2s") {
+			t.Errorf("error %q", s.Error)
+		}
+		time.Sleep(time.Minute)
+		if most.Load() != 1 || runs.Load() != 2 {
+			t.Errorf("%d runs, %d at once", runs.Load(), most.Load())
+		}
+		h.Close() // does not wait for it
+		h.Close()
+		close(release)
+	})
+}
+
+func TestCheckSeesItsTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := health.New(health.WithCheck(health.Check{
+			Name:    "slow",
+			Timeout: time.Second,
+			Run: func(ctx context.Context) error {
+				<-ctx.Done()
+				return ctx.Err()
+			},
+		}))
+		defer h.Close()
+		time.Sleep(1001 * time.Millisecond)
+		if s := h.Stats(); s.Ready || s.Checks[0].OK || s.Checks[0].Error == "" {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestWrongOptionsPanic(t *testing.T) {
+	for name, option := range map[string]func() health.Option{
+		"empty name":        func() health.Option { return health.WithCheck(health.Check{Run: pass}) },
+		"no function":       func() health.Option { return health.WithLiveCheck(health.Check{Name: "x"}) },
+		"negative interval": func() health.Option { return health.WithCheck(health.Check{Name: "x", Run: pass, Interval: -1}) },
+		"path":              func() health.Option { return health.WithPaths("livez", "", "") },
+		"drain status":      func() health.Option { return health.WithDrainStatus(500) },
+		"wait":              func() health.Option { return health.WithDrainWait(-1) },
+		"idle":              func() health.Option { return health.WithDrainIdle(-1) },
+		"shutdown":          func() health.Option { return health.WithShutdownTimeout(-1) },
+		"release":           func() health.Option { return health.WithReleaseTimeout(-1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if s, _ := recover().(string); !strings.HasPrefix(s, "health: ") {
+					t.Errorf("panic %q does not name the package", s)
+				}
+			}()
+			option()
+		})
+	}
+	t.Run("duplicate name", func(t *testing.T) {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		health.New(health.WithCheck(check("a", pass)), health.WithCheck(check("a", pass)))
+	})
+}
+
+func TestHandlerPassAllocatesNothing(t *testing.T) {
+	h := health.New()
+	served := h.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
+	if n := testing.AllocsPerRun(100, func() { served.ServeHTTP(w, r) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkHandler(b *testing.B) {
+	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
+	b.Run("bare", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			next.ServeHTTP(w, r)
+		}
+	})
+	served := health.New().Handler(next)
+	b.Run("health", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			served.ServeHTTP(w, r)
+		}
+	})
+}

@@ -1,0 +1,133 @@
+package health
+
+import (
+	"net/http"
+	"strings"
+	"time"
+)
+
+// An Option configures a [Health].
+type Option interface{ apply(*config) }
+
+type optionFunc func(*config)
+
+func (f optionFunc) apply(c *config) { f(c) }
+
+type config struct {
+	readyChecks, liveChecks        []Check
+	manualStart                    bool
+	livePath, readyPath, startPath string
+	drainStatus                    int
+	wait, idle                     time.Duration
+	shutdown, release              time.Duration
+}
+
+func defaultConfig() config {
+	return config{
+		livePath:    "/livez",
+		readyPath:   "/readyz",
+		startPath:   "/startupz",
+		drainStatus: http.StatusServiceUnavailable,
+		wait:        15 * time.Second,
+		shutdown:    10 * time.Second,
+		release:     5 * time.Second,
+	}
+}
+
+// WithCheck makes readiness depend on c. The package comment says what such a
+// check should look at, and what it should not.
+func WithCheck(c Check) Option {
+	c = c.valid("WithCheck")
+	return optionFunc(func(cfg *config) {
+		cfg.readyChecks = append(unique(cfg.readyChecks, c), c)
+	})
+}
+
+// WithLiveCheck makes liveness depend on c. A process that is not live is
+// restarted, so c should fail only for what a restart repairs.
+func WithLiveCheck(c Check) Option {
+	c = c.valid("WithLiveCheck")
+	return optionFunc(func(cfg *config) {
+		cfg.liveChecks = append(unique(cfg.liveChecks, c), c)
+	})
+}
+
+func unique(have []Check, c Check) []Check {
+	for _, h := range have {
+		if h.Name == c.Name {
+			panic("health: two checks are named " + c.Name + "; give each a name of its own")
+		}
+	}
+	return have
+}
+
+// WithManualStart keeps the process from being started and ready until
+// [Health.Started] is called, for programs that listen before they have warmed
+// up.
+func WithManualStart() Option {
+	return optionFunc(func(c *config) { c.manualStart = true })
+}
+
+// WithPaths replaces /livez, /readyz and /startupz, each of which must begin
+// with a slash. An empty path turns that probe of [Health.Handler] off.
+func WithPaths(live, ready, startup string) Option {
+	for _, p := range []string{live, ready, startup} {
+		if p != "" && !strings.HasPrefix(p, "/") {
+			panic("health: WithPaths: path " + p + " must begin with a slash")
+		}
+	}
+	return optionFunc(func(c *config) { c.livePath, c.readyPath, c.startPath = live, ready, startup })
+}
+
+// WithDrainStatus sets what readyz answers while draining: 503, the default, or
+// 404 for HAProxy with "http-check disable-on-404", which then finishes the
+// sessions it has and opens no new ones instead of calling the server down.
+func WithDrainStatus(status int) Option {
+	if status != http.StatusServiceUnavailable && status != http.StatusNotFound {
+		panic("health: WithDrainStatus: status must be 503 or 404")
+	}
+	return optionFunc(func(c *config) { c.drainStatus = status })
+}
+
+// WithDrainWait sets how long a draining server goes on serving before it stops
+// listening; default 15 s. It must be as long as the proxies in front take to
+// notice: their probe interval times the number of failures they want, and a
+// margin. HAProxy: 2 s x 3. Kubernetes: readiness is not even asked; endpoints
+// are removed when the pod begins to terminate, which takes a few seconds to
+// reach every node. AWS ALB: 30 s x 2. Zero does not wait.
+//
+// Wait, shutdown and release timeouts together should stay below the time after
+// which the process is killed: 30 s in Kubernetes, which the defaults add up to.
+func WithDrainWait(d time.Duration) Option {
+	notNegative("WithDrainWait", d)
+	return optionFunc(func(c *config) { c.wait = d })
+}
+
+// WithDrainIdle lets the wait of a drain end early, once no request other than
+// probes has arrived for d. Zero, the default, waits in full: a quiet service
+// cannot tell an idle proxy from one that has noticed. It needs
+// [Health.Handler] around the server's handler.
+func WithDrainIdle(d time.Duration) Option {
+	notNegative("WithDrainIdle", d)
+	return optionFunc(func(c *config) { c.idle = d })
+}
+
+// WithShutdownTimeout sets how long requests in flight may take after the
+// server has stopped listening; default 10 s. Then their connections are cut.
+func WithShutdownTimeout(d time.Duration) Option {
+	notNegative("WithShutdownTimeout", d)
+	return optionFunc(func(c *config) { c.shutdown = d })
+}
+
+// WithReleaseTimeout sets how long the things that are shut down after the
+// server may take, together; default 5 s.
+func WithReleaseTimeout(d time.Duration) Option {
+	notNegative("WithReleaseTimeout", d)
+	return optionFunc(func(c *config) { c.release = d })
+}
+
+func notNegative(option string, d time.Duration) {
+	if d < 0 {
+		panic("health: " + option + ": " + d.String() + " is negative; give zero or more")
+	}
+}

@@ -1,0 +1,91 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Run listens on srv.Addr, serves until SIGTERM, SIGINT or the end of ctx, and
+// then leaves as [Health.Drain] does. It puts [Health.Handler] around
+// srv.Handler, so srv needs nothing else. It serves TLS if srv.TLSConfig has
+// certificates.
+//
+// SIGTERM comes from an orchestrator, which has proxies in front: the drain is
+// run in full. SIGINT comes from a terminal, where nobody wants to wait for a
+// proxy: the drain wait is skipped. A second signal ends the process at once, as
+// if no one had caught it.
+//
+// Run returns nil after a clean drain. It returns an error at once if it cannot
+// listen, and after shutting down the rest if serving fails. The checks of h are
+// stopped when it returns.
+func (h *Health) Run(ctx context.Context, srv *http.Server, last ...Shutdowner) error {
+	addr := srv.Addr
+	if addr == "" {
+		addr = ":http"
+		if secure(srv) {
+			addr = ":https"
+		}
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		h.Close()
+		return fmt.Errorf("health: cannot listen: %w", err)
+	}
+	return h.Serve(ctx, l, srv, last...)
+}
+
+// Serve is [Health.Run] on a listener that is already open.
+func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, last ...Shutdowner) error {
+	defer h.Close()
+	handler := srv.Handler
+	if handler == nil {
+		handler = http.DefaultServeMux
+	}
+	srv.Handler = h.Handler(handler)
+
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	defer signal.Stop(signals)
+
+	served := make(chan error, 1)
+	go func() {
+		if secure(srv) {
+			served <- srv.ServeTLS(l, "", "")
+			return
+		}
+		served <- srv.Serve(l)
+	}()
+
+	select {
+	case err := <-served:
+		// Shutdown or Close called by someone else is their drain, not a failure.
+		// What the requests used is still to be released.
+		h.beginDrain()
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil
+		}
+		return errors.Join(err, h.stopAll(context.WithoutCancel(ctx), srv, last))
+	case s := <-signals:
+		signal.Stop(signals) // the next one has its default effect
+		h.beginDrain()
+		if s != os.Interrupt {
+			h.awaitProxies(ctx)
+		}
+	case <-ctx.Done():
+		h.beginDrain()
+		h.awaitProxies(context.WithoutCancel(ctx))
+	}
+	// ctx may have ended, and that was the request to leave, not to hurry.
+	return h.stopAll(context.WithoutCancel(ctx), srv, last)
+}
+
+func secure(srv *http.Server) bool {
+	c := srv.TLSConfig
+	return c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil)
+}
