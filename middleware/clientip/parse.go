@@ -1,0 +1,255 @@
+package clientip
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// readXForwardedFor walks the list from the right until it meets an address
+// that is not trusted.
+func readXForwardedFor(lines []string, t *trusted, hops int) (address, bool) {
+	var last address
+	for i := len(lines) - 1; i >= 0; i-- {
+		line := lines[i]
+		for rest, more := line, true; more; {
+			if hops == 0 {
+				return address{}, false
+			}
+			hops--
+			var entry string
+			entry, rest, more = cutLast(rest)
+			a, ok := parseNode(trimSpace(entry))
+			if !ok {
+				return address{}, false
+			}
+			if !t.contains(a.ip) {
+				return unpinned(a, line), true
+			}
+			last = unpinned(a, line)
+		}
+	}
+	return last, true
+}
+
+// readForwarded is readXForwardedFor for the elements of Forwarded.
+func readForwarded(lines []string, t *trusted, hops int) (address, bool) {
+	var last address
+	for i := len(lines) - 1; i >= 0; i-- {
+		line := lines[i]
+		for rest, more := line, true; more; {
+			if hops == 0 {
+				return address{}, false
+			}
+			hops--
+			var element string
+			var ok bool
+			element, rest, more, ok = cutLastQuoted(rest)
+			if !ok {
+				return address{}, false
+			}
+			node, ok := forParameter(element)
+			if !ok {
+				return address{}, false
+			}
+			a, ok := parseNode(node)
+			if !ok {
+				return address{}, false
+			}
+			if !t.contains(a.ip) {
+				return unpinned(a, line), true
+			}
+			last = unpinned(a, line)
+		}
+	}
+	return last, true
+}
+
+// readSingle takes the only address in the only line.
+func readSingle(lines []string, _ *trusted, _ int) (address, bool) {
+	if len(lines) != 1 || len(lines[0]) > maxEntryLen {
+		return address{}, false
+	}
+	a, ok := parseNode(trimSpace(lines[0]))
+	if !ok {
+		return address{}, false
+	}
+	return unpinned(a, lines[0]), true
+}
+
+// unpinned gives a its own text if it was cut from a long line.
+func unpinned(a address, line string) address {
+	if len(line) > maxPinned {
+		a.text = ""
+	}
+	return a
+}
+
+// cutLast splits a list before its last comma. It looks at no more than
+// maxEntryLen bytes; an entry that is longer comes back empty, which is no
+// address.
+func cutLast(list string) (entry, rest string, more bool) {
+	from := max(0, len(list)-maxEntryLen)
+	if i := strings.LastIndexByte(list[from:], ','); i >= 0 {
+		return list[from+i+1:], list[:from+i], true
+	}
+	if from > 0 {
+		return "", "", false
+	}
+	return list, "", false
+}
+
+// cutLastQuoted is cutLast for a list whose entries may hold quoted strings. It
+// reads from the right, so a quote that the client left open, further left than
+// what a proxy appended, cannot swallow that. ok is false if the last entry is
+// longer than maxEntryLen or its quotes do not match.
+func cutLastQuoted(list string) (entry, rest string, more, ok bool) {
+	from := max(0, len(list)-maxEntryLen)
+	quoted := false
+	for i := len(list) - 1; i >= from; i-- {
+		switch list[i] {
+		case '"':
+			if quoted && escaped(list[from:i]) {
+				continue
+			}
+			quoted = !quoted
+		case ',':
+			if !quoted {
+				return list[i+1:], list[:i], true, true
+			}
+		}
+	}
+	return list, "", false, from == 0 && !quoted
+}
+
+// escaped tells whether the byte that follows before is escaped by a backslash.
+func escaped(before string) bool {
+	n := 0
+	for i := len(before) - 1; i >= 0 && before[i] == '\\'; i-- {
+		n++
+	}
+	return n%2 == 1
+}
+
+// forParameter returns the value of the "for" parameter of a Forwarded element,
+// which is at most maxEntryLen bytes long. ok is false if the element has none,
+// has two, or is not a list of parameters. RFC 7239, section 4; a value with
+// characters that should be quoted (an IPv6 address) is accepted unquoted.
+func forParameter(element string) (node string, ok bool) {
+	for element != "" {
+		element = strings.TrimLeft(element, " \t;")
+		if element == "" {
+			break
+		}
+		name, rest, found := strings.Cut(element, "=")
+		if !found || !isToken(name) {
+			return "", false
+		}
+		var value string
+		if strings.HasPrefix(rest, `"`) {
+			end := 1
+			for end < len(rest) && rest[end] != '"' {
+				if rest[end] == '\\' {
+					end++
+				}
+				end++
+			}
+			if end >= len(rest) {
+				return "", false
+			}
+			value, rest = rest[1:end], rest[end+1:]
+			rest = strings.TrimLeft(rest, " \t")
+			if rest != "" && rest[0] != ';' {
+				return "", false
+			}
+		} else {
+			value, rest, _ = strings.Cut(rest, ";")
+			value = trimSpace(value)
+			if strings.ContainsAny(value, "\" \t") {
+				return "", false
+			}
+		}
+		if len(name) == 3 && strings.EqualFold(name, "for") {
+			if ok {
+				return "", false
+			}
+			node, ok = value, true
+		}
+		element = rest
+	}
+	return node, ok
+}
+
+// parsePeer reads the RemoteAddr of a request. A port is usual and not
+// required: a middleware further out may have cut it off.
+func parsePeer(s string) (address, bool) {
+	if len(s) > maxEntryLen {
+		return address{}, false
+	}
+	return parseNode(s)
+}
+
+// parseNode reads an address with or without port. An IPv6 address may stand in
+// brackets, and has to if a port follows. The unspecified address (0.0.0.0, ::)
+// is nobody's, and refused.
+func parseNode(s string) (address, bool) {
+	host := s
+	switch {
+	case s == "":
+		return address{}, false
+	case s[0] == '[':
+		end := strings.IndexByte(s, ']')
+		if end < 0 || !isPort(s[end+1:]) {
+			return address{}, false
+		}
+		host = s[1:end]
+		if strings.IndexByte(host, ':') < 0 {
+			return address{}, false // brackets are for IPv6
+		}
+	default:
+		// One colon separates a port; an address with more is IPv6.
+		if i := strings.IndexByte(s, ':'); i >= 0 && strings.IndexByte(s[i+1:], ':') < 0 {
+			if !isPort(s[i:]) {
+				return address{}, false
+			}
+			host = s[:i]
+		}
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return address{}, false
+	}
+	if ip.Is4() {
+		// netip takes no other text for an IPv4 address than its canonical one.
+		return knownAddress(address{ip: ip, text: host})
+	}
+	return knownAddress(address{ip: ip.Unmap().WithZone("")})
+}
+
+func knownAddress(a address) (address, bool) {
+	if a.ip.IsUnspecified() {
+		return address{}, false
+	}
+	return a, true
+}
+
+// isPort tells whether s is empty or a colon and a port. RFC 7239 allows
+// obfuscated ports ("_sec"); nothing is read from a port, so any token will do.
+func isPort(s string) bool {
+	return s == "" || s[0] == ':' && isToken(s[1:])
+}
+
+func trimSpace(s string) string { return strings.Trim(s, " \t") }
+
+// isToken tells whether s is a token of RFC 9110, section 5.6.2.
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
