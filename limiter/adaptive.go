@@ -1,0 +1,210 @@
+package limiter
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// adaptive is the part of a [Concurrency] whose limit is found by experiment: it feeds
+// the controller with windows and sets limit and line by what it says. All but next
+// belong to the lock of the Concurrency.
+type adaptive struct {
+	next  atomic.Int64 // when the window may be full, since base
+	yield bool
+	least int
+	most  int
+
+	ctrl     ctrlState
+	opened   time.Duration // when the window began
+	last     concCount     // the counts when it did
+	knocks   int64         // arrivals that found no free permit, in all
+	late     int64         // arrivals that found one at the second look
+	turns    int64         // arrivals sent away
+	fast     int64         // permits granted without a look at the line, as counted last
+	shedE    float64       // smoothed share of arrivals that is shed
+	openE    float64       // smoothed share of arrivals that finds a free permit
+	hasQueue bool
+}
+
+// concCount is a sum over the cells with the counts of the slow path.
+type concCount struct {
+	n, sum                 int64
+	squares                float64
+	arrivals, knocks, turn int64
+}
+
+const adaptSmooth = 1 - 1./128
+
+// NewAdaptive returns a limiter that finds its limit by experiment: while requests are
+// shed, it tries a limit beside the present one for as long as the measured variance of
+// the times in service demands, and keeps it if throughput follows. It needs no target latency
+// and no number at all. While nothing is shed, it does nothing.
+//
+// The waiting line in front of it is bounded in time by what the experiment found: about
+// the time of service while little is shed, half of it and newest first in overload.
+//
+// The time in service is the time between Acquire and Release of work that ends with
+// [Success]; release permits of work that turns into something else, such as a connection
+// that stays open, with [Ignored] when it does.
+func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
+	c := concNew(ctrlStart, concConfig{least: 1, most: 1_000_000}, opts)
+	start := c.conf.start
+	if start == 0 {
+		start = ctrlStart
+	}
+	start = min(max(start, c.conf.least), c.conf.most)
+	a := &adaptive{
+		yield:    !c.conf.noYield,
+		least:    c.conf.least,
+		most:     c.conf.most,
+		ctrl:     ctrlNew(start, c.conf.least, c.conf.most),
+		openE:    1,
+		hasQueue: !c.conf.queueSet || c.conf.places > 0,
+	}
+	c.limit.Store(int64(start))
+	c.adapt = a
+	a.next.Store(int64(a.ctrl.needSecs * 1e9))
+	a.tune(c)
+	return c
+}
+
+// knocked counts an arrival that found no free permit.
+func (a *adaptive) knocked() {
+	a.knocks++
+	a.shedE *= adaptSmooth
+	a.openE *= adaptSmooth
+}
+
+// passed counts an arrival that found a permit at the second look.
+func (a *adaptive) passed() { a.late++ }
+
+// turned counts one that was sent away.
+func (a *adaptive) turned() {
+	a.turns++
+	a.shedE += 1 - adaptSmooth
+}
+
+func (a *adaptive) counts(c *Concurrency) concCount {
+	var t concCount
+	var admitted int64
+	for i := range c.cells {
+		cell := &c.cells[i]
+		t.n += cell.done[Success].Load()
+		t.sum += cell.sum.Load()
+		t.squares += float64(cell.squares.Load())
+		admitted += cell.admitted.Load()
+	}
+	t.arrivals = admitted - c.granted + a.knocks
+	t.knocks = a.knocks
+	t.turn = a.turns
+	return t
+}
+
+// observe closes the window if it is full. It is called after a release that was due.
+func (a *adaptive) observe(c *Concurrency, now time.Duration) {
+	if !c.mu.TryLock() {
+		return // whoever has it is about to release or arrive; the next one looks again
+	}
+	from, to, woken := a.close(c, now)
+	c.mu.Unlock()
+	concWake(woken)
+	if h := c.conf.trace.Limit; h != nil && from != to {
+		h(from, to)
+	}
+}
+
+// close is observe with the lock held.
+func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int, woken *queueWaiter) {
+	from = a.ctrl.limit
+	to = from
+	if int64(now) < a.next.Load() {
+		return
+	}
+	t := a.counts(c)
+	secs := (now - a.opened).Seconds()
+	n := float64(t.n - a.last.n)
+	if n < a.ctrl.needN || secs < a.ctrl.needSecs {
+		wait := a.ctrl.needSecs - secs
+		if n > 0 {
+			wait = max(wait, (a.ctrl.needN-n)*secs/n/2)
+		}
+		a.next.Store(int64(now) + int64(min(max(wait, 20e-6), 1)*1e9))
+		return
+	}
+	arrivals := float64(t.arrivals - a.last.arrivals)
+	knocks := float64(t.knocks - a.last.knocks)
+	a.pass(arrivals - knocks)
+	w := ctrlWindow{
+		secs:     secs,
+		n:        n,
+		sum:      float64(t.sum-a.last.sum) / 1e9,
+		squares:  (t.squares - a.last.squares) * (1.024e-6 * 1.024e-6),
+		arrivals: arrivals,
+		blocked:  knocks,
+		shed:     float64(t.turn - a.last.turn),
+		open:     a.openE,
+	}
+	a.ctrl = a.ctrl.step(w)
+	a.opened, a.last = now, t
+	a.next.Store(int64(now) + int64(a.ctrl.needSecs*1e9))
+	to = a.ctrl.limit
+	c.limit.Store(int64(to))
+	a.tune(c)
+	woken = c.dispatch(now)
+	return from, to, woken
+}
+
+// pass smooths over n arrivals that found a free permit.
+func (a *adaptive) pass(n float64) {
+	if n <= 0 {
+		return
+	}
+	k := math.Pow(adaptSmooth, n)
+	a.shedE *= k
+	a.openE = 1 - (1-a.openE)*k
+}
+
+// tune sets the line by the state of the controller.
+func (a *adaptive) tune(c *Concurrency) {
+	if !a.hasQueue {
+		c.places = 0
+		return
+	}
+	x, b := a.ctrl.ref.x, a.ctrl.base
+	if x <= 0 || b <= 0 {
+		c.bound = 100 * time.Millisecond
+		c.places = 64
+	} else {
+		tight := max(.4*b, 5/x)
+		wide := max(b, 11/x)
+		u := min(max((.25-a.shedE)/.2, 0), 1)
+		bound := tight + u*(wide-tight)
+		c.bound = time.Duration(bound * 1e9)
+		c.places = 3 + int(1.5*x*bound)
+	}
+	c.line.lifo = a.shedE > .15
+	if c.conf.queueSet {
+		c.bound = min(c.bound, c.conf.maxWait)
+		c.places = min(c.places, c.conf.places)
+	}
+}
+
+// restart goes on from a limit that was set from outside.
+func (a *adaptive) restart(c *Concurrency, limit int, now time.Duration) {
+	base := a.ctrl.base
+	a.ctrl = ctrlNew(limit, a.least, a.most)
+	a.ctrl.base = base
+	a.opened, a.last = now, a.counts(c)
+	a.next.Store(int64(now) + int64(a.ctrl.needSecs*1e9))
+}
+
+func (a *adaptive) stats(s *ConcurrencyStats) {
+	s.Adaptive = true
+	s.Phase = a.ctrl.phase.String()
+	s.BaseLatency = time.Duration(a.ctrl.base * 1e9)
+	s.Latency = time.Duration(a.ctrl.ref.r * 1e9)
+	s.Throughput = a.ctrl.ref.x
+	s.Elasticity = a.ctrl.elasticity
+	s.ShedFraction = a.shedE
+}

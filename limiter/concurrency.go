@@ -1,0 +1,723 @@
+package limiter
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Request describes the work that a permit is wanted for. The zero value is a request
+// of weight 1 and middle priority that arrives now.
+type Request struct {
+	// Priority decides who is next in the waiting line: higher is sooner. The range is
+	// -8 to 7; beyond it the nearest end counts. A level is worth the time set with
+	// [WithPriorityStep], so that nobody waits for ever: a request waits behind those of a
+	// higher priority only if they came less than step times the difference after it.
+	Priority int
+	// Weight is how many permits the work takes; 0 means 1. A weight above the limit
+	// counts as the limit, so that the work runs alone.
+	Weight int
+	// Client is who asks. Requests of different clients share the permits evenly while
+	// both wait, whatever each of them sends; priority orders the requests of one client.
+	// Empty is a client like any other.
+	Client string
+	// Arrived is when the request arrived, with a monotonic reading; zero reads the clock
+	// if the time is needed. It spares a clock read where the caller has read it already.
+	Arrived time.Time
+	// Work is how long the work is expected to take; 0 means not known. A request whose
+	// context leaves less than this is refused with [ErrWouldMissDeadline].
+	Work time.Duration
+}
+
+// Permit is the right to do one piece of work. It is a small value that may be copied.
+// The zero Permit is a permit for nothing: it may be released.
+type Permit struct {
+	slot *concSlot
+	gen  uint64
+}
+
+// concSlot is what a permit in flight points to. Slots are used again; gen tells a
+// permit from an earlier one in the same slot, which makes a second Release a no-op.
+// The fields belong to the goroutine that got the slot, then to the one whose Release
+// moved gen on.
+type concSlot struct {
+	gen     atomic.Uint64
+	c       *Concurrency
+	cell    uint32
+	weight  int64
+	start   time.Duration
+	client  *queueClient // whom to charge; nil for work that did not wait
+	cost    time.Duration
+	charged bool
+}
+
+var (
+	concSlots    = sync.Pool{New: func() any { return &concSlot{cell: concNextCell.Add(1)} }}
+	concNextCell atomic.Uint32
+)
+
+// concWaiting is set in Concurrency.state while the line is not empty, so that one load
+// or add tells both whether there is room and whether anybody has to be told.
+const concWaiting = 1 << 62
+
+// concCell holds the counters of some of the permits, on cache lines of its own.
+type concCell struct {
+	admitted atomic.Int64
+	done     [3]atomic.Int64
+	sum      atomic.Int64  // time in service of successes, ns
+	squares  atomic.Uint64 // its square, in units of 1,024 ns
+	_        [128 - 48]byte
+}
+
+// Concurrency limits how much work is in flight, by permits. What finds no permit waits
+// in a bounded line or is refused at once with an [*Error] that wraps [ErrSaturated] or
+// [ErrWouldMissDeadline].
+//
+// The limit is fixed ([NewConcurrency]) or found by experiment ([NewAdaptive]); both can
+// be changed while it runs. Work in flight never weighs more than the limit, except for
+// what was admitted before the limit was lowered.
+//
+// Taking a permit when there is room costs one atomic add on shared memory and allocates
+// nothing. No lock is held while a hook of the caller runs. It has no goroutine and need not be
+// closed. The zero value does not work. Safe for concurrent use.
+type Concurrency struct {
+	state atomic.Int64 // weight in flight, and concWaiting
+	_     [56]byte
+	limit atomic.Int64
+	adapt *adaptive // nil: the limit is fixed
+	cells []concCell
+	base  time.Time
+	conf  concConfig
+
+	mu      sync.Mutex
+	line    queueLine
+	places  int           // how many may wait
+	bound   time.Duration // how long each may
+	flagged bool          // concWaiting is set in state
+	free    *queueWaiter
+	nfree   int
+	timer   *time.Timer
+	timerAt time.Duration // when timer fires; 0 is not armed
+	emptied time.Duration // when the line was last seen empty
+
+	// gap is the mean time between two grants to the line, per weight, over about the
+	// last 32; service is the mean time that work which was granted from the line took.
+	gap       float64
+	gaps      int
+	lastGrant time.Duration
+	service   time.Duration
+
+	queued   int64
+	shed     [queueReasons]int64
+	left     int64
+	waited   time.Duration
+	granted  int64
+	refused  atomic.Int64 // at once, without the lock
+	lastShed atomic.Pointer[Error]
+	lastMiss atomic.Pointer[Error]
+}
+
+// NewConcurrency returns a limiter that lets at most limit permits be in flight. Without
+// [WithQueue] whatever finds no permit is refused at once. It panics if limit is less than 1.
+func NewConcurrency(limit int, opts ...ConcurrencyOption) *Concurrency {
+	if limit < 1 {
+		panic(fmt.Sprintf("limiter: NewConcurrency: limit is %d; it must be at least 1", limit))
+	}
+	return concNew(limit, concConfig{}, opts)
+}
+
+func concNew(limit int, conf concConfig, opts []ConcurrencyOption) *Concurrency {
+	conf.step = 100 * time.Millisecond
+	conf.clients = 1024
+	for _, o := range opts {
+		o.applyConcurrency(&conf)
+	}
+	n := 1
+	for n < 2*runtime.GOMAXPROCS(0) && n < 64 {
+		n *= 2
+	}
+	c := &Concurrency{
+		conf:   conf,
+		cells:  make([]concCell, n),
+		base:   time.Now(),
+		places: conf.places,
+		bound:  conf.maxWait,
+	}
+	c.limit.Store(int64(limit))
+	c.line.init(conf.step, conf.clients)
+	return c
+}
+
+func (c *Concurrency) since(t time.Time) time.Duration {
+	if t.IsZero() {
+		return time.Since(c.base)
+	}
+	return t.Sub(c.base)
+}
+
+func concWeight(r *Request) int64 {
+	if r.Weight < 1 {
+		return 1
+	}
+	return int64(r.Weight)
+}
+
+// Acquire takes a permit for r. If there is none it waits in the line, if the limiter has
+// one: until a permit is granted, ctx ends, or the line's own bound is reached.
+//
+// The error is an [*Error] that wraps [ErrSaturated] or [ErrWouldMissDeadline], or what ctx.Err
+// returns if ctx ended while r waited. A context that has ended already does not keep
+// Acquire from taking a permit that is free. On an adaptive limiter Acquire lets other
+// goroutines run before it returns (see [WithoutYield]).
+func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
+	var now time.Duration
+	if c.adapt != nil {
+		now = c.since(r.Arrived)
+	}
+	p, ok := c.take(concWeight(&r), now)
+	if !ok {
+		return c.wait(ctx, &r)
+	}
+	if h := c.conf.trace.Admitted; h != nil {
+		h(r, 0)
+	}
+	if c.adapt != nil && c.adapt.yield {
+		runtime.Gosched()
+	}
+	return p, nil
+}
+
+// TryAcquire takes a permit for r if there is one and nobody waits for it.
+// It neither waits nor yields.
+func (c *Concurrency) TryAcquire(r Request) (Permit, bool) {
+	var now time.Duration
+	if c.adapt != nil {
+		now = c.since(r.Arrived)
+	}
+	p, ok := c.take(concWeight(&r), now)
+	if ok {
+		if h := c.conf.trace.Admitted; h != nil {
+			h(r, 0)
+		}
+		return p, true
+	}
+	c.refuseAtOnce(&r)
+	return Permit{}, false
+}
+
+// refuseAtOnce refuses without a look at the line.
+func (c *Concurrency) refuseAtOnce(r *Request) error {
+	var err error
+	if c.adapt == nil && c.places == 0 {
+		c.refused.Add(1)
+		err = errFull
+	} else {
+		c.mu.Lock()
+		if c.adapt != nil {
+			c.adapt.knocked()
+		}
+		err = c.refuse(queueFull)
+		c.mu.Unlock()
+	}
+	if h := c.conf.trace.Shed; h != nil {
+		h(*r, err, 0)
+	}
+	return err
+}
+
+// errFull is the refusal of a limiter without a line, which knows no times.
+var errFull = &Error{Err: ErrSaturated}
+
+// take is the whole of Acquire when there is room and nobody waits.
+func (c *Concurrency) take(weight int64, now time.Duration) (Permit, bool) {
+	limit := c.limit.Load()
+	weight = min(weight, limit)
+	if c.state.Load()+weight > limit {
+		if !c.conf.shadow {
+			return Permit{}, false
+		}
+		c.shadowed(weight, limit)
+	}
+	if c.state.Add(weight) > limit && !c.conf.shadow {
+		c.giveBack(weight, 0)
+		return Permit{}, false
+	}
+	s := c.newSlot(weight, now)
+	return Permit{s, s.gen.Load()}, true
+}
+
+// shadowed counts a request that finds no room where nothing is refused.
+func (c *Concurrency) shadowed(weight, limit int64) {
+	c.mu.Lock()
+	if c.adapt != nil {
+		c.adapt.knocked()
+	}
+	if c.state.Load()+weight > limit+int64(c.places) {
+		c.count(queueFull)
+	} else {
+		c.queued++
+	}
+	c.mu.Unlock()
+}
+
+func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
+	s := concSlots.Get().(*concSlot)
+	s.c, s.weight, s.start, s.client, s.charged = c, weight, now, nil, false
+	c.cell(s).admitted.Add(1)
+	return s
+}
+
+func (c *Concurrency) cell(s *concSlot) *concCell {
+	return &c.cells[int(s.cell)&(len(c.cells)-1)]
+}
+
+// giveBack returns weight to the limiter and grants it to whoever waits.
+func (c *Concurrency) giveBack(weight int64, now time.Duration) {
+	if c.state.Add(-weight)&concWaiting == 0 {
+		return
+	}
+	if now == 0 {
+		now = time.Since(c.base)
+	}
+	c.mu.Lock()
+	woken := c.dispatch(now)
+	c.mu.Unlock()
+	concWake(woken)
+}
+
+// Release gives the permit back and says how the work ended. Every permit must be
+// released; a second Release, of this permit or of a copy, is a no-op.
+func (p Permit) Release(o Outcome) { p.ReleaseAt(o, time.Time{}) }
+
+// ReleaseAt is Release where the caller has just read the clock; the zero time reads it
+// if it is needed.
+func (p Permit) ReleaseAt(o Outcome, now time.Time) {
+	s := p.slot
+	if s == nil || !s.gen.CompareAndSwap(p.gen, p.gen+1) {
+		return
+	}
+	c := s.c
+	var at time.Duration
+	if c.adapt != nil || s.client != nil {
+		at = c.since(now)
+	}
+	c.release(s, o, at)
+}
+
+// Charge sets what the work counts as in the share of its client, in place of its weight
+// times the time until Release: CPU time, for example. It must precede Release and not
+// be called at the same time as Release.
+func (p Permit) Charge(cost time.Duration) {
+	if s := p.slot; s != nil && s.gen.Load() == p.gen && s.client != nil {
+		s.cost, s.charged = s.cost-cost, true
+	}
+}
+
+// release is ReleaseAt for the one that won the slot; now is 0 if nothing needed it.
+func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) {
+	cell := c.cell(s)
+	o = min(o, Ignored)
+	cell.done[o].Add(1)
+	weight := s.weight
+	took := now - s.start
+	if client := s.client; client != nil {
+		c.mu.Lock()
+		d := -s.cost
+		if !s.charged {
+			d += time.Duration(weight) * took
+		}
+		c.line.charge(client, d)
+		if o != Ignored {
+			c.service += (took - c.service) / 16
+		}
+		c.mu.Unlock()
+		s.client = nil
+	}
+	if c.adapt != nil && o == Success {
+		took = max(took, 0)
+		cell.sum.Add(int64(took))
+		u := uint64(min(took, time.Minute)) >> 10
+		cell.squares.Add(u * u)
+	}
+	s.c = nil
+	concSlots.Put(s)
+	c.giveBack(weight, now)
+	if c.adapt != nil && int64(now) >= c.adapt.next.Load() {
+		c.adapt.observe(c, now)
+	}
+}
+
+// wait is Acquire when there was no room.
+func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
+	var latest time.Duration
+	if c.adapt == nil && c.places == 0 {
+		return Permit{}, c.refuseAtOnce(r)
+	}
+	now := time.Since(c.base)
+	if t, ok := ctx.Deadline(); ok {
+		latest = max(t.Sub(c.base)-r.Work, 1)
+	}
+	c.mu.Lock()
+	w, p, err, woken := c.enter(r, now, latest, ctx.Err())
+	c.mu.Unlock()
+	concWake(woken)
+	if err == nil && w != nil {
+		p, err = c.park(ctx, w)
+		if t := c.conf.trace; t.Admitted != nil || t.Shed != nil {
+			waited := time.Since(c.base) - now
+			if err == nil && t.Admitted != nil {
+				t.Admitted(*r, waited)
+			} else if err != nil && t.Shed != nil {
+				t.Shed(*r, err, waited)
+			}
+		}
+	} else if err == nil {
+		if h := c.conf.trace.Admitted; h != nil {
+			h(*r, 0)
+		}
+	} else if h := c.conf.trace.Shed; h != nil {
+		h(*r, err, 0)
+	}
+	if err == nil && c.adapt != nil && c.adapt.yield {
+		runtime.Gosched()
+	}
+	return p, err
+}
+
+// enter decides about a request that found no room at first: it gets a permit after all,
+// a place in the line (the waiter), or an error. The lock is held.
+func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (w *queueWaiter, p Permit, err error, woken *queueWaiter) {
+	woken = c.dispatch(now)
+	weight := concWeight(r)
+	if c.line.n == 0 {
+		c.emptied = now
+		if limit := c.limit.Load(); c.state.Load()+min(weight, limit) <= limit {
+			if p, ok := c.takeLocked(weight, now); ok {
+				if c.adapt != nil {
+					c.adapt.passed()
+				}
+				return nil, p, nil, woken
+			}
+		}
+	}
+	if c.adapt != nil {
+		c.adapt.knocked()
+	}
+	if done != nil {
+		c.left++
+		return nil, Permit{}, done, woken
+	}
+	if c.places <= 0 || c.bound <= 0 {
+		return nil, Permit{}, c.refuse(queueFull), woken
+	}
+	client := c.line.clientFor(r.Client)
+	level := queueLevel(r.Priority)
+	if latest != 0 && (now > latest || c.line.n > 0 && now+c.expected(client, level) > latest) {
+		return nil, Permit{}, c.refuse(queueDeadline), woken
+	}
+	if w = c.free; w != nil {
+		c.free = w.wake
+		c.nfree--
+		w.wake = nil
+	} else {
+		w = &queueWaiter{ready: make(chan struct{}, 1)}
+	}
+	w.level, w.weight, w.entered, w.arrived, w.latest = level, weight, now, now, latest
+	if !r.Arrived.IsZero() {
+		w.arrived = r.Arrived.Sub(c.base)
+	}
+	c.queued++
+	c.line.push(w, client)
+	if !c.flagged {
+		c.flagged = true
+		c.lastGrant = now
+		c.state.Add(concWaiting)
+	}
+	if c.line.n > c.places {
+		v := c.line.victim(client)
+		if v == w {
+			c.line.remove(w)
+			c.queued--
+			c.recycle(w)
+			return nil, Permit{}, c.refuse(queueFull), concJoin(c.dispatch(now), woken)
+		}
+		woken = c.drop(v, queueEvicted, woken)
+	}
+	// A permit may have come back before the line was seen to have somebody in it.
+	woken = concJoin(c.dispatch(now), woken)
+	if c.line.n > 0 {
+		c.arm(now)
+	}
+	return w, Permit{}, nil, woken
+}
+
+func (c *Concurrency) takeLocked(weight int64, now time.Duration) (Permit, bool) {
+	limit := c.limit.Load()
+	weight = min(weight, limit)
+	if c.state.Add(weight) > limit {
+		c.state.Add(-weight)
+		return Permit{}, false
+	}
+	s := c.newSlot(weight, now)
+	return Permit{s, s.gen.Load()}, true
+}
+
+// park waits for the decision about w.
+func (c *Concurrency) park(ctx context.Context, w *queueWaiter) (Permit, error) {
+	var err error
+	select {
+	case <-w.ready:
+	case <-ctx.Done():
+		err = ctx.Err()
+		c.mu.Lock()
+		if w.queued {
+			c.line.remove(w)
+			c.left++
+			c.recycle(w)
+			// With the one that held its place open gone, there may be room for the next.
+			woken := c.dispatch(time.Since(c.base))
+			c.mu.Unlock()
+			concWake(woken)
+			return Permit{}, err
+		}
+		c.mu.Unlock()
+		<-w.ready // decided in the meantime
+	}
+	c.mu.Lock()
+	s, reason := w.slot, w.reason
+	w.slot = nil
+	c.recycle(w)
+	var refusal error
+	if s == nil && err == nil {
+		refusal = c.refusal(reason)
+	}
+	c.mu.Unlock()
+	switch {
+	case s == nil && err == nil:
+		return Permit{}, refusal
+	case s == nil:
+		return Permit{}, err
+	case err != nil:
+		Permit{s, s.gen.Load()}.Release(Ignored)
+		return Permit{}, err
+	}
+	return Permit{s, s.gen.Load()}, nil
+}
+
+// dispatch drops whoever has waited too long and grants permits to those who are next,
+// as far as there is room. Nobody is granted a permit past the one who is next, however
+// light: that keeps room open for heavy work. The lock is held.
+func (c *Concurrency) dispatch(now time.Duration) (woken *queueWaiter) {
+	if c.line.n == 0 {
+		c.settled(now)
+		return nil
+	}
+	c.regime(now)
+	for w := c.line.oldest; w != nil && now-w.entered > c.bound; w = c.line.oldest {
+		woken = c.drop(w, queueExpired, woken)
+	}
+	for c.line.n > 0 {
+		w := c.line.head()
+		if w.latest != 0 && now > w.latest {
+			woken = c.drop(w, queueDeadline, woken)
+			continue
+		}
+		limit := c.limit.Load()
+		weight := min(w.weight, limit)
+		if c.state.Load()&^concWaiting+weight > limit {
+			break
+		}
+		if c.state.Add(weight)&^concWaiting > limit {
+			// Somebody's add is in the way who will take it back and then come here.
+			c.state.Add(-weight)
+			break
+		}
+		gap := float64(max(now-c.lastGrant, 0)) / float64(weight)
+		c.lastGrant = now
+		c.gaps = min(c.gaps+1, 32)
+		c.gap += (gap - c.gap) / float64(c.gaps)
+		c.granted++
+		c.waited += now - w.entered
+		client := w.client
+		c.line.remove(w)
+		s := c.newSlot(weight, now)
+		s.client, s.cost = client, time.Duration(weight)*max(c.service, 1)
+		c.line.serve(client, s.cost)
+		w.slot = s
+		w.wake, woken = woken, w
+	}
+	if c.line.n == 0 {
+		c.settled(now)
+	}
+	return woken
+}
+
+// settled takes the sign away that somebody waits.
+func (c *Concurrency) settled(now time.Duration) {
+	c.emptied = now
+	if c.flagged {
+		c.flagged = false
+		c.state.Add(-concWaiting)
+	}
+}
+
+// regime sets how long the line may keep anybody, and from which end it is served, for a fixed
+// limit. The rule is that of CoDel as used by Facebook ("Fail at Scale", 2015): a line
+// that has not been empty for as long as it may keep anybody is a standing queue.
+func (c *Concurrency) regime(now time.Duration) {
+	if c.adapt != nil || c.conf.target <= 0 {
+		return
+	}
+	c.line.lifo = now-c.emptied > c.conf.maxWait
+	c.bound = c.conf.maxWait
+	if c.line.lifo {
+		c.bound = c.conf.target
+	}
+}
+
+// drop sends a waiter away.
+func (c *Concurrency) drop(w *queueWaiter, reason queueReason, woken *queueWaiter) *queueWaiter {
+	c.line.remove(w)
+	w.reason = reason
+	c.count(reason)
+	w.wake = woken
+	return w
+}
+
+func (c *Concurrency) count(reason queueReason) {
+	c.shed[reason]++
+	if c.adapt != nil {
+		c.adapt.turned()
+	}
+}
+
+// refuse counts and returns a refusal.
+func (c *Concurrency) refuse(reason queueReason) error {
+	c.count(reason)
+	return c.refusal(reason)
+}
+
+// refusal returns the error for a reason. Errors are the same value as long as they say
+// the same, so that refusing allocates next to nothing.
+func (c *Concurrency) refusal(reason queueReason) error {
+	sentinel, last := ErrSaturated, &c.lastShed
+	if reason == queueDeadline {
+		sentinel, last = ErrWouldMissDeadline, &c.lastMiss
+	}
+	after := c.retryAfter()
+	if e := last.Load(); e != nil && e.RetryAfter == after {
+		return e
+	}
+	e := &Error{Err: sentinel, RetryAfter: after}
+	last.Store(e)
+	return e
+}
+
+// retryAfter is when the line as it is now will have been served, rounded up to two
+// significant binary digits; 0 if nothing has ever waited.
+func (c *Concurrency) retryAfter() time.Duration {
+	if c.gaps == 0 {
+		return 0
+	}
+	d := time.Duration(c.gap * float64(c.line.n+1))
+	unit := time.Millisecond
+	for unit*4 < d {
+		unit *= 2
+	}
+	return min((d+unit-1)/unit*unit, time.Minute)
+}
+
+// expected is how long a newcomer has to wait at least, by what is ahead of it.
+func (c *Concurrency) expected(client *queueClient, level int) time.Duration {
+	if c.gaps < 8 {
+		return 0
+	}
+	return time.Duration(c.gap * float64(c.line.ahead(client, level)))
+}
+
+func (c *Concurrency) recycle(w *queueWaiter) {
+	w.client = nil
+	if c.nfree < c.places {
+		w.wake, c.free = c.free, w
+		c.nfree++
+	}
+}
+
+// concWake tells those who were granted a permit or sent away. No lock is held.
+func concWake(w *queueWaiter) {
+	for w != nil {
+		next := w.wake
+		w.wake = nil
+		w.ready <- struct{}{}
+		w = next
+	}
+}
+
+func concJoin(a, b *queueWaiter) *queueWaiter {
+	if a == nil {
+		return b
+	}
+	last := a
+	for last.wake != nil {
+		last = last.wake
+	}
+	last.wake = b
+	return a
+}
+
+// arm makes sure that the timer fires when the oldest waiter has waited long enough.
+func (c *Concurrency) arm(now time.Duration) {
+	at := c.line.oldest.entered + c.bound + 1
+	if c.timerAt != 0 && c.timerAt <= at {
+		return
+	}
+	c.timerAt = at
+	if c.timer == nil {
+		c.timer = time.AfterFunc(at-now, c.expire)
+	} else {
+		c.timer.Reset(at - now)
+	}
+}
+
+func (c *Concurrency) expire() {
+	now := time.Since(c.base)
+	c.mu.Lock()
+	c.timerAt = 0
+	woken := c.dispatch(now)
+	if c.line.n > 0 {
+		c.arm(now)
+	}
+	c.mu.Unlock()
+	concWake(woken)
+}
+
+// Limit returns the limit as it is now.
+func (c *Concurrency) Limit() int { return int(c.limit.Load()) }
+
+// SetLimit changes the limit. A higher one is granted to the waiting line at once; a
+// lower one is reached as work ends. An adaptive limiter goes on from n. It returns an
+// error and changes nothing if n is less than 1, or outside the limits of an adaptive limiter.
+func (c *Concurrency) SetLimit(n int) error {
+	if n < 1 {
+		return fmt.Errorf("limiter: SetLimit: limit is %d; it must be at least 1", n)
+	}
+	if a := c.adapt; a != nil && (n < a.least || n > a.most) {
+		return fmt.Errorf("limiter: SetLimit: limit is %d; it must be from %d to %d, see WithLimits", n, a.least, a.most)
+	}
+	now := time.Since(c.base)
+	c.mu.Lock()
+	old := c.limit.Swap(int64(n))
+	if c.adapt != nil {
+		c.adapt.restart(c, n, now)
+	}
+	woken := c.dispatch(now)
+	c.mu.Unlock()
+	concWake(woken)
+	if h := c.conf.trace.Limit; h != nil && int(old) != n {
+		h(int(old), n)
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package limiter
+
+import (
+	"fmt"
+	"time"
+)
+
+// ConcurrencyOption sets one thing about a [Concurrency].
+type ConcurrencyOption interface{ applyConcurrency(*concConfig) }
+
+type concConfig struct {
+	places      int
+	maxWait     time.Duration
+	queueSet    bool
+	target      time.Duration
+	step        time.Duration
+	clients     int
+	shadow      bool
+	noYield     bool
+	least, most int
+	start       int
+	trace       ConcurrencyTrace
+}
+
+type concOption func(*concConfig)
+
+func (f concOption) applyConcurrency(c *concConfig) { f(c) }
+
+// WithQueue gives the limiter a waiting line for at most length requests, each of which
+// waits maxWait at most. The line is first-in-first-out unless [WithCoDel] says
+// otherwise. When it is full, one of the client that has more than its share of the places goes: the
+// newcomer if that client is its own.
+//
+// An adaptive limiter has a line without this option; there it sets upper bounds for
+// what the limiter chooses, and length 0 takes the line away.
+//
+// WithQueue panics if length is negative, or maxWait is not positive while length is.
+func WithQueue(length int, maxWait time.Duration) ConcurrencyOption {
+	if length < 0 {
+		panic(fmt.Sprintf("limiter: WithQueue: length is %d; it must be 0 (no waiting) or more", length))
+	}
+	if length > 0 && maxWait <= 0 {
+		panic(fmt.Sprintf("limiter: WithQueue: maxWait is %v; it must be more than 0", maxWait))
+	}
+	return concOption(func(c *concConfig) { c.places, c.maxWait, c.queueSet = length, maxWait, true })
+}
+
+// WithCoDel keeps the waiting line short under overload (Controlled Delay, RFC 8289, as
+// used by Facebook for servers: "Fail at Scale", 2015). While the line has not been empty
+// for as long as its maxWait, requests wait for at most target and the newest is served first:
+// those who still wait for an answer are served, not those who have given up. It has no effect without
+// [WithQueue], nor on an adaptive limiter, which does the same on better evidence.
+//
+// WithCoDel panics if target is not positive.
+func WithCoDel(target time.Duration) ConcurrencyOption {
+	if target <= 0 {
+		panic(fmt.Sprintf("limiter: WithCoDel: target is %v; it must be more than 0", target))
+	}
+	return concOption(func(c *concConfig) { c.target = target })
+}
+
+// WithPriorityStep sets how much waiting time one level of [Request].Priority is worth;
+// the default is 100 ms. A waiting request is overtaken by one of a higher priority only
+// if that came less than step, times the difference in priority, after it.
+//
+// WithPriorityStep panics if step is negative.
+func WithPriorityStep(step time.Duration) ConcurrencyOption {
+	if step < 0 {
+		panic(fmt.Sprintf("limiter: WithPriorityStep: step is %v; it must not be negative", step))
+	}
+	return concOption(func(c *concConfig) { c.step = step })
+}
+
+// WithClients sets how many clients the waiting line tells apart at the same time; the
+// default is 1,024, at about 400 bytes for each that waits or has waited. Beyond it clients share records,
+// and the fairness with it.
+//
+// WithClients panics if n is less than 1.
+func WithClients(n int) ConcurrencyOption {
+	if n < 1 {
+		panic(fmt.Sprintf("limiter: WithClients: n is %d; it must be at least 1", n))
+	}
+	return concOption(func(c *concConfig) { c.clients = n })
+}
+
+// WithLimits bounds the limit of an adaptive limiter; the default is 1 to 1,000,000. It has no
+// effect on a fixed one.
+//
+// WithLimits panics unless 1 <= least <= most.
+func WithLimits(least, most int) ConcurrencyOption {
+	if least < 1 || most < least {
+		panic(fmt.Sprintf("limiter: WithLimits: limits are %d to %d; they must be at least 1 and in order", least, most))
+	}
+	return concOption(func(c *concConfig) { c.least, c.most = least, most })
+}
+
+// WithStart sets the limit that an adaptive limiter begins with; the default is 8. A
+// server that is known to hold hundreds in flight spares itself the first doublings. It
+// has no effect on a fixed one.
+//
+// WithStart panics if limit is less than 1.
+func WithStart(limit int) ConcurrencyOption {
+	if limit < 1 {
+		panic(fmt.Sprintf("limiter: WithStart: limit is %d; it must be at least 1", limit))
+	}
+	return concOption(func(c *concConfig) { c.start = limit })
+}
+
+// WithoutYield keeps Acquire on an adaptive limiter from yielding the processor after it
+// took a permit.
+//
+// It yields because a goroutine that computes without a pause keeps all others from
+// running: requests then wait in the scheduler's run queue, in front of the limiter, which
+// never sees more in flight than there are processors and sheds nothing. After the yield
+// whatever was runnable has passed through admission too, and is counted. Where
+// requests do nothing but wait for others, the yield can be spared.
+func WithoutYield() ConcurrencyOption {
+	return concOption(func(c *concConfig) { c.noYield = true })
+}
+
+// WithConcurrencyTrace sets hooks that are called as things happen.
+func WithConcurrencyTrace(t ConcurrencyTrace) ConcurrencyOption {
+	return concOption(func(c *concConfig) { c.trace = t })
+}
+
+// ConcurrencyTrace is a set of hooks; each may be nil. They are called on the goroutine that asks for
+// the permit (Limit: that releases one), without a lock held, and must be safe for
+// concurrent use.
+type ConcurrencyTrace struct {
+	// Admitted is called when a permit was granted, after waiting for waited.
+	Admitted func(r Request, waited time.Duration)
+	// Shed is called when Acquire or TryAcquire returns without a permit; err is what
+	// Acquire returns. In shadow mode it is called for a request that is admitted nevertheless.
+	Shed func(r Request, err error, waited time.Duration)
+	// Limit is called when the limit has changed.
+	Limit func(from, to int)
+}
+
+// WithShadow makes a [Concurrency] decide and count without ever refusing or delaying
+// anything: what would have been shed is counted in Stats and told to the trace. What is
+// in flight then exceeds the limit. It serves to see what a limit would do before it does it.
+func WithShadow() ConcurrencyOption {
+	return concOption(func(c *concConfig) { c.shadow = true })
+}

@@ -1,0 +1,268 @@
+package limiter_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+func concMust(t *testing.T, c *limiter.Concurrency, r limiter.Request) limiter.Permit {
+	t.Helper()
+	p, ok := c.TryAcquire(r)
+	if !ok {
+		t.Fatalf("no permit for %+v; %+v", r, c.Stats())
+	}
+	return p
+}
+
+func concFull(t *testing.T, c *limiter.Concurrency) {
+	t.Helper()
+	if p, ok := c.TryAcquire(limiter.Request{}); ok {
+		p.Release(limiter.Ignored)
+		t.Fatalf("a permit beyond the limit; %+v", c.Stats())
+	}
+}
+
+func TestConcurrencyLimitHolds(t *testing.T) {
+	c := limiter.NewConcurrency(2)
+	a := concMust(t, c, limiter.Request{})
+	b := concMust(t, c, limiter.Request{})
+	concFull(t, c)
+	if _, err := c.Acquire(t.Context(), limiter.Request{}); !errors.Is(err, limiter.ErrSaturated) {
+		t.Fatalf("Acquire without a line: %v, want ErrSaturated", err)
+	}
+	a.Release(limiter.Success)
+	a.Release(limiter.Success)
+	again := a
+	again.Release(limiter.Failure)
+	d := concMust(t, c, limiter.Request{})
+	a.Release(limiter.Success) // the slot may be d's by now
+	concFull(t, c)
+	b.Release(limiter.Failure)
+	d.Release(limiter.Ignored)
+	limiter.Permit{}.Release(limiter.Success)
+	s := c.Stats()
+	if s.InFlight != 0 || s.Admitted != 3 || s.Success != 1 || s.Failure != 1 || s.Ignored != 1 || s.Shed != 3 || s.Full != 3 {
+		t.Errorf("after all: %+v", s)
+	}
+}
+
+func TestConcurrencyWeights(t *testing.T) {
+	c := limiter.NewConcurrency(4)
+	p := concMust(t, c, limiter.Request{Weight: 3})
+	if _, ok := c.TryAcquire(limiter.Request{Weight: 2}); ok {
+		t.Fatal("3 + 2 of 4")
+	}
+	q := concMust(t, c, limiter.Request{Weight: 1})
+	p.Release(limiter.Success)
+	q.Release(limiter.Success)
+	p = concMust(t, c, limiter.Request{Weight: 100}) // runs alone
+	concFull(t, c)
+	p.Release(limiter.Success)
+	if s := c.Stats(); s.InFlight != 0 {
+		t.Errorf("in flight: %d", s.InFlight)
+	}
+}
+
+func TestConcurrencyHeavyIsNotPassed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(4, limiter.WithQueue(10, time.Minute))
+		var light []limiter.Permit
+		for range 4 {
+			light = append(light, concMust(t, c, limiter.Request{}))
+		}
+		var order []int
+		var mu sync.Mutex
+		for i, w := range []int{4, 1} {
+			go func() {
+				p, err := c.Acquire(t.Context(), limiter.Request{Weight: w})
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				order = append(order, i)
+				mu.Unlock()
+				p.Release(limiter.Success)
+			}()
+			synctest.Wait()
+		}
+		for i, p := range light {
+			if i < 3 && len(order) != 0 {
+				t.Fatal("admitted past the heavy one at the head")
+			}
+			p.Release(limiter.Success)
+			synctest.Wait()
+		}
+		if len(order) != 2 || order[0] != 0 {
+			t.Errorf("order %v, want the heavy one first", order)
+		}
+	})
+}
+
+func TestConcurrencySetLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute))
+		for _, n := range []int{0, -3} {
+			if err := c.SetLimit(n); err == nil || c.Limit() != 1 {
+				t.Errorf("SetLimit(%d): error %v, limit %d", n, err, c.Limit())
+			}
+		}
+		var in atomic.Int32
+		hold := make(chan struct{})
+		for range 5 {
+			go func() {
+				p, err := c.Acquire(t.Context(), limiter.Request{})
+				if err != nil {
+					t.Error(err)
+				}
+				in.Add(1)
+				<-hold
+				p.Release(limiter.Success)
+			}()
+		}
+		synctest.Wait()
+		if in.Load() != 1 {
+			t.Fatalf("%d in flight at limit 1", in.Load())
+		}
+		if err := c.SetLimit(3); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if in.Load() != 3 {
+			t.Fatalf("%d in flight at limit 3", in.Load())
+		}
+		c.SetLimit(1)
+		hold <- struct{}{}
+		synctest.Wait()
+		if in.Load() != 3 {
+			t.Fatalf("admitted at 2 in flight with limit 1")
+		}
+		close(hold)
+		synctest.Wait()
+	})
+}
+
+func TestConcurrencyLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(2, time.Second))
+		p := concMust(t, c, limiter.Request{})
+		type result struct {
+			i    int
+			err  error
+			wait time.Duration
+		}
+		results := make(chan result, 10)
+		ctx, cancel := context.WithCancel(t.Context())
+		ask := func(i int, ctx context.Context) {
+			start := time.Now()
+			p, err := c.Acquire(ctx, limiter.Request{})
+			results <- result{i, err, time.Since(start)}
+			if err == nil {
+				p.Release(limiter.Success)
+			}
+		}
+		go ask(0, ctx)
+		synctest.Wait()
+		go ask(1, t.Context())
+		synctest.Wait()
+		go ask(2, t.Context()) // no place
+		if r := <-results; r.i != 2 || !errors.Is(r.err, limiter.ErrSaturated) || r.wait != 0 {
+			t.Errorf("third of a line of two: %+v", r)
+		}
+		cancel()
+		if r := <-results; r.i != 0 || r.err != context.Canceled || r.wait != 0 {
+			t.Errorf("context ended: %+v", r)
+		}
+		if r := <-results; r.i != 1 || !errors.Is(r.err, limiter.ErrSaturated) || r.wait < time.Second || r.wait > time.Second+time.Millisecond {
+			t.Errorf("waited too long: %+v", r)
+		}
+		concFull(t, c)
+		p.Release(limiter.Success)
+		s := c.Stats()
+		if s.Full != 2 || s.Left != 1 || s.Expired != 1 || s.Queued != 0 || s.InFlight != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestConcurrencyDeadlineRefusedInAdvance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(100, time.Minute))
+		for range 20 {
+			go func() {
+				p, err := c.Acquire(t.Context(), limiter.Request{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(100 * time.Millisecond)
+				p.Release(limiter.Success)
+			}()
+		}
+		time.Sleep(1050 * time.Millisecond) // ten are done, nine wait
+		ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
+		defer cancel()
+		_, err := c.Acquire(ctx, limiter.Request{})
+		var e *limiter.Error
+		if !errors.Is(err, limiter.ErrWouldMissDeadline) || !errors.As(err, &e) || e.RetryAfter < 900*time.Millisecond || e.RetryAfter > 1300*time.Millisecond {
+			t.Errorf("nine in front at 100 ms each with 800 ms to go: %v", err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 1200*time.Millisecond)
+		defer cancel()
+		if _, err := c.Acquire(ctx, limiter.Request{Work: 500 * time.Millisecond}); !errors.Is(err, limiter.ErrWouldMissDeadline) {
+			t.Errorf("the work itself does not fit: %v", err)
+		}
+		p, err := c.Acquire(ctx, limiter.Request{})
+		if err != nil {
+			t.Errorf("it can be met: %v", err)
+		}
+		p.Release(limiter.Success)
+	})
+}
+
+func TestConcurrencyNeverExceeds(t *testing.T) {
+	for name, c := range map[string]*limiter.Concurrency{
+		"fixed":         limiter.NewConcurrency(3),
+		"fixed, line":   limiter.NewConcurrency(3, limiter.WithQueue(4, time.Minute)),
+		"adaptive at 3": limiter.NewAdaptive(limiter.WithLimits(1, 3), limiter.WithStart(3)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var in, most, done atomic.Int64
+			var wg sync.WaitGroup
+			for g := range 8 {
+				wg.Go(func() {
+					for i := range 2000 {
+						w := 1 + (i+g)%2
+						ctx, cancel := context.WithCancel(t.Context())
+						if i%7 == 0 {
+							go cancel()
+						}
+						p, err := c.Acquire(ctx, limiter.Request{Weight: w, Client: "abcdef"[g%6 : g%6+1]})
+						if err == nil {
+							n := in.Add(int64(w))
+							for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+							}
+							done.Add(1)
+							in.Add(-int64(w))
+							p.Release(limiter.Success)
+							p.Release(limiter.Success)
+						}
+						cancel()
+					}
+				})
+			}
+			wg.Wait()
+			s := c.Stats()
+			if most.Load() > 3 || s.InFlight != 0 || s.Queued != 0 || done.Load() == 0 {
+				t.Errorf("at most %d in flight at limit 3; %+v", most.Load(), s)
+			}
+			t.Logf("%d done, most %d, %+v", done.Load(), most.Load(), s)
+		})
+	}
+}

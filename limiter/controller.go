@@ -1,0 +1,336 @@
+package limiter
+
+import "math"
+
+// ctrlPhase is what the controller is doing.
+type ctrlPhase uint8
+
+const (
+	ctrlHold    ctrlPhase = iota // the limit stands; the reference is being measured
+	ctrlSettle                   // another limit is being tried; not measured yet
+	ctrlMeasure                  // it is being measured
+	ctrlReturn                   // it was refused; the effects of it are to fade
+)
+
+func (p ctrlPhase) String() string {
+	return [...]string{"hold", "settle", "measure", "return"}[p]
+}
+
+// ctrlWindow is what was seen in one window of time.
+type ctrlWindow struct {
+	secs     float64
+	n        float64 // successes
+	sum      float64 // their time in service, s
+	squares  float64 // its square, s²
+	arrivals float64
+	blocked  float64 // arrivals that found no free permit
+	shed     float64 // arrivals that were sent away, sooner or later
+	open     float64 // smoothed share of arrivals that found a free permit
+}
+
+func (w *ctrlWindow) add(v ctrlWindow) {
+	w.secs += v.secs
+	w.n += v.n
+	w.sum += v.sum
+	w.squares += v.squares
+	w.arrivals += v.arrivals
+	w.blocked += v.blocked
+	w.shed += v.shed
+	w.open = v.open
+}
+
+// ctrlMean is what a number of windows say: rates and shares.
+type ctrlMean struct {
+	n, secs float64 // behind it
+	x       float64 // throughput, 1/s
+	r       float64 // mean time in service, s
+	shed    float64 // share of those who came that was sent away
+	blocked float64 // share of arrivals that found no free permit
+	ratio   float64 // completions for each arrival
+}
+
+func (w *ctrlWindow) mean() ctrlMean {
+	m := ctrlMean{n: w.n, secs: w.secs, x: w.n / w.secs, r: w.sum / w.n, shed: w.shed / (w.n + w.shed)}
+	if w.arrivals > 0 {
+		m.blocked = w.blocked / w.arrivals
+		m.ratio = w.n / w.arrivals
+	}
+	return m
+}
+
+// blend moves m towards v by a share of a.
+func (m *ctrlMean) blend(v ctrlMean, a float64) {
+	m.x += a * (v.x - m.x)
+	m.r += a * (v.r - m.r)
+	m.shed += a * (v.shed - m.shed)
+	m.blocked += a * (v.blocked - m.blocked)
+	m.ratio += a * (v.ratio - m.ratio)
+}
+
+const (
+	ctrlUp    = 1.5  // a step up
+	ctrlFast  = 2.0  // a step up while every one of them wins
+	ctrlDown  = 0.67 // a step down
+	ctrlSE    = 0.2  // standard error of an elasticity that is good enough
+	ctrlShed  = 0.08 // share shed from which a lower limit is looked for
+	ctrlHigh  = 2.5  // multiple of the base latency that has to be explained
+	ctrlStart = 8
+)
+
+// ctrlState is the controller: a limit and an experiment about it. It is a value and
+// step is a pure function of it and a window, without a clock.
+type ctrlState struct {
+	limit, least, most int
+	phase              ctrlPhase
+
+	from   int        // the limit that a trial began at
+	ref    ctrlMean   // A: measured at limit
+	trial  ctrlWindow // measured at the limit on trial
+	rounds int        // of settling
+
+	base  float64 // B: time in service without a queue of our own; 0 is not known yet
+	cv2   float64 // square of the coefficient of variation of the time in service
+	ncv   float64
+	grow  float64 // Q: the next step up
+	first bool    // no trial has been made yet
+
+	pauseUp, pauseDown float64 // completions until the next trial in this direction
+	lastUp, lastDown   float64 // the last pause
+	upE, downE         float64 // sum of the elasticities of refused trials
+	upK, downK         float64 // their number
+	odd                int     // windows in a row unlike the reference
+	elasticity         float64 // of the last trial
+
+	needN, needSecs float64 // what the window that is open has to hold
+}
+
+func ctrlNew(start, least, most int) ctrlState {
+	return ctrlState{limit: start, least: least, most: most, from: start, grow: ctrlFast, first: true,
+		needN: 32, needSecs: 0.002}
+}
+
+// step returns the state after a window that holds at least needN successes over at
+// least needSecs seconds.
+func (s ctrlState) step(w ctrlWindow) ctrlState {
+	if !(w.n >= 1 && w.secs > 0 && w.sum > 0) {
+		return s
+	}
+	m := w.mean()
+	cv2 := max(w.squares/w.n/(m.r*m.r)-1, 0)
+	if w.n > 1 {
+		cv2 *= w.n / (w.n - 1)
+	}
+	s.ncv = min(s.ncv+w.n, 400)
+	s.cv2 += min(w.n/s.ncv, 1) * (cv2 - s.cv2)
+	switch s.phase {
+	case ctrlHold:
+		s.hold(w, m)
+	case ctrlSettle:
+		s.settle(m)
+	case ctrlMeasure:
+		s.measure(w)
+	case ctrlReturn:
+		s.toHold()
+	}
+	return s
+}
+
+// hold measures the reference and decides whether to try another limit.
+func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
+	noise := s.cv2 + w.open
+	a := &s.ref
+	if a.n > 0 {
+		far := max(.35, 3*math.Sqrt(noise/w.n))
+		if w.shed > 0 && (math.Abs(math.Log(m.x/a.x)) > far || math.Abs(math.Log(m.r/a.r)) > far) {
+			s.odd++
+		} else {
+			s.odd = 0
+		}
+		if s.odd >= 2 {
+			s.forget()
+			s.pauseUp, s.pauseDown, s.lastUp, s.lastDown = 0, 0, 0, 0
+			*a = ctrlMean{}
+		} else if w.shed > 0 && m.blocked > .95 && a.blocked < .5 {
+			*a = ctrlMean{}
+		}
+	}
+	if a.n == 0 {
+		*a = m
+	} else {
+		a.blend(m, max(.2, w.n/(w.n+a.n)))
+		a.n += w.n
+		a.secs += w.secs
+	}
+	s.pauseUp = max(s.pauseUp-w.n, 0)
+	s.pauseDown = max(s.pauseDown-w.n, 0)
+
+	safe := a.r * (1 + math.Sqrt(s.cv2/a.n))
+	switch {
+	case s.base == 0:
+		if a.n >= 100 {
+			s.base = a.r
+		}
+	case safe < s.base:
+		s.base += .5 * (safe - s.base)
+	}
+	if s.base > 0 && w.shed == 0 && m.blocked < .1 {
+		s.base += .05 * (m.r - s.base)
+	}
+
+	s.needN = max(32, min(float64(s.limit), a.x*a.r))
+	s.needSecs = max(.005, a.r)
+
+	d := math.Log(s.grow)
+	if s.pauseUp > 0 {
+		d = math.Log(ctrlUp)
+	}
+	if a.n < min(s.mostN(), noise/(ctrlSE*ctrlSE*d*d)) {
+		return
+	}
+	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit)
+	down := high || a.shed > ctrlShed && (s.pauseUp > 0 || s.first && noise < .25)
+	up := w.shed > 0 && s.pauseUp == 0
+	switch {
+	case down && s.pauseDown == 0 && s.limit > s.least:
+		f := .67
+		if s.base > 0 {
+			f = min(max(1.2*s.base/a.r, .5), .67)
+		}
+		s.try(max(s.least, min(int(math.Ceil(float64(s.limit)*f)), s.limit-1)))
+	case up && s.limit < s.most:
+		s.try(min(s.most, max(int(float64(s.limit)*s.grow), s.limit+1)))
+	}
+}
+
+// mostN is how many completions a trial lasts at most.
+func (s *ctrlState) mostN() float64 {
+	return min(400, max(64, s.ref.x*max(2, 8*s.ref.r)))
+}
+
+func (s *ctrlState) try(limit int) {
+	if s.base == 0 {
+		s.base = s.ref.r * (1 + math.Sqrt(s.cv2/s.ref.n))
+	}
+	s.first = false
+	s.from, s.limit = s.limit, limit
+	s.phase, s.rounds = ctrlSettle, 0
+	s.trial = ctrlWindow{}
+	s.needN = min(float64(max(s.from, s.limit)), s.ref.x*s.ref.r)
+	s.needSecs = s.ref.r
+}
+
+func (s *ctrlState) settle(m ctrlMean) {
+	s.rounds++
+	if s.rounds < 4 && s.ref.blocked >= .95 && m.blocked < .9 {
+		return // demand has not filled the new limit yet
+	}
+	s.phase = ctrlMeasure
+	s.needN = max(float64(s.limit), 8+24*min(s.cv2, 1))
+	s.needSecs = 0
+}
+
+// measure decides about the limit on trial once the evidence is clear.
+func (s *ctrlState) measure(w ctrlWindow) {
+	s.trial.add(w)
+	m := s.trial.mean()
+	a := &s.ref
+	n := m.n
+	up := s.limit > s.from
+	d := math.Log(float64(s.limit) / float64(s.from))
+	var e, v float64
+	if a.blocked >= .95 || m.ratio == 0 || a.ratio == 0 {
+		e = math.Log(m.x/a.x) / d
+		v = (s.cv2 + w.open + 2/n) * (1/n + 1/a.n)
+	} else {
+		e = math.Log(m.ratio/a.ratio) / d
+		v = (s.cv2 + .3 + 50*(1/n+1/a.n)) * (1/n + 1/a.n)
+	}
+	sum, k := &s.downE, &s.downK
+	if up {
+		sum, k = &s.upE, &s.upK
+	}
+	mean := (*sum + e) / (*k + 1)
+	se := math.Sqrt(v/(*k+1)) / math.Abs(d)
+	rho := a.r / s.base
+	if !up {
+		rho = m.r / s.base
+	}
+	thr := .15 + .35*min(max((rho-1.2)/.8, 0), 1)
+	if !up {
+		thr -= .04
+	}
+	if math.Abs(mean-thr) < se && se > ctrlSE && n < s.mostN() {
+		return
+	}
+	s.elasticity = mean
+	if up {
+		if mean > .6 && se < .3 {
+			s.base = min(max(min(a.r, m.r), s.base), 2*s.base)
+		}
+		if mean > thr {
+			s.forget()
+			if mean > .6 {
+				s.grow = min(ctrlFast, 1.5*s.grow)
+			} else {
+				s.grow = ctrlUp
+			}
+			s.ref = m
+			s.from = s.limit
+			s.toHold()
+			return
+		}
+		s.grow = ctrlUp
+		s.lastUp = min(max(n, 2*s.lastUp), 6*n)
+		s.pauseUp = s.lastUp
+	} else {
+		followed := mean > .6 && se < .3
+		if followed && w.shed > 0 {
+			s.base = min(m.r, 4*s.base)
+		} else if m.r < s.base {
+			s.base += min(1, n/100) * (m.r - s.base)
+		}
+		if mean < thr && !(a.shed <= ctrlShed && m.shed > ctrlShed) {
+			s.forget()
+			s.pauseDown, s.lastDown, s.lastUp = 0, 0, 0
+			s.grow = ctrlUp
+			s.pauseUp = 2 * n
+			again := m.r > ctrlHigh*s.base
+			s.ref = m
+			if !again {
+				s.ref = ctrlMean{}
+			}
+			s.from = s.limit
+			s.toHold()
+			return
+		}
+		s.lastDown = min(max(n, 2*s.lastDown), 32*n)
+		if followed {
+			s.lastDown = 32 * n
+		}
+		s.pauseDown = s.lastDown
+	}
+	if *k >= 2 {
+		*sum *= 2. / 3
+		*k = 2
+	}
+	*sum += e
+	*k++
+	s.limit = s.from
+	s.phase = ctrlReturn
+	s.needN = min(float64(s.limit), a.x*a.r)
+	s.needSecs = a.r
+}
+
+// forget drops what was found about limits beside the one that stood until now.
+func (s *ctrlState) forget() {
+	s.upE, s.upK, s.downE, s.downK, s.odd = 0, 0, 0, 0, 0
+}
+
+func (s *ctrlState) toHold() {
+	s.phase = ctrlHold
+	s.needN = max(32, min(float64(s.limit), s.ref.x*s.ref.r))
+	s.needSecs = max(.005, s.ref.r)
+	if s.ref.n == 0 {
+		s.needN, s.needSecs = 32, .005
+	}
+}
