@@ -1,0 +1,119 @@
+package breaker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Call is a call that a [Breaker] let through. Report once what became of it, with [Call.Done] or
+// [Call.DoneAt]. A Call is a small value: copy it as you like, the first report on any copy counts
+// and the others do nothing. The zero Call stands for one that nobody counts. A Call is safe for
+// concurrent use.
+//
+// A call that is never reported takes nothing with it: one that was a probe fails when its lease
+// ends, another leaves the window as time passes.
+type Call struct {
+	p      *phase
+	ticket *ticket
+	start  int64 // nanoseconds since the breaker was made
+	seq    uint32
+	probe  int16 // the index of its lease, -1 if it is no probe
+	client uint8
+}
+
+// A ticket makes a call one-time: whoever moves it from seq to the next number settles the call. It
+// then serves other calls, with other numbers.
+type ticket struct{ seq atomic.Uint32 }
+
+var tickets = sync.Pool{New: func() any { return new(ticket) }}
+
+func newCall(p *phase, start int64, probe int16, client uint8) Call {
+	t := tickets.Get().(*ticket)
+	return Call{p: p, ticket: t, start: start, seq: t.seq.Load(), probe: probe, client: client}
+}
+
+// Done reports what became of the call and how long it took until that was known, for HTTP the time
+// to the first byte. A negative latency stands for the time since the call was let through.
+//
+// A latency of at least that of [WithSlowCalls] makes it a slow call, also if the outcome is
+// [Ignored]: clients leave just when a dependency hangs. Report calls that another protection
+// refused with a latency of 0. A result that arrives after the breaker has changed its state is
+// dropped, and counted in [Stats].
+func (c Call) Done(o Outcome, latency time.Duration) {
+	if c.p != nil {
+		c.settle(o, latency, c.p.b.now())
+	}
+}
+
+// DoneAt is [Call.Done] for a caller that has read the clock: now is that time.
+func (c Call) DoneAt(o Outcome, latency time.Duration, now time.Time) {
+	if c.p != nil {
+		c.settle(o, latency, c.p.b.at(now))
+	}
+}
+
+func (c Call) settle(o Outcome, latency time.Duration, now int64) {
+	if !c.ticket.seq.CompareAndSwap(c.seq, c.seq+1) {
+		return
+	}
+	tickets.Put(c.ticket)
+	b, p := c.p.b, c.p
+	if latency < 0 {
+		latency = time.Duration(now - c.start)
+	}
+	if c.probe >= 0 {
+		b.settleProbe(p, int(c.probe), o, latency)
+		return
+	}
+	p.win.end(c.start, c.client)
+	if b.phase.Load() != p {
+		b.dropped.Add(1)
+		return
+	}
+	slow := p.win.slow > 0 && int64(latency) >= p.win.slow
+	kind := good
+	switch {
+	case o == Success && !slow:
+		if p.win.row.Load() != 0 {
+			p.win.row.Store(0)
+		}
+		p.win.count(good, now, c.client)
+		return
+	case o == Success:
+		p.win.row.Store(0)
+		kind = goodSlow
+	case o == Failure:
+		p.win.row.Add(1)
+		kind = bad
+		if slow {
+			kind = badSlow
+		}
+	case slow:
+		kind = gone
+	default:
+		b.ignored.Add(1)
+		return
+	}
+	p.win.count(kind, now, c.client)
+	b.judge(p, now)
+}
+
+// Fail adds a failure that showed after the call was reported: the body of a response that began
+// well and was cut, a handler that panics after it took over the connection. It counts as one more
+// call in the window while the breaker is in the state that let the call through and is [Closed] or
+// [ForcedClosed], and is dropped and counted as such otherwise.
+func (c Call) Fail() {
+	if c.p == nil {
+		return
+	}
+	b, p := c.p.b, c.p
+	if c.probe >= 0 || b.phase.Load() != p {
+		b.dropped.Add(1)
+		return
+	}
+	now := b.now()
+	p.win.row.Add(1)
+	p.win.count(bad, now, c.client)
+	b.judge(p, now)
+}

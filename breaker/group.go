@@ -1,0 +1,242 @@
+package breaker
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Group keeps a [Breaker] for each key, such as a host or a route, in bounded memory. It is safe
+// for concurrent use, and needs no goroutine and no Close. Make one with [NewGroup]; the zero value
+// does not work.
+//
+// When every place is taken, a new key takes that of a breaker that is closed and was not asked for
+// lately. A breaker that is open, half-open or forced is never given up for a new key, so a flood of
+// keys cannot wipe out what the group knows about failing ones; only when its open time has been over
+// for [WithIdle], and nobody came back to try, is it forgotten, and counted as such in [GroupStats].
+// When no place can be given up - every key is failing - a new key gets a breaker that is disabled:
+// its calls pass, unprotected, and are counted as such.
+type Group struct {
+	base    time.Time
+	cfg     atomic.Pointer[groupConfig]
+	untold  *Breaker // for keys that found no place
+	entries sync.Map // string -> *entry
+
+	mu        sync.Mutex // guards what follows, and all changes of entries
+	ring      []*entry
+	hand      int
+	full      time.Duration // until when no place can be given up
+	stats     GroupStats
+	untracked uint64
+}
+
+type entry struct {
+	key     string
+	breaker *Breaker
+	used    atomic.Bool   // asked for since the hand passed
+	seen    time.Duration // when the hand last found it used
+}
+
+type groupConfig struct {
+	breaker config
+	keys    int
+	idle    time.Duration
+}
+
+func (c *groupConfig) check() error {
+	switch {
+	case c.keys < 1 || c.keys > 1<<20:
+		return fmt.Errorf("WithKeys(%d): give 1 to 1048576", c.keys)
+	case c.idle < time.Second:
+		return fmt.Errorf("WithIdle(%v): give at least 1s", c.idle)
+	}
+	return c.breaker.check()
+}
+
+// A GroupOption is an argument of [NewGroup] and [Group.Set]; every [Option] is one too, for each
+// breaker in the group.
+type GroupOption interface{ applyGroup(*groupConfig) }
+
+type groupOption func(*groupConfig)
+
+func (f groupOption) applyGroup(c *groupConfig) { f(c) }
+
+// WithKeys bounds how many breakers a [Group] keeps, 1 to 1,048,576; 1,024 is the default, of less
+// than 1 KiB each.
+func WithKeys(n int) GroupOption { return groupOption(func(c *groupConfig) { c.keys = n }) }
+
+// WithIdle sets after how long without a call a [Group] forgets a breaker, at least 1 s; 10 min is
+// the default. It does so while it makes room for new keys, so it may be later.
+func WithIdle(d time.Duration) GroupOption { return groupOption(func(c *groupConfig) { c.idle = d }) }
+
+// NewGroup returns an empty group whose breakers have the options given. It panics if one is out of
+// its range.
+func NewGroup(opts ...GroupOption) *Group {
+	c := groupConfig{breaker: defaultConfig(), keys: 1024, idle: 10 * time.Minute}
+	for _, o := range opts {
+		o.applyGroup(&c)
+	}
+	if err := c.check(); err != nil {
+		panic("breaker: NewGroup: " + err.Error())
+	}
+	g := &Group{base: time.Now(), untold: New()}
+	g.untold.Disable()
+	g.cfg.Store(&c)
+	return g
+}
+
+// Get returns the breaker for a key, a new one if there is none. Ask for it with every call rather
+// than keep it: a breaker that was forgotten meanwhile works on, but alone.
+func (g *Group) Get(key string) *Breaker {
+	if v, ok := g.entries.Load(key); ok {
+		e := v.(*entry)
+		if !e.used.Load() {
+			e.used.Store(true)
+		}
+		return e.breaker
+	}
+	return g.add(key)
+}
+
+func (g *Group) add(key string) *Breaker {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if v, ok := g.entries.Load(key); ok {
+		return v.(*entry).breaker
+	}
+	now := time.Since(g.base)
+	c := g.cfg.Load()
+	// A few steps of the hand with every new key: who is idle goes, in time.
+	for range min(4, len(g.ring)) {
+		if len(g.ring) > 0 {
+			g.step(now, c, false)
+		}
+	}
+	for len(g.ring) >= c.keys {
+		if !g.makeRoom(now, c) {
+			g.untracked++
+			return g.untold
+		}
+	}
+	bc := c.breaker
+	bc.name = key
+	e := &entry{key: key, breaker: newBreaker(&bc), seen: now}
+	// The place behind the hand is the last that it comes to.
+	g.ring = append(g.ring, e)
+	if g.hand < len(g.ring)-1 {
+		last := len(g.ring) - 1
+		g.ring[g.hand], g.ring[last] = g.ring[last], g.ring[g.hand]
+		g.hand++
+	}
+	g.entries.Store(key, e)
+	return e.breaker
+}
+
+// lookAgain is how long the group takes it for granted that no place can be given up.
+const lookAgain = 100 * time.Millisecond
+
+// makeRoom gives up one place for a new key. The caller holds mu.
+func (g *Group) makeRoom(now time.Duration, c *groupConfig) bool {
+	if now < g.full {
+		return false
+	}
+	// The first turn of the hand spares those that were asked for since the last one.
+	for range 2 * len(g.ring) {
+		if g.step(now, c, true) {
+			return true
+		}
+	}
+	g.full = now + lookAgain
+	return false
+}
+
+// step moves the hand over one entry, or gives it up and reports true: one that is idle, or, if its
+// place is needed, one that was not asked for since the hand last passed. The caller holds mu.
+func (g *Group) step(now time.Duration, c *groupConfig, needed bool) bool {
+	g.hand %= len(g.ring)
+	e := g.ring[g.hand]
+	if e.used.Swap(false) {
+		e.seen = now
+		g.hand++
+		return false
+	}
+	idle := now-e.seen >= c.idle
+	switch p := e.breaker.phase.Load(); {
+	case p.state == Closed && idle:
+		g.stats.Expired++
+	case p.state == Closed && needed:
+		g.stats.Evicted++
+	case (p.state == Open || p.state == HalfOpen) && idle && e.breaker.now()-p.until.Load() >= int64(c.idle):
+		g.stats.Forgotten++
+	default:
+		g.hand++
+		return false
+	}
+	g.entries.Delete(e.key)
+	last := len(g.ring) - 1
+	g.ring[g.hand], g.ring[last] = g.ring[last], nil
+	g.ring = g.ring[:last]
+	return true
+}
+
+// Set applies options to the group and all its breakers. If one is out of its range it returns an
+// error and changes nothing.
+func (g *Group) Set(opts ...GroupOption) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := *g.cfg.Load()
+	for _, o := range opts {
+		o.applyGroup(&c)
+	}
+	if err := c.check(); err != nil {
+		return errors.New("breaker: Set: " + err.Error())
+	}
+	g.cfg.Store(&c)
+	g.full = 0
+	for _, e := range g.ring {
+		bc := c.breaker
+		bc.name = e.key
+		e.breaker.mu.Lock()
+		e.breaker.set(&bc)
+		e.breaker.mu.Unlock()
+	}
+	return nil
+}
+
+// All returns the keys and their breakers, in no order. It does not count as asking for them.
+func (g *Group) All() iter.Seq2[string, *Breaker] {
+	return func(yield func(string, *Breaker) bool) {
+		g.entries.Range(func(_, v any) bool {
+			e := v.(*entry)
+			return yield(e.key, e.breaker)
+		})
+	}
+}
+
+// GroupStats is what a [Group] knows.
+type GroupStats struct {
+	Keys      int    `json:"keys"`
+	Limit     int    `json:"limit"`
+	Open      int    `json:"open"`      // keys whose breaker is not closed
+	Evicted   uint64 `json:"evicted"`   // total of closed breakers that made room
+	Expired   uint64 `json:"expired"`   // total of closed breakers that were idle
+	Forgotten uint64 `json:"forgotten"` // total of breakers forgotten long after their open time
+	Untracked uint64 `json:"untracked"` // total of requests for a key that found no place
+}
+
+// Stats returns what the group knows now.
+func (g *Group) Stats() GroupStats {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.stats
+	s.Keys, s.Limit, s.Untracked = len(g.ring), g.cfg.Load().keys, g.untracked
+	for _, e := range g.ring {
+		if st := e.breaker.phase.Load().state; st != Closed {
+			s.Open++
+		}
+	}
+	return s
+}

@@ -1,0 +1,276 @@
+package breaker
+
+import (
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// A phase is the time between two changes of state. The breaker points to the one it is in; a call
+// keeps the one that let it through, so a result of another phase is told by comparing pointers.
+type phase struct {
+	b     *Breaker
+	state State
+	since int64
+
+	// Closed.
+	win     window
+	rampEnd int64 // until when only a share of the calls passes
+
+	// Open and half-open.
+	machine *gobreaker.TwoStepCircuitBreaker[struct{}]
+	until   atomic.Int64 // until when no call can pass
+	next    atomic.Int64 // when the open time or the first lease ends
+	probes  int          // how many gobreaker lets through
+	leases  []lease
+	granted int // probes under way or successful
+
+	refusal atomic.Pointer[OpenError] // the last one, for the next
+}
+
+// A lease is the time that a probe has.
+type lease struct {
+	done func(error) // gobreaker's; nil: free
+	end  int64
+}
+
+func (b *Breaker) newPhase(s State, now int64) *phase {
+	p := &phase{b: b, state: s, since: now}
+	if s == Closed || s == ForcedClosed {
+		p.win.init(&b.cfg.Load().Settings, now)
+	}
+	return p
+}
+
+// become makes p the phase and has the change reported. The caller holds mu and calls tell after.
+func (b *Breaker) become(p *phase, cause Cause, openFor time.Duration) {
+	was := b.phase.Swap(p)
+	if was.state == p.state && cause == CauseManual {
+		return // reset in place
+	}
+	c := b.cfg.Load()
+	if c.onChange != nil {
+		b.events = append(b.events, Change{Name: c.name, From: was.state, To: p.state, Cause: cause, OpenFor: openFor})
+	}
+}
+
+// tell reports the changes that are not yet reported, in their order. Only one goroutine does so at a
+// time; changes that come meanwhile, from f itself too, are left to it.
+func (b *Breaker) tell() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.telling {
+		return
+	}
+	b.telling = true
+	defer func() { b.telling = false }() // also when f panics: the rest is told with the next change
+	for len(b.events) > 0 {
+		e := b.events[0]
+		b.events = b.events[1:]
+		if f := b.cfg.Load().onChange; f != nil {
+			func() {
+				b.mu.Unlock()
+				defer b.mu.Lock()
+				f(e)
+			}()
+		}
+	}
+	b.events = nil
+}
+
+type gobreakerState = gobreaker.State
+
+// What gobreaker is told of a probe.
+var (
+	errFailed  = errors.New("failed")
+	errIgnored = errors.New("ignored")
+)
+
+// newMachine returns a gobreaker that opens at the first failure it is told of, for d. It mirrors its
+// state into b.mirror, which needs mu to be held around every call of it.
+func (b *Breaker) newMachine(d time.Duration, probes int) *gobreaker.TwoStepCircuitBreaker[struct{}] {
+	b.mirror = gobreaker.StateClosed
+	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests: uint32(probes),
+		// gobreaker stays open to the end of its last nanosecond; we say when it ends.
+		Timeout:       d - 1,
+		ReadyToTrip:   func(gobreaker.Counts) bool { return true },
+		IsExcluded:    func(err error) bool { return err == errIgnored },
+		OnStateChange: func(_ string, _, to gobreaker.State) { b.mirror = to },
+	})
+}
+
+// open opens the breaker. The caller holds mu.
+func (b *Breaker) open(cause Cause) {
+	c := b.cfg.Load()
+	now := b.now()
+	relapse := b.phase.Load().state == HalfOpen || now-b.closedAt < int64(c.Ramp+c.Window)
+	if b.last > 0 && relapse {
+		b.last = min(2*b.last, c.MaxOpenTime)
+	} else {
+		b.last = c.OpenTime
+	}
+	b.last = max(b.last, c.OpenTime) // it may have been set meanwhile
+	d := jittered(b.last, c.Jitter)
+	m := b.newMachine(d, c.Probes)
+	done, err := m.Allow()
+	if err == nil {
+		done(errFailed)
+	}
+	if b.mirror != gobreaker.StateOpen {
+		panic("breaker: gobreaker did not open: this version of it is not the one that go.mod asks for")
+	}
+	p := b.newPhase(Open, now)
+	p.machine, p.probes = m, c.Probes
+	// The clock is read again, after gobreaker read it: its time is over when ours is.
+	p.until.Store(b.now() + int64(d))
+	p.next.Store(p.until.Load())
+	b.openings++
+	b.become(p, cause, d)
+}
+
+// halfOpen follows gobreaker from open to half-open. The caller holds mu.
+func (b *Breaker) halfOpen(was *phase, now int64) *phase {
+	p := b.newPhase(HalfOpen, now)
+	p.machine, p.probes = was.machine, was.probes
+	p.leases = make([]lease, was.probes)
+	p.next.Store(never)
+	b.become(p, CauseOpenOver, 0)
+	return p
+}
+
+// close follows gobreaker from half-open to closed. The caller holds mu.
+func (b *Breaker) close() {
+	now := b.now()
+	b.closedAt = now
+	p := b.newPhase(Closed, now)
+	p.rampEnd = now + int64(b.cfg.Load().Ramp)
+	b.become(p, CauseProbesPassed, 0)
+}
+
+// refresh does what is due now: an open time that is over, a lease that ended, calls that became
+// overdue.
+func (b *Breaker) refresh(now int64) {
+	p := b.phase.Load()
+	switch p.state {
+	case Closed:
+		if p.win.look(now) {
+			b.judge(p, now)
+		}
+	case Open, HalfOpen:
+		if now < p.next.Load() {
+			return
+		}
+		b.mu.Lock()
+		defer b.tell()
+		defer b.mu.Unlock()
+		b.pass(now)
+	}
+}
+
+// pass does what refresh does, for a breaker that is open or half-open. The caller holds mu.
+func (b *Breaker) pass(now int64) {
+	p := b.phase.Load()
+	switch p.state {
+	case Open:
+		if now >= p.until.Load() && p.machine.State() == gobreaker.StateHalfOpen {
+			b.halfOpen(p, now)
+		}
+	case HalfOpen:
+		for i := range p.leases {
+			if l := &p.leases[i]; l.done != nil && now >= l.end {
+				b.lost++
+				l.done(errFailed)
+				l.done = nil
+				b.follow(CauseProbeLost)
+				return
+			}
+		}
+	}
+}
+
+// probe lets a call pass as a probe if gobreaker does. It reports false if the breaker is neither
+// open nor half-open any more.
+func (b *Breaker) probe(now int64) (Call, error, bool) {
+	b.mu.Lock()
+	defer b.tell()
+	defer b.mu.Unlock()
+	b.pass(now)
+	p := b.phase.Load()
+	switch p.state {
+	default:
+		return Call{}, nil, false
+	case Open:
+		// A caller's clock that runs ahead of gobreaker's, or a lease that has just ended.
+		return Call{}, b.refuse(p, max(1, p.until.Load()-now)), true
+	case HalfOpen:
+	}
+	done, err := p.machine.Allow()
+	if err != nil {
+		return Call{}, b.refuse(p, max(1, p.until.Load()-now)), true
+	}
+	i := 0
+	for p.leases[i].done != nil {
+		i++
+	}
+	p.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease())}
+	p.granted++
+	p.gate()
+	return newCall(p, now, int16(i), 0), nil, true
+}
+
+// gate says from when on a call can pass: at once if a probe is left, else when the first lease ends.
+// The caller of all of this holds mu.
+func (p *phase) gate() {
+	first := int64(never)
+	for _, l := range p.leases {
+		if l.done != nil {
+			first = min(first, l.end)
+		}
+	}
+	p.next.Store(first)
+	if p.granted < p.probes {
+		first = 0
+	}
+	p.until.Store(first)
+}
+
+// settleProbe tells gobreaker what became of a probe.
+func (b *Breaker) settleProbe(p *phase, i int, o Outcome, latency time.Duration) {
+	b.mu.Lock()
+	defer b.tell()
+	defer b.mu.Unlock()
+	if b.phase.Load() != p {
+		b.dropped.Add(1)
+		return
+	}
+	// A ticket is settled once and a lost probe changes the phase, so the lease is this call's.
+	l := &p.leases[i]
+	done := l.done
+	l.done = nil
+	slow := b.cfg.Load().SlowCall
+	switch {
+	case o == Failure || slow > 0 && latency >= slow:
+		done(errFailed)
+	case o == Ignored:
+		b.ignored.Add(1)
+		done(errIgnored)
+		p.granted--
+	default:
+		done(nil)
+	}
+	p.gate()
+	b.follow(CauseProbeFailed)
+}
+
+// follow does what gobreaker did when it was told of a probe. The caller holds mu.
+func (b *Breaker) follow(ifOpen Cause) {
+	switch b.mirror {
+	case gobreaker.StateOpen:
+		b.open(ifOpen)
+	case gobreaker.StateClosed:
+		b.close()
+	}
+}
