@@ -1,0 +1,265 @@
+package limiter
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Rate admits events as long as their key is within its quota: a token bucket a key and
+// policy, from which every event takes a token and into which limit tokens a second flow
+// until it is full. A key never seen has full buckets.
+//
+// Over any time t a key is admitted at most burst + limit*t tokens, to the nanosecond; decisions
+// are those of a [rate.Limiter] for each key. Keys cost 16 bytes each in a table of fixed size (see
+// [WithMaxKeys]) without pointers, and nothing runs in the background.
+//
+// Make a Rate with [NewRate]; the zero value does not work. A Rate is safe for concurrent use.
+type Rate struct {
+	origin  time.Time // of all readings
+	table   *table
+	single  *rateSingle // instead of table, without keys
+	maxWait time.Duration
+	keyRule func(key string) (rate.Limit, int)
+	trace   RateTrace
+	shadow  atomic.Bool
+	waiting atomic.Int64
+
+	setMu    sync.Mutex // held by SetLimit and SetPolicy only
+	policies atomic.Pointer[[]Policy]
+}
+
+// Decision is the answer of a [Rate]. Its numbers are those of one policy: the one that
+// refused (of several, the one that takes longest), or else the one with the fewest tokens left.
+type Decision struct {
+	// OK reports whether the event may happen. If it is set, and Shadow is not, the tokens are taken.
+	OK bool
+	// Shadow is set if the event would have been refused but for [WithShadow].
+	// OK is set then, RetryAfter too, and nothing was taken.
+	Shadow bool
+	// Policy is the name of the policy that the numbers are from.
+	Policy string
+	// Limit is the burst of the policy: the most that Remaining can be. [math.MaxInt] if its limit is infinite.
+	Limit int
+	// Remaining is how many tokens are left in the bucket, rounded down.
+	Remaining int
+	// RetryAfter is when to come back with the same event, exact to the nanosecond and rounded up. It is 0 if the event was admitted
+	// or if no wait helps: the cost is above the burst, or the limit is 0.
+	RetryAfter time.Duration
+	// ResetAfter is when the bucket will be full if nothing else is taken.
+	ResetAfter time.Duration
+}
+
+// Err returns nil if the event may happen, and otherwise an [*Error] that is [ErrRateLimited].
+func (d Decision) Err() error {
+	if d.OK {
+		return nil
+	}
+	return &Error{Err: ErrRateLimited, RetryAfter: d.RetryAfter, Policy: d.Policy}
+}
+
+// NewRate returns a Rate that admits limit events a second, and burst at once, for every key.
+//
+// The limit may be 0 (a key gets its burst once and never more) or [rate.Inf] (everything is admitted);
+// [rate.Every] makes one of an interval. NewRate panics if limit is negative or NaN, if burst is negative, or 0
+// under a finite limit, and if an option is wrong.
+//
+//	limiter.NewRate(100, 200)                                // 100 a second, 200 at once
+//	limiter.NewRate(rate.Every(12*time.Second), 5)           // 5 a minute
+//	limiter.NewRate(10, 20, limiter.WithPolicy("daily", 10_000.0/86_400, 10_000))
+func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
+	cfg := rateConfig{
+		policies: []Policy{{Name: "default", Limit: limit, Burst: burst}},
+		maxKeys:  65_536,
+		maxWait:  time.Minute,
+	}
+	if fault := policyCheck(limit, burst); fault != "" {
+		panic("limiter: NewRate: " + fault)
+	}
+	for _, o := range opts {
+		o.applyRate(&cfg)
+	}
+	cfg.check()
+	r := &Rate{origin: time.Now(), maxWait: cfg.maxWait, keyRule: cfg.keyRule, trace: cfg.trace}
+	r.shadow.Store(cfg.shadow)
+	r.policies.Store(&cfg.policies)
+	if cfg.unkeyed {
+		r.single = newRateSingle(cfg.policies, cfg.maxWait)
+		return r
+	}
+	var budget *tableBudget
+	if cfg.budget != nil {
+		budget = &tableBudget{rule: newPolicyRule(cfg.budget.Limit, cfg.budget.Burst, cfg.maxWait, false)}
+	}
+	r.table = newTable(cfg.maxKeys, cfg.exact, r.newRules(cfg.policies, 0), budget)
+	return r
+}
+
+func (r *Rate) newRules(policies []Policy, generation uint64) *tableRules {
+	rules := &tableRules{generation: generation}
+	for i, p := range policies {
+		rules.policies = append(rules.policies, newPolicyRule(p.Limit, p.Burst, r.maxWait, i == 0 && r.keyRule != nil))
+	}
+	return rules
+}
+
+// Allow takes one token of the key's buckets, if every policy has one. The empty key is a key like any other.
+// It does not allocate.
+func (r *Rate) Allow(key string) Decision { return r.AllowAt(time.Time{}, key, 1) }
+
+// AllowN takes n tokens of each of the key's buckets, or none: nothing is taken unless every policy admits.
+// An n above the burst is never admitted; an n below 1 takes nothing, and is admitted unless the key is in debt.
+func (r *Rate) AllowN(key string, n int) Decision { return r.AllowAt(time.Time{}, key, n) }
+
+// AllowAt is AllowN at a time that the caller has read already; the zero time reads the clock.
+//
+// A time with a monotonic reading (from [time.Now]) never steps. With others a step back admits no more than
+// is due, and costs a key at most the time in which its bucket fills; a step ahead fills it.
+func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
+	return r.AllowEach(now, key, n, nil)
+}
+
+// AllowEach is AllowAt which also fills each, from its first element on, with the state of every policy
+// in the order of [Rate.Policies], as far as it has room.
+func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) Decision {
+	q := r.question(now, key, n)
+	a := r.take(&q, now, each)
+	return r.decision(&q, &a)
+}
+
+// Peek returns the decision that AllowN would return, and takes nothing. It is not counted.
+func (r *Rate) Peek(key string, n int) Decision {
+	q := r.question(time.Time{}, key, n)
+	q.peek = true
+	a := r.take(&q, time.Time{}, nil)
+	return r.decision(&q, &a)
+}
+
+// Refund gives back n tokens to each of the key's buckets, which never hold more than their bursts: for an event
+// that turned out not to count, such as a request that a cache answered. An n below 1 does nothing.
+func (r *Rate) Refund(key string, n int) {
+	if n > 0 {
+		r.adjust(key, -n)
+	}
+}
+
+// Charge takes n tokens of each of the key's buckets whether they are there or not: for a cost that is known only
+// when the work is done. What is missing is a debt that has to flow in before the key is admitted again;
+// it is at most one burst, or what flows in during [WithMaxWait] if that is more. An n below 1 does nothing.
+func (r *Rate) Charge(key string, n int) {
+	if n > 0 {
+		r.adjust(key, n)
+	}
+}
+
+// Reset makes the key's buckets full.
+func (r *Rate) Reset(key string) {
+	if r.single != nil {
+		r.single.reset()
+		return
+	}
+	r.table.reset(key)
+}
+
+// SetLimit changes the limit and the burst of the first policy, for events from now on. What is spent stays spent, in
+// tokens: a key that has used 7 of 10 has 13 left of 20, and is 2 in debt of 5. It goes over the whole table once.
+// It returns an error, and changes nothing, if limit is negative or NaN, or if burst is
+// negative, or 0 under a finite limit.
+func (r *Rate) SetLimit(limit rate.Limit, burst int) error {
+	return r.setPolicy(0, "SetLimit", limit, burst)
+}
+
+// SetPolicy is [Rate.SetLimit] for the policy of that name.
+func (r *Rate) SetPolicy(name string, limit rate.Limit, burst int) error {
+	for i, p := range *r.policies.Load() {
+		if p.Name == name {
+			return r.setPolicy(i, "SetPolicy", limit, burst)
+		}
+	}
+	return fmt.Errorf("limiter: SetPolicy: there is no policy %q; WithPolicy adds one at construction", name)
+}
+
+func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
+	if fault := policyCheck(limit, burst); fault != "" {
+		return fmt.Errorf("limiter: %s(%v, %d): %s", fn, limit, burst, fault)
+	}
+	r.setMu.Lock()
+	defer r.setMu.Unlock()
+	policies := append([]Policy(nil), *r.policies.Load()...)
+	policies[i].Limit, policies[i].Burst = limit, burst
+	if r.single != nil {
+		r.single.setPolicy(i, limit, burst, time.Now())
+	} else {
+		r.table.setRules(r.newRules(policies, r.table.generation()+1), r.reading(time.Time{}))
+	}
+	r.policies.Store(&policies)
+	return nil
+}
+
+// SetShadow switches [WithShadow] on or off for events from now on.
+func (r *Rate) SetShadow(on bool) { r.shadow.Store(on) }
+
+// Policies returns the present policies, the one of NewRate first.
+func (r *Rate) Policies() []Policy { return append([]Policy(nil), *r.policies.Load()...) }
+
+// question prepares one. No lock is held while the caller's function runs.
+func (r *Rate) question(now time.Time, key string, n int) tableTake {
+	q := tableTake{n: max(n, 0), shadow: r.shadow.Load()}
+	if r.single != nil {
+		return q
+	}
+	q.key, q.ns = key, r.reading(now)
+	if r.keyRule != nil {
+		q.own = true
+		q.limit, q.burst = r.keyRule(key)
+	}
+	return q
+}
+
+// reading returns the time since the origin in nanoseconds.
+func (r *Rate) reading(now time.Time) int64 {
+	if now.IsZero() {
+		return int64(time.Since(r.origin))
+	}
+	return int64(now.Sub(r.origin))
+}
+
+func (r *Rate) take(q *tableTake, now time.Time, each []PolicyState) tableAnswer {
+	if r.single != nil {
+		return r.single.take(q, now, each, nil)
+	}
+	return r.table.take(q, each, nil)
+}
+
+func (r *Rate) adjust(key string, n int) {
+	q := r.question(time.Time{}, key, 0)
+	q.n = n
+	if r.single != nil {
+		r.single.adjust(n, time.Now())
+		return
+	}
+	r.table.adjust(&q)
+}
+
+// decision puts an answer into the caller's terms and tells the trace.
+func (r *Rate) decision(q *tableTake, a *tableAnswer) Decision {
+	p := &(*r.policies.Load())[a.policy]
+	d := Decision{
+		OK:         a.ok,
+		Policy:     p.Name,
+		Limit:      a.burst,
+		Remaining:  a.state.Remaining,
+		RetryAfter: a.state.RetryAfter,
+		ResetAfter: a.state.ResetAfter,
+	}
+	if !a.ok && q.shadow {
+		d.OK, d.Shadow = true, true
+	}
+	if !q.peek {
+		r.traceDecision(q, a, &d)
+	}
+	return d
+}

@@ -1,0 +1,135 @@
+package limiter
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// RateOption changes what [NewRate] returns.
+type RateOption interface{ applyRate(*rateConfig) }
+
+type rateOption func(*rateConfig)
+
+func (f rateOption) applyRate(c *rateConfig) { f(c) }
+
+type rateConfig struct {
+	policies []Policy
+	maxKeys  int
+	maxWait  time.Duration
+	exact    bool
+	unkeyed  bool
+	shadow   bool
+	budget   *Policy
+	keyRule  func(key string) (rate.Limit, int)
+	trace    RateTrace
+}
+
+// check panics on what no single option can see.
+func (c *rateConfig) check() {
+	if len(c.policies) > ratePolicyMax {
+		panic(fmt.Sprintf("limiter: NewRate: %d policies: give at most %d", len(c.policies), ratePolicyMax))
+	}
+	seen := make(map[string]bool)
+	for _, p := range c.policies {
+		if seen[p.Name] {
+			panic(fmt.Sprintf("limiter: NewRate: two policies have the name %q: give each a name of its own", p.Name))
+		}
+		seen[p.Name] = true
+	}
+	if c.unkeyed && (c.exact || c.budget != nil || c.keyRule != nil) {
+		panic("limiter: NewRate: WithoutKeys leaves no key for WithExactKeys, WithNewKeyBudget or WithKeyLimit: drop one of them")
+	}
+}
+
+// WithPolicy adds a policy: an event is admitted only if every policy admits it, and is charged to all or to
+// none. A name is 1 to 64 printable ASCII characters without quote and backslash; the
+// policy of NewRate is called "default" unless [WithName] says otherwise. A Rate has at most 8
+// policies, and each adds 8 bytes to every slot of the table. WithPolicy panics
+// where NewRate would.
+func WithPolicy(name string, limit rate.Limit, burst int) RateOption {
+	if !policyNameOK(name) {
+		panic(fmt.Sprintf("limiter: WithPolicy: name %q: give 1 to 64 printable ASCII characters without quote and backslash", name))
+	}
+	if fault := policyCheck(limit, burst); fault != "" {
+		panic("limiter: WithPolicy: " + fault)
+	}
+	return rateOption(func(c *rateConfig) {
+		c.policies = append(c.policies, Policy{Name: name, Limit: limit, Burst: burst})
+	})
+}
+
+// WithName names the first policy, which is "default" otherwise. Names are as in [WithPolicy].
+func WithName(name string) RateOption {
+	if !policyNameOK(name) {
+		panic(fmt.Sprintf("limiter: WithName: name %q: give 1 to 64 printable ASCII characters without quote and backslash", name))
+	}
+	return rateOption(func(c *rateConfig) { c.policies[0].Name = name })
+}
+
+// WithMaxKeys sets how many keys can be over a part of their quota at the same time; the default is 65,536. The memory for
+// them, 16 bytes each (24 with two policies, and so on), is taken at construction and never grows. A key whose
+// buckets are full again takes no room. With more keys than that, a new one displaces
+// the key that is nearest to full buckets, unless there is a [WithNewKeyBudget]. Twice the
+// number that is expected keeps displacement rare. It panics if n is below 1, and rounds up to a multiple of 8.
+func WithMaxKeys(n int) RateOption {
+	if n < 1 || n > 1<<32 {
+		panic(fmt.Sprintf("limiter: WithMaxKeys: %d keys: give 1 to 2^32", n))
+	}
+	return rateOption(func(c *rateConfig) { c.maxKeys = n })
+}
+
+// WithNewKeyBudget keeps the table from forgetting: while all slots for a new key hold buckets that are in use, new keys
+// share one bucket of this limit and burst, besides being within their own quota, and displace nobody. So a flood of
+// made-up keys cannot help an abuser among them; honest new keys share what the budget leaves until slots
+// come free. It panics where NewRate would.
+func WithNewKeyBudget(limit rate.Limit, burst int) RateOption {
+	if fault := policyCheck(limit, burst); fault != "" {
+		panic("limiter: WithNewKeyBudget: " + fault)
+	}
+	return rateOption(func(c *rateConfig) { c.budget = &Policy{Limit: limit, Burst: burst} })
+}
+
+// WithExactKeys keeps the keys themselves instead of their seeded 64-bit hashes. Two of a million live keys share
+// a hash, and so a bucket, with a chance of 3 in 10^8; where even that is too much, this costs
+// about 250 bytes a key, work for the garbage collector, an allocation for every
+// new key, and displaces by last use. Keys above 256 bytes are kept as their SHA-256.
+func WithExactKeys() RateOption {
+	return rateOption(func(c *rateConfig) { c.exact = true })
+}
+
+// WithoutKeys makes one bucket for all events, a [rate.Limiter]: keys are ignored.
+func WithoutKeys() RateOption {
+	return rateOption(func(c *rateConfig) { c.unkeyed = true })
+}
+
+// WithKeyLimit gives keys a limit and a burst of their own at the first policy: tenants, plans. fn is
+// called for each decision, with no lock held, and must be fast and safe for concurrent use. [rate.Inf] exempts
+// a key from the policy; a limit that is not positive, or a burst below 1, refuses it. When a key's limit changes, the time until
+// its bucket is full stays. The limit of NewRate serves in Policies only.
+func WithKeyLimit(fn func(key string) (rate.Limit, int)) RateOption {
+	if fn == nil {
+		panic("limiter: WithKeyLimit: fn is nil: give a function")
+	}
+	return rateOption(func(c *rateConfig) { c.keyRule = fn })
+}
+
+// WithMaxWait sets how long [Rate.Wait] waits at most, also without a deadline; the default is a minute. A longer
+// wait is refused at once. It panics if d is not positive.
+func WithMaxWait(d time.Duration) RateOption {
+	if d <= 0 {
+		panic(fmt.Sprintf("limiter: WithMaxWait: %v: give a positive duration", d))
+	}
+	return rateOption(func(c *rateConfig) { c.maxWait = d })
+}
+
+// WithShadow decides and counts but refuses nothing: a Decision that would have been a refusal has OK and Shadow set.
+func WithShadow() RateOption {
+	return rateOption(func(c *rateConfig) { c.shadow = true })
+}
+
+// WithRateTrace has t's functions called.
+func WithRateTrace(t RateTrace) RateOption {
+	return rateOption(func(c *rateConfig) { c.trace = t })
+}

@@ -1,0 +1,227 @@
+package limiter
+
+import (
+	"math"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// rateSingle is what a Rate without keys has instead of a table: a rate.Limiter for each policy. The mutex
+// makes one decision of theirs.
+type rateSingle struct {
+	mu       sync.Mutex
+	maxWait  time.Duration
+	buckets  []*rate.Limiter
+	last     time.Time
+	admitted uint64
+	rejected uint64
+	shadowed uint64
+}
+
+func newRateSingle(policies []Policy, maxWait time.Duration) *rateSingle {
+	s := &rateSingle{maxWait: maxWait}
+	for _, p := range policies {
+		s.buckets = append(s.buckets, rate.NewLimiter(rateSingleLimit(p.Limit), p.Burst))
+	}
+	return s
+}
+
+// rateSingleLimit makes the same limits infinite that are so in a table.
+func rateSingleLimit(l rate.Limit) rate.Limit {
+	if policyInfinite(l) {
+		return rate.Inf
+	}
+	return l
+}
+
+// clock returns the time to decide at. Goroutines may arrive in another order than they read the clock, and a rate.Limiter would fill
+// its bucket twice for the time between; only a step back of more than a second starts again from there.
+func (s *rateSingle) clock(now time.Time) time.Time {
+	if d := s.last.Sub(now); d > 0 && d <= time.Second {
+		return s.last
+	}
+	s.last = now
+	return now
+}
+
+func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reserved *[ratePolicyMax]*rate.Reservation) tableAnswer {
+	if now.IsZero() {
+		now = time.Now()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = s.clock(now)
+	a := tableAnswer{ok: true}
+	nearest := math.Inf(1)
+	var never bool
+	for i, b := range s.buckets {
+		limit, burst := b.Limit(), b.Burst()
+		if limit == rate.Inf {
+			if i == 0 {
+				a.burst, a.state = math.MaxInt, PolicyState{Remaining: math.MaxInt}
+			}
+			rateSingleEach(each, i, PolicyState{Remaining: math.MaxInt})
+			continue
+		}
+		tokens := b.TokensAt(now)
+		left := tokens - float64(q.n)
+		state := PolicyState{Remaining: rateSingleFloor(tokens, limit, burst), ResetAfter: rateSingleWait(float64(burst)-tokens, limit)}
+		refused := false
+		if q.n > burst || left < 0 {
+			// Like rate.Limiter, cut off the part of a nanosecond that nobody can wait for.
+			wait := rateSingleNs(-left, limit)
+			refused = q.n > burst || math.Floor(wait) > float64(q.maxWait)
+			if refused {
+				state.Refused = true
+				if q.n <= burst && wait < math.MaxInt64 {
+					state.RetryAfter = rateSingleWait(-left, limit)
+				}
+			} else {
+				a.wait = max(a.wait, time.Duration(wait))
+			}
+		}
+		switch {
+		case refused && (a.ok || !never && (state.RetryAfter == 0 || state.RetryAfter > a.state.RetryAfter)):
+			a.policy, a.state, a.burst = i, state, burst
+			a.ok, never = false, state.RetryAfter == 0
+		case !refused && a.ok && left < nearest:
+			a.policy, a.state, a.burst, nearest = i, state, burst, left
+		}
+		rateSingleEach(each, i, state)
+	}
+	if a.ok && !q.peek {
+		for i, b := range s.buckets {
+			limit := b.Limit()
+			if limit == rate.Inf {
+				continue
+			}
+			if reserved != nil {
+				reserved[i] = b.ReserveN(now, q.n)
+			} else {
+				b.AllowN(now, q.n)
+			}
+			tokens := b.TokensAt(now)
+			state := PolicyState{Remaining: rateSingleFloor(tokens, limit, b.Burst()), ResetAfter: rateSingleWait(float64(b.Burst())-tokens, limit)}
+			if i == a.policy {
+				a.state = state
+			}
+			rateSingleEach(each, i, state)
+		}
+	}
+	switch {
+	case q.peek:
+	case a.ok:
+		s.admitted++
+	case q.shadow:
+		s.shadowed++
+	default:
+		s.rejected++
+	}
+	return a
+}
+
+func rateSingleEach(each []PolicyState, i int, state PolicyState) {
+	if i < len(each) {
+		each[i] = state
+	}
+}
+
+// rateSingleFloor rounds tokens down, apart from what flows in within a nanosecond.
+func rateSingleFloor(tokens float64, limit rate.Limit, burst int) int {
+	return min(burst, int(math.Max(0, math.Floor(tokens+float64(limit)*0.9e-9))))
+}
+
+func rateSingleNs(tokens float64, limit rate.Limit) float64 {
+	switch {
+	case tokens <= 0:
+		return 0
+	case limit <= 0:
+		return math.Inf(1)
+	}
+	return tokens / float64(limit) * 1e9
+}
+
+// rateSingleWait returns how long tokens take to flow in, rounded up; 0 if they never do.
+func rateSingleWait(tokens float64, limit rate.Limit) time.Duration {
+	ns := math.Ceil(rateSingleNs(tokens, limit))
+	switch {
+	case math.IsInf(ns, 1):
+		return 0
+	case ns >= math.MaxInt64:
+		return math.MaxInt64
+	}
+	return time.Duration(ns)
+}
+
+func (s *rateSingle) adjust(n int, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = s.clock(now)
+	for _, b := range s.buckets {
+		if n > 0 && b.Limit() != rate.Inf {
+			burst := float64(b.Burst())
+			debt := math.Max(burst, float64(b.Limit())*s.maxWait.Seconds())
+			rateSingleAdd(b, now, -int(math.Max(0, math.Min(float64(n), b.TokensAt(now)+debt))))
+		} else {
+			rateSingleAdd(b, now, -n)
+		}
+	}
+}
+
+// rateSingleAdd puts n tokens into a bucket, or takes them if n is below 0.
+func rateSingleAdd(b *rate.Limiter, now time.Time, n int) {
+	burst := b.Burst()
+	if -n > burst {
+		// Only a bucket that could hold them lets go of so many.
+		b.SetBurstAt(now, -n)
+		defer b.SetBurstAt(now, burst)
+	}
+	b.ReserveN(now, -n)
+}
+
+func (s *rateSingle) giveBack(reserved *[ratePolicyMax]*rate.Reservation, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = s.clock(now)
+	for _, r := range reserved {
+		if r != nil {
+			r.CancelAt(now)
+		}
+	}
+}
+
+func (s *rateSingle) reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, b := range s.buckets {
+		s.buckets[i] = rate.NewLimiter(b.Limit(), b.Burst())
+	}
+}
+
+func (s *rateSingle) setPolicy(i int, limit rate.Limit, burst int, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = s.clock(now)
+	b := s.buckets[i]
+	limit = rateSingleLimit(limit)
+	if limit == rate.Inf || b.Limit() == rate.Inf {
+		s.buckets[i] = rate.NewLimiter(limit, burst)
+		return
+	}
+	b.SetLimitAt(now, limit)
+	if more := burst - b.Burst(); more > 0 {
+		b.SetBurstAt(now, burst)
+		rateSingleAdd(b, now, more)
+	} else if more < 0 {
+		rateSingleAdd(b, now, more)
+		b.SetBurstAt(now, burst)
+	}
+}
+
+func (s *rateSingle) stats(out *RateStats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out.Admitted, out.Rejected, out.Shadowed = s.admitted, s.rejected, s.shadowed
+}

@@ -1,0 +1,60 @@
+package limiter
+
+import "time"
+
+// RateStats is what a [Rate] counted since it was made.
+type RateStats struct {
+	// Admitted, Rejected and Shadowed count decisions; Shadowed are those that only [WithShadow] admitted.
+	Admitted uint64 `json:"admitted"`
+	Rejected uint64 `json:"rejected"`
+	Shadowed uint64 `json:"shadowed"`
+	// Waiting is how many calls of Wait wait now.
+	Waiting int `json:"waiting"`
+	// LiveKeys is how many keys have a bucket that is not full, of at most Capacity; Saturation is their
+	// ratio. They are 0 without keys.
+	LiveKeys   int     `json:"live_keys"`
+	Capacity   int     `json:"capacity"`
+	Saturation float64 `json:"saturation"`
+	// EvictedLive is how often a new key displaced a bucket that was not full, so that its key
+	// starts anew. SharedNewKeys is how often [WithNewKeyBudget] admitted one instead.
+	// Either says that WithMaxKeys is too low for the traffic.
+	EvictedLive   uint64 `json:"evicted_live"`
+	SharedNewKeys uint64 `json:"shared_new_keys"`
+	// Policies are the present policies.
+	Policies []Policy `json:"policies"`
+}
+
+// RateTrace is a set of functions to be called when something happens in a [Rate]. Each may be nil. They are called by the goroutine
+// that made the call, with no lock held, and must be safe for concurrent use.
+type RateTrace struct {
+	// Rejected is called for every refusal, and for those that [WithShadow] admits, which have d.Shadow set.
+	Rejected func(key string, d Decision)
+	// Evicted is called when a new key displaced a bucket that was not full.
+	Evicted func()
+	// Saturated is called when there was no slot for a new key, and [WithNewKeyBudget] decided.
+	Saturated func(d Decision)
+}
+
+// Stats returns the counts. It goes over the whole table to count live keys: a matter of a
+// millisecond for a million.
+func (r *Rate) Stats() RateStats {
+	s := RateStats{Waiting: int(r.waiting.Load()), Policies: r.Policies()}
+	if r.single != nil {
+		r.single.stats(&s)
+	} else {
+		r.table.stats(&s, r.reading(time.Time{}))
+	}
+	return s
+}
+
+func (r *Rate) traceDecision(q *tableTake, a *tableAnswer, d *Decision) {
+	if r.trace.Rejected != nil && !a.ok {
+		r.trace.Rejected(q.key, *d)
+	}
+	if r.trace.Evicted != nil && a.evicted {
+		r.trace.Evicted()
+	}
+	if r.trace.Saturated != nil && a.shared {
+		r.trace.Saturated(*d)
+	}
+}

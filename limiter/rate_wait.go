@@ -1,0 +1,67 @@
+package limiter
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// Wait takes one token of the key's buckets, now or as soon as it flows in. See [Rate.WaitN].
+func (r *Rate) Wait(ctx context.Context, key string) error { return r.WaitN(ctx, key, 1) }
+
+// WaitN takes n tokens of each of the key's buckets, and waits until all have flowed in. Calls are
+// served in the order in which they came.
+//
+// It refuses at once what cannot be in time, with an [*Error]: [ErrWouldMissDeadline] if the deadline of ctx is earlier, [ErrRateLimited] if
+// the wait is longer than [WithMaxWait] or if no wait would help, as n is above the burst. If ctx ends during the wait, WaitN
+// returns the error of ctx and gives the tokens back, as far as nobody waits for those after them.
+func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	now := time.Now()
+	q := r.question(now, key, n)
+	q.maxWait = r.maxWait
+	deadline, hasDeadline := ctx.Deadline()
+	if hasDeadline {
+		q.maxWait = min(q.maxWait, max(0, deadline.Sub(now)))
+	}
+	var marks [ratePolicyMax]int64
+	var reserved [ratePolicyMax]*rate.Reservation
+	var a tableAnswer
+	if r.single != nil {
+		a = r.single.take(&q, now, nil, &reserved)
+	} else {
+		a = r.table.take(&q, nil, &marks)
+	}
+	d := r.decision(&q, &a)
+	switch {
+	case d.Shadow:
+		return nil
+	case d.OK && a.wait == 0:
+		return nil
+	case d.OK:
+	case hasDeadline && d.RetryAfter > 0 && d.RetryAfter <= r.maxWait:
+		return &Error{Err: ErrWouldMissDeadline, RetryAfter: d.RetryAfter, Policy: d.Policy}
+	default:
+		return d.Err()
+	}
+	r.waiting.Add(1)
+	defer r.waiting.Add(-1)
+	timer := time.NewTimer(a.wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+	}
+	now = time.Now()
+	if r.single != nil {
+		r.single.giveBack(&reserved, now)
+	} else {
+		q.ns = r.reading(now)
+		r.table.giveBack(&q, a.rules, &marks)
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,572 @@
+package limiter
+
+import (
+	"hash/maphash"
+	"math"
+	"math/bits"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// tableWays is how many slots a key may be in: the hashes of one set fill one cache line.
+const tableWays = 8
+
+// table keeps the buckets of many keys in a fixed number of slots. A slot is the 64-bit hash of
+// its key, seeded at random for each table, and a word for each policy; there is no
+// pointer in it, so the garbage collector never looks inside. A full bucket equals that
+// of a key never seen, so slots come free by themselves and nothing has to sweep.
+//
+// A new key takes a free slot of its set, or else the one whose bucket is full soonest. That forgets
+// the least, and a flood of new keys displaces its own, not the drained bucket of an abuser.
+type table struct {
+	policies int
+	sets     uint64
+	seed     maphash.Seed
+	hashes   []uint64 // 0 is a free slot
+	cells    []int64  // policies words a slot
+	shards   []tableShard
+	exact    bool
+	budget   *tableBudget
+}
+
+// tableShard guards the sets whose number has the same low bits, or one LRU of exact keys.
+type tableShard struct {
+	mu       sync.Mutex
+	rules    *tableRules
+	exact    tableExact
+	admitted uint64
+	rejected uint64
+	shadowed uint64
+	evicted  uint64
+	shared   uint64
+	_        [64]byte // keeps neighbours off each other's cache lines
+}
+
+// tableRules is the present rule of each policy; immutable.
+type tableRules struct {
+	generation uint64
+	policies   []policyRule
+}
+
+// tableBudget is the one bucket that new keys share while there is no free slot for them.
+type tableBudget struct {
+	mu   sync.Mutex
+	rule policyRule
+	cell int64
+}
+
+// tableTake is one question to a table (or to the store beneath it).
+type tableTake struct {
+	key     string
+	ns      int64
+	n       int
+	maxWait time.Duration // how far ahead tokens may be reserved; 0 for now or never
+	peek    bool          // decide, charge nothing, count nothing
+	shadow  bool          // count a refusal as shadowed
+	own     bool          // the first policy has this key's own limit:
+	limit   rate.Limit
+	burst   int
+}
+
+// tableAnswer is what became of it.
+type tableAnswer struct {
+	ok      bool
+	shared  bool          // a new key without a slot
+	evicted bool          // a live bucket was forgotten
+	policy  int           // the one that refused, or else the one that is nearest to it
+	wait    time.Duration // until the reserved tokens are there
+	state   PolicyState   // of policy
+	burst   int           // of policy
+	rules   *tableRules
+}
+
+func newTable(keys int, exact bool, rules *tableRules, budget *tableBudget) *table {
+	t := &table{policies: len(rules.policies), seed: maphash.MakeSeed(), exact: exact, budget: budget}
+	t.sets = uint64((keys-1)/tableWays + 1)
+	shards := 64
+	for shards < 4*runtime.GOMAXPROCS(0) {
+		shards *= 2
+	}
+	for uint64(shards) > t.sets {
+		shards /= 2
+	}
+	t.shards = make([]tableShard, shards)
+	for i := range t.shards {
+		t.shards[i].rules = rules
+		if exact {
+			t.shards[i].exact = newTableExact((keys-1)/shards + 1)
+		}
+	}
+	if !exact {
+		t.hashes = make([]uint64, t.sets*tableWays)
+		t.cells = make([]int64, len(t.hashes)*t.policies)
+	}
+	return t
+}
+
+// generation says how often the rules were changed.
+func (t *table) generation() uint64 {
+	sh := &t.shards[0]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.rules.generation
+}
+
+func (t *table) hash(key string) uint64 {
+	h := maphash.String(t.seed, key)
+	if h == 0 {
+		h = 1
+	}
+	return h
+}
+
+func (t *table) capacity() int {
+	if t.exact {
+		return len(t.shards) * t.shards[0].exact.size
+	}
+	return len(t.hashes)
+}
+
+// locate returns the set of a hash and its shard.
+func (t *table) locate(hash uint64) (set uint64, sh *tableShard) {
+	set, _ = bits.Mul64(hash, t.sets)
+	return set, &t.shards[set&uint64(len(t.shards)-1)]
+}
+
+// find returns the words of a known key, else nil. The shard is locked.
+func (t *table) find(sh *tableShard, set, hash uint64, key string) []int64 {
+	if t.exact {
+		return sh.exact.find(key)
+	}
+	first := set * tableWays
+	ways := t.hashes[first : first+tableWays]
+	for i, h := range ways {
+		if h == hash {
+			at := (int(first) + i) * t.policies
+			return t.cells[at : at+t.policies]
+		}
+	}
+	return nil
+}
+
+// victim returns the slot for a new key, and whether its bucket is live. The shard is locked.
+func (t *table) victim(sh *tableShard, set uint64, ns int64) (slot int, live bool) {
+	first := int(set) * tableWays
+	if t.policies == 1 && !sh.rules.policies[0].infinite {
+		p := &sh.rules.policies[0]
+		reading := p.clock(ns)
+		least := int64(math.MaxInt64)
+		for i := range tableWays {
+			if t.hashes[first+i] == 0 {
+				return first + i, false
+			}
+			s := p.spent(t.cells[first+i], reading)
+			if s < least {
+				slot, least = first+i, s
+			}
+		}
+		return slot, least > 0
+	}
+	least := time.Duration(math.MaxInt64)
+	slot = first
+	for i := range tableWays {
+		if t.hashes[first+i] == 0 {
+			return first + i, false
+		}
+		full := sh.rules.full(t.cells[(first+i)*t.policies:][:t.policies], ns)
+		if full < least {
+			slot, least = first+i, full
+		}
+	}
+	return slot, least > 0
+}
+
+// full returns when the last of the buckets is full again; 0 means that they may be forgotten.
+func (r *tableRules) full(cells []int64, ns int64) time.Duration {
+	var full time.Duration
+	for i := range r.policies {
+		p := &r.policies[i]
+		if p.infinite {
+			continue
+		}
+		if s := p.spent(cells[i], p.clock(ns)); s > 0 {
+			if p.nsPerTick == 0 {
+				return math.MaxInt64
+			}
+			full = max(full, p.wait(s))
+		}
+	}
+	return full
+}
+
+// rule returns the rule of policy i for this question: the key's own, if it has one.
+func (q *tableTake) rule(rules *tableRules, i int, own *policyRule) *policyRule {
+	p := &rules.policies[i]
+	if i == 0 && q.own {
+		*own = p.forKey(q.limit, q.burst)
+		return own
+	}
+	return p
+}
+
+// take decides for all policies and charges all or none. each, where it is not empty, gets the state of
+// every policy; marks, where it is not nil, the words that were written, for giveBack.
+func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int64) tableAnswer {
+	hash := t.hash(q.key)
+	set, sh := t.locate(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	cells := t.find(sh, set, hash, q.key)
+	var fresh [ratePolicyMax]int64
+	if cells == nil {
+		return t.takeNew(q, sh, set, hash, &fresh, each, marks)
+	}
+	a := sh.decide(q, cells, false, each, marks)
+	sh.count(q, &a)
+	return a
+}
+
+// takeNew is take for a key that has no slot. The shard is locked.
+func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, fresh *[ratePolicyMax]int64, each []PolicyState, marks *[ratePolicyMax]int64) tableAnswer {
+	a := sh.decide(q, fresh[:t.policies], true, each, marks)
+	if !a.ok || q.peek || q.n == 0 {
+		sh.count(q, &a)
+		return a
+	}
+	var slot int
+	var live bool
+	if t.exact {
+		live = sh.exact.fullOfLive(sh.rules, q.ns)
+	} else {
+		slot, live = t.victim(sh, set, q.ns)
+	}
+	if live && t.budget != nil {
+		a = t.budget.take(q, a, each)
+		if a.ok {
+			sh.shared++
+		}
+		sh.count(q, &a)
+		return a
+	}
+	if t.exact {
+		sh.exact.insert(q.key, fresh[:t.policies])
+	} else {
+		t.hashes[slot] = hash
+		copy(t.cells[slot*t.policies:], fresh[:t.policies])
+	}
+	if live {
+		a.evicted = true
+		sh.evicted++
+	}
+	sh.count(q, &a)
+	return a
+}
+
+func (sh *tableShard) count(q *tableTake, a *tableAnswer) {
+	switch {
+	case q.peek:
+	case a.ok:
+		sh.admitted++
+	case q.shadow:
+		sh.shadowed++
+	default:
+		sh.rejected++
+	}
+}
+
+// decide asks every policy, and writes the words if all admit. fresh says that the
+// buckets are full whatever the words say. The shard is locked.
+func (sh *tableShard) decide(q *tableTake, cells []int64, fresh bool, each []PolicyState, marks *[ratePolicyMax]int64) tableAnswer {
+	rules := sh.rules
+	a := tableAnswer{ok: true, rules: rules}
+	var words [ratePolicyMax]int64
+	var own policyRule
+	nearest := -1 // tokens left at a.policy, once admitted
+	var never, later bool
+	for i := range cells {
+		p := q.rule(rules, i, &own)
+		if p.infinite {
+			words[i] = cells[i]
+			continue
+		}
+		reading := p.clock(q.ns)
+		var spent int64
+		if !fresh {
+			spent = p.spent(cells[i], reading)
+		}
+		if q.n > p.burst {
+			// No wait helps, so no other policy has more to say.
+			if !never {
+				never, a.policy = true, i
+			}
+			a.ok = false
+			continue
+		}
+		after := spent + p.cost(q.n)
+		words[i] = reading + after
+		if short := after - p.capacity; short > p.grace {
+			wait, possible := p.wait(short), p.nsPerTick > 0
+			if !possible || wait > q.maxWait {
+				a.ok = false
+				switch {
+				case never:
+				case !possible:
+					never, a.policy = true, i
+				case !later || wait > a.state.RetryAfter:
+					later, a.policy, a.state.RetryAfter = true, i, wait
+				}
+				continue
+			}
+			a.wait = max(a.wait, wait)
+		}
+		if left := p.tokens(after); nearest < 0 || left < nearest {
+			nearest = left
+			if a.ok {
+				a.policy = i
+			}
+		}
+	}
+	if never {
+		a.state.RetryAfter = 0
+	}
+	if a.ok && !q.peek {
+		copy(cells, words[:len(cells)])
+		if marks != nil {
+			*marks = words
+		}
+	}
+	sh.describe(q, cells, fresh && (q.peek || !a.ok), &a, each)
+	return a
+}
+
+// describe fills in the state of the policy that decided, and of each if they are asked for.
+func (sh *tableShard) describe(q *tableTake, cells []int64, fresh bool, a *tableAnswer, each []PolicyState) {
+	var own policyRule
+	retry := a.state.RetryAfter
+	p := q.rule(a.rules, a.policy, &own)
+	a.burst = p.burst
+	if p.infinite {
+		a.burst = math.MaxInt
+	}
+	a.state = p.now(cells[a.policy], q.ns, fresh)
+	a.state.RetryAfter, a.state.Refused = retry, !a.ok
+	for i := range min(len(each), len(cells)) {
+		p := q.rule(a.rules, i, &own)
+		each[i] = p.now(cells[i], q.ns, fresh)
+		if a.ok || p.infinite {
+			continue
+		}
+		switch short := p.shortOf(cells[i], q.ns, fresh, q.n); {
+		case q.n > p.burst:
+			each[i].Refused = true
+		case short > p.grace:
+			each[i].RetryAfter, each[i].Refused = p.wait(short), true
+		}
+	}
+}
+
+// now returns the state of a bucket.
+func (p *policyRule) now(cell, ns int64, fresh bool) PolicyState {
+	if p.infinite || fresh {
+		return p.state(0)
+	}
+	return p.state(p.spent(cell, p.clock(ns)))
+}
+
+// shortOf returns how many ticks are missing for n tokens.
+func (p *policyRule) shortOf(cell, ns int64, fresh bool, n int) int64 {
+	var spent int64
+	if !fresh {
+		spent = p.spent(cell, p.clock(ns))
+	}
+	return spent + p.cost(n) - p.capacity
+}
+
+// take lets a new key that every policy admits have its tokens from the shared bucket.
+func (b *tableBudget) take(q *tableTake, a tableAnswer, each []PolicyState) tableAnswer {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a.shared = true
+	p := &b.rule
+	if p.infinite {
+		return a
+	}
+	reading := p.clock(q.ns)
+	spent := p.spent(b.cell, reading)
+	after := spent + p.cost(min(q.n, math.MaxInt))
+	short := after - p.capacity
+	wait := p.wait(max(short, 0))
+	switch {
+	case q.n > p.burst, short > p.grace && (p.nsPerTick == 0 || wait > q.maxWait):
+		a.ok = false
+		a.state = p.state(spent)
+		a.state.Refused = true
+		if q.n <= p.burst {
+			a.state.RetryAfter = wait
+		}
+		a.state.Remaining = 0
+		if len(each) > a.policy {
+			each[a.policy] = a.state
+		}
+	default:
+		b.cell = reading + after
+		if short > p.grace {
+			a.wait = max(a.wait, wait)
+		}
+	}
+	return a
+}
+
+// adjust adds n tokens to what is spent, or with n below 0 gives them back, at every policy, unasked.
+func (t *table) adjust(q *tableTake) {
+	hash := t.hash(q.key)
+	set, sh := t.locate(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	cells := t.find(sh, set, hash, q.key)
+	var fresh [ratePolicyMax]int64
+	known := cells != nil
+	if !known {
+		if q.n <= 0 {
+			return
+		}
+		cells = fresh[:t.policies]
+	}
+	var own policyRule
+	for i := range cells {
+		p := q.rule(sh.rules, i, &own)
+		if p.infinite {
+			continue
+		}
+		reading := p.clock(q.ns)
+		var spent int64
+		if known {
+			spent = p.spent(cells[i], reading)
+		}
+		if q.n < 0 {
+			spent = max(0, spent-p.cost(-max(q.n, -math.MaxInt)))
+		} else {
+			spent = min(p.debt, spent+p.cost(q.n))
+		}
+		cells[i] = reading + spent
+	}
+	if known {
+		return
+	}
+	if t.exact {
+		if t.budget == nil || !sh.exact.fullOfLive(sh.rules, q.ns) {
+			sh.exact.insert(q.key, cells)
+		}
+		return
+	}
+	slot, live := t.victim(sh, set, q.ns)
+	if live && t.budget != nil {
+		return
+	}
+	if live {
+		sh.evicted++
+	}
+	t.hashes[slot] = hash
+	copy(t.cells[slot*t.policies:], cells)
+}
+
+// giveBack returns a reservation that will not be used, as far as nobody has reserved after it: those who did
+// know their time already, and tokens returned behind them would let others act at the same time.
+func (t *table) giveBack(q *tableTake, rules *tableRules, marks *[ratePolicyMax]int64) {
+	hash := t.hash(q.key)
+	set, sh := t.locate(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	cells := t.find(sh, set, hash, q.key)
+	if cells == nil || sh.rules.generation != rules.generation {
+		return
+	}
+	var own policyRule
+	for i := range cells {
+		p := q.rule(sh.rules, i, &own)
+		if p.infinite {
+			continue
+		}
+		reading := p.clock(q.ns)
+		if back := p.cost(q.n) - (cells[i] - marks[i]); back > 0 && back <= p.cost(q.n) {
+			cells[i] = reading + max(0, p.spent(cells[i], reading)-back)
+		}
+	}
+}
+
+// reset forgets a key: its buckets are full.
+func (t *table) reset(key string) {
+	hash := t.hash(key)
+	set, sh := t.locate(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if t.exact {
+		sh.exact.remove(key)
+		return
+	}
+	first := set * tableWays
+	for i := range t.hashes[first : first+tableWays] {
+		if t.hashes[first+uint64(i)] == hash {
+			t.hashes[first+uint64(i)] = 0
+		}
+	}
+}
+
+// setRules gives every bucket the new rules; what is spent stays spent.
+func (t *table) setRules(rules *tableRules, ns int64) {
+	for i := range t.shards {
+		t.shards[i].setRules(t, i, rules, ns)
+	}
+}
+
+func (sh *tableShard) setRules(t *table, index int, rules *tableRules, ns int64) {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	convert := func(cells []int64) {
+		for j := range cells {
+			cells[j] = policyConvert(&sh.rules.policies[j], &rules.policies[j], cells[j], ns)
+		}
+	}
+	sh.each(t, index, convert)
+	sh.rules = rules
+}
+
+// each calls fn with the words of every key of a shard. The shard is locked.
+func (sh *tableShard) each(t *table, index int, fn func([]int64)) {
+	if t.exact {
+		sh.exact.each(fn)
+		return
+	}
+	for set := uint64(index); set < t.sets; set += uint64(len(t.shards)) {
+		for slot := set * tableWays; slot < (set+1)*tableWays; slot++ {
+			if t.hashes[slot] != 0 {
+				at := int(slot) * t.policies
+				fn(t.cells[at : at+t.policies])
+			}
+		}
+	}
+}
+
+// stats adds up the shards.
+func (t *table) stats(s *RateStats, ns int64) {
+	s.Capacity = t.capacity()
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.Lock()
+		s.Admitted += sh.admitted
+		s.Rejected += sh.rejected
+		s.Shadowed += sh.shadowed
+		s.EvictedLive += sh.evicted
+		s.SharedNewKeys += sh.shared
+		sh.each(t, i, func(cells []int64) {
+			if sh.rules.full(cells, ns) > 0 {
+				s.LiveKeys++
+			}
+		})
+		sh.mu.Unlock()
+	}
+	s.Saturation = float64(s.LiveKeys) / float64(s.Capacity)
+}

@@ -1,0 +1,62 @@
+package limiter
+
+import (
+	"crypto/sha256"
+	"strings"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// tableExactKey is how long a key may be that is kept as it is: what a client may choose must not
+// decide how much memory is held.
+const tableExactKey = 256
+
+// tableExact keeps keys themselves instead of their hashes, in the order of their last use.
+type tableExact struct {
+	size int
+	lru  *simplelru.LRU[string, []int64]
+}
+
+func newTableExact(size int) tableExact {
+	lru, err := simplelru.NewLRU[string, []int64](size, nil)
+	if err != nil {
+		panic("limiter: NewRate: WithExactKeys: " + err.Error())
+	}
+	return tableExact{size: size, lru: lru}
+}
+
+// name returns what stands for a key; above tableExactKey bytes that is its SHA-256.
+func (e *tableExact) name(key string) string {
+	if len(key) <= tableExactKey {
+		return key
+	}
+	sum := sha256.Sum256([]byte(key))
+	return "sha256:" + string(sum[:])
+}
+
+func (e *tableExact) find(key string) []int64 {
+	cells, _ := e.lru.Get(e.name(key))
+	return cells
+}
+
+// fullOfLive reports whether a new key would displace a live bucket.
+func (e *tableExact) fullOfLive(rules *tableRules, ns int64) bool {
+	if e.lru.Len() < e.size {
+		return false
+	}
+	_, oldest, _ := e.lru.GetOldest()
+	return rules.full(oldest, ns) > 0
+}
+
+func (e *tableExact) insert(key string, cells []int64) {
+	// The clone lets go of whatever the key was cut out of, such as a request's header.
+	e.lru.Add(strings.Clone(e.name(key)), append([]int64(nil), cells...))
+}
+
+func (e *tableExact) remove(key string) { e.lru.Remove(e.name(key)) }
+
+func (e *tableExact) each(fn func([]int64)) {
+	for _, cells := range e.lru.Values() {
+		fn(cells)
+	}
+}
