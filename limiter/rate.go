@@ -37,7 +37,7 @@ type Rate struct {
 type Decision struct {
 	// OK reports whether the event may happen. If it is set, and Shadow is not, the tokens are taken.
 	OK bool
-	// Shadow is set if the event would have been refused but for [WithShadow].
+	// Shadow is set if the event would have been refused but for [WithRateShadow].
 	// OK is set then, RetryAfter too, and nothing was taken.
 	Shadow bool
 	// Policy is the name of the policy that the numbers are from.
@@ -199,7 +199,7 @@ func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
 	return nil
 }
 
-// SetShadow switches [WithShadow] on or off for events from now on.
+// SetShadow switches [WithRateShadow] on or off for events from now on.
 func (r *Rate) SetShadow(on bool) { r.shadow.Store(on) }
 
 // Policies returns the present policies, the one of NewRate first.

@@ -124,8 +124,8 @@ func WithMaxWait(d time.Duration) RateOption {
 	return rateOption(func(c *rateConfig) { c.maxWait = d })
 }
 
-// WithShadow decides and counts but refuses nothing: a Decision that would have been a refusal has OK and Shadow set.
-func WithShadow() RateOption {
+// WithRateShadow decides and counts but refuses nothing: a Decision that would have been a refusal has OK and Shadow set.
+func WithRateShadow() RateOption {
 	return rateOption(func(c *rateConfig) { c.shadow = true })
 }
 

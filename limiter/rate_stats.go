@@ -4,7 +4,7 @@ import "time"
 
 // RateStats is what a [Rate] counted since it was made.
 type RateStats struct {
-	// Admitted, Rejected and Shadowed count decisions; Shadowed are those that only [WithShadow] admitted.
+	// Admitted, Rejected and Shadowed count decisions; Shadowed are those that only [WithRateShadow] admitted.
 	Admitted uint64 `json:"admitted"`
 	Rejected uint64 `json:"rejected"`
 	Shadowed uint64 `json:"shadowed"`
@@ -27,7 +27,7 @@ type RateStats struct {
 // RateTrace is a set of functions to be called when something happens in a [Rate]. Each may be nil. They are called by the goroutine
 // that made the call, with no lock held, and must be safe for concurrent use.
 type RateTrace struct {
-	// Rejected is called for every refusal, and for those that [WithShadow] admits, which have d.Shadow set.
+	// Rejected is called for every refusal, and for those that [WithRateShadow] admits, which have d.Shadow set.
 	Rejected func(key string, d Decision)
 	// Evicted is called when a new key displaced a bucket that was not full.
 	Evicted func()

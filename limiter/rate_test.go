@@ -416,7 +416,7 @@ func TestRateShadowRefusesNothing(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var seen []limiter.Decision
-				opts := append([]limiter.RateOption{limiter.WithShadow(), limiter.WithRateTrace(limiter.RateTrace{
+				opts := append([]limiter.RateOption{limiter.WithRateShadow(), limiter.WithRateTrace(limiter.RateTrace{
 					Rejected: func(_ string, d limiter.Decision) { seen = append(seen, d) },
 				})}, opts...)
 				r := limiter.NewRate(1, 1, opts...)
