@@ -1,0 +1,550 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Cache is a shared HTTP cache in memory. Make one with [New]; the zero value does not work. Safe
+// for concurrent use.
+type Cache struct {
+	name      string
+	store     *store
+	marks     markers
+	seen      *doorkeeper // nil without admission
+	began     time.Time
+	rules     rules
+	maxObject atomic.Int64
+	fixedMax  bool // WithMaxObject was given
+	recorded  atomic.Int64
+
+	collapseWait      time.Duration
+	revalidations     atomic.Int64
+	maxRevalidations  int64
+	revalidateTimeout time.Duration
+	backOff           time.Duration
+
+	trace Trace
+	stats counters
+}
+
+// New returns a cache that holds at most maxBytes: bodies, header fields, keys and what it costs
+// to keep them. It panics if maxBytes is less than 64 KiB, or an option is wrong.
+func New(maxBytes int64, opts ...Option) *Cache {
+	if maxBytes < minBytes {
+		panic(fmt.Sprintf("cache: New(%d): the budget must be at least %d bytes", maxBytes, minBytes))
+	}
+	cfg := config{
+		name: "spillgate", maxVariants: 16, collapseWait: 5 * time.Second,
+		revalidations: 16, revalidateTimeout: 30 * time.Second, backOff: time.Second,
+		rules: rules{
+			targets: []string{"Cdn-Cache-Control"},
+			unkeyed: []string{"X-Forwarded-Host", "X-Forwarded-Scheme", "X-Forwarded-Prefix", "X-Host", "X-Original-Url",
+				"X-Rewrite-Url", "X-Http-Method-Override", "Forwarded"},
+			tagFields:     []string{"Cache-Tag", "Surrogate-Key"},
+			ifUnreachable: 60 * time.Second,
+		},
+	}
+	for _, o := range opts {
+		o.applyCache(&cfg)
+	}
+	c := &Cache{
+		name: cfg.name, store: newStore(maxBytes, 16, cfg.maxEntries, cfg.maxVariants), marks: newMarkers(),
+		began: time.Now(), rules: cfg.rules, fixedMax: cfg.maxObject > 0,
+		collapseWait: cfg.collapseWait, maxRevalidations: int64(cfg.revalidations),
+		revalidateTimeout: cfg.revalidateTimeout, backOff: cfg.backOff, trace: cfg.trace,
+	}
+	if cfg.admission {
+		c.seen = newDoorkeeper()
+	}
+	c.maxObject.Store(cfg.maxObject)
+	c.fitObject(maxBytes)
+	return c
+}
+
+const minBytes = 64 << 10
+
+// fitObject sets the largest body for a budget, unless the user did.
+func (c *Cache) fitObject(maxBytes int64) {
+	if !c.fixedMax {
+		c.maxObject.Store(min(maxBytes/64, 8<<20))
+	}
+}
+
+// SetMaxBytes changes the budget while the cache runs; entries over it are evicted at once. An
+// error leaves everything as it was.
+func (c *Cache) SetMaxBytes(n int64) error {
+	if n < minBytes {
+		return fmt.Errorf("cache: SetMaxBytes(%d): the budget must be at least %d bytes", n, minBytes)
+	}
+	c.store.maxBytes.Store(n)
+	c.fitObject(n)
+	c.store.shrink(0)
+	return nil
+}
+
+// Handler returns a handler that answers from the cache where it may, and from next else. Options
+// given here hold for this handler, over those of [New].
+//
+// Where next runs, it runs on the goroutine of the request that needs it, and a panic in it travels
+// on. The context of a run that others wait for ends when nobody is left who reads its response.
+func (c *Cache) Handler(next http.Handler, opts ...RouteOption) http.Handler {
+	if next == nil {
+		panic("cache: Handler(nil): give it the handler to cache")
+	}
+	p := c.rules
+	for _, o := range opts {
+		o.applyRoute(&p)
+	}
+	return &route{cache: c, next: next, rules: &p}
+}
+
+// route is a handler behind the cache.
+type route struct {
+	cache *Cache
+	next  http.Handler
+	rules *rules
+}
+
+// mark notes that responses for a key are not for sharing.
+func (c *Cache) mark(hash uint64, now time.Time) { c.marks.add(hash, c.second(now)) }
+
+func (c *Cache) second(now time.Time) int64 { return int64(now.Sub(c.began) / time.Second) }
+
+// ServeHTTP answers one request.
+func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c, p := h.cache, h.rules
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		h.serveOther(w, r)
+		return
+	}
+	if r.ContentLength != 0 || len(r.TransferEncoding) != 0 || len(r.Header["Upgrade"]) != 0 ||
+		originConditional(r.Header) || p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
+		h.passOn(w, r)
+		return
+	}
+	cc := plainRequest
+	if !p.ignoreClient {
+		if cc = parseRequest(r.Header); cc.noStore {
+			h.passOn(w, r)
+			return
+		}
+	}
+	var stack [512]byte
+	key := p.appendKey(stack[:0], r)
+	if len(key) > maxKey {
+		h.passOn(w, r)
+		return
+	}
+	now := time.Now()
+	hash := maphash.Bytes(c.store.seed, key)
+	if second := c.second(now); !cc.onlyIfCached && (c.marks.live(hash, second) ||
+		len(r.Header["Authorization"]) != 0 && c.marks.live(hash^authSalt, second)) {
+		h.passOn(w, r)
+		return
+	}
+	extra := p.extra(r)
+
+	for attempt := 0; ; attempt++ {
+		res := c.store.get(hash, key)
+		e := res.variant(extra, r.Header)
+		if e != nil {
+			age := e.age(now)
+			if e.fresh(now) && cc.accepts(e, age) {
+				h.serveHit(w, r, e, age)
+				return
+			}
+			if cc.acceptsStale(e, age) {
+				c.count(w, r, Stale)
+				h.serveStale(w, r, e, now, "max-stale")
+				return
+			}
+			if cc == plainRequest && p.staleAllowed(e, now, revalidating) {
+				c.count(w, r, Stale)
+				h.serveStale(w, r, e, now, "stale-while-revalidate")
+				h.revalidate(r, hash, key, extra, res, e, now)
+				return
+			}
+		}
+		if cc.onlyIfCached {
+			h.refuse(w, r)
+			return
+		}
+		if h.fetch(w, r, cc, now, hash, key, extra, res, e, attempt) {
+			return
+		}
+	}
+}
+
+// accepts reports whether a request is content with a response that is fresh (RFC 9111, section
+// 5.2.1).
+func (cc *requestDirectives) accepts(e *entry, age time.Duration) bool {
+	return !cc.noCache && (cc.maxAge == noDelta || age <= cc.maxAge) &&
+		(cc.minFresh == noDelta || e.lifetime-age >= cc.minFresh)
+}
+
+// acceptsStale reports whether a request asks for a stale response that the response itself does
+// not forbid to be used.
+func (cc *requestDirectives) acceptsStale(e *entry, age time.Duration) bool {
+	return (cc.anyStale || cc.maxStale != noDelta) && !cc.noCache && !e.mustValidate && !e.soft.Load() &&
+		(cc.maxAge == noDelta || age <= cc.maxAge) && (cc.anyStale || age-e.lifetime <= cc.maxStale)
+}
+
+// variant finds the stored response that a request selects.
+func (r *resource) variant(extra string, h http.Header) *entry {
+	if r == nil {
+		return nil
+	}
+	for _, e := range r.variants {
+		if e.selects(extra, h) {
+			return e
+		}
+	}
+	return nil
+}
+
+func (p *rules) hosted(r *http.Request) bool {
+	host := strings.ToLower(r.Host)
+	if r.TLS != nil {
+		host = strings.TrimSuffix(host, ":443")
+	} else {
+		host = strings.TrimSuffix(host, ":80")
+	}
+	return slices.Contains(p.hosts, host)
+}
+
+// passOn lets the handler answer as if the cache were not there.
+func (h *route) passOn(w http.ResponseWriter, r *http.Request) {
+	h.cache.count(w, r, Bypass)
+	h.next.ServeHTTP(w, r)
+}
+
+// refuse answers a request that wants a stored response or none (RFC 9111, section 5.2.1.7).
+func (h *route) refuse(w http.ResponseWriter, r *http.Request) {
+	h.cache.count(w, r, Miss)
+	hd := w.Header()
+	hd["Cache-Status"] = []string{h.cache.name + "; detail=only-if-cached"}
+	hd.Set("Cache-Control", "no-store")
+	hd.Set("Content-Length", "0")
+	w.WriteHeader(http.StatusGatewayTimeout)
+}
+
+// fetch has the handler asked, by this request or by another one that is already at it. It reports
+// false if the caller should look into the store again.
+func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectives, now time.Time,
+	hash uint64, key []byte, extra string, res *resource, e *entry, attempt int) bool {
+	c := h.cache
+	fl := &fill{h: h, w: w, r: r, asked: now, hash: hash, key: string(key), extra: extra, have: e, forward: "uri-miss"}
+	fl.validating = e != nil && (e.etag != "" || e.lastModified != "")
+	switch {
+	case e != nil && (cc.noCache || cc.maxAge != noDelta || cc.minFresh != noDelta) && e.fresh(now):
+		fl.forward = "request"
+		c.stats.missRequest.Add(1)
+	case e != nil:
+		fl.forward = "stale"
+		c.stats.missStale.Add(1)
+	case res != nil:
+		fl.forward = "vary-miss"
+		c.stats.missVary.Add(1)
+	default:
+		c.stats.missURL.Add(1)
+	}
+
+	ranged := len(r.Header["Range"]) != 0
+	if r.Method == http.MethodHead {
+		// Nothing that a HEAD brings is stored; but it may be answered stale.
+		if e == nil {
+			h.passOn(w, r)
+			return true
+		}
+		fl.noStore, fl.validating = true, false
+	}
+	alone := r.Method == http.MethodHead || c.collapseWait == 0 ||
+		len(r.Header["Authorization"]) != 0 || // whose response may be his alone
+		!fl.validating && (ranged || conditional(r.Header)) || // whose response is no answer for others
+		e != nil && e.noCache // each use is to be validated for itself
+	if !alone && r.Context().Value(filling{c}) != nil {
+		h.passOn(w, r) // we are inside a fill of this very cache
+		return true
+	}
+	fl.deferred = fl.validating && (ranged || conditional(r.Header))
+
+	flightKey := ""
+	names := res.varyNames(extra, e)
+	for round := 0; !alone; round++ {
+		flightKey = fl.key + "\x00" + extra + secondary(names, r.Header)
+		f, leader, again := c.store.join(hash, key, flightKey, res)
+		if again {
+			if attempt < 8 {
+				return false
+			}
+			break
+		}
+		if leader {
+			fl.f, fl.since = f, f.since
+			fl.run()
+			return true
+		}
+		switch vary, next := h.follow(w, r, f, e, extra); {
+		case next == served:
+			return true
+		case next == otherVariant && round == 0:
+			names = vary
+			continue
+		}
+		break
+	}
+	fl.since = c.store.beginAlone(hash)
+	fl.run()
+	return true
+}
+
+// varyNames are the request fields on which the variant depends that a request is likely to get:
+// those of the stored one it selects, or of the newest.
+func (r *resource) varyNames(extra string, e *entry) []string {
+	if e != nil {
+		return e.vary
+	}
+	if r != nil {
+		for _, v := range r.variants {
+			if v.extra == extra {
+				return v.vary
+			}
+		}
+	}
+	return nil
+}
+
+// whatNext is what a request does after it waited for another one.
+type whatNext uint8
+
+const (
+	served       whatNext = iota
+	goAlone               // the other one's response is not for this request
+	otherVariant          // nor is it, but others may wait for the same one
+)
+
+// follow waits for the response of a flight, and answers with it if it may.
+func (h *route) follow(w http.ResponseWriter, r *http.Request, f *flight, have *entry, extra string) (vary []string, next whatNext) {
+	c := h.cache
+	ctx := r.Context()
+	left := false
+	leave := func(cause error) {
+		if !left {
+			left = true
+			f.leave(cause)
+		}
+	}
+	defer leave(errLeft)
+	timer := time.NewTimer(c.collapseWait)
+	defer timer.Stop()
+	seen := reader{offset: -1, nudged: -1}
+	for {
+		n, err := f.await(ctx, timer.C, &seen)
+		if err != nil {
+			leave(err)
+			if errors.Is(err, errWaited) {
+				return nil, goAlone
+			}
+			return nil, h.giveUp(w, r, err)
+		}
+		if n.head != nil && !seen.head {
+			seen.head = true
+			if !n.head.selects(extra, r.Header) {
+				return n.head.vary, otherVariant
+			}
+			if n.outcome == pending && n.length >= 0 && r.Method == http.MethodGet &&
+				!conditional(r.Header) && len(r.Header["Range"]) == 0 {
+				h.stream(w, r, f, n.head, n.length)
+				return nil, served
+			}
+		}
+		switch n.outcome {
+		case complete:
+			if !n.entry.selects(extra, r.Header) {
+				return n.entry.vary, otherVariant
+			}
+			c.count(w, r, Collapsed)
+			h.serve(w, r, n.entry, n.entry.age(time.Now()), c.name+"; fwd=uri-miss; collapsed")
+			return nil, served
+		case failed:
+			now := time.Now()
+			if n.unwell && have != nil && h.rules.staleAllowed(have, now, refused) {
+				c.count(w, r, Stale)
+				h.serveStale(w, r, have, now, "collapsed")
+				return nil, served
+			}
+			return nil, goAlone
+		case released:
+			return nil, goAlone
+		}
+	}
+}
+
+var errLeft = errors.New("cache: nobody waits for the response any more")
+
+// giveUp ends a request whose own context ended while it waited. A client that left gets nothing;
+// one whose time is up is told.
+func (h *route) giveUp(w http.ResponseWriter, r *http.Request, cause error) whatNext {
+	h.cache.count(w, r, Miss)
+	if errors.Is(cause, context.DeadlineExceeded) {
+		hd := w.Header()
+		hd.Set("Cache-Control", "no-store")
+		hd.Set("Content-Length", "0")
+		w.WriteHeader(http.StatusGatewayTimeout)
+	}
+	return served
+}
+
+// stream sends a response while it is being recorded. Its length is known, so that breaking off is
+// as visible to this client as it is to the leader's.
+func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *entry, length int64) {
+	c := h.cache
+	c.count(w, r, Collapsed)
+	hd := w.Header()
+	for i := range head.fields {
+		hd[head.fields[i].name] = slices.Clip(head.fields[i].values)
+	}
+	if bodyAllowed(head.status) {
+		hd["Content-Length"] = []string{fmt.Sprint(length)}
+	}
+	hd["Age"] = []string{fmt.Sprint(int64(head.age(time.Now()) / time.Second))}
+	earlier, _ := head.values("Cache-Status")
+	hd["Cache-Status"] = withStatus(earlier, c.name+"; fwd=uri-miss; collapsed")
+	w.WriteHeader(head.status)
+	seen := reader{head: true, nudged: -1}
+	for {
+		n, err := f.await(r.Context(), nil, &seen)
+		if err != nil {
+			return // the client is gone
+		}
+		if len(n.body) > 0 {
+			m, err := w.Write(n.body)
+			if seen.offset += m; err != nil {
+				return
+			}
+			continue
+		}
+		if n.outcome == complete {
+			return
+		}
+		if n.outcome != pending {
+			panic(http.ErrAbortHandler) // the response broke off
+		}
+	}
+}
+
+// trouble is why a stale response might be served.
+type trouble uint8
+
+const (
+	revalidating trouble = iota
+	erring               // 500 or 503 of the handler
+	unreachable          // 502 or 504
+	refused              // by a protecting layer
+	panicked
+)
+
+// staleAllowed reports whether a stale response may be served (RFC 9111, section 4.2.4; RFC 5861).
+func (p *rules) staleAllowed(e *entry, now time.Time, why trouble) bool {
+	if e.mustValidate || e.noCache || e.status >= 500 {
+		return false
+	}
+	window := time.Duration(0)
+	switch {
+	case why == revalidating:
+		if window = e.whileStale; window == noDelta {
+			window = p.whileStale
+		}
+	case e.ifError != noDelta:
+		window = e.ifError
+	case why == erring:
+		window = p.ifError
+	default:
+		window = max(p.ifError, p.ifUnreachable)
+	}
+	return window > 0 && e.age(now)-e.lifetime <= window
+}
+
+// mayHideFailure reports whether the client gets the stored response in place of a failure.
+func (fl *fill) mayHideFailure(status int, now time.Time) bool {
+	if fl.have == nil {
+		return false
+	}
+	why := refused
+	switch {
+	case fl.shed != nil:
+		fl.reason = "shed"
+	case status == http.StatusBadGateway || status == http.StatusGatewayTimeout:
+		why, fl.reason = unreachable, "unreachable"
+	case status == http.StatusInternalServerError || status == http.StatusServiceUnavailable:
+		why, fl.reason = erring, "stale-if-error"
+	default:
+		return false
+	}
+	return fl.h.rules.staleAllowed(fl.have, now, why)
+}
+
+// revalidate begins a background validation of a stale response, unless one is under way, too many
+// are, or the last one failed just now.
+func (h *route) revalidate(r *http.Request, hash uint64, key []byte, extra string, res *resource, e *entry, now time.Time) {
+	c := h.cache
+	if int64(now.Sub(c.began)) < e.retry.Load() {
+		return
+	}
+	if c.revalidations.Add(1) > c.maxRevalidations {
+		c.revalidations.Add(-1)
+		return
+	}
+	f, leader, _ := c.store.join(hash, key, string(key)+"\x00"+extra+secondary(e.vary, r.Header), res)
+	if !leader {
+		if f != nil {
+			f.leave(errLeft)
+		}
+		c.revalidations.Add(-1)
+		return
+	}
+	c.stats.revalidations.Add(1)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), c.revalidateTimeout)
+	out := r.Clone(ctx)
+	out.Method = http.MethodGet
+	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
+		delete(out.Header, name)
+	}
+	fl := &fill{h: h, w: &sink{make(http.Header)}, r: out, asked: now, hash: hash, key: string(key), extra: extra,
+		since: f.since, f: f, have: e, forward: "stale", background: true, validating: e.etag != "" || e.lastModified != ""}
+	go fl.revalidate(cancel)
+}
+
+// revalidate runs the handler without a client. A panic in it has no server above to log it: it is
+// counted and given to the trace, and the key is left alone for a while, as after any failure.
+func (fl *fill) revalidate(cancel context.CancelFunc) {
+	c := fl.h.cache
+	good := false
+	defer func() {
+		cancel()
+		c.revalidations.Add(-1)
+		if v := recover(); v != nil {
+			good = false
+			c.stats.revPanics.Add(1)
+			if c.trace.RevalidationPanic != nil {
+				c.trace.RevalidationPanic(fl.r, v, debug.Stack())
+			}
+		}
+		if !good {
+			c.stats.revErrors.Add(1)
+			wait := c.backOff << min(fl.have.tries.Add(1)-1, 5)
+			fl.have.retry.Store(int64(time.Since(c.began) + wait))
+		}
+	}()
+	fl.run()
+	good = fl.shed == nil && fl.status < 500 && fl.status != 0
+}

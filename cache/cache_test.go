@@ -1,0 +1,282 @@
+package cache_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// page answers with fields ("Name: value") and a body, and counts how often it was asked.
+func page(calls *atomic.Int64, body string, fields ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		for _, f := range fields {
+			name, value, _ := strings.Cut(f, ": ")
+			w.Header().Add(name, value)
+		}
+		io.WriteString(w, body)
+	}
+}
+
+// ask sends a request ("Name: value" for fields) and returns the response.
+func ask(h http.Handler, method, url string, fields ...string) *http.Response {
+	r := httptest.NewRequest(method, url, nil)
+	for _, f := range fields {
+		name, value, _ := strings.Cut(f, ": ")
+		r.Header.Add(name, value)
+	}
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, r)
+	return rec.Result()
+}
+
+func get(h http.Handler, url string, fields ...string) *http.Response {
+	return ask(h, http.MethodGet, url, fields...)
+}
+
+func text(t *testing.T, res *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func want[T comparable](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+// TestStored asks twice and tells whether the second answer came from the store.
+func TestStored(t *testing.T) {
+	past, future := "Sun, 06 Nov 1994 08:49:37 GMT", "Thu, 18 Aug 2050 02:01:18 GMT"
+	for _, test := range []struct {
+		name    string
+		request []string
+		fields  []string
+		opts    []cache.Option
+		stored  bool
+	}{
+		{"max-age", nil, []string{"Cache-Control: max-age=60"}, nil, true},
+		{"nothing said", nil, nil, nil, false},
+		{"Expires in the future", nil, []string{"Expires: " + future}, nil, true},
+		{"Expires in the past", nil, []string{"Expires: " + past}, nil, false},
+		{"Expires 0", nil, []string{"Expires: 0", "Last-Modified: " + past}, nil, false},
+		{"max-age beats Expires", nil, []string{"Cache-Control: max-age=60", "Expires: " + past}, nil, true},
+		{"s-maxage beats max-age", nil, []string{"Cache-Control: max-age=60, s-maxage=0"}, nil, false},
+		{"CDN-Cache-Control beats Cache-Control", nil, []string{"Cache-Control: no-store", "CDN-Cache-Control: max-age=60"}, nil, true},
+		{"CDN-Cache-Control forbids", nil, []string{"Cache-Control: max-age=60", "CDN-Cache-Control: no-store"}, nil, false},
+		{"CDN-Cache-Control that does not parse is ignored", nil, []string{"Cache-Control: max-age=60", "CDN-Cache-Control: no-store,,"}, nil, true},
+		{"no targets", nil, []string{"Cache-Control: max-age=60", "CDN-Cache-Control: no-store"}, []cache.Option{cache.WithTargets()}, true},
+		{"heuristic", nil, []string{"Last-Modified: " + past}, nil, true},
+		{"no heuristic with cookies", []string{"Cookie: a=b"}, []string{"Last-Modified: " + past}, nil, false},
+		{"fresh with cookies", []string{"Cookie: a=b"}, []string{"Cache-Control: max-age=60"}, nil, true},
+		{"private", nil, []string{"Cache-Control: private, max-age=60"}, nil, false},
+		{"no-store", nil, []string{"Cache-Control: no-store, max-age=60"}, nil, false},
+		{"Set-Cookie", nil, []string{"Cache-Control: max-age=60", "Set-Cookie: a=b"}, nil, false},
+		{"Set-Cookie by option", nil, []string{"Cache-Control: max-age=60", "Set-Cookie: a=b"}, []cache.Option{cache.WithStoreSetCookie()}, true},
+		{"Set-Cookie that the response leaves out", nil, []string{`Cache-Control: max-age=60, no-cache="set-cookie"`, "Set-Cookie: a=b"}, nil, true},
+		{"Vary *", nil, []string{"Cache-Control: max-age=60", "Vary: foo, *"}, nil, false},
+		{"Vary", []string{"Foo: 1"}, []string{"Cache-Control: max-age=60", "Vary: foo"}, nil, true},
+		{"event stream", nil, []string{"Cache-Control: max-age=60", "Content-Type: text/event-stream"}, nil, false},
+		{"client says no-store", []string{"Cache-Control: no-store"}, []string{"Cache-Control: max-age=60"}, nil, false},
+		{"client says no-cache", []string{"Cache-Control: no-cache"}, []string{"Cache-Control: max-age=60"}, nil, false},
+		{"client says no-cache, ignored", []string{"Cache-Control: no-cache"}, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithIgnoreClientControl()}, true},
+		{"Pragma: no-cache", []string{"Pragma: no-cache"}, []string{"Cache-Control: max-age=60"}, nil, false},
+		{"only explicit: max-age", nil, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithOnlyExplicit()}, false},
+		{"only explicit: public", nil, []string{"Cache-Control: public, max-age=60"}, []cache.Option{cache.WithOnlyExplicit()}, true},
+		{"only explicit: s-maxage", nil, []string{"Cache-Control: s-maxage=60"}, []cache.Option{cache.WithOnlyExplicit()}, true},
+		{"only explicit: targeted", nil, []string{"CDN-Cache-Control: max-age=60"}, []cache.Option{cache.WithOnlyExplicit()}, true},
+		{"TTL by option", nil, nil, []cache.Option{cache.WithTTL(time.Minute)}, true},
+		{"TTL by option does not beat the response", nil, []string{"Cache-Control: max-age=0"}, []cache.Option{cache.WithTTL(time.Minute)}, false},
+		{"TTL by option, no-store", nil, []string{"Cache-Control: no-store"}, []cache.Option{cache.WithTTL(time.Minute)}, false},
+		{"bypass", nil, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithBypass(func(*http.Request) bool { return true })}, false},
+		{"host not listed", nil, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithHosts("other.example")}, false},
+		{"host listed", nil, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithHosts("Example.com")}, true},
+		{"admission: not at the first miss", nil, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithAdmission()}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var calls atomic.Int64
+			h := cache.New(1<<20, test.opts...).Handler(page(&calls, "body", test.fields...))
+			for range 2 {
+				res := get(h, "http://example.com/x", test.request...)
+				want(t, "body", text(t, res), "body")
+			}
+			want(t, "stored", calls.Load() == 1, test.stored)
+		})
+	}
+}
+
+func TestHitSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		h := cache.New(1 << 20).Handler(page(&calls, "body", "Cache-Control: max-age=60", "Etag: \"v1\""))
+		first := get(h, "http://example.com/x")
+		want(t, "first", first.Header.Get("Cache-Status"), "spillgate; fwd=uri-miss; fwd-status=200; stored")
+		time.Sleep(12 * time.Second)
+		second := get(h, "http://example.com/x")
+		want(t, "Cache-Status", second.Header.Get("Cache-Status"), "spillgate; hit; ttl=48")
+		want(t, "Age", second.Header.Get("Age"), "12")
+		want(t, "Content-Length", second.Header.Get("Content-Length"), "4")
+		want(t, "Content-Type", second.Header.Get("Content-Type"), "text/plain; charset=utf-8")
+		want(t, "Date", second.Header.Get("Date") != "", true)
+		head := ask(h, http.MethodHead, "http://example.com/x")
+		want(t, "HEAD from GET", calls.Load(), 1)
+		want(t, "HEAD body", text(t, head), "")
+		want(t, "HEAD length", head.Header.Get("Content-Length"), "4")
+		not := get(h, "http://example.com/x", `If-None-Match: "v0", W/"v1"`)
+		want(t, "status", not.StatusCode, 304)
+		want(t, "304 without Content-Length", not.Header.Get("Content-Length"), "")
+		part := get(h, "http://example.com/x", "Range: bytes=1-2")
+		want(t, "status", part.StatusCode, 206)
+		want(t, "range", text(t, part), "od")
+		want(t, "unsatisfiable", get(h, "http://example.com/x", "Range: bytes=9-").StatusCode, 416)
+		want(t, "If-Range that does not match", get(h, "http://example.com/x", "Range: bytes=1-2", `If-Range: "v2"`).StatusCode, 200)
+		time.Sleep(50 * time.Second)
+		third := get(h, "http://example.com/x")
+		want(t, "stale", third.Header.Get("Cache-Status"), "spillgate; fwd=stale; fwd-status=200; stored")
+	})
+}
+
+// validator answers with an entity tag, and 304 where the client has it.
+func validator(calls, notModified *atomic.Int64, fields ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		for _, f := range fields {
+			name, value, _ := strings.Cut(f, ": ")
+			w.Header().Add(name, value)
+		}
+		w.Header().Set("Etag", `"v1"`)
+		w.Header().Set("X-Call", fmt.Sprint(calls.Load()))
+		if r.Header.Get("If-None-Match") == `"v1"` {
+			notModified.Add(1)
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		io.WriteString(w, "0123456789")
+	}
+}
+
+func TestValidation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls, not atomic.Int64
+		h := cache.New(1 << 20).Handler(validator(&calls, &not, "Cache-Control: max-age=10"))
+		get(h, "http://example.com/x")
+		time.Sleep(11 * time.Second)
+		res := get(h, "http://example.com/x")
+		want(t, "status", res.StatusCode, 200)
+		want(t, "body", text(t, res), "0123456789")
+		want(t, "validated", not.Load(), 1)
+		want(t, "Cache-Status", res.Header.Get("Cache-Status"), "spillgate; hit; fwd=stale; fwd-status=304")
+		want(t, "field of the 304", res.Header.Get("X-Call"), "2")
+		want(t, "Age", res.Header.Get("Age"), "0")
+		want(t, "then a hit", get(h, "http://example.com/x").Header.Get("X-Call"), "2")
+
+		// The client's own conditions and ranges are answered from the result.
+		time.Sleep(11 * time.Second)
+		want(t, "client has it", get(h, "http://example.com/x", `If-None-Match: "v1"`).StatusCode, 304)
+		time.Sleep(11 * time.Second)
+		want(t, "client has another", get(h, "http://example.com/x", `If-None-Match: "v0"`).StatusCode, 200)
+		time.Sleep(11 * time.Second)
+		want(t, "range", text(t, get(h, "http://example.com/x", "Range: bytes=2-3")), "23")
+		want(t, "calls", calls.Load(), 5)
+		want(t, "not modified", not.Load(), 4)
+	})
+}
+
+func TestCollapse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		c := cache.New(1 << 20)
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			time.Sleep(time.Second)
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "body")
+		}))
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				want(t, "body", text(t, get(h, "http://example.com/x")), "body")
+			})
+		}
+		wg.Wait()
+		want(t, "calls", calls.Load(), 1)
+		s := c.Stats()
+		want(t, "collapsed", s.Collapsed, 99)
+		want(t, "misses", s.Misses, 1)
+		want(t, "fills", s.Fills, 0)
+		want(t, "recording", s.Recording, 0)
+	})
+}
+
+func TestStaleAnswers(t *testing.T) {
+	shed := errors.New("full")
+	for _, test := range []struct {
+		name  string
+		cc    string
+		opts  []cache.Option
+		fail  func(w http.ResponseWriter)
+		stale bool
+	}{
+		{"503 without permission", "max-age=10", nil, func(w http.ResponseWriter) { w.WriteHeader(503) }, false},
+		{"503 with stale-if-error", "max-age=10, stale-if-error=60", nil, func(w http.ResponseWriter) { w.WriteHeader(503) }, true},
+		{"503 with stale-if-error, too late", "max-age=10, stale-if-error=1", nil, func(w http.ResponseWriter) { w.WriteHeader(503) }, false},
+		{"503 by option", "max-age=10", []cache.Option{cache.WithStaleIfError(time.Minute)}, func(w http.ResponseWriter) { w.WriteHeader(503) }, true},
+		{"500 with stale-if-error", "max-age=10, stale-if-error=60", nil, func(w http.ResponseWriter) { w.WriteHeader(500) }, true},
+		{"404 is an answer", "max-age=10, stale-if-error=60", nil, func(w http.ResponseWriter) { w.WriteHeader(404) }, false},
+		{"502", "max-age=10", nil, func(w http.ResponseWriter) { w.WriteHeader(502) }, true},
+		{"502, must-revalidate", "max-age=10, must-revalidate, stale-if-error=60", nil, func(w http.ResponseWriter) { w.WriteHeader(502) }, false},
+		{"502, proxy-revalidate", "max-age=10, proxy-revalidate", nil, func(w http.ResponseWriter) { w.WriteHeader(502) }, false},
+		{"502, s-maxage", "s-maxage=10", nil, func(w http.ResponseWriter) { w.WriteHeader(502) }, false},
+		{"502, turned off", "max-age=10", []cache.Option{cache.WithStaleIfUnreachable(0)}, func(w http.ResponseWriter) { w.WriteHeader(502) }, false},
+		{"shed", "max-age=10", nil, func(w http.ResponseWriter) {
+			w.(cache.ShedMarker).MarkShed(shed)
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(503)
+			io.WriteString(w, "full")
+		}, true},
+		{"shed, must-revalidate", "max-age=10, must-revalidate", nil, func(w http.ResponseWriter) {
+			w.(cache.ShedMarker).MarkShed(shed)
+			w.WriteHeader(503)
+		}, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				failing := false
+				h := cache.New(1<<20, test.opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if failing {
+						test.fail(w)
+						return
+					}
+					w.Header().Set("Cache-Control", test.cc)
+					io.WriteString(w, "good")
+				}))
+				get(h, "http://example.com/x")
+				time.Sleep(15 * time.Second)
+				failing = true
+				res := get(h, "http://example.com/x")
+				want(t, "stale", text(t, res) == "good", test.stale)
+				if test.stale {
+					want(t, "status", res.StatusCode, 200)
+					want(t, "Age", res.Header.Get("Age"), "15")
+					want(t, "Retry-After", res.Header.Get("Retry-After"), "")
+					want(t, "says so", strings.HasPrefix(res.Header.Get("Cache-Status"), "spillgate; hit; ttl=-5; detail="), true)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,85 @@
+package cache
+
+import (
+	"net/http"
+	"strings"
+	"time"
+)
+
+// etagMatch reports whether an If-None-Match field lists an entity tag, by the weak comparison
+// (RFC 9110, section 13.1.2).
+func etagMatch(lines []string, etag string) bool {
+	opaque := strings.TrimPrefix(etag, "W/")
+	for _, line := range lines {
+		for {
+			line = strings.TrimLeft(line, " \t,")
+			if line == "" {
+				break
+			}
+			if line[0] == '*' {
+				return true
+			}
+			tag := strings.TrimPrefix(line, "W/")
+			end := -1
+			if tag != "" && tag[0] == '"' {
+				end = strings.IndexByte(tag[1:], '"') + 2
+				if end < 2 {
+					return false // a tag without an end
+				}
+			} else if end = strings.IndexByte(tag, ','); end < 0 {
+				end = len(tag)
+			}
+			if etag != "" && trimOWS(tag[:end]) == opaque {
+				return true
+			}
+			line = tag[end:]
+		}
+	}
+	return false
+}
+
+// notModified evaluates a client's own conditions against a stored response (RFC 9111, section
+// 4.3.2): If-None-Match alone if it is there, else If-Modified-Since against Last-Modified, or
+// against Date where there is none.
+func (o *entry) notModified(h http.Header) bool {
+	if inm := h["If-None-Match"]; len(inm) != 0 {
+		return etagMatch(inm, o.etag)
+	}
+	ims := h["If-Modified-Since"]
+	if len(ims) == 0 {
+		return false
+	}
+	s, ok := single(ims)
+	if !ok {
+		return false
+	}
+	since, ok := parseDate(s)
+	if !ok {
+		return false
+	}
+	when := o.modified
+	if when.IsZero() {
+		when = o.date
+	}
+	return !when.IsZero() && !when.After(since)
+}
+
+// conditional reports whether a request has conditions that a cache may evaluate.
+func conditional(h http.Header) bool {
+	return len(h["If-None-Match"]) != 0 || len(h["If-Modified-Since"]) != 0
+}
+
+// originConditional reports whether a request has conditions that only the handler may evaluate
+// (RFC 9111, section 4.3.2).
+func originConditional(h http.Header) bool {
+	return len(h["If-Match"]) != 0 || len(h["If-Unmodified-Since"]) != 0
+}
+
+// lastModified is the time of a Last-Modified field, or the zero time.
+func lastModified(h http.Header) time.Time {
+	if s, ok := single(h["Last-Modified"]); ok {
+		t, _ := parseDate(s)
+		return t
+	}
+	return time.Time{}
+}

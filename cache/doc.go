@@ -1,0 +1,19 @@
+// Package cache is a shared HTTP cache (RFC 9111) in front of an [http.Handler].
+//
+//	c := cache.New(64 << 20)
+//	http.ListenAndServe(addr, c.Handler(mux))
+//
+// The handler decides what is stored, by the response fields that every cache obeys:
+// Cache-Control, Expires, Vary, CDN-Cache-Control. What it does not address to a shared
+// cache is passed through, byte for byte, and never waits behind another request.
+//
+// Requests for the same response are collapsed: one of them runs the handler, on its own
+// goroutine, and the others read what it records, while it is being written if its length
+// is known. A stale response is validated with the handler; where the response or an option
+// allows it (RFC 5861), it is served while the handler fails, while an inner layer refuses
+// (see [ShedMarker]), or while it is validated in the background.
+//
+// Memory is bounded by the byte budget given to [New]; entries are evicted least recently
+// used first. [Cache.Purge] and its relatives remove entries, and beat every fill that began
+// before them.
+package cache

@@ -1,0 +1,573 @@
+package cache
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// mode is what a fill does with the response that the handler writes.
+type mode uint8
+
+const (
+	undecided  mode = iota
+	straight        // it goes to the client as if the cache were not there
+	recording       // it is recorded for the store and for others, and goes to the client
+	discarding      // the client gets something else: the stored response
+)
+
+// fill is one run of the handler: the ResponseWriter it writes to, until the header shows what
+// the response is, and what becomes of it.
+type fill struct {
+	h       *route
+	w       http.ResponseWriter
+	r       *http.Request // as the client sent it
+	asked   time.Time
+	hash    uint64
+	key     string
+	extra   string
+	since   epoch
+	f       *flight // nil: nobody else waits for this run
+	have    *entry  // the stored response, if there is one that cannot be used as it is
+	forward string  // why the handler was asked: the fwd parameter of Cache-Status
+
+	validating bool // the handler was sent our conditions, not the client's
+	deferred   bool // the client gets its answer from the result, when that is complete
+	noStore    bool // whatever comes, do not store it
+	background bool // there is no client
+
+	outer  headerSnapshot
+	mode   mode
+	status int
+	shed   error
+	head   *entry
+	v      verdict
+	length int64
+	body   []byte // of a run without a flight
+	held   int64  // bytes counted as recorded and not yet stored
+	sent   int    // bytes of the recorded body that this goroutine wrote to the client
+	pump   *pump
+	stored *entry // what discarding serves
+	broken bool   // wrote more than it declared
+	sniff  string // the Content-Type that net/http finds for the client
+	reason string // detail for a stale answer
+}
+
+// run lets the handler make the response. A panic in it travels on as it is.
+func (fl *fill) run() {
+	c := fl.h.cache
+	c.stats.fills.Add(1)
+	fl.outer = snapshot(fl.w.Header())
+	out, release := fl.request()
+	done := false
+	defer func() {
+		fl.r.Pattern = out.Pattern // the mux inside has found it
+		if !done {
+			fl.abort()
+		}
+		release()
+		c.store.over(fl.hash, fl.since)
+		c.recorded.Add(-fl.held)
+		c.stats.fills.Add(-1)
+	}()
+	fl.h.next.ServeHTTP(wrap(fl, fl.w), out)
+	done = true
+	fl.finish(out.Context())
+}
+
+// request is what the handler gets: the client's request, with our conditions where there is
+// something to validate, and under a context that lasts as long as somebody reads.
+func (fl *fill) request() (out *http.Request, release func()) {
+	ctx, release := fl.r.Context(), func() {}
+	if f := fl.f; f != nil {
+		detached, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+		f.mu.Lock()
+		f.cancel = cancel
+		f.mu.Unlock()
+		deadline, _ := ctx.Deadline()
+		client := ctx
+		ctx = fillContext{detached, fl.h.cache, deadline}
+		if fl.background {
+			release = func() { cancel(nil) }
+		} else {
+			stop := context.AfterFunc(client, func() { f.leave(context.Cause(client)) })
+			release = func() { stop(); cancel(nil) }
+		}
+	}
+	out = fl.r.WithContext(ctx)
+	p := fl.h.rules
+	if fl.validating || p.surrogate != "" {
+		h := make(http.Header, len(fl.r.Header)+2)
+		for name, values := range fl.r.Header {
+			h[name] = values
+		}
+		if p.surrogate != "" {
+			h["Surrogate-Capability"] = withStatus(h["Surrogate-Capability"], p.surrogate+`="Surrogate/1.0"`)
+		}
+		if fl.validating {
+			for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
+				delete(h, name)
+			}
+			if fl.have.etag != "" {
+				h["If-None-Match"] = []string{fl.have.etag}
+			}
+			if fl.have.lastModified != "" {
+				h["If-Modified-Since"] = []string{fl.have.lastModified}
+			}
+		}
+		out.Header = h
+	}
+	return out, release
+}
+
+func (fl *fill) header() http.Header { return fl.w.Header() }
+
+func (fl *fill) writeHeader(status int) {
+	if fl.mode != undecided {
+		if fl.mode == straight {
+			fl.w.WriteHeader(status) // net/http complains, as it would without us
+		}
+		return
+	}
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		fl.w.WriteHeader(status) // an interim response goes straight through
+		return
+	}
+	fl.decide(status)
+}
+
+// decide settles what becomes of the response, now that its header is known.
+func (fl *fill) decide(status int) {
+	fl.status = status
+	h, p, c := fl.header(), fl.h.rules, fl.h.cache
+	now := time.Now()
+	if fl.mayHideFailure(status, now) {
+		fl.mode, fl.stored = discarding, fl.have
+		fl.end(failed, nil, true)
+		return
+	}
+	if status == http.StatusNotModified && fl.validating {
+		merged := fl.have.header()
+		delete(merged, "Date") // the 304 was made now, whether it says so or not
+		for name, values := range h {
+			if !fl.outer.has(name, values) && name != "Vary" {
+				merged[name] = values
+			}
+		}
+		fl.v = p.judge(fl.r, fl.have.status, merged, fl.asked, now)
+		fl.mode = discarding
+		return
+	}
+	fl.length = declared(h, status)
+	fl.v = p.judge(fl.r, status, h, fl.asked, now)
+	if fl.v.store && fl.length > c.maxObject.Load() {
+		fl.v.store, fl.v.reason, fl.v.byself = false, "too-large", true
+	}
+	if fl.shed != nil {
+		fl.v = verdict{reason: "shed"}
+	}
+	if fl.noStore && fl.v.store {
+		fl.v.store, fl.v.reason = false, "request"
+	}
+	if !fl.v.store {
+		fl.pass(fl.v.reason, fl.v.byself)
+		return
+	}
+	fl.head = newEntry(status, h, fl.outer, fl.v, now)
+	fl.head.extra = fl.extra
+	fl.head.chosen = selectFields(fl.v.vary, fl.r.Header)
+	fl.head.tags, fl.head.groups = p.tagsOf(h)
+	if p.stripTags {
+		p.strip(fl.head, h)
+	}
+	fl.mode = recording
+	if fl.f != nil {
+		if fl.v.share {
+			fl.f.publish(fl.head, fl.length)
+		} else {
+			fl.f.end(released, nil, false)
+		}
+	} else if fl.length > 0 {
+		fl.body = make([]byte, 0, fl.length)
+	}
+	if fl.deferred || fl.background {
+		return
+	}
+	fl.mark(Miss)
+	h["Cache-Status"] = withStatus(h["Cache-Status"], c.name+"; fwd="+fl.forward+"; fwd-status="+strconv.Itoa(status)+"; stored")
+	fl.w.WriteHeader(status)
+}
+
+// declared is the Content-Length that the handler set, or -1. A response without content is
+// complete with none.
+func declared(h http.Header, status int) int64 {
+	if !bodyAllowed(status) {
+		return 0
+	}
+	if v := h["Content-Length"]; len(v) == 1 {
+		if n, err := strconv.ParseInt(v[0], 10, 64); err == nil && n >= 0 {
+			return n
+		}
+	}
+	return -1
+}
+
+// pass lets the response go to the client as it is, and everybody who waited go on alone. With
+// mark, the next requests for the key will not wait at all.
+func (fl *fill) pass(reason string, mark bool) {
+	fl.mode = straight
+	c := fl.h.cache
+	fl.end(released, nil, false)
+	if mark {
+		c.mark(fl.hash, fl.asked)
+	} else if reason == "authorization" {
+		c.mark(fl.hash^authSalt, fl.asked)
+	}
+	c.stats.refused.Add(1)
+	if fl.background {
+		return
+	}
+	fl.mark(Miss)
+	if h := fl.header(); !fl.h.rules.onlyExplicit {
+		h["Cache-Status"] = withStatus(h["Cache-Status"],
+			c.name+"; fwd="+fl.forward+"; fwd-status="+strconv.Itoa(fl.status)+"; detail="+reason)
+	}
+	if fl.shed != nil {
+		if m, ok := find[ShedMarker](fl.w); ok {
+			m.MarkShed(fl.shed)
+		}
+	}
+	fl.w.WriteHeader(fl.status)
+}
+
+func (fl *fill) write(p []byte) (int, error) {
+	if fl.mode == undecided {
+		fl.decide(http.StatusOK)
+	}
+	switch fl.mode {
+	case straight:
+		return fl.w.Write(p)
+	case discarding:
+		return len(p), nil
+	}
+	if !bodyAllowed(fl.status) {
+		return 0, http.ErrBodyNotAllowed
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	size := fl.size()
+	if fl.length >= 0 && int64(size+len(p)) > fl.length {
+		fl.broken = true
+		return 0, http.ErrContentLength
+	}
+	if size == 0 {
+		fl.sniffType(p)
+	}
+	if !fl.reserve(len(p)) {
+		fl.overflow()
+		return fl.w.Write(p)
+	}
+	if fl.f != nil {
+		fl.f.append(p)
+	} else {
+		fl.body = append(fl.body, p...)
+	}
+	switch {
+	case fl.deferred || fl.background:
+	case fl.f == nil:
+		// Nobody waits for this run but its client.
+		n, err := fl.w.Write(p)
+		fl.sent += n
+		return n, err
+	case fl.pump == nil && size+len(p) > pumpAfter && int64(size+len(p)) != fl.length:
+		fl.startPump()
+	}
+	return len(p), nil
+}
+
+func (fl *fill) size() int {
+	if fl.f != nil {
+		return len(fl.f.body) // only this goroutine changes it
+	}
+	return len(fl.body)
+}
+
+func (fl *fill) recordedBody() []byte {
+	if fl.f != nil {
+		return fl.f.body
+	}
+	return fl.body
+}
+
+// sniffType finds the Content-Type that net/http is about to find for the client.
+func (fl *fill) sniffType(p []byte) {
+	if _, has := fl.head.values("Content-Type"); has {
+		return
+	}
+	if _, has := fl.head.values("Content-Encoding"); has {
+		return
+	}
+	if _, has := fl.header()["Content-Type"]; !has {
+		fl.sniff = http.DetectContentType(p)
+	}
+}
+
+// reserve counts bytes that are recorded and not yet in the store. Together they may take a
+// quarter of the budget.
+func (fl *fill) reserve(n int) bool {
+	c := fl.h.cache
+	if int64(fl.size()+n) > c.maxObject.Load() {
+		return false
+	}
+	fl.held += int64(n)
+	return c.recorded.Add(int64(n)) <= max(c.store.maxBytes.Load()/4, 1)
+}
+
+// overflow gives up recording in the middle of a response: it is larger than what is stored, or
+// too much is being recorded at once. Those who wait go alone; the client gets the rest straight.
+func (fl *fill) overflow() {
+	body := fl.recordedBody()
+	if fl.f != nil {
+		fl.f.end(released, nil, false)
+	}
+	if int64(len(body)) > fl.h.cache.maxObject.Load()/2 {
+		fl.h.cache.mark(fl.hash, fl.asked)
+	}
+	switch {
+	case fl.background:
+	case fl.deferred:
+		fl.mark(Miss)
+		fl.w.WriteHeader(fl.status)
+		fl.w.Write(body)
+	case fl.pump != nil:
+		fl.pump.join()
+	default:
+		fl.w.Write(body[fl.sent:])
+	}
+	fl.mode = straight
+	fl.body = nil
+	fl.h.cache.recorded.Add(-fl.held)
+	fl.held = 0
+}
+
+// readFrom keeps the copy that the writer below can do better, such as sendfile.
+func (fl *fill) readFrom(src io.Reader) (int64, error) {
+	if fl.mode == undecided {
+		fl.decide(http.StatusOK)
+	}
+	if fl.mode == straight {
+		if rf, ok := fl.w.(io.ReaderFrom); ok {
+			return rf.ReadFrom(src)
+		}
+		return io.Copy(onlyWriter{fl.w}, src)
+	}
+	var n int64
+	buf := make([]byte, 32<<10)
+	for {
+		m, err := src.Read(buf)
+		if m > 0 {
+			w, werr := fl.write(buf[:m])
+			n += int64(w)
+			if werr != nil {
+				return n, werr
+			}
+			if fl.mode == straight && err == nil {
+				m, err := fl.readFrom(src)
+				return n + m, err
+			}
+		}
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+type onlyWriter struct{ io.Writer }
+
+// flush sends what there is so far.
+func (fl *fill) flush() error {
+	if fl.mode == undecided {
+		fl.decide(http.StatusOK)
+	}
+	switch {
+	case fl.mode == discarding, fl.mode == recording && (fl.deferred || fl.background):
+		return nil
+	case fl.mode == recording && fl.f != nil:
+		if fl.pump == nil {
+			fl.startPump()
+		}
+		fl.pump.flush()
+		return nil
+	}
+	return http.NewResponseController(fl.w).Flush()
+}
+
+// end settles the flight, if there is one.
+func (fl *fill) end(o outcome, e *entry, unwell bool) {
+	if fl.f != nil {
+		fl.f.end(o, e, unwell)
+		fl.h.cache.store.land(fl.hash, fl.f)
+	}
+}
+
+// finish does what remains when the handler has returned.
+func (fl *fill) finish(ctx context.Context) {
+	if fl.mode == undecided {
+		fl.decide(http.StatusOK)
+	}
+	switch fl.mode {
+	case recording:
+		fl.finishRecording(ctx)
+	case discarding:
+		fl.finishDiscarding()
+	}
+}
+
+func (fl *fill) finishRecording(ctx context.Context) {
+	c := fl.h.cache
+	body := fl.recordedBody()
+	short := fl.length >= 0 && int64(len(body)) != fl.length
+	// A handler whose context ended may have stopped early; only a declared length tells.
+	whole := !short && !fl.broken && (fl.length >= 0 || ctx.Err() == nil) && !hasTrailers(fl.header())
+	if !whole {
+		fl.end(failed, nil, false)
+		if !fl.background {
+			if fl.deferred {
+				fl.mark(Miss)
+				fl.w.WriteHeader(fl.status)
+			}
+			fl.deliver(body)
+		}
+		return
+	}
+	e := fl.head
+	if fl.f != nil {
+		// The flight has published the header and readers hold it; the stored entry is another.
+		e = fl.head.clone()
+	}
+	if fl.sniff != "" {
+		e.set("Content-Type", fl.sniff)
+	}
+	if cap(body)-len(body) > len(body)/8 {
+		body = slices.Clone(body)
+	}
+	e.complete(slices.Clip(body))
+	fl.keep(e)
+	fl.end(complete, e, false)
+	if fl.background {
+		return
+	}
+	if fl.deferred {
+		fl.mark(Miss)
+		fl.h.serve(fl.w, fl.r, e, e.age(time.Now()), c.name+"; fwd="+fl.forward+"; fwd-status="+strconv.Itoa(fl.status)+"; stored")
+		return
+	}
+	fl.deliver(body)
+}
+
+// deliver writes the rest of the recorded body to the client.
+func (fl *fill) deliver(body []byte) {
+	switch {
+	case fl.pump != nil:
+		fl.pump.join()
+	case len(body) > fl.sent:
+		fl.w.Write(body[fl.sent:])
+	}
+}
+
+// hasTrailers finds trailers that were announced by their name alone.
+func hasTrailers(h http.Header) bool {
+	for name := range h {
+		if len(name) > len(http.TrailerPrefix) && name[:len(http.TrailerPrefix)] == http.TrailerPrefix {
+			return true
+		}
+	}
+	return false
+}
+
+// keep puts an entry into the store, unless a purge came in between.
+func (fl *fill) keep(e *entry) bool {
+	c := fl.h.cache
+	if !c.admit(fl.hash, fl.have) {
+		return false
+	}
+	if !c.store.put(fl.hash, fl.key, e, fl.since) {
+		return false
+	}
+	c.marks.remove(fl.hash)
+	c.stats.stored.Add(1)
+	return true
+}
+
+// finishDiscarding answers from the store after the handler said nothing new, or failed.
+func (fl *fill) finishDiscarding() {
+	c := fl.h.cache
+	now := time.Now()
+	if fl.stored != nil {
+		if !fl.background {
+			fl.outer.restore(fl.header())
+			fl.serveStale(now)
+		}
+		return
+	}
+	h := fl.header()
+	e := fl.have.freshen(h, fl.outer, fl.v, now)
+	cookies := h["Set-Cookie"]
+	fl.outer.restore(h)
+	if fl.v.store {
+		fl.keep(e)
+	}
+	if fl.v.share {
+		fl.end(complete, e, false)
+	} else {
+		fl.end(released, nil, false)
+	}
+	c.stats.revalidated.Add(1)
+	if fl.background {
+		return
+	}
+	if !fl.h.rules.storeSetCookie && len(cookies) != 0 {
+		h["Set-Cookie"] = cookies // for this client alone
+	}
+	fl.mark(Revalidated)
+	fl.h.serve(fl.w, fl.r, e, e.age(now), c.name+"; hit; fwd="+fl.forward+"; fwd-status=304")
+}
+
+func (fl *fill) serveStale(now time.Time) {
+	fl.mark(Stale)
+	fl.h.serveStale(fl.w, fl.r, fl.stored, now, fl.reason)
+}
+
+// abort ends a fill whose handler panicked or called Goexit. Nothing is stored; nothing is
+// recovered: the panic goes on when abort returns.
+func (fl *fill) abort() {
+	unwell := fl.mode == undecided || fl.deferred && fl.mode == recording || fl.mode == discarding
+	fl.end(failed, nil, unwell)
+	if fl.pump != nil {
+		fl.pump.abort(fl.w)
+	}
+	if !unwell || fl.background || fl.have == nil {
+		return
+	}
+	// The client can still have a whole, stale response before its connection breaks.
+	now := time.Now()
+	if fl.h.rules.staleAllowed(fl.have, now, panicked) {
+		fl.outer.restore(fl.header())
+		fl.stored, fl.reason = fl.have, "panic"
+		fl.serveStale(now)
+		http.NewResponseController(fl.w).Flush()
+	}
+}
+
+func (fl *fill) mark(res Result) {
+	if !fl.background {
+		fl.h.cache.count(fl.w, fl.r, res)
+	}
+}

@@ -1,0 +1,218 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// abandonBytes is how much of a storable response may still be missing for a fill to be worth
+// finishing when nobody waits for it any more.
+const abandonBytes = 64 << 10
+
+// outcome is how a flight ended.
+type outcome uint8
+
+const (
+	pending  outcome = iota
+	complete         // the entry is there for everybody
+	released         // the response is not for sharing: everybody on his own, at once
+	failed           // the handler panicked, was refused, or broke the response off
+)
+
+// flight is one run of the handler that other requests for the same response wait for. The leader
+// runs it on its own goroutine; readers see the body as it grows. Safe for concurrent use.
+type flight struct {
+	key   string
+	since epoch
+
+	mu      sync.Mutex
+	wake    chan struct{} // closed at the next change; nil while nobody waits
+	outcome outcome
+	head    *entry // the header, once it is known and the response may be shared
+	length  int64  // declared, or -1
+	body    []byte // grows; what a reader has seen of it never changes
+	entry   *entry // the result
+	unwell  bool   // failed in a way that allows stale answers
+	readers int    // the leader's client and those who wait
+	gone    bool   // the context was cancelled
+	nudged  int    // counts requests to flush
+	cancel  context.CancelCauseFunc
+}
+
+// join finds the flight for a key, or begins one, which the caller then leads. It returns neither
+// if the store changed since the caller looked: then what he needs may be there.
+func (s *store) join(hash uint64, key []byte, flightKey string, seen *resource) (f *flight, leader, again bool) {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if now, _ := sh.lru.Peek(string(key)); now != seen {
+		return nil, false, true
+	}
+	// A flight that began before a purge must not answer a request that came after it.
+	if f = sh.flights[flightKey]; f != nil && s.current(f.since) && f.enter() {
+		return f, false, false
+	}
+	f = &flight{key: flightKey, since: s.begin(sh, hash), length: -1, readers: 1}
+	sh.flights[flightKey] = f
+	return f, true, false
+}
+
+// land takes the flight out of the store.
+func (s *store) land(hash uint64, f *flight) {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	if sh.flights[f.key] == f {
+		delete(sh.flights, f.key)
+	}
+	sh.mu.Unlock()
+}
+
+// enter adds a reader. It reports false for a flight that can give nothing any more.
+func (f *flight) enter() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.gone || f.outcome != pending && f.outcome != complete {
+		return false
+	}
+	f.readers++
+	return true
+}
+
+// leave takes a reader away. When the last one goes, the handler's context is cancelled, as it
+// would be without a cache, unless what is missing is little and worth storing.
+func (f *flight) leave(cause error) {
+	f.mu.Lock()
+	f.readers--
+	if f.readers > 0 || f.outcome != pending {
+		f.mu.Unlock()
+		return
+	}
+	if f.head != nil && f.length >= 0 && f.length-int64(len(f.body)) <= abandonBytes {
+		f.mu.Unlock()
+		return
+	}
+	f.gone = true
+	cancel := f.cancel
+	f.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
+}
+
+// changed wakes everybody who waits. The lock must be held.
+func (f *flight) changed() {
+	if f.wake != nil {
+		close(f.wake)
+		f.wake = nil
+	}
+}
+
+// waker returns the channel of the next change. The lock must be held.
+func (f *flight) waker() <-chan struct{} {
+	if f.wake == nil {
+		f.wake = make(chan struct{})
+	}
+	return f.wake
+}
+
+// end settles the flight; the first outcome stays.
+func (f *flight) end(o outcome, e *entry, unwell bool) {
+	f.mu.Lock()
+	if f.outcome == pending {
+		f.outcome, f.entry, f.unwell = o, e, unwell
+		f.changed()
+	}
+	f.mu.Unlock()
+}
+
+// publish makes the header known.
+func (f *flight) publish(head *entry, length int64) {
+	f.mu.Lock()
+	f.head, f.length = head, length
+	if length > 0 {
+		f.body = make([]byte, 0, length)
+	}
+	f.changed()
+	f.mu.Unlock()
+}
+
+func (f *flight) append(p []byte) {
+	f.mu.Lock()
+	f.body = append(f.body, p...)
+	f.changed()
+	f.mu.Unlock()
+}
+
+var errWaited = errors.New("cache: waited long enough")
+
+// news is what a reader learns when something changed.
+type news struct {
+	outcome outcome
+	head    *entry
+	length  int64
+	body    []byte // beyond the offset asked for
+	entry   *entry
+	unwell  bool
+}
+
+// reader is what somebody who waits has seen, and wants.
+type reader struct {
+	head   bool // has seen the header
+	offset int  // has seen the body up to here; -1: does not want it
+	nudged int  // has seen this many requests to flush; -1: does not want them
+}
+
+// await returns as soon as there is something new for a reader, or the flight has ended. It fails
+// when the context or the timer does.
+func (f *flight) await(ctx context.Context, timeout <-chan time.Time, r *reader) (news, error) {
+	offset := r.offset
+	for {
+		f.mu.Lock()
+		if f.outcome != pending || f.head != nil && !r.head || offset >= 0 && len(f.body) > offset ||
+			r.nudged >= 0 && f.nudged != r.nudged {
+			n := news{outcome: f.outcome, head: f.head, length: f.length, entry: f.entry, unwell: f.unwell}
+			if r.nudged >= 0 {
+				r.nudged = f.nudged
+			}
+			if offset >= 0 && offset < len(f.body) {
+				n.body = f.body[offset:len(f.body):len(f.body)]
+			}
+			f.mu.Unlock()
+			return n, nil
+		}
+		wake := f.waker()
+		f.mu.Unlock()
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return news{}, context.Cause(ctx)
+		case <-timeout:
+			return news{}, errWaited
+		}
+	}
+}
+
+// fillContext is the context of a fill: it has the values of the leader's request and its
+// deadline, but ends only when no reader is left.
+type fillContext struct {
+	context.Context
+	cache    *Cache
+	deadline time.Time
+}
+
+// Deadline is the leader's, so that what the handler plans with it stays as it was.
+func (c fillContext) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
+
+// Value also tells a handler of the same cache further inside that the fill is under way: it
+// would wait for itself.
+func (c fillContext) Value(key any) any {
+	if k, ok := key.(filling); ok && k.cache == c.cache {
+		return true
+	}
+	return c.Context.Value(key)
+}
+
+// filling is the key under which a context tells that a fill of the cache is under way.
+type filling struct{ cache *Cache }

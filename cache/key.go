@@ -1,0 +1,150 @@
+package cache
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// maxKey is the longest key; requests with a longer one are passed to the handler.
+const maxKey = 4 << 10
+
+// target returns the path and query of a request as the client wrote them. The request line is
+// asked before the URL, because a layer such as [http.StripPrefix] changes the URL, and two
+// routes that are the same afterwards must not share entries.
+func target(r *http.Request) (s string, ok bool) {
+	s = r.RequestURI
+	if s == "" {
+		return "", false
+	}
+	if s[0] == '/' {
+		return s, true
+	}
+	// absolute-form (RFC 9112, section 3.2.2)
+	if i := strings.Index(s, "://"); i >= 0 {
+		if j := strings.IndexByte(s[i+3:], '/'); j >= 0 {
+			return s[i+3+j:], true
+		}
+	}
+	return "", false
+}
+
+// appendKey appends the primary key (RFC 9111, section 2): the URL as the client wrote it, with
+// scheme and host in canonical form. Path and query stay as they are: what looks equivalent is not
+// to every handler, and a cache that guesses can be poisoned.
+func (p *rules) appendKey(b []byte, r *http.Request) []byte {
+	t, ok := target(r)
+	if !ok {
+		t = r.URL.RequestURI()
+	}
+	host := r.Host
+	if host == "" {
+		host = r.URL.Host
+	}
+	return p.appendURL(b, r.TLS != nil, host, t)
+}
+
+func (p *rules) appendURL(b []byte, tls bool, host, target string) []byte {
+	if tls {
+		b = append(b, "https://"...)
+	} else {
+		b = append(b, "http://"...)
+	}
+	if tls {
+		host = strings.TrimSuffix(host, ":443")
+	} else {
+		host = strings.TrimSuffix(host, ":80")
+	}
+	for i := 0; i < len(host); i++ {
+		c := host[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		b = append(b, c)
+	}
+	if p.query == nil {
+		return append(b, target...)
+	}
+	path, query, _ := strings.Cut(target, "?")
+	b = append(b, path...)
+	return p.query.appendTo(b, query)
+}
+
+// queryRules say which parameters of a query are part of the key.
+type queryRules struct {
+	allow, deny []string
+	only, sort  bool
+}
+
+func (q *queryRules) appendTo(b []byte, query string) []byte {
+	var kept []string
+	for pair := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		if pair == "" || q.only && !slices.Contains(q.allow, name) || slices.Contains(q.deny, name) {
+			continue
+		}
+		kept = append(kept, pair)
+	}
+	if q.sort {
+		slices.SortStableFunc(kept, func(a, b string) int {
+			a, _, _ = strings.Cut(a, "=")
+			b, _, _ = strings.Cut(b, "=")
+			return strings.Compare(a, b)
+		})
+	}
+	for i, pair := range kept {
+		if i == 0 {
+			b = append(b, '?')
+		} else {
+			b = append(b, '&')
+		}
+		b = append(b, pair...)
+	}
+	return b
+}
+
+// extra is what tells requests for one URL apart besides Vary: the key headers, cookies and
+// functions of the route, and the inner URL where a layer outside rewrote it. It is empty, and
+// costs nothing, for most routes. Entries that differ in it are variants of one resource, so that
+// a purge of the URL removes them all.
+func (p *rules) extra(r *http.Request) string {
+	rewritten := false
+	if t, ok := target(r); ok {
+		path, query := r.URL.EscapedPath(), r.URL.RawQuery
+		rest, found := strings.CutPrefix(t, path)
+		switch {
+		case !found:
+			rewritten = true
+		case rest == "":
+			rewritten = query != ""
+		default:
+			rewritten = rest[0] != '?' || rest[1:] != query
+		}
+	}
+	if !rewritten && len(p.keyHeaders) == 0 && len(p.keyCookies) == 0 && p.keyFunc == nil {
+		return ""
+	}
+	var b strings.Builder
+	if rewritten {
+		b.WriteString(r.URL.RequestURI())
+	}
+	for _, name := range p.keyHeaders {
+		b.WriteByte(0)
+		if lines := r.Header[name]; len(lines) != 0 {
+			b.WriteByte(1)
+			b.WriteString(normalise(name, lines))
+		}
+	}
+	for _, name := range p.keyCookies {
+		b.WriteByte(0)
+		if c, err := r.Cookie(name); err == nil {
+			b.WriteByte(1)
+			b.WriteString(c.Value)
+		}
+	}
+	if p.keyFunc != nil {
+		b.WriteByte(0)
+		b.WriteString(p.keyFunc(r))
+	}
+	return b.String()
+}

@@ -1,0 +1,296 @@
+package cache
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Option changes a [Cache] at its construction.
+type Option interface{ applyCache(*config) }
+
+// RouteOption changes the rules by which responses are stored and found. Given to [New] it holds
+// for every route, given to [Cache.Handler] for that one, where it comes after those of New.
+type RouteOption interface {
+	Option
+	applyRoute(*rules)
+}
+
+type config struct {
+	rules                      rules
+	name                       string
+	maxObject                  int64
+	maxEntries, maxVariants    int
+	collapseWait               time.Duration
+	admission                  bool
+	revalidations              int
+	revalidateTimeout, backOff time.Duration
+	trace                      Trace
+}
+
+// rules are how one route stores and finds responses.
+type rules struct {
+	targets        []string
+	surrogate      string
+	onlyExplicit   bool
+	storeSetCookie bool
+	storeErrors    bool
+	ignoreClient   bool
+	unkeyed        []string
+	ttl            func(*http.Request, int, http.Header) time.Duration
+	bypass         func(*http.Request) bool
+	query          *queryRules
+	keyHeaders     []string
+	keyCookies     []string
+	keyFunc        func(*http.Request) string
+	hosts          []string
+	tagFields      []string
+	stripTags      bool
+
+	whileStale, ifError, ifUnreachable time.Duration
+}
+
+type option func(*config)
+
+func (o option) applyCache(c *config) { o(c) }
+
+type routeOption func(*rules)
+
+func (o routeOption) applyCache(c *config) { o(&c.rules) }
+func (o routeOption) applyRoute(p *rules)  { o(p) }
+
+func canonical(names []string) []string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = http.CanonicalHeaderKey(n)
+	}
+	return out
+}
+
+func atLeast[T int | int64 | time.Duration](option string, n, least T) {
+	if n < least {
+		panic(fmt.Sprintf("cache: %s(%v): must be at least %v", option, n, least))
+	}
+}
+
+// WithName sets the name of the cache in Cache-Status (RFC 9211): a token. The default is
+// "spillgate".
+func WithName(name string) Option {
+	for i := 0; i < len(name); i++ {
+		if !alpha(name[i]) && (i == 0 || !digit(name[i]) && strings.IndexByte("-._", name[i]) < 0) {
+			panic(fmt.Sprintf("cache: WithName(%q): must be a token of letters, digits, '-', '.' and '_' that begins with a letter", name))
+		}
+	}
+	if name == "" {
+		panic("cache: WithName: must not be empty")
+	}
+	return option(func(c *config) { c.name = name })
+}
+
+// WithMaxObject sets the size in bytes of the largest body that is stored. The default is a 64th
+// of the budget, and at most 8 MiB.
+func WithMaxObject(bytes int64) Option {
+	atLeast("WithMaxObject", bytes, 1)
+	return option(func(c *config) { c.maxObject = bytes })
+}
+
+// WithMaxEntries bounds the number of stored responses, besides the budget of bytes. 0, the
+// default, is no bound of its own.
+func WithMaxEntries(n int) Option {
+	atLeast("WithMaxEntries", n, 0)
+	return option(func(c *config) { c.maxEntries = n })
+}
+
+// WithMaxVariants sets how many variants of one URL are stored; the newest stay. The default is 16.
+func WithMaxVariants(n int) Option {
+	atLeast("WithMaxVariants", n, 1)
+	return option(func(c *config) { c.maxVariants = n })
+}
+
+// WithCollapseWait sets how long a request waits for another one's response before it goes to the
+// handler itself. The default is 5 s; 0 turns collapsing off.
+func WithCollapseWait(d time.Duration) Option {
+	atLeast("WithCollapseWait", d, 0)
+	return option(func(c *config) { c.collapseWait = d })
+}
+
+// WithAdmission stores a response only at the second miss for its key within a while, so that a
+// scan over many URLs that are asked for once does not push out the ones that are in use.
+func WithAdmission() Option { return option(func(c *config) { c.admission = true }) }
+
+// WithRevalidations sets how many background validations may run at once, over all keys, how long
+// each may take, and how long a key is left alone after one failed, which doubles with each
+// failure up to 32 times as much. The defaults are 16, 30 s and 1 s.
+func WithRevalidations(n int, timeout, backOff time.Duration) Option {
+	atLeast("WithRevalidations", n, 0)
+	atLeast("WithRevalidations", timeout, 1)
+	atLeast("WithRevalidations", backOff, 0)
+	return option(func(c *config) { c.revalidations, c.revalidateTimeout, c.backOff = n, timeout, backOff })
+}
+
+// WithTrace has functions called as things happen.
+func WithTrace(t Trace) Option { return option(func(c *config) { c.trace = t }) }
+
+// WithOnlyExplicit stores only what the handler addresses to shared caches: public, s-maxage or a
+// targeted field such as CDN-Cache-Control. A response that says no more than max-age may be meant
+// for the browser of one user. Responses that are not stored leave without a Cache-Status.
+func WithOnlyExplicit() RouteOption {
+	return routeOption(func(p *rules) { p.onlyExplicit = true })
+}
+
+// WithStoreSetCookie stores responses that set cookies. Every client then gets the cookies of the
+// one whose request made the response: for handlers that set only cookies that are nobody's.
+func WithStoreSetCookie() RouteOption {
+	return routeOption(func(p *rules) { p.storeSetCookie = true })
+}
+
+// WithStoreErrors stores 400 and 5xx responses with explicit freshness even where the request had
+// fields of unusual size or characters, which may be what provoked the error.
+func WithStoreErrors() RouteOption { return routeOption(func(p *rules) { p.storeErrors = true }) }
+
+// WithIgnoreClientControl ignores Cache-Control and Pragma of requests, so that a client cannot
+// have the handler asked.
+func WithIgnoreClientControl() RouteOption {
+	return routeOption(func(p *rules) { p.ignoreClient = true })
+}
+
+// WithTrustedHeaders names request fields that are set by a proxy of yours, or that the handler
+// does not look at. A response to a request that carries one of X-Forwarded-Host,
+// X-Forwarded-Scheme, X-Forwarded-Prefix, X-Host, X-Original-Url, X-Rewrite-Url,
+// X-Http-Method-Override and Forwarded is else served, but not stored unless Vary or
+// [WithKeyHeaders] names the field: the handler may have built its answer from it.
+func WithTrustedHeaders(names ...string) RouteOption {
+	names = canonical(names)
+	return routeOption(func(p *rules) {
+		p.unkeyed = slices.DeleteFunc(slices.Clone(p.unkeyed), func(n string) bool { return slices.Contains(names, n) })
+	})
+}
+
+// WithUnkeyedHeaders adds request fields to the list of [WithTrustedHeaders].
+func WithUnkeyedHeaders(names ...string) RouteOption {
+	names = canonical(names)
+	return routeOption(func(p *rules) { p.unkeyed = append(slices.Clip(p.unkeyed), names...) })
+}
+
+// WithTargets sets the targeted fields (RFC 9213) that are obeyed, the first one present before the
+// others and all before Cache-Control and Expires. The default is CDN-Cache-Control.
+func WithTargets(names ...string) RouteOption {
+	names = canonical(names)
+	return routeOption(func(p *rules) { p.targets = names })
+}
+
+// WithSurrogate obeys Surrogate-Control, after the targeted fields and before Cache-Control, and
+// announces the cache to the handler under a name in Surrogate-Capability. It is off by default:
+// a handler that writes Surrogate-Control today means the CDN in front, and purges it there.
+func WithSurrogate(name string) RouteOption {
+	return routeOption(func(p *rules) { p.surrogate = name })
+}
+
+// WithTTL gives a lifetime to 200 responses that state none. They are stored for every user alike:
+// for routes whose responses depend on nothing but the key.
+func WithTTL(d time.Duration) RouteOption {
+	atLeast("WithTTL", d, 1)
+	return WithTTLFunc(func(_ *http.Request, status int, _ http.Header) time.Duration {
+		if status == http.StatusOK {
+			return d
+		}
+		return 0
+	})
+}
+
+// WithTTLFunc asks f for the lifetime of responses that state none; 0 leaves it at that. It may be
+// called by many goroutines at once and must not change the header.
+func WithTTLFunc(f func(r *http.Request, status int, header http.Header) time.Duration) RouteOption {
+	return routeOption(func(p *rules) { p.ttl = f })
+}
+
+// WithBypass passes the requests for which f is true to the handler, and stores nothing of them.
+func WithBypass(f func(*http.Request) bool) RouteOption {
+	return routeOption(func(p *rules) { p.bypass = f })
+}
+
+// WithHosts caches only requests for these hosts, without a default port; others are passed on.
+func WithHosts(hosts ...string) RouteOption {
+	hosts = slices.Clone(hosts)
+	for i, h := range hosts {
+		hosts[i] = strings.ToLower(h)
+	}
+	return routeOption(func(p *rules) { p.hosts = hosts })
+}
+
+func (p *rules) setQuery(f func(*queryRules)) {
+	q := queryRules{}
+	if p.query != nil {
+		q = *p.query
+	}
+	f(&q)
+	p.query = &q
+}
+
+// WithQuery makes only these query parameters part of the key. The handler still gets the whole
+// query: it must not let the others change the response.
+func WithQuery(params ...string) RouteOption {
+	return routeOption(func(p *rules) { p.setQuery(func(q *queryRules) { q.only, q.allow = true, params }) })
+}
+
+// WithoutQuery leaves these query parameters, such as utm_source, out of the key.
+func WithoutQuery(params ...string) RouteOption {
+	return routeOption(func(p *rules) { p.setQuery(func(q *queryRules) { q.deny = append(slices.Clip(q.deny), params...) }) })
+}
+
+// WithSortedQuery makes the order of differently named query parameters mean nothing.
+func WithSortedQuery() RouteOption {
+	return routeOption(func(p *rules) { p.setQuery(func(q *queryRules) { q.sort = true }) })
+}
+
+// WithKeyHeaders makes request fields part of the key, as if every response named them in Vary.
+func WithKeyHeaders(names ...string) RouteOption {
+	names = canonical(names)
+	return routeOption(func(p *rules) {
+		p.keyHeaders = append(slices.Clip(p.keyHeaders), names...)
+		p.unkeyed = slices.DeleteFunc(slices.Clone(p.unkeyed), func(n string) bool { return slices.Contains(names, n) })
+	})
+}
+
+// WithKeyCookies makes the values of cookies part of the key.
+func WithKeyCookies(names ...string) RouteOption {
+	return routeOption(func(p *rules) { p.keyCookies = append(slices.Clip(p.keyCookies), names...) })
+}
+
+// WithKey makes what f returns part of the key: a device class, a country, a tenant. f must return
+// few different values; each is a variant (see [WithMaxVariants]).
+func WithKey(f func(*http.Request) string) RouteOption {
+	return routeOption(func(p *rules) { p.keyFunc = f })
+}
+
+// WithTags sets the response fields that carry tags for [Cache.PurgeTag], separated by spaces or
+// commas. The default is Cache-Tag and Surrogate-Key. With strip the client does not see them.
+// Cache-Groups (RFC 9875) are tags in any case, and stay.
+func WithTags(strip bool, fields ...string) RouteOption {
+	fields = canonical(fields)
+	return routeOption(func(p *rules) { p.tagFields, p.stripTags = fields, strip })
+}
+
+// WithStaleWhileRevalidate sets how long a stale response is served while it is validated in the
+// background, where the response does not say (RFC 5861, section 3). The default is 0.
+func WithStaleWhileRevalidate(d time.Duration) RouteOption {
+	atLeast("WithStaleWhileRevalidate", d, 0)
+	return routeOption(func(p *rules) { p.whileStale = d })
+}
+
+// WithStaleIfError sets how long a stale response is served in place of a 500 or 503 of the
+// handler, where the response does not say (RFC 5861, section 4). The default is 0.
+func WithStaleIfError(d time.Duration) RouteOption {
+	atLeast("WithStaleIfError", d, 0)
+	return routeOption(func(p *rules) { p.ifError = d })
+}
+
+// WithStaleIfUnreachable sets how long a stale response is served where the handler could not be
+// asked at all (RFC 9111, section 4.2.4) and the response says nothing of stale-if-error: a
+// protecting layer refused, the handler panicked, or answered 502 or 504. The default is 60 s.
+func WithStaleIfUnreachable(d time.Duration) RouteOption {
+	atLeast("WithStaleIfUnreachable", d, 0)
+	return routeOption(func(p *rules) { p.ifUnreachable = d })
+}

@@ -1,0 +1,184 @@
+package cache
+
+import (
+	"hash/maphash"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Purge removes every variant of a URL and returns how many there were. The URL is absolute, and
+// then it stands for http and https alike, since a server behind a proxy sees the one where the
+// client sees the other; or it is a path with an optional query, and then it is purged for every
+// host. A fill that began before the purge is not stored after it.
+func (c *Cache) Purge(rawURL string) int { return c.purgeURL(rawURL, false) }
+
+// PurgeSoft makes every variant of a URL stale in place of removing it: it is validated at the
+// next use, and served within the windows for stale responses. Fills under way are not stored.
+func (c *Cache) PurgeSoft(rawURL string) int { return c.purgeURL(rawURL, true) }
+
+func (c *Cache) purgeURL(rawURL string, soft bool) int {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return 0
+	}
+	target := u.RequestURI()
+	if u.Host == "" {
+		if !strings.HasPrefix(rawURL, "/") {
+			return 0
+		}
+		suffix := string(c.rules.appendURL(nil, false, "", target))[len("http://"):]
+		return c.store.purgeFunc(soft, func(r *resource, _ *entry) bool { return pathOf(r.key) == suffix })
+	}
+	return c.purgeKey(u.Host, target, soft)
+}
+
+// purgeKey purges one URL of one host, for both schemes.
+func (c *Cache) purgeKey(host, target string, soft bool) int {
+	n := 0
+	for _, tls := range [...]bool{false, true} {
+		key := c.rules.appendURL(nil, tls, host, target)
+		n += c.store.purge(maphash.Bytes(c.store.seed, key), string(key), soft)
+	}
+	return n
+}
+
+// pathOf is a key without scheme and host.
+func pathOf(key string) string {
+	_, rest, _ := strings.Cut(key, "://")
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		return rest[i:]
+	}
+	return ""
+}
+
+func originOf(key string) string { return key[:len(key)-len(pathOf(key))] }
+
+// PurgePrefix removes everything whose URL begins with a prefix: an absolute URL, or a path for
+// every host. It walks the whole store.
+func (c *Cache) PurgePrefix(prefix string) int { return c.purgePrefix(prefix, false) }
+
+// PurgePrefixSoft is [Cache.PurgePrefix], and [Cache.PurgeSoft].
+func (c *Cache) PurgePrefixSoft(prefix string) int { return c.purgePrefix(prefix, true) }
+
+func (c *Cache) purgePrefix(prefix string, soft bool) int {
+	if strings.HasPrefix(prefix, "/") {
+		return c.store.purgeFunc(soft, func(r *resource, _ *entry) bool { return strings.HasPrefix(pathOf(r.key), prefix) })
+	}
+	scheme, rest, ok := strings.Cut(prefix, "://")
+	if !ok || scheme != "http" && scheme != "https" {
+		return 0
+	}
+	host, path := rest, "/"
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		host, path = rest[:i], rest[i:]
+	}
+	plain := string((&rules{}).appendURL(nil, false, host, path))
+	secure := string((&rules{}).appendURL(nil, true, host, path))
+	return c.store.purgeFunc(soft, func(r *resource, _ *entry) bool {
+		return strings.HasPrefix(r.key, plain) || strings.HasPrefix(r.key, secure)
+	})
+}
+
+// PurgeTag removes every response that carries a tag, in one of the fields of [WithTags] or in
+// Cache-Groups. It walks the whole store.
+func (c *Cache) PurgeTag(tag string) int { return c.purgeTag(tag, false) }
+
+// PurgeTagSoft is [Cache.PurgeTag], and [Cache.PurgeSoft].
+func (c *Cache) PurgeTagSoft(tag string) int { return c.purgeTag(tag, true) }
+
+func (c *Cache) purgeTag(tag string, soft bool) int {
+	return c.store.purgeFunc(soft, func(_ *resource, e *entry) bool {
+		return slices.Contains(e.tags, tag) || slices.Contains(e.groups, tag)
+	})
+}
+
+// PurgeAll removes everything.
+func (c *Cache) PurgeAll() int {
+	return c.store.purgeFunc(false, func(*resource, *entry) bool { return true })
+}
+
+// PurgeAllSoft makes everything stale; see [Cache.PurgeSoft].
+func (c *Cache) PurgeAllSoft() int {
+	return c.store.purgeFunc(true, func(*resource, *entry) bool { return true })
+}
+
+// tagsOf collects the tags of a response, and its groups (RFC 9875).
+func (p *rules) tagsOf(h http.Header) (tags, groups []string) {
+	for _, name := range p.tagFields {
+		for _, line := range h[name] {
+			for tag := range strings.FieldsFuncSeq(line, func(c rune) bool { return c == ' ' || c == ',' || c == '\t' }) {
+				tags = append(tags, strings.Clone(tag))
+			}
+		}
+	}
+	return tags, parseStrings(h["Cache-Groups"])
+}
+
+// strip takes the tag fields out of what is stored and out of what is sent.
+func (p *rules) strip(e *entry, h http.Header) {
+	for _, name := range p.tagFields {
+		delete(h, name)
+	}
+	e.fields = slices.DeleteFunc(e.fields, func(f field) bool { return slices.Contains(p.tagFields, f.name) })
+}
+
+// serveOther serves methods other than GET and HEAD. One that is not known to be safe and succeeds
+// makes what is stored under its URL invalid, and under the URLs of the same origin that the
+// response names (RFC 9111, section 4.4).
+func (h *route) serveOther(w http.ResponseWriter, r *http.Request) {
+	h.cache.count(w, r, Bypass)
+	if r.Method == http.MethodOptions || r.Method == http.MethodTrace || r.Method == http.MethodConnect {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	if s, ok := find[StatusReporter](w); ok {
+		h.next.ServeHTTP(w, r)
+		h.invalidate(r, s.Status(), w.Header())
+		return
+	}
+	ww := &watch{ResponseWriter: w}
+	h.next.ServeHTTP(watchFor(ww), r)
+	h.invalidate(r, ww.status, w.Header())
+}
+
+func (h *route) invalidate(r *http.Request, status int, hd http.Header) {
+	if status == 0 {
+		status = http.StatusOK
+	}
+	if status < 200 || status > 399 {
+		return
+	}
+	c, p := h.cache, h.rules
+	key := p.appendKey(nil, r)
+	c.store.purge(maphash.Bytes(c.store.seed, key), string(key), false)
+	origin := originOf(string(key))
+	for _, name := range [...]string{"Location", "Content-Location"} {
+		for _, v := range hd[name] {
+			u, err := url.Parse(v)
+			if err != nil {
+				continue
+			}
+			base := &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
+			if t, ok := target(r); ok {
+				if b, err := url.Parse("http://" + r.Host + t); err == nil {
+					base = b
+				}
+			}
+			if r.TLS != nil {
+				base.Scheme = "https"
+			}
+			u = base.ResolveReference(u)
+			key := p.appendURL(nil, u.Scheme == "https", u.Host, u.RequestURI())
+			if originOf(string(key)) == origin {
+				c.store.purge(maphash.Bytes(c.store.seed, key), string(key), false)
+			}
+		}
+	}
+	if groups := parseStrings(hd["Cache-Group-Invalidation"]); len(groups) != 0 {
+		c.store.purgeFunc(false, func(res *resource, e *entry) bool {
+			return originOf(res.key) == origin && slices.ContainsFunc(e.groups, func(g string) bool { return slices.Contains(groups, g) })
+		})
+	}
+}

@@ -1,0 +1,70 @@
+package cache
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// Result is how the cache answered a request.
+type Result uint8
+
+const (
+	// Bypass: the cache had no part in it.
+	Bypass Result = iota
+	// Hit: from the store, fresh.
+	Hit
+	// Stale: from the store, stale, within a window that allows it.
+	Stale
+	// Revalidated: from the store, after the handler said that it is still good.
+	Revalidated
+	// Collapsed: from a run of the handler that another request had begun.
+	Collapsed
+	// Miss: from the handler.
+	Miss
+	numResults
+)
+
+var resultNames = [numResults]string{"bypass", "hit", "stale", "revalidated", "collapsed", "miss"}
+
+// String returns the name in lower case.
+func (r Result) String() string {
+	if r < numResults {
+		return resultNames[r]
+	}
+	return "Result(" + strconv.Itoa(int(r)) + ")"
+}
+
+// ResultMarker is a ResponseWriter that wants to know how the cache answered. [Cache.Handler]
+// calls it, on the writer it was given or one below it that Unwrap leads to, before it writes.
+type ResultMarker interface {
+	MarkCache(r Result)
+}
+
+// ShedMarker is a ResponseWriter that wants to know that the response about to be written is a
+// refusal by a protecting layer, such as a limiter that is full, and no answer of the handler; err
+// says why.
+//
+// The writer that [Cache.Handler] gives to the handler inside is one. A refusal is never stored;
+// if a stale response may be served, the client gets that instead; else it gets the refusal, and the
+// mark is handed on to the client's own writer.
+type ShedMarker interface {
+	MarkShed(err error)
+}
+
+// StatusReporter is a ResponseWriter that knows the status it has sent, 0 if none yet. Where the
+// writer given to [Cache.Handler] is one, requests with methods other than GET and HEAD reach
+// the handler with that very writer; else it is wrapped, to learn whether they succeeded.
+type StatusReporter interface {
+	Status() int
+}
+
+// count notes how a request was answered.
+func (c *Cache) count(w http.ResponseWriter, r *http.Request, res Result) {
+	c.stats.results[res].Add(1)
+	if m, ok := find[ResultMarker](w); ok {
+		m.MarkCache(res)
+	}
+	if c.trace.Served != nil {
+		c.trace.Served(r, res)
+	}
+}

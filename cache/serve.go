@@ -1,0 +1,74 @@
+package cache
+
+import (
+	"bytes"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// serveHit answers from the store with a fresh response. It builds no map and formats no number
+// that another hit in the same second has formatted.
+func (h *route) serveHit(w http.ResponseWriter, r *http.Request, e *entry, age time.Duration) {
+	h.cache.count(w, r, Hit)
+	s := e.stamped(h.cache, age)
+	writeEntry(w, r, e, s.age, s.status)
+}
+
+// serve answers with a response that has just been made or validated.
+func (h *route) serve(w http.ResponseWriter, r *http.Request, e *entry, age time.Duration, status string) {
+	earlier, _ := e.values("Cache-Status")
+	writeEntry(w, r, e, []string{strconv.FormatInt(int64(age/time.Second), 10)}, withStatus(earlier, status))
+}
+
+func (h *route) serveStale(w http.ResponseWriter, r *http.Request, e *entry, now time.Time, detail string) {
+	age := e.age(now)
+	ttl := strconv.FormatInt(int64((e.lifetime-age)/time.Second), 10)
+	h.serve(w, r, e, age, h.cache.name+"; hit; ttl="+ttl+"; detail="+detail)
+}
+
+// describesContent are the fields that a 304 leaves out (RFC 9110, section 15.4.5).
+func describesContent(name string) bool {
+	return name == "Content-Length" || name == "Content-Type" || name == "Content-Encoding"
+}
+
+func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []string) {
+	hd := w.Header()
+	plain := e.status == http.StatusOK
+	fresh304 := plain && conditional(r.Header) && e.notModified(r.Header)
+	for i := range e.fields {
+		f := &e.fields[i]
+		if fresh304 && describesContent(f.name) {
+			continue
+		}
+		hd[f.name] = f.values
+	}
+	hd["Age"] = age
+	hd["Cache-Status"] = status
+	if fresh304 {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	if plain && len(r.Header["Range"]) != 0 && r.Method == http.MethodGet {
+		if ranges := r.Header["Range"]; len(ranges) == 1 && strings.Count(ranges[0], ",") < maxRanges {
+			writeRange(w, r, e)
+			return
+		}
+	}
+	w.WriteHeader(e.status)
+	if r.Method != http.MethodHead && len(e.body) > 0 {
+		w.Write(e.body)
+	}
+}
+
+// maxRanges is how many ranges one request may have; with more the whole body is sent, so that a
+// small request cannot ask for a response of many overlapping parts.
+const maxRanges = 4
+
+// writeRange leaves ranges to net/http: If-Range, suffixes, several ranges, 416.
+func writeRange(w http.ResponseWriter, r *http.Request, e *entry) {
+	hd := w.Header()
+	delete(hd, "Content-Length")
+	http.ServeContent(w, r, "", e.modified, bytes.NewReader(e.body))
+}

@@ -1,0 +1,76 @@
+package cache
+
+import (
+	"net/http"
+	"sync/atomic"
+)
+
+// Stats is what a cache has done and holds.
+type Stats struct {
+	// How requests were answered; see [Result].
+	Hits        int64 `json:"hits"`
+	Stale       int64 `json:"stale"`
+	Revalidated int64 `json:"revalidated"`
+	Collapsed   int64 `json:"collapsed"`
+	Misses      int64 `json:"misses"`
+	Bypassed    int64 `json:"bypassed"`
+
+	// Misses by reason: nothing was stored under the URL, no variant matched, what was stored was
+	// stale, the client asked for a new one.
+	MissURL     int64 `json:"miss_url"`
+	MissVary    int64 `json:"miss_vary"`
+	MissStale   int64 `json:"miss_stale"`
+	MissRequest int64 `json:"miss_request"`
+
+	// Responses that were stored, and that were not to be.
+	Stored  int64 `json:"stored"`
+	Refused int64 `json:"refused"`
+
+	// Background validations: begun, failed, and ended by a panic of the handler.
+	Revalidations      int64 `json:"revalidations"`
+	RevalidationErrors int64 `json:"revalidation_errors"`
+	RevalidationPanics int64 `json:"revalidation_panics"`
+
+	// What the store holds now. Bytes counts bodies, header fields, keys and overhead.
+	Bytes     int64 `json:"bytes"`
+	MaxBytes  int64 `json:"max_bytes"`
+	Entries   int64 `json:"entries"`
+	Evictions int64 `json:"evictions"`
+	// Fills is how many runs of the handler are under way, Recording the bytes they have recorded.
+	Fills     int64 `json:"fills"`
+	Recording int64 `json:"recording"`
+}
+
+type counters struct {
+	results                             [numResults]atomic.Int64
+	missURL, missVary, missStale        atomic.Int64
+	missRequest, stored, refused, fills atomic.Int64
+	revalidated                         atomic.Int64
+	revalidations, revErrors, revPanics atomic.Int64
+}
+
+// Stats returns the counts so far. Safe for concurrent use; counts that belong together may be
+// apart by the requests under way.
+func (c *Cache) Stats() Stats {
+	s := &c.stats
+	return Stats{
+		Hits: s.results[Hit].Load(), Stale: s.results[Stale].Load(), Revalidated: s.results[Revalidated].Load(),
+		Collapsed: s.results[Collapsed].Load(), Misses: s.results[Miss].Load(), Bypassed: s.results[Bypass].Load(),
+		MissURL: s.missURL.Load(), MissVary: s.missVary.Load(), MissStale: s.missStale.Load(), MissRequest: s.missRequest.Load(),
+		Stored: s.stored.Load(), Refused: s.refused.Load(),
+		Revalidations: s.revalidations.Load(), RevalidationErrors: s.revErrors.Load(), RevalidationPanics: s.revPanics.Load(),
+		Bytes: c.store.bytes.Load(), MaxBytes: c.store.maxBytes.Load(),
+		Entries: c.store.entries.Load(), Evictions: c.store.evictions.Load(),
+		Fills: s.fills.Load(), Recording: c.recorded.Load(),
+	}
+}
+
+// Trace is a set of functions that are called as things happen. Any of them may be nil. They are
+// called on the goroutine that serves the request, with no lock held, by many goroutines at once.
+type Trace struct {
+	// Served is called when it is known how a request is answered, before it is.
+	Served func(r *http.Request, res Result)
+	// RevalidationPanic is called when the handler panics in a background validation, where there
+	// is no server to log it. The stale response goes on being served within its window.
+	RevalidationPanic func(r *http.Request, value any, stack []byte)
+}

@@ -1,0 +1,149 @@
+package cache
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// verdict is what the cache makes of a response when its header is known.
+type verdict struct {
+	store  bool
+	share  bool   // a request that waits may have it as well
+	reason string // why not stored, a token for Cache-Status
+	byself bool   // the response alone is the reason: the next one will be the same
+
+	lifetime, initialAge time.Duration
+	whileStale, ifError  time.Duration // noDelta if the response did not say
+	mustValidate         bool          // must-revalidate and its like: never served stale
+	noCache              bool          // validate before each use
+	vary                 []string
+	omit                 []string // fields not to store
+}
+
+// judge decides on storing a response to a GET (RFC 9111, section 3). It is a function of the
+// request, the response header and the rules alone.
+func (p *rules) judge(r *http.Request, status int, h http.Header, asked, received time.Time) verdict {
+	d, targeted := p.control(h)
+	v := verdict{whileStale: d.whileStale, ifError: d.ifErring, omit: d.omit}
+	no := func(reason string, byself bool) verdict {
+		v.reason, v.byself = reason, byself
+		return v
+	}
+
+	switch {
+	case status < 200 || status == 206 || status == 304 || status == http.StatusRequestHeaderFieldsTooLarge ||
+		status == http.StatusRequestEntityTooLarge:
+		// 431 and 413 say something about a request, and it was not the key that was too large.
+		return no("status", false)
+	case d.noStore && !(d.mustUnderstand && understood(status)):
+		// must-understand takes the place of no-store for a cache that knows the status
+		// (section 5.2.2.3).
+		return no("no-store", true)
+	case d.mustUnderstand && !understood(status):
+		return no("must-understand", true)
+	case d.private:
+		return no("private", true)
+	}
+	if p.onlyExplicit && !d.public && d.sMaxAge == noDelta && !targeted {
+		return no("not-addressed", true)
+	}
+	if len(h["Trailer"]) != 0 {
+		return no("trailer", true)
+	}
+	if isEventStream(h["Content-Type"]) {
+		return no("event-stream", true)
+	}
+	vary, any := varyNames(h["Vary"])
+	if any {
+		return no("vary", true)
+	}
+	v.vary = vary
+
+	if len(h["Set-Cookie"]) != 0 && !p.storeSetCookie && !slices.Contains(d.omit, "Set-Cookie") {
+		return no("set-cookie", true)
+	}
+	if len(r.Header["Authorization"]) != 0 && !(d.public || d.mustRevalidate || d.sMaxAge != noDelta || targeted) {
+		// Section 3.5.
+		return no("authorization", false)
+	}
+	for _, name := range p.unkeyed {
+		if len(r.Header[name]) != 0 && !slices.Contains(vary, name) {
+			return no("unkeyed-header", false)
+		}
+	}
+
+	life, explicit := p.lifetime(r, status, h, d, targeted, received)
+	age, ok := initialAge(h, asked, received)
+	if !ok {
+		return no("age", true)
+	}
+	if status >= 500 && status != 501 || status == http.StatusBadRequest {
+		// An error that something outside the key may have provoked would be handed to
+		// everybody.
+		if !(explicit || d.public) || !p.storeErrors && !ordinary(r) {
+			return no("error", false)
+		}
+	}
+	v.lifetime, v.initialAge = life, age
+	v.noCache = d.noCache
+	v.mustValidate = d.mustRevalidate || d.proxyRevalidate || d.sMaxAge != noDelta || d.noCache
+	usable := life > age && !d.noCache
+	if !usable {
+		validator := len(h["Etag"]) != 0 || len(h["Last-Modified"]) != 0
+		if !(explicit || d.noCache) || !validator {
+			return no("not-fresh", true)
+		}
+	}
+	v.store, v.share = true, usable
+	return v
+}
+
+// understood lists the statuses whose caching rules this package knows.
+func understood(status int) bool {
+	switch status {
+	case 200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501:
+		return true
+	}
+	return false
+}
+
+// isEventStream finds responses that do not end: they are never recorded.
+func isEventStream(contentType []string) bool {
+	const sse = "text/event-stream"
+	return len(contentType) == 1 && len(contentType[0]) >= len(sse) && strings.EqualFold(contentType[0][:len(sse)], sse)
+}
+
+// ordinary reports whether a request is one that cannot have provoked an error by the size or the
+// characters of its fields. Cache poisoning by denial of service needs one or the other, and both
+// are outside the key.
+func ordinary(r *http.Request) bool {
+	const maxHeader = 8 << 10
+	total := 0
+	for name, values := range r.Header {
+		total += len(name)
+		for _, v := range values {
+			total += len(v)
+			for i := 0; i < len(v); i++ {
+				if v[i] < ' ' || v[i] == 0x7f {
+					return false
+				}
+			}
+		}
+	}
+	return total <= maxHeader
+}
+
+// hopByHop are the fields that belong to one connection (RFC 9110, section 7.6.1; RFC 9111,
+// section 3.1), and the ones that this cache writes itself.
+func hopByHop(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization",
+		"Proxy-Connection", "Te", "Transfer-Encoding", "Upgrade", "Trailer", "Age",
+		// What a layer of ours says about one request is not part of the response.
+		"Retry-After", "Ratelimit", "Ratelimit-Policy", "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset":
+		return true
+	}
+	return false
+}

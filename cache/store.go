@@ -1,0 +1,269 @@
+package cache
+
+import (
+	"hash/maphash"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// resource is what is stored under one primary key: its variants, newest first. It is replaced as
+// a whole, never changed.
+type resource struct {
+	key      string
+	hash     uint64
+	variants []*entry
+}
+
+func (r *resource) cost() int64 {
+	n := int64(len(r.key))
+	for _, e := range r.variants {
+		n += e.counted
+	}
+	return n
+}
+
+// shard is a part of the store with a lock of its own.
+type shard struct {
+	mu      sync.Mutex
+	lru     *simplelru.LRU[string, *resource]
+	flights map[string]*flight
+	filling map[uint64]*purgeMark
+	_       [64]byte // no two locks in one cache line
+}
+
+// store keeps resources in shards, each least recently used first, under one budget of bytes that
+// all of them share.
+type store struct {
+	seed      maphash.Seed
+	shards    []shard
+	mask      uint64
+	maxBytes  atomic.Int64
+	bytes     atomic.Int64
+	entries   atomic.Int64
+	evictions atomic.Int64
+
+	maxEntries, maxVariants int
+
+	// Purges of many keys are counted here, those of one key in its purgeMark; a fill is stored
+	// only if neither count moved since it began.
+	purges atomic.Uint64
+}
+
+// purgeMark counts the purges of a key while fills for it are under way. The lock of the shard
+// guards it.
+type purgeMark struct {
+	fills int
+	count uint64
+}
+
+// epoch is the state of the purge counts when a fill began. Every fill begins and ends one.
+type epoch struct {
+	all, one uint64
+	mark     *purgeMark
+}
+
+func newStore(maxBytes int64, shards, maxEntries, maxVariants int) *store {
+	s := &store{seed: maphash.MakeSeed(), shards: make([]shard, shards), mask: uint64(shards - 1),
+		maxEntries: maxEntries, maxVariants: maxVariants}
+	s.maxBytes.Store(maxBytes)
+	for i := range s.shards {
+		lru, err := simplelru.NewLRU[string, *resource](math.MaxInt, nil)
+		if err != nil {
+			panic("cache: " + err.Error())
+		}
+		s.shards[i].lru = lru
+		s.shards[i].flights = make(map[string]*flight)
+		s.shards[i].filling = make(map[uint64]*purgeMark)
+	}
+	return s
+}
+
+func (s *store) shard(hash uint64) *shard { return &s.shards[hash&s.mask] }
+
+// begin notes that a fill for a key begins. The lock of the shard must be held.
+func (s *store) begin(sh *shard, hash uint64) epoch {
+	m := sh.filling[hash]
+	if m == nil {
+		m = new(purgeMark)
+		sh.filling[hash] = m
+	}
+	m.fills++
+	return epoch{s.purges.Load(), m.count, m}
+}
+
+// current reports whether no purge came since a fill began. The lock of the shard must be held.
+func (s *store) current(e epoch) bool { return e.all == s.purges.Load() && e.one == e.mark.count }
+
+// beginAlone is begin for a fill without a flight.
+func (s *store) beginAlone(hash uint64) epoch {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return s.begin(sh, hash)
+}
+
+// over ends what begin began.
+func (s *store) over(hash uint64, e epoch) {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	if e.mark.fills--; e.mark.fills == 0 {
+		delete(sh.filling, hash)
+	}
+	sh.mu.Unlock()
+}
+
+// get returns the resource under a key, or nil, and makes it the last to be evicted.
+func (s *store) get(hash uint64, key []byte) *resource {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	r, _ := sh.lru.Get(string(key))
+	sh.mu.Unlock()
+	return r
+}
+
+// put stores a variant beside the others of its resource, in place of the one that it supersedes.
+// It reports false if a purge came since the epoch.
+func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	if !s.current(since) {
+		sh.mu.Unlock()
+		return false
+	}
+	old, _ := sh.lru.Peek(key)
+	next := &resource{key: key, hash: hash, variants: []*entry{e}}
+	var before int64
+	var count int
+	if old != nil {
+		next.key = old.key
+		before, count = old.cost(), len(old.variants)
+		for _, v := range old.variants {
+			if len(next.variants) == s.maxVariants {
+				break
+			}
+			if !supersedes(e, v) {
+				next.variants = append(next.variants, v)
+			}
+		}
+	}
+	sh.lru.Add(key, next)
+	s.bytes.Add(next.cost() - before)
+	s.entries.Add(int64(len(next.variants) - count))
+	s.shrinkLocked(sh, 1)
+	sh.mu.Unlock()
+	s.shrink(hash)
+	return true
+}
+
+// supersedes reports whether a new variant answers the requests that an old one answered.
+func supersedes(e, old *entry) bool {
+	return e.extra == old.extra && slices.Equal(e.vary, old.vary) &&
+		slices.EqualFunc(e.chosen, old.chosen, func(a, b selected) bool { return a.norm == b.norm && a.absent == b.absent })
+}
+
+func (s *store) full() bool {
+	return s.bytes.Load() > s.maxBytes.Load() || s.maxEntries > 0 && s.entries.Load() > int64(s.maxEntries)
+}
+
+// shrinkLocked evicts from one shard until the store is within its bounds, but leaves the newest
+// keep resources of the shard.
+func (s *store) shrinkLocked(sh *shard, keep int) {
+	for s.full() && sh.lru.Len() > keep {
+		_, r, ok := sh.lru.RemoveOldest()
+		if !ok {
+			return
+		}
+		s.forget(r)
+		s.evictions.Add(int64(len(r.variants)))
+	}
+}
+
+// shrink evicts from the other shards, where the own one was not enough.
+func (s *store) shrink(hash uint64) {
+	for i := uint64(1); i <= s.mask+1 && s.full(); i++ {
+		sh := s.shard(hash + i)
+		sh.mu.Lock()
+		s.shrinkLocked(sh, 0)
+		sh.mu.Unlock()
+	}
+}
+
+func (s *store) forget(r *resource) {
+	s.bytes.Add(-r.cost())
+	s.entries.Add(-int64(len(r.variants)))
+}
+
+// purge removes a resource or makes it stale, and voids every fill for it that is under way. It
+// returns how many variants there were.
+func (s *store) purge(hash uint64, key string, soft bool) int {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if m := sh.filling[hash]; m != nil {
+		m.count++
+	}
+	r, ok := sh.lru.Peek(key)
+	if !ok {
+		return 0
+	}
+	s.drop(sh, r, soft)
+	return len(r.variants)
+}
+
+func (s *store) drop(sh *shard, r *resource, soft bool) {
+	if soft {
+		for _, e := range r.variants {
+			e.soft.Store(true)
+		}
+		return
+	}
+	sh.lru.Remove(r.key)
+	s.forget(r)
+}
+
+// purgeFunc removes the variants that match, or makes them stale, and voids every fill that is
+// under way. It walks the whole store, one shard at a time.
+func (s *store) purgeFunc(soft bool, match func(*resource, *entry) bool) int {
+	s.purges.Add(1)
+	n := 0
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		for _, key := range sh.lru.Keys() {
+			r, _ := sh.lru.Peek(key)
+			n += s.dropMatching(sh, r, soft, match)
+		}
+		sh.mu.Unlock()
+	}
+	return n
+}
+
+func (s *store) dropMatching(sh *shard, r *resource, soft bool, match func(*resource, *entry) bool) int {
+	var kept []*entry
+	n := 0
+	for _, e := range r.variants {
+		if !match(r, e) {
+			kept = append(kept, e)
+			continue
+		}
+		n++
+		if soft {
+			e.soft.Store(true)
+		}
+	}
+	switch {
+	case n == 0 || soft:
+	case len(kept) == 0:
+		s.drop(sh, r, false)
+	default:
+		next := &resource{key: r.key, hash: r.hash, variants: kept}
+		s.bytes.Add(next.cost() - r.cost())
+		s.entries.Add(int64(-n))
+		sh.lru.Add(r.key, next)
+	}
+	return n
+}

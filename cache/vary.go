@@ -1,0 +1,118 @@
+package cache
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// varyNames returns the request fields that a response depends on, in canonical form and sorted,
+// and whether it depends on more than fields can tell: a "*" anywhere in the list (RFC 9110,
+// section 12.5.5).
+func varyNames(lines []string) (names []string, any bool) {
+	for _, line := range lines {
+		for name := range strings.SplitSeq(line, ",") {
+			switch name = trimOWS(name); name {
+			case "":
+			case "*":
+				return nil, true
+			default:
+				names = append(names, http.CanonicalHeaderKey(name))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), false
+}
+
+// normalise brings the value of a request field into the form in which variants are compared
+// (RFC 9111, section 4.1): lines joined, white space around commas gone, and for the fields of
+// content negotiation also case and order, where they mean nothing.
+func normalise(name string, lines []string) string {
+	switch len(lines) {
+	case 0:
+		return ""
+	case 1:
+		if v := lines[0]; strings.IndexByte(v, ',') < 0 && !negotiation(name) {
+			return trimOWS(v)
+		}
+	}
+	var parts []string
+	for _, line := range lines {
+		for m := range strings.SplitSeq(line, ",") {
+			m = trimOWS(m)
+			if negotiation(name) {
+				if m = strings.ToLower(m); strings.IndexByte(m, ';') >= 0 {
+					m = strings.NewReplacer(" ", "", "\t", "").Replace(m)
+				}
+				if m == "" {
+					continue
+				}
+			}
+			parts = append(parts, m)
+		}
+	}
+	if negotiation(name) {
+		slices.Sort(parts)
+	}
+	return strings.Join(parts, ",")
+}
+
+func negotiation(name string) bool {
+	return name == "Accept-Encoding" || name == "Accept-Language"
+}
+
+// selected is the part of a request that chose a variant: field by field as it was sent, and in
+// the form in which it is compared. The empty string and an absent field are different.
+type selected struct {
+	raw, norm string
+	absent    bool
+}
+
+func selectFields(names []string, h http.Header) []selected {
+	if len(names) == 0 {
+		return nil
+	}
+	out := make([]selected, len(names))
+	for i, name := range names {
+		lines := h[name]
+		out[i] = selected{norm: normalise(name, lines), absent: len(lines) == 0}
+		if len(lines) == 1 {
+			out[i].raw = strings.Clone(lines[0])
+		}
+	}
+	return out
+}
+
+// matches reports whether a request selects this variant.
+func matches(names []string, want []selected, h http.Header) bool {
+	for i, name := range names {
+		lines := h[name]
+		if (len(lines) == 0) != want[i].absent {
+			return false
+		}
+		if len(lines) == 1 && lines[0] == want[i].raw {
+			continue // the usual case, without normalising
+		}
+		if len(lines) != 0 && normalise(name, lines) != want[i].norm {
+			return false
+		}
+	}
+	return true
+}
+
+// secondary renders what a request selects, as part of the key under which misses are collapsed.
+func secondary(names []string, h http.Header) string {
+	if len(names) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for _, name := range names {
+		b.WriteByte(1)
+		if lines := h[name]; len(lines) != 0 {
+			b.WriteByte(2)
+			b.WriteString(normalise(name, lines))
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,164 @@
+package cache
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+)
+
+// A handler finds out what a ResponseWriter can do by asking for interfaces, so the writer that a
+// fill gives it has exactly the optional ones that the writer below has. The shapes are the ones
+// that net/http knows: HTTP/1 (Flush, Hijack, ReadFrom), HTTP/2 (Flush, Push), and two simpler
+// ones. Everything else is reached through Unwrap by [http.ResponseController].
+
+type plainWriter struct{ fl *fill }
+
+func (w plainWriter) Header() http.Header         { return w.fl.header() }
+func (w plainWriter) WriteHeader(status int)      { w.fl.writeHeader(status) }
+func (w plainWriter) Write(p []byte) (int, error) { return w.fl.write(p) }
+func (w plainWriter) Unwrap() http.ResponseWriter { return w.fl.w }
+
+// WriteString is there because net/http's writers have it; io.WriteString looks for it.
+func (w plainWriter) WriteString(s string) (int, error) { return w.fl.write([]byte(s)) }
+
+// MarkShed implements [ShedMarker].
+func (w plainWriter) MarkShed(err error) { w.fl.shed = err }
+
+type flushWriter struct{ plainWriter }
+
+func (w flushWriter) Flush()            { w.fl.flush() }
+func (w flushWriter) FlushError() error { return w.fl.flush() }
+
+type http1Writer struct{ flushWriter }
+
+func (w http1Writer) ReadFrom(src io.Reader) (int64, error) { return w.fl.readFrom(src) }
+
+func (w http1Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.fl.hijack() }
+
+type http2Writer struct{ flushWriter }
+
+func (w http2Writer) Push(target string, opts *http.PushOptions) error {
+	return w.fl.w.(http.Pusher).Push(target, opts)
+}
+
+// wrap gives a fill the shape of the writer below.
+func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
+	plain := plainWriter{fl}
+	if _, ok := w.(http.Hijacker); ok {
+		return http1Writer{flushWriter{plain}}
+	}
+	if _, ok := w.(http.Pusher); ok {
+		return http2Writer{flushWriter{plain}}
+	}
+	if _, ok := w.(http.Flusher); ok {
+		return flushWriter{plain}
+	}
+	return plain
+}
+
+// hijack hands the connection over. From here on the cache is out of it.
+func (fl *fill) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if fl.mode == recording && fl.pump != nil {
+		fl.end(released, nil, false)
+		fl.pump.join()
+	}
+	if fl.mode != straight {
+		fl.mode, fl.body = straight, nil
+		fl.end(released, nil, false)
+		fl.h.cache.mark(fl.hash, fl.asked)
+	}
+	return fl.w.(http.Hijacker).Hijack()
+}
+
+// find looks for an interface on a writer and on the ones below it.
+func find[T any](w http.ResponseWriter) (t T, ok bool) {
+	for {
+		if t, ok = w.(T); ok {
+			return t, true
+		}
+		u, more := w.(interface{ Unwrap() http.ResponseWriter })
+		if !more {
+			return t, false
+		}
+		w = u.Unwrap()
+	}
+}
+
+// sink is the writer of a fill that has no client.
+type sink struct{ h http.Header }
+
+func (s *sink) Header() http.Header         { return s.h }
+func (s *sink) WriteHeader(int)             {}
+func (s *sink) Write(p []byte) (int, error) { return len(p), nil }
+func (s *sink) Flush()                      {}
+
+// watch is around a request that may invalidate what is stored, to learn how it went. It is not
+// used where a writer below can tell: see [StatusReporter].
+type watch struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *watch) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *watch) WriteHeader(status int) {
+	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *watch) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *watch) Flush()            { w.FlushError() }
+func (w *watch) FlushError() error { return http.NewResponseController(w.ResponseWriter).Flush() }
+
+type watch1 struct{ *watch }
+
+func (w watch1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.ResponseWriter.(http.Hijacker).Hijack()
+}
+
+func (w watch1) ReadFrom(src io.Reader) (int64, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok {
+		return rf.ReadFrom(src)
+	}
+	return io.Copy(onlyWriter{w.ResponseWriter}, src)
+}
+
+type watch2 struct{ *watch }
+
+func (w watch2) Push(target string, opts *http.PushOptions) error {
+	return w.ResponseWriter.(http.Pusher).Push(target, opts)
+}
+
+// watchFor gives a watch the shape of the writer below.
+func watchFor(ww *watch) http.ResponseWriter {
+	if _, ok := ww.ResponseWriter.(http.Hijacker); ok {
+		return watch1{ww}
+	}
+	if _, ok := ww.ResponseWriter.(http.Pusher); ok {
+		return watch2{ww}
+	}
+	if _, ok := ww.ResponseWriter.(http.Flusher); ok {
+		return ww
+	}
+	return plainWatch{ww}
+}
+
+// plainWatch hides Flush, where the writer below cannot.
+type plainWatch struct{ w *watch }
+
+func (p plainWatch) Header() http.Header         { return p.w.Header() }
+func (p plainWatch) WriteHeader(status int)      { p.w.WriteHeader(status) }
+func (p plainWatch) Write(b []byte) (int, error) { return p.w.Write(b) }
+func (p plainWatch) Unwrap() http.ResponseWriter { return p.w.ResponseWriter }
