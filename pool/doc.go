@@ -1,0 +1,34 @@
+// Package pool keeps CPU-bound work from starving everything else in the process.
+//
+// A [Pool] is a number of slots behind one waiting line, a [limiter.Concurrency]. Work
+// runs on the goroutine that asked for it ([Pool.Do], [Pool.Enter]); only [Submit], [Map]
+// and [Stream] start goroutines, each while it holds a slot or waits for one. There are
+// no workers to start or to stop.
+//
+//	p := pool.New()
+//	err := p.Do(r.Context(), func(ctx context.Context) error {
+//		return render(ctx, report)
+//	}, pool.WithKind("report"))
+//
+// # Why fewer slots than cores
+//
+// Go's scheduler looks at the network only when a core (a P) has nothing to run, or every
+// 10 ms. When every P computes, each network event costs up to 10 ms, and every goroutine
+// that wakes up stands behind all those that compute. One P kept free avoids both. So the
+// default is GOMAXPROCS-1 slots, at least 1, and follows GOMAXPROCS (and with it the
+// cgroup's CPU limit) while the program runs. On a machine of c cores this costs at most
+// 1/c of the throughput of CPU-bound work; [Overcommit] gets it back and says at what price.
+//
+// # Nested calls
+//
+// The context that a task receives carries its slot. A Do, Enter, Map or Submit of the
+// same pool with that context, or one derived from it, uses the slot that is held already
+// and can therefore not deadlock, at any size. What a task starts on other goroutines with
+// its context counts as the same slot; after the task has returned the context is an
+// ordinary one again, and work under it takes a slot of its own.
+//
+// # What the pool does not do
+//
+// It protects from the work that goes through it. A goroutine that computes beside it is
+// not seen. It does not stop a task that ignores its context: long loops call [Checkpoint].
+package pool

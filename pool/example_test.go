@@ -1,0 +1,69 @@
+package pool_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spillgate/spillgate/pool"
+)
+
+func ExampleNew() {
+	p := pool.New(pool.WithSlots(2))
+	err := p.Do(context.Background(), func(ctx context.Context) error {
+		fmt.Println("computing in one of", p.Slots(), "slots")
+		return nil
+	}, pool.WithKind("report"), pool.WithClient("alice"))
+	fmt.Println(err)
+	// Output:
+	// computing in one of 2 slots
+	// <nil>
+}
+
+func ExampleSubmit() {
+	p := pool.New()
+	ctx := context.Background()
+	f := pool.Submit(ctx, p, func(context.Context) (int, error) { return 6 * 7, nil })
+	// ... something else in the meantime ...
+	n, err := f.Wait(ctx)
+	fmt.Println(n, err)
+	// Output: 42 <nil>
+}
+
+func ExampleMap() {
+	p := pool.New()
+	squares, err := pool.Map(context.Background(), p, []int{1, 2, 3, 4},
+		func(_ context.Context, n int) (int, error) { return n * n, nil })
+	fmt.Println(squares, err)
+	// Output: [1 4 9 16] <nil>
+}
+
+func ExampleStream() {
+	p := pool.New()
+	pages := slices.Values([]string{"a", "bb", "ccc"})
+	for n, err := range pool.Stream(context.Background(), p, pages,
+		func(_ context.Context, s string) (int, error) { return len(s), nil }) {
+		fmt.Println(n, err)
+	}
+	// Output:
+	// 1 <nil>
+	// 2 <nil>
+	// 3 <nil>
+}
+
+func ExampleCheckpoint() {
+	p := pool.New()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	err := p.Do(ctx, func(ctx context.Context) error {
+		for {
+			// ... a millisecond of work ...
+			if err := pool.Checkpoint(ctx); err != nil {
+				return err
+			}
+		}
+	})
+	fmt.Println(err)
+	// Output: context deadline exceeded
+}

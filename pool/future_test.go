@@ -1,0 +1,305 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/pool"
+)
+
+func TestSubmit(t *testing.T) {
+	ctx := context.Background()
+	p := pool.New(pool.WithSlots(1))
+
+	t.Run("any number may wait, any number of times", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			f := pool.Submit(ctx, p, func(context.Context) (string, error) { time.Sleep(time.Second); return "done", errTask })
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() {
+					for range 2 {
+						if v, err := f.Wait(ctx); v != "done" || err != errTask {
+							t.Errorf("%q, %v", v, err)
+						}
+					}
+				})
+			}
+			synctest.Wait()
+			if f.Ready() {
+				t.Error("ready before the task ended")
+			}
+			wg.Wait()
+			if !f.Ready() {
+				t.Error("not ready after it")
+			}
+			empty(t, p)
+		})
+	})
+	t.Run("waiting ends with the waiter's context, the task goes on", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			f := pool.Submit(ctx, p, func(context.Context) (int, error) { time.Sleep(time.Minute); return 7, nil })
+			short, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if _, err := f.Wait(short); err != context.DeadlineExceeded {
+				t.Errorf("got %v", err)
+			}
+			if n, err := f.Wait(ctx); n != 7 || err != nil {
+				t.Errorf("%v, %v", n, err)
+			}
+		})
+	})
+	t.Run("a panic is an error with the stack, and not in its text", func(t *testing.T) {
+		_, err := pool.Submit(ctx, p, func(context.Context) (int, error) { panic(errTask) }).Wait(ctx)
+		var pe *pool.PanicError
+		if !errors.As(err, &pe) || !errors.Is(err, errTask) {
+			t.Fatalf("got %v", err)
+		}
+		if !strings.Contains(string(pe.Stack), "future_test.go") || strings.Contains(err.Error(), "goroutine") {
+			t.Errorf("stack %s\ntext %s", pe.Stack, err)
+		}
+		empty(t, p)
+	})
+	t.Run("Goexit is an error", func(t *testing.T) {
+		_, err := pool.Submit(ctx, p, func(context.Context) (int, error) { runtime.Goexit(); return 1, nil }).Wait(ctx)
+		if err != pool.ErrGoexit {
+			t.Errorf("got %v", err)
+		}
+		empty(t, p)
+	})
+	t.Run("a task that is cancelled in the line never runs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			release := full(p)
+			ctx, cancel := context.WithCancelCause(ctx)
+			f := pool.Submit(ctx, p, func(context.Context) (int, error) { t.Error("ran"); return 0, nil })
+			synctest.Wait()
+			cancel(errTask)
+			if _, err := f.Wait(context.Background()); err != errTask {
+				t.Errorf("got %v", err)
+			}
+			release()
+			empty(t, p)
+		})
+	})
+	t.Run("inside a task, what is cancelled is not run by the one that waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			p.Do(ctx, func(ctx context.Context) error {
+				sub, cancel := context.WithCancel(ctx)
+				f := pool.Submit(sub, p, func(context.Context) (int, error) { t.Error("ran"); return 0, nil })
+				cancel()
+				if _, err := f.Wait(ctx); err != context.Canceled {
+					t.Errorf("got %v", err)
+				}
+				return nil
+			})
+			synctest.Wait()
+			empty(t, p)
+		})
+	})
+	t.Run("tasks run in the order they were submitted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			release := full(p)
+			var order []int
+			var fs []*pool.Future[int]
+			for i := range 20 {
+				fs = append(fs, pool.Submit(ctx, p, func(context.Context) (int, error) { order = append(order, i); return i, nil }))
+				synctest.Wait()
+				time.Sleep(time.Nanosecond)
+			}
+			release()
+			for _, f := range fs {
+				f.Wait(ctx)
+			}
+			if !slices.IsSorted(order) || len(order) != 20 {
+				t.Errorf("order %v", order)
+			}
+		})
+	})
+	t.Run("TrySubmit only where there is room", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			one := func(context.Context) (int, error) { return 1, nil }
+			f, ok := pool.TrySubmit(ctx, p, one)
+			if !ok {
+				t.Fatal("refused with a free slot")
+			}
+			if n, err := f.Wait(ctx); n != 1 || err != nil {
+				t.Errorf("%v, %v", n, err)
+			}
+			release := full(p)
+			if f, ok := pool.TrySubmit(ctx, p, one); ok || f != nil {
+				t.Error("taken without a free slot")
+			}
+			release()
+			empty(t, p)
+		})
+	})
+}
+
+func TestMap(t *testing.T) {
+	ctx := context.Background()
+	t.Run("ordered, on every slot, never more", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(4))
+			var in, most atomic.Int64
+			items := make([]int, 100)
+			for i := range items {
+				items[i] = i
+			}
+			began := time.Now()
+			got, err := pool.Map(ctx, p, items, func(_ context.Context, i int) (int, error) {
+				most.Store(max(most.Load(), in.Add(1)))
+				defer in.Add(-1)
+				time.Sleep(time.Second)
+				return i, nil
+			}, pool.WithKind("item"))
+			if err != nil || !slices.Equal(got, items) {
+				t.Errorf("%v, %v", got, err)
+			}
+			if most.Load() != 4 || time.Since(began) != 25*time.Second {
+				t.Errorf("%d at the same time, took %v", most.Load(), time.Since(began))
+			}
+			empty(t, p)
+		})
+	})
+	t.Run("the first error cancels the rest and is returned", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(3))
+			var calls atomic.Int64
+			_, err := pool.Map(ctx, p, make([]int, 100), func(ctx context.Context, i int) (int, error) {
+				if calls.Add(1) == 3 {
+					time.Sleep(time.Second)
+					return 0, errTask
+				}
+				<-ctx.Done()
+				return 0, context.Cause(ctx)
+			})
+			if err != errTask || calls.Load() != 3 {
+				t.Errorf("%v after %d calls", err, calls.Load())
+			}
+			empty(t, p)
+		})
+	})
+	t.Run("a panic is an error", func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2))
+		_, err := pool.Map(ctx, p, make([]int, 10), func(context.Context, int) (int, error) { panic("x") })
+		var pe *pool.PanicError
+		if !errors.As(err, &pe) || pe.Value != "x" {
+			t.Errorf("got %v", err)
+		}
+		empty(t, p)
+	})
+	t.Run("Goexit ends the caller's goroutine and nothing is lost", func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2))
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			pool.Map(ctx, p, make([]int, 10), func(context.Context, int) (int, error) { runtime.Goexit(); return 0, nil })
+		}()
+		<-done
+		empty(t, p)
+	})
+	t.Run("nothing to do", func(t *testing.T) {
+		got, err := pool.Map(ctx, pool.New(), []int{}, func(context.Context, int) (int, error) { return 0, nil })
+		if len(got) != 0 || got == nil || err != nil {
+			t.Errorf("%v, %v", got, err)
+		}
+	})
+	t.Run("under load others get their turn between the elements", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				pool.Map(ctx, p, make([]int, 100), func(context.Context, int) (int, error) { time.Sleep(time.Second); return 0, nil })
+			}()
+			synctest.Wait()
+			began := time.Now()
+			p.Do(ctx, func(context.Context) error { return nil })
+			if d := time.Since(began); d > time.Second {
+				t.Errorf("waited %v behind a Map", d)
+			}
+			<-done
+			empty(t, p)
+		})
+	})
+	t.Run("no slot: the error of Do", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1), pool.WithQueue(0, 0))
+			release := full(p)
+			if _, err := pool.Map(ctx, p, []int{1}, func(context.Context, int) (int, error) { return 0, nil }); !errors.Is(err, limiter.ErrSaturated) {
+				t.Errorf("got %v", err)
+			}
+			release()
+		})
+	})
+}
+
+func TestStream(t *testing.T) {
+	ctx := context.Background()
+	count := func(pulled *int) iter.Seq[int] {
+		return func(yield func(int) bool) {
+			for i := 0; yield(i); i++ {
+				*pulled = i + 1
+			}
+		}
+	}
+	t.Run("ordered, and no further ahead than the window", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(3))
+			pulled, want := 0, 0
+			for n, err := range pool.Stream(ctx, p, count(&pulled), func(_ context.Context, n int) (int, error) {
+				time.Sleep(time.Duration(10-n%10) * time.Millisecond)
+				return n, nil
+			}) {
+				if n != want || err != nil {
+					t.Fatalf("got %v, %v, want %v", n, err, want)
+				}
+				if want++; pulled > want+6 {
+					t.Fatalf("%d read after %d were consumed", pulled, want)
+				}
+				if want == 50 {
+					break
+				}
+			}
+			empty(t, p)
+		})
+	})
+	t.Run("the first error ends it and cancels the rest", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(3))
+			var pulled, got int
+			var last error
+			for _, err := range pool.Stream(ctx, p, count(&pulled), func(ctx context.Context, n int) (int, error) {
+				if n == 1 {
+					return 0, errTask
+				}
+				if n > 1 {
+					<-ctx.Done()
+				}
+				return n, context.Cause(ctx)
+			}) {
+				got++
+				last = err
+			}
+			if got != 2 || last != errTask {
+				t.Errorf("%d results, the last error %v", got, last)
+			}
+			empty(t, p)
+		})
+	})
+}

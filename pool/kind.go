@@ -1,0 +1,168 @@
+package pool
+
+import (
+	"cmp"
+	"maps"
+	"math/bits"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxKinds bounds how many kinds of task a pool keeps apart.
+const maxKinds = 64
+
+// otherKind collects the kinds beyond maxKinds.
+const otherKind = "other"
+
+// kind is the record of one kind of task.
+type kind struct {
+	name    string
+	begun   atomic.Int64
+	refused atomic.Int64
+	waiting atomic.Int64
+	mean    atomic.Int64 // of the run time, ns; moves by 1/16 with each task
+	wait    histogram    // of those that waited
+	run     histogram
+}
+
+// ran records that a task of this kind ended after d.
+func (k *kind) ran(d time.Duration) {
+	k.run.add(d)
+	// A lost update among several at once does no harm to an estimate.
+	if m := k.mean.Load(); m == 0 {
+		k.mean.Store(int64(d))
+	} else {
+		k.mean.Store(m + (int64(d)-m)/16)
+	}
+}
+
+// usual is how long a task of this kind usually runs; 0 while that is not known.
+func (k *kind) usual() time.Duration { return time.Duration(k.mean.Load()) }
+
+// kinds finds records by name. The map is replaced and not changed, so that finding one
+// takes no lock.
+type kinds struct {
+	plain *kind
+	known atomic.Pointer[map[string]*kind]
+	mu    sync.Mutex
+}
+
+func (ks *kinds) init() {
+	ks.plain = new(kind)
+	ks.known.Store(&map[string]*kind{"": ks.plain})
+}
+
+func (ks *kinds) get(name string) *kind {
+	if name == "" {
+		return ks.plain
+	}
+	if k := (*ks.known.Load())[name]; k != nil {
+		return k
+	}
+	return ks.add(name)
+}
+
+func (ks *kinds) add(name string) *kind {
+	ks.mu.Lock()
+	defer ks.mu.Unlock()
+	known := *ks.known.Load()
+	if len(known) >= maxKinds {
+		name = otherKind
+	}
+	if k := known[name]; k != nil {
+		return k
+	}
+	k := &kind{name: name}
+	more := maps.Clone(known)
+	more[name] = k
+	ks.known.Store(&more)
+	return k
+}
+
+// sorted returns all records in the order of their names.
+func (ks *kinds) sorted() []*kind {
+	return slices.SortedFunc(maps.Values(*ks.known.Load()), func(a, b *kind) int {
+		return cmp.Compare(a.name, b.name)
+	})
+}
+
+func (ks *kinds) dropped() []Dropped {
+	var all []Dropped
+	for _, k := range ks.sorted() {
+		d := Dropped{Kind: k.name, Waiting: int(k.waiting.Load())}
+		d.Running = int(max(k.begun.Load()-k.run.count.Load(), 0))
+		if d.Waiting > 0 || d.Running > 0 {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// histogram counts durations in buckets of a quarter of a power of two, from 1 us to 1 h.
+type histogram struct {
+	count   atomic.Int64
+	sum     atomic.Int64
+	buckets [(histTop - histLow) * 4]atomic.Int64
+}
+
+const (
+	histLow = 10 // 2^10 ns, about 1 us: shorter is counted in the first bucket
+	histTop = 42 // 2^42 ns, about 73 min: longer is counted in the last
+)
+
+func (h *histogram) add(d time.Duration) {
+	h.count.Add(1)
+	h.sum.Add(int64(d))
+	h.buckets[histBucket(d)].Add(1)
+}
+
+func histBucket(d time.Duration) int {
+	if d < 1<<histLow {
+		return 0
+	}
+	e := bits.Len64(uint64(d)) - 1
+	if e >= histTop {
+		return (histTop-histLow)*4 - 1
+	}
+	return (e-histLow)*4 + int(d>>(e-2))&3
+}
+
+// histUpper is the upper end of bucket i.
+func histUpper(i int) time.Duration {
+	e := histLow + i/4
+	return time.Duration(1)<<e + time.Duration(i%4+1)<<(e-2)
+}
+
+// Timing sums up how long something took.
+type Timing struct {
+	Count int64         `json:"count"` // how many were measured
+	Total time.Duration `json:"total"` // their sum
+	// The quantiles are upper bounds that are at most a quarter too high.
+	P50 time.Duration `json:"p50"`
+	P90 time.Duration `json:"p90"`
+	P99 time.Duration `json:"p99"`
+}
+
+func (h *histogram) timing() Timing {
+	t := Timing{Total: time.Duration(h.sum.Load())}
+	var counts [len(h.buckets)]int64
+	for i := range counts {
+		counts[i] = h.buckets[i].Load()
+		t.Count += counts[i]
+	}
+	quantile := func(q float64) time.Duration {
+		want := max(1, int64(q*float64(t.Count)+0.999999))
+		for i, n := range counts {
+			if want -= n; want <= 0 {
+				return histUpper(i)
+			}
+		}
+		return 0
+	}
+	if t.Count > 0 {
+		t.P50, t.P90, t.P99 = quantile(0.5), quantile(0.9), quantile(0.99)
+	}
+	return t
+}

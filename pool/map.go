@@ -1,0 +1,151 @@
+package pool
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// Map calls fn for every element of in and returns the results in the order of in. The
+// elements run in the caller's slot, one after the other, and at the same time in
+// as many other slots as are free while nobody waits for them; under load Map is one task among
+// others and goes to the end of the line after each element. Inside a task Map uses the
+// slot of that task, so that it cannot deadlock at any size.
+//
+// The first error cancels the context that fn receives and Map returns that error and no
+// results, once every call of fn has returned. A panic of fn is such an error, a
+// [*PanicError]; so is [ErrGoexit] on another goroutine than the caller's. The errors for
+// no slot are those of [Pool.Do]. opts apply to every element.
+func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context, A) (R, error), opts ...TaskOption) ([]R, error) {
+	m := &mapping[A, R]{pool: p, task: gather(opts), in: in, out: make([]R, len(in)), fn: fn}
+	own := new(slot)
+	if p.held(ctx) != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		own = nil
+	} else if err := p.take(own, ctx, m.task, true); err != nil {
+		return nil, err
+	} else {
+		defer own.leave()
+		ctx = own
+	}
+	ctx, m.cancel = context.WithCancelCause(ctx)
+	m.ctx = ctx
+	defer m.cancel(nil)
+	finished := false
+	defer func() {
+		if !finished { // fn ended this goroutine
+			m.fail(ErrGoexit)
+		}
+		if own != nil {
+			own.leave() // those that still run have slots of their own
+		}
+		m.helpers.Wait()
+	}()
+	m.work(ctx, own)
+	finished = true
+	if own != nil {
+		own.leave()
+	}
+	m.helpers.Wait()
+	if m.err != nil {
+		return nil, m.err
+	}
+	return m.out, nil
+}
+
+// mapping is one call of Map.
+type mapping[A, R any] struct {
+	pool    *Pool
+	task    task
+	in      []A
+	out     []R
+	fn      func(context.Context, A) (R, error)
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	next    atomic.Int64
+	helpers sync.WaitGroup
+	once    sync.Once
+	err     error
+	failed  atomic.Bool
+}
+
+func (m *mapping[A, R]) fail(err error) {
+	m.once.Do(func() {
+		m.err = err
+		m.failed.Store(true)
+		m.cancel(err)
+	})
+}
+
+// work runs elements until there are no more. own is the slot to be given up between
+// elements while others wait; nil is the slot of the task that Map was called in.
+func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
+	for first := true; ; first = false {
+		i := int(m.next.Add(1)) - 1
+		if i >= len(m.in) || m.failed.Load() {
+			return
+		}
+		if !first && own != nil {
+			if err := own.again(ctx); err != nil {
+				m.fail(err)
+				return
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			m.fail(context.Cause(ctx))
+			return
+		}
+		if i+1 < len(m.in) {
+			m.help()
+		}
+		r, err := guard(ctx, func(ctx context.Context) (R, error) { return m.fn(ctx, m.in[i]) })
+		if err != nil {
+			m.fail(err)
+			return
+		}
+		m.out[i] = r
+	}
+}
+
+// help starts one more goroutine if there is a free slot that nobody waits for.
+func (m *mapping[A, R]) help() {
+	s := new(slot)
+	if !m.pool.try(s, m.ctx, m.task, false) {
+		return
+	}
+	m.helpers.Add(1)
+	go func() {
+		defer m.helpers.Done()
+		if x := m.pool.extra.Load(); x != nil {
+			defer x.enlist()()
+		}
+		finished := false
+		defer func() {
+			if !finished {
+				m.fail(ErrGoexit)
+			}
+			s.leave()
+		}()
+		m.work(s, s)
+		finished = true
+	}()
+}
+
+// again ends one task in the slot's books and begins the next of the same sort. If anybody
+// waits, the slot goes to him first.
+func (s *slot) again(ctx context.Context) error {
+	p := s.pool
+	now := p.now()
+	p.follow(now)
+	s.kind.ran(now - s.began)
+	s.kind.begun.Add(1)
+	s.began, s.arrived = now, now
+	for i := range p.waiting {
+		if p.waiting[i].Load() > 0 {
+			return s.standBack(ctx, now)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package pool
+
+// setNice reports that niceness belongs to the process here and not to the thread.
+func setNice(int) bool { return false }

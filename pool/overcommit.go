@@ -1,0 +1,183 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// OvercommitOption sets one thing about [Overcommit].
+type OvercommitOption interface{ applyOvercommit(*overConfig) }
+
+type overConfig struct {
+	slots int
+	nice  int
+}
+
+type overOption func(*overConfig)
+
+func (f overOption) applyOvercommit(c *overConfig) { f(c) }
+
+// WithThreads sets how many tasks compute at the same time, each on a thread of its own; the default is
+// the number of cores that GOMAXPROCS stood for. It panics if n is less than 1.
+func WithThreads(n int) OvercommitOption {
+	if n < 1 {
+		panic(fmt.Sprintf("pool: WithThreads(%d): at least 1 thread is needed", n))
+	}
+	return overOption(func(c *overConfig) { c.slots = n })
+}
+
+// WithNice gives the threads of [Submit], [Stream], the helpers of [Map] and jobs a lower priority
+// in the kernel, 1 to 10. It works on Linux and has no effect elsewhere. Work that runs on the
+// caller's goroutine ([Pool.Do], [Pool.Enter]) stays as it is: an unprivileged process can
+// lower a thread's priority and never raise it again, so the thread has to end with the
+// task, and the caller's is not ours to end. It panics if n is out of range.
+//
+// The danger: whoever else wants the cores gets them, also while a niced thread holds
+// something that the whole program waits for. The garbage collector's pauses were measured
+// at up to 84 ms beside a busy neighbour, where they are 1 ms without this option. It is for a machine of one's own.
+func WithNice(n int) OvercommitOption {
+	if n < 1 || n > 10 {
+		panic(fmt.Sprintf("pool: WithNice(%d): niceness is 1 to 10; beyond that the collector waits for threads that the kernel does not run", n))
+	}
+	return overOption(func(c *overConfig) { c.nice = n })
+}
+
+// Overcommitted is what [Overcommit] changed. Safe for concurrent use.
+type Overcommitted struct {
+	pool   *Pool
+	conf   overConfig
+	byHand bool // GOMAXPROCS was not the runtime's own choice: it is not ours to find out anew
+	mu     sync.Mutex
+	cores  int
+	slots  int // what a fixed pool had before
+	timer  *time.Timer
+	closed bool
+}
+
+// overcommitted guards GOMAXPROCS, of which the process has one.
+var overcommitted atomic.Bool
+
+// Overcommit lets a pool use every core without making the rest of the program wait for
+// it: GOMAXPROCS becomes cores plus slots, the pool's slots become cores, and each task is locked
+// to a thread. The Go scheduler then always has a P for a goroutine that wakes up, and the
+// kernel, which is good at that, divides the cores between the threads. Without it a pool must leave
+// one core free, see [New].
+//
+// It is for main, on a machine whose cores the program has for itself:
+//
+//	p := pool.New()
+//	over, err := pool.Overcommit(p)
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	defer over.Close()
+//
+// The price: GOMAXPROCS belongs to the whole process; everything that reads it sees the
+// higher number, and each P has its own memory cache. Under a cgroup CPU limit the
+// threads together can use up the quota of a period and are then all stopped for the rest of it.
+// Setting GOMAXPROCS by hand ends the runtime's own following of the cgroup; Overcommit looks
+// for it itself, once a minute, which stops the world twice for some microseconds.
+// Work that goes round the pool is now able to take more than one P for each core.
+//
+// Only one can be open in a process. The error says so, or that the pool was shut down.
+func Overcommit(p *Pool, opts ...OvercommitOption) (*Overcommitted, error) {
+	var c overConfig
+	for _, o := range opts {
+		o.applyOvercommit(&c)
+	}
+	if !overcommitted.CompareAndSwap(false, true) {
+		return nil, errors.New("pool: Overcommit: another one is open; GOMAXPROCS can be changed by one only, close that first")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.active.Load()&draining != 0 {
+		overcommitted.Store(false)
+		return nil, ErrShutdown
+	}
+	x := &Overcommitted{pool: p, conf: c, slots: p.line.Limit()}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.cores = runtime.GOMAXPROCS(0)
+	runtime.SetDefaultGOMAXPROCS()
+	x.byHand = runtime.GOMAXPROCS(0) != x.cores
+	x.set()
+	p.extra.Store(x)
+	if !x.byHand {
+		x.timer = time.AfterFunc(refresh, x.refresh)
+	}
+	return x, nil
+}
+
+const refresh = time.Minute
+
+// set puts the numbers into force that follow from cores.
+func (x *Overcommitted) set() {
+	slots := x.conf.slots
+	if slots == 0 {
+		slots = x.cores
+	}
+	runtime.GOMAXPROCS(x.cores + slots)
+	x.pool.line.SetLimit(slots)
+}
+
+// refresh finds out how many cores there are now.
+func (x *Overcommitted) refresh() {
+	x.pool.mu.Lock()
+	defer x.pool.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed || x.pool.stopped.Load() {
+		return
+	}
+	runtime.SetDefaultGOMAXPROCS()
+	x.cores = runtime.GOMAXPROCS(0)
+	x.set()
+	x.timer.Reset(refresh)
+}
+
+// Close gives GOMAXPROCS back, to the runtime if that had set it, and the pool its former size. Tasks
+// that run go on where they are. A second Close does nothing.
+func (x *Overcommitted) Close() {
+	p := x.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return
+	}
+	x.closed = true
+	if x.timer != nil {
+		x.timer.Stop()
+	}
+	if x.byHand {
+		runtime.GOMAXPROCS(x.cores)
+	} else {
+		runtime.SetDefaultGOMAXPROCS()
+	}
+	p.extra.Store(nil)
+	if !p.stopped.Load() {
+		if p.fixed {
+			p.line.SetLimit(x.slots)
+		} else {
+			p.line.SetLimit(p.wanted())
+			p.look.Store(0)
+		}
+	}
+	overcommitted.Store(false)
+}
+
+// enlist puts a goroutine of ours on a thread for the task it is about to run. What it
+// returns has to be called when the task has ended.
+func (x *Overcommitted) enlist() func() {
+	runtime.LockOSThread()
+	if x.conf.nice > 0 && setNice(x.conf.nice) {
+		// The goroutine ends locked, and the niced thread with it.
+		return func() {}
+	}
+	return runtime.UnlockOSThread
+}

@@ -1,0 +1,183 @@
+package pool
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// Pool bounds how much CPU-bound work runs at the same time. Work that finds no slot
+// waits in a line that is bounded in length and time, in order of priority, shared fairly
+// between clients; work that would come too late is refused.
+//
+// A Pool has no goroutine of its own and needs no Close. The zero value does not work; use
+// [New]. Safe for concurrent use.
+type Pool struct {
+	line *limiter.Concurrency
+	base time.Time
+
+	// active counts the tasks that wait or run, plus draining once Shutdown was called.
+	active  atomic.Int64
+	idle    chan struct{} // closed when active has come down to draining
+	once    sync.Once
+	stopped atomic.Bool // the time for draining is over
+
+	heavy   atomic.Bool      // a task of weight above 1 was seen
+	waiting [16]atomic.Int64 // by priority, lowest first
+	kinds   kinds
+	conf    config
+
+	look  atomic.Int64 // ns since base: when GOMAXPROCS is to be read again
+	mu    sync.Mutex   // held to change the number of slots
+	fixed bool         // the number of slots was set and does not follow GOMAXPROCS
+
+	extra atomic.Pointer[Overcommitted] // work runs on threads of its own
+}
+
+const draining = 1 << 62
+
+// Option sets one thing about a [Pool].
+type Option interface{ applyPool(*config) }
+
+type config struct {
+	slots   int
+	reserve int
+	length  int
+	maxWait time.Duration
+	step    time.Duration
+}
+
+type poolOption func(*config)
+
+func (f poolOption) applyPool(c *config) { f(c) }
+
+// WithSlots sets a number of slots that does not follow GOMAXPROCS. It panics if n is less
+// than 1.
+func WithSlots(n int) Option {
+	if n < 1 {
+		panic(fmt.Sprintf("pool: WithSlots(%d): a pool has at least 1 slot", n))
+	}
+	return poolOption(func(c *config) { c.slots = n })
+}
+
+// WithReserve sets how many of GOMAXPROCS the pool leaves to everything else; the default
+// is 1. There is always at least 1 slot. With 0 the pool may take every core, which costs
+// all other goroutines up to 10 ms each time they wait for the network. It panics if n
+// is negative.
+func WithReserve(n int) Option {
+	if n < 0 {
+		panic(fmt.Sprintf("pool: WithReserve(%d): the reserve is 0 or more", n))
+	}
+	return poolOption(func(c *config) { c.reserve = n })
+}
+
+// WithQueue bounds the waiting line: at most length tasks wait, each for at most maxWait.
+// The default is 256 tasks and 30 s. Length 0 refuses whatever finds no slot. When the
+// line is full, the client that has more than its share of it loses a place. It panics if
+// length is negative or, with a length, maxWait is not positive.
+func WithQueue(length int, maxWait time.Duration) Option {
+	if length < 0 {
+		panic(fmt.Sprintf("pool: WithQueue: length is %d; it must be 0 (no waiting) or more", length))
+	}
+	if length > 0 && maxWait <= 0 {
+		panic(fmt.Sprintf("pool: WithQueue: maxWait is %v; it must be more than 0", maxWait))
+	}
+	return poolOption(func(c *config) { c.length, c.maxWait = length, maxWait })
+}
+
+// WithPriorityStep sets how much waiting one level of priority is worth; the default is
+// 100 ms. A task is overtaken by one of a higher priority only if that came less than
+// step, times the difference of their priorities, after it. It panics if step is negative.
+func WithPriorityStep(step time.Duration) Option {
+	if step < 0 {
+		panic(fmt.Sprintf("pool: WithPriorityStep(%v): the step must not be negative", step))
+	}
+	return poolOption(func(c *config) { c.step = step })
+}
+
+// New returns a pool of GOMAXPROCS-1 slots, at least 1, that follows GOMAXPROCS while it
+// runs. See [WithSlots] for a fixed number and [Overcommit] for using every core.
+func New(opts ...Option) *Pool {
+	c := config{reserve: 1, length: 256, maxWait: 30 * time.Second, step: 100 * time.Millisecond}
+	for _, o := range opts {
+		o.applyPool(&c)
+	}
+	p := &Pool{
+		base:  time.Now(),
+		idle:  make(chan struct{}),
+		conf:  c,
+		fixed: c.slots > 0,
+	}
+	slots := c.slots
+	if p.fixed {
+		p.look.Store(math.MaxInt64)
+	} else {
+		slots = p.wanted()
+		p.look.Store(int64(lookEvery))
+	}
+	p.kinds.init()
+	p.line = limiter.NewConcurrency(slots, limiter.WithQueue(c.length, c.maxWait), limiter.WithPriorityStep(c.step))
+	return p
+}
+
+// now is the time since base: one reading of the monotonic clock only, which costs about
+// half of time.Now.
+func (p *Pool) now() time.Duration { return time.Since(p.base) }
+
+// at is the time.Time for a reading of now.
+func (p *Pool) at(d time.Duration) time.Time { return p.base.Add(d) }
+
+// lookEvery is how often GOMAXPROCS is read: the runtime itself adapts it to the cgroup's
+// limit at most once a second.
+const lookEvery = time.Second
+
+func (p *Pool) wanted() int { return max(1, runtime.GOMAXPROCS(0)-p.conf.reserve) }
+
+// follow adapts the number of slots to GOMAXPROCS, at most once a second. It runs on the
+// path of work with the clock that was read anyway, so that there is nothing to stop.
+func (p *Pool) follow(now time.Duration) {
+	if int64(now) < p.look.Load() {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fixed || p.stopped.Load() || p.extra.Load() != nil {
+		p.look.Store(math.MaxInt64)
+		return
+	}
+	p.look.Store(int64(now + lookEvery))
+	if n := p.wanted(); n != p.line.Limit() {
+		p.line.SetLimit(n)
+	}
+}
+
+// Resize sets the number of slots, which then no longer follows GOMAXPROCS. More slots are
+// given to the waiting line at once; fewer are reached as tasks end. It returns an error
+// and changes nothing if slots is less than 1, or while [Overcommit] decides.
+func (p *Pool) Resize(slots int) error {
+	if slots < 1 {
+		return fmt.Errorf("pool: Resize: %d slots; a pool has at least 1", slots)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.extra.Load() != nil {
+		return fmt.Errorf("pool: Resize: %d slots while Overcommit decides; close that first", slots)
+	}
+	if p.stopped.Load() {
+		return ErrShutdown
+	}
+	p.fixed = true
+	p.look.Store(math.MaxInt64)
+	return p.line.SetLimit(slots)
+}
+
+// Slots returns how many slots the pool has now.
+func (p *Pool) Slots() int {
+	p.follow(p.now())
+	return p.line.Limit()
+}

@@ -1,0 +1,38 @@
+package pool
+
+import (
+	"context"
+	"math"
+)
+
+// Shutdown takes no more work (it is refused with [ErrShutdown]) and waits until all that
+// waits or runs has ended, then returns nil.
+//
+// If ctx ends first, what waits is dropped, each task answered with ErrShutdown,
+// [Checkpoint] tells what runs to stop, and Shutdown returns a [*DroppedError] that names
+// them by kind. It does not wait for those that run any longer. A second Shutdown waits for the same end.
+func (p *Pool) Shutdown(ctx context.Context) error {
+	if p.active.Or(draining)&^draining == 0 {
+		p.once.Do(func() { close(p.idle) })
+	}
+	select {
+	case <-p.idle:
+		return nil
+	default:
+	}
+	select {
+	case <-p.idle:
+		return nil
+	case <-ctx.Done():
+	}
+	dropped := p.kinds.dropped()
+	p.mu.Lock()
+	p.stopped.Store(true)
+	p.mu.Unlock()
+	// The gate is opened for all who wait; each finds on the other side that it is too late.
+	p.line.SetLimit(math.MaxInt32)
+	if len(dropped) == 0 {
+		return nil // the last one ended while we looked
+	}
+	return &DroppedError{Cause: context.Cause(ctx), Kinds: dropped}
+}

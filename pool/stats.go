@@ -1,0 +1,67 @@
+package pool
+
+import "time"
+
+// Stats is the state of a [Pool] at one moment and its counts since it was made. The
+// numbers are read one after the other while work goes on and need not add up exactly.
+type Stats struct {
+	Slots   int `json:"slots"`   // how many there are now
+	Used    int `json:"used"`    // taken now, by weight
+	Waiting int `json:"waiting"` // tasks in the line now
+
+	Begun   int64 `json:"begun"`   // tasks that got a slot
+	Refused int64 `json:"refused"` // tasks that got none, in all; the next five by reason
+
+	Full     int64 `json:"refused_full"`     // no slot and no place in the line
+	Evicted  int64 `json:"refused_evicted"`  // lost the place in the line to another client
+	Expired  int64 `json:"refused_expired"`  // waited as long as the line allows
+	Deadline int64 `json:"refused_deadline"` // would have been late
+	Left     int64 `json:"refused_left"`     // the context ended while waiting
+
+	// RetryAfter is when the line as it is now will have been served; 0 is not known.
+	RetryAfter time.Duration `json:"retry_after"`
+	Draining   bool          `json:"draining"` // Shutdown was called
+
+	Kinds []KindStats `json:"kinds"` // in the order of their names; at most 65
+}
+
+// KindStats is the part of [Stats] that belongs to one kind of task.
+type KindStats struct {
+	Kind    string `json:"kind"`
+	Waiting int    `json:"waiting"`
+	Running int    `json:"running"`
+	Begun   int64  `json:"begun"`
+	Refused int64  `json:"refused"`
+	Wait    Timing `json:"wait"` // of tasks that found no free slot
+	Run     Timing `json:"run"`
+}
+
+// Stats returns counts and state.
+func (p *Pool) Stats() Stats {
+	p.follow(p.now())
+	l := p.line.Stats()
+	s := Stats{
+		Slots: l.Limit, Used: l.InFlight, Waiting: l.Queued,
+		Full: l.Full, Evicted: l.Evicted, Expired: l.Expired, Deadline: l.Deadline, Left: l.Left,
+		RetryAfter: l.RetryAfter,
+		Draining:   p.active.Load()&draining != 0,
+	}
+	for _, k := range p.kinds.sorted() {
+		ks := KindStats{
+			Kind:    k.name,
+			Waiting: int(k.waiting.Load()),
+			Begun:   k.begun.Load(),
+			Refused: k.refused.Load(),
+			Wait:    k.wait.timing(),
+			Run:     k.run.timing(),
+		}
+		ks.Running = int(max(ks.Begun-ks.Run.Count, 0))
+		s.Begun += ks.Begun
+		s.Refused += ks.Refused
+		if k.name == "" && ks.Begun == 0 && ks.Refused == 0 && ks.Waiting == 0 {
+			continue // no task without a kind was seen
+		}
+		s.Kinds = append(s.Kinds, ks)
+	}
+	return s
+}

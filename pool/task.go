@@ -1,0 +1,85 @@
+package pool
+
+import (
+	"fmt"
+	"time"
+)
+
+// TaskOption says something about one task. The zero value says nothing. An option is a
+// plain value: building one and passing it on allocates nothing.
+type TaskOption struct {
+	what taskField
+	n    int
+	s    string
+	t    time.Time
+}
+
+type taskField uint8
+
+const (
+	setNothing taskField = iota
+	setPriority
+	setClient
+	setWeight
+	setKind
+	setDeadline
+)
+
+// WithPriority orders waiting tasks: higher begins first, 0 is the default, negative is for
+// work that can wait. A waiting task ages, so that a lower priority is not starved: one
+// level is worth the pool's priority step ([WithPriorityStep]) of waiting.
+func WithPriority(p int) TaskOption { return TaskOption{what: setPriority, n: p} }
+
+// WithClient names whom the task is for. Waiting tasks of different clients share the pool
+// fairly, by slot time used; tasks without a client are one client together. The key is
+// forgotten once the client has nothing waiting or running.
+func WithClient(key string) TaskOption { return TaskOption{what: setClient, s: key} }
+
+// WithWeight says that the task uses k cores and so takes k slots, at least 1. A weight
+// above the pool's size counts as the whole pool. It panics if k is less than 1.
+func WithWeight(k int) TaskOption {
+	if k < 1 {
+		panic(fmt.Sprintf("pool: WithWeight(%d): a task takes at least 1 slot; leave the option out for one", k))
+	}
+	return TaskOption{what: setWeight, n: k}
+}
+
+// WithKind names what sort of task this is, for [Stats] and for the estimate of how long it
+// will run. A pool keeps the first 64 kinds apart and counts the rest under "other": the
+// name is one of a few of the program's, not something that a client chooses.
+func WithKind(name string) TaskOption { return TaskOption{what: setKind, s: name} }
+
+// WithDeadline says when the task must be finished. It is refused with
+// [limiter.ErrWouldMissDeadline] as soon as it is plain that it would be late, before it has
+// used any CPU; once it runs the deadline is not enforced. The earlier of this and the
+// context's own deadline counts.
+func WithDeadline(t time.Time) TaskOption { return TaskOption{what: setDeadline, t: t} }
+
+// task is what the options of one task come to.
+type task struct {
+	priority int
+	weight   int
+	client   string
+	kind     string
+	deadline time.Time
+}
+
+func gather(opts []TaskOption) task {
+	t := task{weight: 1}
+	for i := range opts {
+		o := &opts[i]
+		switch o.what {
+		case setPriority:
+			t.priority = o.n
+		case setClient:
+			t.client = o.s
+		case setWeight:
+			t.weight = o.n
+		case setKind:
+			t.kind = o.s
+		case setDeadline:
+			t.deadline = o.t
+		}
+	}
+	return t
+}
