@@ -65,6 +65,7 @@ var arrows = map[string][]string{
 	"limiter":             {},
 	"breaker":             {},
 	"cache":               {},
+	"cache/conformance":   {},
 	"pool":                {"limiter"},
 	"pool/jobs":           {"pool", "limiter"},
 	"middleware":          {"limiter", "breaker", "cache", "pool", "middleware/clientip"},
