@@ -126,7 +126,8 @@ func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
 // in the order of [Rate.Policies], as far as it has room.
 func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) Decision {
 	q := r.question(now, key, n)
-	a := r.take(&q, now, each)
+	var a tableAnswer
+	r.take(&q, now, each, &a)
 	return r.decision(&q, &a)
 }
 
@@ -134,7 +135,8 @@ func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) D
 func (r *Rate) Peek(key string, n int) Decision {
 	q := r.question(time.Time{}, key, n)
 	q.peek = true
-	a := r.take(&q, time.Time{}, nil)
+	var a tableAnswer
+	r.take(&q, time.Time{}, nil, &a)
 	return r.decision(&q, &a)
 }
 
@@ -227,11 +229,12 @@ func (r *Rate) reading(now time.Time) int64 {
 	return int64(now.Sub(r.origin))
 }
 
-func (r *Rate) take(q *tableTake, now time.Time, each []PolicyState) tableAnswer {
+func (r *Rate) take(q *tableTake, now time.Time, each []PolicyState, a *tableAnswer) {
 	if r.single != nil {
-		return r.single.take(q, now, each, nil)
+		r.single.take(q, now, each, nil, a)
+		return
 	}
-	return r.table.take(q, each, nil)
+	r.table.take(q, each, nil, a)
 }
 
 func (r *Rate) adjust(key string, n int) {

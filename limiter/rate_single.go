@@ -13,6 +13,7 @@ import (
 type rateSingle struct {
 	mu       sync.Mutex
 	maxWait  time.Duration
+	policies []Policy // as the buckets have them
 	buckets  []*rate.Limiter
 	last     time.Time
 	admitted uint64
@@ -23,7 +24,9 @@ type rateSingle struct {
 func newRateSingle(policies []Policy, maxWait time.Duration) *rateSingle {
 	s := &rateSingle{maxWait: maxWait}
 	for _, p := range policies {
-		s.buckets = append(s.buckets, rate.NewLimiter(rateSingleLimit(p.Limit), p.Burst))
+		p.Limit = rateSingleLimit(p.Limit)
+		s.policies = append(s.policies, p)
+		s.buckets = append(s.buckets, rate.NewLimiter(p.Limit, p.Burst))
 	}
 	return s
 }
@@ -46,18 +49,18 @@ func (s *rateSingle) clock(now time.Time) time.Time {
 	return now
 }
 
-func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reserved *[ratePolicyMax]*rate.Reservation) tableAnswer {
+func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reserved *[ratePolicyMax]*rate.Reservation, a *tableAnswer) {
 	if now.IsZero() {
 		now = time.Now()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now = s.clock(now)
-	a := tableAnswer{ok: true}
+	a.ok = true
 	nearest := math.Inf(1)
 	var never bool
 	for i, b := range s.buckets {
-		limit, burst := b.Limit(), b.Burst()
+		limit, burst := s.policies[i].Limit, s.policies[i].Burst
 		if limit == rate.Inf {
 			if i == 0 {
 				a.burst, a.state = math.MaxInt, PolicyState{Remaining: math.MaxInt}
@@ -67,7 +70,7 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 		}
 		tokens := b.TokensAt(now)
 		left := tokens - float64(q.n)
-		state := PolicyState{Remaining: rateSingleFloor(tokens, limit, burst), ResetAfter: rateSingleWait(float64(burst)-tokens, limit)}
+		state := rateSingleState(tokens, limit, burst)
 		refused := false
 		if q.n > burst || left < 0 {
 			// Like rate.Limiter, cut off the part of a nanosecond that nobody can wait for.
@@ -93,7 +96,7 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 	}
 	if a.ok && !q.peek {
 		for i, b := range s.buckets {
-			limit := b.Limit()
+			limit, burst := s.policies[i].Limit, s.policies[i].Burst
 			if limit == rate.Inf {
 				continue
 			}
@@ -102,8 +105,10 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 			} else {
 				b.AllowN(now, q.n)
 			}
-			tokens := b.TokensAt(now)
-			state := PolicyState{Remaining: rateSingleFloor(tokens, limit, b.Burst()), ResetAfter: rateSingleWait(float64(b.Burst())-tokens, limit)}
+			if i != a.policy && i >= len(each) {
+				continue
+			}
+			state := rateSingleState(b.TokensAt(now), limit, burst)
 			if i == a.policy {
 				a.state = state
 			}
@@ -119,7 +124,10 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 	default:
 		s.rejected++
 	}
-	return a
+}
+
+func rateSingleState(tokens float64, limit rate.Limit, burst int) PolicyState {
+	return PolicyState{Remaining: rateSingleFloor(tokens, limit, burst), ResetAfter: rateSingleWait(float64(burst)-tokens, limit)}
 }
 
 func rateSingleEach(each []PolicyState, i int, state PolicyState) {
@@ -206,6 +214,7 @@ func (s *rateSingle) setPolicy(i int, limit rate.Limit, burst int, now time.Time
 	now = s.clock(now)
 	b := s.buckets[i]
 	limit = rateSingleLimit(limit)
+	s.policies[i].Limit, s.policies[i].Burst = limit, burst
 	if limit == rate.Inf || b.Limit() == rate.Inf {
 		s.buckets[i] = rate.NewLimiter(limit, burst)
 		return

@@ -31,9 +31,9 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	var reserved [ratePolicyMax]*rate.Reservation
 	var a tableAnswer
 	if r.single != nil {
-		a = r.single.take(&q, now, nil, &reserved)
+		r.single.take(&q, now, nil, &reserved, &a)
 	} else {
-		a = r.table.take(&q, nil, &marks)
+		r.table.take(&q, nil, &marks, &a)
 	}
 	d := r.decision(&q, &a)
 	switch {

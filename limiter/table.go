@@ -212,29 +212,31 @@ func (q *tableTake) rule(rules *tableRules, i int, own *policyRule) *policyRule 
 	return p
 }
 
-// take decides for all policies and charges all or none. each, where it is not empty, gets the state of
+// take decides for all policies, and charges all or none, into a zero answer. each, where it is not empty, gets the state of
 // every policy; marks, where it is not nil, the words that were written, for giveBack.
-func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int64) tableAnswer {
+func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int64, a *tableAnswer) {
 	hash := t.hash(q.key)
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	cells := t.find(sh, set, hash, q.key)
-	var fresh [ratePolicyMax]int64
-	if cells == nil {
-		return t.takeNew(q, sh, set, hash, &fresh, each, marks)
+	switch {
+	case cells == nil:
+		t.takeNew(q, sh, set, hash, each, marks, a)
+	case len(cells) == 1 && !q.own && len(each) == 0 && marks == nil:
+		sh.decideOne(q, &cells[0], a)
+	default:
+		sh.decide(q, cells, false, each, marks, a)
 	}
-	a := sh.decide(q, cells, false, each, marks)
-	sh.count(q, &a)
-	return a
+	sh.count(q, a)
 }
 
 // takeNew is take for a key that has no slot. The shard is locked.
-func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, fresh *[ratePolicyMax]int64, each []PolicyState, marks *[ratePolicyMax]int64) tableAnswer {
-	a := sh.decide(q, fresh[:t.policies], true, each, marks)
+func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []PolicyState, marks *[ratePolicyMax]int64, a *tableAnswer) {
+	var fresh [ratePolicyMax]int64
+	sh.decide(q, fresh[:t.policies], true, each, marks, a)
 	if !a.ok || q.peek || q.n == 0 {
-		sh.count(q, &a)
-		return a
+		return
 	}
 	var slot int
 	var live bool
@@ -244,12 +246,11 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, fresh *[
 		slot, live = t.victim(sh, set, q.ns)
 	}
 	if live && t.budget != nil {
-		a = t.budget.take(q, a, each)
+		t.budget.take(q, each, a)
 		if a.ok {
 			sh.shared++
 		}
-		sh.count(q, &a)
-		return a
+		return
 	}
 	if t.exact {
 		sh.exact.insert(q.key, fresh[:t.policies])
@@ -261,8 +262,37 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, fresh *[
 		a.evicted = true
 		sh.evicted++
 	}
-	sh.count(q, &a)
-	return a
+}
+
+// decideOne is decide for what is asked most: a known key, one policy, no reservation. The shard is locked.
+func (sh *tableShard) decideOne(q *tableTake, cell *int64, a *tableAnswer) {
+	p := &sh.rules.policies[0]
+	a.rules, a.burst = sh.rules, p.burst
+	if p.infinite {
+		a.ok, a.burst, a.state.Remaining = true, math.MaxInt, math.MaxInt
+		return
+	}
+	reading := p.clock(q.ns)
+	spent := p.spent(*cell, reading)
+	if q.n > p.burst {
+		a.state = p.state(spent)
+		a.state.Refused = true
+		return
+	}
+	after := spent + p.cost(q.n)
+	if short := after - p.capacity; short > p.grace {
+		a.state = p.state(spent)
+		a.state.Refused = true
+		a.state.RetryAfter = p.wait(short)
+		return
+	}
+	a.ok = true
+	if q.peek {
+		a.state = p.state(spent)
+		return
+	}
+	*cell = reading + after
+	a.state = p.state(after)
 }
 
 func (sh *tableShard) count(q *tableTake, a *tableAnswer) {
@@ -279,9 +309,9 @@ func (sh *tableShard) count(q *tableTake, a *tableAnswer) {
 
 // decide asks every policy, and writes the words if all admit. fresh says that the
 // buckets are full whatever the words say. The shard is locked.
-func (sh *tableShard) decide(q *tableTake, cells []int64, fresh bool, each []PolicyState, marks *[ratePolicyMax]int64) tableAnswer {
+func (sh *tableShard) decide(q *tableTake, cells []int64, fresh bool, each []PolicyState, marks *[ratePolicyMax]int64, a *tableAnswer) {
 	rules := sh.rules
-	a := tableAnswer{ok: true, rules: rules}
+	a.ok, a.rules = true, rules
 	var words [ratePolicyMax]int64
 	var own policyRule
 	nearest := -1 // tokens left at a.policy, once admitted
@@ -338,8 +368,7 @@ func (sh *tableShard) decide(q *tableTake, cells []int64, fresh bool, each []Pol
 			*marks = words
 		}
 	}
-	sh.describe(q, cells, fresh && (q.peek || !a.ok), &a, each)
-	return a
+	sh.describe(q, cells, fresh && (q.peek || !a.ok), a, each)
 }
 
 // describe fills in the state of the policy that decided, and of each if they are asked for.
@@ -386,17 +415,17 @@ func (p *policyRule) shortOf(cell, ns int64, fresh bool, n int) int64 {
 }
 
 // take lets a new key that every policy admits have its tokens from the shared bucket.
-func (b *tableBudget) take(q *tableTake, a tableAnswer, each []PolicyState) tableAnswer {
+func (b *tableBudget) take(q *tableTake, each []PolicyState, a *tableAnswer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a.shared = true
 	p := &b.rule
 	if p.infinite {
-		return a
+		return
 	}
 	reading := p.clock(q.ns)
 	spent := p.spent(b.cell, reading)
-	after := spent + p.cost(min(q.n, math.MaxInt))
+	after := spent + p.cost(q.n)
 	short := after - p.capacity
 	wait := p.wait(max(short, 0))
 	switch {
@@ -417,7 +446,6 @@ func (b *tableBudget) take(q *tableTake, a tableAnswer, each []PolicyState) tabl
 			a.wait = max(a.wait, wait)
 		}
 	}
-	return a
 }
 
 // adjust adds n tokens to what is spent, or with n below 0 gives them back, at every policy, unasked.

@@ -1,0 +1,306 @@
+package limiter_test
+
+import (
+	"context"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// A flood of made-up keys must not make the limiter forget the abuser among them. 65,536 slots,
+// 100,000 new keys a second, a minute; in steps of a millisecond.
+func TestRateAbuserInAFlood(t *testing.T) {
+	const seconds, flood = 60, 100_000
+	budget := limiter.WithNewKeyBudget(100, 100)
+	for _, c := range []struct {
+		name  string
+		limit rate.Limit
+		burst int
+		every time.Duration // of the abuser's attempts
+		opts  []limiter.RateOption
+		most  float64 // of what he would be admitted alone
+	}{
+		{"guesses a second, 5 a minute", 5.0 / 60, 5, time.Second, nil, 1.5},
+		{"guesses a second, 5 a minute, budget", 5.0 / 60, 5, time.Second, []limiter.RateOption{budget}, 1.05},
+		{"scrapes 100 a second, 1 a second", 1, 10, 10 * time.Millisecond, nil, 1.5},
+		{"scrapes 100 a second, 1 a second, budget", 1, 10, 10 * time.Millisecond, []limiter.RateOption{budget}, 1.05},
+		{"guesses a second, two policies", 5.0 / 60, 5, time.Second, []limiter.RateOption{limiter.WithPolicy("daily", 20.0/86400, 20)}, 1.5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			run := func(keys int) (admitted int, s limiter.RateStats) {
+				r := limiter.NewRate(c.limit, c.burst, c.opts...)
+				start, made := time.Now(), 0
+				for at := time.Duration(0); at < seconds*time.Second; at += time.Millisecond {
+					now := start.Add(at)
+					for range keys / 1000 {
+						r.AllowAt(now, strconv.Itoa(made), 1)
+						made++
+					}
+					if at%c.every == 0 && r.AllowAt(now, "abuser", 1).OK {
+						admitted++
+					}
+				}
+				return admitted, r.Stats()
+			}
+			alone, _ := run(0)
+			n := flood
+			if rateRaceEnabled {
+				n /= 4 // still more than there is room for
+			}
+			hidden, s := run(n)
+			if s.EvictedLive == 0 && s.SharedNewKeys == 0 {
+				t.Fatalf("no flood: %+v", s)
+			}
+			if got := float64(hidden) / float64(alone); got > c.most {
+				t.Errorf("%d admitted in the flood, %d alone: %.2fx, at most %vx", hidden, alone, got, c.most)
+			}
+			t.Logf("%d admitted, %d alone", hidden, alone)
+		})
+	}
+}
+
+// Honest keys known before a flood keep their place, and new ones get what the budget leaves.
+func TestRateNewKeyBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		saturated, evicted := 0, 0
+		r := limiter.NewRate(0.001, 5, limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(1, 2),
+			limiter.WithRateTrace(limiter.RateTrace{Saturated: func(limiter.Decision) { saturated++ }, Evicted: func() { evicted++ }}))
+		for i := range 8 {
+			r.Allow(strconv.Itoa(i))
+		}
+		if s := r.Stats(); s.LiveKeys != 8 || s.Capacity != 8 || s.Saturation != 1 {
+			t.Fatalf("%+v", s)
+		}
+		if d := r.Allow("0"); !d.OK || d.Remaining != 3 {
+			t.Fatalf("a known key: %+v", d)
+		}
+		for range 2 {
+			if d := r.Allow("new"); !d.OK {
+				t.Fatalf("within the budget: %+v", d)
+			}
+		}
+		if d := r.Allow("newer"); d.OK || d.RetryAfter != time.Second || d.Remaining != 0 {
+			t.Fatalf("budget spent: %+v", d)
+		}
+		time.Sleep(time.Second)
+		if d := r.Allow("newest"); !d.OK {
+			t.Fatalf("budget flowed in: %+v", d)
+		}
+		if s := r.Stats(); s.SharedNewKeys != 3 || s.EvictedLive != 0 || saturated != 4 || evicted != 0 {
+			t.Fatalf("%+v, saturated %d, evicted %d", s, saturated, evicted)
+		}
+		time.Sleep(3000 * time.Second)
+		if d := r.Allow("new"); !d.OK || d.Remaining != 4 {
+			t.Fatalf("a slot of its own, once one came free: %+v", d)
+		}
+	})
+}
+
+func TestRateForgetsTheFullestBucket(t *testing.T) {
+	r := limiter.NewRate(0.001, 10, limiter.WithMaxKeys(8))
+	for i := range 8 {
+		r.AllowN(strconv.Itoa(i), 1+i)
+	}
+	r.AllowN("new", 9)
+	for i := range 8 {
+		want := 9 - i
+		if i == 0 {
+			want = 10
+		}
+		if d := r.Peek(strconv.Itoa(i), 0); d.Remaining != want {
+			t.Errorf("key %d: %+v, want %d remaining", i, d, want)
+		}
+	}
+}
+
+func rateHeap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// At most 34 bytes a key at a million live keys, in a table of twice their number.
+func TestRateBytesAKey(t *testing.T) {
+	const keys = 1_000_000
+	before := rateHeap()
+	r := limiter.NewRate(0.001, 10, limiter.WithMaxKeys(2*keys))
+	for i := range keys {
+		r.Allow(strconv.Itoa(i))
+	}
+	bytes := float64(rateHeap() - before)
+	s := r.Stats()
+	if a := bytes / keys; a > 34 {
+		t.Errorf("%.1f bytes a key", a)
+	}
+	if s.LiveKeys < keys*99/100 {
+		t.Errorf("%d of %d keys are live, %d were displaced", s.LiveKeys, keys, s.EvictedLive)
+	}
+	t.Logf("%.1f bytes a key, %d live", bytes/keys, s.LiveKeys)
+}
+
+func TestRateMemoryIsConstant(t *testing.T) {
+	keys := 10_000_000
+	if rateRaceEnabled || testing.Short() {
+		keys = 500_000
+	}
+	for kind, opts := range map[string][]limiter.RateOption{"table": nil, "exact": {limiter.WithExactKeys()}} {
+		t.Run(kind, func(t *testing.T) {
+			r := limiter.NewRate(0.001, 10, append(opts, limiter.WithMaxKeys(1024))...)
+			buf := make([]byte, 0, 600)
+			for len(buf) < 580 {
+				buf = append(buf, 'x')
+			}
+			fill := func(from, to int) {
+				for i := from; i < to; i++ {
+					key := strconv.AppendInt(buf[:0], int64(i), 10)
+					if i%1000 == 0 {
+						key = strconv.AppendInt(buf, int64(i), 10) // a long one
+					}
+					r.Allow(string(key))
+				}
+			}
+			n := keys
+			if kind == "exact" {
+				n /= 10
+			}
+			fill(0, 10_000)
+			before := rateHeap()
+			fill(10_000, n)
+			if grown := rateHeap() - before; grown > 256<<10 {
+				t.Errorf("grew by %d bytes", grown)
+			}
+			if s := r.Stats(); s.LiveKeys > s.Capacity || s.Capacity > 1024+64 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// A key of a megabyte, as a client may send one, costs its hash and is not kept.
+func TestRateHugeKey(t *testing.T) {
+	huge := make([]byte, 1<<20)
+	for kind, opts := range rateKinds {
+		r := limiter.NewRate(0.001, 2, opts...)
+		before := rateHeap()
+		for i := range 64 {
+			huge[0] = byte(i)
+			key := string(huge)
+			r.Allow(key)
+			r.Allow(key)
+			if d := r.Allow(key); d.OK {
+				t.Fatalf("%s: %+v", kind, d)
+			}
+			if kind == "unkeyed" {
+				break
+			}
+		}
+		if grown := rateHeap() - before; grown > 1<<20 {
+			t.Errorf("%s: %d bytes kept", kind, grown)
+		}
+		runtime.KeepAlive(r)
+	}
+}
+
+func TestRateDoesNotAllocate(t *testing.T) {
+	if rateRaceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	now := time.Now()
+	daily := limiter.WithPolicy("daily", 1e9, 1e9)
+	flood := rateKeys(200_000)
+	for name, r := range map[string]*limiter.Rate{
+		"table":     limiter.NewRate(1e9, 1e9),
+		"policies":  limiter.NewRate(1e9, 1e9, daily),
+		"exact":     limiter.NewRate(1e9, 1e9, limiter.WithExactKeys()),
+		"unkeyed":   limiter.NewRate(1e9, 1e9, limiter.WithoutKeys()),
+		"key limit": limiter.NewRate(1e9, 1e9, limiter.WithKeyLimit(func(string) (rate.Limit, int) { return 100, 100 })),
+		"reject":    limiter.NewRate(0, 1),
+		"reject2":   limiter.NewRate(0, 1, daily),
+		"rejectone": limiter.NewRate(0, 1, limiter.WithoutKeys()),
+		"shadow":    limiter.NewRate(0, 1, limiter.WithRateShadow()),
+		"budget":    limiter.NewRate(0.001, 1, limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(1, 1)),
+	} {
+		r.Allow("key")
+		i := 0
+		var each [2]limiter.PolicyState
+		for what, f := range map[string]func(){
+			"Allow":   func() { r.Allow("key") },
+			"AllowN":  func() { r.AllowN("key", 2) },
+			"AllowAt": func() { r.AllowAt(now, "key", 1) },
+			"AllowEach": func() {
+				r.AllowEach(now, "key", 1, each[:])
+			},
+			"Peek":   func() { r.Peek("key", 1) },
+			"Refund": func() { r.Refund("key", 1) },
+			"Charge": func() { r.Charge("key", 1) },
+			"Wait": func() {
+				if name == "table" || name == "policies" || name == "exact" {
+					r.Wait(context.Background(), "key")
+				}
+			},
+			"new keys": func() {
+				if name != "exact" {
+					r.Allow(flood[i])
+					i++
+				}
+			},
+		} {
+			if n := testing.AllocsPerRun(200, f); n != 0 {
+				t.Errorf("%s: %s allocates %v times", name, what, n)
+			}
+		}
+	}
+}
+
+// Many goroutines, all methods; at the end nobody got more than was due.
+func TestRateRace(t *testing.T) {
+	for kind, opts := range rateKinds {
+		t.Run(kind, func(t *testing.T) {
+			r := limiter.NewRate(0, 1000, append([]limiter.RateOption{limiter.WithPolicy("second", 0, 5000), limiter.WithMaxKeys(64)}, opts...)...)
+			var admitted [2]atomic.Int64
+			var wg sync.WaitGroup
+			for g := range 8 {
+				wg.Go(func() {
+					key := g % 2
+					for i := range 2000 {
+						if d := r.AllowN(strconv.Itoa(key), 1+i%3); d.OK {
+							admitted[key].Add(int64(1 + i%3))
+						}
+						switch i % 200 {
+						case 0:
+							r.Stats()
+						case 1:
+							r.SetLimit(0, 1000)
+						case 2:
+							r.SetPolicy("second", 0, 5000)
+						case 3:
+							r.Peek("0", 1)
+							r.Reset("other")
+							if kind != "unkeyed" {
+								r.Charge("other", 1)
+								r.Refund("other", 1)
+							}
+						}
+					}
+				})
+			}
+			wg.Wait()
+			want := int64(2000)
+			if kind == "unkeyed" {
+				return // Reset above was everybody's
+			}
+			if got := admitted[0].Load() + admitted[1].Load(); got != want {
+				t.Errorf("%d tokens, want %d", got, want)
+			}
+		})
+	}
+}
