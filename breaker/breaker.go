@@ -12,6 +12,7 @@ import (
 // A Breaker is a circuit breaker. Make one with [New]; the zero value does not work. It is safe for
 // concurrent use, and needs no goroutine and no Close: time passes when it is asked.
 type Breaker struct {
+	name  string
 	base  time.Time // all times are nanoseconds since then
 	cfg   atomic.Pointer[config]
 	phase atomic.Pointer[phase]
@@ -38,11 +39,11 @@ func New(opts ...Option) *Breaker {
 	if err := c.check(); err != nil {
 		panic("breaker: New: " + err.Error())
 	}
-	return newBreaker(&c)
+	return newBreaker(c.name, &c)
 }
 
-func newBreaker(c *config) *Breaker {
-	b := &Breaker{base: time.Now()}
+func newBreaker(name string, c *config) *Breaker {
+	b := &Breaker{name: name, base: time.Now()}
 	b.cfg.Store(c)
 	b.phase.Store(b.newPhase(Closed, 0))
 	return b
@@ -96,8 +97,7 @@ func (b *Breaker) admit(now int64, client uint8, long bool) (Call, error) {
 			if now < p.rampEnd && !b.lucky(p, now) {
 				return Call{}, b.refuse(p, p.rampEnd-now)
 			}
-			p.win.begin(now, client)
-			return newCall(p, now, -1, client), nil
+			return newCall(p, now, -1, p.win.begin(now, client), client), nil
 		case Open, HalfOpen:
 			if wait := p.until.Load() - now; wait > 0 {
 				return Call{}, b.refuse(p, wait)
@@ -114,8 +114,7 @@ func (b *Breaker) admit(now int64, client uint8, long bool) (Call, error) {
 		case ForcedOpen:
 			return Call{}, b.refuse(p, 0)
 		case ForcedClosed:
-			p.win.begin(now, client)
-			return newCall(p, now, -1, client), nil
+			return newCall(p, now, -1, p.win.begin(now, client), client), nil
 		default:
 			return Call{}, nil
 		}
@@ -150,7 +149,7 @@ func (b *Breaker) refuse(p *phase, wait int64) error {
 	after := (time.Duration(wait) + grain - 1) / grain * grain
 	e := p.refusal.Load()
 	if e == nil || e.RetryAfter != after {
-		e = &OpenError{Name: b.cfg.Load().name, State: p.state, RetryAfter: after}
+		e = &OpenError{Name: b.name, State: p.state, RetryAfter: after}
 		p.refusal.Store(e)
 	}
 	return e
@@ -265,7 +264,7 @@ func (b *Breaker) force(s State) {
 // Set applies options to a breaker that is in use. If one is out of its range it returns an error and
 // changes nothing. Limits hold for the next call; an opening that has begun keeps its open time and
 // its probes. A new window or slow-call time, and turning [WithMinClients] on or off, restarts the
-// counts of a closed breaker.
+// counts of a closed breaker. [WithName] has no effect.
 func (b *Breaker) Set(opts ...Option) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -19,7 +19,8 @@ type Call struct {
 	start  int64 // nanoseconds since the breaker was made
 	seq    uint32
 	probe  int16 // the index of its lease, -1 if it is no probe
-	client uint8
+	at     uint8 // where it is counted as in flight
+	client uint8 // 6 bits of a hash
 }
 
 // A ticket makes a call one-time: whoever moves it from seq to the next number settles the call. It
@@ -28,9 +29,9 @@ type ticket struct{ seq atomic.Uint32 }
 
 var tickets = sync.Pool{New: func() any { return new(ticket) }}
 
-func newCall(p *phase, start int64, probe int16, client uint8) Call {
+func newCall(p *phase, start int64, probe int16, at, client uint8) Call {
 	t := tickets.Get().(*ticket)
-	return Call{p: p, ticket: t, start: start, seq: t.seq.Load(), probe: probe, client: client}
+	return Call{p: p, ticket: t, start: start, seq: t.seq.Load(), probe: probe, at: at, client: client}
 }
 
 // Done reports what became of the call and how long it took until that was known, for HTTP the time
@@ -66,7 +67,7 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 		b.settleProbe(p, int(c.probe), o, latency)
 		return
 	}
-	p.win.end(c.start, c.client)
+	p.win.end(c.start, now, c.at, c.client)
 	if b.phase.Load() != p {
 		b.dropped.Add(1)
 		return

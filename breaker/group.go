@@ -121,9 +121,7 @@ func (g *Group) add(key string) *Breaker {
 			return g.untold
 		}
 	}
-	bc := c.breaker
-	bc.name = key
-	e := &entry{key: key, breaker: newBreaker(&bc), seen: now}
+	e := &entry{key: key, breaker: newBreaker(key, &c.breaker), seen: now}
 	// The place behind the hand is the last that it comes to.
 	g.ring = append(g.ring, e)
 	if g.hand < len(g.ring)-1 {
@@ -197,10 +195,8 @@ func (g *Group) Set(opts ...GroupOption) error {
 	g.cfg.Store(&c)
 	g.full = 0
 	for _, e := range g.ring {
-		bc := c.breaker
-		bc.name = e.key
 		e.breaker.mu.Lock()
-		e.breaker.set(&bc)
+		e.breaker.set(&c.breaker)
 		e.breaker.mu.Unlock()
 	}
 	return nil

@@ -11,23 +11,23 @@ import (
 // A phase is the time between two changes of state. The breaker points to the one it is in; a call
 // keeps the one that let it through, so a result of another phase is told by comparing pointers.
 type phase struct {
-	b     *Breaker
-	state State
-	since int64
-
-	// Closed.
-	win     window
-	rampEnd int64 // until when only a share of the calls passes
-
-	// Open and half-open.
-	machine *gobreaker.TwoStepCircuitBreaker[struct{}]
-	until   atomic.Int64 // until when no call can pass
-	next    atomic.Int64 // when the open time or the first lease ends
-	probes  int          // how many gobreaker lets through
-	leases  []lease
-	granted int // probes under way or successful
-
+	b       *Breaker
+	state   State
+	since   int64
+	rampEnd int64                     // closed: until when only a share of the calls passes
+	until   atomic.Int64              // open, half-open: until when no call can pass
+	next    atomic.Int64              // open, half-open: when the open time or the first lease ends
+	opening *opening                  // open, half-open
 	refusal atomic.Pointer[OpenError] // the last one, for the next
+	win     window                    // closed, forced closed
+}
+
+// An opening is what goes on from closed to closed; Breaker.mu guards it.
+type opening struct {
+	machine *gobreaker.TwoStepCircuitBreaker[struct{}]
+	probes  int // how many it lets through
+	granted int // how many are under way or succeeded
+	leases  []lease
 }
 
 // A lease is the time that a probe has.
@@ -50,9 +50,8 @@ func (b *Breaker) become(p *phase, cause Cause, openFor time.Duration) {
 	if was.state == p.state && cause == CauseManual {
 		return // reset in place
 	}
-	c := b.cfg.Load()
-	if c.onChange != nil {
-		b.events = append(b.events, Change{Name: c.name, From: was.state, To: p.state, Cause: cause, OpenFor: openFor})
+	if b.cfg.Load().onChange != nil {
+		b.events = append(b.events, Change{Name: b.name, From: was.state, To: p.state, Cause: cause, OpenFor: openFor})
 	}
 }
 
@@ -123,7 +122,7 @@ func (b *Breaker) open(cause Cause) {
 		panic("breaker: gobreaker did not open: this version of it is not the one that go.mod asks for")
 	}
 	p := b.newPhase(Open, now)
-	p.machine, p.probes = m, c.Probes
+	p.opening = &opening{machine: m, probes: c.Probes, leases: make([]lease, c.Probes)}
 	// The clock is read again, after gobreaker read it: its time is over when ours is.
 	p.until.Store(b.now() + int64(d))
 	p.next.Store(p.until.Load())
@@ -134,8 +133,7 @@ func (b *Breaker) open(cause Cause) {
 // halfOpen follows gobreaker from open to half-open. The caller holds mu.
 func (b *Breaker) halfOpen(was *phase, now int64) *phase {
 	p := b.newPhase(HalfOpen, now)
-	p.machine, p.probes = was.machine, was.probes
-	p.leases = make([]lease, was.probes)
+	p.opening = was.opening
 	p.next.Store(never)
 	b.become(p, CauseOpenOver, 0)
 	return p
@@ -175,12 +173,12 @@ func (b *Breaker) pass(now int64) {
 	p := b.phase.Load()
 	switch p.state {
 	case Open:
-		if now >= p.until.Load() && p.machine.State() == gobreaker.StateHalfOpen {
+		if now >= p.until.Load() && p.opening.machine.State() == gobreaker.StateHalfOpen {
 			b.halfOpen(p, now)
 		}
 	case HalfOpen:
-		for i := range p.leases {
-			if l := &p.leases[i]; l.done != nil && now >= l.end {
+		for i := range p.opening.leases {
+			if l := &p.opening.leases[i]; l.done != nil && now >= l.end {
 				b.lost++
 				l.done(errFailed)
 				l.done = nil
@@ -207,31 +205,31 @@ func (b *Breaker) probe(now int64) (Call, error, bool) {
 		return Call{}, b.refuse(p, max(1, p.until.Load()-now)), true
 	case HalfOpen:
 	}
-	done, err := p.machine.Allow()
+	done, err := p.opening.machine.Allow()
 	if err != nil {
 		return Call{}, b.refuse(p, max(1, p.until.Load()-now)), true
 	}
 	i := 0
-	for p.leases[i].done != nil {
+	for p.opening.leases[i].done != nil {
 		i++
 	}
-	p.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease())}
-	p.granted++
+	p.opening.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease())}
+	p.opening.granted++
 	p.gate()
-	return newCall(p, now, int16(i), 0), nil, true
+	return newCall(p, now, int16(i), 0, 0), nil, true
 }
 
 // gate says from when on a call can pass: at once if a probe is left, else when the first lease ends.
 // The caller of all of this holds mu.
 func (p *phase) gate() {
 	first := int64(never)
-	for _, l := range p.leases {
+	for _, l := range p.opening.leases {
 		if l.done != nil {
 			first = min(first, l.end)
 		}
 	}
 	p.next.Store(first)
-	if p.granted < p.probes {
+	if p.opening.granted < p.opening.probes {
 		first = 0
 	}
 	p.until.Store(first)
@@ -247,19 +245,19 @@ func (b *Breaker) settleProbe(p *phase, i int, o Outcome, latency time.Duration)
 		return
 	}
 	// A ticket is settled once and a lost probe changes the phase, so the lease is this call's.
-	l := &p.leases[i]
+	l := &p.opening.leases[i]
 	done := l.done
 	l.done = nil
 	slow := b.cfg.Load().SlowCall
 	switch {
 	case o == Failure || slow > 0 && latency >= slow:
 		done(errFailed)
-	case o == Ignored:
+	case o == Success:
+		done(nil)
+	default:
 		b.ignored.Add(1)
 		done(errIgnored)
-		p.granted--
-	default:
-		done(nil)
+		p.opening.granted--
 	}
 	p.gate()
 	b.follow(CauseProbeFailed)

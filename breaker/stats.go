@@ -26,7 +26,7 @@ type Stats struct {
 	ProbesOut   int    `json:"probes_out"`  // probes under way
 	Openings    uint64 `json:"openings"`    // total of times it opened
 	Rejected    uint64 `json:"rejected"`    // total of calls refused
-	Ignored     uint64 `json:"ignored"`     // total of calls reported as Ignored
+	Ignored     uint64 `json:"ignored"`     // total of calls reported as Ignored that were not slow
 	Dropped     uint64 `json:"dropped"`     // total of results that came after a change of state
 	LostProbes  uint64 `json:"lost_probes"` // total of probes not heard of within their lease
 
@@ -41,7 +41,7 @@ func (b *Breaker) Stats() Stats {
 	defer b.mu.Unlock()
 	p, c := b.phase.Load(), b.cfg.Load()
 	s := Stats{
-		Name: c.name, State: p.state, Since: time.Duration(max(0, now-p.since)), Ramp: 1,
+		Name: b.name, State: p.state, Since: time.Duration(max(0, now-p.since)), Ramp: 1,
 		Openings: b.openings, LostProbes: b.lost,
 		Rejected: b.rejected.Load(), Ignored: b.ignored.Load(), Dropped: b.dropped.Load(),
 		Settings: c.Settings,
@@ -50,7 +50,7 @@ func (b *Breaker) Stats() Stats {
 	case Open, HalfOpen:
 		s.Ramp = 0
 		s.RetryAfter = time.Duration(max(0, p.until.Load()-now))
-		for _, l := range p.leases {
+		for _, l := range p.opening.leases {
 			if l.done != nil {
 				s.ProbesOut++
 			}

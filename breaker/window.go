@@ -27,33 +27,40 @@ const (
 // clears what was counted there one turn of the ring ago. A call that counts in the same instant in
 // which its slice is cleared, a whole window late, may be lost or survive: off by one, once.
 type window struct {
-	width int64 // of a slice
+	width int64               // of a slice
+	slow  int64               // 0: nothing is slow, spans is nil, due is never
+	span  int64               // the width of one of spans
+	spans []span              // a power of two of them
+	seen  *[slices]clientBits // by slice; nil unless clients are told apart
+	due   atomic.Int64        // when the next span may have become overdue
+	head  atomic.Int64        // the epoch of the newest slice
+	row   atomic.Int32        // failures in a row
+	turn  sync.Mutex          // held while a slice or span is cleared
+
+	_     [64]byte // what every call writes stays off the lines that every call reads
 	slice [slices]slice
-	row   atomic.Int32 // failures in a row
-
-	slow   int64 // 0: nothing is slow, spans is nil, due is never
-	span   int64 // the width of one of spans
-	spans  []span
-	due    atomic.Int64 // when the next span may have become overdue
-	seeing bool         // clients are told apart, also in spans
-
-	turn sync.Mutex // held while a slice or span is cleared
 }
 
+// A slice counts what came back in its time.
 type slice struct {
-	epoch       atomic.Int64 // which slice of time this is, plus 1; 0: none yet
-	n           [kinds]atomic.Uint32
-	failClients atomic.Uint64 // a bit for each client (hashed) that met a failure
-	slowClients atomic.Uint64
+	epoch atomic.Int64 // which slice of time this is, plus 1; 0: none yet
+	n     [kinds]atomic.Uint32
 }
 
+// clientBits has a bit for each client (hashed) whose call failed or was slow.
+type clientBits struct{ failed, slow atomic.Uint64 }
+
+// A span counts the calls that began in its time and are in flight.
 type span struct {
 	epoch   atomic.Int64 // as in slice
-	n       atomic.Int32 // calls that began in it and are in flight
-	clients *[64]atomic.Int32
+	n       atomic.Int32
+	clients *[64]atomic.Int32 // the same by client (hashed); nil unless clients are told apart
 }
 
 const never = math.MaxInt64
+
+// uncounted is the place of a call that is in no span; there are no more than 128 of them.
+const uncounted = 255
 
 // maxSlowSpans bounds the spans that SlowCall is divided into, and so their memory.
 const maxSlowSpans = 100
@@ -61,15 +68,18 @@ const maxSlowSpans = 100
 func (w *window) init(s *Settings, now int64) {
 	w.width = int64(s.Window) / slices
 	w.due.Store(never)
+	if s.MinClients > 0 {
+		w.seen = new([slices]clientBits)
+	}
 	if s.SlowCall == 0 {
 		return
 	}
 	w.slow = int64(s.SlowCall)
-	w.seeing = s.MinClients > 0
 	w.span = max(w.width, (w.slow+maxSlowSpans-1)/maxSlowSpans)
 	// A call in flight is looked at until it has been overdue for a window.
-	w.spans = make([]span, (w.slow+int64(s.Window))/w.span+3)
-	if w.seeing {
+	atLeast := uint64((w.slow+int64(s.Window))/w.span + 3)
+	w.spans = make([]span, 1<<bits.Len64(atLeast-1))
+	if w.seen != nil {
 		for i := range w.spans {
 			w.spans[i].clients = new([64]atomic.Int32)
 		}
@@ -77,54 +87,68 @@ func (w *window) init(s *Settings, now int64) {
 	w.due.Store((now/w.span+1)*w.span + w.slow)
 }
 
-// begin counts a call that begins now.
-func (w *window) begin(now int64, client uint8) {
-	if w.slow == 0 {
-		return
+// epoch returns the number of the slice that now is in, from 1.
+func (w *window) epoch(now int64) int64 {
+	// Mostly it is the newest one, and a product is cheaper than a quotient.
+	if e := w.head.Load(); uint64(now-(e-1)*w.width) < uint64(w.width) {
+		return e
 	}
-	e := now/w.span + 1
-	s := &w.spans[e%int64(len(w.spans))]
+	return now/w.width + 1
+}
+
+// begin counts a call that begins now, and returns where, for end.
+func (w *window) begin(now int64, client uint8) uint8 {
+	if w.slow == 0 {
+		return 0
+	}
+	e := int64(0)
+	if w.span == w.width {
+		e = w.epoch(now)
+	} else {
+		e = now/w.span + 1
+	}
+	at := uint8(e & int64(len(w.spans)-1))
+	s := &w.spans[at]
 	if s.epoch.Load() != e && !w.turnSpan(s, e) {
-		return
+		return uncounted // a clock that is a whole ring late
 	}
 	s.n.Add(1)
-	if w.seeing {
+	if s.clients != nil {
 		s.clients[client].Add(1)
 	}
+	return at
 }
 
 // end takes a call that began at start off those in flight.
-func (w *window) end(start int64, client uint8) {
-	if w.slow == 0 {
-		return
+func (w *window) end(start, now int64, at, client uint8) {
+	if w.slow == 0 || at == uncounted || now-start >= int64(len(w.spans)-1)*w.span {
+		return // or so long ago that its place counts others
 	}
-	e := start/w.span + 1
-	s := &w.spans[e%int64(len(w.spans))]
-	if s.epoch.Load() != e {
-		return // so long ago that nobody looks
-	}
+	s := &w.spans[at]
 	s.n.Add(-1)
-	if w.seeing {
+	if s.clients != nil {
 		s.clients[client].Add(-1)
 	}
 }
 
 // count counts a call that came back now.
 func (w *window) count(kind int, now int64, client uint8) {
-	e := now/w.width + 1
-	s := &w.slice[e%slices]
-	if s.epoch.Load() != e && !w.turnSlice(s, e) {
+	e := w.epoch(now)
+	i := e % slices
+	s := &w.slice[i]
+	if s.epoch.Load() != e && !w.turnSlice(i, e) {
 		return
 	}
 	s.n[kind].Add(1)
-	switch bit := uint64(1) << client; kind {
-	case bad:
-		mark(&s.failClients, bit)
-	case badSlow:
-		mark(&s.failClients, bit)
-		mark(&s.slowClients, bit)
-	case goodSlow, gone:
-		mark(&s.slowClients, bit)
+	if w.seen == nil || kind == good {
+		return
+	}
+	bit := uint64(1) << client
+	if kind == bad || kind == badSlow {
+		mark(&w.seen[i].failed, bit)
+	}
+	if kind != bad {
+		mark(&w.seen[i].slow, bit)
 	}
 }
 
@@ -134,20 +158,24 @@ func mark(set *atomic.Uint64, bit uint64) {
 	}
 }
 
-// turnSlice makes s the slice of epoch e, and reports false if it is of a later one already.
-func (w *window) turnSlice(s *slice, e int64) bool {
+// turnSlice makes slice i that of epoch e, and reports false if it is of a later one already.
+func (w *window) turnSlice(i, e int64) bool {
 	w.turn.Lock()
 	defer w.turn.Unlock()
+	s := &w.slice[i]
 	if was := s.epoch.Load(); was >= e {
 		return was == e
 	}
 	s.epoch.Store(0) // whoever sums it up meanwhile leaves it out
-	for i := range s.n {
-		s.n[i].Store(0)
+	for k := range s.n {
+		s.n[k].Store(0)
 	}
-	s.failClients.Store(0)
-	s.slowClients.Store(0)
+	if w.seen != nil {
+		w.seen[i].failed.Store(0)
+		w.seen[i].slow.Store(0)
+	}
 	s.epoch.Store(e)
+	w.head.Store(max(e, w.head.Load()))
 	return true
 }
 
@@ -160,7 +188,7 @@ func (w *window) turnSpan(s *span, e int64) bool {
 	}
 	s.epoch.Store(0)
 	s.n.Store(0)
-	if w.seeing {
+	if s.clients != nil {
 		for i := range s.clients {
 			s.clients[i].Store(0)
 		}
@@ -196,8 +224,10 @@ func (w *window) sum(now int64) counts {
 		for k := range s.n {
 			c.n[k] += uint64(s.n[k].Load())
 		}
-		c.failClients |= s.failClients.Load()
-		c.slowClients |= s.slowClients.Load()
+		if w.seen != nil {
+			c.failClients |= w.seen[i].failed.Load()
+			c.slowClients |= w.seen[i].slow.Load()
+		}
 	}
 	for i := range w.spans {
 		s := &w.spans[i]
@@ -212,7 +242,7 @@ func (w *window) sum(now int64) counts {
 			continue
 		}
 		c.overdue += uint64(n)
-		if w.seeing {
+		if s.clients != nil {
 			for bit := range s.clients {
 				if s.clients[bit].Load() > 0 {
 					c.slowClients |= 1 << bit

@@ -1,0 +1,278 @@
+package breaker_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+
+	"github.com/spillgate/spillgate/breaker"
+)
+
+func TestChangesAreToldInOrderAndMayCallBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b *breaker.Breaker
+		var told []string
+		b = breaker.New(steady(breaker.WithName("x"), breaker.WithProbes(1), breaker.WithOnChange(func(c breaker.Change) {
+			told = append(told, fmt.Sprintf("%s %v>%v %v %v", c.Name, c.From, c.To, c.Cause, c.OpenFor))
+			b.State() // none of these may deadlock
+			b.Stats()
+			b.RetryAfter()
+			if c.From == breaker.ForcedOpen {
+				b.Reset() // is told after this change, not inside it
+				told = append(told, "reset")
+			}
+		}))...)
+		trip(t, b)
+		time.Sleep(5 * time.Second)
+		report(t, b, breaker.Failure, 0)
+		time.Sleep(10 * time.Second)
+		b.Allow()
+		time.Sleep(5 * time.Second)
+		b.State()
+		time.Sleep(20 * time.Second)
+		report(t, b, breaker.Success, 0)
+		b.ForceOpen()
+		b.ForceOpen()
+		b.Disable()
+		want := []string{
+			"x closed>open failures 5s",
+			"x open>half-open open time over 0s",
+			"x half-open>open probe failed 10s",
+			"x open>half-open open time over 0s",
+			"x half-open>open probe lost 20s",
+			"x open>half-open open time over 0s",
+			"x half-open>closed probes passed 0s",
+			"x closed>forced-open manual 0s",
+			"x forced-open>disabled manual 0s",
+			"reset",
+			"x disabled>closed manual 0s",
+		}
+		if !slices.Equal(told, want) {
+			t.Errorf("told\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
+		}
+	})
+}
+
+func TestChangesOfManyGoroutinesAreAChain(t *testing.T) {
+	var told []breaker.Change // no lock: they are told one at a time
+	b := breaker.New(breaker.WithOnChange(func(c breaker.Change) { told = append(told, c) }))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 200 {
+				switch (i + j) % 3 {
+				case 0:
+					b.ForceOpen()
+				case 1:
+					b.ForceClosed()
+				case 2:
+					b.Reset()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	state := breaker.Closed
+	for i, c := range told {
+		if c.From != state {
+			t.Fatalf("change %d is from %v, the one before it was to %v", i, c.From, state)
+		}
+		state = c.To
+	}
+	want(t, b, state)
+}
+
+func TestPanicInOnChangeLosesNothing(t *testing.T) {
+	n := 0
+	b := breaker.New(breaker.WithOnChange(func(breaker.Change) {
+		if n++; n == 1 {
+			panic("no")
+		}
+	}))
+	func() {
+		defer func() { recover() }()
+		b.ForceOpen()
+	}()
+	b.Reset()
+	if n != 2 {
+		t.Errorf("told %d times, want 2", n)
+	}
+}
+
+// The mirror of gobreaker's state relies on OnStateChange being called before the call of gobreaker
+// that changed the state returns, once for each change, with the state as it then is.
+func TestContractWithGobreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var seen []gobreaker.State
+		cb := gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+			MaxRequests:   2,
+			Timeout:       time.Second - 1,
+			ReadyToTrip:   func(gobreaker.Counts) bool { return true },
+			IsExcluded:    func(err error) bool { return err == errBoom },
+			OnStateChange: func(_ string, _, to gobreaker.State) { seen = append(seen, to) },
+		})
+		expect := func(what string, states ...gobreaker.State) {
+			t.Helper()
+			if !slices.Equal(seen, states) {
+				t.Fatalf("%s: told of %v, want %v", what, seen, states)
+			}
+			seen = nil
+		}
+		allow := func() func(error) {
+			t.Helper()
+			done, err := cb.Allow()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return done
+		}
+		allow()(breaker.ErrOpen)
+		expect("first failure", gobreaker.StateOpen)
+		time.Sleep(time.Second - 1)
+		if cb.State() != gobreaker.StateOpen {
+			t.Fatal("the timeout has its last nanosecond no more: phase.go takes it off")
+		}
+		expect("still open")
+		time.Sleep(1)
+		if cb.State() != gobreaker.StateHalfOpen {
+			t.Fatal("open after its timeout")
+		}
+		expect("State", gobreaker.StateHalfOpen)
+		one, two := allow(), allow()
+		if _, err := cb.Allow(); err == nil {
+			t.Fatal("a third probe of two")
+		}
+		one(errBoom) // excluded: its place is free
+		three := allow()
+		two(nil)
+		expect("one success of two")
+		three(nil)
+		expect("two successes of two", gobreaker.StateClosed)
+		allow()(breaker.ErrOpen)
+		time.Sleep(time.Second)
+		allow()(breaker.ErrOpen)
+		expect("failed probe", gobreaker.StateOpen, gobreaker.StateHalfOpen, gobreaker.StateOpen)
+	})
+}
+
+func TestWrongOptionsPanicWithTheRemedy(t *testing.T) {
+	nan := 0.0
+	nan /= nan
+	for _, c := range []struct {
+		opt  breaker.Option
+		says string
+	}{
+		{breaker.WithWindow(0), "WithWindow(0s): give 100ms to 1h"},
+		{breaker.WithWindow(2 * time.Hour), "WithWindow"},
+		{breaker.WithFailureRatio(1.1, 1), "WithFailureRatio"},
+		{breaker.WithFailureRatio(nan, 1), "WithFailureRatio"},
+		{breaker.WithFailureRatio(0.5, 0), "WithFailureRatio"},
+		{breaker.WithConsecutiveFailures(-1), "WithConsecutiveFailures"},
+		{breaker.WithSlowCalls(-1, 0.5), "WithSlowCalls"},
+		{breaker.WithSlowCalls(time.Second, 0), "WithSlowCalls"},
+		{breaker.WithSlowCalls(time.Second, nan), "WithSlowCalls"},
+		{breaker.WithOpenTime(0, time.Second), "WithOpenTime"},
+		{breaker.WithOpenTime(time.Minute, time.Second), "WithOpenTime"},
+		{breaker.WithJitter(0.6), "WithJitter"},
+		{breaker.WithProbes(0), "WithProbes(0): give 1 to 1000"},
+		{breaker.WithLease(-1), "WithLease"},
+		{breaker.WithRamp(-1), "WithRamp"},
+		{breaker.WithMinClients(33), "WithMinClients"},
+	} {
+		func() {
+			defer func() {
+				if s := fmt.Sprint(recover()); !strings.HasPrefix(s, "breaker: New: ") || !strings.Contains(s, c.says) {
+					t.Errorf("want %q, got %q", c.says, s)
+				}
+			}()
+			breaker.New(c.opt)
+		}()
+		b, g := breaker.New(), breaker.NewGroup()
+		was := b.Stats().Settings
+		for _, err := range []error{b.Set(breaker.WithProbes(7), c.opt), g.Set(breaker.WithProbes(7), c.opt)} {
+			if err == nil || !strings.HasPrefix(err.Error(), "breaker: Set: "+c.says[:6]) {
+				t.Errorf("Set: want %q, got %v", c.says, err)
+			}
+		}
+		if b.Stats().Settings != was || g.Get("x").Stats().Settings != was {
+			t.Errorf("%s: a Set that failed changed something", c.says)
+		}
+	}
+	for _, o := range []breaker.GroupOption{breaker.WithKeys(0), breaker.WithIdle(0)} {
+		func() {
+			defer func() {
+				if s := fmt.Sprint(recover()); !strings.HasPrefix(s, "breaker: NewGroup: With") {
+					t.Errorf("got %q", s)
+				}
+			}()
+			breaker.NewGroup(o)
+		}()
+	}
+}
+
+func TestSettingsChangeWhileItRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady()...)
+		for range 10 {
+			report(t, b, breaker.Failure, 0)
+		}
+		if err := b.Set(breaker.WithFailureRatio(0.9, 12)); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.Stats().Failures; n != 10 {
+			t.Errorf("%d failures after a new limit, want the 10 there were", n)
+		}
+		report(t, b, breaker.Failure, 0)
+		want(t, b, breaker.Closed)
+		b.Set(breaker.WithOpenTime(time.Second, time.Second), breaker.WithProbes(1))
+		report(t, b, breaker.Failure, 0)
+		want(t, b, breaker.Open)
+		b.Set(breaker.WithProbes(5), breaker.WithOpenTime(time.Hour, time.Hour))
+		time.Sleep(time.Second) // the opening that has begun keeps its time and its probes
+		report(t, b, breaker.Success, 0)
+		want(t, b, breaker.Closed)
+
+		report(t, b, breaker.Success, 0)
+		if err := b.Set(breaker.WithSlowCalls(time.Second, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.Stats().Successes; n != 0 {
+			t.Errorf("%d successes, want a new window", n)
+		}
+		for range 12 {
+			b.Allow()
+		}
+		time.Sleep(3 * time.Second)
+		want(t, b, breaker.Open)
+	})
+}
+
+func TestStatsAsJSON(t *testing.T) {
+	b := breaker.New(breaker.WithName("n"))
+	b.ForceClosed()
+	call, _ := b.Allow()
+	call.Done(breaker.Failure, 0)
+	j, err := json.Marshal(b.Stats())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`"name":"n"`, `"state":"forced-closed"`, `"failures":1`, `"ramp":1`, `"failure_ratio":0.5`, `"lost_probes":0`} {
+		if !strings.Contains(string(j), part) {
+			t.Errorf("no %s in %s", part, j)
+		}
+	}
+	if s := breaker.State(99).String() + breaker.Cause(99).String(); s != "State(99)Cause(99)" {
+		t.Error(s)
+	}
+	j, _ = json.Marshal(breaker.Change{From: breaker.HalfOpen, To: breaker.Open, Cause: breaker.CauseProbeLost})
+	if !strings.Contains(string(j), `"half-open"`) || !strings.Contains(string(j), `"probe lost"`) {
+		t.Error(string(j))
+	}
+}

@@ -1,0 +1,273 @@
+package breaker_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+)
+
+func TestO1MillionHostsStayInBoundsAndOpenOnesSurvive(t *testing.T) {
+	hosts := 1_000_000
+	if raceEnabled {
+		hosts = 100_000
+	}
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup()
+		for i := range 100 {
+			trip(t, g.Get("failing"+strconv.Itoa(i)))
+		}
+		g.Get("forced").ForceOpen()
+		busy := g.Get("busy")
+		for i := range hosts {
+			if call, err := g.Get("host" + strconv.Itoa(i)).Allow(); err == nil {
+				call.Done(breaker.Success, 0)
+			}
+			if i%50 == 0 && g.Get("busy") != busy {
+				t.Fatalf("a breaker in use gave way to the %dth new key", i)
+			}
+		}
+		if s := g.Stats(); s.Keys != 1024 || s.Open != 101 || s.Untracked != 0 || s.Forgotten != 0 {
+			t.Errorf("after the flood: %+v", s)
+		}
+		for i := range 100 {
+			if s := g.Get("failing" + strconv.Itoa(i)).State(); s != breaker.Open {
+				t.Fatalf("the flood closed failing%d: %v", i, s)
+			}
+		}
+		if s := g.Get("forced").State(); s != breaker.ForcedOpen {
+			t.Errorf("forced is %v", s)
+		}
+	})
+}
+
+func TestO1MemoryOfAKey(t *testing.T) {
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	keys := make([]string, 1024)
+	for i := range keys {
+		keys[i] = "some.host.example:" + strconv.Itoa(10000+i)
+	}
+	before := heap()
+	g := breaker.NewGroup()
+	for _, k := range keys {
+		call, _ := g.Get(k).Allow()
+		call.Done(breaker.Success, 0)
+	}
+	if n := (heap() - before) / 1024; n > 1024 && !raceEnabled {
+		t.Errorf("%d bytes a key, want at most 1024", n)
+	} else {
+		t.Logf("%d bytes a key", n)
+	}
+	runtime.KeepAlive(g)
+	runtime.KeepAlive(keys)
+}
+
+func TestO1NobodyGivesWayWhenAllAreOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup(breaker.WithKeys(8), breaker.WithIdle(time.Minute))
+		for i := range 8 {
+			trip(t, g.Get("failing"+strconv.Itoa(i)))
+		}
+		for i := range 1000 {
+			call, err := g.Get("new" + strconv.Itoa(i)).Allow()
+			if err != nil {
+				t.Fatal("a key with no place is refused:", err)
+			}
+			call.Done(breaker.Failure, 0)
+		}
+		if s := g.Stats(); s.Untracked != 1000 || s.Keys != 8 || s.Open != 8 {
+			t.Errorf("%+v", s)
+		}
+		// They leave when their open time has been over for long and nobody came to try.
+		time.Sleep(30 * time.Second)
+		g.Get("failing0") // but one did
+		g.Get("x")
+		time.Sleep(37 * time.Second)
+		g.Get("y")
+		if s := g.Stats(); s.Forgotten == 0 || s.Untracked != 1001 {
+			t.Errorf("%+v", s)
+		}
+		if s := g.Get("failing0").State(); s == breaker.Closed {
+			t.Errorf("failing0 was asked for and forgotten")
+		}
+	})
+}
+
+func TestIdleOnesExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup(breaker.WithIdle(time.Minute))
+		for i := range 100 {
+			g.Get(strconv.Itoa(i))
+		}
+		for range 60 { // a key in use, and a new one now and then
+			time.Sleep(10 * time.Second)
+			g.Get("used")
+			g.Get("now " + time.Now().String())
+		}
+		s := g.Stats()
+		if s.Expired < 100 || s.Keys > 20 || s.Evicted != 0 {
+			t.Errorf("after ten minutes: %+v", s)
+		}
+	})
+}
+
+func TestGroupSetReachesAll(t *testing.T) {
+	g := breaker.NewGroup(breaker.WithKeys(10))
+	for i := range 10 {
+		g.Get(strconv.Itoa(i))
+	}
+	if err := g.Set(breaker.WithKeys(3), breaker.WithProbes(9)); err != nil {
+		t.Fatal(err)
+	}
+	g.Get("new")
+	if s := g.Stats(); s.Keys != 3 || s.Limit != 3 {
+		t.Errorf("%+v", s)
+	}
+	n := 0
+	for key, b := range g.All() {
+		s := b.Stats()
+		if s.Settings.Probes != 9 || s.Name != key {
+			t.Errorf("%s: %+v", key, s)
+		}
+		n++
+	}
+	if n != 3 {
+		t.Errorf("All has %d, want 3", n)
+	}
+	for range g.All() {
+		break
+	}
+}
+
+func TestGroupOfManyGoroutines(t *testing.T) {
+	g := breaker.NewGroup(breaker.WithKeys(16), breaker.WithConsecutiveFailures(3))
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 0))
+			for range 2000 {
+				b := g.Get(strconv.Itoa(r.IntN(40)))
+				if call, err := b.Allow(); err == nil {
+					call.Done(breaker.Outcome(r.IntN(3)), 0)
+				}
+				if r.IntN(100) == 0 {
+					g.Set(breaker.WithKeys(8 + r.IntN(16)))
+					g.Stats()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	g.Set(breaker.WithKeys(32))
+	if s := g.Stats(); s.Keys > 32 {
+		t.Errorf("%+v", s)
+	}
+	n := 0
+	for range g.All() {
+		n++
+	}
+	if s := g.Stats(); s.Keys != n {
+		t.Errorf("%d keys counted, %d there", s.Keys, n)
+	}
+}
+
+func TestBreakerOfManyGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.WithWindow(time.Second), breaker.WithSlowCalls(100*time.Millisecond, 0.5), breaker.WithMinClients(2),
+			breaker.WithOpenTime(50*time.Millisecond, 200*time.Millisecond), breaker.WithRamp(time.Second), breaker.WithLease(100*time.Millisecond))
+		var probes, most int
+		start := time.Now()
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				r := rand.New(rand.NewPCG(uint64(i), 3))
+				for range 3000 {
+					time.Sleep(time.Duration(r.IntN(5)) * time.Millisecond)
+					call, err := b.Admit(breaker.Request{Client: r.Uint64(), Long: r.IntN(10) == 0})
+					if err != nil {
+						if !errors.Is(err, breaker.ErrOpen) {
+							t.Error(err)
+						}
+						continue
+					}
+					mu.Lock()
+					probes = b.Stats().ProbesOut
+					most = max(most, probes)
+					mu.Unlock()
+					switch d := time.Duration(r.IntN(300)) * time.Millisecond; r.IntN(8) {
+					case 0: // lost
+					case 1:
+						go func() { time.Sleep(d); call.Done(breaker.Failure, -1) }()
+					case 2:
+						go func() { time.Sleep(d); call.Done(breaker.Ignored, -1) }()
+					default:
+						if time.Since(start)/time.Second%4 == 1 {
+							call.Done(breaker.Failure, 0)
+						}
+						call.Done(breaker.Success, 0)
+						call.Done(breaker.Failure, 0)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if most > 3 {
+			t.Errorf("%d probes at once, want at most 3", most)
+		}
+		// It gets well whatever happened.
+		time.Sleep(time.Minute)
+		for range 100 {
+			time.Sleep(100 * time.Millisecond)
+			if call, err := b.Allow(); err == nil {
+				call.Done(breaker.Success, 0)
+			}
+		}
+		want(t, b, breaker.Closed)
+		s := b.Stats()
+		if s.InFlight != 0 || s.Overdue != 0 {
+			t.Errorf("%d in flight, %d overdue, want none", s.InFlight, s.Overdue)
+		}
+		t.Logf("%d openings, %d lost probes, %d dropped", s.Openings, s.LostProbes, s.Dropped)
+	})
+}
+
+func TestNothingIsAllocated(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector makes sync.Pool drop what it is given")
+	}
+	g := breaker.NewGroup()
+	all := breaker.New(breaker.WithSlowCalls(time.Second, 0.8), breaker.WithMinClients(3), breaker.WithConsecutiveFailures(1000))
+	open := breaker.New(breaker.WithOpenTime(time.Hour, time.Hour))
+	trip(t, open)
+	host := fmt.Sprint("host.example:", 443)
+	for name, f := range map[string]func(){
+		"pass": func() {
+			call, _ := g.Get(host).Allow()
+			call.Done(breaker.Success, 0)
+		},
+		"pass with all rules": func() {
+			call, _ := all.Admit(breaker.Request{Client: 99})
+			call.Done(breaker.Success, 0)
+		},
+		"refuse": func() { open.Allow() },
+		"do":     func() { all.Do(t.Context(), doNothing) },
+	} {
+		if n := testing.AllocsPerRun(1000, f); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", name, n)
+		}
+	}
+}

@@ -1,0 +1,572 @@
+package breaker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+)
+
+// The numbers R1 to R16 are those of the rules that a breaker around HTTP follows. The half of a rule
+// that is not about HTTP is held here, the other half beside the middleware.
+
+var errBoom = errors.New("boom")
+
+func doNothing(context.Context) error { return nil }
+
+func trip(t *testing.T, b *breaker.Breaker) {
+	t.Helper()
+	for range 1000 {
+		call, err := b.Allow()
+		if err != nil {
+			return
+		}
+		call.Done(breaker.Failure, 0)
+	}
+	t.Fatal("1,000 failures do not open it")
+}
+
+func TestR1PanicAndGoexitAreFailuresAndTravelOn(t *testing.T) {
+	b := breaker.New(steady(breaker.WithConsecutiveFailures(2))...)
+	cause := fmt.Errorf("the very value")
+	func() {
+		defer func() {
+			if r := recover(); r != any(cause) {
+				t.Errorf("recovered %v, want the value that was thrown", r)
+			}
+		}()
+		b.Do(t.Context(), func(context.Context) error { panic(cause) })
+	}()
+	if n := b.Stats().Failures; n != 1 {
+		t.Errorf("%d failures after a panic, want 1", n)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		b.Do(t.Context(), func(context.Context) error { runtime.Goexit(); return nil })
+		t.Error("Goexit did not travel on")
+	})
+	wg.Wait()
+	want(t, b, breaker.Open)
+}
+
+func TestR3CallerWhoLeftIsIgnored(t *testing.T) {
+	b := breaker.New(breaker.WithConsecutiveFailures(1))
+	for range 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		err := b.Do(ctx, func(ctx context.Context) error { cancel(); return ctx.Err() })
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	want(t, b, breaker.Closed)
+	if s := b.Stats(); s.Ignored != 100 || s.Failures != 0 {
+		t.Errorf("%d ignored, %d failures, want 100 and 0", s.Ignored, s.Failures)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.Do(ctx, func(context.Context) error { t.Error("called for a caller who had left"); return nil }); err != context.Canceled {
+		t.Error(err)
+	}
+}
+
+func TestR4SlowCallsCountThoughTheCallerLeft(t *testing.T) {
+	b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.8))...)
+	for range 100 {
+		report(t, b, breaker.Ignored, time.Second-1)
+	}
+	want(t, b, breaker.Closed)
+	for range 20 {
+		report(t, b, breaker.Ignored, time.Second)
+	}
+	want(t, b, breaker.Open)
+}
+
+func TestR5DeadlineIsAFailureUnlessTheCallerWasInAHurry(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		opts     []breaker.Option
+		deadline time.Duration
+		failures uint64
+	}{
+		{"no slow call time: failure", nil, time.Millisecond, 1},
+		{"sooner than a slow call: ignored", []breaker.Option{breaker.WithSlowCalls(time.Second, 1)}, time.Second - 1, 0},
+		{"as late as a slow call: failure", []breaker.Option{breaker.WithSlowCalls(time.Second, 1)}, time.Second, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.New(c.opts...)
+				ctx, cancel := context.WithTimeout(t.Context(), c.deadline)
+				defer cancel()
+				b.Do(ctx, func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+				if s := b.Stats(); s.Failures != c.failures {
+					t.Errorf("%d failures, want %d", s.Failures, c.failures)
+				}
+			})
+		})
+	}
+}
+
+func TestR8ClassifyReplacesTheRules(t *testing.T) {
+	notFound := errors.New("not found")
+	b := breaker.New(breaker.WithConsecutiveFailures(1), breaker.WithClassify(func(_ context.Context, err error) breaker.Outcome {
+		if err == nil || errors.Is(err, notFound) {
+			return breaker.Success
+		}
+		return breaker.Failure
+	}))
+	for range 10 {
+		b.Do(t.Context(), func(context.Context) error { return notFound })
+	}
+	want(t, b, breaker.Closed)
+	b.Do(t.Context(), func(context.Context) error { return errBoom })
+	want(t, b, breaker.Open)
+}
+
+func TestR9IgnoredProbeGivesItsPlaceBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithProbes(1), breaker.WithConsecutiveFailures(1))...)
+		trip(t, b)
+		time.Sleep(5 * time.Second)
+		for range 50 {
+			report(t, b, breaker.Ignored, 0)
+			want(t, b, breaker.HalfOpen) // no evidence of health either
+		}
+		report(t, b, breaker.Success, 0)
+		want(t, b, breaker.Closed)
+	})
+}
+
+func TestR9RefusalOfAnotherBreakerIsIgnored(t *testing.T) {
+	inner, outer := breaker.New(), breaker.New(breaker.WithConsecutiveFailures(1))
+	inner.ForceOpen()
+	err := outer.Do(t.Context(), func(ctx context.Context) error {
+		return fmt.Errorf("calling: %w", inner.Do(ctx, func(context.Context) error { return nil }))
+	})
+	if !errors.Is(err, breaker.ErrOpen) {
+		t.Fatal(err)
+	}
+	want(t, outer, breaker.Closed)
+}
+
+func TestR12OneClientCannotOpenForAll(t *testing.T) {
+	slow := breaker.WithSlowCalls(time.Second, 0.8)
+	for _, c := range []struct {
+		name    string
+		opts    []breaker.Option
+		outcome breaker.Outcome
+		latency time.Duration
+		hang    bool
+	}{
+		{"failure ratio", nil, breaker.Failure, 0, false},
+		{"consecutive failures", []breaker.Option{breaker.WithConsecutiveFailures(5)}, breaker.Failure, 0, false},
+		{"slow calls", []breaker.Option{slow}, breaker.Success, time.Second, false},
+		{"slow failures", []breaker.Option{slow, breaker.WithFailureRatio(0, 20)}, breaker.Failure, time.Second, false},
+		{"slow calls whose client left", []breaker.Option{slow}, breaker.Ignored, time.Second, false},
+		{"hung calls", []breaker.Option{slow}, 0, 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.New(steady(append(c.opts, breaker.WithMinClients(3))...)...)
+				attack := func(client uint64) {
+					for range 40 {
+						call, err := b.Admit(breaker.Request{Client: client})
+						if err == nil && !c.hang {
+							call.Done(c.outcome, c.latency)
+						}
+					}
+				}
+				for client := range uint64(2) {
+					attack(client)
+					if c.hang {
+						time.Sleep(3 * time.Second)
+					}
+					want(t, b, breaker.Closed)
+				}
+				attack(2)
+				if c.hang {
+					time.Sleep(3 * time.Second)
+				}
+				want(t, b, breaker.Open)
+			})
+		})
+	}
+}
+
+func TestR14ProbesAreBoundedAndLeased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithLease(2 * time.Second))...)
+		trip(t, b)
+		time.Sleep(5 * time.Second)
+		var probes []breaker.Call
+		for range 3 {
+			call, err := b.Allow()
+			if err != nil {
+				t.Fatal(err)
+			}
+			probes = append(probes, call)
+			time.Sleep(100 * time.Millisecond)
+		}
+		for range 10 {
+			_, err := b.Allow()
+			open, ok := errors.AsType[*breaker.OpenError](err)
+			if !ok || open.State != breaker.HalfOpen || open.RetryAfter != 1700*time.Millisecond {
+				t.Fatalf("the fourth probe gets %#v, want what is left of the first lease", err)
+			}
+		}
+		if n := b.Stats().ProbesOut; n != 3 {
+			t.Errorf("%d probes out, want 3", n)
+		}
+		probes[0].Done(breaker.Success, 0)
+		if _, err := b.Allow(); err == nil {
+			t.Error("a probe that succeeded made room for a fourth")
+		}
+		probes[1].Done(breaker.Success, 0)
+		probes[2].Done(breaker.Success, 0)
+		want(t, b, breaker.Closed)
+	})
+}
+
+func TestR14LongCallsAreNoProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady()...)
+		if _, err := b.Admit(breaker.Request{Long: true}); err != nil {
+			t.Fatal("refused while closed:", err)
+		}
+		trip(t, b)
+		for _, wait := range []time.Duration{0, 5 * time.Second} {
+			time.Sleep(wait)
+			_, err := b.Admit(breaker.Request{Long: true})
+			if open, ok := errors.AsType[*breaker.OpenError](err); !ok || open.RetryAfter < 5*time.Second {
+				t.Fatalf("after %v: %#v", wait, err)
+			}
+		}
+		want(t, b, breaker.HalfOpen)
+		if n := b.Stats().ProbesOut; n != 0 {
+			t.Errorf("%d probes out", n)
+		}
+	})
+}
+
+func TestR14SlowProbeFails(t *testing.T) {
+	for _, o := range []breaker.Outcome{breaker.Success, breaker.Ignored} {
+		synctest.Test(t, func(t *testing.T) {
+			b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 1))...)
+			trip(t, b)
+			time.Sleep(5 * time.Second)
+			report(t, b, o, time.Second)
+			want(t, b, breaker.Open)
+		})
+	}
+}
+
+func TestR15OpenTimeGrowsAndShrinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.WithJitter(0), breaker.WithRamp(10*time.Second), breaker.WithProbes(1))
+		for _, open := range []time.Duration{5, 10, 20, 40, 60, 60} {
+			trip(t, b)
+			if got := b.RetryAfter(); got != open*time.Second {
+				t.Fatalf("open for %v, want %vs", got, int(open))
+			}
+			time.Sleep(open * time.Second)
+			report(t, b, breaker.Success, 0)
+			want(t, b, breaker.Closed)
+			time.Sleep(20*time.Second - 1) // ramp and window are not quite over: a relapse
+		}
+		time.Sleep(1)
+		trip(t, b)
+		if got := b.RetryAfter(); got != 5*time.Second {
+			t.Errorf("open for %v after it was well, want 5s", got)
+		}
+	})
+}
+
+func TestR15JitterSpreadsReplicas(t *testing.T) {
+	const replicas, bins = 5000, 20
+	var hist [bins]int
+	synctest.Test(t, func(t *testing.T) {
+		for range replicas {
+			b := breaker.New(breaker.WithConsecutiveFailures(1))
+			trip(t, b)
+			d := b.RetryAfter()
+			if d < 4*time.Second || d > 6*time.Second {
+				t.Fatalf("open for %v, want 4s to 6s", d)
+			}
+			hist[min(bins-1, int((d-4*time.Second)*bins/(2*time.Second)))]++
+		}
+	})
+	for i, n := range hist {
+		// The mean is 250 with a deviation of 15: 1.5 times it is out of reach for chance.
+		if n > replicas/bins*3/2 {
+			t.Errorf("%d of %d replicas come back in the same %d. twentieth", n, replicas, i)
+		}
+	}
+}
+
+func TestR15RampIsMonotone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.WithJitter(0), breaker.WithRamp(10*time.Second))
+		trip(t, b)
+		time.Sleep(5 * time.Second)
+		for range 3 {
+			report(t, b, breaker.Success, 0)
+		}
+		var refusal error
+		for second := range 12 {
+			passed := 0
+			for range 1000 {
+				time.Sleep(time.Millisecond)
+				if call, err := b.Allow(); err == nil {
+					call.Done(breaker.Success, 0)
+					passed++
+				} else {
+					refusal = err
+				}
+			}
+			share := min(1, float64(second)/10+0.05)
+			if second == 0 {
+				share = 0.1
+			}
+			if math.Abs(float64(passed)/1000-share) > 0.01 {
+				t.Errorf("second %d lets %d of 1000 in, want %.0f", second, passed, share*1000)
+			}
+		}
+		if open, ok := errors.AsType[*breaker.OpenError](refusal); !ok || open.State != breaker.Closed || open.RetryAfter <= 0 {
+			t.Errorf("on the ramp the refusal is %#v", refusal)
+		}
+		want(t, b, breaker.Closed)
+	})
+}
+
+func TestR15RelapseOnTheRamp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.WithJitter(0))
+		trip(t, b)
+		time.Sleep(5 * time.Second)
+		for range 3 {
+			report(t, b, breaker.Success, 0)
+		}
+		for b.Stats().State == breaker.Closed {
+			if call, err := b.Allow(); err == nil {
+				call.Done(breaker.Failure, 0)
+			}
+		}
+		if got := b.RetryAfter(); got != 10*time.Second {
+			t.Errorf("open for %v, want twice the first time", got)
+		}
+	})
+}
+
+func TestR16ResultsOfAnOlderStateAreDroppedAndCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady()...)
+		var old []breaker.Call
+		for range 60 {
+			call, _ := b.Allow()
+			old = append(old, call)
+		}
+		trip(t, b)
+		old[0].Done(breaker.Success, 0) // while open
+		time.Sleep(5 * time.Second)
+		want(t, b, breaker.HalfOpen)
+		for _, call := range old[1:10] {
+			call.Done(breaker.Success, 0) // three of these would close it
+		}
+		want(t, b, breaker.HalfOpen)
+		old[10].Done(breaker.Failure, 0)
+		want(t, b, breaker.HalfOpen)
+		for range 3 {
+			report(t, b, breaker.Success, 0)
+		}
+		for _, call := range old[11:] {
+			call.Done(breaker.Failure, 0) // 20 of these would open it
+		}
+		old[11].Fail()
+		want(t, b, breaker.Closed)
+		if s := b.Stats(); s.Dropped != 61 || s.Failures != 0 {
+			t.Errorf("%d dropped, %d failures, want 61 and 0", s.Dropped, s.Failures)
+		}
+	})
+}
+
+func TestHungDependencyOpensWithNoCallCompleted(t *testing.T) {
+	for _, c := range []struct{ window, slow, within time.Duration }{
+		{10 * time.Second, 2 * time.Second, 3 * time.Second},
+		{10 * time.Second, 2500 * time.Millisecond, 3500 * time.Millisecond},
+		{time.Second, 30 * time.Second, 30300 * time.Millisecond}, // slices of a hundredth of the slow call
+		{time.Second, 3 * time.Second, 3100 * time.Millisecond},
+		{time.Minute, 100 * time.Millisecond, 6100 * time.Millisecond},
+	} {
+		t.Run(fmt.Sprintf("window=%v,slow=%v", c.window, c.slow), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.New(breaker.WithWindow(c.window), breaker.WithSlowCalls(c.slow, 0.8))
+				time.Sleep(12345 * time.Millisecond)
+				begin := time.Now()
+				n := 0
+				for {
+					if _, err := b.Allow(); err != nil {
+						break
+					}
+					if n++; n > 1_000_000 {
+						t.Fatal("still closed")
+					}
+					if n > 20 {
+						time.Sleep(10 * time.Millisecond)
+					}
+				}
+				if took := time.Since(begin); took > c.within+10*time.Millisecond || took < c.slow {
+					t.Errorf("open after %v, want %v to %v", took, c.slow, c.within)
+				}
+				if s := b.Stats(); s.State != breaker.Open {
+					t.Errorf("state %v", s.State)
+				}
+			})
+		})
+	}
+}
+
+func TestAnyNumberOfLostProbesCannotWedgeIt(t *testing.T) {
+	for probes := 1; probes <= 5; probes++ {
+		for lost := 1; lost <= probes; lost++ {
+			for _, lease := range []time.Duration{time.Second, 7 * time.Second} {
+				synctest.Test(t, func(t *testing.T) {
+					b := breaker.New(steady(breaker.WithProbes(probes), breaker.WithLease(lease),
+						breaker.WithOpenTime(time.Second, time.Second))...)
+					trip(t, b)
+					for range 4 {
+						time.Sleep(time.Second)
+						for i := range probes {
+							switch call, err := b.Allow(); {
+							case err != nil:
+								t.Fatalf("probe %d of %d: %v", i, probes, err)
+							case i < probes-lost:
+								call.Done(breaker.Success, 0)
+							}
+						}
+						want(t, b, breaker.HalfOpen)
+						time.Sleep(lease)
+						want(t, b, breaker.Open) // half-open ended with the lease
+					}
+					time.Sleep(time.Second)
+					for range probes {
+						report(t, b, breaker.Success, 0)
+					}
+					want(t, b, breaker.Closed)
+					if n := b.Stats().LostProbes; n != 4 {
+						t.Errorf("%d leases ended half-open, want 4", n)
+					}
+				})
+			}
+		}
+	}
+}
+
+func TestSecondDoneDoesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady()...)
+		call, _ := b.Allow()
+		var wg sync.WaitGroup
+		for range 50 {
+			copied := call
+			wg.Go(func() { copied.Done(breaker.Failure, 0) })
+		}
+		wg.Wait()
+		if s := b.Stats(); s.Failures != 1 {
+			t.Errorf("%d failures, want 1", s.Failures)
+		}
+		call.Fail()
+		if s := b.Stats(); s.Failures != 2 {
+			t.Errorf("%d failures, want one more after Fail", s.Failures)
+		}
+		trip(t, b)
+		time.Sleep(5 * time.Second)
+		probe, _ := b.Allow()
+		for range 3 {
+			probe.Done(breaker.Success, 0)
+		}
+		want(t, b, breaker.HalfOpen)
+		breaker.Call{}.Done(breaker.Failure, 0)
+		breaker.Call{}.DoneAt(breaker.Failure, 0, time.Now())
+		breaker.Call{}.Fail()
+	})
+}
+
+func TestForcedStates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady()...)
+		b.ForceOpen()
+		time.Sleep(24 * time.Hour)
+		_, err := b.Allow()
+		if open, ok := errors.AsType[*breaker.OpenError](err); !ok || open.State != breaker.ForcedOpen || open.RetryAfter != 0 {
+			t.Errorf("forced open refuses with %#v", err)
+		}
+		b.ForceClosed()
+		for range 100 {
+			report(t, b, breaker.Failure, 0)
+		}
+		want(t, b, breaker.ForcedClosed)
+		if s := b.Stats(); s.Failures != 100 {
+			t.Errorf("%d failures, want 100: forced closed counts", s.Failures)
+		}
+		b.Disable()
+		for range 100 {
+			report(t, b, breaker.Failure, 0)
+		}
+		want(t, b, breaker.Disabled)
+		b.Reset()
+		want(t, b, breaker.Closed)
+		if s := b.Stats(); s.Failures != 0 || s.Openings != 0 {
+			t.Errorf("after Reset: %+v", s)
+		}
+		trip(t, b)
+		b.Reset()
+		report(t, b, breaker.Success, 0)
+	})
+}
+
+func TestSharedClockReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady()...)
+		for range 20 {
+			call, err := b.AllowAt(time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			call.DoneAt(breaker.Failure, 0, time.Now())
+		}
+		if _, err := b.AllowAt(time.Now()); err == nil {
+			t.Error("still closed")
+		}
+		// A clock that runs ahead of ours gets no probe early, and no endless loop.
+		if _, err := b.AllowAt(time.Now().Add(time.Hour)); err == nil {
+			t.Error("a probe before gobreaker's time")
+		}
+		if _, err := b.Admit(breaker.Request{Arrived: time.Now().Add(time.Hour), Long: true}); err == nil {
+			t.Error("a probe before gobreaker's time")
+		}
+		if _, err := b.AllowAt(time.Now().Add(-time.Hour)); err == nil {
+			t.Error("a probe in the past")
+		}
+	})
+}
+
+func TestErrorsSayWhoAndWhen(t *testing.T) {
+	b := breaker.New(steady(breaker.WithName("billing"), breaker.WithConsecutiveFailures(1))...)
+	b.ForceOpen()
+	_, err := b.Allow()
+	if got := err.Error(); got != "breaker: billing: forced-open" {
+		t.Errorf("%q", got)
+	}
+	if got := (&breaker.OpenError{State: breaker.Open, RetryAfter: 2 * time.Second}).Error(); got != "breaker: open, retry after 2s" {
+		t.Errorf("%q", got)
+	}
+	if got := (&breaker.OpenError{RetryAfter: time.Second}).Error(); got != "breaker: letting calls in slowly, retry after 1s" {
+		t.Errorf("%q", got)
+	}
+}
