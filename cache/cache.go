@@ -267,9 +267,9 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 		}
 		fl.noStore, fl.validating = true, false
 	}
-	alone := r.Method == http.MethodHead || c.collapseWait == 0 ||
+	fl.special = r.Method == http.MethodHead || !fl.validating && (ranged || conditional(r.Header))
+	alone := fl.special || c.collapseWait == 0 ||
 		len(r.Header["Authorization"]) != 0 || // whose response may be his alone
-		!fl.validating && (ranged || conditional(r.Header)) || // whose response is no answer for others
 		e != nil && e.noCache // each use is to be validated for itself
 	if !alone && r.Context().Value(filling{c}) != nil {
 		h.passOn(w, r) // we are inside a fill of this very cache

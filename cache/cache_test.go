@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -280,3 +281,8 @@ func TestStaleAnswers(t *testing.T) {
 		})
 	}
 }
+
+// How often the tests of races run: a few times with -short.
+var leaderRounds, purgeRounds = 1000, 1000
+
+var quiet = log.New(io.Discard, "", 0)

@@ -38,6 +38,7 @@ type fill struct {
 	deferred   bool // the client gets its answer from the result, when that is complete
 	noStore    bool // whatever comes, do not store it
 	background bool // there is no client
+	special    bool // the handler sees a range, a condition or a method that others do not send
 
 	outer  headerSnapshot
 	mode   mode
@@ -90,12 +91,14 @@ func (fl *fill) request() (out *http.Request, release func()) {
 		deadline, _ := ctx.Deadline()
 		client := ctx
 		ctx = fillContext{detached, fl.h.cache, deadline}
-		if fl.background {
-			release = func() { cancel(nil) }
-		} else {
-			stop := context.AfterFunc(client, func() { f.leave(context.Cause(client)) })
-			release = func() { stop(); cancel(nil) }
-		}
+		stop := context.AfterFunc(client, func() {
+			if fl.background {
+				cancel(context.Cause(client)) // its time is up
+			} else {
+				f.leave(context.Cause(client))
+			}
+		})
+		release = func() { stop(); cancel(nil) }
 	}
 	out = fl.r.WithContext(ctx)
 	p := fl.h.rules
@@ -172,6 +175,9 @@ func (fl *fill) decide(status int) {
 	if fl.noStore && fl.v.store {
 		fl.v.store, fl.v.reason = false, "request"
 	}
+	if fl.v.store && fl.length > 0 && !fl.reserve(fl.length) {
+		fl.v.store, fl.v.reason = false, "busy"
+	}
 	if !fl.v.store {
 		fl.pass(fl.v.reason, fl.v.byself)
 		return
@@ -221,7 +227,8 @@ func (fl *fill) pass(reason string, mark bool) {
 	fl.mode = straight
 	c := fl.h.cache
 	fl.end(released, nil, false)
-	if mark {
+	if mark && !fl.special && fl.forward != "request" {
+		// Not where a client insisted on asking: he would turn off the cache for everybody.
 		c.mark(fl.hash, fl.asked)
 	} else if reason == "authorization" {
 		c.mark(fl.hash^authSalt, fl.asked)
@@ -267,7 +274,7 @@ func (fl *fill) write(p []byte) (int, error) {
 	if size == 0 {
 		fl.sniffType(p)
 	}
-	if !fl.reserve(len(p)) {
+	if fl.length < 0 && (int64(size+len(p)) > fl.h.cache.maxObject.Load() || !fl.reserve(int64(len(p)))) {
 		fl.overflow()
 		return fl.w.Write(p)
 	}
@@ -317,14 +324,11 @@ func (fl *fill) sniffType(p []byte) {
 }
 
 // reserve counts bytes that are recorded and not yet in the store. Together they may take a
-// quarter of the budget.
-func (fl *fill) reserve(n int) bool {
+// quarter of the budget; past that responses go straight through.
+func (fl *fill) reserve(n int64) bool {
 	c := fl.h.cache
-	if int64(fl.size()+n) > c.maxObject.Load() {
-		return false
-	}
-	fl.held += int64(n)
-	return c.recorded.Add(int64(n)) <= max(c.store.maxBytes.Load()/4, 1)
+	fl.held += n
+	return c.recorded.Add(n) <= c.store.maxBytes.Load()/4
 }
 
 // overflow gives up recording in the middle of a response: it is larger than what is stored, or

@@ -33,9 +33,7 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	}
 
 	switch {
-	case status < 200 || status == 206 || status == 304 || status == http.StatusRequestHeaderFieldsTooLarge ||
-		status == http.StatusRequestEntityTooLarge:
-		// 431 and 413 say something about a request, and it was not the key that was too large.
+	case !storableStatus(status) || len(r.Header["Range"]) != 0 && status != http.StatusOK:
 		return no("status", false)
 	case d.noStore && !(d.mustUnderstand && understood(status)):
 		// must-understand takes the place of no-store for a cache that knows the status
@@ -98,6 +96,17 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	}
 	v.store, v.share = true, usable
 	return v
+}
+
+// storableStatus leaves out the statuses that answer something else in a request than its key: its
+// conditions, its range, the size of its fields. Partial responses are stored by rules of their own.
+func storableStatus(status int) bool {
+	switch status {
+	case http.StatusPartialContent, http.StatusNotModified, http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable,
+		http.StatusExpectationFailed, http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
+		return false
+	}
+	return status >= 200
 }
 
 // understood lists the statuses whose caching rules this package knows.
