@@ -101,21 +101,9 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 	return t
 }
 
-// observe closes the window if it is full. It is called after a release that was due.
-func (a *adaptive) observe(c *Concurrency, now time.Duration) {
-	if !c.mu.TryLock() {
-		return // whoever has it is about to release or arrive; the next one looks again
-	}
-	from, to, woken := a.close(c, now)
-	c.mu.Unlock()
-	concWake(woken)
-	if h := c.conf.trace.Limit; h != nil && from != to {
-		h(from, to)
-	}
-}
-
-// close is observe with the lock held.
-func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int, woken *queueWaiter) {
+// close closes the window if it is full, and sets limit and line by what the controller
+// makes of it. The lock is held.
+func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	from = a.ctrl.limit
 	to = from
 	if int64(now) < a.next.Load() {
@@ -151,8 +139,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int, woken
 	to = a.ctrl.limit
 	c.limit.Store(int64(to))
 	a.tune(c)
-	woken = c.dispatch(now)
-	return from, to, woken
+	return from, to
 }
 
 // pass smooths over n arrivals that found a free permit.

@@ -304,7 +304,11 @@ func (p Permit) ReleaseAt(o Outcome, now time.Time) {
 	if c.adapt != nil || s.client != nil {
 		at = c.since(now)
 	}
-	c.release(s, o, at)
+	woken, from, to := c.release(s, o, at)
+	concWake(woken)
+	if h := c.conf.trace.Limit; h != nil && from != to {
+		h(from, to)
+	}
 }
 
 // Charge sets what the work counts as in the share of its client, in place of its weight
@@ -316,38 +320,53 @@ func (p Permit) Charge(cost time.Duration) {
 	}
 }
 
-// release is ReleaseAt for the one that won the slot; now is 0 if nothing needed it.
-func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) {
+// release is ReleaseAt for the one that won the slot; now is 0 if nothing has needed it so
+// far. It returns who has to be told, and what the limit was and is.
+func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken *queueWaiter, from, to int) {
 	cell := c.cell(s)
 	o = min(o, Ignored)
 	cell.done[o].Add(1)
-	weight := s.weight
-	took := now - s.start
-	if client := s.client; client != nil {
+	weight, client, cost, charged := s.weight, s.client, s.cost, s.charged
+	took := max(now-s.start, 0)
+	s.c, s.client = nil, nil
+	concSlots.Put(s)
+	due := false
+	if a := c.adapt; a != nil {
+		if o == Success {
+			cell.sum.Add(int64(took))
+			u := uint64(min(took, time.Minute)) >> 10
+			cell.squares.Add(u * u)
+		}
+		due = int64(now) >= a.next.Load()
+	}
+	waiting := c.state.Add(-weight)&concWaiting != 0
+	if !waiting && client == nil {
+		// A window that is due can wait for the next release if somebody else is at it.
+		if !due || !c.mu.TryLock() {
+			return nil, 0, 0
+		}
+	} else {
+		if now == 0 {
+			now = time.Since(c.base)
+		}
 		c.mu.Lock()
-		d := -s.cost
-		if !s.charged {
+	}
+	if client != nil {
+		d := -cost
+		if !charged {
 			d += time.Duration(weight) * took
 		}
 		c.line.charge(client, d)
 		if o != Ignored {
 			c.service += (took - c.service) / 16
 		}
-		c.mu.Unlock()
-		s.client = nil
 	}
-	if c.adapt != nil && o == Success {
-		took = max(took, 0)
-		cell.sum.Add(int64(took))
-		u := uint64(min(took, time.Minute)) >> 10
-		cell.squares.Add(u * u)
+	if due {
+		from, to = c.adapt.close(c, now)
 	}
-	s.c = nil
-	concSlots.Put(s)
-	c.giveBack(weight, now)
-	if c.adapt != nil && int64(now) >= c.adapt.next.Load() {
-		c.adapt.observe(c, now)
-	}
+	woken = c.dispatch(now)
+	c.mu.Unlock()
+	return woken, from, to
 }
 
 // wait is Acquire when there was no room.
@@ -362,6 +381,9 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 	}
 	c.mu.Lock()
 	w, p, err, woken := c.enter(r, now, latest, ctx.Err())
+	if c.line.n > 0 {
+		c.arm(now)
+	}
 	c.mu.Unlock()
 	concWake(woken)
 	if err == nil && w != nil {
@@ -448,9 +470,6 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	}
 	// A permit may have come back before the line was seen to have somebody in it.
 	woken = concJoin(c.dispatch(now), woken)
-	if c.line.n > 0 {
-		c.arm(now)
-	}
 	return w, Permit{}, nil, woken
 }
 
