@@ -10,7 +10,8 @@ import (
 // the controller with windows and sets limit and line by what it says. All but next
 // belong to the lock of the Concurrency.
 type adaptive struct {
-	next  atomic.Int64 // when the window may be full, since base
+	next  atomic.Int64 // when the window is long enough, since base
+	lacks atomic.Int64 // from then on: how many successes it lacks
 	yield bool
 	least int
 	most  int
@@ -113,13 +114,12 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	secs := (now - a.opened).Seconds()
 	n := float64(t.n - a.last.n)
 	if n < a.ctrl.needN || secs < a.ctrl.needSecs {
-		wait := a.ctrl.needSecs - secs
-		if n > 0 {
-			wait = max(wait, (a.ctrl.needN-n)*secs/n/2)
-		}
-		a.next.Store(int64(now) + int64(min(max(wait, 20e-6), 1)*1e9))
+		// Windows must close at exactly the completion that fills them: where work takes
+		// the same time each, completions come in bursts, and one more or less is a round.
+		a.lacks.Store(int64(math.Ceil(a.ctrl.needN - n)))
 		return
 	}
+	a.lacks.Store(0)
 	arrivals := float64(t.arrivals - a.last.arrivals)
 	knocks := float64(t.knocks - a.last.knocks)
 	a.pass(arrivals - knocks)

@@ -337,7 +337,7 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 			u := uint64(min(took, time.Minute)) >> 10
 			cell.squares.Add(u * u)
 		}
-		due = int64(now) >= a.next.Load()
+		due = int64(now) >= a.next.Load() && a.lacks.Add(-1) <= 0
 	}
 	waiting := c.state.Add(-weight)&concWaiting != 0
 	if !waiting && client == nil {

@@ -41,7 +41,7 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 
 // ctrlMean is what a number of windows say: rates and shares.
 type ctrlMean struct {
-	n, secs float64 // behind it
+	n       float64 // behind it
 	x       float64 // throughput, 1/s
 	r       float64 // mean time in service, s
 	shed    float64 // share of those who came that was sent away
@@ -50,7 +50,7 @@ type ctrlMean struct {
 }
 
 func (w *ctrlWindow) mean() ctrlMean {
-	m := ctrlMean{n: w.n, secs: w.secs, x: w.n / w.secs, r: w.sum / w.n, shed: w.shed / (w.n + w.shed)}
+	m := ctrlMean{n: w.n, x: w.n / w.secs, r: w.sum / w.n, shed: w.shed / (w.n + w.shed)}
 	if w.arrivals > 0 {
 		m.blocked = w.blocked / w.arrivals
 		m.ratio = w.n / w.arrivals
@@ -77,6 +77,12 @@ const (
 	ctrlStart = 8
 )
 
+// ctrlTried is what is known about a limit beside the one that stands.
+type ctrlTried struct {
+	limit int
+	seen  ctrlWindow
+}
+
 // ctrlState is the controller: a limit and an experiment about it. It is a value and
 // step is a pure function of it and a window, without a clock.
 type ctrlState struct {
@@ -93,11 +99,12 @@ type ctrlState struct {
 	ncv   float64
 	grow  float64 // Q: the next step up
 	first bool    // no trial has been made yet
+	ramp  bool    // since the start, or since the world changed, every trial up has won
 
 	pauseUp, pauseDown float64 // completions until the next trial in this direction
 	lastUp, lastDown   float64 // the last pause
-	upE, downE         float64 // sum of the elasticities of refused trials
-	upK, downK         float64 // their number
+	up, down           ctrlTried
+	here               float64 // completions measured in this visit
 	odd                int     // windows in a row unlike the reference
 	elasticity         float64 // of the last trial
 
@@ -105,8 +112,8 @@ type ctrlState struct {
 }
 
 func ctrlNew(start, least, most int) ctrlState {
-	return ctrlState{limit: start, least: least, most: most, from: start, grow: ctrlFast, first: true,
-		needN: 32, needSecs: 0.002}
+	return ctrlState{limit: start, least: least, most: most, from: start, grow: ctrlFast, first: true, ramp: true,
+		needN: 8, needSecs: 0.002}
 }
 
 // step returns the state after a window that holds at least needN successes over at
@@ -150,6 +157,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 			s.forget()
 			s.pauseUp, s.pauseDown, s.lastUp, s.lastDown = 0, 0, 0, 0
 			*a = ctrlMean{}
+			s.ramp, s.grow = true, ctrlFast
 		} else if w.shed > 0 && m.blocked > .95 && a.blocked < .5 {
 			*a = ctrlMean{}
 		}
@@ -157,9 +165,9 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	if a.n == 0 {
 		*a = m
 	} else {
-		a.blend(m, max(.2, w.n/(w.n+a.n)))
-		a.n += w.n
-		a.secs += w.secs
+		k := max(.1, w.n/(w.n+a.n))
+		a.blend(m, k)
+		a.n = 1 / ((1-k)*(1-k)/a.n + k*k/w.n)
 	}
 	s.pauseUp = max(s.pauseUp-w.n, 0)
 	s.pauseDown = max(s.pauseDown-w.n, 0)
@@ -178,20 +186,33 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 
 	s.needN = max(32, min(float64(s.limit), a.x*a.r))
+	if s.ramp {
+		s.needN = max(8, min(float64(s.limit), a.x*a.r))
+	}
 	s.needSecs = max(.005, a.r)
 
+	s.consider(w.shed, noise)
+}
+
+// consider begins a trial if there is reason to and the reference is good enough for it.
+func (s *ctrlState) consider(shed, noise float64) {
+	a := &s.ref
 	d := math.Log(s.grow)
 	if s.pauseUp > 0 {
 		d = math.Log(ctrlUp)
 	}
-	if a.n < min(s.mostN(), noise/(ctrlSE*ctrlSE*d*d)) {
+	se := ctrlSE
+	if s.ramp {
+		se = .5
+	}
+	if a.n < min(s.mostN(), noise/(se*se*d*d)) {
 		return
 	}
 	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit)
 	down := high || a.shed > ctrlShed && (s.pauseUp > 0 || s.first && noise < .25)
-	up := w.shed > 0 && s.pauseUp == 0
+	up := shed > 0 && s.pauseUp == 0
 	switch {
-	case down && s.pauseDown == 0 && s.limit > s.least:
+	case down && s.pauseDown == 0 && s.limit > s.least && !(s.ramp && !s.first):
 		f := .67
 		if s.base > 0 {
 			f = min(max(1.2*s.base/a.r, .5), .67)
@@ -215,8 +236,20 @@ func (s *ctrlState) try(limit int) {
 	s.from, s.limit = s.limit, limit
 	s.phase, s.rounds = ctrlSettle, 0
 	s.trial = ctrlWindow{}
+	if t := s.tried(); t.limit == limit {
+		s.trial = t.seen
+	}
+	s.here = 0
 	s.needN = min(float64(max(s.from, s.limit)), s.ref.x*s.ref.r)
 	s.needSecs = s.ref.r
+}
+
+// tried returns what is known in the direction of the limit on trial.
+func (s *ctrlState) tried() *ctrlTried {
+	if s.limit > s.from {
+		return &s.up
+	}
+	return &s.down
 }
 
 func (s *ctrlState) settle(m ctrlMean) {
@@ -232,6 +265,7 @@ func (s *ctrlState) settle(m ctrlMean) {
 // measure decides about the limit on trial once the evidence is clear.
 func (s *ctrlState) measure(w ctrlWindow) {
 	s.trial.add(w)
+	s.here += w.n
 	m := s.trial.mean()
 	a := &s.ref
 	n := m.n
@@ -245,12 +279,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		e = math.Log(m.ratio/a.ratio) / d
 		v = (s.cv2 + .3 + 50*(1/n+1/a.n)) * (1/n + 1/a.n)
 	}
-	sum, k := &s.downE, &s.downK
-	if up {
-		sum, k = &s.upE, &s.upK
-	}
-	mean := (*sum + e) / (*k + 1)
-	se := math.Sqrt(v/(*k+1)) / math.Abs(d)
+	mean, se := e, math.Sqrt(v)/math.Abs(d)
 	rho := a.r / s.base
 	if !up {
 		rho = m.r / s.base
@@ -259,7 +288,18 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	if !up {
 		thr -= .04
 	}
-	if math.Abs(mean-thr) < se && se > ctrlSE && n < s.mostN() {
+	if math.Abs(mean-thr) < se && se > ctrlSE && !(s.ramp && up && mean > thr && se < .7) {
+		if s.here < min(s.mostN(), max(2*a.n, 32)) {
+			return
+		}
+		// Not clear, and the reference is as weak as the trial: measure that again.
+		*s.tried() = ctrlTried{s.limit, s.trial}
+		if up {
+			s.pauseUp = s.here
+		} else {
+			s.pauseDown = s.here
+		}
+		s.back()
 		return
 	}
 	s.elasticity = mean
@@ -277,9 +317,10 @@ func (s *ctrlState) measure(w ctrlWindow) {
 			s.ref = m
 			s.from = s.limit
 			s.toHold()
+			s.consider(s.trial.shed, s.cv2+w.open)
 			return
 		}
-		s.grow = ctrlUp
+		s.grow, s.ramp = ctrlUp, false
 		s.lastUp = min(max(n, 2*s.lastUp), 6*n)
 		s.pauseUp = s.lastUp
 	} else {
@@ -309,27 +350,30 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		}
 		s.pauseDown = s.lastDown
 	}
-	if *k >= 2 {
-		*sum *= 2. / 3
-		*k = 2
-	}
-	*sum += e
-	*k++
+	*s.tried() = ctrlTried{s.limit, s.trial}
+	s.back()
+}
+
+// back returns to the limit that stood before the trial.
+func (s *ctrlState) back() {
 	s.limit = s.from
 	s.phase = ctrlReturn
-	s.needN = min(float64(s.limit), a.x*a.r)
-	s.needSecs = a.r
+	s.needN = min(float64(s.limit), s.ref.x*s.ref.r)
+	s.needSecs = s.ref.r
 }
 
 // forget drops what was found about limits beside the one that stood until now.
 func (s *ctrlState) forget() {
-	s.upE, s.upK, s.downE, s.downK, s.odd = 0, 0, 0, 0, 0
+	s.up, s.down, s.odd = ctrlTried{}, ctrlTried{}, 0
 }
 
 func (s *ctrlState) toHold() {
 	s.phase = ctrlHold
 	s.needN = max(32, min(float64(s.limit), s.ref.x*s.ref.r))
 	s.needSecs = max(.005, s.ref.r)
+	if s.ramp {
+		s.needN = max(8, min(float64(s.limit), s.ref.x*s.ref.r))
+	}
 	if s.ref.n == 0 {
 		s.needN, s.needSecs = 32, .005
 	}

@@ -83,6 +83,8 @@ type labRun struct {
 	traced  float64
 }
 
+var labWatch func(now float64, c *Concurrency, l *labRun)
+
 // labSecond is what happened in one second.
 type labSecond struct {
 	arrived, rejected, done, good int
@@ -105,6 +107,9 @@ func (l *labRun) run() {
 		}
 		l.now = e.at
 		e.do(e.at)
+		if labWatch != nil && l.c != nil {
+			labWatch(l.now, l.c, l)
+		}
 		if l.trace != nil && l.now >= l.traced {
 			l.traced += .1
 			l.trace(l.now, l)
