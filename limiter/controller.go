@@ -97,6 +97,8 @@ type ctrlState struct {
 	base  float64 // B: time in service without a queue of our own; 0 is not known yet
 	cv2   float64 // square of the coefficient of variation of the time in service
 	ncv   float64
+	disp  float64 // what the throughput of saturated windows varied by: their size times the squared log
+	ndisp float64
 	grow  float64 // Q: the next step up
 	first bool    // no trial has been made yet
 	ramp  bool    // since the start, or since the world changed, every trial up has won
@@ -165,6 +167,11 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	if a.n == 0 {
 		*a = m
 	} else {
+		if m.blocked >= .95 && a.blocked >= .95 {
+			l := math.Log(m.x / a.x)
+			s.ndisp = min(s.ndisp+1, 16)
+			s.disp += (min(l*l/(1/w.n+1/a.n), 8) - s.disp) / s.ndisp
+		}
 		k := max(.1, w.n/(w.n+a.n))
 		a.blend(m, k)
 		a.n = 1 / ((1-k)*(1-k)/a.n + k*k/w.n)
@@ -274,7 +281,11 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	var e, v float64
 	if a.blocked >= .95 || m.ratio == 0 || a.ratio == 0 {
 		e = math.Log(m.x/a.x) / d
-		v = (s.cv2 + w.open + 2/n) * (1/n + 1/a.n)
+		v = s.cv2 + w.open + 2/n
+		if s.ndisp >= 3 {
+			v = max(v, s.disp)
+		}
+		v *= 1/n + 1/a.n
 	} else {
 		e = math.Log(m.ratio/a.ratio) / d
 		v = (s.cv2 + .3 + 50*(1/n+1/a.n)) * (1/n + 1/a.n)

@@ -39,7 +39,7 @@ func labRandom(seed uint64) labCase {
 	kind := []string{"fifo", "ps", "psdep", "usl"}[r.IntN(4)]
 	var s, c float64
 	for {
-		s, c = logu(.001, .4), math.Round(logu(1, 10000))
+		s, c = logu(.001, .4), math.Round(logu(2, 10000))
 		if x := c / s; x >= 10 && x <= 20000 {
 			break
 		}
@@ -51,7 +51,7 @@ func labRandom(seed uint64) labCase {
 	dist := r.IntN(4)
 	switch dist {
 	case 0:
-		k.cv2 = 0
+		k.svc.demand, k.cv2 = labJitter, .0133
 	case 1:
 		k.svc.demand, k.cv2 = labExp, 1
 	case 2:

@@ -356,10 +356,10 @@ func labLognormal(sigma float64) func(*rand.Rand) float64 {
 
 // labProfiles are the seven kinds of service.
 var labProfiles = []labService{
-	{name: "cpu", capacity: 500, base: .002, build: func(l *labRun) []labStage {
+	{name: "cpu", capacity: 500, base: .002, demand: labJitter, build: func(l *labRun) []labStage {
 		return []labStage{{labCores(l, 1), .002}}
 	}},
-	{name: "cpuio", capacity: 500, base: .007, build: func(l *labRun) []labStage {
+	{name: "cpuio", capacity: 500, base: .007, demand: labJitter, build: func(l *labRun) []labStage {
 		cpu := labCores(l, 1)
 		return []labStage{{cpu, .001}, {labDelay{l}, .005}, {cpu, .001}}
 	}},
