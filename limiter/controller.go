@@ -47,6 +47,7 @@ type ctrlMean struct {
 	shed    float64 // share of those who came that was sent away
 	blocked float64 // share of arrivals that found no free permit
 	ratio   float64 // completions for each arrival
+	load    float64 // arrivals, 1/s
 }
 
 func (w *ctrlWindow) mean() ctrlMean {
@@ -54,6 +55,7 @@ func (w *ctrlWindow) mean() ctrlMean {
 	if w.arrivals > 0 {
 		m.blocked = w.blocked / w.arrivals
 		m.ratio = w.n / w.arrivals
+		m.load = w.arrivals / w.secs
 	}
 	return m
 }
@@ -65,6 +67,7 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 	m.shed += a * (v.shed - m.shed)
 	m.blocked += a * (v.blocked - m.blocked)
 	m.ratio += a * (v.ratio - m.ratio)
+	m.load += a * (v.load - m.load)
 }
 
 const (
@@ -88,6 +91,9 @@ type ctrlTried struct {
 type ctrlState struct {
 	limit, least, most int
 	phase              ctrlPhase
+
+	anchor   ctrlMean // the last limit that is proven, while growth goes on without proof
+	anchored int      // that limit
 
 	from   int        // the limit that a trial began at
 	ref    ctrlMean   // A: measured at limit
@@ -129,8 +135,18 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	if w.n > 1 {
 		cv2 *= w.n / (w.n - 1)
 	}
+	// Until enough has been seen, half is believed of a variance of 1: what ends first
+	// is what is short, and alike.
+	if s.ncv == 0 {
+		s.cv2, s.ncv = 1, 16
+	}
 	s.ncv = min(s.ncv+w.n, 400)
 	s.cv2 += min(w.n/s.ncv, 1) * (cv2 - s.cv2)
+	if s.phase != ctrlHold && s.changed(w, m, true) {
+		s.limit = s.from
+		s.restart()
+		return s
+	}
 	switch s.phase {
 	case ctrlHold:
 		s.hold(w, m)
@@ -144,22 +160,44 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	return s
 }
 
+// changed reports that two windows in a row were unlike the reference, beyond chance: in
+// what arrives and, unless another limit is on trial, in throughput or time in service.
+func (s *ctrlState) changed(w ctrlWindow, m ctrlMean, trial bool) bool {
+	a := &s.ref
+	if a.n == 0 || w.shed == 0 {
+		s.odd = 0
+		return false
+	}
+	far := max(.35, 3*math.Sqrt((s.cv2+w.open)/w.n))
+	odd := a.load > 0 && m.load > 0 && math.Abs(math.Log(m.load/a.load)) > max(.35, 3*math.Sqrt(1/w.n+1/a.n))
+	if !trial {
+		odd = odd || math.Abs(math.Log(m.x/a.x)) > far || math.Abs(math.Log(m.r/a.r)) > far
+	}
+	if !odd {
+		s.odd = 0
+		return false
+	}
+	s.odd++
+	return s.odd >= 2
+}
+
+// restart forgets everything but the limit and the base latency.
+func (s *ctrlState) restart() {
+	s.forget()
+	s.pauseUp, s.pauseDown, s.lastUp, s.lastDown = 0, 0, 0, 0
+	s.ref, s.anchor = ctrlMean{}, ctrlMean{}
+	s.from = s.limit
+	s.ramp, s.grow = true, ctrlFast
+	s.toHold()
+}
+
 // hold measures the reference and decides whether to try another limit.
 func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	noise := s.cv2 + w.open
 	a := &s.ref
 	if a.n > 0 {
-		far := max(.35, 3*math.Sqrt(noise/w.n))
-		if w.shed > 0 && (math.Abs(math.Log(m.x/a.x)) > far || math.Abs(math.Log(m.r/a.r)) > far) {
-			s.odd++
-		} else {
-			s.odd = 0
-		}
-		if s.odd >= 2 {
-			s.forget()
-			s.pauseUp, s.pauseDown, s.lastUp, s.lastDown = 0, 0, 0, 0
-			*a = ctrlMean{}
-			s.ramp, s.grow = true, ctrlFast
+		if s.changed(w, m, false) {
+			s.restart()
 		} else if w.shed > 0 && m.blocked > .95 && a.blocked < .5 {
 			*a = ctrlMean{}
 		}
@@ -277,20 +315,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	a := &s.ref
 	n := m.n
 	up := s.limit > s.from
-	d := math.Log(float64(s.limit) / float64(s.from))
-	var e, v float64
-	if a.blocked >= .95 || m.ratio == 0 || a.ratio == 0 {
-		e = math.Log(m.x/a.x) / d
-		v = s.cv2 + w.open + 2/n
-		if s.ndisp >= 3 {
-			v = max(v, s.disp)
-		}
-		v *= 1/n + 1/a.n
-	} else {
-		e = math.Log(m.ratio/a.ratio) / d
-		v = (s.cv2 + .3 + 50*(1/n+1/a.n)) * (1/n + 1/a.n)
-	}
-	mean, se := e, math.Sqrt(v)/math.Abs(d)
+	mean, se := s.evidence(m, w.open, s.ref, s.from)
 	rho := a.r / s.base
 	if !up {
 		rho = m.r / s.base
@@ -299,7 +324,21 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	if !up {
 		thr -= .04
 	}
-	if math.Abs(mean-thr) < se && se > ctrlSE && !(s.ramp && up && mean > thr && se < .7) {
+	clear := math.Abs(mean-thr) >= se || se <= ctrlSE
+	if s.ramp && up && !clear && mean > thr-se/2 {
+		// Nothing speaks against it yet, and with more in flight it is told sooner. What
+		// is gained since the last limit that was proven decides.
+		if s.anchor.n == 0 {
+			s.anchor, s.anchored = s.ref, s.from
+		}
+		if e, se := s.evidence(m, w.open, s.anchor, s.anchored); e > thr-se/2 {
+			s.accept(m, mean, w)
+			return
+		}
+		s.from, s.ref = s.anchored, s.anchor
+		a, mean, clear = &s.ref, thr-1, true
+	}
+	if !clear {
 		if s.here < min(s.mostN(), max(2*a.n, 32)) {
 			return
 		}
@@ -319,16 +358,8 @@ func (s *ctrlState) measure(w ctrlWindow) {
 			s.base = min(max(min(a.r, m.r), s.base), 2*s.base)
 		}
 		if mean > thr {
-			s.forget()
-			if mean > .6 {
-				s.grow = min(ctrlFast, 1.5*s.grow)
-			} else {
-				s.grow = ctrlUp
-			}
-			s.ref = m
-			s.from = s.limit
-			s.toHold()
-			s.consider(s.trial.shed, s.cv2+w.open)
+			s.anchor = ctrlMean{}
+			s.accept(m, mean, w)
 			return
 		}
 		s.grow, s.ramp = ctrlUp, false
@@ -363,6 +394,40 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	}
 	*s.tried() = ctrlTried{s.limit, s.trial}
 	s.back()
+}
+
+// evidence returns the elasticity of throughput between a limit with reference a and the
+// limit on trial, and its standard error.
+func (s *ctrlState) evidence(m ctrlMean, open float64, a ctrlMean, limit int) (e, se float64) {
+	d := math.Log(float64(s.limit) / float64(limit))
+	var v float64
+	if a.blocked >= .95 || m.ratio == 0 || a.ratio == 0 {
+		e = math.Log(m.x / a.x)
+		v = s.cv2 + open + 2/m.n
+		if s.ndisp >= 3 {
+			v = max(v, s.disp)
+		}
+	} else {
+		// Below saturation throughput is what arrives; the share of it that is served
+		// does without that noise.
+		e = math.Log(m.ratio / a.ratio)
+		v = s.cv2 + .3 + 50*(1/m.n+1/a.n)
+	}
+	return e / d, math.Sqrt(v*(1/m.n+1/a.n)) / math.Abs(d)
+}
+
+// accept goes on from the limit on trial, upwards.
+func (s *ctrlState) accept(m ctrlMean, e float64, w ctrlWindow) {
+	s.forget()
+	if s.ramp || e > .6 {
+		s.grow = min(ctrlFast, 1.5*s.grow)
+	} else {
+		s.grow = ctrlUp
+	}
+	s.ref = m
+	s.from = s.limit
+	s.toHold()
+	s.consider(s.trial.shed, s.cv2+w.open)
 }
 
 // back returns to the limit that stood before the trial.
