@@ -113,10 +113,15 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	t := a.counts(c)
 	secs := (now - a.opened).Seconds()
 	n := float64(t.n - a.last.n)
-	if n < a.ctrl.needN || secs < a.ctrl.needSecs {
+	late := a.ctrl.mostSecs > 0 && secs >= a.ctrl.mostSecs && n > 0
+	if (n < a.ctrl.needN || secs < a.ctrl.needSecs) && !late {
 		// Windows must close at exactly the completion that fills them: where work takes
 		// the same time each, completions come in bursts, and one more or less is a round.
-		a.lacks.Store(int64(math.Ceil(a.ctrl.needN - n)))
+		lacks := math.Ceil(a.ctrl.needN - n)
+		if a.ctrl.mostSecs > 0 {
+			lacks = min(lacks, max(1, lacks/4))
+		}
+		a.lacks.Store(int64(lacks))
 		return
 	}
 	a.lacks.Store(0)

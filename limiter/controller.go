@@ -116,7 +116,11 @@ type ctrlState struct {
 	odd                int     // windows in a row unlike the reference
 	elasticity         float64 // of the last trial
 
-	needN, needSecs float64 // what the window that is open has to hold
+	x, r float64 // of the last window
+
+	// What the window that is open has to hold, and when it is closed without so many
+	// successes; 0 is never.
+	needN, needSecs, mostSecs float64
 }
 
 func ctrlNew(start, least, most int) ctrlState {
@@ -138,7 +142,7 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	// Until enough has been seen, half is believed of a variance of 1: what ends first
 	// is what is short, and alike.
 	if s.ncv == 0 {
-		s.cv2, s.ncv = 1, 16
+		s.cv2, s.ncv = 1, 4
 	}
 	s.ncv = min(s.ncv+w.n, 400)
 	s.cv2 += min(w.n/s.ncv, 1) * (cv2 - s.cv2)
@@ -147,6 +151,8 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 		s.restart()
 		return s
 	}
+	s.x, s.r = m.x, m.r
+	s.mostSecs = 0
 	switch s.phase {
 	case ctrlHold:
 		s.hold(w, m)
@@ -170,7 +176,10 @@ func (s *ctrlState) changed(w ctrlWindow, m ctrlMean, trial bool) bool {
 	}
 	far := max(.35, 3*math.Sqrt((s.cv2+w.open)/w.n))
 	odd := a.load > 0 && m.load > 0 && math.Abs(math.Log(m.load/a.load)) > max(.35, 3*math.Sqrt(1/w.n+1/a.n))
-	if !trial {
+	if trial {
+		// More than before cannot be told from before where the limit was full.
+		odd = odd && (a.blocked < .95 || m.load < a.load)
+	} else {
 		odd = odd || math.Abs(math.Log(m.x/a.x)) > far || math.Abs(math.Log(m.r/a.r)) > far
 	}
 	if !odd {
@@ -181,14 +190,17 @@ func (s *ctrlState) changed(w ctrlWindow, m ctrlMean, trial bool) bool {
 	return s.odd >= 2
 }
 
-// restart forgets everything but the limit and the base latency.
+// restart forgets everything but the limit and the base latency, and begins with a round
+// that is not measured.
 func (s *ctrlState) restart() {
 	s.forget()
+	round := max(s.r, s.ref.r)
 	s.pauseUp, s.pauseDown, s.lastUp, s.lastDown = 0, 0, 0, 0
 	s.ref, s.anchor = ctrlMean{}, ctrlMean{}
 	s.from = s.limit
 	s.ramp, s.grow = true, ctrlFast
-	s.toHold()
+	s.phase = ctrlReturn
+	s.needN, s.needSecs, s.mostSecs = float64(s.limit), round, 2*round
 }
 
 // hold measures the reference and decides whether to try another limit.
@@ -198,7 +210,12 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	if a.n > 0 {
 		if s.changed(w, m, false) {
 			s.restart()
-		} else if w.shed > 0 && m.blocked > .95 && a.blocked < .5 {
+			return
+		}
+		if s.odd > 0 {
+			return // wait for the next one before anything is made of it
+		}
+		if w.shed > 0 && m.blocked > .95 && a.blocked < .5 {
 			*a = ctrlMean{}
 		}
 	}
@@ -287,6 +304,7 @@ func (s *ctrlState) try(limit int) {
 	s.here = 0
 	s.needN = min(float64(max(s.from, s.limit)), s.ref.x*s.ref.r)
 	s.needSecs = s.ref.r
+	s.mostSecs = 2 * s.ref.r
 }
 
 // tried returns what is known in the direction of the limit on trial.
@@ -299,18 +317,26 @@ func (s *ctrlState) tried() *ctrlTried {
 
 func (s *ctrlState) settle(m ctrlMean) {
 	s.rounds++
+	s.mostSecs = 2 * s.ref.r
 	if s.rounds < 4 && s.ref.blocked >= .95 && m.blocked < .9 {
 		return // demand has not filled the new limit yet
 	}
 	s.phase = ctrlMeasure
 	s.needN = max(float64(s.limit), 8+24*min(s.cv2, 1))
 	s.needSecs = 0
+	s.mostSecs = s.slow()
+}
+
+// slow returns when a window that measures is overdue: throughput has fallen.
+func (s *ctrlState) slow() float64 {
+	return max(1.5*s.needN/(s.ref.x*min(1, float64(s.limit)/float64(s.from))), 2*s.ref.r)
 }
 
 // measure decides about the limit on trial once the evidence is clear.
 func (s *ctrlState) measure(w ctrlWindow) {
 	s.trial.add(w)
 	s.here += w.n
+	s.mostSecs = s.slow()
 	m := s.trial.mean()
 	a := &s.ref
 	n := m.n
@@ -353,6 +379,13 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		return
 	}
 	s.elasticity = mean
+	if up && mean < -.5-2*se || !up && mean > 1.3+2*se {
+		// No elasticity: the world changed under the trial. What was known is known no more.
+		*s.tried() = ctrlTried{}
+		s.back()
+		s.ref = ctrlMean{}
+		return
+	}
 	if up {
 		if mean > .6 && se < .3 {
 			s.base = min(max(min(a.r, m.r), s.base), 2*s.base)
@@ -436,6 +469,7 @@ func (s *ctrlState) back() {
 	s.phase = ctrlReturn
 	s.needN = min(float64(s.limit), s.ref.x*s.ref.r)
 	s.needSecs = s.ref.r
+	s.mostSecs = 2 * max(s.r, s.ref.r)
 }
 
 // forget drops what was found about limits beside the one that stood until now.
@@ -451,6 +485,10 @@ func (s *ctrlState) toHold() {
 		s.needN = max(8, min(float64(s.limit), s.ref.x*s.ref.r))
 	}
 	if s.ref.n == 0 {
-		s.needN, s.needSecs = 32, .005
+		s.needN, s.needSecs = max(32, float64(s.limit)), max(.005, s.r)
+		if s.ramp {
+			s.needN = max(8, float64(s.limit))
+		}
+		s.mostSecs = 4 * s.r
 	}
 }
