@@ -215,7 +215,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		if s.odd > 0 {
 			return // wait for the next one before anything is made of it
 		}
-		if w.shed > 0 && m.blocked > .95 && a.blocked < .5 {
+		if w.shed > 0 && m.blocked > .95 && (a.blocked < .5 || s.ramp && a.blocked < .9) {
 			*a = ctrlMean{}
 		}
 	}
@@ -351,7 +351,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		thr -= .04
 	}
 	clear := math.Abs(mean-thr) >= se || se <= ctrlSE
-	if s.ramp && up && !clear && mean > thr-se/2 {
+	if s.ramp && up && !clear && mean > thr-se/2 && a.blocked >= .9 {
 		// Nothing speaks against it yet, and with more in flight it is told sooner. What
 		// is gained since the last limit that was proven decides.
 		if s.anchor.n == 0 {
