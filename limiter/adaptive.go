@@ -169,7 +169,7 @@ func (a *adaptive) tune(c *Concurrency) {
 		c.places = 64
 	} else {
 		tight := max(.4*b, 5/x)
-		wide := max(b, 11/x)
+		wide := max(b*(1+a.ctrl.cv2), (11+6*a.ctrl.cv2)/x)
 		u := min(max((.25-a.shedE)/.2, 0), 1)
 		bound := tight + u*(wide-tight)
 		c.bound = time.Duration(bound * 1e9)

@@ -112,9 +112,10 @@ type ctrlState struct {
 	pauseUp, pauseDown float64 // completions until the next trial in this direction
 	lastUp, lastDown   float64 // the last pause
 	up, down           ctrlTried
-	here               float64 // completions measured in this visit
-	odd                int     // windows in a row unlike the reference
-	elasticity         float64 // of the last trial
+	here               float64  // completions measured in this visit
+	old                ctrlMean // the reference until it was in doubt
+	odd                int      // windows in a row unlike the reference
+	elasticity         float64  // of the last trial
 
 	x, r float64 // of the last window
 
@@ -221,6 +222,14 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 	if a.n == 0 {
 		*a = m
+		if o := s.old; o.n > 0 {
+			s.old = ctrlMean{}
+			far := max(.35, 3*math.Sqrt(noise*(1/w.n+1/o.n)))
+			if math.Abs(math.Log(m.x/o.x)) > far || math.Abs(math.Log(m.r/o.r)) > far {
+				s.restart()
+				return
+			}
+		}
 	} else {
 		if m.blocked >= .95 && a.blocked >= .95 {
 			l := math.Log(m.x / a.x)
@@ -341,17 +350,18 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	a := &s.ref
 	n := m.n
 	up := s.limit > s.from
+	d := math.Log(float64(s.limit) / float64(s.from))
 	mean, se := s.evidence(m, w.open, s.ref, s.from)
 	rho := a.r / s.base
 	if !up {
 		rho = m.r / s.base
 	}
-	thr := .15 + .35*min(max((rho-1.2)/.8, 0), 1)
+	thr := .12 + .38*min(max(rho-1.5, 0), 1)
 	if !up {
 		thr -= .04
 	}
 	clear := math.Abs(mean-thr) >= se || se <= ctrlSE
-	if s.ramp && up && !clear && mean > thr-se/2 && a.blocked >= .9 {
+	if s.ramp && up && !clear && mean > thr-se/2 && a.blocked >= .9 && math.Log(m.r/a.r) < d/2 {
 		// Nothing speaks against it yet, and with more in flight it is told sooner. What
 		// is gained since the last limit that was proven decides.
 		if s.anchor.n == 0 {
@@ -382,8 +392,15 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	if up && mean < -.5-2*se || !up && mean > 1.3+2*se {
 		// No elasticity: the world changed under the trial. What was known is known no more.
 		*s.tried() = ctrlTried{}
+		if up {
+			s.lastUp = min(max(n, 2*s.lastUp), 6*n)
+			s.pauseUp, s.grow, s.ramp = s.lastUp, ctrlUp, false
+		} else {
+			s.lastDown = min(max(n, 2*s.lastDown), 32*n)
+			s.pauseDown = s.lastDown
+		}
 		s.back()
-		s.ref = ctrlMean{}
+		s.old, s.ref = s.ref, ctrlMean{}
 		return
 	}
 	if up {

@@ -52,7 +52,7 @@ func TestLabProfiles(t *testing.T) {
 		c := NewAdaptive()
 		l := labNew(svc, load, seeds[i%len(seeds)], 30, c)
 		l.run()
-		cells[i] = cell{l.score(2, 30, svc.capacity*min(load, 1)), c.Limit()}
+		cells[i] = cell{l.score(2, 30, l.ideal(2, 30, svc.capacity)), c.Limit()}
 	})
 	var b strings.Builder
 	for p, svc := range labProfiles {

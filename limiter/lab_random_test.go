@@ -239,12 +239,7 @@ func labRunCase(seed uint64) labOutcome {
 		l.end = to + .5
 	}
 	l.run()
-	secs = to - from
-	arrived := 0
-	for i := int(from); i < int(to); i++ {
-		arrived += l.seconds[i].arrived
-	}
-	ideal := min(k.cap, float64(arrived)/secs)
+	ideal := l.ideal(from, to, k.cap)
 	sc := l.score(from, to, ideal)
 	return labOutcome{sc, sc.p99 / base, c.Limit(), k.best, k.text, seed, k.load * k.svc.capacity / k.cap}
 }

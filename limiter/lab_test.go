@@ -397,6 +397,15 @@ type labScore struct {
 	worst    float64 // good in the worst second
 }
 
+// ideal is what could have been served in a second, of what arrived.
+func (l *labRun) ideal(from, to, capacity float64) float64 {
+	n := 0
+	for i := int(from); i < int(to); i++ {
+		n += l.seconds[i].arrived
+	}
+	return min(capacity, float64(n)/float64(int(to)-int(from)))
+}
+
 func (l *labRun) score(from, to float64, ideal float64) labScore {
 	var good, arrived, rejected int
 	var lat []float32
