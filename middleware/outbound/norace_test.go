@@ -1,5 +1,5 @@
 //go:build !race
 
-package jobs_test
+package outbound_test
 
 const raceEnabled = false

@@ -1,0 +1,80 @@
+package outbound
+
+import (
+	"io"
+	"net/http"
+	"sync/atomic"
+)
+
+// An ender is told once when a response body is over: with nil at its end or when
+// the caller closed it early, with the error if reading failed before.
+type ender interface{ ended(err error) }
+
+// body watches a response body for its layer. The state of the layer is a value
+// in it, so that watching costs one allocation.
+type body[E ender] struct {
+	io.ReadCloser
+	over  atomic.Bool
+	state E
+}
+
+// watch puts state on the body of resp, or ends it at once if there is none.
+func watch[E ender](resp *http.Response, state E) {
+	if resp.Body == nil || resp.Body == http.NoBody {
+		state.ended(nil)
+		return
+	}
+	// The body of a 101 response is the connection, and is written to.
+	if w, ok := resp.Body.(io.Writer); ok {
+		resp.Body = &duplex[E]{body[E]{ReadCloser: resp.Body, state: state}, w}
+		return
+	}
+	resp.Body = &body[E]{ReadCloser: resp.Body, state: state}
+}
+
+func (b *body[E]) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && b.over.CompareAndSwap(false, true) {
+		if err == io.EOF {
+			b.state.ended(nil)
+		} else {
+			b.state.ended(err)
+		}
+	}
+	return n, err
+}
+
+func (b *body[E]) Close() error {
+	err := b.ReadCloser.Close()
+	if b.over.CompareAndSwap(false, true) {
+		b.state.ended(nil)
+	}
+	return err
+}
+
+type duplex[E ender] struct {
+	body[E]
+	w io.Writer
+}
+
+func (d *duplex[E]) Write(p []byte) (int, error) { return d.w.Write(p) }
+
+// discard gives up a response: it reads a little, so that the connection of a
+// short one can be used again, and closes it.
+func discard(resp *http.Response) {
+	if resp == nil || resp.Body == nil {
+		return
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		io.CopyN(io.Discard, resp.Body, 4<<10)
+	}
+	resp.Body.Close()
+}
+
+// refuse closes the body of a request that is not sent, as a RoundTripper must.
+func refuse(req *http.Request, err error) (*http.Response, error) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+	return nil, err
+}

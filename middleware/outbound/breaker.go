@@ -1,0 +1,136 @@
+package outbound
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+)
+
+// Breaker stops calling hosts that fail. Each host, as the URL has it with its
+// port, has a breaker of its own in g; a nil g is a new [breaker.Group] with its
+// defaults.
+//
+// A try is judged when its header has come: 500, 502, 503, 504 and transport
+// errors are failures; 429 says nothing about the host; every other response is
+// a success. A body that breaks off later adds a failure; one that the caller
+// closes early does not. A caller that cancels says nothing about the host, and
+// one whose deadline passes only if the try took as long as a slow call (see
+// [breaker.WithSlowCalls]; without it, every such try is a failure).
+//
+// While the breaker is open the error is a [*breaker.OpenError] with the host
+// and RetryAfter; no response is made up.
+func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
+	if g == nil {
+		g = breaker.NewGroup()
+	}
+	cfg := breakerConfig{key: hostOf}
+	for _, o := range opts {
+		o.applyBreaker(&cfg)
+	}
+	return Layer{
+		place: placeBreaker,
+		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
+			return &breaking{breakerConfig: cfg, group: g, next: next, counts: c.counts, clock: newClock()}
+		},
+	}
+}
+
+// A BreakerOption configures [Breaker].
+type BreakerOption interface{ applyBreaker(*breakerConfig) }
+
+type breakerConfig struct {
+	key     func(*http.Request) string
+	outcome func(*http.Request, *http.Response, error) breaker.Outcome
+}
+
+// WithKey sets what [Breaker], [Limit], [Retry] and [Hedge] keep state by, in
+// place of the host; for example the host and the first part of the path, if
+// they lead to different services. Keys are kept in bounded memory.
+func WithKey(key func(*http.Request) string) KeyOption {
+	if key == nil {
+		panic("outbound: WithKey: nil; leave the option out to go by host")
+	}
+	return KeyOption{key}
+}
+
+// A KeyOption is an option of several layers; see [WithKey].
+type KeyOption struct{ key func(*http.Request) string }
+
+func (o KeyOption) applyBreaker(c *breakerConfig) { c.key = o.key }
+func (o KeyOption) applyLimit(c *limitConfig)     { c.key = o.key }
+func (o KeyOption) applyRetry(c *retryConfig)     { c.key = o.key }
+func (o KeyOption) applyHedge(c *hedgeConfig)     { c.key = o.key }
+
+// WithOutcome replaces the rules by which [Breaker] and [Balance] judge a try.
+// f is called with the response or the error; it must not read or close the body.
+func WithOutcome(f func(*http.Request, *http.Response, error) breaker.Outcome) OutcomeOption {
+	if f == nil {
+		panic("outbound: WithOutcome: nil; leave the option out for the usual rules")
+	}
+	return OutcomeOption{f}
+}
+
+// An OutcomeOption is an option of [Breaker] and [NewSet]; see [WithOutcome].
+type OutcomeOption struct {
+	outcome func(*http.Request, *http.Response, error) breaker.Outcome
+}
+
+func (o OutcomeOption) applyBreaker(c *breakerConfig) { c.outcome = o.outcome }
+func (o OutcomeOption) applySet(c *setConfig)         { c.outcome = o.outcome }
+
+type breaking struct {
+	breakerConfig
+	group  *breaker.Group
+	next   http.RoundTripper
+	counts *counts
+	clock  clock
+}
+
+func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
+	b := t.group.Get(t.key(req))
+	if isHedge(req.Context()) && b.State() != breaker.Closed {
+		return refuse(req, breaker.ErrOpen)
+	}
+	began := t.clock.now()
+	call, err := b.Admit(breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil})
+	if err != nil {
+		t.counts.open.Add(1)
+		return refuse(req, err)
+	}
+	returned := false
+	defer func() {
+		if !returned { // a panic, which travels on
+			call.Done(breaker.Failure, -1)
+		}
+	}()
+	resp, err := t.next.RoundTrip(req)
+	returned = true
+	now := t.clock.now()
+	took := now.Sub(began)
+	call.DoneAt(t.judge(req, resp, err, took, b), took, now)
+	if err == nil {
+		watch(resp, judged{call, req})
+	}
+	return resp, err
+}
+
+// judge says what a try means for its host, whose breaker is b.
+func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error, took time.Duration, b *breaker.Breaker) breaker.Outcome {
+	if c.outcome != nil {
+		return c.outcome(req, resp, err)
+	}
+	return outcome(req, resp, err, took, b)
+}
+
+// judged adds a failure if a body that began well breaks off.
+type judged struct {
+	call breaker.Call
+	req  *http.Request
+}
+
+func (j judged) ended(err error) {
+	if err != nil && j.req.Context().Err() == nil {
+		j.call.Fail()
+	}
+}

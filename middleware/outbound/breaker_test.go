@@ -1,0 +1,338 @@
+package outbound_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/middleware/outbound"
+)
+
+// group opens after three failures in a row.
+func group(opts ...breaker.GroupOption) *breaker.Group {
+	return breaker.NewGroup(append([]breaker.GroupOption{breaker.WithConsecutiveFailures(3), breaker.WithJitter(0)}, opts...)...)
+}
+
+func TestO1BreakerPerHostInAnyCase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"bad.test": always(500), "Bad.Test": always(500), "good.test": always(200)}, outbound.Breaker(group()))
+		for range 2 {
+			get(t, rt, "http://bad.test/")
+		}
+		get(t, rt, "http://Bad.Test/")
+		_, err := get(t, rt, "http://bad.test/")
+		if !errors.Is(err, breaker.ErrOpen) {
+			t.Errorf("bad.test after three failures: %v", err)
+		}
+		if status, err := get(t, rt, "http://good.test/"); status != 200 {
+			t.Errorf("good.test suffers for another: %v", err)
+		}
+	})
+}
+
+func TestO1FloodOfHostsLeavesOpenBreakersOpen(t *testing.T) {
+	hosts := 20_000
+	if testing.Short() {
+		hosts = 2_000
+	}
+	synctest.Test(t, func(t *testing.T) {
+		g := group(breaker.WithOpenTime(time.Hour, time.Hour))
+		rt := outbound.New(flood{}, outbound.Breaker(g))
+		for range 3 {
+			get(t, rt, "http://bad.test/")
+		}
+		req := request(t.Context(), "GET", "http://x/", nil)
+		for i := range hosts {
+			req.URL.Host = fmt.Sprintf("h%d.test", i)
+			if _, err := do(rt, req); err != nil {
+				t.Fatal(err)
+			}
+		}
+		keys := 0
+		for range g.All() {
+			keys++
+		}
+		if keys > 1024 {
+			t.Errorf("%d breakers are kept", keys)
+		}
+		if _, err := get(t, rt, "http://bad.test/"); !errors.Is(err, breaker.ErrOpen) {
+			t.Errorf("the flood closed an open breaker: %v", err)
+		}
+	})
+}
+
+// flood is every host there is; one is bad.
+type flood struct{}
+
+func (flood) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Host == "bad.test" {
+		return &http.Response{StatusCode: 500, Body: http.NoBody}, nil
+	}
+	return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+}
+
+func TestO2SettledAtTheHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := group(breaker.WithSlowCalls(time.Second, 0.5), breaker.WithFailureRatio(0.5, 1))
+		rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+			resp, _ := answer(200)
+			resp.Body = io.NopCloser(&slowReader{pause: time.Minute, left: 3})
+			return resp, nil
+		}}, outbound.Breaker(g))
+		for range 5 {
+			if _, err := get(t, rt, "http://a.test/"); err != nil {
+				t.Fatalf("a body that takes minutes made a slow call: %v", err)
+			}
+		}
+	})
+}
+
+type slowReader struct {
+	pause time.Duration
+	left  int
+}
+
+func (s *slowReader) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	s.left--
+	time.Sleep(s.pause)
+	return copy(p, "x"), nil
+}
+
+func TestO2BodyThatBreaksOffIsAFailure(t *testing.T) {
+	cut := func(*http.Request) (*http.Response, error) {
+		resp, _ := answer(200)
+		resp.Body = &cutBody{}
+		return resp, nil
+	}
+	for _, tc := range []struct {
+		name string
+		read func(*http.Response, context.CancelFunc)
+		open bool
+	}{
+		{"read to the cut", func(r *http.Response, _ context.CancelFunc) { io.Copy(io.Discard, r.Body) }, true},
+		{"closed before it", func(r *http.Response, _ context.CancelFunc) {}, false},
+		{"caller cancelled before it", func(r *http.Response, cancel context.CancelFunc) { cancel(); io.Copy(io.Discard, r.Body) }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 6))
+				rt := outbound.New(world{"a.test": cut}, outbound.Breaker(g))
+				var err error
+				for range 5 {
+					ctx, cancel := context.WithCancel(t.Context())
+					var resp *http.Response
+					resp, err = rt.RoundTrip(request(ctx, "GET", "http://a.test/", nil))
+					if err != nil {
+						cancel()
+						break
+					}
+					tc.read(resp, cancel)
+					resp.Body.Close()
+					cancel()
+				}
+				if got := g.Get("a.test").State() == breaker.Open; got != tc.open {
+					t.Errorf("open %v, want %v; %v", got, tc.open, err)
+				}
+			})
+		})
+	}
+}
+
+func TestO3UpgradedConnectionStaysWritable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		set := newSet(t, urls("http://a.test"))
+		for name, layers := range map[string][]outbound.Layer{
+			"breaker, timeout, retry, hedge": {outbound.Breaker(nil), outbound.Timeout(time.Second), outbound.Retry(), outbound.Hedge()},
+			"balance":                        {outbound.Balance(set)},
+		} {
+			rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 101, Header: http.Header{"Upgrade": {"echo"}}, Body: ours}, nil
+			}}, layers...)
+			req := request(t.Context(), "GET", "http://a.test/", nil)
+			req.Header.Set("Upgrade", "echo")
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rw, ok := resp.Body.(io.ReadWriteCloser)
+			if !ok {
+				t.Fatalf("%s: body of a 101 is %T, not a connection", name, resp.Body)
+			}
+			go rw.Write([]byte("ping"))
+			buf := make([]byte, 4)
+			if _, err := io.ReadFull(theirs, buf); err != nil || string(buf) != "ping" {
+				t.Errorf("%s: %q %v", name, buf, err)
+			}
+		}
+		ours.Close()
+	})
+}
+
+func TestO3RejectionClosesTheBodyAndIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test": always(503)}, outbound.Breaker(group()))
+		for range 3 {
+			get(t, rt, "http://a.test/")
+		}
+		body := &closing{Reader: strings.NewReader("x")}
+		resp, err := rt.RoundTrip(request(t.Context(), "POST", "http://a.test/", body))
+		open, ok := errors.AsType[*breaker.OpenError](err)
+		if resp != nil || !ok || open.Name != "a.test" || open.RetryAfter != 5*time.Second {
+			t.Errorf("response %v, error %+v", resp, err)
+		}
+		if !body.closed.Load() {
+			t.Error("the request body was left open")
+		}
+		if n := rt.Stats().Open; n != 1 {
+			t.Errorf("%d refusals counted", n)
+		}
+		// http.Client wraps the error.
+		_, err = (&http.Client{Transport: rt}).Get("http://a.test/")
+		if _, ok := errors.AsType[*breaker.OpenError](err); !ok {
+			t.Errorf("http.Client: %v", err)
+		}
+	})
+}
+
+func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
+	hang := func(req *http.Request) (*http.Response, error) {
+		<-req.Context().Done()
+		return nil, req.Context().Err()
+	}
+	deadline := func(d time.Duration) func(context.Context) (context.Context, context.CancelFunc) {
+		return func(ctx context.Context) (context.Context, context.CancelFunc) { return context.WithTimeout(ctx, d) }
+	}
+	cancelled := func(ctx context.Context) (context.Context, context.CancelFunc) {
+		ctx, cancel := context.WithCancel(ctx)
+		time.AfterFunc(time.Millisecond, cancel)
+		return ctx, cancel
+	}
+	slow := breaker.WithSlowCalls(time.Second, 1)
+	for _, tc := range []struct {
+		name    string
+		host    func(*http.Request) (*http.Response, error)
+		ctx     func(context.Context) (context.Context, context.CancelFunc)
+		options []breaker.GroupOption
+		layers  []outbound.Layer
+		open    bool
+	}{
+		{name: "caller cancels: nothing", host: hang, ctx: cancelled},
+		{name: "caller in a hurry, slow call known: nothing", host: hang, ctx: deadline(time.Millisecond), options: []breaker.GroupOption{slow}},
+		{name: "caller's deadline after a slow call: failure", host: hang, ctx: deadline(2 * time.Second), options: []breaker.GroupOption{slow}, open: true},
+		{name: "caller's deadline, no slow call known: failure", host: hang, ctx: deadline(time.Second), open: true},
+		{name: "our timeout per try: failure", host: hang, ctx: deadline(time.Hour), layers: []outbound.Layer{outbound.Timeout(time.Second)}, open: true},
+		{name: "connection refused: failure", host: func(*http.Request) (*http.Response, error) { return nil, refusedDial() }, open: true},
+		{name: "name does not exist: failure", host: func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}
+		}, open: true},
+		{name: "500: failure", host: always(500), open: true},
+		{name: "502: failure", host: always(502), open: true},
+		{name: "503: failure", host: always(503), open: true},
+		{name: "504: failure", host: always(504), open: true},
+		{name: "501: success", host: always(501)},
+		{name: "404: success", host: always(404)},
+		{name: "304: success", host: always(304)},
+		{name: "429: nothing", host: always(429)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := group(tc.options...)
+				rt := outbound.New(world{"a.test": tc.host}, append(tc.layers, outbound.Breaker(g))...)
+				for range 3 {
+					ctx, cancel := t.Context(), context.CancelFunc(func() {})
+					if tc.ctx != nil {
+						ctx, cancel = tc.ctx(ctx)
+					}
+					do(rt, request(ctx, "GET", "http://a.test/", nil))
+					cancel()
+				}
+				if got := g.Get("a.test").State() == breaker.Open; got != tc.open {
+					t.Errorf("open %v, want %v", got, tc.open)
+				}
+			})
+		})
+	}
+}
+
+func TestBreakerHostThatNeverAnswersOpensBeforeAnyCallReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup(breaker.WithSlowCalls(time.Second, 0.8))
+		rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			return nil, req.Context().Err()
+		}}, outbound.Breaker(g))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for range 30 {
+			go do(rt, request(ctx, "GET", "http://a.test/", nil))
+		}
+		time.Sleep(2100 * time.Millisecond)
+		if _, err := get(t, rt, "http://a.test/"); !errors.Is(err, breaker.ErrOpen) {
+			t.Errorf("after 2.1 s: %v", err)
+		}
+		cancel()
+	})
+}
+
+func TestBreakerPanicBeneathIsAFailureAndTravelsOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := group()
+		set := newSet(t, urls("http://a.test"), outbound.WithEjection(breaker.WithConsecutiveFailures(3)))
+		boom := world{"a.test": func(*http.Request) (*http.Response, error) { panic("boom") }}
+		for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+			rt := outbound.New(boom, layer, outbound.Retry(), outbound.Hedge(), outbound.Timeout(time.Second))
+			for range 3 {
+				func() {
+					defer func() {
+						if r := recover(); r != "boom" {
+							t.Errorf("recovered %v", r)
+						}
+					}()
+					get(t, rt, "http://a.test/")
+				}()
+			}
+		}
+		if s := g.Get("a.test").State(); s != breaker.Open {
+			t.Errorf("Breaker: %v", s)
+		}
+		if e := set.Stats().Endpoints[0]; e.Breaker.State != breaker.Open || e.InFlight != 0 {
+			t.Errorf("Balance: %v, %d in flight", e.Breaker.State, e.InFlight)
+		}
+	})
+}
+
+func TestBreakerOutcomeAndKeyOptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := group()
+		rt := outbound.New(world{"a.test": always(404)}, outbound.Breaker(g,
+			outbound.WithKey(func(r *http.Request) string { return r.URL.Host + " " + r.URL.Path }),
+			outbound.WithOutcome(func(_ *http.Request, resp *http.Response, err error) breaker.Outcome {
+				if err != nil || resp.StatusCode == 404 {
+					return breaker.Failure
+				}
+				return breaker.Success
+			})))
+		for range 3 {
+			get(t, rt, "http://a.test/lost")
+		}
+		if _, err := get(t, rt, "http://a.test/lost"); !errors.Is(err, breaker.ErrOpen) {
+			t.Errorf("/lost: %v", err)
+		}
+		if _, err := get(t, rt, "http://a.test/other"); err != nil {
+			t.Errorf("/other: %v", err)
+		}
+	})
+}

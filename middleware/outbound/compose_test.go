@@ -1,0 +1,107 @@
+package outbound_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware/outbound"
+)
+
+func TestMisusePanicsWithARemedy(t *testing.T) {
+	set := newSet(t, nil)
+	for name, f := range map[string]func(){
+		"two of a kind":       func() { outbound.New(nil, outbound.Retry(), outbound.Retry()) },
+		"Balance and Breaker": func() { outbound.New(nil, outbound.Balance(set), outbound.Breaker(nil)) },
+		"zero Layer":          func() { outbound.New(nil, outbound.Layer{}) },
+		"Balance nil":         func() { outbound.Balance(nil) },
+		"Timeout 0":           func() { outbound.Timeout(0) },
+		"stall":               func() { outbound.WithStall(-1) },
+		"tries":               func() { outbound.WithTries(0) },
+		"tries above":         func() { outbound.WithTries(11) },
+		"budget":              func() { outbound.WithRetryBudget(-0.1) },
+		"backoff":             func() { outbound.WithBackoff(2, 1) },
+		"max retry after":     func() { outbound.WithMaxRetryAfter(-1) },
+		"replay":              func() { outbound.WithReplayBuffer(-1) },
+		"retry if":            func() { outbound.WithRetryIf(nil) },
+		"hedge after":         func() { outbound.WithHedgeAfter(0) },
+		"limit by nothing":    func() { outbound.Limit() },
+		"rate":                func() { outbound.WithRate(nil) },
+		"concurrency":         func() { outbound.WithConcurrency(nil) },
+		"key":                 func() { outbound.WithKey(nil) },
+		"outcome":             func() { outbound.WithOutcome(nil) },
+		"policy":              func() { outbound.WithPolicy(99) },
+		"hash":                func() { outbound.WithHash(nil) },
+		"max ejected":         func() { outbound.WithMaxEjected(1.5) },
+		"slow start":          func() { outbound.WithSlowStart(-1) },
+		"probe path":          func() { outbound.WithProbe(outbound.Probe{Path: "readyz"}) },
+		"probe interval":      func() { outbound.WithProbe(outbound.Probe{Path: "/", Interval: -1}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if s, _ := recover().(string); !strings.HasPrefix(s, "outbound: ") {
+					t.Errorf("panic %q does not name the package", s)
+				}
+			}()
+			f()
+		})
+	}
+}
+
+// The order is that of the package comment, whatever order the layers come in:
+// a limit that is reached, inside retry and outside breaker, shows it.
+func TestOrderOfLayers(t *testing.T) {
+	layers := []outbound.Layer{
+		outbound.Timeout(time.Second), outbound.Retry(outbound.WithBackoff(0, 0)), outbound.Breaker(group()),
+		outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return limiter.NewConcurrency(1) })), outbound.Hedge(),
+	}
+	for i := range layers {
+		turned := append(append([]outbound.Layer{}, layers[i:]...), layers[:i]...)
+		rt := outbound.New(world{"a.test": always(503)}, turned...)
+		if status, err := get(t, rt, "http://a.test/"); i == 0 && status != 503 {
+			t.Errorf("%d %v", status, err)
+		}
+		if i == 0 {
+			if s := rt.Stats(); s.Retries != 1 || s.Limited != 0 {
+				t.Errorf("a retry must find the permit of its first try given back: %+v", s)
+			}
+		}
+	}
+}
+
+func TestStandardMethods(t *testing.T) {
+	c := &closer{}
+	rt := outbound.New(c)
+	(&http.Client{Transport: rt}).CloseIdleConnections()
+	if !c.closed {
+		t.Error("CloseIdleConnections did not reach the base transport")
+	}
+	if outbound.New(nil) == nil || outbound.Retry().RoundTripper(stub{}) == nil {
+		t.Error("nil")
+	}
+}
+
+type closer struct {
+	stub
+	closed bool
+}
+
+func (c *closer) CloseIdleConnections() { c.closed = true }
+
+func TestErrorTexts(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{&outbound.TimeoutError{Host: "a.test", After: time.Second}, "outbound: no response of a.test within 1s"},
+		{&outbound.TimeoutError{Host: "a.test", After: time.Second, Stalled: true}, "outbound: response of a.test stalled for 1s"},
+		{outbound.ErrNoEndpoint, "outbound: no endpoint"},
+	} {
+		if got := fmt.Sprint(tc.err); got != tc.want {
+			t.Errorf("%q, want %q", got, tc.want)
+		}
+	}
+}

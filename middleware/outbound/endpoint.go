@@ -1,0 +1,130 @@
+package outbound
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+)
+
+// An Endpoint is one of the servers that a [Set] sends requests to.
+type Endpoint struct {
+	// URL has scheme and host, with a port unless it is the scheme's own, and
+	// perhaps a path that is put in front of that of each request. No user, query
+	// or fragment.
+	URL string `json:"url"`
+	// Weight is its share of the work next to the others, 1 to 1,000,000; zero
+	// means 1. To give an endpoint no work, leave it out of the list.
+	Weight int `json:"weight,omitempty"`
+	// Tier is 0 for those that are used first; those of the next tier are used
+	// when too few of the lower tiers are in service.
+	Tier int `json:"tier,omitempty"`
+}
+
+// parse checks an endpoint and brings its URL into the form by which endpoints
+// are told apart.
+func (e Endpoint) parse() (Endpoint, *url.URL, error) {
+	u, err := url.Parse(e.URL)
+	switch {
+	case err != nil:
+		return e, nil, fmt.Errorf("outbound: endpoint %q: %w", e.URL, err)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return e, nil, fmt.Errorf("outbound: endpoint %q: scheme must be http or https", e.URL)
+	case u.Host == "" || u.Hostname() == "":
+		return e, nil, fmt.Errorf("outbound: endpoint %q: no host", e.URL)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return e, nil, fmt.Errorf("outbound: endpoint %q: only scheme, host and path are allowed", u.Redacted())
+	case e.Weight < 0 || e.Weight > 1_000_000:
+		return e, nil, fmt.Errorf("outbound: endpoint %q: weight %d; give 1 to 1000000, or 0 for 1", e.URL, e.Weight)
+	case e.Tier < 0 || e.Tier > 1000:
+		return e, nil, fmt.Errorf("outbound: endpoint %q: tier %d; give 0 to 1000", e.URL, e.Tier)
+	}
+	if e.Weight == 0 {
+		e.Weight = 1
+	}
+	u.Host = strings.ToLower(u.Host)
+	u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
+	e.URL = u.String()
+	return e, u, nil
+}
+
+// endpoint is what a Set knows of an Endpoint. It lives on through updates as
+// long as its URL stays in the list.
+type endpoint struct {
+	name    string
+	url     *url.URL
+	seed    uint64 // for rendezvous hashing
+	breaker *breaker.Breaker
+	probing context.CancelFunc // stops its active check; nil if there is none
+
+	weight   atomic.Int64
+	tier     atomic.Int64
+	inflight atomic.Int64
+	out      atomic.Int64 // when its breaker may let calls in again, as time on the clock of the Set
+	warm     atomic.Int64 // when its slow start ends, likewise; 0 for none
+	down     atomic.Bool  // its active check says so
+
+	picked, failed atomic.Uint64
+
+	turn float64 // of smooth round robin, guarded by Set.turns
+}
+
+var endpointSeed = maphash.MakeSeed()
+
+func newEndpoint(e Endpoint, u *url.URL, opts []breaker.Option) *endpoint {
+	opts = append(opts[:len(opts):len(opts)], breaker.WithName(u.Host))
+	n := &endpoint{name: e.URL, url: u, seed: maphash.String(endpointSeed, e.URL), breaker: breaker.New(opts...)}
+	n.weight.Store(int64(e.Weight))
+	n.tier.Store(int64(e.Tier))
+	return n
+}
+
+// in reports whether the endpoint is in service.
+func (e *endpoint) in(at time.Duration) bool {
+	return int64(at) >= e.out.Load() && !e.down.Load()
+}
+
+// share is the part of its work that an endpoint gets on its slow start.
+func (e *endpoint) share(at, slowStart time.Duration) float64 {
+	left := time.Duration(e.warm.Load()) - at
+	if left <= 0 || slowStart <= 0 {
+		return 1
+	}
+	return max(0.1, 1-float64(left)/float64(slowStart))
+}
+
+// rewritten is a request with its URL, in one allocation.
+type rewritten struct {
+	req http.Request
+	url url.URL
+}
+
+// address makes a copy of a request that goes to the endpoint.
+func (e *endpoint) address(req *http.Request, ownHost bool) *http.Request {
+	r := &rewritten{req: *req, url: *req.URL}
+	r.req.URL = &r.url
+	r.url.Scheme, r.url.Host = e.url.Scheme, e.url.Host
+	if e.url.Path != "" {
+		if r.url.RawPath != "" || e.url.RawPath != "" {
+			r.url.RawPath = e.url.EscapedPath() + rooted(r.url.EscapedPath())
+		}
+		r.url.Path = e.url.Path + rooted(r.url.Path)
+	}
+	if ownHost {
+		r.req.Host = ""
+	}
+	return &r.req
+}
+
+func rooted(path string) string {
+	if strings.HasPrefix(path, "/") {
+		return path
+	}
+	return "/" + path
+}

@@ -1,0 +1,128 @@
+package outbound
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// ErrNoEndpoint says that a [Set] has no endpoint to send a request to.
+var ErrNoEndpoint = errors.New("outbound: no endpoint")
+
+// TimeoutError says that a try was given up by [Timeout]. The request may have
+// been carried out. errors.Is(err, context.DeadlineExceeded) holds, and Timeout
+// is true, as for other time-outs of net/http.
+type TimeoutError struct {
+	// Host is where the try went.
+	Host string
+	// After is the limit that was passed.
+	After time.Duration
+	// Stalled says that the response had begun and its body stopped coming.
+	Stalled bool
+}
+
+// Error names the host and the limit.
+func (e *TimeoutError) Error() string {
+	if e.Stalled {
+		return "outbound: response of " + e.Host + " stalled for " + e.After.String()
+	}
+	return "outbound: no response of " + e.Host + " within " + e.After.String()
+}
+
+// Timeout returns true; it makes the error a [net.Error].
+func (e *TimeoutError) Timeout() bool { return true }
+
+// Temporary returns true; it makes the error a [net.Error].
+func (e *TimeoutError) Temporary() bool { return true }
+
+// Is reports whether target is [context.DeadlineExceeded].
+func (e *TimeoutError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// outcome is what a try says about its host, whose breaker is b.
+func outcome(req *http.Request, resp *http.Response, err error, took time.Duration, b *breaker.Breaker) breaker.Outcome {
+	if err == nil {
+		switch resp.StatusCode {
+		case http.StatusInternalServerError, http.StatusBadGateway,
+			http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+			return breaker.Failure
+		case http.StatusTooManyRequests:
+			return breaker.Ignored // it says something about us
+		}
+		return breaker.Success
+	}
+	switch req.Context().Err() {
+	case context.Canceled:
+		return breaker.Ignored
+	case context.DeadlineExceeded:
+		// A caller in a hurry says nothing about the host.
+		if took < b.Stats().Settings.SlowCall {
+			return breaker.Ignored
+		}
+		return breaker.Failure
+	}
+	if refusedByUs(err) {
+		return breaker.Ignored
+	}
+	return breaker.Failure
+}
+
+// refusedByUs reports whether a try was never made.
+func refusedByUs(err error) bool {
+	return errors.Is(err, breaker.ErrOpen) || errors.Is(err, ErrNoEndpoint) ||
+		errors.Is(err, limiter.ErrRateLimited) || errors.Is(err, limiter.ErrSaturated) ||
+		errors.Is(err, limiter.ErrWouldMissDeadline)
+}
+
+// notSent reports whether an error proves that the server has seen nothing of
+// the request, so that sending it again is safe whatever its method.
+func notSent(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return true
+	}
+	// The HTTP/2 code in net/http lets itself be read as any error type with
+	// the fields of golang.org/x/net/http2.StreamError.
+	stream, ok := errors.AsType[streamError](err)
+	return ok && stream.Code == refusedStream
+}
+
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (streamError) Error() string { return "" }
+
+// refusedStream is REFUSED_STREAM of RFC 9113, section 7: "the stream was
+// refused before any processing".
+const refusedStream = 7
+
+// certain reports whether the same host would fail in the same way again: its
+// name does not exist, or its certificate or TLS settings do not fit ours.
+func certain(err error) bool {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return dns.IsNotFound
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return true
+	}
+	// What the other side's TLS thinks of us arrives in this form.
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
+		return true
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[x509.HostnameError](err)
+	return ok
+}

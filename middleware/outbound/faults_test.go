@@ -1,0 +1,244 @@
+package outbound_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/middleware/outbound"
+)
+
+// The faults that a network has, through net/http as it is. What becomes of an
+// empty list, of endpoints that are all ejected, duplicate, or of weight zero or
+// below, is in set_test.go; of a body that cannot be replayed and a Retry-After
+// of a year in retry_test.go.
+
+func TestFaultDNSUnreachable(t *testing.T) {
+	// The resolver refuses: there is none at this address.
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return nil, refusedDial()
+	}}
+	base := &http.Transport{DialContext: (&net.Dialer{Resolver: resolver}).DialContext}
+	g := group()
+	rt := outbound.New(base, outbound.Retry(outbound.WithBackoff(0, 0)), outbound.Breaker(g))
+	_, err := get(t, rt, "http://nowhere.test/")
+	if _, ok := errors.AsType[*net.DNSError](err); !ok {
+		t.Errorf("error %v", err)
+	}
+	if n := rt.Stats().Retries; n != 1 {
+		t.Errorf("%d retries of a resolver that may come back", n)
+	}
+	get(t, rt, "http://nowhere.test/")
+	if _, err := get(t, rt, "http://nowhere.test/"); !errors.Is(err, breaker.ErrOpen) {
+		t.Errorf("after three failures: %v", err)
+	}
+}
+
+func TestFaultBackendAcceptsAndNeverAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		silent := n.listen("silent.test:80")
+		go func() { // takes connections, reads what comes and says nothing
+			for {
+				c, err := silent.Accept()
+				if err != nil {
+					return
+				}
+				go io.Copy(io.Discard, c)
+			}
+		}()
+		defer silent.Close()
+		n.serve(t, "good.test:80", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+		base := n.transport()
+		defer base.CloseIdleConnections()
+
+		rt := outbound.New(base, outbound.Timeout(time.Second))
+		began := time.Now()
+		_, err := get(t, rt, "http://silent.test/")
+		if _, ok := errors.AsType[*outbound.TimeoutError](err); !ok || time.Since(began) != time.Second {
+			t.Errorf("alone: %v after %v", err, time.Since(began))
+		}
+
+		set := newSet(t, urls("http://silent.test", "http://good.test"))
+		rt = outbound.New(base, outbound.Balance(set), outbound.Retry(), outbound.Timeout(time.Second))
+		for range 50 {
+			if status, err := get(t, rt, "http://svc/"); status != 200 {
+				t.Fatalf("with another endpoint: %v", err)
+			}
+		}
+		if e := set.Stats().Endpoints[0]; !e.Ejected || e.Requests != 5 {
+			t.Errorf("ejected %v after %d requests", e.Ejected, e.Requests)
+		}
+	})
+}
+
+func TestFaultBackendCutsMidBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		var calls atomic.Int64
+		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			w.Header().Set("Content-Length", "100")
+			io.WriteString(w, "the first half")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		})
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		set := newSet(t, urls("http://a.test"))
+		rt := outbound.New(base, outbound.Retry(), outbound.Hedge(), outbound.Timeout(time.Minute), outbound.Balance(set))
+		resp, err := rt.RoundTrip(request(t.Context(), "GET", "http://svc/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(b) != "the first half" || !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("read %q, %v; want what came and an error", b, err)
+		}
+		if calls.Load() != 1 {
+			t.Errorf("%d calls: a response that has begun was asked for again", calls.Load())
+		}
+		if e := set.Stats().Endpoints[0]; e.Failures != 1 || e.InFlight != 0 {
+			t.Errorf("%d failures, %d in flight", e.Failures, e.InFlight)
+		}
+		for range 6 {
+			if resp, err := rt.RoundTrip(request(t.Context(), "GET", "http://svc/", nil)); err == nil {
+				io.ReadAll(resp.Body)
+				resp.Body.Close()
+			}
+		}
+		if e := set.Stats().Endpoints[0]; e.Failures < 5 || !e.Ejected && e.Breaker.State == breaker.Closed && e.Breaker.Consecutive < 1 {
+			t.Errorf("a backend that cuts every body: %+v", e)
+		}
+	})
+}
+
+func TestFaultBackendIsGone(t *testing.T) {
+	// A POST of a long body to a dead endpoint is sent to the other: nothing of it
+	// was read.
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		var got atomic.Int64
+		n.serve(t, "good.test:80", func(w http.ResponseWriter, r *http.Request) {
+			k, _ := io.Copy(io.Discard, r.Body)
+			got.Add(k)
+		})
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		set := newSet(t, urls("http://gone.test", "http://good.test"))
+		rt := outbound.New(base, outbound.Balance(set), outbound.Retry())
+		const size = 100 << 10
+		for i := range 20 {
+			body := io.MultiReader(strings.NewReader(strings.Repeat("x", size)))
+			if status, err := do(rt, request(t.Context(), "POST", "http://svc/", body)); status != 200 {
+				t.Fatalf("request %d: %v", i, err)
+			}
+		}
+		if got.Load() != 20*size {
+			t.Errorf("%d bytes arrived", got.Load())
+		}
+		if e := set.Stats().Endpoints[0]; !e.Ejected {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// The transport in a ReverseProxy: a client that leaves is not the fault of the
+// backend, a backend that cuts is.
+func TestReverseProxy(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		backend http.HandlerFunc
+		leave   bool
+		open    bool
+	}{
+		{"clients leave", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, true, false},
+		{"clients leave mid-body", func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}, true, false},
+		{"backend cuts", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, false, true},
+		{"backend cuts mid-body", func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				n.serve(t, "backend.test:80", tc.backend)
+				base := n.transport()
+				g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 5))
+				to, _ := url.Parse("http://backend.test")
+				proxy := &httputil.ReverseProxy{
+					Rewrite:      func(r *httputil.ProxyRequest) { r.SetURL(to) },
+					Transport:    outbound.New(base, outbound.Breaker(g), outbound.Retry(), outbound.Timeout(time.Hour)),
+					ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(502) },
+				}
+				n.serve(t, "proxy.test:80", proxy.ServeHTTP)
+				outside := n.transport()
+				for range 12 {
+					ctx, leave := context.WithCancel(t.Context())
+					if tc.leave {
+						time.AfterFunc(time.Second, leave)
+					}
+					do(outside, request(ctx, "GET", "http://proxy.test/", nil))
+					leave()
+					synctest.Wait()
+				}
+				if got := g.Get("backend.test").State() != breaker.Closed; got != tc.open {
+					t.Errorf("open %v, want %v: %+v", got, tc.open, g.Get("backend.test").Stats())
+				}
+				outside.CloseIdleConnections()
+				base.CloseIdleConnections()
+			})
+		})
+	}
+}
+
+// HTTP/1, TLS and HTTP/2 through all layers: what arrives is what was sent.
+func TestThroughRealServers(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-Sum")
+		w.Header().Set("X-Proto", r.Proto)
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s %s", r.Method, r.URL, b)
+		w.Header().Set("X-Sum", "42")
+	})
+	plain := httptest.NewServer(h)
+	defer plain.Close()
+	secure := httptest.NewUnstartedServer(h)
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	defer secure.Close()
+	for _, srv := range []*httptest.Server{plain, secure} {
+		set := newSet(t, urls(srv.URL))
+		rt := outbound.New(srv.Client().Transport, outbound.Balance(set), outbound.Retry(), outbound.Hedge(), outbound.Timeout(time.Minute))
+		client := &http.Client{Transport: rt}
+		resp, err := client.Post("http://svc/a?b=c", "text/plain", strings.NewReader("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(b) != "POST /a?b=c hello" || resp.Trailer.Get("X-Sum") != "42" {
+			t.Errorf("%s: %q, trailer %v", resp.Proto, b, resp.Trailer)
+		}
+		client.CloseIdleConnections()
+	}
+}

@@ -1,0 +1,205 @@
+package outbound
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Hedge sends a second try beside a first that takes unusually long, and returns
+// the response that comes first. It cuts the tail of latencies which one slow
+// machine out of several makes, at the price of a few more requests (Dean and
+// Barroso, "The Tail at Scale", 2013). It is for hosts that have several
+// machines behind them, or with [Balance], which sends the second try elsewhere.
+//
+// A request is hedged at most once, if it may be carried out twice (as for
+// [Retry]) and its body, if any, has GetBody; once it has taken longer than 95 %
+// of the latest requests to its host, of which there must have been 50, or than
+// [WithHedgeAfter] says; and if the budget allows it, which is that of [Retry]
+// if it is given. A hedge never waits for a limit, and is not sent to a host
+// whose breaker is not closed, nor by a set that has no other endpoint for it.
+//
+// The first response below 500 wins; the other try is cancelled.
+func Hedge(opts ...HedgeOption) Layer {
+	cfg := hedgeConfig{key: hostOf}
+	for _, o := range opts {
+		o.applyHedge(&cfg)
+	}
+	own := newBudgets(defaultBudgetRatio)
+	seen := newHosts(func() *latencies { return new(latencies) })
+	return Layer{
+		place: placeHedge,
+		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
+			b := c.budgets
+			if b == nil {
+				b = own
+			}
+			return &hedge{hedgeConfig: cfg, next: next, budgets: b, paid: c.budgets != nil, seen: seen, counts: c.counts}
+		},
+	}
+}
+
+// A HedgeOption configures [Hedge].
+type HedgeOption interface{ applyHedge(*hedgeConfig) }
+
+type hedgeOption func(*hedgeConfig)
+
+func (f hedgeOption) applyHedge(c *hedgeConfig) { f(c) }
+
+type hedgeConfig struct {
+	key   func(*http.Request) string
+	after time.Duration
+}
+
+// WithHedgeAfter sets a fixed time after which a second try is sent, instead of
+// the 95th percentile of the latencies measured. It must be positive.
+func WithHedgeAfter(d time.Duration) HedgeOption {
+	if d <= 0 {
+		panic(fmt.Sprintf("outbound: WithHedgeAfter(%v): give a positive duration", d))
+	}
+	return hedgeOption(func(c *hedgeConfig) { c.after = d })
+}
+
+type hedge struct {
+	hedgeConfig
+	next    http.RoundTripper
+	budgets *budgets
+	paid    bool // Retry makes the deposits
+	seen    *hosts[*latencies]
+	counts  *counts
+}
+
+var errOtherWon = errors.New("outbound: the other try was faster")
+
+func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	noBody := req.Body == nil || req.Body == http.NoBody
+	if !idempotent(req) || !noBody && req.GetBody == nil || req.Header.Get("Upgrade") != "" || isHedge(ctx) {
+		return h.next.RoundTrip(req)
+	}
+	host := h.key(req)
+	seen, budget := h.seen.get(host), h.budgets.get(host)
+	if !h.paid {
+		h.budgets.deposit(budget)
+	}
+	after, known := h.after, true
+	if after == 0 {
+		after, known = seen.p95()
+	}
+	began := time.Now()
+	if !known {
+		resp, err := h.next.RoundTrip(req)
+		if good(resp, err) {
+			seen.add(time.Since(began))
+		}
+		return resp, err
+	}
+	if triesIn(ctx) == nil {
+		ctx = context.WithValue(ctx, triesKey{}, &tries{})
+	}
+	r := &race{over: make(chan struct{})}
+	firstCtx, cancelFirst := context.WithCancelCause(ctx)
+	secondCtx, cancelSecond := context.WithCancelCause(context.WithValue(ctx, hedgeKey{}, true))
+	timer := time.AfterFunc(after, func() {
+		defer close(r.over)
+		second, ok := h.copyOf(req, secondCtx)
+		if !ok {
+			return
+		}
+		if !h.budgets.withdraw(budget) {
+			h.counts.hedgesDenied.Add(1)
+			if second.Body != nil {
+				second.Body.Close()
+			}
+			return
+		}
+		h.counts.hedges.Add(1)
+		resp, err := h.next.RoundTrip(second)
+		if err != nil && refusedByUs(err) {
+			h.budgets.refund(budget) // it was not sent
+		}
+		if !good(resp, err) || !r.win(resp) {
+			discard(resp)
+			return
+		}
+		h.counts.hedgesWon.Add(1)
+		cancelFirst(errOtherWon)
+	})
+	returned := false
+	defer func() {
+		if !returned { // a panic beneath
+			timer.Stop()
+			cancelFirst(nil)
+			cancelSecond(nil)
+		}
+	}()
+	resp, err := h.next.RoundTrip(req.WithContext(firstCtx))
+	returned = true
+	ok := good(resp, err)
+	if ok || ctx.Err() == nil && context.Cause(firstCtx) == errOtherWon {
+		seen.add(time.Since(began)) // or more, if it was cancelled
+	}
+	hedged := !timer.Stop()
+	if !hedged || ok && r.win(resp) {
+		cancelSecond(errOtherWon)
+		return finishing(resp, err, cancelFirst)
+	}
+	// The second try is ahead, or the first one failed and it decides.
+	<-r.over
+	if r.winner == nil || r.winner == resp {
+		cancelSecond(nil)
+		return finishing(resp, err, cancelFirst)
+	}
+	discard(resp)
+	cancelFirst(nil)
+	return finishing(r.winner, nil, cancelSecond)
+}
+
+// copyOf makes the second try of a request.
+func (h *hedge) copyOf(req *http.Request, ctx context.Context) (*http.Request, bool) {
+	second := req.WithContext(ctx)
+	if req.GetBody != nil && req.Body != nil && req.Body != http.NoBody {
+		body, err := req.GetBody()
+		if err != nil {
+			return nil, false
+		}
+		second.Body = body
+	}
+	return second, true
+}
+
+// A race is between two tries; the first that says so wins.
+type race struct {
+	over chan struct{} // closed when the second try is
+
+	mu     sync.Mutex
+	winner *http.Response
+}
+
+func (r *race) win(resp *http.Response) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.winner != nil {
+		return false
+	}
+	r.winner = resp
+	return true
+}
+
+func good(resp *http.Response, err error) bool {
+	return err == nil && resp.StatusCode < http.StatusInternalServerError &&
+		resp.StatusCode != http.StatusTooManyRequests
+}
+
+// finishing lets the context of a try go when its response is over.
+func finishing(resp *http.Response, err error, cancel context.CancelCauseFunc) (*http.Response, error) {
+	if err != nil {
+		cancel(nil)
+		return resp, err
+	}
+	watch(resp, ending{cancel})
+	return resp, nil
+}

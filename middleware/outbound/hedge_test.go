@@ -1,0 +1,238 @@
+package outbound_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/middleware/outbound"
+)
+
+// sleepy answers after a time, unless its context ends before.
+func sleepy(d time.Duration, status int) func(*http.Request) (*http.Response, error) {
+	return func(req *http.Request) (*http.Response, error) {
+		select {
+		case <-time.After(d):
+			return answer(status)
+		case <-req.Context().Done():
+			return nil, req.Context().Err()
+		}
+	}
+}
+
+// hedgeWorld has a slow endpoint and a fast one, and counts what they got and
+// what was cancelled.
+type hedgeWorld struct {
+	slow, fast, cancelled atomic.Int64
+	world
+}
+
+func newHedgeWorld(slow, fast func(*http.Request) (*http.Response, error)) *hedgeWorld {
+	h := &hedgeWorld{}
+	h.world = world{
+		"slow.test": func(req *http.Request) (*http.Response, error) {
+			h.slow.Add(1)
+			resp, err := slow(req)
+			if errors.Is(err, context.Canceled) {
+				h.cancelled.Add(1)
+			}
+			return resp, err
+		},
+		"fast.test": counted(&h.fast, fast),
+	}
+	return h
+}
+
+func TestO8HedgeGoesElsewhereAndTheLoserIsCancelled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newHedgeWorld(sleepy(time.Minute, 200), sleepy(10*time.Millisecond, 200))
+		// Weights make the slow endpoint the first choice.
+		set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}})
+		rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+		began := time.Now()
+		status, err := get(t, rt, "http://svc/")
+		synctest.Wait()
+		if status != 200 || time.Since(began) != 60*time.Millisecond {
+			t.Errorf("%d %v after %v, want 200 after 60 ms", status, err, time.Since(began))
+		}
+		if w.slow.Load() != 1 || w.fast.Load() != 1 || w.cancelled.Load() != 1 {
+			t.Errorf("slow %d, fast %d, cancelled %d", w.slow.Load(), w.fast.Load(), w.cancelled.Load())
+		}
+		if s := rt.Stats(); s.Hedges != 1 || s.HedgesWon != 1 {
+			t.Errorf("%+v", s)
+		}
+		for _, e := range set.Stats().Endpoints {
+			if e.InFlight != 0 || e.Failures != 0 {
+				t.Errorf("%s: %d in flight, %d failures", e.URL, e.InFlight, e.Failures)
+			}
+		}
+	})
+}
+
+func TestO8FirstTryMayStillWin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newHedgeWorld(sleepy(60*time.Millisecond, 200), sleepy(time.Minute, 200))
+		set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}})
+		rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+		began := time.Now()
+		status, _ := get(t, rt, "http://svc/")
+		if d := time.Since(began); status != 200 || d != 60*time.Millisecond {
+			t.Errorf("%d after %v", status, d)
+		}
+		synctest.Wait()
+		if s := rt.Stats(); s.Hedges != 1 || s.HedgesWon != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestO8FailureWaitsForTheOther(t *testing.T) {
+	for _, tc := range []struct {
+		name       string
+		slow, fast func(*http.Request) (*http.Response, error)
+		status     int
+		after      time.Duration
+	}{
+		{"the first fails, the second is good", sleepy(60*time.Millisecond, 500), sleepy(30*time.Millisecond, 200), 200, 80 * time.Millisecond},
+		{"the second fails, the first is good", sleepy(90*time.Millisecond, 200), sleepy(10*time.Millisecond, 500), 200, 90 * time.Millisecond},
+		{"both fail: the first one's answer", sleepy(60*time.Millisecond, 501), sleepy(30*time.Millisecond, 500), 501, 80 * time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newHedgeWorld(tc.slow, tc.fast)
+				set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}})
+				rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+				began := time.Now()
+				status, err := get(t, rt, "http://svc/")
+				if d := time.Since(began); status != tc.status || d != tc.after {
+					t.Errorf("%d %v after %v, want %d after %v", status, err, d, tc.status, tc.after)
+				}
+			})
+		})
+	}
+}
+
+func TestO8AfterTheMeasured95thPercentile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &firstHangs{next: world{"a.test": sleepy(10*time.Millisecond, 200)}}
+		rt := outbound.New(w, outbound.Hedge())
+		w.arm.Store(true)
+		began := time.Now()
+		get(t, rt, "http://a.test/")
+		if d := time.Since(began); d != time.Hour {
+			t.Errorf("hedged on no evidence, after %v", d)
+		}
+		for range 100 {
+			get(t, rt, "http://a.test/")
+		}
+		w.arm.Store(true)
+		began = time.Now()
+		status, err := get(t, rt, "http://a.test/")
+		// The estimate is at most a fifth above the 10 ms that nearly all took.
+		if d := time.Since(began); status != 200 || d < 20*time.Millisecond || d > 22*time.Millisecond {
+			t.Errorf("%d %v after %v, want the hedge's answer after 20 to 22 ms", status, err, d)
+		}
+		synctest.Wait()
+	})
+}
+
+// firstHangs lets the next try hang once it is armed.
+type firstHangs struct {
+	arm  atomic.Bool
+	next http.RoundTripper
+}
+
+func (f *firstHangs) RoundTrip(req *http.Request) (*http.Response, error) {
+	if f.arm.CompareAndSwap(true, false) {
+		return sleepy(time.Hour, 200)(req)
+	}
+	return f.next.RoundTrip(req)
+}
+
+func TestO8WhatIsNotHedged(t *testing.T) {
+	open := group()
+	for _, tc := range []struct {
+		name   string
+		method string
+		body   io.Reader
+		header string
+		layers func(t *testing.T) []outbound.Layer
+	}{
+		{name: "POST", method: "POST"},
+		{name: "body that cannot be had twice", method: "PUT", body: io.MultiReader(strings.NewReader("x"))},
+		{name: "upgrade", method: "GET", header: "Upgrade"},
+		{name: "breaker not closed", method: "GET", layers: func(t *testing.T) []outbound.Layer {
+			return []outbound.Layer{outbound.Breaker(open)}
+		}},
+		{name: "no other endpoint", method: "GET", layers: func(t *testing.T) []outbound.Layer {
+			return []outbound.Layer{outbound.Balance(newSet(t, urls("http://a.test")))}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open = group()
+				var calls atomic.Int64
+				layers := []outbound.Layer{outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond))}
+				if tc.layers != nil {
+					layers = append(layers, tc.layers(t)...)
+				}
+				rt := outbound.New(world{"a.test": counted(&calls, func(req *http.Request) (*http.Response, error) {
+					time.AfterFunc(time.Microsecond, open.Get("a.test").ForceOpen)
+					return sleepy(time.Second, 200)(req)
+				})}, layers...)
+				req := request(t.Context(), tc.method, "http://a.test/", tc.body)
+				if tc.header != "" {
+					req.Header.Set(tc.header, "x")
+				}
+				do(rt, req)
+				if calls.Load() != 1 {
+					t.Errorf("%d tries", calls.Load())
+				}
+			})
+		})
+	}
+}
+
+func TestO8HedgesAndRetriesShareABudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		rt := outbound.New(world{"a.test": counted(&calls, sleepy(20*time.Millisecond, 503))},
+			outbound.Retry(outbound.WithTries(3), outbound.WithBackoff(0, 0)),
+			outbound.Hedge(outbound.WithHedgeAfter(10*time.Millisecond)))
+		const n = 1000
+		for range n {
+			get(t, rt, "http://a.test/")
+		}
+		if got := calls.Load(); got > n+n/10+10 {
+			t.Errorf("%d requests made %d calls", n, got)
+		}
+		if s := rt.Stats(); s.Hedges == 0 || s.HedgesDenied == 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestO8HedgeDoesNotProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newHedgeWorld(sleepy(100*time.Millisecond, 200), always(500))
+		set := newSet(t, urls("http://fast.test", "http://slow.test"), outbound.WithEjection(breaker.WithJitter(0)))
+		rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+		for range 40 {
+			get(t, rt, "http://svc/")
+		}
+		before := w.fast.Load()
+		for range 10 { // while it is ejected no hedge goes there
+			get(t, rt, "http://svc/")
+		}
+		if w.fast.Load() != before {
+			t.Errorf("%d hedges to an ejected endpoint", w.fast.Load()-before)
+		}
+	})
+}

@@ -1,0 +1,44 @@
+package outbound
+
+import (
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// hostOf is the default key of all layers: host and port as the URL has them, in
+// lower case.
+func hostOf(req *http.Request) string { return strings.ToLower(req.URL.Host) }
+
+// maxHosts bounds what is kept by host; who can choose the hosts that are called
+// must not be able to choose our memory.
+const maxHosts = 1024
+
+// hosts keeps a value for each of up to maxHosts keys and forgets the one that
+// was not asked for longest.
+type hosts[V any] struct {
+	mu  sync.Mutex
+	lru *simplelru.LRU[string, V]
+	new func() V
+}
+
+func newHosts[V any](fresh func() V) *hosts[V] {
+	lru, err := simplelru.NewLRU[string, V](maxHosts, nil)
+	if err != nil {
+		panic(err) // only for a size below 1
+	}
+	return &hosts[V]{lru: lru, new: fresh}
+}
+
+func (h *hosts[V]) get(key string) V {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v, ok := h.lru.Get(key)
+	if !ok {
+		v = h.new()
+		h.lru.Add(strings.Clone(key), v) // key may be a part of a long URL
+	}
+	return v
+}

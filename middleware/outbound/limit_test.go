@@ -1,0 +1,112 @@
+package outbound_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware/outbound"
+)
+
+func TestLimitRateWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test": always(200), "b.test": always(200)},
+			outbound.Limit(outbound.WithRate(limiter.NewRate(rate.Every(time.Second), 1))))
+		began := time.Now()
+		for range 3 {
+			get(t, rt, "http://a.test/")
+		}
+		if d := time.Since(began); d < 1990*time.Millisecond || d > 2010*time.Millisecond {
+			t.Errorf("three calls at one a second took %v, want 2 s", d)
+		}
+		began = time.Now()
+		get(t, rt, "http://b.test/")
+		if d := time.Since(began); d != 0 {
+			t.Errorf("another host waited %v", d)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		body := &closing{Reader: strings.NewReader("x")}
+		began = time.Now()
+		_, err := do(rt, request(ctx, "POST", "http://a.test/", body))
+		if _, ok := errors.AsType[*limiter.Error](err); !ok || time.Since(began) != 0 || !body.closed.Load() {
+			t.Errorf("would miss the deadline: %v after %v, body closed %v", err, time.Since(began), body.closed.Load())
+		}
+		if n := rt.Stats().Limited; n != 1 {
+			t.Errorf("%d counted", n)
+		}
+	})
+}
+
+func TestLimitConcurrencyHoldsUntilTheBodyIsOver(t *testing.T) {
+	for name, layers := range map[string]func(t *testing.T) []outbound.Layer{
+		"alone": func(*testing.T) []outbound.Layer { return nil },
+		"with Balance": func(t *testing.T) []outbound.Layer {
+			return []outbound.Layer{outbound.Balance(newSet(t, urls("http://a.test")))}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				rt := outbound.New(world{"a.test": counted(&calls, always(200))}, append(layers(t),
+					outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return limiter.NewConcurrency(1) })))...)
+				resp, err := rt.RoundTrip(request(t.Context(), "GET", "http://a.test/", nil))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := get(t, rt, "http://a.test/"); !errors.Is(err, limiter.ErrSaturated) {
+					t.Errorf("second call during the body of the first: %v", err)
+				}
+				io.ReadAll(resp.Body)
+				if status, err := get(t, rt, "http://a.test/"); status != 200 {
+					t.Errorf("after the body: %v", err)
+				}
+				resp.Body.Close()
+				for range 3 {
+					get(t, rt, "http://a.test/")
+				}
+				if calls.Load() != 5 {
+					t.Errorf("%d calls", calls.Load())
+				}
+			})
+		})
+	}
+}
+
+// Being held back by ourselves is neither a reason to try again nor a failure of
+// the host.
+func TestLimitRefusalIsNotRetriedNorJudged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, urls("http://a.test"))
+		g := group()
+		for _, layer := range []outbound.Layer{outbound.Balance(set), outbound.Breaker(g)} {
+			l := limiter.NewConcurrency(1)
+			rt := outbound.New(world{"a.test": always(200)}, layer, outbound.Retry(),
+				outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
+			permit, _ := l.TryAcquire(limiter.Request{})
+			for range 10 {
+				if _, err := get(t, rt, "http://a.test/"); !errors.Is(err, limiter.ErrSaturated) {
+					t.Fatal(err)
+				}
+			}
+			permit.Release(limiter.Success)
+			if status, err := get(t, rt, "http://a.test/"); status != 200 {
+				t.Error(err)
+			}
+			if n := rt.Stats().Retries; n != 0 {
+				t.Errorf("%d retries", n)
+			}
+		}
+		if e := set.Stats().Endpoints[0]; e.Failures != 0 || e.InFlight != 0 {
+			t.Errorf("%+v", e)
+		}
+	})
+}

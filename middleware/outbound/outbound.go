@@ -1,0 +1,151 @@
+// Package outbound protects the calls that a server makes: the same protections
+// as for the calls it takes, as an [http.RoundTripper].
+//
+// [New] puts layers around a transport in the right order, whatever order they
+// were given in; outermost first:
+//
+//	retry > hedge > balance > limit > breaker > timeout > base
+//
+// or, as an equation, with the ones that were given:
+//
+//		Retry(Hedge(Balance(Limit(Breaker(Timeout(base))))))
+//
+//	  - retry and hedge are outermost: each try is balanced, limited, judged and
+//	    timed for itself.
+//	  - balance chooses the endpoint of a try; limits and breakers go by endpoint.
+//	    Its endpoints have breakers of their own, so [Balance] and [Breaker]
+//	    exclude each other.
+//	  - limit outside breaker: being held back by ourselves is no failure of a host.
+//	  - timeout inside breaker: a try that we gave up on is one.
+//
+// The result is for [http.Client.Transport] and for
+// [net/http/httputil.ReverseProxy.Transport]. No layer changes the request it
+// was given, makes up a response, or reads a response further than it must.
+// Errors that a caller can branch on are [ErrNoEndpoint], [*TimeoutError],
+// [*github.com/spillgate/spillgate/breaker.OpenError] and those of package
+// limiter; [http.Client] wraps them in a [*net/url.Error], so use [errors.As].
+package outbound
+
+import (
+	"net/http"
+	"slices"
+)
+
+// A Layer is one protection around calls that go out. Layers are values; make
+// them with [Retry], [Hedge], [Balance], [Limit], [Breaker] and [Timeout], and
+// put them together with [New]. The zero value is not usable. One Layer may be
+// given to several transports; what it counts and limits is then shared.
+type Layer struct {
+	place place
+	share func(*composition)
+	wrap  func(http.RoundTripper, *composition) http.RoundTripper
+}
+
+// place is where a layer stands, outermost first.
+type place int
+
+const (
+	placeRetry place = iota + 1
+	placeHedge
+	placeBalance
+	placeLimit
+	placeBreaker
+	placeTimeout
+)
+
+var placeNames = map[place]string{
+	placeRetry: "Retry", placeHedge: "Hedge", placeBalance: "Balance",
+	placeLimit: "Limit", placeBreaker: "Breaker", placeTimeout: "Timeout",
+}
+
+// A composition is what the layers of one transport know of each other.
+type composition struct {
+	counts  *counts
+	budgets *budgets // of Retry, for Hedge
+	limits  *limits  // of Limit, for Balance, which applies them to the endpoint chosen
+}
+
+// RoundTripper puts the layer alone around next. It is what [New] with one layer
+// does, for those who need an order of their own. Layers that were put on one by
+// one do not share a retry budget.
+func (l Layer) RoundTripper(next http.RoundTripper) http.RoundTripper { return New(next, l) }
+
+// Transport is a base transport with layers around it, made by [New]. It is safe
+// for concurrent use.
+type Transport struct {
+	base   http.RoundTripper
+	outer  http.RoundTripper
+	counts counts
+}
+
+// New puts layers around base in the order that the package comment gives. With
+// no layers it uses [Defaults].
+//
+// A nil base is a copy of [http.DefaultTransport] that keeps up to 64 idle
+// connections to a host instead of 2: with two, a busy client opens a connection
+// for nearly every request.
+//
+// It panics if a layer is given twice, and if both [Balance] and [Breaker] are.
+func New(base http.RoundTripper, layers ...Layer) *Transport {
+	if base == nil {
+		base = newBase()
+	}
+	if len(layers) == 0 {
+		layers = Defaults()
+	}
+	layers = slices.Clone(layers)
+	slices.SortStableFunc(layers, func(a, b Layer) int { return int(b.place - a.place) })
+	t := &Transport{base: base, outer: base}
+	c := &composition{counts: &t.counts}
+	given := map[place]bool{}
+	for _, l := range layers {
+		if l.wrap == nil {
+			panic("outbound: New: a zero Layer; make layers with Retry, Breaker, …")
+		}
+		if given[l.place] {
+			panic("outbound: New: " + placeNames[l.place] + " is given twice; give it once, with all its options")
+		}
+		given[l.place] = true
+		if l.share != nil {
+			l.share(c)
+		}
+	}
+	if given[placeBalance] && given[placeBreaker] {
+		panic("outbound: New: Balance has a breaker for each endpoint (WithEjection); give Balance or Breaker, not both")
+	}
+	for _, l := range layers { // innermost first
+		if l.place == placeLimit && given[placeBalance] {
+			continue // applied by Balance
+		}
+		t.outer = l.wrap(t.outer, c)
+	}
+	return t
+}
+
+// Defaults returns the layers that [New] uses when it is given none: [Retry] and
+// [Breaker] with their defaults. There is no timeout among them: how long a call
+// may take only its caller knows.
+func Defaults() []Layer { return []Layer{Retry(), Breaker(nil)} }
+
+func newBase() http.RoundTripper {
+	t, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return http.DefaultTransport
+	}
+	t = t.Clone()
+	t.MaxIdleConnsPerHost = 64
+	t.MaxIdleConns = 1024
+	return t
+}
+
+// RoundTrip sends one request through the layers.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.outer.RoundTrip(req)
+}
+
+// CloseIdleConnections closes those of the base transport, if it can.
+func (t *Transport) CloseIdleConnections() {
+	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}

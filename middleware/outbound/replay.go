@@ -1,0 +1,136 @@
+package outbound
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"sync/atomic"
+)
+
+// A replay gives each try its own copy of the request body, where that can be
+// had: from GetBody, from a buffer if the body is known to be short, and for a
+// long body only as long as no try has read from it.
+type replay struct {
+	req    *http.Request
+	kind   replayKind
+	buf    []byte
+	stream *streamed // the last one given out
+}
+
+type replayKind int
+
+const (
+	replayNone   replayKind = iota // no body
+	replayGet                      // GetBody
+	replayBuffer                   // buf
+	replayStream                   // the caller's body itself
+)
+
+// newReplay reads a body of known length up to limit. A body of unknown length
+// is not read ahead: its writer may wait for the response.
+func newReplay(req *http.Request, limit int64) (*replay, error) {
+	r := &replay{req: req}
+	switch {
+	case req.Body == nil || req.Body == http.NoBody:
+		r.kind = replayNone
+	case req.GetBody != nil:
+		r.kind = replayGet
+	case req.ContentLength > 0 && req.ContentLength <= limit:
+		r.kind = replayBuffer
+		r.buf = make([]byte, req.ContentLength)
+		_, err := io.ReadFull(req.Body, r.buf)
+		req.Body.Close()
+		if err != nil {
+			return nil, err
+		}
+	default:
+		r.kind = replayStream
+	}
+	return r, nil
+}
+
+// prepare gives out, which is a copy of the request, the body for a try.
+func (r *replay) prepare(out *http.Request, first bool) error {
+	switch r.kind {
+	case replayGet:
+		if first {
+			return nil // the body that came with it
+		}
+		b, err := r.req.GetBody()
+		if err != nil {
+			return err
+		}
+		out.Body = b
+	case replayBuffer:
+		out.Body = io.NopCloser(bytes.NewReader(r.buf))
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.buf)), nil }
+	case replayStream:
+		r.stream = &streamed{body: r.req.Body}
+		out.Body = r.stream
+	}
+	return nil
+}
+
+// again reports whether another try can have the body.
+func (r *replay) again() bool { return r.kind != replayStream || r.stream.reclaim() }
+
+// finish closes a body that was kept open for a try that will not be made.
+func (r *replay) finish() {
+	if r.kind == replayStream && r.stream != nil && r.stream.release() {
+		r.req.Body.Close()
+	}
+}
+
+// A streamed body can be taken back from a try that failed without reading it.
+type streamed struct {
+	body  io.ReadCloser
+	state atomic.Int32
+}
+
+const (
+	streamFresh  int32 = iota // not read
+	streamClosed              // closed without having been read; the body beneath is open
+	streamRead                // read: it belongs to this try for good
+	streamTaken               // taken back
+)
+
+func (s *streamed) Read(p []byte) (int, error) {
+	for {
+		switch st := s.state.Load(); st {
+		case streamRead:
+			return s.body.Read(p)
+		case streamFresh:
+			s.state.CompareAndSwap(st, streamRead)
+		default:
+			return 0, http.ErrBodyReadAfterClose
+		}
+	}
+}
+
+func (s *streamed) Close() error {
+	for {
+		switch st := s.state.Load(); st {
+		case streamRead:
+			return s.body.Close()
+		case streamFresh:
+			if s.state.CompareAndSwap(st, streamClosed) {
+				return nil
+			}
+		default:
+			return nil
+		}
+	}
+}
+
+// reclaim takes the body back, and reports whether it could.
+func (s *streamed) reclaim() bool {
+	return s.state.CompareAndSwap(streamFresh, streamTaken) ||
+		s.state.CompareAndSwap(streamClosed, streamTaken)
+}
+
+// release says that there will be no other try. It reports whether the body is
+// left to be closed; otherwise the transport, which may be at it still, will.
+func (s *streamed) release() bool {
+	return !s.state.CompareAndSwap(streamFresh, streamRead) &&
+		(s.state.CompareAndSwap(streamClosed, streamTaken) || s.state.Load() == streamTaken)
+}

@@ -1,0 +1,414 @@
+package outbound_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/middleware/outbound"
+)
+
+func failing(err error) func(*http.Request) (*http.Response, error) {
+	return func(*http.Request) (*http.Response, error) { return nil, err }
+}
+
+func TestO5WhatIsRetried(t *testing.T) {
+	reset := errors.New("connection reset by peer")
+	notFound := &net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}
+	slowDNS := &net.OpError{Op: "dial", Err: &net.DNSError{IsTimeout: true}}
+	for _, tc := range []struct {
+		name   string
+		method string
+		header [2]string
+		host   func(*http.Request) (*http.Response, error)
+		tries  int64
+	}{
+		{"GET, 502", "GET", [2]string{}, always(502), 2},
+		{"GET, 503", "GET", [2]string{}, always(503), 2},
+		{"GET, 504", "GET", [2]string{}, always(504), 2},
+		{"GET, 500: an answer", "GET", [2]string{}, always(500), 1},
+		{"GET, 404", "GET", [2]string{}, always(404), 1},
+		{"GET, 429 with Retry-After", "GET", [2]string{}, always(429, "Retry-After", "1"), 2},
+		{"GET, 429 without", "GET", [2]string{}, always(429), 1},
+		{"GET, reset", "GET", [2]string{}, failing(reset), 2},
+		{"HEAD", "HEAD", [2]string{}, failing(reset), 2},
+		{"OPTIONS", "OPTIONS", [2]string{}, failing(reset), 2},
+		{"TRACE", "TRACE", [2]string{}, failing(reset), 2},
+		{"PUT", "PUT", [2]string{}, failing(reset), 2},
+		{"DELETE", "DELETE", [2]string{}, failing(reset), 2},
+		{"POST, reset: may have been carried out", "POST", [2]string{}, failing(reset), 1},
+		{"POST, 503", "POST", [2]string{}, always(503), 1},
+		{"PATCH", "PATCH", [2]string{}, failing(reset), 1},
+		{"POST with Idempotency-Key", "POST", [2]string{"Idempotency-Key", "7"}, failing(reset), 2},
+		{"POST, dial failed: nothing was sent", "POST", [2]string{}, failing(refusedDial()), 2},
+		{"POST, HTTP/2 stream refused: nothing was sent", "POST", [2]string{}, failing(fmt.Errorf("wrapped: %w", refusedStream{7})), 2},
+		{"POST, HTTP/2 stream ended otherwise", "POST", [2]string{}, failing(refusedStream{2}), 1},
+		{"DNS: no such name", "GET", [2]string{}, failing(notFound), 1},
+		{"DNS: no answer", "GET", [2]string{}, failing(slowDNS), 2},
+		{"certificate unknown", "GET", [2]string{}, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}), 1},
+		{"not TLS", "GET", [2]string{}, failing(tls.RecordHeaderError{}), 1},
+		{"refused by their TLS", "GET", [2]string{}, failing(&net.OpError{Op: "remote error"}), 1},
+		{"refused by a breaker of ours", "GET", [2]string{}, failing(&breaker.OpenError{}), 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var tries atomic.Int64
+				rt := outbound.New(world{"a.test": counted(&tries, tc.host)}, outbound.Retry())
+				req := request(t.Context(), tc.method, "http://a.test/", nil)
+				if tc.header[0] != "" {
+					req.Header.Set(tc.header[0], tc.header[1])
+				}
+				do(rt, req)
+				if tries.Load() != tc.tries {
+					t.Errorf("%d tries, want %d", tries.Load(), tc.tries)
+				}
+			})
+		})
+	}
+}
+
+// refusedStream has the shape by which net/http lets errors of HTTP/2 be read.
+type refusedStream struct{ code uint32 }
+
+func (e refusedStream) Error() string { return fmt.Sprint("stream error ", e.code) }
+
+func (e refusedStream) As(target any) bool {
+	return setStreamError(target, e.code)
+}
+
+func TestO5ReadsTheStreamErrorsOfNetHTTP(t *testing.T) {
+	// What net/http really returns can only be had from net/http. A handler that
+	// aborts ends its stream with another code, which must not be retried.
+	var tries atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tries.Add(1)
+		panic(http.ErrAbortHandler)
+	}))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	rt := outbound.New(srv.Client().Transport, outbound.Retry())
+	_, err := do(rt, request(t.Context(), "POST", srv.URL, strings.NewReader("x")))
+	if code, ok := outbound.StreamCode(err); !ok || code != 2 { // INTERNAL_ERROR
+		t.Errorf("stream error of net/http is read as code %d, %v: %v", code, ok, err)
+	}
+	if tries.Load() != 1 {
+		t.Errorf("%d tries of a POST that was sent", tries.Load())
+	}
+}
+
+func TestO5RetryIfReplacesTheRules(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		rt := outbound.New(world{"a.test": counted(&tries, always(500))}, outbound.Retry(outbound.WithTries(4),
+			outbound.WithRetryIf(func(_ *http.Request, resp *http.Response, err error) bool { return resp.StatusCode == 500 })))
+		if status, _ := do(rt, request(t.Context(), "POST", "http://a.test/", nil)); status != 500 || tries.Load() != 4 {
+			t.Errorf("%d after %d tries", status, tries.Load())
+		}
+	})
+}
+
+// A body is sent again only where it can be had again.
+func TestO5BodyReplay(t *testing.T) {
+	long := strings.Repeat("x", 64<<10+1)
+	dial := failing(refusedDial())
+	for _, tc := range []struct {
+		name  string
+		body  func() (io.Reader, int64)
+		fail  func(*http.Request) (*http.Response, error)
+		tries int
+	}{
+		{"GetBody", func() (io.Reader, int64) { return strings.NewReader("hello"), 5 }, always(503), 2},
+		{"GetBody, long", func() (io.Reader, int64) { return strings.NewReader(long), int64(len(long)) }, always(503), 2},
+		{"short, of known length", func() (io.Reader, int64) { return io.MultiReader(strings.NewReader("hello")), 5 }, always(503), 2},
+		{"a body that cannot be replayed: too long", func() (io.Reader, int64) { return io.MultiReader(strings.NewReader(long)), int64(len(long)) }, always(503), 1},
+		{"a body that cannot be replayed: of unknown length", func() (io.Reader, int64) { return io.MultiReader(strings.NewReader("hello")), -1 }, always(503), 1},
+		{"long, but nobody has read it", func() (io.Reader, int64) { return io.MultiReader(strings.NewReader(long)), int64(len(long)) }, dial, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got []string
+				rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+					resp, err := tc.fail(req)
+					if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && len(got) == 0 {
+						got = append(got, "")
+						return nil, err
+					}
+					b, _ := io.ReadAll(req.Body)
+					got = append(got, string(b))
+					return resp, err
+				}}, outbound.Retry())
+				body, length := tc.body()
+				req := request(t.Context(), "PUT", "http://a.test/", body)
+				req.ContentLength = length
+				do(rt, req)
+				if len(got) != tc.tries {
+					t.Fatalf("%d tries, want %d", len(got), tc.tries)
+				}
+				reader, _ := tc.body()
+				want, _ := io.ReadAll(reader)
+				if last := got[len(got)-1]; last != string(want) {
+					t.Errorf("the last try had %d bytes of the body, want %d", len(last), len(want))
+				}
+			})
+		})
+	}
+}
+
+func TestO5BodyIsClosedAfterAll(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		length int64
+		host   func(*http.Request) (*http.Response, error)
+	}{
+		{"buffered", 5, always(200)},
+		{"streamed", -1, always(200)},
+		{"streamed, retried once, in vain", -1, failing(refusedDial())},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rt := outbound.New(world{"a.test": tc.host}, outbound.Retry())
+				body := &closing{Reader: strings.NewReader("hello")}
+				req := request(t.Context(), "PUT", "http://a.test/", body)
+				req.ContentLength = tc.length
+				do(rt, req)
+				if !body.closed.Load() {
+					t.Error("left open")
+				}
+			})
+		})
+	}
+}
+
+func TestO5CallersBodyFails(t *testing.T) {
+	rt := outbound.New(world{"a.test": always(200)}, outbound.Retry())
+	req := request(t.Context(), "PUT", "http://a.test/", io.MultiReader(strings.NewReader("he")))
+	req.ContentLength = 5
+	if _, err := do(rt, req); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestO5NotPastTheCallersDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		rt := outbound.New(world{"a.test": counted(&tries, always(503, "Retry-After", "2"))}, outbound.Retry())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		status, err := do(rt, request(ctx, "GET", "http://a.test/", nil))
+		if status != 503 || tries.Load() != 1 || time.Since(began) != 0 {
+			t.Errorf("%d %v after %d tries and %v; want the 503 at once", status, err, tries.Load(), time.Since(began))
+		}
+	})
+}
+
+func TestO5CallerLeavesDuringBackoff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		rt := outbound.New(world{"a.test": counted(&tries, always(503, "Retry-After", "5"))}, outbound.Retry())
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		began := time.Now()
+		_, err := do(rt, request(ctx, "GET", "http://a.test/", nil))
+		if !errors.Is(err, context.Canceled) || tries.Load() != 1 || time.Since(began) != time.Second {
+			t.Errorf("%v after %d tries and %v", err, tries.Load(), time.Since(began))
+		}
+	})
+}
+
+func TestO6RetryAfter(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		header string
+		tries  int64
+		least  time.Duration
+		most   time.Duration
+	}{
+		{"none: jitter only", "", 2, 0, 50 * time.Millisecond},
+		{"seconds are a minimum", "3", 2, 3 * time.Second, 3050 * time.Millisecond},
+		{"zero", "0", 2, 0, 50 * time.Millisecond},
+		{"a date is one too", "date+4", 2, 3 * time.Second, 4050 * time.Millisecond},
+		{"a date that is past", "date-60", 2, 0, 50 * time.Millisecond},
+		{"just the cap", "10", 2, 10 * time.Second, 10050 * time.Millisecond},
+		{"above the cap: the caller gets it", "11", 1, 0, 0},
+		{"a year", "31536000", 1, 0, 0},
+		{"a date in a year", "date+31536000", 1, 0, 0},
+		{"more than fits", "99999999999999999999999", 1, 0, 0},
+		{"nonsense is none", "soon", 2, 0, 50 * time.Millisecond},
+		{"negative is none", "-5", 2, 0, 50 * time.Millisecond},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				header := tc.header
+				if s, ok := strings.CutPrefix(header, "date"); ok {
+					var seconds int
+					fmt.Sscan(s, &seconds)
+					header = time.Now().Add(time.Duration(seconds) * time.Second).UTC().Format(http.TimeFormat)
+				}
+				var tries atomic.Int64
+				rt := outbound.New(world{"a.test": counted(&tries, always(503, "Retry-After", header))}, outbound.Retry())
+				began := time.Now()
+				status, err := do(rt, request(t.Context(), "GET", "http://a.test/", nil))
+				if status != 503 {
+					t.Errorf("the caller got %d, %v", status, err)
+				}
+				if tries.Load() != tc.tries {
+					t.Errorf("%d tries, want %d", tries.Load(), tc.tries)
+				}
+				if d := time.Since(began); d < tc.least || d > tc.most {
+					t.Errorf("took %v, want %v to %v", d, tc.least, tc.most)
+				}
+			})
+		})
+	}
+}
+
+func TestO6FullJitterThatGrows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test": always(503)}, outbound.Retry(
+			outbound.WithTries(4), outbound.WithBackoff(100*time.Millisecond, 250*time.Millisecond), outbound.WithRetryBudget(1)))
+		var waits []time.Duration
+		for range 200 {
+			began := time.Now()
+			get(t, rt, "http://a.test/")
+			waits = append(waits, time.Since(began))
+		}
+		slices.Sort(waits)
+		// Without a spread all would be the same; the sum is at most 100+200+250 ms.
+		if waits[len(waits)-1] > 550*time.Millisecond || waits[len(waits)-1]-waits[0] < 200*time.Millisecond {
+			t.Errorf("waits from %v to %v", waits[0], waits[len(waits)-1])
+		}
+	})
+}
+
+func TestO6OpenBreakerIsNotRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		rt := outbound.New(world{"a.test": counted(&tries, always(503))}, outbound.Retry(), outbound.Breaker(group()))
+		get(t, rt, "http://a.test/")
+		get(t, rt, "http://a.test/") // its first try is the third failure
+		before := tries.Load()
+		began := time.Now()
+		_, err := get(t, rt, "http://a.test/")
+		if !errors.Is(err, breaker.ErrOpen) || tries.Load() != before || time.Since(began) != 0 {
+			t.Errorf("%v after %d more tries and %v", err, tries.Load()-before, time.Since(began))
+		}
+	})
+}
+
+func TestO7Budget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries, other atomic.Int64
+		rt := outbound.New(world{"a.test": counted(&tries, always(503)), "b.test": counted(&other, always(503))},
+			outbound.Retry(outbound.WithTries(10), outbound.WithBackoff(0, 0)))
+		const n = 2000
+		for range n {
+			get(t, rt, "http://a.test/")
+		}
+		// 10 at the start, and a tenth of each request.
+		if got := tries.Load(); got > n+n/10+10 || got < n+n/10 {
+			t.Errorf("%d requests in an outage made %d tries", n, got)
+		}
+		if get(t, rt, "http://b.test/"); other.Load() != 10 {
+			t.Errorf("another host got %d tries, its budget is its own", other.Load())
+		}
+		if s := rt.Stats(); s.Requests != n+1 || s.Retries != uint64(tries.Load()+other.Load()-n-1) || s.RetriesDenied == 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestO7BudgetIsCapped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		var broken atomic.Bool
+		rt := outbound.New(world{"a.test": counted(&tries, func(*http.Request) (*http.Response, error) {
+			if broken.Load() {
+				return answer(503)
+			}
+			return answer(200)
+		})}, outbound.Retry(outbound.WithTries(10), outbound.WithBackoff(0, 0), outbound.WithRetryBudget(0.1)))
+		for range 5000 {
+			get(t, rt, "http://a.test/")
+		}
+		broken.Store(true)
+		tries.Store(0)
+		for range 100 {
+			get(t, rt, "http://a.test/")
+		}
+		if got := tries.Load(); got > 100+100+10 {
+			t.Errorf("5,000 good requests saved up for %d retries, want at most 110", got-100)
+		}
+	})
+}
+
+func TestO7NoRetriesInsideRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tries atomic.Int64
+		inner := outbound.New(world{"a.test": counted(&tries, always(503))}, outbound.Retry(outbound.WithTries(3)))
+		middle := outbound.New(inner, outbound.Retry(outbound.WithTries(3)))
+		outer := outbound.New(middle, outbound.Retry(outbound.WithTries(3)))
+		get(t, outer, "http://a.test/")
+		if tries.Load() != 3 {
+			t.Errorf("three layers of three tries made %d tries, want 3", tries.Load())
+		}
+	})
+}
+
+func TestO7LostResponseIsDrainedALittleAndClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		long := bytes.NewReader(make([]byte, 1<<20))
+		lost := &closing{Reader: long}
+		first := true
+		rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
+			resp, _ := answer(503)
+			if first {
+				first = false
+				resp.Body = lost
+			}
+			return resp, nil
+		}}, outbound.Retry())
+		resp, err := rt.RoundTrip(request(t.Context(), "GET", "http://a.test/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if read := 1<<20 - long.Len(); read > 4<<10 || !lost.closed.Load() {
+			t.Errorf("read %d bytes of it, closed %v", read, lost.closed.Load())
+		}
+		// The last response is the caller's, unread.
+		if b, _ := io.ReadAll(resp.Body); string(b) != "body" {
+			t.Errorf("the caller got %q", b)
+		}
+		resp.Body.Close()
+	})
+}
+
+func TestRetryLeavesTheRequestAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test:80": always(503)}, outbound.Retry(), outbound.Hedge(),
+			outbound.Balance(newSet(t, urls("http://a.test:80/base"))), outbound.Timeout(time.Second))
+		req := request(t.Context(), "PUT", "http://users/path?q", strings.NewReader("x"))
+		before, body, url := *req, req.Body, *req.URL
+		do(rt, req)
+		if req.Context() != before.Context() || req.Body != body || *req.URL != url || req.Host != before.Host || len(req.Header) != 0 {
+			t.Errorf("changed to %+v", req)
+		}
+	})
+}
+
+func setStreamError(target any, code uint32) bool { return outbound.SetStreamError(target, code) }

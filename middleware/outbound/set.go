@@ -1,0 +1,294 @@
+package outbound
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// A Set spreads requests over endpoints that do the same work; [Balance] puts it
+// into a transport. Make one with [NewSet]. It is safe for concurrent use.
+//
+// Choosing by load alone is dangerous: an endpoint that fails at once has the
+// fewest requests in flight and draws all of them. So each endpoint has a
+// [breaker.Breaker], and while that is open the endpoint is ejected: it gets no
+// requests. When its open time is over a few requests probe it, and its share
+// grows again slowly.
+//
+// If more than half of a tier would be ejected, or is down by the active checks,
+// none of it is: when most endpoints look broken, the fault is likely elsewhere,
+// and the others could not carry the load anyway. [WithMaxEjected] moves that
+// threshold.
+type Set struct {
+	setConfig
+	clock clock
+	list  atomic.Pointer[roster]
+	turns sync.Mutex // guards endpoint.turn
+
+	mu      sync.Mutex // guards changes of list, and what follows
+	closed  bool
+	stop    context.CancelFunc
+	ctx     context.Context
+	probing sync.WaitGroup
+}
+
+// A roster is the endpoints at one time. It does not change.
+type roster struct {
+	all   []*endpoint
+	tiers [][]*endpoint // lowest first, none empty
+}
+
+// NewSet returns a set of the endpoints given. The list may be empty: requests
+// then fail with [ErrNoEndpoint] until [Set.Update] brings some. The error names
+// the first endpoint that is not valid, or is there twice. A wrong option panics.
+//
+// With [WithProbe] a set has a goroutine for each endpoint until [Set.Close].
+func NewSet(endpoints []Endpoint, opts ...SetOption) (*Set, error) {
+	s := &Set{setConfig: defaultSetConfig(), clock: newClock()}
+	for _, o := range opts {
+		o.applySet(&s.setConfig)
+	}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.list.Store(&roster{})
+	if err := s.update(endpoints, true); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Update replaces the list of endpoints. Endpoints that stay, by URL, keep their
+// state; new ones start slowly; requests in flight to removed ones go on. On an
+// error nothing changes.
+func (s *Set) Update(endpoints []Endpoint) error { return s.update(endpoints, false) }
+
+func (s *Set) update(endpoints []Endpoint, initial bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	have := map[string]*endpoint{}
+	for _, e := range s.list.Load().all {
+		have[e.name] = e
+	}
+	type entry struct {
+		Endpoint
+		*endpoint
+	}
+	var entries []entry
+	seen := map[string]bool{}
+	for _, want := range endpoints {
+		want, u, err := want.parse()
+		if err != nil {
+			return err
+		}
+		if seen[want.URL] {
+			return fmt.Errorf("outbound: endpoint %q is given twice; give it once, with a weight", want.URL)
+		}
+		seen[want.URL] = true
+		e := have[want.URL]
+		if e == nil {
+			e = newEndpoint(want, u, s.ejection)
+		}
+		entries = append(entries, entry{want, e})
+	}
+
+	next := &roster{}
+	byTier := map[int][]*endpoint{}
+	for _, n := range entries {
+		e := n.endpoint
+		e.weight.Store(int64(n.Weight))
+		e.tier.Store(int64(n.Tier))
+		if have[e.name] == nil {
+			if !initial {
+				s.warmUp(e)
+			}
+			s.startProbe(e)
+		}
+		next.all = append(next.all, e)
+		byTier[n.Tier] = append(byTier[n.Tier], e)
+	}
+	for tier := range byTier {
+		next.tiers = append(next.tiers, byTier[tier])
+	}
+	slices.SortFunc(next.tiers, func(a, b []*endpoint) int { return int(a[0].tier.Load() - b[0].tier.Load()) })
+	s.list.Store(next)
+	for name, e := range have {
+		if !seen[name] && e.probing != nil {
+			e.probing()
+		}
+	}
+	return nil
+}
+
+// Close stops the active checks and waits for them. The set still works, with
+// what it knew. Close may be called more than once.
+func (s *Set) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.stop()
+	s.mu.Unlock()
+	s.probing.Wait()
+	return nil
+}
+
+func (s *Set) now() time.Duration { return s.clock.since() }
+
+// warmUp begins the slow start of an endpoint.
+func (s *Set) warmUp(e *endpoint) {
+	if s.slowStart > 0 {
+		e.warm.Store(int64(s.now() + s.slowStart))
+	}
+}
+
+// EndpointStats is what a [Set] knows of an endpoint.
+type EndpointStats struct {
+	URL      string `json:"url"`
+	Weight   int    `json:"weight"`
+	Tier     int    `json:"tier"`
+	InFlight int64  `json:"in_flight"`
+	Requests uint64 `json:"requests"`
+	Failures uint64 `json:"failures"` // tries that its breaker took for failures
+	// Ejected says that its breaker keeps requests away.
+	Ejected bool `json:"ejected"`
+	// Down says that its active check keeps requests away.
+	Down bool `json:"down"`
+	// Share of its work that it gets, below 1 on its slow start.
+	Share   float64       `json:"share"`
+	Breaker breaker.Stats `json:"breaker"`
+}
+
+// SetStats is what a [Set] knows.
+type SetStats struct {
+	// Panic says that too few endpoints of every tier are in service, so that
+	// ejection is suspended.
+	Panic     bool            `json:"panic"`
+	Endpoints []EndpointStats `json:"endpoints"`
+}
+
+// Stats returns the present state, endpoints in the order of the list.
+func (s *Set) Stats() SetStats {
+	list, at := s.list.Load(), s.now()
+	stats := SetStats{Endpoints: make([]EndpointStats, 0, len(list.all))}
+	_, stats.Panic = s.serving(list, at)
+	for _, e := range list.all {
+		stats.Endpoints = append(stats.Endpoints, EndpointStats{
+			URL: e.name, Weight: int(e.weight.Load()), Tier: int(e.tier.Load()),
+			InFlight: e.inflight.Load(), Requests: e.picked.Load(), Failures: e.failed.Load(),
+			Ejected: int64(at) < e.out.Load() || e.breaker.State() == breaker.Open, Down: e.down.Load(),
+			Share: e.share(at, s.slowStart), Breaker: e.breaker.Stats(),
+		})
+	}
+	return stats
+}
+
+// Balance sends each try to an endpoint of s, and tells the breaker of the
+// endpoint what became of it, by the rules of [Breaker] or [WithOutcome]. Scheme
+// and host of the URL are replaced, and what the endpoint has of a path put in
+// front; the Host header stays that of the request, unless [WithEndpointHost] is
+// given. [Retry] and [Hedge] go to an endpoint that had no try yet, if there is
+// one. The error is [ErrNoEndpoint] if the set is empty.
+func Balance(s *Set) Layer {
+	if s == nil {
+		panic("outbound: Balance: nil; make a set with NewSet")
+	}
+	return Layer{
+		place: placeBalance,
+		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
+			return &balance{set: s, next: next, limits: c.limits, counts: c.counts}
+		},
+	}
+}
+
+type balance struct {
+	set    *Set
+	next   http.RoundTripper
+	limits *limits // nil for none
+	counts *counts
+}
+
+func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
+	began := b.set.clock.now()
+	e, call, err := b.set.pick(req, began)
+	if err != nil {
+		b.counts.noEndpoint.Add(1)
+		return refuse(req, err)
+	}
+	e.inflight.Add(1)
+	e.picked.Add(1)
+	s := sent{e: e, call: call, req: req}
+	returned := false
+	defer func() {
+		if !returned { // a panic, which travels on
+			call.Done(breaker.Failure, -1)
+			s.failed = true
+			s.release()
+		}
+	}()
+	out := e.address(req, b.set.ownHost)
+	if b.limits != nil {
+		key := e.url.Host
+		s.permit, err = b.limits.enter(req.Context(), key)
+		if err != nil {
+			returned = true
+			b.counts.limited.Add(1)
+			call.Done(breaker.Ignored, 0)
+			e.inflight.Add(-1)
+			return refuse(req, err)
+		}
+		began = b.set.clock.now() // the wait was ours
+	}
+	resp, err := b.next.RoundTrip(out)
+	returned = true
+	now := b.set.clock.now()
+	took := now.Sub(began)
+	o := b.set.judge(req, resp, err, took, e.breaker)
+	if o == breaker.Failure {
+		e.failed.Add(1)
+	}
+	call.DoneAt(o, took, now)
+	if err != nil {
+		s.failed = true
+		s.release()
+		return nil, err
+	}
+	s.failed = resp.StatusCode >= http.StatusInternalServerError
+	watch(resp, s)
+	return resp, nil
+}
+
+// sent is a try at an endpoint; it is over when the response body is.
+type sent struct {
+	e      *endpoint
+	call   breaker.Call
+	req    *http.Request
+	permit limiter.Permit
+	failed bool
+}
+
+func (s sent) ended(err error) {
+	if err != nil && s.req.Context().Err() == nil {
+		s.failed = true
+		s.e.failed.Add(1)
+		s.call.Fail()
+	}
+	s.release()
+}
+
+func (s sent) release() {
+	s.e.inflight.Add(-1)
+	switch {
+	case errors.Is(s.req.Context().Err(), context.Canceled):
+		s.permit.Release(limiter.Ignored)
+	case s.failed:
+		s.permit.Release(limiter.Failure)
+	default:
+		s.permit.Release(limiter.Success)
+	}
+}

@@ -1,0 +1,103 @@
+package outbound
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+)
+
+// A SetOption configures [NewSet].
+type SetOption interface{ applySet(*setConfig) }
+
+type setOption func(*setConfig)
+
+func (f setOption) applySet(c *setConfig) { f(c) }
+
+type setConfig struct {
+	policy     Policy
+	hashKey    func(*http.Request) string
+	ejection   []breaker.Option
+	maxEjected float64
+	slowStart  time.Duration
+	probe      *Probe
+	ownHost    bool
+	breakerConfig
+}
+
+func defaultSetConfig() setConfig {
+	return setConfig{
+		ejection: []breaker.Option{
+			breaker.WithWindow(time.Second),
+			breaker.WithConsecutiveFailures(5),
+		},
+		maxEjected: 0.5,
+		slowStart:  10 * time.Second,
+	}
+}
+
+// WithPolicy sets how an endpoint is chosen; default [P2C]. For hashing see
+// [WithHash].
+func WithPolicy(p Policy) SetOption {
+	if p < P2C || p > Random {
+		panic(fmt.Sprintf("outbound: WithPolicy(%d): give P2C, RoundRobin or Random; for hashing WithHash", p))
+	}
+	return setOption(func(c *setConfig) { c.policy, c.hashKey = p, nil })
+}
+
+// WithHash sends requests with the same key to the same endpoint, so that caches
+// there stay warm. It uses rendezvous hashing by weight: when an endpoint leaves,
+// only its keys move. An endpoint with more than 1.25 times its part of the
+// requests in flight passes keys on to the next choice (Mirrokni, Thorup and
+// Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016), so one popular
+// key cannot drown it.
+func WithHash(key func(*http.Request) string) SetOption {
+	if key == nil {
+		panic("outbound: WithHash: nil; give a function that returns the key of a request")
+	}
+	return setOption(func(c *setConfig) { c.policy, c.hashKey = hashed, key })
+}
+
+// WithEjection sets when endpoints are ejected, with options of package breaker
+// that are added to the defaults of a set: a window of 1 s, in which half of at
+// least 20 requests failed, or 5 failures in a row; out for 5 s, twice as long
+// each further time. For endpoints that become slow rather than fail, add
+// [breaker.WithSlowCalls].
+func WithEjection(opts ...breaker.Option) SetOption {
+	return setOption(func(c *setConfig) { c.ejection = append(c.ejection, opts...) })
+}
+
+// WithMaxEjected sets which part of a tier may be out of service, ejected or
+// down, before all of it is used again; 0 to 1, default 0.5. With 0 nothing is
+// ever ejected; with 1 everything can be, and requests then fail with
+// [ErrNoEndpoint].
+func WithMaxEjected(part float64) SetOption {
+	if !(part >= 0 && part <= 1) {
+		panic(fmt.Sprintf("outbound: WithMaxEjected(%v): give 0 to 1", part))
+	}
+	return setOption(func(c *setConfig) { c.maxEjected = part })
+}
+
+// WithSlowStart sets how long the share of an endpoint grows that was added by
+// [Set.Update], or that its active check found up again, from a tenth to the
+// whole; default 10 s. Zero gives it all at once. After an ejection its breaker
+// does the same, see [breaker.WithRamp].
+func WithSlowStart(d time.Duration) SetOption {
+	if d < 0 {
+		panic(fmt.Sprintf("outbound: WithSlowStart(%v): give zero or more", d))
+	}
+	return setOption(func(c *setConfig) { c.slowStart = d })
+}
+
+// WithProbe has each endpoint asked at an interval whether it is up.
+func WithProbe(p Probe) SetOption {
+	p = p.valid()
+	return setOption(func(c *setConfig) { c.probe = &p })
+}
+
+// WithEndpointHost sends the host of the endpoint in the Host header, in place of
+// that of the request. Servers that tell virtual hosts apart by endpoint need it.
+func WithEndpointHost() SetOption {
+	return setOption(func(c *setConfig) { c.ownHost = true })
+}

@@ -1,0 +1,672 @@
+package outbound_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/middleware/outbound"
+)
+
+// spread counts which endpoint answers.
+type spread struct {
+	mu  sync.Mutex
+	got map[string]int
+	// hold keeps responses open, so that what is in flight grows.
+	hold bool
+}
+
+func (s *spread) RoundTrip(req *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.got == nil {
+		s.got = map[string]int{}
+	}
+	s.got[req.URL.Host]++
+	if s.hold {
+		return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("x"))}, nil
+	}
+	return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+}
+
+func three(weights ...int) []outbound.Endpoint {
+	var list []outbound.Endpoint
+	for i, name := range []string{"a", "b", "c"} {
+		list = append(list, outbound.Endpoint{URL: "http://" + name + ".test", Weight: weights[i]})
+	}
+	return list
+}
+
+func TestPolicies(t *testing.T) {
+	const n = 6000
+	for _, tc := range []struct {
+		name string
+		opts []outbound.SetOption
+		hold bool
+		want [3]float64
+		off  float64
+	}{
+		{"P2C, idle: even", nil, false, [3]float64{1, 1, 1}, 0.05},
+		{"P2C, all in flight: by weight", nil, true, [3]float64{1, 2, 3}, 0.02},
+		{"RoundRobin: exact", []outbound.SetOption{outbound.WithPolicy(outbound.RoundRobin)}, false, [3]float64{1, 2, 3}, 0.001},
+		{"Random: by weight", []outbound.SetOption{outbound.WithPolicy(outbound.Random)}, false, [3]float64{1, 2, 3}, 0.03},
+		{"hash: by weight", []outbound.SetOption{outbound.WithHash(func(r *http.Request) string { return r.URL.Path })}, false, [3]float64{1, 2, 3}, 0.05},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				weights := []int{int(tc.want[0]), int(tc.want[1]), int(tc.want[2])}
+				s := &spread{hold: tc.hold}
+				rt := outbound.New(s, outbound.Balance(newSet(t, three(weights...), tc.opts...)))
+				for i := range n {
+					resp, err := rt.RoundTrip(request(t.Context(), "GET", fmt.Sprintf("http://svc/%d", i), nil))
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = resp // not closed where the load is to grow
+				}
+				sum := tc.want[0] + tc.want[1] + tc.want[2]
+				for i, host := range []string{"a.test", "b.test", "c.test"} {
+					if got, want := float64(s.got[host])/n, tc.want[i]/sum; math.Abs(got-want) > tc.off {
+						t.Errorf("%s got %.3f of the requests, want %.3f", host, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestRoundRobinIsSmooth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var order []string
+		record := func(req *http.Request) (*http.Response, error) {
+			order = append(order, req.URL.Host[:1])
+			return answer(200)
+		}
+		rt := outbound.New(world{"a.test": record, "b.test": record, "c.test": record},
+			outbound.Balance(newSet(t, three(5, 1, 1), outbound.WithPolicy(outbound.RoundRobin))))
+		for range 7 {
+			get(t, rt, "http://svc/")
+		}
+		if got := strings.Join(order, ""); got != "aabacaa" { // as in nginx's commit message
+			t.Errorf("order %s, want aabacaa", got)
+		}
+	})
+}
+
+func TestHashKeepsKeysInPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at sync.Map
+		note := func(req *http.Request) (*http.Response, error) {
+			at.Store(req.URL.Path, req.URL.Host)
+			return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+		}
+		set := newSet(t, urls("http://a.test", "http://b.test", "http://c.test", "http://d.test"),
+			outbound.WithHash(func(r *http.Request) string { return r.URL.Path }), outbound.WithSlowStart(0))
+		rt := outbound.New(world{"a.test": note, "b.test": note, "c.test": note, "d.test": note}, outbound.Balance(set))
+		place := func() map[string]string {
+			m := map[string]string{}
+			for i := range 1000 {
+				path := fmt.Sprintf("/%d", i)
+				get(t, rt, "http://svc"+path)
+				host, _ := at.Load(path)
+				m[path] = host.(string)
+			}
+			return m
+		}
+		before := place()
+		for path, host := range place() {
+			if before[path] != host {
+				t.Fatalf("%s moved from %s to %s while nothing changed", path, before[path], host)
+			}
+		}
+		if err := set.Update(urls("http://a.test", "http://b.test", "http://c.test")); err != nil {
+			t.Fatal(err)
+		}
+		for path, host := range place() {
+			if was := before[path]; was != "d.test" && was != host {
+				t.Errorf("%s moved from %s to %s though %s stayed", path, was, host, was)
+			}
+		}
+	})
+}
+
+func TestHashBoundsTheLoadOfAPopularKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &spread{hold: true}
+		rt := outbound.New(s, outbound.Balance(newSet(t, three(1, 1, 1), outbound.WithHash(func(*http.Request) string { return "popular" }))))
+		for range 300 {
+			rt.RoundTrip(request(t.Context(), "GET", "http://svc/", nil))
+		}
+		for host, n := range s.got {
+			if n > 126 { // ceil(1.25 * 301 / 3)
+				t.Errorf("%s has %d of 300 in flight", host, n)
+			}
+		}
+	})
+}
+
+func TestP2CFollowsTheLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow, fast atomic.Int64
+		rt := outbound.New(world{
+			"slow.test": counted(&slow, sleepy(100*time.Millisecond, 200)),
+			"fast.test": counted(&fast, sleepy(10*time.Millisecond, 200)),
+		}, outbound.Balance(newSet(t, urls("http://slow.test", "http://fast.test"))))
+		var clients sync.WaitGroup
+		for range 22 {
+			clients.Go(func() {
+				for range 100 {
+					get(t, rt, "http://svc/")
+				}
+			})
+		}
+		clients.Wait()
+		if ratio := float64(fast.Load()) / float64(slow.Load()); ratio < 8 || ratio > 12 {
+			t.Errorf("the endpoint that is ten times faster got %.1f times the work", ratio)
+		}
+	})
+}
+
+func TestAddress(t *testing.T) {
+	for _, tc := range []struct {
+		endpoint, url, path, host string
+		opts                      []outbound.SetOption
+	}{
+		{"http://a.test:8080", "http://svc/x?q=1", "/x", "svc", nil},
+		{"https://A.test", "http://svc/x", "/x", "svc", nil},
+		{"http://a.test/base/", "http://svc/x", "/base/x", "svc", nil},
+		{"http://a.test/base", "http://svc", "/base/", "svc", nil},
+		{"http://a.test/base", "http://svc/a%2Fb", "/base/a%2Fb", "svc", nil},
+		{"http://a.test/", "http://svc/x//y/", "/x//y/", "svc", nil},
+		{"http://a.test", "http://svc/x", "/x", "", []outbound.SetOption{outbound.WithEndpointHost()}},
+	} {
+		t.Run(tc.endpoint+" "+tc.url, func(t *testing.T) {
+			var got *http.Request
+			rt := outbound.New(catch{&got}, outbound.Balance(newSet(t, urls(tc.endpoint), tc.opts...)))
+			do(rt, request(t.Context(), "GET", tc.url, nil))
+			if got.URL.EscapedPath() != tc.path || got.Host != tc.host || !strings.HasPrefix(got.URL.Host, "a.test") ||
+				got.URL.Scheme != tc.endpoint[:strings.Index(tc.endpoint, ":")] {
+				t.Errorf("sent to %s with Host %q", got.URL, got.Host)
+			}
+		})
+	}
+}
+
+type catch struct{ into **http.Request }
+
+func (c catch) RoundTrip(req *http.Request) (*http.Response, error) {
+	*c.into = req
+	return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+}
+
+func TestEndpointsThatAreNotValid(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		list []outbound.Endpoint
+		says string
+	}{
+		{"duplicate", urls("http://a.test", "http://b.test", "http://a.test"), "twice"},
+		{"duplicate in other words", urls("http://a.test", "http://A.TEST/"), "twice"},
+		{"weight negative", []outbound.Endpoint{{URL: "http://a.test", Weight: -1}}, "weight -1"},
+		{"tier negative", []outbound.Endpoint{{URL: "http://a.test", Tier: -1}}, "tier -1"},
+		{"no scheme", urls("a.test:80"), "scheme"},
+		{"other scheme", urls("ftp://a.test"), "scheme"},
+		{"no host", urls("http:///x"), "no host"},
+		{"user", urls("http://me:secret@a.test"), "only scheme"},
+		{"query", urls("http://a.test?x"), "only scheme"},
+		{"no URL", urls("http://a b"), "endpoint"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if _, err := outbound.NewSet(tc.list); err == nil || !strings.HasPrefix(err.Error(), "outbound: ") || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("NewSet: %v", err)
+			} else if strings.Contains(err.Error(), "secret") {
+				t.Errorf("NewSet: the error holds a password: %v", err)
+			}
+			s := newSet(t, urls("http://kept.test"))
+			if err := s.Update(tc.list); err == nil {
+				t.Error("Update: no error")
+			}
+			if e := s.Stats().Endpoints; len(e) != 1 || e[0].URL != "http://kept.test" {
+				t.Errorf("Update changed the list to %v", e)
+			}
+		})
+	}
+}
+
+func TestWeightZeroIsOne(t *testing.T) {
+	s := newSet(t, urls("http://a.test"))
+	if w := s.Stats().Endpoints[0].Weight; w != 1 {
+		t.Errorf("weight %d", w)
+	}
+}
+
+func TestEndpointListEmpty(t *testing.T) {
+	set := newSet(t, nil)
+	rt := outbound.New(world{"a.test": always(200)}, outbound.Balance(set), outbound.Retry())
+	body := &closing{Reader: strings.NewReader("x")}
+	_, err := do(rt, request(t.Context(), "POST", "http://svc/", body))
+	if !errors.Is(err, outbound.ErrNoEndpoint) || !body.closed.Load() {
+		t.Errorf("%v, body closed %v", err, body.closed.Load())
+	}
+	if n := rt.Stats().NoEndpoint; n != 1 {
+		t.Errorf("%d counted: it was retried, or not at all", n)
+	}
+	if err := set.Update(urls("http://a.test")); err != nil {
+		t.Fatal(err)
+	}
+	if status, err := get(t, rt, "http://svc/"); status != 200 {
+		t.Errorf("after Update: %v", err)
+	}
+	if err := set.Update(nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := get(t, rt, "http://svc/"); !errors.Is(err, outbound.ErrNoEndpoint) {
+		t.Errorf("emptied again: %v", err)
+	}
+}
+
+func TestEjection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var bad, good atomic.Int64
+		var broken atomic.Bool
+		broken.Store(true)
+		w := world{"good.test": counted(&good, always(200)), "bad.test": counted(&bad, func(*http.Request) (*http.Response, error) {
+			if broken.Load() {
+				return answer(503)
+			}
+			return answer(200)
+		})}
+		set := newSet(t, urls("http://good.test", "http://bad.test"), outbound.WithEjection(breaker.WithJitter(0)))
+		rt := outbound.New(w, outbound.Balance(set))
+		for range 1000 {
+			get(t, rt, "http://svc/")
+		}
+		if bad.Load() != 5 {
+			t.Errorf("the failing endpoint got %d requests before it was out, want 5", bad.Load())
+		}
+		s := set.Stats()
+		if s.Panic || !s.Endpoints[1].Ejected || s.Endpoints[1].Failures != 5 || s.Endpoints[0].Ejected {
+			t.Errorf("%+v", s)
+		}
+		broken.Store(false)
+		time.Sleep(5 * time.Second)
+		for range 100 {
+			get(t, rt, "http://svc/")
+		}
+		if n := bad.Load(); n < 8 || n > 40 {
+			t.Errorf("after its open time it got %d requests, want three probes and the first of the ramp", n-5)
+		}
+		time.Sleep(10 * time.Second)
+		bad.Store(0)
+		for range 1000 {
+			get(t, rt, "http://svc/")
+		}
+		if n := bad.Load(); n < 400 {
+			t.Errorf("after the ramp it got %d of 1,000", n)
+		}
+	})
+}
+
+func TestAllEndpointsEjected(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		opts []outbound.SetOption
+		sent int64
+	}{
+		{"by default, ejection is suspended and the answer is theirs", nil, 100},
+		{"with WithMaxEjected(1) the error is ErrNoEndpoint", []outbound.SetOption{outbound.WithMaxEjected(1)}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				dead := counted(&calls, always(503))
+				rt := outbound.New(world{"a.test": dead, "b.test": dead},
+					outbound.Balance(newSet(t, urls("http://a.test", "http://b.test"), tc.opts...)))
+				for range 20 {
+					get(t, rt, "http://svc/")
+				}
+				calls.Store(0)
+				for range 100 {
+					status, err := get(t, rt, "http://svc/")
+					if tc.sent > 0 && status != 503 || tc.sent == 0 && !errors.Is(err, outbound.ErrNoEndpoint) {
+						t.Fatalf("%d %v", status, err)
+					}
+				}
+				if calls.Load() != tc.sent {
+					t.Errorf("%d sent, want %d", calls.Load(), tc.sent)
+				}
+			})
+		})
+	}
+}
+
+func TestNeverMoreThanHalfIsEjected(t *testing.T) {
+	for bad := range 11 {
+		t.Run(fmt.Sprintf("%d of 10 fail", bad), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls [10]atomic.Int64
+				w := world{}
+				var list []outbound.Endpoint
+				for i := range 10 {
+					status := 200
+					if i < bad {
+						status = 503
+					}
+					host := fmt.Sprintf("e%d.test", i)
+					w[host] = counted(&calls[i], always(status))
+					list = append(list, outbound.Endpoint{URL: "http://" + host})
+				}
+				set := newSet(t, list)
+				rt := outbound.New(w, outbound.Balance(set))
+				for range 2000 {
+					get(t, rt, "http://svc/")
+				}
+				for i := range calls {
+					calls[i].Store(0)
+				}
+				for range 2000 {
+					get(t, rt, "http://svc/")
+				}
+				used := 0
+				for i := range calls {
+					if calls[i].Load() > 0 {
+						used++
+					}
+				}
+				want := 10 - bad
+				if bad > 5 {
+					want = 10
+				}
+				if used != want || set.Stats().Panic != (bad > 5) {
+					t.Errorf("%d endpoints are used, want %d; panic %v", used, want, set.Stats().Panic)
+				}
+			})
+		})
+	}
+}
+
+func TestTiers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Int64
+		var near, far atomic.Int64
+		w := world{}
+		list := []outbound.Endpoint{}
+		for i := range 4 {
+			host := fmt.Sprintf("near%d.test", i)
+			w[host] = counted(&near, func(*http.Request) (*http.Response, error) {
+				if int64(i) < broken.Load() {
+					return answer(503)
+				}
+				return answer(200)
+			})
+			list = append(list, outbound.Endpoint{URL: "http://" + host})
+		}
+		w["far.test"] = counted(&far, always(200))
+		list = append(list, outbound.Endpoint{URL: "http://far.test", Tier: 1})
+		rt := outbound.New(w, outbound.Balance(newSet(t, list)))
+		for _, tc := range []struct {
+			broken int64
+			far    bool
+		}{{0, false}, {2, false}, {3, true}, {4, true}} {
+			broken.Store(tc.broken)
+			for range 500 {
+				get(t, rt, "http://svc/")
+			}
+			near.Store(0)
+			far.Store(0)
+			for range 100 {
+				get(t, rt, "http://svc/")
+			}
+			if tc.far != (far.Load() == 100) || tc.far != (near.Load() == 0) {
+				t.Errorf("%d of 4 broken: near got %d, far %d", tc.broken, near.Load(), far.Load())
+			}
+		}
+	})
+}
+
+func TestRetryGoesToAnotherEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, bad := range map[string]func(*http.Request) (*http.Response, error){
+			"503 that asks to wait": always(503, "Retry-After", "5"),
+			"refused":               failing(refusedDial()),
+			"name does not exist":   failing(notFoundDNS()),
+		} {
+			set := newSet(t, urls("http://bad.test", "http://good.test"))
+			rt := outbound.New(world{"good.test": always(200), "bad.test": bad}, outbound.Balance(set), outbound.Retry())
+			began := time.Now()
+			for range 100 {
+				if status, err := get(t, rt, "http://svc/"); status != 200 {
+					t.Fatalf("%s: %d %v", name, status, err)
+				}
+			}
+			if d := time.Since(began); d > 300*time.Millisecond {
+				t.Errorf("%s: waited %v though another endpoint was there", name, d)
+			}
+		}
+	})
+}
+
+func TestRetryThreeEndpointsOneTryEach(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls [3]atomic.Int64
+		w := world{}
+		for i, host := range []string{"a.test", "b.test", "c.test"} {
+			w[host] = counted(&calls[i], always(502))
+		}
+		rt := outbound.New(w, outbound.Balance(newSet(t, three(1, 1, 1))), outbound.Retry(outbound.WithTries(3)))
+		get(t, rt, "http://svc/")
+		for i := range calls {
+			if calls[i].Load() != 1 {
+				t.Errorf("endpoint %d got %d tries", i, calls[i].Load())
+			}
+		}
+	})
+}
+
+func TestUpdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &spread{}
+		set := newSet(t, urls("http://a.test", "http://b.test"))
+		rt := outbound.New(s, outbound.Balance(set))
+		held, err := outbound.New(world{"a.test": always(200), "b.test": always(200)}, outbound.Balance(set)).
+			RoundTrip(request(t.Context(), "GET", "http://svc/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			get(t, rt, "http://svc/")
+		}
+		requests := set.Stats().Endpoints[0].Requests
+		if err := set.Update([]outbound.Endpoint{{URL: "http://a.test", Weight: 7}, {URL: "http://c.test"}}); err != nil {
+			t.Fatal(err)
+		}
+		e := set.Stats().Endpoints
+		if e[0].Requests != requests || e[0].Weight != 7 || e[0].Share != 1 {
+			t.Errorf("the one that stayed: %+v", e[0])
+		}
+		if e[1].Share != 0.1 {
+			t.Errorf("the new one starts with a share of %v", e[1].Share)
+		}
+		time.Sleep(5 * time.Second)
+		if share := set.Stats().Endpoints[1].Share; math.Abs(share-0.5) > 0.01 {
+			t.Errorf("half way through its slow start: %v", share)
+		}
+		s.got = nil
+		for range 100 {
+			get(t, rt, "http://svc/")
+		}
+		if s.got["b.test"] != 0 {
+			t.Errorf("the removed one got %d", s.got["b.test"])
+		}
+		io.ReadAll(held.Body)
+		held.Body.Close()
+	})
+}
+
+func TestSlowStartShare(t *testing.T) {
+	for _, opts := range [][]outbound.SetOption{
+		nil,
+		{outbound.WithPolicy(outbound.RoundRobin)},
+		{outbound.WithPolicy(outbound.Random)},
+		{outbound.WithHash(func(r *http.Request) string { return r.URL.Path })},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &spread{}
+			set := newSet(t, urls("http://a.test"), opts...)
+			rt := outbound.New(s, outbound.Balance(set))
+			set.Update(urls("http://a.test", "http://new.test"))
+			last := -1
+			for range 11 {
+				s.got = map[string]int{}
+				for i := range 1000 {
+					get(t, rt, fmt.Sprintf("http://svc/%d", i))
+				}
+				if got := s.got["new.test"]; got < last-60 || last < 0 && got > 200 {
+					t.Errorf("share went from %d to %d of 1,000", last, got)
+				} else {
+					last = got
+				}
+				time.Sleep(time.Second)
+			}
+			if last < 420 || last > 580 {
+				t.Errorf("in the end %d of 1,000", last)
+			}
+		})
+	}
+}
+
+func TestProbeFallAndRise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Bool
+		var probes, calls atomic.Int64
+		up.Store(true)
+		w := world{"a.test": counted(&calls, always(200)), "b.test": always(200)}
+		probe := outbound.Probe{Path: "/readyz", Transport: world{
+			"b.test": always(200),
+			"a.test": counted(&probes, func(req *http.Request) (*http.Response, error) {
+				if req.URL.Path != "/readyz" {
+					t.Errorf("probe of %s", req.URL)
+				}
+				if up.Load() {
+					return answer(200)
+				}
+				return answer(503)
+			})}}
+		set := newSet(t, urls("http://a.test", "http://b.test"), outbound.WithProbe(probe))
+		rt := outbound.New(w, outbound.Balance(set))
+		down := func() bool { return set.Stats().Endpoints[0].Down }
+
+		time.Sleep(95 * time.Second)
+		if n := probes.Load(); n < 8 || n > 13 {
+			t.Errorf("%d probes in 95 s, want one in 8 to 12 s", n)
+		}
+		up.Store(false)
+		time.Sleep(15 * time.Second)
+		if down() {
+			t.Error("down after one or two failures; three are wanted")
+		}
+		time.Sleep(25 * time.Second)
+		if !down() {
+			t.Error("not down after three failures")
+		}
+		before := calls.Load()
+		for range 50 {
+			get(t, rt, "http://svc/")
+		}
+		if calls.Load() != before {
+			t.Errorf("%d requests to an endpoint that is down", calls.Load()-before)
+		}
+		up.Store(true)
+		time.Sleep(26 * time.Second)
+		if down() {
+			t.Error("still down after two successes")
+		}
+		if share := set.Stats().Endpoints[0].Share; share == 1 && !down() {
+			// It rose at most 18 s ago if the probes were quick, at least 2 s ago otherwise.
+			t.Logf("slow start is over already")
+		}
+		set.Close()
+		n := probes.Load()
+		time.Sleep(time.Minute)
+		if probes.Load() != n {
+			t.Error("probes after Close")
+		}
+	})
+}
+
+func TestProbeOfARemovedEndpointStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a, b atomic.Int64
+		set := newSet(t, urls("http://a.test"), outbound.WithProbe(outbound.Probe{
+			Path: "/", Transport: world{"a.test": counted(&a, always(200)), "b.test": counted(&b, always(200))}}))
+		time.Sleep(time.Minute)
+		set.Update(urls("http://b.test"))
+		synctest.Wait()
+		n := a.Load()
+		time.Sleep(time.Minute)
+		if a.Load() != n || b.Load() < 4 {
+			t.Errorf("removed: %d more probes; added: %d", a.Load()-n, b.Load())
+		}
+	})
+}
+
+func TestProbeTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, urls("http://a.test", "http://b.test"), outbound.WithProbe(outbound.Probe{
+			Path: "/", Fall: 1, Transport: world{"a.test": sleepy(time.Hour, 200), "b.test": always(200)}}))
+		time.Sleep(2100 * time.Millisecond)
+		if !set.Stats().Endpoints[0].Down {
+			t.Error("an endpoint that does not answer probes is up")
+		}
+	})
+}
+
+func TestSetUnderChangeAndLoad(t *testing.T) {
+	// For the race detector: everything at once.
+	synctest.Test(t, func(t *testing.T) {
+		w := world{}
+		for _, h := range []string{"a.test", "b.test", "c.test", "d.test"} {
+			w[h] = sleepy(time.Millisecond, 200)
+		}
+		w["d.test"] = sleepy(time.Millisecond, 503)
+		for _, opt := range []outbound.SetOption{
+			outbound.WithPolicy(outbound.P2C), outbound.WithPolicy(outbound.RoundRobin), outbound.WithPolicy(outbound.Random),
+			outbound.WithHash(func(r *http.Request) string { return r.URL.Path }),
+		} {
+			set := newSet(t, urls("http://a.test"), opt, outbound.WithProbe(outbound.Probe{Path: "/", Transport: w, Interval: 5 * time.Millisecond}))
+			rt := outbound.New(w, outbound.Balance(set), outbound.Retry(), outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond/2)), outbound.Timeout(time.Second))
+			var all sync.WaitGroup
+			for range 8 {
+				all.Go(func() {
+					for i := range 100 {
+						get(t, rt, fmt.Sprintf("http://svc/%d", i))
+					}
+				})
+			}
+			all.Go(func() {
+				for i := range 50 {
+					list := urls("http://a.test", "http://b.test", "http://c.test", "http://d.test")
+					set.Update(list[:1+i%4])
+					set.Stats()
+					time.Sleep(2 * time.Millisecond)
+				}
+			})
+			all.Wait()
+			set.Close()
+			for _, e := range set.Stats().Endpoints {
+				if e.InFlight != 0 {
+					t.Errorf("%s: %d in flight", e.URL, e.InFlight)
+				}
+			}
+		}
+	})
+}

@@ -1,0 +1,101 @@
+package outbound
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// Timeout gives each try d until the header of its response has come. The error
+// of one that took longer is a [*TimeoutError]; [Retry] may try again, and
+// [Breaker] counts a failure. The body may take as long as it takes, unless
+// [WithStall] is given: a limit on the whole would cut downloads and event
+// streams. It panics if d is not positive.
+func Timeout(d time.Duration, opts ...TimeoutOption) Layer {
+	if d <= 0 {
+		panic(fmt.Sprintf("outbound: Timeout(%v): give a positive duration, or leave the layer out", d))
+	}
+	cfg := timeoutConfig{header: d}
+	for _, o := range opts {
+		o.applyTimeout(&cfg)
+	}
+	return Layer{
+		place: placeTimeout,
+		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
+			return &timeout{timeoutConfig: cfg, next: next, counts: c.counts}
+		},
+	}
+}
+
+// A TimeoutOption configures [Timeout].
+type TimeoutOption interface{ applyTimeout(*timeoutConfig) }
+
+type timeoutOption func(*timeoutConfig)
+
+func (f timeoutOption) applyTimeout(c *timeoutConfig) { f(c) }
+
+type timeoutConfig struct{ header, stall time.Duration }
+
+// WithStall cuts a response of which nothing arrives for d while its body is
+// being read. Reading then fails with a [*TimeoutError]. Zero, the default, waits.
+// It does not hold for connections that were upgraded.
+func WithStall(d time.Duration) TimeoutOption {
+	if d < 0 {
+		panic(fmt.Sprintf("outbound: WithStall(%v): give zero or more", d))
+	}
+	return timeoutOption(func(c *timeoutConfig) { c.stall = d })
+}
+
+type timeout struct {
+	timeoutConfig
+	next   http.RoundTripper
+	counts *counts
+}
+
+// errGivenUp is the cause of a context that we cancelled.
+var errGivenUp = errors.New("outbound: given up")
+
+func (t *timeout) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(req.Context())
+	timer := time.AfterFunc(t.header, func() { cancel(errGivenUp) })
+	returned := false
+	defer func() {
+		if !returned { // a panic beneath
+			timer.Stop()
+			cancel(nil)
+		}
+	}()
+	resp, err := t.next.RoundTrip(req.WithContext(ctx))
+	returned = true
+	inTime := timer.Stop()
+	if err == nil && inTime {
+		if resp.StatusCode != http.StatusSwitchingProtocols && t.stall > 0 && resp.Body != nil && resp.Body != http.NoBody {
+			s := &stallBody{ReadCloser: resp.Body, t: t, host: req.URL.Host, ctx: ctx}
+			s.timer = time.AfterFunc(t.stall, func() { cancel(errGivenUp) })
+			s.timer.Stop() // runs only while a Read waits
+			resp.Body = s
+		}
+		watch(resp, ending{cancel})
+		return resp, nil
+	}
+	if err == nil { // the header came just as the time was over; its body is lost already
+		resp.Body.Close()
+	}
+	late := context.Cause(ctx) == errGivenUp
+	cancel(nil)
+	if late && req.Context().Err() == nil {
+		t.counts.timeouts.Add(1)
+		return nil, &TimeoutError{Host: req.URL.Host, After: t.header}
+	}
+	if err == nil {
+		err = context.Cause(req.Context())
+	}
+	return nil, err
+}
+
+// ending lets go of the context of a try when its response is over.
+type ending struct{ cancel context.CancelCauseFunc }
+
+func (e ending) ended(error) { e.cancel(nil) }
