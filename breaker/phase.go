@@ -32,14 +32,9 @@ type opening struct {
 
 // A lease is the time that a probe has.
 type lease struct {
-	done     func(error) // gobreaker's; nil: free
-	end      int64
-	answered bool
-	ticket   *ticket // of the call
-	seq      uint32
+	done func(error) // gobreaker's; nil: free
+	end  int64
 }
-
-func (l *lease) of(c Call) bool { return l.done != nil && l.ticket == c.ticket && l.seq == c.seq }
 
 func (b *Breaker) newPhase(s State, now int64) *phase {
 	p := &phase{b: b, state: s, since: now}
@@ -183,21 +178,11 @@ func (b *Breaker) pass(now int64) {
 		}
 	case HalfOpen:
 		for i := range p.opening.leases {
-			l := &p.opening.leases[i]
-			if l.done == nil || now < l.end {
-				continue
-			}
-			done := l.done
-			l.done = nil
-			if l.answered {
-				done(nil)
-			} else {
+			if l := &p.opening.leases[i]; l.done != nil && now >= l.end {
 				b.lost++
-				done(errFailed)
-			}
-			p.gate()
-			b.follow(CauseProbeLost)
-			if b.phase.Load() != p {
+				l.done(errFailed)
+				l.done = nil
+				b.follow(CauseProbeLost)
 				return
 			}
 		}
@@ -228,11 +213,10 @@ func (b *Breaker) probe(now int64) (Call, error, bool) {
 	for p.opening.leases[i].done != nil {
 		i++
 	}
-	c := newCall(p, now, int16(i), 0, 0)
-	p.opening.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease()), ticket: c.ticket, seq: c.seq}
+	p.opening.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease())}
 	p.opening.granted++
 	p.gate()
-	return c, nil, true
+	return newCall(p, now, int16(i), 0, 0), nil, true
 }
 
 // gate says from when on a call can pass: at once if a probe is left, else when the first lease ends.
@@ -252,16 +236,16 @@ func (p *phase) gate() {
 }
 
 // settleProbe tells gobreaker what became of a probe.
-func (b *Breaker) settleProbe(c Call, o Outcome, latency time.Duration) {
+func (b *Breaker) settleProbe(p *phase, i int, o Outcome, latency time.Duration) {
 	b.mu.Lock()
 	defer b.tell()
 	defer b.mu.Unlock()
-	p := c.p
-	l := &p.opening.leases[c.probe]
-	if b.phase.Load() != p || !l.of(c) {
+	if b.phase.Load() != p {
 		b.dropped.Add(1)
 		return
 	}
+	// A ticket is settled once and a lost probe changes the phase, so the lease is this call's.
+	l := &p.opening.leases[i]
 	done := l.done
 	l.done = nil
 	slow := b.cfg.Load().SlowCall

@@ -360,17 +360,37 @@ func (fl *fill) overflow() {
 
 // readFrom keeps the copy that the writer below can do better, such as sendfile.
 func (fl *fill) readFrom(src io.Reader) (int64, error) {
+	var n int64
+	var buf []byte
 	if fl.mode == undecided {
-		fl.decide(http.StatusOK)
+		// The header goes out with the first byte and not before: if src fails without one, the handler
+		// may still answer with an error. net/http reads as much to find the type.
+		buf = make([]byte, 32<<10)
+		m, err := src.Read(buf[:512])
+		for m == 0 && err == nil {
+			m, err = src.Read(buf[:512])
+		}
+		if m > 0 {
+			w, werr := fl.write(buf[:m])
+			n += int64(w)
+			if werr != nil {
+				return n, werr
+			}
+		}
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
 	}
 	if fl.mode == straight {
-		if rf, ok := fl.w.(io.ReaderFrom); ok {
-			return rf.ReadFrom(src)
-		}
-		return io.Copy(onlyWriter{fl.w}, src)
+		m, err := fl.copyStraight(src)
+		return n + m, err
 	}
-	var n int64
-	buf := make([]byte, 32<<10)
+	if buf == nil {
+		buf = make([]byte, 32<<10)
+	}
 	for {
 		m, err := src.Read(buf)
 		if m > 0 {
@@ -380,7 +400,7 @@ func (fl *fill) readFrom(src io.Reader) (int64, error) {
 				return n, werr
 			}
 			if fl.mode == straight && err == nil {
-				m, err := fl.readFrom(src)
+				m, err := fl.copyStraight(src)
 				return n + m, err
 			}
 		}
@@ -391,6 +411,13 @@ func (fl *fill) readFrom(src io.Reader) (int64, error) {
 			return n, err
 		}
 	}
+}
+
+func (fl *fill) copyStraight(src io.Reader) (int64, error) {
+	if rf, ok := fl.w.(io.ReaderFrom); ok {
+		return rf.ReadFrom(src)
+	}
+	return io.Copy(onlyWriter{fl.w}, src)
 }
 
 type onlyWriter struct{ io.Writer }

@@ -20,20 +20,17 @@ type pump struct {
 	stop context.CancelFunc
 
 	mu      sync.Mutex
-	sent    int  // written so far
-	flushed int  // the handler had this much flushed
-	pending bool // and it is not done yet
-	aborted bool // nothing beyond it is to be written
-	died    any  // a panic of the writer below, for the leader to carry on
+	flushTo int // flush when this much is written
+	died    any // a panic of the writer below, for the leader to carry on
 }
 
 func (fl *fill) startPump() {
 	ctx, stop := context.WithCancel(context.WithoutCancel(fl.r.Context()))
-	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{}), stop: stop, sent: fl.sent}
-	go fl.pump.run(ctx)
+	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{}), stop: stop, flushTo: -1}
+	go fl.pump.run(ctx, fl.sent)
 }
 
-func (p *pump) run(ctx context.Context) {
+func (p *pump) run(ctx context.Context, sent int) {
 	defer close(p.done)
 	defer func() {
 		if v := recover(); v != nil {
@@ -43,29 +40,23 @@ func (p *pump) run(ctx context.Context) {
 		}
 	}()
 	rc := http.NewResponseController(p.w)
-	seen := reader{head: true, offset: p.sent}
+	seen := reader{head: true}
 	for ctx.Err() == nil {
+		seen.offset = sent
 		n, err := p.f.await(ctx, nil, &seen)
 		if err != nil {
 			return
 		}
-		p.mu.Lock()
-		if p.aborted {
-			n.body = n.body[:min(len(n.body), max(0, p.flushed-p.sent))]
-		}
-		p.mu.Unlock()
 		if len(n.body) > 0 {
 			m, err := p.w.Write(n.body)
-			if err != nil {
+			if sent += m; err != nil {
 				return // the client is gone
 			}
-			seen.offset += m
 		}
 		p.mu.Lock()
-		p.sent = seen.offset
-		flush := p.pending && p.sent >= p.flushed
+		flush := p.flushTo >= 0 && sent >= p.flushTo
 		if flush {
-			p.pending = false
+			p.flushTo = -1
 		}
 		p.mu.Unlock()
 		if flush {
@@ -80,7 +71,7 @@ func (p *pump) run(ctx context.Context) {
 // flush has everything recorded so far sent and flushed.
 func (p *pump) flush() {
 	p.mu.Lock()
-	p.flushed, p.pending = len(p.f.body), true
+	p.flushTo = len(p.f.body)
 	p.mu.Unlock()
 	p.f.mu.Lock()
 	p.f.nudged++
@@ -97,15 +88,14 @@ func (p *pump) join() {
 	}
 }
 
-// abort stops the pump once the client has what the handler had flushed: the rest would not have
-// left the server either. The connection is about to be broken, so a write that hangs in the rest is
-// broken first.
+// abort stops the pump where it is, but not before what the handler flushed has gone out, as it
+// would have without us. Else the connection is about to be broken, so a write that hangs
+// in it is broken first. The flight must have ended.
 func (p *pump) abort(w http.ResponseWriter) {
 	p.mu.Lock()
-	p.aborted = true
-	owed := p.pending
+	flushing := p.flushTo >= 0
 	p.mu.Unlock()
-	if owed {
+	if flushing {
 		<-p.done
 	}
 	p.stop()

@@ -42,13 +42,31 @@ func (w http2Writer) Push(target string, opts *http.PushOptions) error {
 	return w.fl.w.(http.Pusher).Push(target, opts)
 }
 
+// closeNotifier is http.CloseNotifier, which is deprecated; old handlers still ask for it.
+type closeNotifier interface{ CloseNotify() <-chan bool }
+
+type http1Notifier struct{ http1Writer }
+
+func (w http1Notifier) CloseNotify() <-chan bool { return w.fl.w.(closeNotifier).CloseNotify() }
+
+type http2Notifier struct{ http2Writer }
+
+func (w http2Notifier) CloseNotify() <-chan bool { return w.fl.w.(closeNotifier).CloseNotify() }
+
 // wrap gives a fill the shape of the writer below.
 func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
 	plain := plainWriter{fl}
+	_, notifies := w.(closeNotifier)
 	if _, ok := w.(http.Hijacker); ok {
+		if notifies {
+			return http1Notifier{http1Writer{flushWriter{plain}}}
+		}
 		return http1Writer{flushWriter{plain}}
 	}
 	if _, ok := w.(http.Pusher); ok {
+		if notifies {
+			return http2Notifier{http2Writer{flushWriter{plain}}}
+		}
 		return http2Writer{flushWriter{plain}}
 	}
 	if _, ok := w.(http.Flusher); ok {

@@ -205,7 +205,11 @@ func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
 func (r *Rate) SetShadow(on bool) { r.shadow.Store(on) }
 
 // Policies returns the present policies, the one of NewRate first.
-func (r *Rate) Policies() []Policy { return append([]Policy(nil), *r.policies.Load()...) }
+func (r *Rate) Policies() []Policy { return r.AppendPolicies(nil) }
+
+// AppendPolicies appends the present policies to dst and returns it, without allocating where dst has room for
+// them; a Rate has at most 8.
+func (r *Rate) AppendPolicies(dst []Policy) []Policy { return append(dst, *r.policies.Load()...) }
 
 // question prepares one. No lock is held while the caller's function runs.
 func (r *Rate) question(now time.Time, key string, n int) tableTake {

@@ -1,5 +1,5 @@
 //go:build race
 
-package jobs_test
+package middleware_test
 
 const raceEnabled = true

@@ -1,0 +1,161 @@
+package middleware_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
+)
+
+// nullWriter is a ResponseWriter with the methods of net/http's HTTP/1 that keeps nothing.
+type nullWriter struct {
+	*plainWriter
+	wF
+	wR
+	wH
+}
+
+func (n *nullWriter) Header() http.Header         { return n.h }
+func (n *nullWriter) Write(b []byte) (int, error) { return len(b), nil }
+func (n *nullWriter) WriteHeader(int)             {}
+
+func newNullWriter() *nullWriter {
+	return &nullWriter{plainWriter: &plainWriter{make(http.Header, 16)}}
+}
+
+var okBody = []byte("ok\n")
+
+func bareHandler(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(okBody) }
+
+// benchStacks are what BenchmarkWrap and the allocation test measure: no layer refuses.
+func benchStacks() []struct {
+	name   string
+	layers []middleware.Layer
+} {
+	rl := func() middleware.Layer { return middleware.Rate(limiter.NewRate(rate.Inf, 1<<30)) }
+	limited := func() middleware.Layer { return middleware.Rate(limiter.NewRate(1e9, 1<<30)) }
+	ca := func() middleware.Layer { return middleware.Cache(cache.New(1 << 20)) }
+	co := func() middleware.Layer { return middleware.Concurrency(limiter.NewConcurrency(1000)) }
+	ad := func() middleware.Layer { return middleware.Concurrency(limiter.NewAdaptive()) }
+	br := func() middleware.Layer { return middleware.Breaker(breaker.NewGroup()) }
+	po := func() middleware.Layer { return middleware.Pool(pool.New(pool.WithSlots(1000))) }
+	type stack = struct {
+		name   string
+		layers []middleware.Layer
+	}
+	return []stack{
+		{"rate", []middleware.Layer{limited()}},
+		{"rate-unlimited", []middleware.Layer{rl()}},
+		{"cache", []middleware.Layer{ca()}},
+		{"concurrency", []middleware.Layer{co()}},
+		{"adaptive", []middleware.Layer{ad()}},
+		{"breaker", []middleware.Layer{br()}},
+		{"pool", []middleware.Layer{po()}},
+		{"all-five", []middleware.Layer{limited(), ca(), co(), br(), po()}},
+		{"all-five-adaptive", []middleware.Layer{limited(), ca(), ad(), br(), po()}},
+		{"defaults", nil},
+	}
+}
+
+func benchMux() *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hello", bareHandler)
+	return mux
+}
+
+func benchRequest() *http.Request {
+	r := httptest.NewRequest("GET", "/hello", nil)
+	r.RemoteAddr = "192.0.2.1:4711"
+	return r
+}
+
+// BenchmarkWrap measures what a request costs in process: the bare mux, each layer around it, and
+// all five. Nothing is refused, and the handler's answer is not cacheable.
+func BenchmarkWrap(b *testing.B) {
+	run := func(b *testing.B, h http.Handler) {
+		b.Run("serial", func(b *testing.B) {
+			b.ReportAllocs()
+			w, r := newNullWriter(), benchRequest()
+			for b.Loop() {
+				clear(w.h)
+				h.ServeHTTP(w, r)
+			}
+		})
+		b.Run("parallel", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				w, r := newNullWriter(), benchRequest()
+				for pb.Next() {
+					clear(w.h)
+					h.ServeHTTP(w, r)
+				}
+			})
+		})
+	}
+	b.Run("bare", func(b *testing.B) { run(b, benchMux()) })
+	for _, s := range benchStacks() {
+		b.Run(s.name, func(b *testing.B) { run(b, middleware.Wrap(benchMux(), s.layers...)) })
+	}
+}
+
+// BenchmarkReject measures refusals, beside a handler that only writes a 503 of the same length.
+func BenchmarkReject(b *testing.B) {
+	run := func(b *testing.B, h http.Handler) {
+		b.ReportAllocs()
+		w, r := newNullWriter(), benchRequest()
+		for b.Loop() {
+			clear(w.h)
+			h.ServeHTTP(w, r)
+		}
+	}
+	body := make([]byte, 200)
+	b.Run("bare-503", func(b *testing.B) {
+		run(b, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			h := w.Header()
+			h.Set("Content-Type", "application/problem+json")
+			h.Set("Cache-Control", "no-store")
+			h.Set("Retry-After", "1")
+			w.WriteHeader(503)
+			_, _ = w.Write(body)
+		}))
+	})
+	rl := limiter.NewRate(1e-6, 1)
+	rl.Allow("192.0.2.1")
+	b.Run("rate", func(b *testing.B) { run(b, middleware.Wrap(benchMux(), middleware.Rate(rl))) })
+	full := limiter.NewConcurrency(1)
+	full.TryAcquire(limiter.Request{})
+	b.Run("concurrency", func(b *testing.B) { run(b, middleware.Wrap(benchMux(), middleware.Concurrency(full))) })
+	g := breaker.NewGroup()
+	g.Get("GET /hello").ForceOpen()
+	b.Run("breaker", func(b *testing.B) { run(b, middleware.Wrap(benchMux(), middleware.Breaker(g))) })
+}
+
+// BenchmarkLoopback measures whole requests over a keep-alive connection on loopback.
+func BenchmarkLoopback(b *testing.B) {
+	run := func(b *testing.B, h http.Handler) {
+		s := httptest.NewServer(h)
+		defer s.Close()
+		c := s.Client()
+		b.ReportAllocs()
+		for b.Loop() {
+			res, err := c.Get(s.URL + "/hello")
+			if err != nil {
+				b.Fatal(err)
+			}
+			res.Body.Close()
+		}
+	}
+	b.Run("bare", func(b *testing.B) { run(b, benchMux()) })
+	for _, s := range benchStacks() {
+		if s.name == "all-five" || s.name == "defaults" {
+			b.Run(s.name, func(b *testing.B) { run(b, middleware.Wrap(benchMux(), s.layers...)) })
+		}
+	}
+}

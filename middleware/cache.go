@@ -1,0 +1,69 @@
+package middleware
+
+import (
+	"net/http"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// Cache answers from c what c holds, and stores what c may (RFC 9111, as a shared cache). It is
+// outside the limit, the breaker and the pool: a hit takes no permit, and where the handler fails
+// or one of them refuses, a stored response is served stale within the windows that the response or
+// an option of c allows. What they refuse is never stored.
+//
+// It panics if c is nil.
+func Cache(c *cache.Cache, opts ...CacheOption) Layer {
+	if c == nil {
+		panic("middleware: Cache: c is nil; give one made by cache.New")
+	}
+	cfg := cacheConfig{}
+	for _, o := range opts {
+		o.applyCache(&cfg)
+	}
+	return &cacheLayer{c: c, config: cfg}
+}
+
+// CacheOption configures [Cache].
+type CacheOption interface{ applyCache(*cacheConfig) }
+
+type cacheConfig struct{ common }
+
+type cacheLayer struct {
+	c      *cache.Cache
+	config cacheConfig
+}
+
+func (*cacheLayer) rank() rank { return rankCache }
+
+// Handler implements [Layer].
+func (c *cacheLayer) Handler(next http.Handler) http.Handler { return c.wrap(next, env{}) }
+
+func (c *cacheLayer) wrap(next http.Handler, e env) http.Handler {
+	b := newBase(next, e, c.config.common, rejecter{layer: "cache"})
+	return &cacheHandler{base: b, cached: c.c.Handler(b.next)}
+}
+
+func (c *cacheLayer) stats() LayerStats {
+	s := c.c.Stats()
+	return LayerStats{Layer: "cache", Cache: &s}
+}
+
+type cacheHandler struct {
+	base
+	cached http.Handler
+}
+
+func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.skip != nil && h.skips(r) {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	w, rec := record(w) // the cache tells it what it did
+	if t := h.rejecter.trace; t != nil {
+		outer := rec.trace
+		rec.trace = t
+		defer func() { rec.trace = outer }()
+	}
+	h.cached.ServeHTTP(w, r)
+	rec.fresh = false
+}

@@ -1,0 +1,214 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// Concurrency bounds how many requests are in the handler at once. A request takes a permit of l, waiting in
+// its line if l has one, and gives it back when the handler returns, panics, or lets the connection go: a
+// hijacked connection, a switched protocol and a stream of server-sent events are long-lived and
+// do not count.
+//
+// With an adaptive limit, a request that comes to a pool inside gives its permit back there, before it waits for a slot: the
+// pool bounds what computes, and requests that wait for it shall not keep cheap ones out.
+//
+// When l refuses, the response is 503 with Retry-After. A request refused by a layer inside, one whose client left, and a
+// long-lived one are no measurement to an adaptive limit.
+//
+// It panics if l is nil.
+func Concurrency(l *limiter.Concurrency, opts ...ConcurrencyOption) Layer {
+	if l == nil {
+		panic("middleware: Concurrency: l is nil; give one made by limiter.NewConcurrency or limiter.NewAdaptive")
+	}
+	c := concurrencyConfig{}
+	for _, o := range opts {
+		o.applyConcurrency(&c)
+	}
+	return &concurrencyLayer{l: l, config: c}
+}
+
+// ConcurrencyOption configures [Concurrency].
+type ConcurrencyOption interface{ applyConcurrency(*concurrencyConfig) }
+
+type concurrencyConfig struct {
+	common
+	priority func(*http.Request) int
+	weight   func(*http.Request) int
+	client   func(*http.Request) string
+	long     func(*http.Request) bool
+}
+
+type concurrencyOption func(*concurrencyConfig)
+
+func (f concurrencyOption) applyConcurrency(c *concurrencyConfig) { f(c) }
+
+// WithPriority gives waiting requests an order: higher goes first, aged by the time waited. The
+// default is 0 for all. See [limiter.Request]. It panics if f is nil.
+func WithPriority(f func(*http.Request) int) ConcurrencyOption {
+	if f == nil {
+		panic("middleware: WithPriority: f is nil; leave the option out")
+	}
+	return concurrencyOption(func(c *concurrencyConfig) { c.priority = f })
+}
+
+// WithWeight makes a request take more than one permit. The default is 1. See
+// [limiter.Request]. It panics if f is nil.
+func WithWeight(f func(*http.Request) int) ConcurrencyOption {
+	if f == nil {
+		panic("middleware: WithWeight: f is nil; leave the option out")
+	}
+	return concurrencyOption(func(c *concurrencyConfig) { c.weight = f })
+}
+
+// WithClient names the client of a request, so that waiting clients get equal shares. By default
+// all requests are one client's. See [limiter.Request]; (*clientip.Source).Key is such a function. It panics
+// if f is nil.
+func WithClient(f func(*http.Request) string) ConcurrencyOption {
+	if f == nil {
+		panic("middleware: WithClient: f is nil; leave the option out")
+	}
+	return concurrencyOption(func(c *concurrencyConfig) { c.client = f })
+}
+
+// WithLongLived names requests that become long-lived with their first Flush: a long poll,
+// or a stream that is not text/event-stream. They give their permit back then. Hijacked connections, status 101 and
+// event streams always do. It panics if f is nil.
+func WithLongLived(f func(*http.Request) bool) ConcurrencyOption {
+	if f == nil {
+		panic("middleware: WithLongLived: f is nil; leave the option out")
+	}
+	return concurrencyOption(func(c *concurrencyConfig) { c.long = f })
+}
+
+type concurrencyLayer struct {
+	l      *limiter.Concurrency
+	config concurrencyConfig
+}
+
+func (*concurrencyLayer) rank() rank { return rankConcurrency }
+
+// Handler implements [Layer].
+func (c *concurrencyLayer) Handler(next http.Handler) http.Handler { return c.wrap(next, env{}) }
+
+func (c *concurrencyLayer) wrap(next http.Handler, e env) http.Handler {
+	return &concurrencyHandler{
+		base:     newBase(next, e, c.config.common, rejecter{layer: "concurrency", status: http.StatusServiceUnavailable, spread: -1}),
+		l:        c.l,
+		adaptive: c.l.Stats().Adaptive,
+		config:   c.config,
+	}
+}
+
+func (c *concurrencyLayer) stats() LayerStats {
+	s := c.l.Stats()
+	return LayerStats{Layer: "concurrency", Concurrency: &s}
+}
+
+type concurrencyHandler struct {
+	base
+	l        *limiter.Concurrency
+	adaptive bool
+	config   concurrencyConfig
+}
+
+func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.skip != nil && h.skips(r) {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	w, rec := record(w)
+	req := limiter.Request{Arrived: rec.now()}
+	if h.config.priority != nil {
+		req.Priority = h.config.priority(r)
+	}
+	if h.config.weight != nil {
+		req.Weight = h.config.weight(r)
+	}
+	if h.config.client != nil {
+		req.Client = h.config.client(r)
+	}
+	permit, err := h.l.Acquire(r.Context(), req)
+	if err != nil {
+		h.rejecter.reject(w, r, rec, err, retryAfterOf(err), "", reducedCapacity)
+		return
+	}
+	rec.fresh = false // Acquire may have waited or yielded
+	h.traceAdmitted(r, rec, "concurrency", req.Arrived)
+
+	rec.holds(h, hold{permit: permit, long: h.config.long != nil && h.config.long(r)})
+	finished := false
+	defer func() {
+		if !finished {
+			rec.fresh = false
+			rec.panicked = true
+		}
+		permit.ReleaseAt(concurrencyOutcome(r, rec, finished), rec.now())
+	}()
+	h.serve(w, r, rec)
+	finished = true
+}
+
+func (h *concurrencyHandler) becameLong(_ *recorder, x *hold, k streamKind) {
+	switch k {
+	case streamFlush:
+		if !x.long {
+			return
+		}
+	case streamPool:
+		if !h.adaptive {
+			return // the user's number: it bounds whatever is inside
+		}
+	}
+	x.permit.Release(limiter.Ignored)
+}
+
+func concurrencyOutcome(r *http.Request, rec *recorder, finished bool) limiter.Outcome {
+	switch {
+	case rec.shed != nil:
+		return limiter.Ignored // a layer of ours refused: no work was measured
+	case clientGone(r):
+		return limiter.Ignored // cut short, however it ended
+	case !finished:
+		return limiter.Failure
+	case rec.status == http.StatusServiceUnavailable || rec.status == http.StatusGatewayTimeout:
+		return limiter.Failure
+	}
+	return limiter.Success
+}
+
+// clientGone says that the request's context was cancelled, which net/http does when the
+// connection is lost.
+func clientGone(r *http.Request) bool {
+	return errors.Is(r.Context().Err(), context.Canceled)
+}
+
+// retryAfterOf reads the wait that an error of one of our packages carries; 0 if none.
+func retryAfterOf(err error) time.Duration {
+	if e, ok := errors.AsType[*limiter.Error](err); ok {
+		return e.RetryAfter
+	}
+	return 0
+}
+
+// traceAdmitted tells the traces of the layer and of the stack.
+func (b *base) traceAdmitted(r *http.Request, rec *recorder, layer string, since time.Time) {
+	own, all := b.rejecter.trace, rec.trace
+	if own == nil && all == nil {
+		return
+	}
+	var waited time.Duration
+	if own != nil && own.Admitted != nil || all != nil && all.Admitted != nil {
+		waited = rec.now().Sub(since)
+	}
+	if own != nil && own.Admitted != nil {
+		own.Admitted(r, layer, waited)
+	}
+	if all != nil && all != own && all.Admitted != nil {
+		all.Admitted(r, layer, waited)
+	}
+}

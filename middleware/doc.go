@@ -1,0 +1,38 @@
+// Package middleware puts the protections of this module around any [http.Handler].
+//
+// One call protects a server with defaults that need no number:
+//
+//	http.ListenAndServe(addr, middleware.Wrap(mux))
+//
+// Every protection is a [Layer] that also stands alone. Its Handler method has the shape
+// func(http.Handler) http.Handler, which net/http, chi, gorilla/mux, alice and echo take as it is:
+//
+//	r.Use(middleware.Rate(l).Handler)
+//
+// # Order
+//
+// [Wrap] and [New] put the layers they are given in one fixed order, outermost first,
+// whatever order they were given in:
+//
+//	trace(rate(cache(concurrency(breaker(pool(handler))))))
+//
+// Rate is outermost, so that abuse is refused before any work. The cache is outside the
+// concurrency limit, so that a hit takes no permit and a stored answer can stand in while the
+// server is full or the breaker is open. The breaker is inside the concurrency limit, since
+// being full is not a failure of the handler. The pool is innermost: it is for the routes that
+// compute, named with [For]. [Chain] keeps the order it is given.
+//
+// # What the layers know of each other
+//
+// A request that one of the layers refuses is not a failure to any layer around it, nor a
+// measurement to an adaptive limit. A client that leaves is not a failure. A panic travels on
+// untouched, with its stack; permits, slots and probes are given back on its way. All layers of
+// a request share one wrapper around its ResponseWriter, which keeps Flush, ReadFrom, Hijack,
+// Push and Unwrap exactly as they were below it.
+//
+// # On the wire
+//
+// A client over its own quota gets 429; a server that is full, open or draining answers 503.
+// Both carry Retry-After in whole seconds, Cache-Control: no-store, and a body of type
+// application/problem+json (RFC 9457). [WithReject] replaces them.
+package middleware

@@ -1,0 +1,173 @@
+package middleware_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/middleware/clientip"
+	"github.com/spillgate/spillgate/pool"
+)
+
+// get sends a request to h as a client of net/http's server would.
+func get(h http.Handler, method, path string) *http.Response {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+	return w.Result()
+}
+
+func ExampleWrap() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") })
+
+	h := middleware.Wrap(mux) // http.ListenAndServe(addr, h)
+
+	fmt.Println(get(h, "GET", "/hello").Status)
+	// Output: 200 OK
+}
+
+func ExampleNew() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /login", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "welcome") })
+
+	stack := middleware.New(
+		middleware.Concurrency(limiter.NewAdaptive()),
+		middleware.Breaker(breaker.NewGroup()),
+		middleware.For("POST /login", middleware.Rate(limiter.NewRate(rate.Every(time.Minute), 2))),
+	)
+	h := stack.Handler(mux)
+
+	for range 3 {
+		res := get(h, "POST", "/login")
+		fmt.Println(res.StatusCode, res.Header["Ratelimit"], res.Header["Retry-After"])
+	}
+	fmt.Println(stack.Stats().Rejected.Rate, "refused")
+	// Output:
+	// 200 ["default";r=1;t=60] []
+	// 200 ["default";r=0;t=60] []
+	// 429 ["default";r=0;t=60] [60]
+	// 1 refused
+}
+
+func ExampleChain() {
+	say := func(name string) middleware.Func {
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				fmt.Print(name, " ")
+				next.ServeHTTP(w, r)
+			})
+		}
+	}
+	h := middleware.Chain(say("a"), say("b"), say("c"))(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		fmt.Println("handler")
+	}))
+	get(h, "GET", "/")
+	// Output: a b c handler
+}
+
+func ExampleFor() {
+	compute := pool.New(pool.WithSlots(2))
+	h := middleware.Wrap(http.NotFoundHandler(),
+		middleware.Concurrency(limiter.NewConcurrency(100)),
+		middleware.For("POST /report", middleware.Pool(compute)),
+	)
+	get(h, "POST", "/report")
+	get(h, "GET", "/hello")
+	fmt.Println(compute.Stats().Begun, "ran in the pool")
+	// Output: 1 ran in the pool
+}
+
+func ExampleRate() {
+	proxies := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	l := limiter.NewRate(10, 20)
+	h := middleware.Rate(l, middleware.WithKey(middleware.KeyClient(clientip.FromXForwardedFor(proxies)))).Handler(http.NotFoundHandler())
+	fmt.Println(get(h, "GET", "/").Header["Ratelimit-Policy"])
+	// Output: ["default";q=20;w=2]
+}
+
+func ExampleConcurrency() {
+	// Eight in the handler, sixteen waiting for at most 200 ms, the others refused at once.
+	l := limiter.NewConcurrency(8, limiter.WithQueue(16, 200*time.Millisecond))
+	h := middleware.Concurrency(l).Handler(http.NotFoundHandler())
+	get(h, "GET", "/")
+	fmt.Println(l.Stats().Admitted, "admitted")
+	// Output: 1 admitted
+}
+
+func ExampleBreaker() {
+	g := breaker.NewGroup(breaker.WithConsecutiveFailures(3))
+	failing := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	h := middleware.Breaker(g).Handler(failing)
+	for range 5 {
+		fmt.Println(get(h, "GET", "/").Status)
+	}
+	// Output:
+	// 502 Bad Gateway
+	// 502 Bad Gateway
+	// 502 Bad Gateway
+	// 503 Service Unavailable
+	// 503 Service Unavailable
+}
+
+func ExampleCache() {
+	h := middleware.Cache(cache.New(64 << 20)).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		fmt.Fprint(w, "news")
+	}))
+	for range 2 {
+		fmt.Println(get(h, "GET", "/news").Header["Age"])
+	}
+	// Output:
+	// []
+	// [0]
+}
+
+func ExamplePool() {
+	p := pool.New(pool.WithSlots(2))
+	h := middleware.Pool(p).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sum := 0
+		for i := range 1000 {
+			if pool.Checkpoint(r.Context()) != nil {
+				return // the client left
+			}
+			sum += i
+		}
+		fmt.Fprint(w, sum)
+	}))
+	fmt.Println(get(h, "GET", "/").Status)
+	// Output: 200 OK
+}
+
+func ExampleWithTrace() {
+	t := &middleware.Trace{
+		Done: func(r *http.Request, res middleware.Result) {
+			fmt.Println(r.Method, res.Route, res.Status, res.Bytes)
+		},
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /item/{id}", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "item ", r.PathValue("id")) })
+	h := middleware.Wrap(mux, middleware.WithTrace(t), middleware.Concurrency(limiter.NewAdaptive()))
+	get(h, "GET", "/item/7")
+	// Output: GET GET /item/{id} 200 6
+}
+
+func ExampleWithReject() {
+	h := middleware.Wrap(http.NotFoundHandler(),
+		middleware.Rate(limiter.NewRate(0, 1)),
+		middleware.WithReject(func(w http.ResponseWriter, _ *http.Request, j *middleware.Rejection) {
+			http.Error(w, "refused by "+j.Layer+", policy "+j.Policy, j.Status)
+		}),
+	)
+	get(h, "GET", "/")
+	res := get(h, "GET", "/")
+	fmt.Println(res.Status, res.Header.Get("Content-Type"))
+	// Output: 429 Too Many Requests text/plain; charset=utf-8
+}

@@ -1,0 +1,77 @@
+package middleware
+
+import (
+	"fmt"
+	"net/http"
+)
+
+// For is a layer that holds only for the requests that match pattern, which is one of
+// [http.ServeMux]: "POST /report", "/api/", "GET /item/{id}".
+//
+//	middleware.Wrap(mux,
+//		middleware.Concurrency(limit),
+//		middleware.For("POST /report", middleware.Pool(p)),
+//	)
+//
+// Each of the layers takes the place of its kind in a stack, after those that hold for every request. Every For
+// whose pattern matches applies, so a route may be charged to its own rate limit and to a
+// general one; only of cache layers just one is used, the first For that matches before a general one.
+//
+// The pattern is matched against the request as it arrives, so it works around any router; a path that
+// ServeMux would clean or unescape is matched as ServeMux would.
+//
+// For panics if pattern is not valid, if no layer is given, or if one of them is nil.
+func For(pattern string, layers ...Layer) Layer {
+	if len(layers) == 0 {
+		panic("middleware: For: no layers; give at least one")
+	}
+	checkLayers("For", layers)
+	return &forLayer{m: newMatcher("For", pattern), layers: append([]Layer(nil), layers...)}
+}
+
+type forLayer struct {
+	m      *matcher
+	layers []Layer
+}
+
+func (f *forLayer) rank() rank { return rankFor }
+
+// Handler implements [Layer].
+func (f *forLayer) Handler(next http.Handler) http.Handler {
+	return build(next, []Layer{f}, env{})
+}
+
+func checkLayers(fn string, layers []Layer) {
+	for i, l := range layers {
+		if l == nil {
+			panic(fmt.Sprintf("middleware: %s: layer %d is nil; leave it out", fn, i))
+		}
+		for j := range i {
+			if layers[j] == l && sameable(l) {
+				panic(fmt.Sprintf("middleware: %s: layers %d and %d are the same value; give it once", fn, j, i))
+			}
+		}
+	}
+}
+
+// sameable says that two equal interface values are one layer: options are functions, which do
+// not compare.
+func sameable(l Layer) bool { return l.rank() != rankSetting }
+
+// condHandler chooses by pattern.
+type condHandler struct {
+	m       []*matcher
+	yes, no http.Handler
+}
+
+func (h *condHandler) inner() http.Handler { return h.no }
+
+func (h *condHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	for _, m := range h.m {
+		if !m.match(r) {
+			h.no.ServeHTTP(w, r)
+			return
+		}
+	}
+	h.yes.ServeHTTP(w, r)
+}

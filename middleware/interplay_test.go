@@ -1,0 +1,499 @@
+package middleware_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
+)
+
+// site is a real server behind a stack.
+type site struct {
+	t     *testing.T
+	stack *middleware.Stack
+	srv   *httptest.Server
+}
+
+func newSite(t *testing.T, h http.Handler, layers ...middleware.Layer) *site {
+	t.Helper()
+	s := &site{t: t, stack: middleware.New(layers...)}
+	s.srv = httptest.NewUnstartedServer(s.stack.Handler(h))
+	s.srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.srv.Start()
+	t.Cleanup(s.srv.Close)
+	return s
+}
+
+func (s *site) get(path string) (int, string, http.Header) {
+	s.t.Helper()
+	res, err := s.srv.Client().Get(s.srv.URL + path)
+	if err != nil {
+		return 0, err.Error(), nil
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		return res.StatusCode, err.Error(), res.Header
+	}
+	return res.StatusCode, string(b), res.Header
+}
+
+func (s *site) want(path string, status int, body string) http.Header {
+	s.t.Helper()
+	got, b, h := s.get(path)
+	if got != status || body != "" && b != body {
+		s.t.Fatalf("GET %s: %d %q, want %d %q", path, got, b, status, body)
+	}
+	return h
+}
+
+func (s *site) layer(kind string) middleware.LayerStats {
+	s.t.Helper()
+	for _, l := range s.stack.Stats().Layers {
+		if l.Layer == kind {
+			return l
+		}
+	}
+	s.t.Fatalf("no %s layer in the stats", kind)
+	return middleware.LayerStats{}
+}
+
+// checkAtRest fails if a layer still holds something. The server must have been closed.
+func checkAtRest(t *testing.T, s *middleware.Stack) {
+	t.Helper()
+	st := s.Stats()
+	if st.InFlight != 0 {
+		t.Errorf("%d requests in flight, want 0", st.InFlight)
+	}
+	for _, l := range st.Layers {
+		if l.Concurrency != nil && (l.Concurrency.InFlight != 0 || l.Concurrency.Queued != 0) {
+			t.Errorf("concurrency: %d in flight, %d queued; want 0", l.Concurrency.InFlight, l.Concurrency.Queued)
+		}
+		if l.Pool != nil && (l.Pool.Used != 0 || l.Pool.Waiting != 0) {
+			t.Errorf("pool: %d slots used, %d waiting; want 0", l.Pool.Used, l.Pool.Waiting)
+		}
+		if l.Cache != nil && l.Cache.Fills != 0 {
+			t.Errorf("cache: %d fills in flight; want 0", l.Cache.Fills)
+		}
+		if l.Breaker != nil {
+			for k, b := range l.Breaker.Routes {
+				if b.InFlight != 0 || b.ProbesOut != 0 {
+					t.Errorf("breaker %q: %d in flight, %d probes out; want 0", k, b.InFlight, b.ProbesOut)
+				}
+			}
+		}
+	}
+}
+
+// blocker is a handler that tells when it was entered and waits to be let go.
+type blocker struct {
+	entered, leave chan struct{}
+	release        func()
+}
+
+func newBlocker(t *testing.T) *blocker {
+	b := &blocker{entered: make(chan struct{}, 100), leave: make(chan struct{})}
+	b.release = sync.OnceFunc(func() { close(b.leave) })
+	t.Cleanup(b.release)
+	return b
+}
+
+func (b *blocker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.entered <- struct{}{}
+	select {
+	case <-b.leave:
+	case <-r.Context().Done():
+	}
+	io.WriteString(w, "done")
+}
+
+func TestHitTakesNoPermit(t *testing.T) {
+	b := newBlocker(t)
+	mux := http.NewServeMux()
+	mux.Handle("/block", b)
+	mux.HandleFunc("/news", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=600")
+		io.WriteString(w, "news")
+	})
+	s := newSite(t, mux, middleware.Cache(cache.New(1<<20)), middleware.Concurrency(limiter.NewConcurrency(1)))
+	defer b.release()
+	s.want("/news", 200, "news")
+	done := make(chan struct{})
+	go func() { defer close(done); s.get("/block") }()
+	<-b.entered
+	h := s.want("/other", 503, "")
+	if h.Get("Retry-After") == "" || h.Get("Cache-Control") != "no-store" || h.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("503 without its fields: %v", h)
+	}
+	before := s.layer("concurrency").Concurrency.Admitted
+	for range 10 {
+		s.want("/news", 200, "news")
+	}
+	if n := s.layer("concurrency").Concurrency.Admitted; n != before {
+		t.Errorf("ten hits took %d permits, want none", n-before)
+	}
+	b.release()
+	<-done
+	s.srv.Close()
+	checkAtRest(t, s.stack)
+}
+
+func TestShedByPoolIsNoFailure(t *testing.T) {
+	b := newBlocker(t)
+	g := breaker.NewGroup(breaker.WithFailureRatio(0.1, 5))
+	l := limiter.NewAdaptive()
+	defer b.release()
+	s := newSite(t, b, middleware.Concurrency(l), middleware.Breaker(g), middleware.Pool(pool.New(pool.WithSlots(1), pool.WithQueue(0, 0))))
+	done := make(chan struct{})
+	go func() { defer close(done); s.get("/") }()
+	<-b.entered
+	for range 50 {
+		s.want("/", 503, "")
+	}
+	if st := g.Get("").Stats(); st.State != breaker.Closed || st.Failures != 0 || st.Ignored != 50 {
+		t.Errorf("breaker is %v with %d failures and %d ignored; want closed, 0, 50", st.State, st.Failures, st.Ignored)
+	}
+	if st := l.Stats(); st.Failure != 0 || st.Ignored != 51 { // the one in the pool too
+		t.Errorf("adaptive limit saw %d failures and ignored %d; want 0, 51", st.Failure, st.Ignored)
+	}
+	if n := s.stack.Stats().Rejected.Pool; n != 50 {
+		t.Errorf("%d rejected by the pool, want 50", n)
+	}
+	b.release()
+	<-done
+	s.srv.Close()
+	checkAtRest(t, s.stack)
+}
+
+func TestShedByInnerLayersIsNoFailureOutside(t *testing.T) {
+	open := breaker.NewGroup()
+	open.Get("").ForceOpen()
+	full := limiter.NewConcurrency(1)
+	if _, ok := full.TryAcquire(limiter.Request{}); !ok {
+		t.Fatal("no permit of a new limiter")
+	}
+	for name, inner := range map[string]middleware.Layer{
+		"breaker":     middleware.Breaker(open),
+		"concurrency": middleware.Concurrency(full),
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, l := breaker.NewGroup(breaker.WithFailureRatio(0.1, 5)), limiter.NewAdaptive()
+			foreign := func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(w, r) })
+			}
+			h := middleware.Chain(middleware.Concurrency(l).Handler, middleware.Breaker(g).Handler, foreign, inner.Handler)(http.NotFoundHandler())
+			s := httptest.NewServer(h)
+			defer s.Close()
+			for range 30 {
+				res, err := s.Client().Get(s.URL)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body.Close()
+				if res.StatusCode != 503 {
+					t.Fatalf("status %d, want 503", res.StatusCode)
+				}
+			}
+			if st := g.Get("").Stats(); st.Failures != 0 || st.Ignored != 30 || l.Stats().Ignored != 30 {
+				t.Errorf("outer breaker: %d failures, %d ignored; outer limit ignored %d; want 0, 30, 30", st.Failures, st.Ignored, l.Stats().Ignored)
+			}
+		})
+	}
+}
+
+// A 503 that the handler writes itself is a failure: the mark counts, not the status.
+func TestHandlers503IsAFailure(t *testing.T) {
+	g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 5))
+	s := newSite(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }), middleware.Breaker(g))
+	for range 20 {
+		s.get("/")
+	}
+	if st := g.Get("").State(); st != breaker.Open {
+		t.Errorf("breaker is %v, want open", st)
+	}
+}
+
+func TestStaleAnswers(t *testing.T) {
+	type world struct {
+		fail  atomic.Int32 // status to answer; -1 panics
+		g     *breaker.Group
+		l     *limiter.Concurrency
+		block *blocker
+	}
+	for _, c := range []struct {
+		name     string
+		break_   func(t *testing.T, s *site, w *world)
+		control  string
+		want     int // of the stale request
+		wantBody string
+	}{
+		{name: "handler answers 500", control: "public, max-age=60, stale-if-error=600", want: 200, wantBody: "fresh", break_: func(_ *testing.T, _ *site, w *world) { w.fail.Store(500) }},
+		{name: "handler panics", control: "public, max-age=60, stale-if-error=600", want: 200, wantBody: "fresh", break_: func(_ *testing.T, _ *site, w *world) { w.fail.Store(-1) }},
+		{name: "breaker is open", control: "public, max-age=60, stale-if-error=600", want: 200, wantBody: "fresh", break_: func(_ *testing.T, _ *site, w *world) { w.g.Get("/page").ForceOpen() }},
+		{name: "server is full", control: "public, max-age=60, stale-if-error=600", want: 200, wantBody: "fresh", break_: func(t *testing.T, s *site, w *world) {
+			go s.get("/block")
+			<-w.block.entered
+		}},
+		{name: "not against must-revalidate", control: "public, max-age=60, must-revalidate, stale-if-error=600", want: 503, break_: func(_ *testing.T, _ *site, w *world) { w.g.Get("/page").ForceOpen() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := &world{g: breaker.NewGroup(), l: limiter.NewConcurrency(1), block: newBlocker(t)}
+			mux := http.NewServeMux()
+			mux.Handle("/block", w.block)
+			mux.HandleFunc("/page", func(rw http.ResponseWriter, _ *http.Request) {
+				switch f := w.fail.Load(); {
+				case f < 0:
+					panic(http.ErrAbortHandler)
+				case f > 0:
+					http.Error(rw, "broken", int(f))
+					return
+				}
+				rw.Header().Set("Cache-Control", c.control)
+				io.WriteString(rw, "fresh")
+			})
+			c1 := cache.New(1 << 20)
+			s := newSite(t, mux, middleware.Cache(c1), middleware.Concurrency(w.l), middleware.Breaker(w.g))
+			t.Cleanup(w.block.release) // before the server waits for its requests
+			s.want("/page", 200, "fresh")
+			if n := c1.PurgeSoft(s.srv.URL + "/page"); n != 1 { // stale from now on, without waiting for it
+				t.Fatalf("made %d responses stale, want 1", n)
+			}
+			c.break_(t, s, w)
+			h := s.want("/page", c.want, c.wantBody)
+			if c.want == 200 && !strings.Contains(h.Get("Cache-Status"), "hit") {
+				t.Errorf("Cache-Status %q of a stale answer; want a hit", h.Get("Cache-Status"))
+			}
+			w.block.release()
+			s.srv.Close()
+			checkAtRest(t, s.stack)
+		})
+	}
+}
+
+// What a layer refused is not stored, and the client hears when to come back.
+func TestRefusalIsNotStored(t *testing.T) {
+	g := breaker.NewGroup()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/page", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=600")
+		io.WriteString(w, "page")
+	})
+	s := newSite(t, mux, middleware.Cache(cache.New(1<<20)), middleware.Breaker(g),
+		middleware.WithReject(func(w http.ResponseWriter, r *http.Request, j *middleware.Rejection) {
+			w.Header().Set("Cache-Control", "public, max-age=600") // a mistake that must not stick
+			j.Write(w, r)
+		}))
+	g.Get("/page").ForceOpen()
+	s.want("/page", 503, "")
+	g.Get("/page").ForceClosed()
+	s.want("/page", 200, "page")
+}
+
+func TestClientThatLeavesIsNoFailure(t *testing.T) {
+	g := breaker.NewGroup(breaker.WithFailureRatio(0.1, 5))
+	l := limiter.NewAdaptive()
+	entered := make(chan struct{}, 1)
+	s := newSite(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		<-r.Context().Done()
+		w.WriteHeader(502) // as ReverseProxy does
+	}), middleware.Concurrency(l), middleware.Breaker(g))
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(ctx, "GET", s.srv.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			<-entered
+			cancel()
+		}()
+		if res, err := s.srv.Client().Do(req); err == nil {
+			res.Body.Close()
+			t.Fatal("the request was answered")
+		}
+	}
+	s.srv.Close()
+	if st := g.Get("").Stats(); st.State != breaker.Closed || st.Failures != 0 || st.Ignored != 20 {
+		t.Errorf("breaker is %v with %d failures, %d ignored; want closed, 0, 20", st.State, st.Failures, st.Ignored)
+	}
+	if st := l.Stats(); st.Failure != 0 || st.Ignored != 20 {
+		t.Errorf("limit saw %d failures, ignored %d; want 0, 20", st.Failure, st.Ignored)
+	}
+	checkAtRest(t, s.stack)
+}
+
+type myPanic struct{ n int }
+
+func throw(v any) { panic(v) }
+
+// A panic reaches whoever is outside with its value and its stack, and gives everything back.
+func TestPanicPassesUntouched(t *testing.T) {
+	stack := allFive()
+	value := &myPanic{42}
+	h := stack.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { throw(value) }))
+	for _, path := range []string{"/get", "/again"} {
+		func() {
+			defer func() {
+				if got := recover(); got != value {
+					t.Errorf("recovered %v, want the handler's own value", got)
+				}
+				if st := stackHere(); !strings.Contains(st, "middleware_test.throw") {
+					t.Errorf("the stack of the panic is lost:\n%s", st)
+				}
+			}()
+			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
+		}()
+	}
+	checkAtRest(t, stack)
+}
+
+// Ten thousand requests at once with cancels, panics, hijacks, aborts and slow readers leave nothing behind.
+func TestStressLeavesNothingBehind(t *testing.T) {
+	n := 10_000
+	if testing.Short() {
+		n = 1_000
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/{what}", func(w http.ResponseWriter, r *http.Request) {
+		switch r.PathValue("what") {
+		case "panic":
+			panic("boom")
+		case "abort":
+			io.WriteString(w, "half")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		case "hijack":
+			c, _, err := w.(http.Hijacker).Hijack()
+			if err == nil {
+				c.Close()
+			}
+		case "cached":
+			w.Header().Set("Cache-Control", "public, max-age=1")
+			io.WriteString(w, strings.Repeat("x", 1<<12))
+		case "large":
+			w.Write(make([]byte, 1<<18))
+		case "wait":
+			<-r.Context().Done()
+		case "fail":
+			w.WriteHeader(500)
+		default:
+			io.WriteString(w, "ok")
+		}
+	})
+	s := newSite(t, mux,
+		middleware.Cache(cache.New(1<<20)),
+		middleware.Concurrency(limiter.NewConcurrency(50, limiter.WithQueue(50, time.Second))),
+		middleware.Breaker(breaker.NewGroup(breaker.WithFailureRatio(0.9, 50))),
+		middleware.Pool(pool.New(pool.WithSlots(8), pool.WithQueue(20, time.Second))),
+	)
+	addr := s.srv.Listener.Addr().String()
+	what := []string{"panic", "abort", "hijack", "cached", "cached", "large", "wait", "fail", "ok", "ok", "ok"}
+	var wg sync.WaitGroup
+	places := make(chan struct{}, 200)
+	for i := range n {
+		places <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-places }()
+			rnd := rand.New(rand.NewPCG(1, uint64(i)))
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				return // the machine is out of ports: nothing is left behind by that
+			}
+			defer c.Close()
+			p := what[rnd.IntN(len(what))]
+			if _, err := io.WriteString(c, "GET /"+p+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+				return
+			}
+			switch {
+			case p == "wait" || rnd.IntN(5) == 0:
+				return // leave at once
+			case rnd.IntN(5) == 0:
+				_, _ = c.Read(make([]byte, 10)) // read a little and leave
+			default:
+				_, _ = io.Copy(io.Discard, c)
+			}
+		})
+	}
+	wg.Wait()
+	s.srv.Close()
+	checkAtRest(t, s.stack)
+}
+
+func TestShutdownDrains(t *testing.T) {
+	b := newBlocker(t)
+	defer b.release()
+	s := newSite(t, b, middleware.Concurrency(limiter.NewConcurrency(10)), middleware.WithSkip(func(r *http.Request) bool { return r.URL.Path == "/livez" }))
+	answered := make(chan int, 1)
+	go func() { st, _, _ := s.get("/"); answered <- st }()
+	<-b.entered
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("out of patience")
+	cancel(cause)
+	if err := s.stack.Shutdown(ctx); !errors.Is(err, cause) || !strings.Contains(err.Error(), "1 request") {
+		t.Fatalf("Shutdown with a context that has ended: %v; want the cause and the number of requests", err)
+	}
+	h := s.want("/", 503, "")
+	if h.Get("Retry-After") == "" {
+		t.Errorf("draining: 503 without Retry-After")
+	}
+	drained := make(chan error, 1)
+	go func() { drained <- s.stack.Shutdown(context.Background()) }()
+	b.release()
+	s.want("/livez", 200, "done") // what is skipped is answered meanwhile
+	if st := <-answered; st != 200 {
+		t.Errorf("the request in flight was answered %d, want 200", st)
+	}
+	if err := <-drained; err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if n := s.stack.Stats().Rejected.Drain; n != 1 {
+		t.Errorf("%d rejected while draining, want 1", n)
+	}
+}
+
+// Requests that wait for the pool hold no permit of an adaptive limit: cheap ones pass.
+func TestPoolWaitersLeaveAdaptiveLimit(t *testing.T) {
+	b := newBlocker(t)
+	mux := http.NewServeMux()
+	mux.Handle("/heavy", b)
+	mux.HandleFunc("/cheap", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "cheap") })
+	l := limiter.NewAdaptive(limiter.WithStart(2))
+	p := pool.New(pool.WithSlots(1), pool.WithQueue(20, time.Minute))
+	s := newSite(t, mux, middleware.Concurrency(l), middleware.For("/heavy", middleware.Pool(p)))
+	defer b.release()
+	var wg sync.WaitGroup
+	for i := range 10 {
+		wg.Go(func() { s.get("/heavy") })
+		if i == 0 {
+			<-b.entered
+		}
+	}
+	for p.Stats().Waiting < 9 {
+		s.want("/cheap", 200, "cheap") // each answer shows that there is room
+	}
+	if n := l.Stats().InFlight; n != 0 {
+		t.Errorf("%d permits held by requests in the pool, want 0", n)
+	}
+	b.release()
+	wg.Wait()
+	s.srv.Close()
+	checkAtRest(t, s.stack)
+}

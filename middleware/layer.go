@@ -1,0 +1,110 @@
+package middleware
+
+import (
+	"net/http"
+)
+
+// Layer is one protection, ready to be put around a handler: what [Rate], [Concurrency],
+// [Breaker], [Cache], [Pool] and [For] return. The options [WithTrace], [WithReject] and
+// [WithSkip] are layers as well and then hold for a whole stack.
+//
+// Layers are immutable and safe for concurrent use. One value may wrap any number of handlers;
+// all of them share the limiter, breaker, cache or pool behind it.
+type Layer interface {
+	// Handler returns next behind the layer. A nil next means [http.DefaultServeMux].
+	Handler(next http.Handler) http.Handler
+
+	// rank is the place of the layer in a stack; see the constants below.
+	rank() rank
+}
+
+// rank orders the layers of a stack, outermost first.
+type rank int
+
+const (
+	rankSetting rank = iota
+	rankRate
+	rankCache
+	rankConcurrency
+	rankBreaker
+	rankPool
+	rankFor // taken apart before ordering
+)
+
+// A wrapper is a layer that a stack can build with what it knows of the handler inside.
+type wrapper interface {
+	Layer
+	wrap(next http.Handler, env env) http.Handler
+}
+
+// env is what a layer learns about its surroundings when a handler is built.
+type env struct {
+	// mux is the ServeMux that will route the request, if the layers are around one.
+	mux *http.ServeMux
+	// count is where the stack counts the refusals of its layers; nil outside a stack.
+	count *rejectCounts
+}
+
+// base is the part that every layer handler has in common.
+type base struct {
+	next http.Handler
+	// adjacent says that next is a layer of ours as well: no foreign code runs between
+	// the two, so they can share a clock reading.
+	adjacent bool
+	mux      *http.ServeMux
+	rejecter rejecter
+	skip     []SkipFunc
+}
+
+// ours marks the handlers of this package, and lets a layer look through them for the mux.
+type ours interface{ inner() http.Handler }
+
+func (b *base) inner() http.Handler { return b.next }
+
+func newBase(next http.Handler, e env, c common, j rejecter) base {
+	next = orDefaultMux(next)
+	_, adjacent := next.(ours)
+	if e.mux == nil {
+		e.mux = findMux(next)
+	}
+	j.count = e.count
+	j.custom = c.reject
+	j.trace = c.trace
+	return base{next: next, adjacent: adjacent, mux: e.mux, rejecter: j, skip: c.skip}
+}
+
+// findMux returns the ServeMux behind h, looking through the layers of this package only: what
+// another middleware does to a request on the way to a mux is not known.
+func findMux(h http.Handler) *http.ServeMux {
+	for {
+		switch x := h.(type) {
+		case *http.ServeMux:
+			return x
+		case ours:
+			h = x.inner()
+		default:
+			return nil
+		}
+	}
+}
+
+func (b *base) skips(r *http.Request) bool {
+	for _, f := range b.skip {
+		if f(r) {
+			return true
+		}
+	}
+	return false
+}
+
+// serve passes the request on. On return the recorder's clock is fresh only if the handler
+// inside was ours and left a reading.
+func (b *base) serve(w http.ResponseWriter, r *http.Request, rec *recorder) {
+	if !b.adjacent {
+		rec.fresh = false
+	}
+	b.next.ServeHTTP(w, r)
+	if !b.adjacent {
+		rec.fresh = false
+	}
+}

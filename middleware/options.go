@@ -1,0 +1,136 @@
+package middleware
+
+import "net/http"
+
+// SkipFunc says that a request passes a layer by, as if the layer were not there.
+type SkipFunc = func(*http.Request) bool
+
+// RejectFunc writes the response to a refused request. Retry-After, Cache-Control and the
+// RateLimit fields are already set in w.Header(); the function may change them. It must not
+// keep j. [Rejection.Write] writes what would have been written without it.
+type RejectFunc = func(w http.ResponseWriter, r *http.Request, j *Rejection)
+
+// Option is an option that every layer takes. It is also a [Layer]: given to [Wrap] or [New]
+// beside the others it holds for the whole stack.
+type Option interface {
+	Layer
+	RateOption
+	ConcurrencyOption
+	BreakerOption
+	CacheOption
+	PoolOption
+}
+
+// common is what [Option] values set.
+type common struct {
+	trace  *Trace
+	reject RejectFunc
+	skip   []SkipFunc
+}
+
+type commonOption func(*common)
+
+func (f commonOption) applyRate(c *rateConfig)               { f(&c.common) }
+func (f commonOption) applyConcurrency(c *concurrencyConfig) { f(&c.common) }
+func (f commonOption) applyBreaker(c *breakerConfig)         { f(&c.common) }
+func (f commonOption) applyCache(c *cacheConfig)             { f(&c.common) }
+func (f commonOption) applyPool(c *poolConfig)               { f(&c.common) }
+
+func (f commonOption) rank() rank { return rankSetting }
+
+// Handler implements [Layer]: what the option sets holds for all layers of this package inside.
+func (f commonOption) Handler(next http.Handler) http.Handler { return f.wrap(next, env{}) }
+
+func (f commonOption) wrap(next http.Handler, e env) http.Handler {
+	var c common
+	f(&c)
+	next = orDefaultMux(next)
+	_, adjacent := next.(ours)
+	return &settingHandler{next: next, adjacent: adjacent, common: c, bare: innermost(next)}
+}
+
+// WithTrace calls the functions of t as requests pass. As an option of one layer it reports that
+// layer; as a layer of a stack it reports all of them, and each request's end.
+// A nil t is no trace.
+func WithTrace(t *Trace) Option {
+	return commonOption(func(c *common) { c.trace = t })
+}
+
+// WithReject replaces the response to refused requests. It panics if f is nil.
+func WithReject(f RejectFunc) Option {
+	if f == nil {
+		panic("middleware: WithReject: f is nil; leave the option out for the default response")
+	}
+	return commonOption(func(c *common) { c.reject = f })
+}
+
+// WithSkip lets the requests for which f is true pass the layer by: health checks, for
+// example. f runs before the layer has done anything. It panics if f is nil.
+// Given more than once, a request is skipped if any f says so.
+func WithSkip(f SkipFunc) Option {
+	if f == nil {
+		panic("middleware: WithSkip: f is nil; leave the option out")
+	}
+	return commonOption(func(c *common) { c.skip = append(c.skip, f) })
+}
+
+// settingHandler is an [Option] used as a layer.
+type settingHandler struct {
+	next     http.Handler
+	adjacent bool
+	common   common
+	bare     http.Handler // the first handler inside that is not ours
+}
+
+func (h *settingHandler) inner() http.Handler { return h.next }
+
+func (h *settingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	for _, f := range h.common.skip {
+		if f(r) {
+			h.bare.ServeHTTP(w, r)
+			return
+		}
+	}
+	if h.common.trace == nil && h.common.reject == nil {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	w, rec := record(w)
+	if h.common.reject != nil {
+		rec.reject = h.common.reject
+	}
+	t := h.common.trace
+	if t == nil {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	outer := rec.trace
+	rec.trace = t
+	begun := rec.now()
+	finished := false
+	defer func() {
+		rec.trace = outer
+		if t.Done != nil {
+			if !finished || !h.adjacent {
+				rec.fresh = false
+			}
+			t.Done(r, rec.result(r, rec.now().Sub(begun), !finished))
+		}
+	}()
+	if !h.adjacent {
+		rec.fresh = false
+	}
+	h.next.ServeHTTP(w, r)
+	finished = true
+}
+
+// innermost looks through the layers of this package.
+func innermost(h http.Handler) http.Handler {
+	for {
+		x, ok := h.(ours)
+		if !ok {
+			return h
+		}
+		h = x.inner()
+	}
+}

@@ -1,0 +1,99 @@
+package middleware
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// matcher tells whether a request matches one pattern of [http.ServeMux], alone: other
+// patterns do not take part, so there is no precedence.
+type matcher struct {
+	pattern string
+	method  string // "" is any; "GET" takes HEAD too
+	host    string // "" is any
+	path    string
+	prefix  bool // the pattern ends in a slash
+	simple  bool // no wildcard: the fields above decide for a plain path
+	mux     *http.ServeMux
+}
+
+func newMatcher(fn, pattern string) *matcher {
+	m := &matcher{pattern: pattern, mux: http.NewServeMux()}
+	func() {
+		defer func() {
+			if e := recover(); e != nil {
+				panic(fmt.Sprintf("middleware: %s: pattern %q: %v; give a pattern of http.ServeMux, such as %q", fn, pattern, e, "POST /report"))
+			}
+		}()
+		m.mux.Handle(pattern, http.NotFoundHandler())
+	}()
+	rest := pattern
+	if method, r, ok := strings.Cut(rest, " "); ok {
+		m.method, rest = method, strings.TrimLeft(r, " \t")
+	}
+	i := strings.IndexByte(rest, '/')
+	m.host, m.path = rest[:i], rest[i:]
+	m.prefix = strings.HasSuffix(m.path, "/")
+	m.simple = !strings.ContainsAny(pattern, "{%\t")
+	return m
+}
+
+func (m *matcher) match(r *http.Request) bool {
+	p := r.URL.Path
+	if !m.simple || r.URL.RawPath != "" || r.Method == http.MethodConnect || !isClean(p) {
+		// ServeMux knows best: wildcards, escapes, paths it would clean first.
+		_, pattern := m.mux.Handler(r)
+		return pattern != ""
+	}
+	if m.method != "" && m.method != r.Method && (m.method != http.MethodGet || r.Method != http.MethodHead) {
+		return false
+	}
+	if m.prefix {
+		if !strings.HasPrefix(p, m.path) {
+			return false
+		}
+	} else if p != m.path {
+		return false
+	}
+	return m.host == "" || m.host == stripPort(r.Host)
+}
+
+// isClean says that a router would not change p before it looks it up. It may say no where
+// the answer is yes.
+func isClean(p string) bool {
+	if p == "" || p[0] != '/' {
+		return false
+	}
+	for i := 1; i < len(p); i++ {
+		if p[i-1] == '/' && (p[i] == '/' || p[i] == '.') {
+			return false
+		}
+	}
+	return true
+}
+
+func stripPort(host string) string {
+	i := strings.LastIndexByte(host, ':')
+	if i < 0 || strings.IndexByte(host[i:], ']') >= 0 {
+		return host
+	}
+	if strings.IndexByte(host, ':') != i && host[0] != '[' {
+		return host // an IPv6 address without brackets
+	}
+	return host[:i]
+}
+
+// routeOf returns the pattern that serves the request: that of the mux which passed it on, if
+// the layer is inside one; else that of the mux which the layer is around. Empty if
+// neither can tell.
+func (rec *recorder) routeOf(r *http.Request, mux *http.ServeMux) string {
+	if r.Pattern != "" {
+		return r.Pattern
+	}
+	if !rec.hasRoute && mux != nil {
+		_, rec.route = mux.Handler(r)
+		rec.hasRoute = true
+	}
+	return rec.route
+}

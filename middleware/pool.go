@@ -1,0 +1,119 @@
+package middleware
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/spillgate/spillgate/pool"
+)
+
+// Pool runs the handler in a slot of p, on the request's own goroutine: requests that
+// compute wait for a slot, so that they leave the CPU to the others. It is for such routes only; name them with [For]:
+//
+//	middleware.For("POST /report", middleware.Pool(p))
+//
+// The handler's context carries the slot: what it runs on p ([pool.Pool.Do], [pool.Submit], [pool.Map]) inherits it.
+// When p refuses, the response is 503 with Retry-After.
+//
+// It panics if p is nil.
+func Pool(p *pool.Pool, opts ...PoolOption) Layer {
+	if p == nil {
+		panic("middleware: Pool: p is nil; give one made by pool.New")
+	}
+	c := poolConfig{}
+	for _, o := range opts {
+		o.applyPool(&c)
+	}
+	return &poolLayer{p: p, config: c}
+}
+
+// PoolOption configures [Pool].
+type PoolOption interface{ applyPool(*poolConfig) }
+
+type poolConfig struct {
+	common
+	task []pool.TaskOption
+	each func(*http.Request) []pool.TaskOption
+}
+
+type poolOption func(*poolConfig)
+
+func (f poolOption) applyPool(c *poolConfig) { f(c) }
+
+// WithTask gives every request's task these options: its kind, its weight.
+func WithTask(opts ...pool.TaskOption) PoolOption {
+	return poolOption(func(c *poolConfig) { c.task = append(c.task, opts...) })
+}
+
+// WithTaskFunc gives a request's task the options that f returns for it: its client, its priority. They come
+// after those of [WithTask]. It panics if f is nil.
+func WithTaskFunc(f func(*http.Request) []pool.TaskOption) PoolOption {
+	if f == nil {
+		panic("middleware: WithTaskFunc: f is nil; leave the option out")
+	}
+	return poolOption(func(c *poolConfig) { c.each = f })
+}
+
+type poolLayer struct {
+	p      *pool.Pool
+	config poolConfig
+}
+
+func (*poolLayer) rank() rank { return rankPool }
+
+// Handler implements [Layer].
+func (p *poolLayer) Handler(next http.Handler) http.Handler { return p.wrap(next, env{}) }
+
+func (p *poolLayer) wrap(next http.Handler, e env) http.Handler {
+	return &poolHandler{
+		base:   newBase(next, e, p.config.common, rejecter{layer: "pool", status: http.StatusServiceUnavailable, spread: -1}),
+		p:      p.p,
+		config: p.config,
+	}
+}
+
+func (p *poolLayer) stats() LayerStats {
+	s := p.p.Stats()
+	return LayerStats{Layer: "pool", Pool: &s}
+}
+
+func (p *poolLayer) shutdown(ctx context.Context) error { return p.p.Shutdown(ctx) }
+
+type poolHandler struct {
+	base
+	p      *pool.Pool
+	config poolConfig
+}
+
+func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.skip != nil && h.skips(r) {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	w, rec := record(w)
+	since := rec.now()
+	opts := h.config.task
+	if h.config.each != nil {
+		opts = append(opts[:len(opts):len(opts)], h.config.each(r)...)
+	}
+	rec.becameLong(streamPool)
+	ctx, slot, err := h.p.Enter(r.Context(), opts...)
+	if err != nil {
+		h.rejecter.reject(w, r, rec, err, retryAfterOf(err), "", reducedCapacity)
+		return
+	}
+	defer slot.Leave()
+	rec.fresh = false
+	h.traceAdmitted(r, rec, "pool", since)
+	rec.holds(h, hold{slot: slot})
+
+	inner := r.WithContext(ctx)
+	defer func() { r.Pattern = inner.Pattern }() // a mux inside sets it on the request it gets
+	h.serve(w, inner, rec)
+}
+
+func (h *poolHandler) becameLong(_ *recorder, x *hold, k streamKind) {
+	if k == streamEvents || k == streamSwitch {
+		x.slot.Leave() // a connection that stays open needs no CPU slot meanwhile
+	}
+}

@@ -1,0 +1,256 @@
+package middleware
+
+import (
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware/clientip"
+)
+
+// Rate holds every client to the policies of l. By default a client is the address at the other end of the connection, an
+// IPv6 address by its /64; behind a proxy that is the proxy, so say whom to trust:
+//
+//	middleware.Rate(l, middleware.WithKey(middleware.KeyClient(clientip.FromXForwardedFor(prefixes))))
+//
+// A client over its quota gets 429 with Retry-After and a problem document that names the policies (but no key). Every response tells
+// the policies and what is left of them in the fields RateLimit-Policy and RateLimit
+// (draft-ietf-httpapi-ratelimit-headers-11); see [WithHeaders].
+//
+// It panics if l is nil.
+func Rate(l *limiter.Rate, opts ...RateOption) Layer {
+	if l == nil {
+		panic("middleware: Rate: l is nil; give one made by limiter.NewRate")
+	}
+	c := rateConfig{key: KeyClient(new(clientip.Source)), headers: DraftHeaders}
+	for _, o := range opts {
+		o.applyRate(&c)
+	}
+	return &rateLayer{l: l, config: c}
+}
+
+// RateOption configures [Rate].
+type RateOption interface{ applyRate(*rateConfig) }
+
+type rateConfig struct {
+	common
+	key     KeyFunc
+	cost    func(*http.Request) int
+	refund  func(*http.Request, Result) int
+	headers Headers
+	spread  time.Duration
+}
+
+type rateOption func(*rateConfig)
+
+func (f rateOption) applyRate(c *rateConfig) { f(c) }
+
+// WithKey names the bucket of a request; see [KeyFunc], [KeyClient], [KeyHeader], [KeyCookie], [KeyRoute] and
+// [KeyJoin]. It panics if f is nil.
+func WithKey(f KeyFunc) RateOption {
+	if f == nil {
+		panic("middleware: WithKey: f is nil; leave the option out for the peer address")
+	}
+	return rateOption(func(c *rateConfig) { c.key = f })
+}
+
+// WithCost says how many tokens a request takes; the default is 1. Below 1 it takes none and is admitted unless the
+// client is in debt; above the burst it is never admitted. It panics if f is nil.
+func WithCost(f func(*http.Request) int) RateOption {
+	if f == nil {
+		panic("middleware: WithCost: f is nil; leave the option out for a cost of 1")
+	}
+	return rateOption(func(c *rateConfig) { c.cost = f })
+}
+
+// WithRefund gives tokens back after the response: as many as f returns, for what it knows of the request by
+// then. A negative number takes more, and may put the client into debt. It panics if f is nil.
+func WithRefund(f func(r *http.Request, res Result) int) RateOption {
+	if f == nil {
+		panic("middleware: WithRefund: f is nil; leave the option out")
+	}
+	return rateOption(func(c *rateConfig) { c.refund = f })
+}
+
+// WithChargeMissesOnly gives the cost of a request back if the cache answered it without a run of the handler. A client
+// must still have the tokens when the request comes.
+func WithChargeMissesOnly() RateOption {
+	return rateOption(func(c *rateConfig) {
+		c.refund = func(r *http.Request, res Result) int {
+			switch res.Cache {
+			case cache.Hit, cache.Stale, cache.Collapsed:
+				return c.costOf(r)
+			}
+			return 0
+		}
+	})
+}
+
+// WithChargeFailuresOnly gives the cost of a request back if its status is below 400: for logins, where only
+// failed ones are to be counted.
+func WithChargeFailuresOnly() RateOption {
+	return rateOption(func(c *rateConfig) {
+		c.refund = func(r *http.Request, res Result) int {
+			if res.Status < 400 && !res.Panicked {
+				return c.costOf(r)
+			}
+			return 0
+		}
+	})
+}
+
+func (c *rateConfig) costOf(r *http.Request) int {
+	if c.cost == nil {
+		return 1
+	}
+	return c.cost(r)
+}
+
+// Headers says which fields [Rate] adds to responses; values can be or-ed.
+type Headers int
+
+const (
+	// NoHeaders adds none; a 429 still has Retry-After.
+	NoHeaders Headers = 0
+	// DraftHeaders adds RateLimit and RateLimit-Policy of the IETF draft.
+	DraftHeaders Headers = 1 << 0
+	// LegacyHeaders adds X-RateLimit-Limit, -Remaining and -Reset (in seconds from now), of the
+	// policy that decided.
+	LegacyHeaders Headers = 1 << 1
+)
+
+// WithHeaders says which fields are added to responses; the default is [DraftHeaders]. It panics if
+// h has unknown bits.
+func WithHeaders(h Headers) RateOption {
+	if h&^(DraftHeaders|LegacyHeaders) != 0 {
+		panic(fmt.Sprintf("middleware: WithHeaders: %d; give NoHeaders, DraftHeaders, LegacyHeaders or DraftHeaders|LegacyHeaders", h))
+	}
+	return rateOption(func(c *rateConfig) { c.headers = h })
+}
+
+// WithRetrySpread adds up to d at random, in whole seconds, to the Retry-After of a 429, so that clients which were refused
+// together do not come back together. The default is 0: it is exact. It panics if d is negative.
+func WithRetrySpread(d time.Duration) RateOption {
+	if d < 0 {
+		panic(fmt.Sprintf("middleware: WithRetrySpread: %v; give 0 or more", d))
+	}
+	return rateOption(func(c *rateConfig) { c.spread = d })
+}
+
+type rateLayer struct {
+	l      *limiter.Rate
+	config rateConfig
+}
+
+func (*rateLayer) rank() rank { return rankRate }
+
+// Handler implements [Layer].
+func (l *rateLayer) Handler(next http.Handler) http.Handler { return l.wrap(next, env{}) }
+
+func (l *rateLayer) wrap(next http.Handler, e env) http.Handler {
+	h := &rateHandler{
+		base:   newBase(next, e, l.config.common, rejecter{layer: "rate", status: http.StatusTooManyRequests, spread: l.config.spread}),
+		l:      l.l,
+		config: l.config,
+	}
+	h.fields.Store(newRateFields(l.l.Policies()))
+	return h
+}
+
+func (l *rateLayer) stats() LayerStats {
+	s := l.l.Stats()
+	return LayerStats{Layer: "rate", Rate: &s}
+}
+
+type rateHandler struct {
+	base
+	l      *limiter.Rate
+	config rateConfig
+	fields atomic.Pointer[rateFields]
+}
+
+// ratePolicies is the most policies a limiter.Rate has.
+const ratePolicies = 8
+
+func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.skip != nil && h.skips(r) {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	w, rec := record(w)
+	key, err := h.config.key(r)
+	if err != nil {
+		key = noKey
+	}
+	cost := h.config.costOf(r)
+	var each [ratePolicies]limiter.PolicyState
+	d := h.l.AllowEach(rec.now(), key, cost, each[:])
+
+	var f *rateFields
+	if h.config.headers != NoHeaders || !d.OK {
+		f = h.current()
+		h.setFields(w.Header(), f, &d, each[:len(f.policies)])
+	}
+	if !d.OK {
+		h.refuse(w, r, rec, f, &d, each[:len(f.policies)])
+		return
+	}
+	if h.config.refund == nil || d.Shadow {
+		h.serve(w, r, rec)
+		return
+	}
+	begun := rec.now()
+	finished := false
+	defer func() {
+		if !finished {
+			rec.fresh = false
+		}
+		n := h.config.refund(r, rec.result(r, rec.now().Sub(begun), !finished))
+		switch {
+		case n > 0:
+			h.l.Refund(key, n)
+		case n < 0:
+			h.l.Charge(key, -n)
+		}
+	}()
+	h.serve(w, r, rec)
+	finished = true
+}
+
+// current returns the prepared fields of the present policies.
+func (h *rateHandler) current() *rateFields {
+	f := h.fields.Load()
+	var buf [ratePolicies]limiter.Policy
+	now := h.l.AppendPolicies(buf[:0])
+	for i := range now {
+		if i >= len(f.policies) || now[i] != f.policies[i] {
+			f = newRateFields(h.l.Policies()) // somebody changed a limit
+			h.fields.Store(f)
+			break
+		}
+	}
+	return f
+}
+
+func (h *rateHandler) refuse(w http.ResponseWriter, r *http.Request, rec *recorder, f *rateFields, d *limiter.Decision, each []limiter.PolicyState) {
+	err := d.Err()
+	after := d.RetryAfter
+	if after == 0 {
+		// No wait helps: the cost is above the burst, or nothing flows in. A day is as good
+		// as any, and no client will hammer.
+		after = 24 * time.Hour
+	}
+	h.rejecter.reject(w, r, rec, err, after, d.Policy, f.body(each))
+}
+
+func (h *rateHandler) setFields(hd http.Header, f *rateFields, d *limiter.Decision, each []limiter.PolicyState) {
+	if h.config.headers&DraftHeaders != 0 {
+		f.setDraft(hd, d, each)
+	}
+	if h.config.headers&LegacyHeaders != 0 {
+		setLegacy(hd, d)
+	}
+}

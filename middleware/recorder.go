@@ -1,0 +1,269 @@
+package middleware
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// recorder is the one wrapper around the ResponseWriter of a request; every layer shares it.
+// It also holds what the layers tell each other about the request. A request allocates one.
+//
+// It is never pooled: a goroutine that a handler left behind may hold it after the request
+// has ended, and would then write into the response of another client.
+type recorder struct {
+	w    http.ResponseWriter
+	self http.ResponseWriter // the recorder in the shape of w
+
+	start     time.Time // when the outermost layer saw the request
+	at        time.Time // the newest clock reading
+	firstByte time.Time // when the final header was written, if wantFirst
+	fresh     bool      // at is still now: no foreign code has run since
+
+	wantFirst bool
+	panicked  bool
+	hijacked  bool
+	flushed   bool
+	shedding  bool // one of ours is writing its refusal
+
+	status int   // the first final status (>= 200, or 101); 0 before
+	bytes  int64 // of the body, as the handler wrote it
+
+	shed     error  // why one of our layers refused the request; nil if none did
+	shedBy   string // the layer that refused
+	cache    cache.Result
+	route    string
+	hasRoute bool
+
+	trace  *Trace
+	reject RejectFunc
+
+	nlive int
+	live  [4]leaver
+	more  []leaver
+}
+
+// A leaver is told when its request becomes long-lived: it was hijacked, switched protocols,
+// began to stream, or waits for a pool.
+type leaver struct {
+	h    longLiver
+	hold hold
+}
+
+type longLiver interface {
+	// becameLong is called at most once for each [streamKind] and pool, before it happens.
+	becameLong(rec *recorder, hold *hold, k streamKind)
+}
+
+type streamKind uint8
+
+const (
+	streamFlush  streamKind = iota // the first Flush
+	streamEvents                   // the first Flush of a text/event-stream
+	streamSwitch                   // Hijack, or status 101
+	streamPool                     // the request is about to wait for a slot of a pool
+)
+
+// recorded is a writer that is a recorder in one of its shapes.
+type recorded interface{ record() *recorder }
+
+func (rec *recorder) record() *recorder { return rec }
+
+// recorderOf finds the recorder that w is or wraps; nil if there is none.
+// It does not look through a writer that keeps what is written for itself, as that of
+// the cache does: what happens behind it is not yet this client's response.
+func recorderOf(w http.ResponseWriter) *recorder {
+	for range 16 {
+		if r, ok := w.(recorded); ok {
+			return r.record()
+		}
+		if _, ok := w.(cache.ShedMarker); ok {
+			return nil
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return nil
+		}
+		w = u.Unwrap()
+	}
+	return nil
+}
+
+// record returns the recorder of the request, and the writer to pass on.
+func record(w http.ResponseWriter) (http.ResponseWriter, *recorder) {
+	if r, ok := w.(recorded); ok { // the usual case, without the loop
+		return w, r.record()
+	}
+	if rec := recorderOf(w); rec != nil {
+		rec.fresh = false // somebody else's wrapper lies between: its code has run
+		return w, rec
+	}
+	now := time.Now()
+	rec := &recorder{w: w, start: now, at: now, fresh: true}
+	rec.self = shape(rec)
+	return rec.self, rec
+}
+
+// now returns the time, without a clock read where no foreign code ran since the last one.
+func (rec *recorder) now() time.Time {
+	if !rec.fresh {
+		rec.at = time.Now()
+		rec.fresh = true
+	}
+	return rec.at
+}
+
+// hold registers what a layer holds for the request; it is offered back to the layer when the
+// request becomes long-lived.
+func (rec *recorder) holds(h longLiver, x hold) {
+	if rec.nlive < len(rec.live) {
+		rec.live[rec.nlive] = leaver{h, x}
+		rec.nlive++
+		return
+	}
+	rec.more = append(rec.more, leaver{h, x})
+}
+
+func (rec *recorder) becameLong(k streamKind) {
+	for i := range rec.live[:rec.nlive] {
+		rec.live[i].h.becameLong(rec, &rec.live[i].hold, k)
+	}
+	for i := range rec.more {
+		rec.more[i].h.becameLong(rec, &rec.more[i].hold, k)
+	}
+}
+
+func (rec *recorder) Header() http.Header { return rec.w.Header() }
+
+func (rec *recorder) Unwrap() http.ResponseWriter { return rec.w }
+
+func (rec *recorder) WriteHeader(code int) {
+	if rec.status == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
+		rec.wroteFinal(code)
+		if code == http.StatusSwitchingProtocols {
+			rec.becameLong(streamSwitch)
+		}
+	}
+	rec.w.WriteHeader(code)
+}
+
+func (rec *recorder) wroteFinal(code int) {
+	rec.status = code
+	if rec.wantFirst {
+		rec.firstByte = time.Now()
+	}
+}
+
+func (rec *recorder) Write(b []byte) (int, error) {
+	if rec.status == 0 {
+		rec.wroteFinal(http.StatusOK)
+	}
+	n, err := rec.w.Write(b)
+	rec.bytes += int64(n)
+	return n, err
+}
+
+// WriteString is there whatever lies below: io.WriteString does the right thing with both kinds.
+func (rec *recorder) WriteString(s string) (int, error) {
+	if rec.status == 0 {
+		rec.wroteFinal(http.StatusOK)
+	}
+	n, err := io.WriteString(rec.w, s)
+	rec.bytes += int64(n)
+	return n, err
+}
+
+func (rec *recorder) flush() error {
+	if rec.status == 0 {
+		rec.wroteFinal(http.StatusOK)
+	}
+	if !rec.flushed {
+		rec.flushed = true
+		k := streamFlush
+		if isEventStream(rec.w.Header()) {
+			k = streamEvents
+		}
+		rec.becameLong(k)
+	}
+	if f, ok := rec.w.(interface{ FlushError() error }); ok {
+		return f.FlushError()
+	}
+	rec.w.(http.Flusher).Flush()
+	return nil
+}
+
+func (rec *recorder) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := rec.w.(http.Hijacker).Hijack()
+	if err == nil && !rec.hijacked {
+		rec.hijacked = true
+		if rec.status == 0 {
+			rec.wroteFinal(http.StatusSwitchingProtocols)
+		}
+		rec.becameLong(streamSwitch)
+	}
+	return c, rw, err
+}
+
+func (rec *recorder) readFrom(src io.Reader) (int64, error) {
+	// Whether a header goes out depends on src: if it fails before its first byte, the handler
+	// may still answer with an error. So the status follows from n, but the time is now.
+	open := rec.status == 0
+	var begun time.Time
+	if open && rec.wantFirst {
+		begun = time.Now()
+	}
+	n, err := rec.w.(io.ReaderFrom).ReadFrom(src)
+	if open && n > 0 {
+		rec.status, rec.firstByte = http.StatusOK, begun
+	}
+	rec.bytes += n
+	return n, err
+}
+
+// MarkShed implements [cache.ShedMarker]: a layer of ours refuses the request with the
+// response that is about to be written. The mark travels outwards to whoever keeps one.
+func (rec *recorder) MarkShed(err error) {
+	if rec.shed == nil {
+		rec.shed = err
+	}
+	for w := rec.w; ; {
+		if m, ok := w.(cache.ShedMarker); ok {
+			m.MarkShed(err)
+			return
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return
+		}
+		w = u.Unwrap()
+	}
+}
+
+// Status implements [cache.StatusReporter].
+func (rec *recorder) Status() int { return rec.status }
+
+// MarkCache implements [cache.ResultMarker].
+func (rec *recorder) MarkCache(r cache.Result) { rec.cache = r }
+
+func isEventStream(h http.Header) bool {
+	const want = "text/event-stream"
+	v := h["Content-Type"]
+	if len(v) == 0 || len(v[0]) < len(want) {
+		return false
+	}
+	t := v[0]
+	for i := range len(want) {
+		c := t[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != want[i] {
+			return false
+		}
+	}
+	return len(t) == len(want) || t[len(want)] == ';' || t[len(want)] == ' '
+}

@@ -1,0 +1,186 @@
+package middleware
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// Rejection is a request that a layer refused.
+type Rejection struct {
+	// Layer is "rate", "concurrency", "breaker", "pool" or "drain".
+	Layer string
+	// Status is 429 where a client is over its own quota, 503 where the server cannot.
+	Status int
+	// RetryAfter is when to come back, before it is rounded up to whole seconds and spread;
+	// 0 if it is not known.
+	RetryAfter time.Duration
+	// Policy is the name of the rate policy that refused; empty elsewhere.
+	Policy string
+	// Err is why; errors.Is tells [limiter.ErrRateLimited], [limiter.ErrSaturated],
+	// [limiter.ErrWouldMissDeadline], [breaker.ErrOpen] and the like apart.
+	Err error
+
+	body *rejectBody
+}
+
+// Write writes the response that would have been written without [WithReject]: the status and
+// a problem document (RFC 9457). It sets Content-Type and Content-Length, and writes no body in answer to
+// HEAD. The zero Rejection writes 503.
+func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
+	b, status := j.body, j.Status
+	if b == nil {
+		b = reducedCapacity
+	}
+	if status == 0 {
+		status = http.StatusServiceUnavailable
+	}
+	b.write(w, r, status)
+}
+
+// rejectBody is a problem document with its header fields, made once.
+type rejectBody struct {
+	json   []byte
+	length []string
+}
+
+var problemType = []string{"application/problem+json"}
+var noStore = []string{"no-store"}
+
+// The problem types are those of draft-ietf-httpapi-ratelimit-headers.
+const (
+	problemQuota    = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+	problemCapacity = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+)
+
+var reducedCapacity = newRejectBody(problemCapacity, "Temporary reduced capacity", http.StatusServiceUnavailable,
+	"The server cannot take this request now. Retry after the time given.", nil)
+
+func newRejectBody(typ, title string, status int, detail string, violated []string) *rejectBody {
+	b, err := json.Marshal(struct {
+		Type     string   `json:"type"`
+		Title    string   `json:"title"`
+		Status   int      `json:"status"`
+		Detail   string   `json:"detail"`
+		Violated []string `json:"violated-policies,omitempty"`
+	}{typ, title, status, detail, violated})
+	if err != nil {
+		panic("middleware: problem document: " + err.Error()) // strings and an int always encode
+	}
+	b = append(b, '\n')
+	return &rejectBody{json: b, length: []string{strconv.Itoa(len(b))}}
+}
+
+func (b *rejectBody) write(w http.ResponseWriter, r *http.Request, status int) {
+	h := w.Header()
+	h["Content-Type"] = problemType
+	h["Content-Length"] = b.length
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(b.json) // a client that has gone needs no answer
+	}
+}
+
+// retryAfter holds the header values for 1 s up to its length, so that a refusal formats nothing.
+var retryAfter = func() [301][]string {
+	var t [301][]string
+	for i := range t {
+		t[i] = []string{strconv.Itoa(i)}
+	}
+	return t
+}()
+
+// setRetryAfter sets Retry-After to d in whole seconds, rounded up, at least 1, plus up to
+// spread whole seconds at random.
+func setRetryAfter(h http.Header, d, spread time.Duration) {
+	s := ceilSeconds(d)
+	if n := ceilSeconds(spread); spread > 0 {
+		s += rand.Int64N(n + 1)
+	}
+	s = max(s, 1)
+	if s < int64(len(retryAfter)) {
+		h["Retry-After"] = retryAfter[s]
+		return
+	}
+	h["Retry-After"] = []string{strconv.FormatInt(s, 10)}
+}
+
+func ceilSeconds(d time.Duration) int64 {
+	if d <= 0 {
+		return 0
+	}
+	return int64((d-1)/time.Second) + 1
+}
+
+// rejectCounts counts refusals by layer, for [Stack.Stats].
+type rejectCounts struct {
+	rate, concurrency, breaker, pool, drain atomic.Uint64
+}
+
+// rejecter writes the refusals of one layer.
+type rejecter struct {
+	layer  string
+	status int
+	spread time.Duration // of Retry-After; negative: half of it again, at least 2 s
+	custom RejectFunc
+	trace  *Trace
+	count  *rejectCounts
+}
+
+func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration, policy string, body *rejectBody) {
+	rec.shedBy = j.layer
+	rec.MarkShed(err)
+	if j.count != nil {
+		j.counter().Add(1)
+	}
+	h := w.Header()
+	spread := j.spread
+	if spread < 0 {
+		spread = max(2*time.Second, after/2)
+	}
+	setRetryAfter(h, after, spread)
+	h["Cache-Control"] = noStore
+	custom := j.custom
+	if custom == nil {
+		custom = rec.reject
+	}
+	t := j.trace
+	traced := t != nil && t.Rejected != nil
+	if rec.trace != nil && rec.trace != t && rec.trace.Rejected != nil || traced || custom != nil {
+		j.rejectSlow(w, r, rec, custom, Rejection{Layer: j.layer, Status: j.status, RetryAfter: after, Policy: policy, Err: err, body: body})
+		return
+	}
+	body.write(w, r, j.status)
+}
+
+// rejectSlow is apart because its Rejection is on the heap.
+func (j *rejecter) rejectSlow(w http.ResponseWriter, r *http.Request, rec *recorder, custom RejectFunc, x Rejection) {
+	if t := j.trace; t != nil && t.Rejected != nil {
+		t.Rejected(r, x)
+	}
+	if t := rec.trace; t != nil && t != j.trace && t.Rejected != nil {
+		t.Rejected(r, x)
+	}
+	if custom != nil {
+		custom(w, r, &x)
+		return
+	}
+	x.Write(w, r)
+}
+
+func (j *rejecter) counter() *atomic.Uint64 {
+	switch j.layer {
+	case "rate":
+		return &j.count.rate
+	case "concurrency":
+		return &j.count.concurrency
+	case "breaker":
+		return &j.count.breaker
+	case "pool":
+		return &j.count.pool
+	}
+	return &j.count.drain
+}

@@ -1,0 +1,115 @@
+package middleware
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+)
+
+// A handler finds out what its ResponseWriter can do by type assertion, so a wrapper must
+// have exactly the optional methods of what it wraps: one too many promises what will fail
+// (Hijack on HTTP/2), one too few breaks websockets, server-sent events or sendfile. Each type
+// below adds one method to the one it embeds. All are a single pointer wide: holding one in an
+// interface allocates nothing.
+//
+// F is Flusher (and FlushError), H Hijacker, R io.ReaderFrom, P Pusher, N CloseNotifier.
+type (
+	recF    struct{ *recorder }
+	recH    struct{ *recorder }
+	recR    struct{ *recorder }
+	recP    struct{ *recorder }
+	recFH   struct{ recF }
+	recFR   struct{ recF }
+	recFP   struct{ recF }
+	recHR   struct{ recH }
+	recHP   struct{ recH }
+	recRP   struct{ recR }
+	recFHR  struct{ recFH }
+	recFHP  struct{ recFH }
+	recFRP  struct{ recFR }
+	recHRP  struct{ recHR }
+	recFHRP struct{ recFHR }
+	recFHRN struct{ recFHR } // net/http's HTTP/1
+	recFPN  struct{ recFP }  // net/http's HTTP/2
+)
+
+func (r recF) Flush()            { _ = r.flush() }
+func (r recF) FlushError() error { return r.flush() }
+
+func (r recH) Hijack() (net.Conn, *bufio.ReadWriter, error)  { return r.hijack() }
+func (r recFH) Hijack() (net.Conn, *bufio.ReadWriter, error) { return r.hijack() }
+
+func (r recR) ReadFrom(src io.Reader) (int64, error)   { return r.readFrom(src) }
+func (r recFR) ReadFrom(src io.Reader) (int64, error)  { return r.readFrom(src) }
+func (r recHR) ReadFrom(src io.Reader) (int64, error)  { return r.readFrom(src) }
+func (r recFHR) ReadFrom(src io.Reader) (int64, error) { return r.readFrom(src) }
+
+func (rec *recorder) push(target string, o *http.PushOptions) error {
+	return rec.w.(http.Pusher).Push(target, o)
+}
+
+func (r recP) Push(target string, o *http.PushOptions) error    { return r.push(target, o) }
+func (r recFP) Push(target string, o *http.PushOptions) error   { return r.push(target, o) }
+func (r recHP) Push(target string, o *http.PushOptions) error   { return r.push(target, o) }
+func (r recRP) Push(target string, o *http.PushOptions) error   { return r.push(target, o) }
+func (r recFHP) Push(target string, o *http.PushOptions) error  { return r.push(target, o) }
+func (r recFRP) Push(target string, o *http.PushOptions) error  { return r.push(target, o) }
+func (r recHRP) Push(target string, o *http.PushOptions) error  { return r.push(target, o) }
+func (r recFHRP) Push(target string, o *http.PushOptions) error { return r.push(target, o) }
+
+// closeNotifier is http.CloseNotifier, which is deprecated but still asserted by old handlers.
+type closeNotifier interface{ CloseNotify() <-chan bool }
+
+func (r recFHRN) CloseNotify() <-chan bool { return r.w.(closeNotifier).CloseNotify() }
+func (r recFPN) CloseNotify() <-chan bool  { return r.w.(closeNotifier).CloseNotify() }
+
+// shape returns rec with the optional methods of the writer it wraps.
+func shape(rec *recorder) http.ResponseWriter {
+	w := rec.w
+	_, f := w.(http.Flusher)
+	_, h := w.(http.Hijacker)
+	_, r := w.(io.ReaderFrom)
+	_, p := w.(http.Pusher)
+	if f && (h && r && !p || p && !h && !r) {
+		if _, n := w.(closeNotifier); n {
+			if h {
+				return recFHRN{recFHR{recFH{recF{rec}}}}
+			}
+			return recFPN{recFP{recF{rec}}}
+		}
+	}
+	switch {
+	case f && h && r && p:
+		return recFHRP{recFHR{recFH{recF{rec}}}}
+	case f && h && r:
+		return recFHR{recFH{recF{rec}}}
+	case f && h && p:
+		return recFHP{recFH{recF{rec}}}
+	case f && r && p:
+		return recFRP{recFR{recF{rec}}}
+	case h && r && p:
+		return recHRP{recHR{recH{rec}}}
+	case f && h:
+		return recFH{recF{rec}}
+	case f && r:
+		return recFR{recF{rec}}
+	case f && p:
+		return recFP{recF{rec}}
+	case h && r:
+		return recHR{recH{rec}}
+	case h && p:
+		return recHP{recH{rec}}
+	case r && p:
+		return recRP{recR{rec}}
+	case f:
+		return recF{rec}
+	case h:
+		return recH{rec}
+	case r:
+		return recR{rec}
+	case p:
+		return recP{rec}
+	}
+	return rec
+}

@@ -1,0 +1,321 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/pool"
+)
+
+// Wrap puts layers around h, in the order of the package comment whatever order they are given in:
+//
+//	Wrap(h, pool, rate, breaker) == rate(breaker(pool(h)))
+//
+// Without layers it uses [Defaults]. Layers of the same kind keep the order given. A nil h means
+// [http.DefaultServeMux]. Wrap panics if a layer is nil or given twice.
+//
+// Wrap is New(layers...).Handler(h) for programs that need neither [Stack.Stats] nor [Stack.Shutdown].
+func Wrap(h http.Handler, layers ...Layer) http.Handler {
+	return New(layers...).Handler(h)
+}
+
+// Defaults returns the layers that Wrap and New use when they are given none. They need no
+// number, and are meant to harm no server:
+//
+//   - an adaptive concurrency limit ([limiter.NewAdaptive]);
+//   - a circuit breaker for each route, where the wrapped handler is an [http.ServeMux] that
+//     can tell the route; none otherwise, since one failing route must not close the whole server;
+//   - a cache of 64 MiB that stores only what the handler addresses to shared caches
+//     (public, s-maxage, CDN-Cache-Control).
+//
+// There is no rate limit: its number and its key are the user's to know.
+// Each call makes new limiters, breakers and caches.
+func Defaults() []Layer {
+	return []Layer{
+		Cache(cache.New(64<<20, cache.WithOnlyExplicit())),
+		Concurrency(limiter.NewAdaptive()),
+		&breakerLayer{group: breaker.NewGroup(), config: breakerConfig{needRoute: true}},
+	}
+}
+
+// Stack is a set of layers in order, with one view of what they do.
+// It is safe for concurrent use. The zero value is not usable; call [New].
+type Stack struct {
+	layers []Layer
+	counts rejectCounts
+	gate   gate
+}
+
+// New returns a stack of the layers; without any, of [Defaults]. It panics if a layer is nil or given
+// twice.
+func New(layers ...Layer) *Stack {
+	if len(layers) == 0 {
+		layers = Defaults()
+	}
+	checkLayers("New", layers)
+	return &Stack{layers: slices.Clone(layers)}
+}
+
+// Handler returns h behind the layers of the stack. It may be called more than once: the handlers
+// share the limiters, breakers, caches and pools. A nil h means [http.DefaultServeMux].
+func (s *Stack) Handler(h http.Handler) http.Handler {
+	h = orDefaultMux(h)
+	e := env{mux: findMux(h), count: &s.counts}
+	// The gate is inside the options, so that what they skip is answered while draining.
+	options, rest := split(s.layers)
+	g := &gateHandler{next: build(h, rest, e), gate: &s.gate}
+	g.rejecter = rejecter{layer: "drain", status: http.StatusServiceUnavailable, spread: -1, count: &s.counts}
+	return build(g, options, e)
+}
+
+func split(layers []Layer) (options, rest []Layer) {
+	for _, l := range layers {
+		if l.rank() == rankSetting {
+			options = append(options, l)
+		} else {
+			rest = append(rest, l)
+		}
+	}
+	return options, rest
+}
+
+// placed is a layer with the patterns of the For it came from.
+type placed struct {
+	l  Layer
+	on []*matcher
+}
+
+func flatten(out []placed, layers []Layer, on []*matcher) []placed {
+	for _, l := range layers {
+		if f, ok := l.(*forLayer); ok {
+			out = flatten(out, f.layers, append(slices.Clip(on), f.m))
+			continue
+		}
+		out = append(out, placed{l, on})
+	}
+	return out
+}
+
+// build puts the layers around next in order of rank.
+func build(next http.Handler, layers []Layer, e env) http.Handler {
+	all := flatten(nil, layers, nil)
+	slices.SortStableFunc(all, func(a, b placed) int {
+		if a.l.rank() != b.l.rank() {
+			return int(a.l.rank() - b.l.rank())
+		}
+		return min(len(a.on), 1) - min(len(b.on), 1) // what holds for all is outside
+	})
+	h := orDefaultMux(next)
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].l.rank() == rankCache {
+			first := i
+			for first > 0 && all[first-1].l.rank() == rankCache {
+				first--
+			}
+			h = buildCaches(h, all[first:i+1], e)
+			i = first
+			continue
+		}
+		h = place(h, h, all[i], e)
+	}
+	return h
+}
+
+func place(inside, otherwise http.Handler, p placed, e env) http.Handler {
+	var h http.Handler
+	if w, ok := p.l.(wrapper); ok {
+		h = w.wrap(inside, e)
+	} else {
+		h = p.l.Handler(inside)
+	}
+	if len(p.on) == 0 {
+		return h
+	}
+	return &condHandler{m: p.on, yes: h, no: otherwise}
+}
+
+// buildCaches makes of several cache layers a choice: a request goes through one of them.
+func buildCaches(next http.Handler, all []placed, e env) http.Handler {
+	h := next
+	n := 0
+	for ; n < len(all) && len(all[n].on) == 0; n++ {
+		if n > 0 {
+			panic("middleware: two cache layers for all requests; give one, and the others in For")
+		}
+		h = place(next, nil, all[n], e)
+	}
+	for i := len(all) - 1; i >= n; i-- {
+		h = place(next, h, all[i], e)
+	}
+	return h
+}
+
+// Stats is a reading of a stack; the parts are in the order of the layers.
+type Stats struct {
+	InFlight int64        `json:"in_flight"` // requests inside the stack
+	Rejected RejectStats  `json:"rejected"`  // by the layer that refused
+	Layers   []LayerStats `json:"layers"`
+}
+
+// RejectStats counts the requests refused since the start.
+type RejectStats struct {
+	Rate        uint64 `json:"rate"`
+	Concurrency uint64 `json:"concurrency"`
+	Breaker     uint64 `json:"breaker"`
+	Pool        uint64 `json:"pool"`
+	Drain       uint64 `json:"drain"`
+}
+
+// LayerStats is the reading of one layer; the field of its kind is set.
+type LayerStats struct {
+	Layer       string                    `json:"layer"`
+	For         string                    `json:"for,omitempty"` // the pattern of its For
+	Rate        *limiter.RateStats        `json:"rate,omitempty"`
+	Concurrency *limiter.ConcurrencyStats `json:"concurrency,omitempty"`
+	Breaker     *BreakerStats             `json:"breaker,omitempty"`
+	Cache       *cache.Stats              `json:"cache,omitempty"`
+	Pool        *pool.Stats               `json:"pool,omitempty"`
+}
+
+// BreakerStats is the reading of a breaker layer.
+type BreakerStats struct {
+	Group  breaker.GroupStats       `json:"group"`
+	Routes map[string]breaker.Stats `json:"routes"` // by route, or by the key of WithBreakerKey
+}
+
+// Stats returns a reading of the stack and its layers. It may be called at any time; the parts are read one
+// after another.
+func (s *Stack) Stats() Stats {
+	c := &s.counts
+	out := Stats{
+		InFlight: s.gate.inFlight(),
+		Rejected: RejectStats{c.rate.Load(), c.concurrency.Load(), c.breaker.Load(), c.pool.Load(), c.drain.Load()},
+	}
+	for _, p := range flatten(nil, s.layers, nil) {
+		l, ok := p.l.(interface{ stats() LayerStats })
+		if !ok {
+			continue
+		}
+		st := l.stats()
+		for _, m := range p.on {
+			if st.For != "" {
+				st.For += ", "
+			}
+			st.For += m.pattern
+		}
+		out.Layers = append(out.Layers, st)
+	}
+	return out
+}
+
+// Shutdown drains the stack: from now on its handlers answer 503 with Connection: close; it waits
+// until the requests inside have ended, then shuts down its pools. If ctx ends first, Shutdown stops
+// waiting and returns an error that wraps the cause and says how many requests were left. Call it after
+// the load balancer has been told (see package health) and before or beside [http.Server.Shutdown]. A
+// second call waits again.
+func (s *Stack) Shutdown(ctx context.Context) error {
+	if err := s.gate.drain(ctx); err != nil {
+		return fmt.Errorf("middleware: shutdown with %d requests in flight: %w", s.gate.inFlight(), err)
+	}
+	for _, p := range flatten(nil, s.layers, nil) {
+		if l, ok := p.l.(interface{ shutdown(context.Context) error }); ok {
+			if err := l.shutdown(ctx); err != nil {
+				return fmt.Errorf("middleware: shutdown: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// gate counts the requests inside a stack, and can be shut.
+// The count is spread over several words so that two requests rarely share one.
+type gate struct {
+	shut  atomic.Bool
+	cells [8]struct {
+		n atomic.Int64
+		_ [56]byte
+	}
+	mu   sync.Mutex
+	idle chan struct{} // closed when the last request leaves a shut gate
+}
+
+func (g *gate) inFlight() int64 {
+	var n int64
+	for i := range g.cells {
+		n += g.cells[i].n.Load()
+	}
+	return n
+}
+
+// enter returns false if the gate is shut. The caller calls leave with the same cell.
+func (g *gate) enter(cell uint32) bool {
+	g.cells[cell&7].n.Add(1)
+	if g.shut.Load() {
+		g.leave(cell)
+		return false
+	}
+	return true
+}
+
+func (g *gate) leave(cell uint32) {
+	g.cells[cell&7].n.Add(-1)
+	if g.shut.Load() && g.inFlight() == 0 {
+		g.mu.Lock()
+		if g.idle != nil {
+			close(g.idle)
+			g.idle = nil
+		}
+		g.mu.Unlock()
+	}
+}
+
+func (g *gate) drain(ctx context.Context) error {
+	g.mu.Lock()
+	g.shut.Store(true)
+	if g.inFlight() == 0 {
+		g.mu.Unlock()
+		return nil
+	}
+	if g.idle == nil {
+		g.idle = make(chan struct{})
+	}
+	idle := g.idle
+	g.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+var errDraining = errors.New("middleware: draining")
+
+type gateHandler struct {
+	next     http.Handler
+	gate     *gate
+	rejecter rejecter
+}
+
+func (h *gateHandler) inner() http.Handler { return h.next }
+
+func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	cell := rand.Uint32()
+	if !h.gate.enter(cell) {
+		w.Header().Set("Connection", "close")
+		w, rec := record(w)
+		h.rejecter.reject(w, r, rec, errDraining, 0, "", reducedCapacity)
+		return
+	}
+	defer h.gate.leave(cell)
+	h.next.ServeHTTP(w, r)
+}

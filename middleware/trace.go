@@ -1,0 +1,60 @@
+package middleware
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// Trace is a set of functions that are called as requests pass, like those of
+// [net/http/httptrace.ClientTrace]. Any of them may be nil. They run on the request's goroutine,
+// with no lock held, and must not keep the request; they may be called concurrently. A function
+// that panics panics in the request.
+type Trace struct {
+	// Rejected is called when a layer refuses a request, before the response is written.
+	Rejected func(r *http.Request, j Rejection)
+
+	// Admitted is called when a layer that can make a request wait has let it pass.
+	// layer is "concurrency" or "pool".
+	Admitted func(r *http.Request, layer string, waited time.Duration)
+
+	// Done is called after the handler has returned or panicked. It is called only for
+	// a Trace that is a layer (see [WithTrace]).
+	Done func(r *http.Request, res Result)
+}
+
+// Result is how a request ended.
+type Result struct {
+	// Route is the pattern that served the request; empty if no mux told.
+	Route string
+	// Status is the first final status; 200 if the handler wrote none, 0 if it panicked before it did.
+	Status int
+	// Bytes is the length of the body as the handler wrote it.
+	Bytes int64
+	// Duration is from the entry into the trace layer until the handler returned.
+	Duration time.Duration
+	// Cache says what a cache layer did; [cache.Bypass] if there was none.
+	Cache cache.Result
+	// Shed is the layer that refused the request ("rate", "concurrency", "breaker", "pool",
+	// "drain"); empty if none did.
+	Shed string
+	// Panicked says that the handler panicked, or ended its goroutine.
+	Panicked bool
+	// Hijacked says that the connection was taken over.
+	Hijacked bool
+}
+
+func (rec *recorder) result(r *http.Request, d time.Duration, panicked bool) Result {
+	res := Result{
+		Route: r.Pattern, Status: rec.status, Bytes: rec.bytes, Duration: d, Cache: rec.cache,
+		Shed: rec.shedBy, Panicked: panicked, Hijacked: rec.hijacked,
+	}
+	if res.Route == "" {
+		res.Route = rec.route
+	}
+	if res.Status == 0 && !panicked {
+		res.Status = http.StatusOK
+	}
+	return res
+}
