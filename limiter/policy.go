@@ -56,6 +56,9 @@ type PolicyState struct {
 	Refused bool `json:"refused"`
 }
 
+// policyUnbounded is the burst and what remains of an infinite policy.
+const policyUnbounded = math.MaxInt
+
 // policyInfinite reports whether the limit admits everything. From 2^62 tokens a second
 // on a bucket would fill in less than the resolution of any clock.
 func policyInfinite(l rate.Limit) bool { return l >= 1<<62 }
@@ -258,10 +261,19 @@ func (p *policyRule) wait(ticks int64) time.Duration {
 	return time.Duration(ns)
 }
 
+// spentOf returns how much is spent of a bucket in that state, at least.
+func (p *policyRule) spentOf(s PolicyState) int64 {
+	if s.ResetAfter > 1 && p.nsPerTick > 0 {
+		// It was rounded up to a nanosecond; half of one is what it was off by, within the grace.
+		return min(p.debt, int64((float64(s.ResetAfter)-0.5)/p.nsPerTick))
+	}
+	return max(0, p.capacity-p.cost(s.Remaining+1))
+}
+
 // state describes a bucket of which so much is spent.
 func (p *policyRule) state(spent int64) PolicyState {
 	if p.infinite {
-		return PolicyState{Remaining: math.MaxInt}
+		return PolicyState{Remaining: policyUnbounded}
 	}
 	return PolicyState{Remaining: p.tokens(spent), ResetAfter: p.wait(spent)}
 }

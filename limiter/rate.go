@@ -1,7 +1,9 @@
 package limiter
 
 import (
+	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +24,7 @@ type Rate struct {
 	origin  time.Time // of all readings
 	table   *table
 	single  *rateSingle // instead of table, without keys
+	store   *storeFront // behind either; nil for none
 	maxWait time.Duration
 	keyRule func(key string) (rate.Limit, int)
 	trace   RateTrace
@@ -51,12 +54,19 @@ type Decision struct {
 	RetryAfter time.Duration
 	// ResetAfter is when the bucket will be full if nothing else is taken.
 	ResetAfter time.Duration
+	// Unavailable is set with a refusal that is no fault of the key: the store did not answer, and
+	// [FailClosed] is set.
+	Unavailable bool
 }
 
-// Err returns nil if the event may happen, and otherwise an [*Error] that is [ErrRateLimited].
+// Err returns nil if the event may happen, and otherwise an [*Error] that is [ErrRateLimited], or
+// [ErrStoreFailed] if the decision is Unavailable.
 func (d Decision) Err() error {
-	if d.OK {
+	switch {
+	case d.OK:
 		return nil
+	case d.Unavailable:
+		return &Error{Err: ErrStoreFailed, RetryAfter: d.RetryAfter}
 	}
 	return &Error{Err: ErrRateLimited, RetryAfter: d.RetryAfter, Policy: d.Policy}
 }
@@ -75,6 +85,8 @@ func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 		policies: []Policy{{Name: "default", Limit: limit, Burst: burst}},
 		maxKeys:  65_536,
 		maxWait:  time.Minute,
+
+		storeTimeout: storeTimeout,
 	}
 	if fault := policyCheck(limit, burst); fault != "" {
 		panic("limiter: NewRate: " + fault)
@@ -84,6 +96,9 @@ func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 	}
 	cfg.check()
 	r := &Rate{origin: time.Now(), maxWait: cfg.maxWait, keyRule: cfg.keyRule, trace: cfg.trace}
+	if cfg.store != nil {
+		r.store = newStoreFront(&cfg)
+	}
 	r.shadow.Store(cfg.shadow)
 	r.policies.Store(&cfg.policies)
 	if cfg.unkeyed {
@@ -124,19 +139,37 @@ func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
 
 // AllowEach is AllowAt which also fills each, from its first element on, with the state of every policy
 // in the order of [Rate.Policies], as far as it has room.
+//
+// It is what the other forms of Allow call. With a [WithStore] it may take up to [WithStoreTimeout]; [Rate.AllowContext] ends sooner.
 func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) Decision {
 	q := r.question(now, key, n)
 	var a tableAnswer
-	r.take(&q, now, each, &a)
+	if r.store != nil {
+		r.takeStored(context.Background(), &q, now, each, &a)
+	} else {
+		r.takeLocal(&q, now, each, &a)
+	}
 	return r.decision(&q, &a)
 }
 
-// Peek returns the decision that AllowN would return, and takes nothing. It is not counted.
+// AllowContext is AllowEach for a Rate that may have a store, which gets ctx. Without a store ctx does not matter.
+func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n int, each []PolicyState) Decision {
+	if r.store == nil {
+		return r.AllowEach(now, key, n, each)
+	}
+	q := r.question(now, key, n)
+	var a tableAnswer
+	r.takeStored(ctx, &q, now, each, &a)
+	return r.decision(&q, &a)
+}
+
+// Peek returns the decision that AllowN would return, and takes nothing. It is not counted, and
+// asks no store.
 func (r *Rate) Peek(key string, n int) Decision {
 	q := r.question(time.Time{}, key, n)
 	q.peek = true
 	var a tableAnswer
-	r.take(&q, time.Time{}, nil, &a)
+	r.takeLocal(&q, time.Time{}, nil, &a)
 	return r.decision(&q, &a)
 }
 
@@ -159,6 +192,9 @@ func (r *Rate) Charge(key string, n int) {
 
 // Reset makes the key's buckets full.
 func (r *Rate) Reset(key string) {
+	if r.store != nil {
+		r.forceStored(key, math.MinInt)
+	}
 	if r.single != nil {
 		r.single.reset()
 		return
@@ -225,6 +261,14 @@ func (r *Rate) question(now time.Time, key string, n int) tableTake {
 	return q
 }
 
+// time returns now, read from the clock if it is zero.
+func (r *Rate) time(now time.Time) time.Time {
+	if now.IsZero() {
+		return time.Now()
+	}
+	return now
+}
+
 // reading returns the time since the origin in nanoseconds.
 func (r *Rate) reading(now time.Time) int64 {
 	if now.IsZero() {
@@ -233,7 +277,7 @@ func (r *Rate) reading(now time.Time) int64 {
 	return int64(now.Sub(r.origin))
 }
 
-func (r *Rate) take(q *tableTake, now time.Time, each []PolicyState, a *tableAnswer) {
+func (r *Rate) takeLocal(q *tableTake, now time.Time, each []PolicyState, a *tableAnswer) {
 	if r.single != nil {
 		r.single.take(q, now, each, nil, a)
 		return
@@ -246,9 +290,12 @@ func (r *Rate) adjust(key string, n int) {
 	q.n = n
 	if r.single != nil {
 		r.single.adjust(n, time.Now())
-		return
+	} else {
+		r.table.adjust(&q)
 	}
-	r.table.adjust(&q)
+	if r.store != nil {
+		r.forceStored(key, n)
+	}
 }
 
 // decision puts an answer into the caller's terms and tells the trace.
@@ -261,6 +308,8 @@ func (r *Rate) decision(q *tableTake, a *tableAnswer) Decision {
 		Remaining:  a.state.Remaining,
 		RetryAfter: a.state.RetryAfter,
 		ResetAfter: a.state.ResetAfter,
+
+		Unavailable: a.closed,
 	}
 	if !a.ok && q.shadow {
 		d.OK, d.Shadow = true, true

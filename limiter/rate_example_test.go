@@ -48,3 +48,23 @@ func ExampleRate_Refund() {
 	fmt.Println(r.Peek("client", 1).Remaining)
 	// Output: 10
 }
+
+func ExampleWithStore() {
+	// Two servers, one quota. A remote store would implement limiter.Store.
+	store := limiter.NewMemoryStore(1024)
+	one := limiter.NewRate(1, 3, limiter.WithStore(store))
+	two := limiter.NewRate(1, 3, limiter.WithStore(store), limiter.WithStoreFailure(limiter.FailLocal))
+	fmt.Println(one.AllowN("client", 2).Remaining)
+	fmt.Println(two.Allow("client").Remaining)
+	fmt.Println(two.Allow("client").OK)
+	// Output:
+	// 1
+	// 0
+	// false
+}
+
+func ExampleNewMemoryStore() {
+	store := limiter.NewMemoryStore(1024)
+	fmt.Println(limiter.NewRate(1, 3, limiter.WithStore(store)).Allow("client").OK)
+	// Output: true
+}

@@ -18,7 +18,11 @@ import (
 // A flood of made-up keys must not make the limiter forget the abuser among them. 65,536 slots,
 // 100,000 new keys a second, a minute; in steps of a millisecond.
 func TestRateAbuserInAFlood(t *testing.T) {
-	const seconds, flood = 60, 100_000
+	const flood = 100_000
+	seconds := time.Duration(60)
+	if rateRaceEnabled {
+		seconds = 4 // time enough to touch every line
+	}
 	budget := limiter.WithNewKeyBudget(100, 100)
 	for _, c := range []struct {
 		name  string
@@ -35,6 +39,8 @@ func TestRateAbuserInAFlood(t *testing.T) {
 		{"guesses a second, two policies", 5.0 / 60, 5, time.Second, []limiter.RateOption{limiter.WithPolicy("daily", 20.0/86400, 20)}, 1.5},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			// The chances of one abuser hang on the seed of the table; there are ten.
+			abusers := rateKeys(10)
 			run := func(keys int) (admitted int, s limiter.RateStats) {
 				r := limiter.NewRate(c.limit, c.burst, c.opts...)
 				start, made := time.Now(), 0
@@ -44,25 +50,23 @@ func TestRateAbuserInAFlood(t *testing.T) {
 						r.AllowAt(now, strconv.Itoa(made), 1)
 						made++
 					}
-					if at%c.every == 0 && r.AllowAt(now, "abuser", 1).OK {
-						admitted++
+					for i, abuser := range abusers {
+						if (at+time.Duration(i)*time.Millisecond)%c.every == 0 && r.AllowAt(now, abuser, 1).OK {
+							admitted++
+						}
 					}
 				}
 				return admitted, r.Stats()
 			}
 			alone, _ := run(0)
-			n := flood
-			if rateRaceEnabled {
-				n /= 4 // still more than there is room for
-			}
-			hidden, s := run(n)
+			hidden, s := run(flood)
 			if s.EvictedLive == 0 && s.SharedNewKeys == 0 {
 				t.Fatalf("no flood: %+v", s)
 			}
-			if got := float64(hidden) / float64(alone); got > c.most {
+			if got := float64(hidden) / float64(alone); got > c.most && !rateRaceEnabled {
 				t.Errorf("%d admitted in the flood, %d alone: %.2fx, at most %vx", hidden, alone, got, c.most)
 			}
-			t.Logf("%d admitted, %d alone", hidden, alone)
+			t.Logf("%d admitted in the flood, %d alone", hidden, alone)
 		})
 	}
 }
@@ -130,6 +134,9 @@ func rateHeap() int64 {
 
 // At most 34 bytes a key at a million live keys, in a table of twice their number.
 func TestRateBytesAKey(t *testing.T) {
+	if rateRaceEnabled {
+		t.Skip("the race detector has nothing to find here")
+	}
 	const keys = 1_000_000
 	before := rateHeap()
 	r := limiter.NewRate(0.001, 10, limiter.WithMaxKeys(2*keys))
@@ -150,7 +157,7 @@ func TestRateBytesAKey(t *testing.T) {
 func TestRateMemoryIsConstant(t *testing.T) {
 	keys := 10_000_000
 	if rateRaceEnabled || testing.Short() {
-		keys = 500_000
+		keys = 100_000
 	}
 	for kind, opts := range map[string][]limiter.RateOption{"table": nil, "exact": {limiter.WithExactKeys()}} {
 		t.Run(kind, func(t *testing.T) {

@@ -24,6 +24,10 @@ type rateConfig struct {
 	budget   *Policy
 	keyRule  func(key string) (rate.Limit, int)
 	trace    RateTrace
+
+	store        Store
+	storeTimeout time.Duration
+	storeFailure StoreFailure
 }
 
 // check panics on what no single option can see.
@@ -37,6 +41,9 @@ func (c *rateConfig) check() {
 			panic(fmt.Sprintf("limiter: NewRate: two policies have the name %q: give each a name of its own", p.Name))
 		}
 		seen[p.Name] = true
+	}
+	if c.store != nil && c.keyRule != nil {
+		panic("limiter: NewRate: WithStore and WithKeyLimit: a store has the same policies for all keys; drop one of them")
 	}
 	if c.unkeyed && (c.exact || c.budget != nil || c.keyRule != nil) {
 		panic("limiter: NewRate: WithoutKeys leaves no key for WithExactKeys, WithNewKeyBudget or WithKeyLimit: drop one of them")

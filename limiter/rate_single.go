@@ -63,9 +63,9 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 		limit, burst := s.policies[i].Limit, s.policies[i].Burst
 		if limit == rate.Inf {
 			if i == 0 {
-				a.burst, a.state = math.MaxInt, PolicyState{Remaining: math.MaxInt}
+				a.burst, a.state = policyUnbounded, PolicyState{Remaining: policyUnbounded}
 			}
-			rateSingleEach(each, i, PolicyState{Remaining: math.MaxInt})
+			rateSingleEach(each, i, PolicyState{Remaining: policyUnbounded})
 			continue
 		}
 		tokens := b.TokensAt(now)
@@ -187,6 +187,21 @@ func rateSingleAdd(b *rate.Limiter, now time.Time, n int) {
 		defer b.SetBurstAt(now, burst)
 	}
 	b.ReserveN(now, -n)
+}
+
+// raise makes the buckets as empty as the states say, in whole tokens.
+func (s *rateSingle) raise(states []PolicyState, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now = s.clock(now)
+	for i, b := range s.buckets {
+		if s.policies[i].Limit == rate.Inf {
+			continue
+		}
+		if more := math.Floor(b.TokensAt(now)) - float64(states[i].Remaining); more > 0 {
+			b.AllowN(now, int(more))
+		}
+	}
 }
 
 func (s *rateSingle) giveBack(reserved *[ratePolicyMax]*rate.Reservation, now time.Time) {

@@ -20,6 +20,11 @@ type RateStats struct {
 	// Either says that WithMaxKeys is too low for the traffic.
 	EvictedLive   uint64 `json:"evicted_live"`
 	SharedNewKeys uint64 `json:"shared_new_keys"`
+	// StoreAsked counts the questions to a store, StoreFailed those without an answer, and StoreSkipped the
+	// events about which it was not asked since it had failed before.
+	StoreAsked   uint64 `json:"store_asked"`
+	StoreFailed  uint64 `json:"store_failed"`
+	StoreSkipped uint64 `json:"store_skipped"`
 	// Policies are the present policies.
 	Policies []Policy `json:"policies"`
 }
@@ -33,6 +38,8 @@ type RateTrace struct {
 	Evicted func()
 	// Saturated is called when there was no slot for a new key, and [WithNewKeyBudget] decided.
 	Saturated func(d Decision)
+	// StoreFailed is called when [WithStoreFailure] decided because the store did not.
+	StoreFailed func(err error)
 }
 
 // Stats returns the counts. It goes over the whole table to count live keys: a matter of a
@@ -43,6 +50,14 @@ func (r *Rate) Stats() RateStats {
 		r.single.stats(&s)
 	} else {
 		r.table.stats(&s, r.reading(time.Time{}))
+	}
+	if f := r.store; f != nil {
+		s.StoreAsked, s.StoreFailed, s.StoreSkipped = f.asked.Load(), f.failed.Load(), f.skipped.Load()
+		// The local buckets counted these as admitted.
+		refused, shadowed := f.refused.Load(), f.shadowed.Load()
+		s.Admitted -= min(s.Admitted, refused+shadowed)
+		s.Rejected += refused
+		s.Shadowed += shadowed
 	}
 	return s
 }
@@ -56,5 +71,8 @@ func (r *Rate) traceDecision(q *tableTake, a *tableAnswer, d *Decision) {
 	}
 	if r.trace.Saturated != nil && a.shared {
 		r.trace.Saturated(*d)
+	}
+	if r.trace.StoreFailed != nil && a.storeErr != nil {
+		r.trace.StoreFailed(a.storeErr)
 	}
 }

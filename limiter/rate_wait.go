@@ -11,7 +11,7 @@ import (
 func (r *Rate) Wait(ctx context.Context, key string) error { return r.WaitN(ctx, key, 1) }
 
 // WaitN takes n tokens of each of the key's buckets, and waits until all have flowed in. Calls are
-// served in the order in which they came.
+// served in the order in which they came; with [WithStore] each asks again when it was told to come back, in no order.
 //
 // It refuses at once what cannot be in time, with an [*Error]: [ErrWouldMissDeadline] if the deadline of ctx is earlier, [ErrRateLimited] if
 // the wait is longer than [WithMaxWait] or if no wait would help, as n is above the burst. If ctx ends during the wait, WaitN
@@ -19,6 +19,9 @@ func (r *Rate) Wait(ctx context.Context, key string) error { return r.WaitN(ctx,
 func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if r.store != nil {
+		return r.waitStored(ctx, key, n)
 	}
 	now := time.Now()
 	q := r.question(now, key, n)
@@ -64,4 +67,34 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 		r.table.giveBack(&q, a.rules, &marks)
 	}
 	return ctx.Err()
+}
+
+// waitStored asks again and again: a store keeps no reservations.
+func (r *Rate) waitStored(ctx context.Context, key string, n int) error {
+	until := time.Now().Add(r.maxWait)
+	deadline, hasDeadline := ctx.Deadline()
+	r.waiting.Add(1)
+	defer r.waiting.Add(-1)
+	for {
+		now := time.Now()
+		d := r.AllowContext(ctx, now, key, n, nil)
+		at := now.Add(d.RetryAfter)
+		switch {
+		case d.OK:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case d.Unavailable, d.RetryAfter <= 0, at.After(until):
+			return d.Err()
+		case hasDeadline && at.After(deadline):
+			return &Error{Err: ErrWouldMissDeadline, RetryAfter: d.RetryAfter, Policy: d.Policy}
+		}
+		timer := time.NewTimer(d.RetryAfter)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
 }

@@ -20,7 +20,8 @@ const tableWays = 8
 // of a key never seen, so slots come free by themselves and nothing has to sweep.
 //
 // A new key takes a free slot of its set, or else the one whose bucket is full soonest. That forgets
-// the least, and a flood of new keys displaces its own, not the drained bucket of an abuser.
+// the least, and a flood of new keys displaces its own, not the drained bucket of an abuser. But for his first
+// event he is one of the flood; see tableGhosts.
 type table struct {
 	policies int
 	sets     uint64
@@ -28,6 +29,7 @@ type table struct {
 	hashes   []uint64 // 0 is a free slot
 	cells    []int64  // policies words a slot
 	shards   []tableShard
+	ghosts   tableGhosts
 	exact    bool
 	budget   *tableBudget
 }
@@ -81,6 +83,9 @@ type tableAnswer struct {
 	state   PolicyState   // of policy
 	burst   int           // of policy
 	rules   *tableRules
+
+	storeErr error // the store's, if it did not decide
+	closed   bool  // refused for that
 }
 
 func newTable(keys int, exact bool, rules *tableRules, budget *tableBudget) *table {
@@ -103,6 +108,7 @@ func newTable(keys int, exact bool, rules *tableRules, budget *tableBudget) *tab
 	if !exact {
 		t.hashes = make([]uint64, t.sets*tableWays)
 		t.cells = make([]int64, len(t.hashes)*t.policies)
+		t.ghosts = make(tableGhosts, t.sets)
 	}
 	return t
 }
@@ -233,9 +239,10 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 
 // takeNew is take for a key that has no slot. The shard is locked.
 func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []PolicyState, marks *[ratePolicyMax]int64, a *tableAnswer) {
-	var fresh [ratePolicyMax]int64
-	sh.decide(q, fresh[:t.policies], true, each, marks, a)
-	if !a.ok || q.peek || q.n == 0 {
+	var words [ratePolicyMax]int64
+	cells := words[:t.policies]
+	if q.peek || q.n == 0 {
+		sh.decide(q, cells, true, each, marks, a)
 		return
 	}
 	var slot int
@@ -245,6 +252,14 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []P
 	} else {
 		slot, live = t.victim(sh, set, q.ns)
 	}
+	displaced := live && t.budget == nil && t.ghosts.has(set, hash)
+	if displaced {
+		sh.rules.spendOne(cells, q.ns)
+	}
+	sh.decide(q, cells, !displaced, each, marks, a)
+	if !a.ok {
+		return
+	}
 	if live && t.budget != nil {
 		t.budget.take(q, each, a)
 		if a.ok {
@@ -252,15 +267,31 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []P
 		}
 		return
 	}
+	t.insert(sh, set, slot, hash, q.key, cells, live)
+	a.evicted = live
+}
+
+// insert puts a new key into the slot that victim chose. The shard is locked.
+func (t *table) insert(sh *tableShard, set uint64, slot int, hash uint64, key string, cells []int64, live bool) {
+	if live {
+		sh.evicted++
+	}
 	if t.exact {
-		sh.exact.insert(q.key, fresh[:t.policies])
-	} else {
-		t.hashes[slot] = hash
-		copy(t.cells[slot*t.policies:], fresh[:t.policies])
+		sh.exact.insert(key, cells)
+		return
 	}
 	if live {
-		a.evicted = true
-		sh.evicted++
+		t.ghosts.add(set, t.hashes[slot])
+	}
+	t.hashes[slot] = hash
+	copy(t.cells[slot*t.policies:], cells)
+}
+
+// spendOne makes cells the words of buckets of which one token is spent.
+func (r *tableRules) spendOne(cells []int64, ns int64) {
+	for i := range cells {
+		p := &r.policies[i]
+		cells[i] = p.clock(ns) + min(p.cost(1), p.capacity)
 	}
 }
 
@@ -269,7 +300,7 @@ func (sh *tableShard) decideOne(q *tableTake, cell *int64, a *tableAnswer) {
 	p := &sh.rules.policies[0]
 	a.rules, a.burst = sh.rules, p.burst
 	if p.infinite {
-		a.ok, a.burst, a.state.Remaining = true, math.MaxInt, math.MaxInt
+		a.ok, a.burst, a.state.Remaining = true, policyUnbounded, policyUnbounded
 		return
 	}
 	reading := p.clock(q.ns)
@@ -378,7 +409,7 @@ func (sh *tableShard) describe(q *tableTake, cells []int64, fresh bool, a *table
 	p := q.rule(a.rules, a.policy, &own)
 	a.burst = p.burst
 	if p.infinite {
-		a.burst = math.MaxInt
+		a.burst = policyUnbounded
 	}
 	a.state = p.now(cells[a.policy], q.ns, fresh)
 	a.state.RetryAfter, a.state.Refused = retry, !a.ok
@@ -484,21 +515,35 @@ func (t *table) adjust(q *tableTake) {
 	if known {
 		return
 	}
+	var slot int
+	var live bool
 	if t.exact {
-		if t.budget == nil || !sh.exact.fullOfLive(sh.rules, q.ns) {
-			sh.exact.insert(q.key, cells)
+		live = sh.exact.fullOfLive(sh.rules, q.ns)
+	} else {
+		slot, live = t.victim(sh, set, q.ns)
+	}
+	if !live || t.budget == nil {
+		t.insert(sh, set, slot, hash, q.key, cells, live)
+	}
+}
+
+// raise makes the buckets of a known key as empty as the states say.
+func (t *table) raise(q *tableTake, states []PolicyState) {
+	hash := t.hash(q.key)
+	set, sh := t.locate(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	cells := t.find(sh, set, hash, q.key)
+	for i := range cells {
+		p := &sh.rules.policies[i]
+		if p.infinite {
+			continue
 		}
-		return
+		reading := p.clock(q.ns)
+		if spent := p.spentOf(states[i]); spent > p.spent(cells[i], reading) {
+			cells[i] = reading + spent
+		}
 	}
-	slot, live := t.victim(sh, set, q.ns)
-	if live && t.budget != nil {
-		return
-	}
-	if live {
-		sh.evicted++
-	}
-	t.hashes[slot] = hash
-	copy(t.cells[slot*t.policies:], cells)
 }
 
 // giveBack returns a reservation that will not be used, as far as nobody has reserved after it: those who did

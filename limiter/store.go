@@ -1,0 +1,265 @@
+package limiter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// Store keeps token buckets outside of this process, so that several processes share them. Package
+// limitertest has the tests that every Store must pass.
+//
+// An implementation is safe for concurrent use, returns when ctx ends at the latest, and keeps neither
+// the policies nor the states it was given.
+type Store interface {
+	// Take decides about one event. If every policy has the tokens for it, Take takes them from each, and returns true; otherwise it takes
+	// nothing, and returns false. It writes the state of each policy after that into states, which has
+	// the length of req.Policies. After an error nothing is known: the tokens may be taken or not.
+	Take(ctx context.Context, req StoreRequest, states []PolicyState) (ok bool, err error)
+}
+
+// StoreRequest is one event for a [Store] to decide about.
+type StoreRequest struct {
+	// Key names the buckets, one for each policy. Any string is possible, of any length.
+	Key string
+	// Cost is how many tokens the event takes of each bucket. With 0 it takes none, and is admitted unless the key is in debt.
+	Cost int
+	// Force takes the tokens whether they are there or not; what is missing is a debt, for which an
+	// implementation may set a bound of one burst or more. With a Cost below 0, Force gives tokens
+	// back, to the burst at most: [math.MinInt] resets the key. Take returns true.
+	Force bool
+	// Policies are the present policies. Limits and bursts may change from one call to the next: what is spent then stays spent, in tokens.
+	Policies []Policy
+}
+
+// StoreFailure says what becomes of an event that a [Store] did not decide about.
+type StoreFailure int
+
+const (
+	// FailLocal has the buckets of this process decide, which know what it admitted and
+	// what the store said last. It is the default.
+	FailLocal StoreFailure = iota
+	// FailOpen admits the event.
+	FailOpen
+	// FailClosed refuses the event with [ErrStoreFailed].
+	FailClosed
+)
+
+// String returns "local", "open" or "closed".
+func (f StoreFailure) String() string {
+	switch f {
+	case FailLocal:
+		return "local"
+	case FailOpen:
+		return "open"
+	case FailClosed:
+		return "closed"
+	}
+	return fmt.Sprintf("StoreFailure(%d)", int(f))
+}
+
+// ErrStoreFailed says that a [Store] did not answer and that the Rate is set to refuse then. It is no fault of the key.
+var ErrStoreFailed = errors.New("limiter: store failed")
+
+const (
+	storeTimeout = 50 * time.Millisecond
+	storeTrip    = 5               // failures in a row until the store is left alone
+	storeRest    = 2 * time.Second // how long
+)
+
+// WithStore keeps the buckets in a store. Those of this process stand before it: an event that they refuse
+// is not asked for, since the store would refuse it too. After 5 failures in a row the store is left alone for
+// 2 seconds, and then asked about one event. What becomes of events that the store does not decide about says
+// [WithStoreFailure].
+//
+// It panics if s is nil. It does not go together with [WithKeyLimit].
+func WithStore(s Store) RateOption {
+	if s == nil {
+		panic("limiter: WithStore: s is nil: give a Store")
+	}
+	return rateOption(func(c *rateConfig) { c.store = s })
+}
+
+// WithStoreTimeout sets how long a store may take for one answer; the default is 50 ms. It panics if d is not positive.
+func WithStoreTimeout(d time.Duration) RateOption {
+	if d <= 0 {
+		panic(fmt.Sprintf("limiter: WithStoreTimeout: %v: give a positive duration", d))
+	}
+	return rateOption(func(c *rateConfig) { c.storeTimeout = d })
+}
+
+// WithStoreFailure sets what becomes of events that the store does not decide about; the default is [FailLocal].
+func WithStoreFailure(f StoreFailure) RateOption {
+	if f < FailLocal || f > FailClosed {
+		panic(fmt.Sprintf("limiter: WithStoreFailure: %v: give FailLocal, FailOpen or FailClosed", f))
+	}
+	return rateOption(func(c *rateConfig) { c.storeFailure = f })
+}
+
+// storeFront asks a Store, unless it is known to fail.
+type storeFront struct {
+	store   Store
+	timeout time.Duration
+	failure StoreFailure
+	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
+
+	asked    atomic.Uint64
+	failed   atomic.Uint64 // asked and no answer
+	skipped  atomic.Uint64 // not asked, as the store is left alone
+	refused  atomic.Uint64 // by the store, though admitted here
+	shadowed atomic.Uint64 // the same, in shadow
+}
+
+// errStoreLeft is what a caller's own end of ctx is to the breaker: no failure of the store.
+var errStoreLeft = errors.New("limiter: the caller left")
+
+func newStoreFront(c *rateConfig) *storeFront {
+	return &storeFront{
+		store:   c.store,
+		timeout: c.storeTimeout,
+		failure: c.storeFailure,
+		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+			Timeout:     storeRest,
+			ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= storeTrip },
+			IsExcluded:  func(err error) bool { return err == errStoreLeft },
+		}),
+	}
+}
+
+// ask returns what the store says. The breaker hears of every outcome, a panic too, so that no probe is lost.
+func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyState) (ok bool, err error) {
+	done, err := f.breaker.Allow()
+	if err != nil {
+		f.skipped.Add(1)
+		return false, err
+	}
+	outcome := errors.New("limiter: the store panicked")
+	defer func() { done(outcome) }()
+	f.asked.Add(1)
+	limited, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	ok, err = f.store.Take(limited, req, states)
+	outcome = err
+	if err != nil {
+		f.failed.Add(1)
+		// In half-open the one probe must come to a verdict, or gobreaker waits for it for ever.
+		if ctx.Err() != nil && f.breaker.State() == gobreaker.StateClosed {
+			outcome = errStoreLeft
+		}
+	}
+	return ok, err
+}
+
+// takeStored decides by the local buckets first and then by the store. The answer is as from the local buckets alone.
+func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each []PolicyState, a *tableAnswer) {
+	r.takeLocal(q, now, each, a)
+	if !a.ok || q.peek {
+		return
+	}
+	// The store is free to move its arguments to the heap; the caller's array stays where it is.
+	policies := *r.policies.Load()
+	states := make([]PolicyState, len(policies))
+	ok, err := r.store.ask(ctx, StoreRequest{Key: q.key, Cost: q.n, Policies: policies}, states)
+	if err != nil {
+		r.storeFailed(q, now, a, err)
+		return
+	}
+	storeChoose(policies, states, q.n, ok, a)
+	copy(each, states)
+	if !ok {
+		r.giveLocal(q, now)
+		if q.shadow {
+			r.store.shadowed.Add(1)
+		} else {
+			r.store.refused.Add(1)
+		}
+	}
+	r.raiseLocal(q, now, states)
+}
+
+// storeFailed decides without the store; the local buckets have admitted the event, and charged it.
+func (r *Rate) storeFailed(q *tableTake, now time.Time, a *tableAnswer, err error) {
+	a.storeErr = err
+	switch r.store.failure {
+	case FailLocal:
+	case FailOpen:
+		// Not charged, or an outage would drain the local buckets and they would refuse in the end.
+		r.giveLocal(q, now)
+	case FailClosed:
+		r.giveLocal(q, now)
+		a.ok, a.closed = false, true
+		a.state.Refused, a.state.RetryAfter = true, storeRest
+		if q.shadow {
+			r.store.shadowed.Add(1)
+		} else {
+			r.store.refused.Add(1)
+		}
+	}
+}
+
+// storeChoose makes the states that a store returned an answer: the policy that refused, and takes longest, or the
+// one with the fewest tokens left.
+func storeChoose(policies []Policy, states []PolicyState, n int, ok bool, a *tableAnswer) {
+	a.ok, a.policy = ok, -1
+	for i := range states {
+		s := &states[i]
+		s.Refused = !ok && (s.Refused || n > policies[i].Burst && !policyInfinite(policies[i].Limit))
+		switch {
+		case a.policy < 0:
+		case s.Refused != states[a.policy].Refused:
+			if !s.Refused {
+				continue
+			}
+		case !ok && s.Refused:
+			old := states[a.policy].RetryAfter
+			if old == 0 || s.RetryAfter != 0 && s.RetryAfter <= old {
+				continue
+			}
+		case s.Remaining >= states[a.policy].Remaining:
+			continue
+		}
+		a.policy = i
+	}
+	a.state = states[a.policy]
+	a.state.Refused = !ok
+	a.burst = policies[a.policy].Burst
+	if policyInfinite(policies[a.policy].Limit) {
+		a.burst = policyUnbounded
+	}
+}
+
+func (r *Rate) giveLocal(q *tableTake, now time.Time) {
+	back := *q
+	back.n = -q.n
+	if r.single != nil {
+		r.single.adjust(back.n, r.time(now))
+		return
+	}
+	r.table.adjust(&back)
+}
+
+// raiseLocal makes the local buckets as empty as those of the store.
+func (r *Rate) raiseLocal(q *tableTake, now time.Time, states []PolicyState) {
+	if r.single != nil {
+		r.single.raise(states, r.time(now))
+		return
+	}
+	r.table.raise(q, states)
+}
+
+// forceStored charges the store, or gives back to it, whatever it holds.
+func (r *Rate) forceStored(key string, n int) {
+	if r.single != nil {
+		key = "" // as in every question
+	}
+	policies := *r.policies.Load()
+	states := make([]PolicyState, len(policies))
+	_, err := r.store.ask(context.Background(), StoreRequest{Key: key, Cost: n, Force: true, Policies: policies}, states)
+	if err != nil && r.trace.StoreFailed != nil {
+		r.trace.StoreFailed(err)
+	}
+}

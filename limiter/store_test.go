@@ -1,0 +1,227 @@
+package limiter_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// storeStub is a store that can be made to fail.
+type storeStub struct {
+	limiter.Store
+	err   error
+	hang  bool
+	panic bool
+	calls int
+}
+
+var errStoreStub = errors.New("down")
+
+func (s *storeStub) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	s.calls++
+	switch {
+	case s.panic:
+		panic(errStoreStub)
+	case s.hang:
+		<-ctx.Done()
+		return false, ctx.Err()
+	case s.err != nil:
+		return false, s.err
+	}
+	return s.Store.Take(ctx, req, states)
+}
+
+// Both ways to keep the local buckets in front of a store.
+var storeFronts = map[string][]limiter.RateOption{"table": nil, "unkeyed": {limiter.WithoutKeys()}}
+
+func storeTest(t *testing.T, f func(t *testing.T, s *storeStub, opts ...limiter.RateOption)) {
+	for front, opts := range storeFronts {
+		t.Run(front, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &storeStub{Store: limiter.NewMemoryStore(1024)}
+				f(t, s, append([]limiter.RateOption{limiter.WithStore(s)}, opts...)...)
+			})
+		})
+	}
+}
+
+func TestStoreIsSharedByTwoRates(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		a, b := limiter.NewRate(1, 10, opts...), limiter.NewRate(1, 10, opts...)
+		if d := a.AllowN("key", 6); !d.OK || d.Remaining != 4 {
+			t.Fatalf("a: %+v", d)
+		}
+		if d := b.AllowN("key", 3); !d.OK || d.Remaining != 1 {
+			t.Fatalf("b sees what a took: %+v", d)
+		}
+		var each [2]limiter.PolicyState
+		d := b.AllowContext(t.Context(), time.Time{}, "key", 2, each[:])
+		if d.OK || d.RetryAfter != time.Second || d.Remaining != 1 || !each[0].Refused || d.Unavailable || !errors.Is(d.Err(), limiter.ErrRateLimited) {
+			t.Fatalf("b is refused: %+v %+v", d, each)
+		}
+		if s := b.Stats(); s.Admitted != 1 || s.Rejected != 1 || s.StoreAsked != 1 {
+			t.Fatalf("%+v", s)
+		}
+		a.Refund("key", 5)
+		if d := a.AllowN("key", 6); !d.OK {
+			t.Fatalf("after a refund: %+v", d)
+		}
+		a.Reset("key")
+		if d := a.AllowN("key", 10); !d.OK {
+			t.Fatalf("after a reset: %+v", d)
+		}
+	})
+}
+
+func TestStoreIsNotAskedWhatIsKnown(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		a, b := limiter.NewRate(1, 5, opts...), limiter.NewRate(1, 5, opts...)
+		a.AllowN("key", 5)
+		if d := b.AllowN("key", 5); d.OK {
+			t.Fatalf("%+v", d)
+		}
+		s.calls = 0
+		for range 100 {
+			if a.Allow("key").OK || b.Allow("key").OK {
+				t.Fatal("admitted")
+			}
+		}
+		if s.calls != 0 {
+			t.Errorf("asked %d times about a key that is known to be spent", s.calls)
+		}
+		time.Sleep(time.Second)
+		if !b.Allow("key").OK {
+			t.Error("refused a token that flowed in")
+		}
+	})
+}
+
+func TestStoreFailure(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		failure limiter.StoreFailure
+		break_  func(*storeStub)
+		ok      int // of 10 events at a burst of 3
+	}{
+		{"local", limiter.FailLocal, func(s *storeStub) { s.err = errStoreStub }, 3},
+		{"open", limiter.FailOpen, func(s *storeStub) { s.err = errStoreStub }, 10},
+		{"closed", limiter.FailClosed, func(s *storeStub) { s.err = errStoreStub }, 0},
+		{"local, hanging", limiter.FailLocal, func(s *storeStub) { s.hang = true }, 3},
+		{"open, hanging", limiter.FailOpen, func(s *storeStub) { s.hang = true }, 10},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+				traced := 0
+				r := limiter.NewRate(0.001, 3, append(opts, limiter.WithStoreFailure(c.failure), limiter.WithStoreTimeout(10*time.Millisecond),
+					limiter.WithRateTrace(limiter.RateTrace{StoreFailed: func(error) { traced++ }}))...)
+				c.break_(s)
+				start, ok := time.Now(), 0
+				var last limiter.Decision
+				for range 10 {
+					if last = r.Allow("key"); last.OK {
+						ok++
+					}
+				}
+				if ok != c.ok {
+					t.Errorf("%d admitted, want %d", ok, c.ok)
+				}
+				if c.failure == limiter.FailClosed && (!last.Unavailable || !errors.Is(last.Err(), limiter.ErrStoreFailed) || last.RetryAfter <= 0) {
+					t.Errorf("closed: %+v: %v", last, last.Err())
+				}
+				if traced == 0 || s.calls > 5 || time.Since(start) > 50*time.Millisecond {
+					t.Errorf("traced %d, %d calls in %v", traced, s.calls, time.Since(start))
+				}
+				if st := r.Stats(); int(st.Admitted) != c.ok || int(st.Rejected) != 10-c.ok {
+					t.Errorf("%+v", st)
+				}
+				// Well again: one event asks, and then all do.
+				s.err, s.hang, s.calls = nil, false, 0
+				time.Sleep(3 * time.Second)
+				r.Reset("key")
+				if d := r.Allow("key"); !d.OK || s.calls != 2 {
+					t.Errorf("well again: %+v after %d calls", d, s.calls)
+				}
+			})
+		})
+	}
+}
+
+// A probe that ends in a panic, or with its caller's leaving, is a verdict too.
+func TestStoreProbeIsNeverLost(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		r := limiter.NewRate(1000, 1000, opts...)
+		s.err = errStoreStub
+		for range 10 {
+			r.Allow("key")
+		}
+		time.Sleep(3 * time.Second)
+		s.panic = true
+		func() {
+			defer func() {
+				if recover() != errStoreStub {
+					t.Error("the panic did not travel on")
+				}
+			}()
+			r.Allow("key")
+		}()
+		s.panic, s.err, s.hang = false, nil, true
+		time.Sleep(3 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		r.AllowContext(ctx, time.Time{}, "key", 1, nil)
+		s.hang = false
+		time.Sleep(3 * time.Second)
+		s.calls = 0
+		r.Allow("key")
+		r.Allow("key")
+		if s.calls != 2 {
+			t.Errorf("%d calls once well again, want 2", s.calls)
+		}
+	})
+}
+
+// Callers that leave are no failures of the store.
+func TestStoreCallersWhoLeave(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		r := limiter.NewRate(1000, 1000, opts...)
+		s.hang = true
+		for range 20 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			r.AllowContext(ctx, time.Time{}, "key", 1, nil)
+			cancel()
+		}
+		if s.calls != 20 {
+			t.Errorf("%d calls, want 20", s.calls)
+		}
+	})
+}
+
+func TestStoreWait(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		r := limiter.NewRate(1, 2, append(opts, limiter.WithMaxWait(10*time.Second))...)
+		start := time.Now()
+		for i, want := range []time.Duration{0, 0, time.Second, 2 * time.Second} {
+			rateMust(t, r.Wait(t.Context(), "key"))
+			if got := time.Since(start); got != want {
+				t.Fatalf("event %d at %v, want %v", i, got, want)
+			}
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		if err := r.Wait(short, "key"); !errors.Is(err, limiter.ErrWouldMissDeadline) {
+			t.Errorf("deadline too short: %v", err)
+		}
+		if err := r.WaitN(t.Context(), "key", 3); !errors.Is(err, limiter.ErrRateLimited) {
+			t.Errorf("above the burst: %v", err)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		go func() { time.Sleep(time.Second / 2); cancel() }()
+		if err := r.Wait(gone, "key"); err != context.Canceled {
+			t.Errorf("cancelled: %v", err)
+		}
+	})
+}
