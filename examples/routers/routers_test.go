@@ -1,0 +1,157 @@
+package routers_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/examples/routers"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/pool"
+)
+
+var all = []struct {
+	name string
+	new  func(routers.Limits) http.Handler
+}{
+	{"net/http", routers.Std},
+	{"chi", routers.Chi},
+	{"gorilla/mux", routers.Gorilla},
+	{"alice", routers.Alice},
+	{"echo", routers.Echo},
+}
+
+func limits() routers.Limits {
+	return routers.Limits{
+		Rate:        limiter.NewRate(1, 100),
+		Concurrency: limiter.NewConcurrency(1),
+		Breakers:    breaker.NewGroup(breaker.WithFailureRatio(0.5, 5)),
+		Pool:        pool.New(pool.WithSlots(1)),
+	}
+}
+
+// each runs f with a real server for every router.
+func each(t *testing.T, l func() routers.Limits, f func(t *testing.T, l routers.Limits, send func(method, path string) *http.Response)) {
+	for _, r := range all {
+		t.Run(r.name, func(t *testing.T) {
+			l := l()
+			srv := httptest.NewServer(r.new(l))
+			defer srv.Close()
+			f(t, l, func(method, path string) *http.Response {
+				t.Helper()
+				req, err := http.NewRequestWithContext(t.Context(), method, srv.URL+path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res, err := srv.Client().Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body = io.NopCloser(strings.NewReader(string(body)))
+				return res
+			})
+		})
+	}
+}
+
+func expect(t *testing.T, res *http.Response, status int, body string) {
+	t.Helper()
+	got, _ := io.ReadAll(res.Body)
+	if res.StatusCode != status || body != "" && string(got) != body {
+		t.Fatalf("status %d, body %q; want %d, %q", res.StatusCode, got, status, body)
+	}
+}
+
+// expectRefusal checks what every refusal of ours looks like.
+func expectRefusal(t *testing.T, res *http.Response, status int) {
+	t.Helper()
+	expect(t, res, status, "")
+	if res.Header.Get("Retry-After") == "" || res.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("refused with %v; want Retry-After and a problem document", res.Header)
+	}
+}
+
+func TestRoutesStillServe(t *testing.T) {
+	each(t, limits, func(t *testing.T, _ routers.Limits, send func(string, string) *http.Response) {
+		res := send("GET", "/hello/ann")
+		expect(t, res, 200, "hello ann\n")
+		if res.Header.Get("RateLimit") == "" {
+			t.Error("no RateLimit field: the layer is not in the chain")
+		}
+		expect(t, send("POST", "/report"), 200, "computed\n")
+		expect(t, send("GET", "/nothing"), 404, "")
+	})
+}
+
+func TestRateLayer(t *testing.T) {
+	twice := func() routers.Limits {
+		l := limits()
+		l.Rate = limiter.NewRate(0.001, 2)
+		return l
+	}
+	each(t, twice, func(t *testing.T, _ routers.Limits, send func(string, string) *http.Response) {
+		expect(t, send("GET", "/hello/ann"), 200, "")
+		expect(t, send("GET", "/hello/ann"), 200, "")
+		expectRefusal(t, send("GET", "/hello/ann"), 429)
+	})
+}
+
+func TestConcurrencyLayer(t *testing.T) {
+	each(t, limits, func(t *testing.T, l routers.Limits, send func(string, string) *http.Response) {
+		p, ok := l.Concurrency.TryAcquire(limiter.Request{})
+		if !ok {
+			t.Fatal("no permit")
+		}
+		expectRefusal(t, send("GET", "/hello/ann"), 503)
+		p.Release(limiter.Ignored)
+		expect(t, send("GET", "/hello/ann"), 200, "")
+		if n := l.Concurrency.Stats().InFlight; n != 0 {
+			t.Errorf("%d permits are out after the last response", n)
+		}
+	})
+}
+
+func TestBreakerLayer(t *testing.T) {
+	each(t, limits, func(t *testing.T, l routers.Limits, send func(string, string) *http.Response) {
+		expect(t, send("GET", "/hello/ann"), 200, "")
+		n := 0
+		for _, b := range l.Breakers.All() {
+			n++
+			b.ForceOpen()
+		}
+		if n != 1 {
+			t.Fatalf("%d breakers after one request; want 1", n)
+		}
+		expectRefusal(t, send("GET", "/hello/ann"), 503)
+	})
+}
+
+func TestPoolLayer(t *testing.T) {
+	small := func() routers.Limits {
+		l := limits()
+		l.Pool = pool.New(pool.WithSlots(1), pool.WithQueue(0, 0))
+		return l
+	}
+	each(t, small, func(t *testing.T, l routers.Limits, send func(string, string) *http.Response) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, slot, err := l.Pool.Enter(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expectRefusal(t, send("POST", "/report"), 503)
+		expect(t, send("GET", "/hello/ann"), 200, "") // not in the pool
+		slot.Leave()
+		expect(t, send("POST", "/report"), 200, "computed\n")
+	})
+}
