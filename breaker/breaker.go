@@ -261,6 +261,9 @@ func (b *Breaker) force(s State) {
 	b.become(b.newPhase(s, b.now()), CauseManual, 0)
 }
 
+// Settings returns the settings in force.
+func (b *Breaker) Settings() Settings { return b.cfg.Load().Settings }
+
 // Set applies options to a breaker that is in use. If one is out of its range it returns an error and
 // changes nothing. Limits hold for the next call; an opening that has begun keeps its open time and
 // its probes. A new window or slow-call time, and turning [WithMinClients] on or off, restarts the

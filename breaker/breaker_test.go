@@ -51,7 +51,7 @@ func TestOpensAtRatioOnceVolumeIsThere(t *testing.T) {
 		}
 		time.Sleep(5*time.Second - 1)
 		want(t, b, breaker.Open)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		want(t, b, breaker.HalfOpen)
 		for range 3 {
 			want(t, b, breaker.HalfOpen)
@@ -74,7 +74,7 @@ func TestLostProbesFailWithTheirLease(t *testing.T) {
 			want(t, b, breaker.HalfOpen)
 			time.Sleep(5*time.Second - 1)
 			want(t, b, breaker.HalfOpen)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			want(t, b, breaker.Open)
 			open = min(2*open, time.Minute)
 			if got := b.RetryAfter(); got != open {

@@ -23,8 +23,8 @@ type Call struct {
 	client uint8 // 6 bits of a hash
 }
 
-// A ticket makes a call one-time: whoever moves it from seq to the next number settles the call. It
-// then serves other calls, with other numbers.
+// A ticket makes a call one-time. It holds the call's seq while the call waits for an answer, seq+1
+// once it was answered, and seq+2 when it is settled; then it serves other calls, from there on.
 type ticket struct{ seq atomic.Uint32 }
 
 var tickets = sync.Pool{New: func() any { return new(ticket) }}
@@ -55,7 +55,8 @@ func (c Call) DoneAt(o Outcome, latency time.Duration, now time.Time) {
 }
 
 func (c Call) settle(o Outcome, latency time.Duration, now int64) {
-	if !c.ticket.seq.CompareAndSwap(c.seq, c.seq+1) {
+	waiting := c.ticket.seq.CompareAndSwap(c.seq, c.seq+2)
+	if !waiting && !c.ticket.seq.CompareAndSwap(c.seq+1, c.seq+2) {
 		return
 	}
 	tickets.Put(c.ticket)
@@ -64,10 +65,12 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 		latency = time.Duration(now - c.start)
 	}
 	if c.probe >= 0 {
-		b.settleProbe(p, int(c.probe), o, latency)
+		b.settleProbe(c, o, latency)
 		return
 	}
-	p.win.end(c.start, now, c.at, c.client)
+	if waiting {
+		p.win.end(c.start, now, c.at, c.client)
+	}
 	if b.phase.Load() != p {
 		b.dropped.Add(1)
 		return
@@ -98,6 +101,26 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 	}
 	p.win.count(kind, now, c.client)
 	b.judge(p, now)
+}
+
+// Answered says that the dependency has begun to answer, while [Call.Done] is still due: however
+// long the answer takes to pass, the call is not overdue any more, and if it is a probe whose lease ends
+// before it is reported, the probe has passed. A call that is reported when the answer begins needs
+// no Answered.
+func (c Call) Answered() {
+	if c.p == nil || c.probe < 0 && c.p.win.slow == 0 || !c.ticket.seq.CompareAndSwap(c.seq, c.seq+1) {
+		return
+	}
+	if c.probe < 0 {
+		c.p.win.end(c.start, c.p.b.now(), c.at, c.client)
+		return
+	}
+	b := c.p.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l := &c.p.opening.leases[c.probe]; l.of(c) {
+		l.answered = true
+	}
 }
 
 // Fail adds a failure that showed after the call was reported: the body of a response that began

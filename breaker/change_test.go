@@ -140,7 +140,7 @@ func TestContractWithGobreaker(t *testing.T) {
 			t.Fatal("the timeout has its last nanosecond no more: phase.go takes it off")
 		}
 		expect("still open")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if cb.State() != gobreaker.StateHalfOpen {
 			t.Fatal("open after its timeout")
 		}

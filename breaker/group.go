@@ -180,6 +180,9 @@ func (g *Group) step(now time.Duration, c *groupConfig, needed bool) bool {
 	return true
 }
 
+// Settings returns the settings of breakers that the group makes.
+func (g *Group) Settings() Settings { return g.cfg.Load().breaker.Settings }
+
 // Set applies options to the group and all its breakers. If one is out of its range it returns an
 // error and changes nothing.
 func (g *Group) Set(opts ...GroupOption) error {

@@ -31,8 +31,10 @@ type modelCall struct {
 	probe       bool
 	start, end  time.Duration
 	kind        string // "" in flight, "ok", "failed", "ignored"
-	slow, late  bool
+	slow        bool
 	settledOnce bool
+	answered    bool
+	passed      bool // a probe that was answered, when its lease ended
 }
 
 func (m *model) become(s breaker.State) {
@@ -59,6 +61,9 @@ func (m *model) tally() (n tally) {
 			continue
 		}
 		if c.kind == "" {
+			if c.answered {
+				continue
+			}
 			// The span in which it began leaves with its last call.
 			late := floor(c.start, w) + w + m.s.SlowCall
 			if m.s.SlowCall > 0 {
@@ -131,12 +136,36 @@ func (m *model) pass() {
 		}
 	case breaker.HalfOpen:
 		for _, c := range m.calls {
-			if c.kind == "" && m.now >= c.start+max(5*time.Second, 2*m.s.SlowCall) {
+			if c.kind == "" && c.answered && m.leaseOver(c) {
+				c.kind, c.passed = "ok", true
+			}
+		}
+		for _, c := range m.calls {
+			if c.kind == "" && m.leaseOver(c) {
 				m.lost++
 				m.open()
 				return
 			}
 		}
+		m.close()
+	}
+}
+
+func (m *model) leaseOver(c *modelCall) bool {
+	return m.now >= c.start+max(5*time.Second, 2*m.s.SlowCall)
+}
+
+// close closes it if all probes have passed.
+func (m *model) close() {
+	good := 0
+	for _, c := range m.calls {
+		if c.kind == "ok" {
+			good++
+		}
+	}
+	if good == m.s.Probes {
+		m.closedAt = m.now
+		m.become(breaker.Closed)
 	}
 }
 
@@ -174,7 +203,7 @@ func (m *model) done(c *modelCall, o breaker.Outcome, latency time.Duration) {
 	for _, d := range m.calls {
 		mine = mine || c == d
 	}
-	if !mine {
+	if !mine || c.passed {
 		m.dropped++
 		return
 	}
@@ -189,16 +218,7 @@ func (m *model) done(c *modelCall, o breaker.Outcome, latency time.Duration) {
 		if o == breaker.Ignored {
 			m.ignored++
 		}
-		good := 0
-		for _, c := range m.calls {
-			if c.kind == "ok" {
-				good++
-			}
-		}
-		if good == m.s.Probes {
-			m.closedAt = m.now
-			m.become(breaker.Closed)
-		}
+		m.close()
 		return
 	}
 	switch {
@@ -309,6 +329,11 @@ func schedule(t *testing.T, data []byte) {
 					b.Reset()
 					m.become(breaker.Closed)
 				default:
+					if len(out) > 0 {
+						k := next() % len(out)
+						out[k].c.Answered()
+						out[k].m.answered = out[k].m.answered || !out[k].m.settledOnce
+					}
 					continue
 				}
 				m.last, m.closedAt = 0, 0

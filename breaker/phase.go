@@ -32,9 +32,14 @@ type opening struct {
 
 // A lease is the time that a probe has.
 type lease struct {
-	done func(error) // gobreaker's; nil: free
-	end  int64
+	done     func(error) // gobreaker's; nil: free
+	end      int64
+	answered bool
+	ticket   *ticket // of the call
+	seq      uint32
 }
+
+func (l *lease) of(c Call) bool { return l.done != nil && l.ticket == c.ticket && l.seq == c.seq }
 
 func (b *Breaker) newPhase(s State, now int64) *phase {
 	p := &phase{b: b, state: s, since: now}
@@ -178,11 +183,21 @@ func (b *Breaker) pass(now int64) {
 		}
 	case HalfOpen:
 		for i := range p.opening.leases {
-			if l := &p.opening.leases[i]; l.done != nil && now >= l.end {
+			l := &p.opening.leases[i]
+			if l.done == nil || now < l.end {
+				continue
+			}
+			done := l.done
+			l.done = nil
+			if l.answered {
+				done(nil)
+			} else {
 				b.lost++
-				l.done(errFailed)
-				l.done = nil
-				b.follow(CauseProbeLost)
+				done(errFailed)
+			}
+			p.gate()
+			b.follow(CauseProbeLost)
+			if b.phase.Load() != p {
 				return
 			}
 		}
@@ -213,10 +228,11 @@ func (b *Breaker) probe(now int64) (Call, error, bool) {
 	for p.opening.leases[i].done != nil {
 		i++
 	}
-	p.opening.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease())}
+	c := newCall(p, now, int16(i), 0, 0)
+	p.opening.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease()), ticket: c.ticket, seq: c.seq}
 	p.opening.granted++
 	p.gate()
-	return newCall(p, now, int16(i), 0, 0), nil, true
+	return c, nil, true
 }
 
 // gate says from when on a call can pass: at once if a probe is left, else when the first lease ends.
@@ -236,16 +252,16 @@ func (p *phase) gate() {
 }
 
 // settleProbe tells gobreaker what became of a probe.
-func (b *Breaker) settleProbe(p *phase, i int, o Outcome, latency time.Duration) {
+func (b *Breaker) settleProbe(c Call, o Outcome, latency time.Duration) {
 	b.mu.Lock()
 	defer b.tell()
 	defer b.mu.Unlock()
-	if b.phase.Load() != p {
+	p := c.p
+	l := &p.opening.leases[c.probe]
+	if b.phase.Load() != p || !l.of(c) {
 		b.dropped.Add(1)
 		return
 	}
-	// A ticket is settled once and a lost probe changes the phase, so the lease is this call's.
-	l := &p.opening.leases[i]
 	done := l.done
 	l.done = nil
 	slow := b.cfg.Load().SlowCall

@@ -266,6 +266,58 @@ func TestR14SlowProbeFails(t *testing.T) {
 	}
 }
 
+func TestR10AnAnswerThatLastsIsNotOverdue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.8))...)
+		var downloads []breaker.Call
+		for range 100 {
+			call, _ := b.Allow()
+			downloads = append(downloads, call)
+		}
+		time.Sleep(500 * time.Millisecond)
+		for _, call := range downloads {
+			call.Answered()
+			call.Answered()
+		}
+		time.Sleep(5 * time.Second)
+		want(t, b, breaker.Closed)
+		for _, call := range downloads {
+			call.Done(breaker.Success, 500*time.Millisecond)
+			call.Answered()
+		}
+		if s := b.Stats(); s.Slow != 0 || s.InFlight != 0 || s.Successes != 100 {
+			t.Errorf("%+v", s)
+		}
+		breaker.Call{}.Answered()
+	})
+}
+
+func TestR10AProbeThatWasAnsweredPassesWithItsLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithProbes(2))...)
+		trip(t, b)
+		time.Sleep(5 * time.Second)
+		first, _ := b.Allow()
+		first.Answered()
+		second, _ := b.Allow()
+		time.Sleep(4 * time.Second)
+		second.Done(breaker.Ignored, 0) // its place is free for another
+		second, _ = b.Allow()
+		time.Sleep(time.Second) // the lease of the first ends
+		want(t, b, breaker.HalfOpen)
+		first.Done(breaker.Failure, 0) // too late to say so
+		want(t, b, breaker.HalfOpen)
+		if _, err := b.Allow(); err == nil {
+			t.Error("a third probe of two")
+		}
+		second.Done(breaker.Success, 0)
+		want(t, b, breaker.Closed)
+		if s := b.Stats(); s.LostProbes != 0 || s.Dropped != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestR15OpenTimeGrowsAndShrinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(breaker.WithJitter(0), breaker.WithRamp(10*time.Second), breaker.WithProbes(1))
@@ -279,7 +331,7 @@ func TestR15OpenTimeGrowsAndShrinks(t *testing.T) {
 			want(t, b, breaker.Closed)
 			time.Sleep(20*time.Second - 1) // ramp and window are not quite over: a relapse
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		trip(t, b)
 		if got := b.RetryAfter(); got != 5*time.Second {
 			t.Errorf("open for %v after it was well, want 5s", got)

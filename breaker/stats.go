@@ -19,7 +19,7 @@ type Stats struct {
 	Successes   uint64 `json:"successes"`
 	Failures    uint64 `json:"failures"`
 	Slow        uint64 `json:"slow"`        // took as long as a slow call, or are overdue
-	InFlight    uint64 `json:"in_flight"`   // counted with WithSlowCalls only
+	InFlight    uint64 `json:"in_flight"`   // waiting for an answer; counted with WithSlowCalls only
 	Overdue     uint64 `json:"overdue"`     // in flight for longer than a slow call
 	Consecutive int    `json:"consecutive"` // failures in a row
 	Clients     int    `json:"clients"`     // who met failures; counted with WithMinClients only

@@ -283,9 +283,3 @@ func (w *window) trip(s *Settings, now int64) Cause {
 	}
 	return 0
 }
-
-// busy reports whether calls came back in the window that ends now, or are in flight.
-func (w *window) busy(now int64) bool {
-	c := w.sum(now)
-	return c.timed() > 0 || c.inFlight > 0
-}

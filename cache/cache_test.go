@@ -286,3 +286,34 @@ func TestStaleAnswers(t *testing.T) {
 var leaderRounds, purgeRounds = 1000, 1000
 
 var quiet = log.New(io.Discard, "", 0)
+
+var stamp = time.Date(1994, 11, 6, 8, 49, 37, 0, time.UTC)
+
+// TestAllocations holds what the package promises of the heap: a hit allocates its key at most, and
+// a route that is known to be uncacheable nothing.
+func TestAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	var calls atomic.Int64
+	for _, test := range []struct {
+		name    string
+		handler http.Handler
+		request *http.Request
+		most    float64
+	}{
+		{"hit", bare(1<<10, &calls), browser("http://example.com/a/page.html?id=12345"), 1},
+		{"uncacheable GET", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}), browser("http://example.com/api"), 0},
+	} {
+		h := cache.New(1 << 20).Handler(test.handler)
+		w := null{make(http.Header)}
+		h.ServeHTTP(w, test.request)
+		got := testing.AllocsPerRun(1000, func() {
+			clear(w.h)
+			h.ServeHTTP(w, test.request)
+		})
+		if got > test.most {
+			t.Errorf("%s: %v allocations a request, at most %v promised", test.name, got, test.most)
+		}
+	}
+}

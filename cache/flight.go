@@ -47,7 +47,7 @@ func (s *store) join(hash uint64, key []byte, flightKey string, seen *resource) 
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if now, _ := sh.lru.Peek(string(key)); now != seen {
+	if sh.peek(hash, string(key)) != seen {
 		return nil, false, true
 	}
 	// A flight that began before a purge must not answer a request that came after it.

@@ -20,17 +20,20 @@ type pump struct {
 	stop context.CancelFunc
 
 	mu      sync.Mutex
-	flushTo int // flush when this much is written
-	died    any // a panic of the writer below, for the leader to carry on
+	sent    int  // written so far
+	flushed int  // the handler had this much flushed
+	pending bool // and it is not done yet
+	aborted bool // nothing beyond it is to be written
+	died    any  // a panic of the writer below, for the leader to carry on
 }
 
 func (fl *fill) startPump() {
 	ctx, stop := context.WithCancel(context.WithoutCancel(fl.r.Context()))
-	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{}), stop: stop, flushTo: -1}
-	go fl.pump.run(ctx, fl.sent)
+	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{}), stop: stop, sent: fl.sent}
+	go fl.pump.run(ctx)
 }
 
-func (p *pump) run(ctx context.Context, sent int) {
+func (p *pump) run(ctx context.Context) {
 	defer close(p.done)
 	defer func() {
 		if v := recover(); v != nil {
@@ -40,23 +43,29 @@ func (p *pump) run(ctx context.Context, sent int) {
 		}
 	}()
 	rc := http.NewResponseController(p.w)
-	seen := reader{head: true}
+	seen := reader{head: true, offset: p.sent}
 	for ctx.Err() == nil {
-		seen.offset = sent
 		n, err := p.f.await(ctx, nil, &seen)
 		if err != nil {
 			return
 		}
+		p.mu.Lock()
+		if p.aborted {
+			n.body = n.body[:min(len(n.body), max(0, p.flushed-p.sent))]
+		}
+		p.mu.Unlock()
 		if len(n.body) > 0 {
 			m, err := p.w.Write(n.body)
-			if sent += m; err != nil {
+			if err != nil {
 				return // the client is gone
 			}
+			seen.offset += m
 		}
 		p.mu.Lock()
-		flush := p.flushTo >= 0 && sent >= p.flushTo
+		p.sent = seen.offset
+		flush := p.pending && p.sent >= p.flushed
 		if flush {
-			p.flushTo = -1
+			p.pending = false
 		}
 		p.mu.Unlock()
 		if flush {
@@ -71,7 +80,7 @@ func (p *pump) run(ctx context.Context, sent int) {
 // flush has everything recorded so far sent and flushed.
 func (p *pump) flush() {
 	p.mu.Lock()
-	p.flushTo = len(p.f.body)
+	p.flushed, p.pending = len(p.f.body), true
 	p.mu.Unlock()
 	p.f.mu.Lock()
 	p.f.nudged++
@@ -88,14 +97,15 @@ func (p *pump) join() {
 	}
 }
 
-// abort stops the pump where it is, but not before what the handler flushed has gone out, as it
-// would have without us. Else the connection is about to be broken, so a write that hangs
-// in it is broken first. The flight must have ended.
+// abort stops the pump once the client has what the handler had flushed: the rest would not have
+// left the server either. The connection is about to be broken, so a write that hangs in the rest is
+// broken first.
 func (p *pump) abort(w http.ResponseWriter) {
 	p.mu.Lock()
-	flushing := p.flushTo >= 0
+	p.aborted = true
+	owed := p.pending
 	p.mu.Unlock()
-	if flushing {
+	if owed {
 		<-p.done
 	}
 	p.stop()

@@ -29,7 +29,7 @@ func (r *resource) cost() int64 {
 // shard is a part of the store with a lock of its own.
 type shard struct {
 	mu      sync.Mutex
-	lru     *simplelru.LRU[string, *resource]
+	lru     *simplelru.LRU[uint64, *resource] // by the seeded hash of the key, which is compared
 	flights map[string]*flight
 	filling map[uint64]*purgeMark
 	_       [64]byte // no two locks in one cache line
@@ -71,7 +71,7 @@ func newStore(maxBytes int64, shards, maxEntries, maxVariants int) *store {
 		maxEntries: maxEntries, maxVariants: maxVariants}
 	s.maxBytes.Store(maxBytes)
 	for i := range s.shards {
-		lru, err := simplelru.NewLRU[string, *resource](math.MaxInt, nil)
+		lru, err := simplelru.NewLRU[uint64, *resource](math.MaxInt, nil)
 		if err != nil {
 			panic("cache: " + err.Error())
 		}
@@ -120,9 +120,20 @@ func (s *store) over(hash uint64, e epoch) {
 func (s *store) get(hash uint64, key []byte) *resource {
 	sh := s.shard(hash)
 	sh.mu.Lock()
-	r, _ := sh.lru.Get(string(key))
+	r, _ := sh.lru.Get(hash)
 	sh.mu.Unlock()
+	if r == nil || r.key != string(key) {
+		return nil
+	}
 	return r
+}
+
+// peek is get without the move, for a caller who holds the lock.
+func (sh *shard) peek(hash uint64, key string) *resource {
+	if r, _ := sh.lru.Peek(hash); r != nil && r.key == key {
+		return r
+	}
+	return nil
 }
 
 // put stores a variant beside the others of its resource, in place of the one that it supersedes.
@@ -134,7 +145,11 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 		sh.mu.Unlock()
 		return false
 	}
-	old, _ := sh.lru.Peek(key)
+	old, _ := sh.lru.Peek(hash)
+	if old != nil && old.key != key {
+		s.drop(sh, old, false) // one hash for two keys: it happens once in a lifetime
+		old = nil
+	}
 	next := &resource{key: key, hash: hash, variants: []*entry{e}}
 	var before int64
 	var count int
@@ -150,7 +165,7 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 			}
 		}
 	}
-	sh.lru.Add(key, next)
+	sh.lru.Add(hash, next)
 	s.bytes.Add(next.cost() - before)
 	s.entries.Add(int64(len(next.variants) - count))
 	s.shrinkLocked(sh, 1)
@@ -206,8 +221,8 @@ func (s *store) purge(hash uint64, key string, soft bool) int {
 	if m := sh.filling[hash]; m != nil {
 		m.count++
 	}
-	r, ok := sh.lru.Peek(key)
-	if !ok {
+	r := sh.peek(hash, key)
+	if r == nil {
 		return 0
 	}
 	s.drop(sh, r, soft)
@@ -221,7 +236,7 @@ func (s *store) drop(sh *shard, r *resource, soft bool) {
 		}
 		return
 	}
-	sh.lru.Remove(r.key)
+	sh.lru.Remove(r.hash)
 	s.forget(r)
 }
 
@@ -233,8 +248,7 @@ func (s *store) purgeFunc(soft bool, match func(*resource, *entry) bool) int {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		for _, key := range sh.lru.Keys() {
-			r, _ := sh.lru.Peek(key)
+		for _, r := range sh.lru.Values() {
 			n += s.dropMatching(sh, r, soft, match)
 		}
 		sh.mu.Unlock()
@@ -263,7 +277,7 @@ func (s *store) dropMatching(sh *shard, r *resource, soft bool, match func(*reso
 		next := &resource{key: r.key, hash: r.hash, variants: kept}
 		s.bytes.Add(next.cost() - r.cost())
 		s.entries.Add(int64(-n))
-		sh.lru.Add(r.key, next)
+		sh.lru.Add(r.hash, next)
 	}
 	return n
 }

@@ -1,0 +1,46 @@
+package cache
+
+import (
+	"net/http"
+	"time"
+)
+
+// Verdict is what the policy makes of a response.
+type Verdict struct {
+	Store, Share, MustValidate  bool
+	Reason                      string
+	Lifetime, InitialAge        time.Duration
+	WhileStale, IfError         time.Duration
+	MaxAge, SMaxAge, TargetedMA time.Duration
+	NoStore, Private, Targeted  bool
+}
+
+// Judge runs the policy with the default rules.
+func Judge(r *http.Request, status int, h http.Header, asked, received time.Time) Verdict {
+	p := New(minBytes).rules
+	v := p.judge(r, status, h, asked, received)
+	d, targeted := p.control(h)
+	return Verdict{v.store, v.share, v.mustValidate, v.reason, v.lifetime, v.initialAge, v.whileStale, v.ifError,
+		d.maxAge, d.sMaxAge, d.maxAge, d.noStore, d.private, targeted}
+}
+
+// Key is the key of a request under the default rules.
+func Key(r *http.Request) string { return string(new(rules).appendKey(nil, r)) }
+
+// Normalise is how request fields are compared.
+func Normalise(name string, lines []string) string { return normalise(name, lines) }
+
+// ETagMatch is the weak comparison of If-None-Match.
+func ETagMatch(lines []string, etag string) bool { return etagMatch(lines, etag) }
+
+// ParseDate reads an HTTP date.
+func ParseDate(s string) (time.Time, bool) { return parseDate(s) }
+
+// ParseTargeted tells whether a targeted field parses, and its max-age.
+func ParseTargeted(lines ...string) (time.Duration, bool) {
+	d, ok := parseTargeted(lines)
+	return d.maxAge, ok
+}
+
+// ParseStrings reads a list of strings.
+func ParseStrings(lines ...string) []string { return parseStrings(lines) }

@@ -1,0 +1,319 @@
+package cache_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// exchange is everything that a client sees of a response.
+type exchange struct {
+	status   int
+	header   string
+	body     string
+	bodyErr  bool
+	trailer  string
+	interims string
+}
+
+func see(t *testing.T, c *http.Client, method, url string, fields ...string) exchange {
+	t.Helper()
+	var interims []string
+	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		interims = append(interims, fmt.Sprint(code, h))
+		return nil
+	}}
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range fields {
+		name, value, _ := strings.Cut(f, ": ")
+		req.Header.Add(name, value)
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		return exchange{status: -1}
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	// What the cache adds, and what is different each second.
+	for _, name := range []string{"Date", "Age", "Cache-Status"} {
+		res.Header.Del(name)
+	}
+	return exchange{res.StatusCode, fmt.Sprint(res.Header, res.ContentLength, res.TransferEncoding), string(body), err != nil,
+		fmt.Sprint(res.Trailer), strings.Join(interims, "|")}
+}
+
+// TestTransparent compares what a client sees of handlers with and without the cache, on a first,
+// a second and a third request. Nothing here may be stored, so nothing may differ.
+func TestTransparent(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file.txt")
+	if err := os.WriteFile(file, []byte(strings.Repeat("0123456789", 10_000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	handlers := map[string]http.HandlerFunc{
+		"nothing":      func(w http.ResponseWriter, r *http.Request) {},
+		"status alone": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(418) },
+		"204":          func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204); w.Write([]byte("x")) },
+		"small":        func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>") },
+		"large":        func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 100_000)) },
+		"error":        func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 500) },
+		"redirect":     func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", 302) },
+		"ServeFile": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "no-store")
+			http.ServeFile(w, r, file)
+		},
+		"no sniffing":  func(w http.ResponseWriter, r *http.Request) { w.Header()["Content-Type"] = nil; io.WriteString(w, "x") },
+		"two statuses": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404); w.WriteHeader(200) },
+		"late header":  func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(200); w.Header().Set("X-Late", "1") },
+		"declared short": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "9")
+			io.WriteString(w, "x")
+		},
+		"declared long": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "2")
+			_, err := io.WriteString(w, "xyz")
+			w.Header().Set("X-Err", fmt.Sprint(err))
+		},
+		"flushes": func(w http.ResponseWriter, r *http.Request) {
+			for range 3 {
+				io.WriteString(w, "x")
+				w.(http.Flusher).Flush()
+			}
+		},
+		"server-sent events": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.Header().Set("Cache-Control", "max-age=60")
+			for range 3 {
+				io.WriteString(w, "data: x\n\n")
+				w.(http.Flusher).Flush()
+			}
+		},
+		"trailers": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Trailer", "X-Sum")
+			io.WriteString(w, "x")
+			w.Header().Set("X-Sum", "1")
+		},
+		"trailers unannounced": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			w.Header().Set(http.TrailerPrefix+"X-Sum", "1")
+		},
+		"early hints": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Link", "</a.css>")
+			w.WriteHeader(103)
+			io.WriteString(w, "x")
+		},
+		"ReadFrom": func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(w, strings.NewReader(strings.Repeat("x", 50_000)))
+		},
+		"panic": func(w http.ResponseWriter, r *http.Request) { panic("x") },
+		"abort": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		},
+		"abort of something storable": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		},
+		"what the writer can do": func(w http.ResponseWriter, r *http.Request) {
+			_, f := w.(http.Flusher)
+			_, h := w.(http.Hijacker)
+			_, p := w.(http.Pusher)
+			_, rf := w.(io.ReaderFrom)
+			rc := http.NewResponseController(w)
+			fmt.Fprint(w, f, h, p, rf, rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Time{}), rc.Flush())
+			if r.ProtoMajor == 1 {
+				fmt.Fprint(w, rc.EnableFullDuplex())
+			}
+		},
+		"what the handler sees": func(w http.ResponseWriter, r *http.Request) {
+			_, deadline := r.Context().Deadline()
+			h := r.Header.Clone()
+			fmt.Fprint(w, r.Method, r.URL, r.Host != "", r.RequestURI, h, r.Body == http.NoBody, deadline,
+				r.Context().Value(http.ServerContextKey) != nil, r.Context().Value(http.LocalAddrContextKey) != nil, w.Header())
+		},
+	}
+	requests := []struct {
+		method string
+		fields []string
+	}{
+		{"GET", nil}, {"HEAD", nil}, {"GET", []string{"Range: bytes=5-9"}}, {"POST", nil}, {"OPTIONS", nil},
+		{"GET", []string{"If-Modified-Since: Thu, 18 Aug 2050 02:01:18 GMT"}}, {"GET", []string{"Authorization: x"}},
+	}
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2"} {
+		for name, handler := range handlers {
+			t.Run(proto+"/"+name, func(t *testing.T) {
+				serve := func(h http.Handler) *httptest.Server {
+					srv := httptest.NewUnstartedServer(h)
+					srv.Config.ErrorLog = quiet
+					if srv.EnableHTTP2 = proto == "HTTP/2"; srv.EnableHTTP2 {
+						srv.StartTLS()
+					} else {
+						srv.Start()
+					}
+					t.Cleanup(srv.Close)
+					return srv
+				}
+				without := serve(handler)
+				for _, req := range requests {
+					// The default, and the way that middleware.Defaults uses it.
+					for _, opts := range [][]cache.Option{nil, {cache.WithOnlyExplicit()}} {
+						with := serve(cache.New(1<<20, opts...).Handler(handler))
+						expected := see(t, without.Client(), req.method, without.URL+"/x?y", req.fields...)
+						for i := range 3 {
+							if got := see(t, with.Client(), req.method, with.URL+"/x?y", req.fields...); got != expected {
+								t.Errorf("%s %v, request %d:\n got %+v\nwant %+v", req.method, req.fields, i+1, got, expected)
+							}
+						}
+						with.Close()
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestStoredLooksTheSame compares the handler's own answer with the ones from the store.
+func TestStoredLooksTheSame(t *testing.T) {
+	for name, handler := range map[string]http.HandlerFunc{
+		"small":     func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>") },
+		"empty":     func(w http.ResponseWriter, r *http.Request) {},
+		"204":       func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) },
+		"redirect":  func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", 301) },
+		"not found": http.NotFound,
+		"json": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header()["X-Two"] = []string{"1", "2"}
+			io.WriteString(w, "{}")
+		},
+		"no type": func(w http.ResponseWriter, r *http.Request) { w.Header()["Content-Type"] = nil; io.WriteString(w, "x") },
+		"declared": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "10000")
+			w.Write(make([]byte, 10_000))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int64
+			counted := func(w http.ResponseWriter, r *http.Request) {
+				calls.Add(1)
+				w.Header().Set("Cache-Control", "max-age=60")
+				handler(w, r)
+			}
+			srv := httptest.NewServer(cache.New(1 << 20).Handler(http.HandlerFunc(counted)))
+			defer srv.Close()
+			c := srv.Client()
+			c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+			for _, method := range []string{"GET", "HEAD"} {
+				if name == "204" && method == "HEAD" {
+					calls.Add(1) // Go's client reports another length for a HEAD, whoever answers
+					continue
+				}
+				first := see(t, c, "GET", srv.URL+"/"+method)
+				second := see(t, c, method, srv.URL+"/"+method)
+				if method == "HEAD" {
+					first.body = ""
+				}
+				if first != second {
+					t.Errorf("%s:\nfirst  %+v\nsecond %+v", method, first, second)
+				}
+			}
+			want(t, "calls", calls.Load(), 2)
+		})
+	}
+}
+
+func TestHijackAndUpgrade(t *testing.T) {
+	for _, fields := range []string{"", "Connection: Upgrade\r\nUpgrade: websocket\r\n"} {
+		srv := httptest.NewServer(cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
+			line, _ := rw.ReadString('\n')
+			io.WriteString(conn, "echo "+line)
+		})))
+		for range 2 {
+			conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: h\r\n"+fields+"\r\nhello\n")
+			b, _ := io.ReadAll(bufio.NewReader(conn))
+			want(t, "hijacked", strings.HasSuffix(string(b), "echo hello\n"), true)
+			conn.Close()
+		}
+		srv.Close()
+	}
+}
+
+func TestPanicKeepsItsStack(t *testing.T) {
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { panic("mine") }))
+	defer func() {
+		want(t, "value", recover() == "mine", true)
+	}()
+	get(h, "http://example.com/x")
+}
+
+func TestPatternReachesTheOutside(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /x/{id}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		io.WriteString(w, r.PathValue("id"))
+	})
+	h := cache.New(1 << 20).Handler(mux)
+	r := httptest.NewRequest("GET", "http://example.com/x/7", nil)
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	want(t, "pattern", r.Pattern, "GET /x/{id}")
+}
+
+func TestMarksReachTheClientsWriter(t *testing.T) {
+	c := cache.New(1 << 20)
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/shed" {
+			w.(cache.ShedMarker).MarkShed(io.ErrShortWrite)
+			w.WriteHeader(503)
+			return
+		}
+		w.Header().Set("Cache-Control", "max-age=60")
+	}))
+	w := &marked{ResponseRecorder: httptest.NewRecorder()}
+	h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/shed", nil))
+	want(t, "shed", w.shed, io.ErrShortWrite)
+	for range 2 {
+		h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil))
+	}
+	h.ServeHTTP(w, httptest.NewRequest("POST", "http://example.com/x", nil))
+	want(t, "results", slices.Equal(w.results, []cache.Result{cache.Miss, cache.Miss, cache.Hit, cache.Bypass}), true)
+}
+
+type marked struct {
+	*httptest.ResponseRecorder
+	shed    error
+	results []cache.Result
+}
+
+func (m *marked) MarkShed(err error)       { m.shed = err }
+func (m *marked) MarkCache(r cache.Result) { m.results = append(m.results, r) }

@@ -1,0 +1,22 @@
+// Package jobs runs work that outlives the request that asked for it: submit, status,
+// progress, cancel, retry, result.
+//
+// A [Mux] holds the handlers, one for each kind of job. An [Engine] takes jobs and says how they
+// are. [Local] is the engine in memory, running its jobs in the slots of a [pool.Pool];
+// others pass the conformance suite in package jobstest and serve the same Mux.
+//
+//	m := jobs.NewMux()
+//	jobs.Register(m, "report", func(ctx context.Context, a ReportArgs) (Report, error) { … })
+//	engine := jobs.NewLocal(m, pool.New())
+//	defer engine.Close()
+//	job, _, err := engine.Submit(ctx, "report", []byte(`{"year":2026}`), jobs.SubmitOptions{})
+//
+// # At least once
+//
+// Every engine may run a job more than once: after a failure if the kind allows several
+// attempts, after a lost worker, on an operator's request. A handler has to be such that a second run
+// does no harm. An engine in memory forgets its jobs when the process ends; [Local.Shutdown]
+// drains it and names what it could not finish.
+//
+// The package does not import net/http.
+package jobs

@@ -1,0 +1,219 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// Mux holds the handlers by kind. Register them before an engine uses it. The zero value
+// is empty and ready to use; safe for concurrent use.
+type Mux struct {
+	mu    sync.RWMutex
+	kinds map[string]*handler
+}
+
+// NewMux returns an empty Mux.
+func NewMux() *Mux { return new(Mux) }
+
+type handler struct {
+	policy Policy
+	check  func(payload []byte) error
+	run    func(ctx context.Context, payload []byte) ([]byte, error)
+}
+
+// Policy is how jobs of one kind are treated.
+type Policy struct {
+	MaxAttempts int           // at least 1
+	BaseDelay   time.Duration // the first retry comes at most this long after the failure
+	MaxDelay    time.Duration // no retry comes later than this after the failure
+	Timeout     time.Duration // of an attempt; 0 is none
+	Retain      time.Duration // how long a final job is kept; 0 leaves it to the engine
+}
+
+// Delay returns how long to wait after the given attempt (1 is the first) has failed:
+// exponential back-off with full jitter, a time drawn evenly from 0 to BaseDelay *
+// 2^(attempt-1) or MaxDelay, whichever is less ("Exponential Backoff And Jitter", AWS
+// Architecture Blog, 2015).
+func (p Policy) Delay(attempt int) time.Duration {
+	d := p.MaxDelay
+	if n := max(attempt-1, 0); n < 62 && p.BaseDelay <= p.MaxDelay>>n {
+		d = p.BaseDelay << n
+	}
+	return rand.N(max(d, 0) + 1)
+}
+
+// KindOption sets one thing about a kind of job.
+type KindOption interface{ applyKind(*Policy) }
+
+type kindOption func(*Policy)
+
+func (f kindOption) applyKind(p *Policy) { f(p) }
+
+// WithAttempts allows n attempts in all, the default is 1: a handler that may run again
+// after it failed half way has to say so. It panics if n is less than 1.
+func WithAttempts(n int) KindOption {
+	if n < 1 {
+		panic(fmt.Sprintf("jobs: WithAttempts(%d): there is at least 1 attempt", n))
+	}
+	return kindOption(func(p *Policy) { p.MaxAttempts = n })
+}
+
+// WithBackoff sets the delays between attempts, see [Policy.Delay]; the default is 1 s and
+// 5 min. It panics unless 0 < base <= most.
+func WithBackoff(base, most time.Duration) KindOption {
+	if base <= 0 || most < base {
+		panic(fmt.Sprintf("jobs: WithBackoff(%v, %v): the delays must be positive and in order", base, most))
+	}
+	return kindOption(func(p *Policy) { p.BaseDelay, p.MaxDelay = base, most })
+}
+
+// WithTimeout ends the context of an attempt after d. It panics if d is not positive.
+func WithTimeout(d time.Duration) KindOption {
+	if d <= 0 {
+		panic(fmt.Sprintf("jobs: WithTimeout(%v): the time must be positive", d))
+	}
+	return kindOption(func(p *Policy) { p.Timeout = d })
+}
+
+// WithRetain sets how long a job of this kind is kept after it has ended; the default is the
+// engine's. It panics if d is not positive.
+func WithRetain(d time.Duration) KindOption {
+	if d <= 0 {
+		panic(fmt.Sprintf("jobs: WithRetain(%v): the time must be positive", d))
+	}
+	return kindOption(func(p *Policy) { p.Retain = d })
+}
+
+// Register sets f as the handler for kind. The payload of a job is decoded from JSON into
+// A for each attempt, and what f returns is encoded as JSON. f must return when its context
+// ends, and must not do harm when it runs again for the same job. The text of its error is shown
+// to the client; a panic is a failed attempt whose value and stack go into [Job].Detail.
+//
+// Register panics if kind is empty or has a handler already.
+func Register[A, R any](m *Mux, kind string, f func(ctx context.Context, a A) (R, error), opts ...KindOption) {
+	if kind == "" || f == nil {
+		panic("jobs: Register: a kind needs a name and a handler")
+	}
+	h := &handler{
+		policy: Policy{MaxAttempts: 1, BaseDelay: time.Second, MaxDelay: 5 * time.Minute},
+		check: func(payload []byte) error {
+			var a A
+			return decode(payload, &a)
+		},
+		run: func(ctx context.Context, payload []byte) ([]byte, error) {
+			var a A
+			if err := decode(payload, &a); err != nil {
+				return nil, err
+			}
+			r, err := f(ctx, a)
+			if err != nil {
+				return nil, err
+			}
+			b, err := json.Marshal(r)
+			if err != nil {
+				return nil, Permanent(fmt.Errorf("jobs: the result cannot be encoded: %w", err))
+			}
+			return b, nil
+		},
+	}
+	for _, o := range opts {
+		o.applyKind(&h.policy)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.kinds[kind] != nil {
+		panic(fmt.Sprintf("jobs: Register: kind %q has a handler already; one Mux holds one for each", kind))
+	}
+	if m.kinds == nil {
+		m.kinds = make(map[string]*handler)
+	}
+	m.kinds[kind] = h
+}
+
+func decode(payload []byte, v any) error {
+	if err := json.Unmarshal(payload, v); err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return nil
+}
+
+func (m *Mux) handler(kind string) (*handler, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if h := m.kinds[kind]; h != nil {
+		return h, nil
+	}
+	return nil, fmt.Errorf("%w %q", ErrUnknownKind, kind)
+}
+
+// Policy returns how jobs of this kind are treated. The error wraps [ErrUnknownKind].
+func (m *Mux) Policy(kind string) (Policy, error) {
+	h, err := m.handler(kind)
+	if err != nil {
+		return Policy{}, err
+	}
+	return h.policy, nil
+}
+
+// Check reports whether a job could be run: its kind has a handler and the payload is what
+// that takes. The error wraps [ErrUnknownKind] or [ErrMalformed]. An engine calls it before it accepts
+// a job.
+func (m *Mux) Check(kind string, payload []byte) error {
+	h, err := m.handler(kind)
+	if err != nil {
+		return err
+	}
+	return h.check(payload)
+}
+
+// Attempt is one run of a job, as an engine gives it to [Mux.Run] and a handler finds it with [Current].
+type Attempt struct {
+	ID     string
+	Kind   string
+	Number int // 1 is the first
+	// Report is told the progress that the handler reports; nil drops it.
+	Report func(Progress)
+}
+
+type attemptKey struct{}
+
+// Current returns the attempt that a handler's context belongs to.
+func Current(ctx context.Context) (Attempt, bool) {
+	a, ok := ctx.Value(attemptKey{}).(Attempt)
+	return a, ok
+}
+
+// Report says how far the job is that ctx belongs to. Outside a job it does nothing.
+func Report(ctx context.Context, p Progress) {
+	if a, ok := Current(ctx); ok && a.Report != nil {
+		if len(p.Note) > 256 {
+			p.Note = p.Note[:256]
+		}
+		a.Report(p)
+	}
+}
+
+// Run runs one attempt on the caller's goroutine and returns the result as JSON. It is for engines. A panic
+// comes back as a [*PanicError]; a runtime.Goexit goes on.
+func (m *Mux) Run(ctx context.Context, a Attempt, payload []byte) (result []byte, err error) {
+	h, err := m.handler(a.Kind)
+	if err != nil {
+		return nil, err
+	}
+	if h.policy.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, h.policy.Timeout)
+		defer cancel()
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			result, err = nil, &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return h.run(context.WithValue(ctx, attemptKey{}, a), payload)
+}
