@@ -1,0 +1,292 @@
+// Command fairness measures what CPU-heavy requests do to cheap ones: without protection,
+// with a pool, and with a pool that overcommits.
+//
+//	go run ./examples/fairness
+//
+// For each mode it starts itself again as a server on the loopback interface, and is the
+// load itself: 32 clients that ask for 50 ms of computing over and over (-clients, -work), and
+// beside them one that asks for a small answer 300 times a second at random moments, whether or
+// not the earlier answers have come (an open loop: a slow server is not asked less). It prints
+// how long the cheap answers took, and how many
+// heavy ones there were. A run takes the number of modes times -d, and about a second.
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spillgate/spillgate/pool"
+)
+
+// modes are what is compared; the server and the table know them by name.
+var modes = []string{"idle", "unprotected", "pool", "overcommit", "overcommit-nice"}
+
+func main() {
+	log.SetFlags(0)
+	serve := flag.String("serve", "", "be the server in this `mode` (used by the program itself)")
+	blocks := flag.Int("blocks", 0, "how many KiB a heavy request hashes (used by the program itself)")
+	clients := flag.Int("clients", 32, "heavy clients")
+	rate := flag.Float64("rate", 300, "cheap requests a second")
+	work := flag.Duration("work", 50*time.Millisecond, "computing in a heavy request")
+	d := flag.Duration("d", 4*time.Second, "how long to measure each mode, at most 1 min")
+	which := flag.String("modes", strings.Join(modes, ","), "what to measure")
+	flag.Parse()
+	if *serve != "" {
+		if err := server(*serve, *blocks); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
+	if *d > time.Minute {
+		*d = time.Minute
+	}
+	l := load{clients: *clients, rate: *rate, d: *d}
+	if err := table(os.Stdout, l, *work, strings.Split(*which, ",")); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// server serves /cheap and /heavy in one mode until its standard input ends.
+func server(mode string, blocks int) error {
+	heavy := func(ctx context.Context) error { return compute(ctx, blocks) }
+	do := heavy
+	if mode != "idle" && mode != "unprotected" {
+		p := pool.New()
+		var opts []pool.OvercommitOption
+		switch mode {
+		case "pool":
+		case "overcommit-nice":
+			opts = append(opts, pool.WithNice(10))
+			fallthrough
+		case "overcommit":
+			x, err := pool.Overcommit(p, opts...)
+			if err != nil {
+				return err
+			}
+			defer x.Close()
+		default:
+			return fmt.Errorf("no mode %q", mode)
+		}
+		do = func(ctx context.Context) error { return p.Do(ctx, heavy, pool.WithKind("heavy")) }
+		if mode == "overcommit-nice" { // niced threads run what is submitted
+			do = func(ctx context.Context) error {
+				_, err := pool.Submit(ctx, p, func(ctx context.Context) (struct{}, error) { return struct{}{}, heavy(ctx) }).Wait(ctx)
+				return err
+			}
+		}
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /cheap", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, `{"ok":true}`)
+	})
+	mux.HandleFunc("GET /heavy", func(w http.ResponseWriter, r *http.Request) {
+		if err := do(r.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		}
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr())
+	s := &http.Server{Handler: mux}
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		s.Close()
+	}()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// compute hashes n blocks of 1 KiB, in calls short enough for the scheduler to step in.
+func compute(ctx context.Context, n int) error {
+	var b [1024]byte
+	for i := range n {
+		sum := sha256.Sum256(b[:])
+		copy(b[:], sum[:])
+		if i%512 == 0 {
+			if err := pool.Checkpoint(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// calibrate returns how many blocks take d on this machine while it is idle.
+func calibrate(d time.Duration) int {
+	best := time.Duration(1 << 62)
+	const n = 20000
+	for range 5 {
+		began := time.Now()
+		compute(context.Background(), n)
+		best = min(best, time.Since(began))
+	}
+	return int(int64(n) * int64(d) / int64(best))
+}
+
+// load is what a server is given to do.
+type load struct {
+	clients int
+	rate    float64
+	d       time.Duration
+}
+
+// result is what came of it.
+type result struct {
+	cheap  []time.Duration // sorted
+	failed int64
+	heavy  float64 // a second
+}
+
+func (r result) quantile(q float64) time.Duration {
+	if len(r.cheap) == 0 {
+		return 0
+	}
+	return r.cheap[min(int(q*float64(len(r.cheap))), len(r.cheap)-1)]
+}
+
+// table measures the modes and prints a line for each.
+func table(out io.Writer, l load, work time.Duration, which []string) error {
+	blocks := calibrate(work)
+	fmt.Fprintf(out, "%d clients of %v of computing, %.0f cheap requests a second, %d cores, %v each\n",
+		l.clients, work, l.rate, runtime.GOMAXPROCS(0), l.d)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "mode\tcheap p50\tp99\tmax\tanswers\tfailed\theavy/s\t")
+	for _, mode := range which {
+		r, err := measure(mode, blocks, l)
+		if err != nil {
+			return fmt.Errorf("%s: %w", mode, err)
+		}
+		ms := func(d time.Duration) string { return strconv.FormatFloat(d.Seconds()*1000, 'f', 2, 64) + " ms" }
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%.1f\t\n", mode, ms(r.quantile(0.5)), ms(r.quantile(0.99)), ms(r.quantile(1)), len(r.cheap), r.failed, r.heavy)
+	}
+	return w.Flush()
+}
+
+// measure runs one server under load.
+func measure(mode string, blocks int, l load) (result, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return result{}, err
+	}
+	cmd := exec.Command(self, "-serve", mode, "-blocks", strconv.Itoa(blocks))
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return result{}, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return result{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return result{}, err
+	}
+	// The load must not wait for the server that it measures, where that is allowed.
+	normal := ownPriority()
+	setOwnPriority(normal - 10)
+	defer setOwnPriority(normal)
+	defer func() {
+		in.Close()
+		cmd.Process.Kill() // its own end is not worth waiting for under load
+		cmd.Wait()
+	}()
+	address, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		return result{}, err
+	}
+	if mode == "idle" {
+		l.clients = 0
+	}
+	return l.run("http://" + strings.TrimSpace(address))
+}
+
+// run loads the server and returns what it answered after a quarter of the time for warming up.
+func (l load) run(url string) (result, error) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000, MaxConnsPerHost: 0}}
+	defer client.CloseIdleConnections()
+	warm := l.d / 4
+	ctx, cancel := context.WithTimeout(context.Background(), warm+l.d)
+	defer cancel()
+	began := time.Now()
+	get := func(ctx context.Context, path string) bool {
+		req, err := http.NewRequestWithContext(ctx, "GET", url+path, nil)
+		if err != nil {
+			return false
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		return err == nil && resp.StatusCode == http.StatusOK
+	}
+	var r result
+	var heavy atomic.Int64
+	var wg sync.WaitGroup
+	for range l.clients {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if get(ctx, "/heavy") && time.Since(began) > warm {
+					heavy.Add(1)
+				}
+			}
+		})
+	}
+	var mu sync.Mutex
+	var failed atomic.Int64
+	for due := began; ctx.Err() == nil; {
+		due = due.Add(time.Duration(rand.ExpFloat64() / l.rate * float64(time.Second)))
+		select {
+		case <-time.After(time.Until(due)):
+		case <-ctx.Done():
+			continue
+		}
+		wg.Go(func() {
+			// A request that is still open at the end is waited for, or the slowest would be missing.
+			late, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			sent := time.Now()
+			ok := get(late, "/cheap")
+			took := time.Since(sent)
+			if sent.Sub(began) < warm {
+				return
+			}
+			if !ok {
+				failed.Add(1)
+				return
+			}
+			mu.Lock()
+			r.cheap = append(r.cheap, took)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	slices.Sort(r.cheap)
+	r.failed = failed.Load()
+	r.heavy = float64(heavy.Load()) / l.d.Seconds()
+	return r, nil
+}
