@@ -1,0 +1,275 @@
+package cache_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+func TestPurge(t *testing.T) {
+	urls := []string{"http://a.example/x?q=1", "http://a.example/x", "http://a.example/x/y", "http://b.example/x", "http://a.example:81/x", "http://a.example.evil/x"}
+	for _, test := range []struct {
+		name   string
+		purge  func(c *cache.Cache) int
+		purged []string
+	}{
+		{"a URL", func(c *cache.Cache) int { return c.Purge("http://a.example/x") }, urls[1:2]},
+		{"a URL of the other scheme, in other case", func(c *cache.Cache) int { return c.Purge("https://A.example/x") }, urls[1:2]},
+		{"a URL with a query", func(c *cache.Cache) int { return c.Purge("http://a.example/x?q=1") }, urls[:1]},
+		{"a path", func(c *cache.Cache) int { return c.Purge("/x") }, []string{urls[1], urls[3], urls[4], urls[5]}},
+		{"a prefix", func(c *cache.Cache) int { return c.PurgePrefix("http://a.example/x/") }, urls[2:3]},
+		{"a host", func(c *cache.Cache) int { return c.PurgePrefix("http://a.example") }, urls[:3]},
+		{"a prefix of paths", func(c *cache.Cache) int { return c.PurgePrefix("/x/") }, urls[2:3]},
+		{"a tag", func(c *cache.Cache) int { return c.PurgeTag("/x/y") }, urls[2:3]},
+		{"a tag in Surrogate-Key", func(c *cache.Cache) int { return c.PurgeTag("key") }, urls},
+		{"a group", func(c *cache.Cache) int { return c.PurgeTag("group") }, urls},
+		{"all", func(c *cache.Cache) int { return c.PurgeAll() }, urls},
+		{"nonsense", func(c *cache.Cache) int {
+			return c.Purge("x") + c.Purge("%zz") + c.PurgePrefix("ftp://a") + c.PurgeTag("")
+		}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var calls atomic.Int64
+			c := cache.New(1 << 20)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls.Add(1)
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Cache-Tag", r.URL.Path+",other")
+				w.Header().Set("Surrogate-Key", "key more")
+				w.Header().Set("Cache-Groups", `"group"`)
+			}))
+			for _, u := range urls {
+				get(h, u)
+			}
+			want(t, "purged", test.purge(c), len(test.purged))
+			for _, u := range urls {
+				before := calls.Load()
+				get(h, u)
+				gone := false
+				for _, p := range test.purged {
+					gone = gone || p == u
+				}
+				want(t, u+" gone", calls.Load() > before, gone)
+			}
+		})
+	}
+}
+
+func TestPurgeRemovesVariants(t *testing.T) {
+	var calls atomic.Int64
+	c := cache.New(1<<20, cache.WithKeyCookies("lang"))
+	h := c.Handler(page(&calls, "x", "Cache-Control: max-age=60", "Vary: Accept"))
+	for range 2 {
+		get(h, "http://example.com/x", "Accept: a")
+		get(h, "http://example.com/x", "Accept: b")
+		get(h, "http://example.com/x", "Accept: b", "Cookie: lang=de")
+	}
+	want(t, "variants", calls.Load(), 3)
+	want(t, "purged", c.Purge("http://example.com/x"), 3)
+	want(t, "entries", c.Stats().Entries, 0)
+	want(t, "bytes", c.Stats().Bytes, 0)
+}
+
+func TestSoftPurge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls, not atomic.Int64
+		c := cache.New(1 << 20)
+		h := c.Handler(validator(&calls, &not, "Cache-Control: max-age=60, stale-while-revalidate=60", "Cache-Tag: t"))
+		get(h, "http://example.com/x")
+		want(t, "purged", c.PurgeTagSoft("t"), 1)
+		res := get(h, "http://example.com/x")
+		want(t, "served stale", strings.Contains(res.Header.Get("Cache-Status"), "detail=stale-while-revalidate"), true)
+		synctest.Wait()
+		want(t, "validated in the background", not.Load(), 1)
+		res = get(h, "http://example.com/x")
+		want(t, "fresh", res.Header.Get("Cache-Status"), "spillgate; hit; ttl=60")
+		want(t, "calls", calls.Load(), 2)
+	})
+}
+
+func TestUnsafeMethods(t *testing.T) {
+	for _, test := range []struct {
+		method      string
+		status      int
+		invalidates bool
+	}{
+		{"POST", 200, true}, {"PUT", 204, true}, {"DELETE", 303, true}, {"M-SEARCH", 200, true}, {"PATCH", 200, true},
+		{"POST", 404, false}, {"POST", 500, false}, {"OPTIONS", 200, false},
+	} {
+		var calls atomic.Int64
+		cached := page(&calls, "x", "Cache-Control: max-age=60", `Cache-Groups: "g"`)
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != "GET" {
+				w.Header().Set("Content-Location", "/y")
+				w.Header().Set("Cache-Group-Invalidation", `"g"`)
+				w.WriteHeader(test.status)
+				return
+			}
+			if r.URL.Path == "/z" {
+				w.Header().Set("Cache-Groups", `"g"`)
+			}
+			cached(w, r)
+		}))
+		paths := []string{"/x", "/y", "/z"}
+		for _, p := range paths {
+			get(h, "http://example.com"+p)
+		}
+		get(h, "http://other.example/z")
+		ask(h, test.method, "http://example.com/x")
+		for _, p := range paths {
+			before := calls.Load()
+			get(h, "http://example.com"+p)
+			want(t, test.method+" "+p, calls.Load() > before, test.invalidates)
+		}
+		before := calls.Load()
+		get(h, "http://other.example/z")
+		want(t, "groups are of one origin", calls.Load(), before)
+	}
+}
+
+func TestPurgeHandler(t *testing.T) {
+	var calls atomic.Int64
+	c := cache.New(1 << 20)
+	h := c.Handler(page(&calls, "x", "Cache-Control: max-age=60", "Cache-Tag: t"))
+	p := c.PurgeHandler(func(r *http.Request) bool { return r.Header.Get("Authorization") == "secret" })
+	for _, test := range []struct {
+		method, query, auth string
+		status              int
+		body                string
+	}{
+		{"POST", "url=http://example.com/x", "", 403, "cache: not authorised to purge\n"},
+		{"GET", "url=http://example.com/x", "secret", 405, "cache: purge with POST\n"},
+		{"POST", "", "secret", 400, "cache: say what to purge: url, prefix, tag, or all=1\n"},
+		{"POST", "url=http://example.com/x", "secret", 200, "{\"purged\":1}\n"},
+		{"POST", "prefix=/", "secret", 200, "{\"purged\":1}\n"},
+		{"POST", "tag=t", "secret", 200, "{\"purged\":1}\n"},
+		{"POST", "all=1&soft=1", "secret", 200, "{\"purged\":1}\n"},
+	} {
+		get(h, "http://example.com/x")
+		r := httptest.NewRequest(test.method, "http://example.com/purge?"+test.query, nil)
+		r.Header.Set("Authorization", test.auth)
+		rec := httptest.NewRecorder()
+		p.ServeHTTP(rec, r)
+		want(t, test.query, rec.Code, test.status)
+		want(t, test.query, rec.Body.String(), test.body)
+	}
+}
+
+func TestOptionsOfKeys(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		opts   []cache.RouteOption
+		a, b   string // URLs
+		fa, fb string // fields
+		same   bool
+	}{
+		{"WithQuery", []cache.RouteOption{cache.WithQuery("a")}, "/x?a=1&utm=1", "/x?utm=2&a=1", "", "", true},
+		{"WithQuery, listed", []cache.RouteOption{cache.WithQuery("a")}, "/x?a=1", "/x?a=2", "", "", false},
+		{"WithoutQuery", []cache.RouteOption{cache.WithoutQuery("utm")}, "/x?a=1&utm=1", "/x?a=1", "", "", true},
+		{"WithSortedQuery", []cache.RouteOption{cache.WithSortedQuery()}, "/x?a=1&b=2", "/x?b=2&a=1", "", "", true},
+		{"WithSortedQuery, one name twice", []cache.RouteOption{cache.WithSortedQuery()}, "/x?a=1&a=2", "/x?a=2&a=1", "", "", false},
+		{"WithKeyHeaders", []cache.RouteOption{cache.WithKeyHeaders("x-tenant")}, "/x", "/x", "X-Tenant: 1", "X-Tenant: 2", false},
+		{"WithKeyHeaders, absent", []cache.RouteOption{cache.WithKeyHeaders("x-tenant")}, "/x", "/x", "X-Tenant: ", "Y: 1", false},
+		{"WithKeyCookies", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", "Cookie: lang=de; a=1", "Cookie: lang=en; a=1", false},
+		{"WithKeyCookies, others", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", "Cookie: lang=de; a=1", "Cookie: lang=de; a=2", true},
+		{"WithKey", []cache.RouteOption{cache.WithKey(func(r *http.Request) string {
+			if strings.Contains(r.UserAgent(), "Mobile") {
+				return "mobile"
+			}
+			return "desktop"
+		})}, "/x", "/x", "User-Agent: Mobile", "User-Agent: X11", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var calls atomic.Int64
+			h := cache.New(1<<20).Handler(page(&calls, "x", "Cache-Control: max-age=60"), test.opts...)
+			for range 2 {
+				get(h, test.a, test.fa)
+				get(h, test.b, test.fb)
+			}
+			want(t, "same key", calls.Load() == 1, test.same)
+			want(t, "stored", calls.Load() <= 2, true)
+		})
+	}
+}
+
+func TestTagsStripped(t *testing.T) {
+	var calls atomic.Int64
+	c := cache.New(1<<20, cache.WithTags(true, "X-Tags"))
+	h := c.Handler(page(&calls, "x", "Cache-Control: max-age=60", "X-Tags: a b"))
+	for range 2 {
+		want(t, "tags", get(h, "http://example.com/x").Header.Get("X-Tags"), "")
+	}
+	want(t, "purged", c.PurgeTag("b"), 1)
+}
+
+func TestSetMaxBytes(t *testing.T) {
+	c := cache.New(1 << 20)
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Write(make([]byte, 4096))
+	}))
+	for i := range 100 {
+		get(h, "http://example.com/"+strings.Repeat("x", i))
+	}
+	if err := c.SetMaxBytes(100); err == nil || c.Stats().MaxBytes != 1<<20 {
+		t.Error("a budget that is too small was taken")
+	}
+	if err := c.SetMaxBytes(128 << 10); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "evicted at once", c.Stats().Bytes <= 128<<10, true)
+	want(t, "evictions", c.Stats().Evictions > 0, true)
+	want(t, "entries", c.Stats().Entries > 0, true)
+}
+
+func TestMaxEntriesAndObject(t *testing.T) {
+	c := cache.New(1<<20, cache.WithMaxEntries(10), cache.WithMaxObject(1000))
+	size := 10
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Write(make([]byte, size))
+	}))
+	for i := range 100 {
+		get(h, "http://example.com/"+strings.Repeat("x", i))
+	}
+	want(t, "entries", c.Stats().Entries, 10)
+	for _, size = range []int{1001, 5000, 100_000} {
+		body, _ := io.ReadAll(get(h, "http://example.com/large").Body)
+		want(t, "whole body", len(body), size)
+		want(t, "entries", c.Stats().Entries, 10)
+		want(t, "nothing is held", c.Stats().Recording, 0)
+	}
+}
+
+func TestAdmission(t *testing.T) {
+	var calls atomic.Int64
+	h := cache.New(1<<20, cache.WithAdmission()).Handler(page(&calls, "x", "Cache-Control: max-age=60"))
+	for range 4 {
+		get(h, "http://example.com/x")
+	}
+	want(t, "stored at the second miss", calls.Load(), 2)
+}
+
+func TestWrongArguments(t *testing.T) {
+	for name, f := range map[string]func(){
+		"budget": func() { cache.New(10) }, "handler": func() { cache.New(1 << 20).Handler(nil) },
+		"purge": func() { cache.New(1 << 20).PurgeHandler(nil) }, "object": func() { cache.WithMaxObject(0) },
+		"name": func() { cache.WithName("a b") }, "ttl": func() { cache.WithTTL(-time.Second) },
+	} {
+		func() {
+			defer func() {
+				if s, _ := recover().(string); !strings.HasPrefix(s, "cache: ") {
+					t.Errorf("%s: panic %q", name, s)
+				}
+			}()
+			f()
+		}()
+	}
+}

@@ -1,0 +1,54 @@
+package cache
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// PurgeHandler returns a handler by which an operator purges over HTTP. It serves POST with one of
+// the parameters url, prefix, tag and all, in the query or a form, and soft=1 for the soft variant:
+//
+//	curl -X POST -H "Authorization: …" 'http://…/purge?tag=product-7&soft=1'
+//
+// and answers {"purged":n}. Nothing routes to it by itself: mount it where only operators can reach
+// it. Every request is put to authorise first, and gets 403 where that says no. It panics if
+// authorise is nil.
+func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
+	if authorise == nil {
+		panic("cache: PurgeHandler(nil): give it a function that tells who may purge")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if !authorise(r) {
+			http.Error(w, "cache: not authorised to purge", http.StatusForbidden)
+			return
+		}
+		if r.Method != http.MethodPost {
+			w.Header().Set("Allow", http.MethodPost)
+			http.Error(w, "cache: purge with POST", http.StatusMethodNotAllowed)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+		if err := r.ParseForm(); err != nil {
+			http.Error(w, "cache: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		soft := r.Form.Get("soft") == "1"
+		var n int
+		switch form := r.Form; {
+		case form.Get("url") != "":
+			n = c.purgeURL(form.Get("url"), soft)
+		case form.Get("prefix") != "":
+			n = c.purgePrefix(form.Get("prefix"), soft)
+		case form.Get("tag") != "":
+			n = c.purgeTag(form.Get("tag"), soft)
+		case form.Get("all") == "1":
+			n = c.store.purgeFunc(soft, func(*resource, *entry) bool { return true })
+		default:
+			http.Error(w, "cache: say what to purge: url, prefix, tag, or all=1", http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Write([]byte(`{"purged":` + strconv.Itoa(n) + "}\n"))
+	})
+}
