@@ -183,6 +183,13 @@ func (b *Breaker) State() State {
 	return p.state
 }
 
+// Passing reports, without a look at the clock, that the breaker is neither open nor half-open: no
+// call is a probe now.
+func (b *Breaker) Passing() bool {
+	s := b.phase.Load().state
+	return s != Open && s != HalfOpen && s != ForcedOpen
+}
+
 // RetryAfter returns how long every call will be refused: until the open time is over, or until the
 // first of the probes under way must have ended. 0 means that a call may pass now, or, if the breaker
 // is [ForcedOpen], that nobody knows.
