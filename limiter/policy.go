@@ -119,8 +119,10 @@ type policyRule struct {
 	// grace is the shortfall that is still admitted: the part of a nanosecond that a caller cannot
 	// wait for. x/time/rate cuts the same part off.
 	grace int64
-	// debt is the most that can be spent. More is the mark of a clock that was set back.
-	debt int64
+	debt  int64 // the most that Charge makes of what is spent
+	// far is the most that can be spent, under this rule and those before it. More is the mark of a clock
+	// that was set back.
+	far int64
 
 	// tick is how many ticks a token costs, where that is no power of two: under a
 	// limit that is one key's own, on the clock that all keys share.
@@ -160,19 +162,19 @@ func newPolicyRule(limit rate.Limit, burst int, maxWait time.Duration, shared bo
 // sharedClock returns a rule that has only a clock; forKey makes it one for a key.
 func (p policyRule) sharedClock() policyRule {
 	p.setClock(1 << (policyTickBits - 1))
-	p.infinite, p.tick, p.capacity, p.debt = false, 1, policyMost, 2*policyMost
+	p.infinite, p.tick, p.capacity, p.debt, p.far = false, 1, policyMost, 2*policyMost, 2*policyMost
 	return p
 }
 
 // forKey returns the rule for a key with a limit of its own, on the clock of p. A limit that
 // is not positive (or not a number) admits nothing.
 func (p policyRule) forKey(limit rate.Limit, burst int) policyRule {
-	p.limit, p.burst, p.infinite = limit, burst, policyInfinite(limit)
+	p.limit, p.burst, p.infinite, p.far = limit, burst, policyInfinite(limit), 0
 	if p.infinite {
 		return p
 	}
 	if !(limit > 0) || burst <= 0 {
-		p.burst, p.tick, p.capacity, p.debt = 0, 1, 0, 2*policyMost
+		p.burst, p.tick, p.capacity, p.debt, p.far = 0, 1, 0, 2*policyMost, 2*policyMost
 		return p
 	}
 	p.tick = (1 << (policyTickBits - 1)) / float64(limit)
@@ -204,6 +206,7 @@ func (p *policyRule) setDebt() {
 		ahead = max(ahead, int64(math.Min(float64(p.maxWait)/p.nsPerTick, policyMost)))
 	}
 	p.debt = p.capacity + ahead
+	p.far = max(p.far, p.debt)
 }
 
 // clock returns the reading ns nanoseconds after (or before) the origin.
@@ -232,7 +235,7 @@ func (p *policyRule) spent(cell, clock int64) int64 {
 	if s <= 0 {
 		return 0
 	}
-	if s > p.debt+policySkew {
+	if s > p.far+policySkew {
 		// The clock was set back. The bucket may have been anything between full and empty:
 		// empty admits no more than is due, and is mended in the time one burst takes.
 		return p.capacity
@@ -288,8 +291,20 @@ func policyConvert(from, to *policyRule, cell, ns int64) int64 {
 	s := from.spent(cell, from.clock(ns))
 	if from.tick != 0 {
 		// On a shared clock keys have limits of their own; it is the time to refill that stays.
-		return reading + min(s, to.debt)
+		return reading + min(s, to.far)
 	}
-	ticks := math.Ldexp(float64(s), int(to.shift)-int(from.shift))
-	return reading + int64(math.Min(math.Ceil(ticks), float64(to.debt)))
+	return reading + min(policyTicks(from, to, s), to.far)
+}
+
+// policyTicks returns as many tokens under rule to as ticks are under rule from, rounded up.
+func policyTicks(from, to *policyRule, ticks int64) int64 {
+	return int64(math.Min(math.Ceil(math.Ldexp(float64(ticks), int(to.shift)-int(from.shift))), 2*policyMost))
+}
+
+// after returns the rule with room for all that may be spent under the one before it.
+func (p policyRule) after(before *policyRule) policyRule {
+	if !p.infinite && !before.infinite && p.tick == 0 {
+		p.far = max(p.far, policyTicks(before, &p, before.far))
+	}
+	return p
 }

@@ -31,6 +31,8 @@ type Rate struct {
 	shadow  atomic.Bool
 	waiting atomic.Int64
 
+	offenders *rateOffenders // nil unless asked for
+
 	setMu    sync.Mutex // held by SetLimit and SetPolicy only
 	policies atomic.Pointer[[]Policy]
 }
@@ -96,6 +98,9 @@ func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 	}
 	cfg.check()
 	r := &Rate{origin: time.Now(), maxWait: cfg.maxWait, keyRule: cfg.keyRule, trace: cfg.trace}
+	if cfg.offenders > 0 {
+		r.offenders = newRateOffenders(cfg.offenders)
+	}
 	if cfg.store != nil {
 		r.store = newStoreFront(&cfg)
 	}
@@ -109,12 +114,12 @@ func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 	if cfg.budget != nil {
 		budget = &tableBudget{rule: newPolicyRule(cfg.budget.Limit, cfg.budget.Burst, cfg.maxWait, false)}
 	}
-	r.table = newTable(cfg.maxKeys, cfg.exact, r.newRules(cfg.policies, 0), budget)
+	r.table = newTable(cfg.maxKeys, cfg.exact, r.newRules(cfg.policies), budget)
 	return r
 }
 
-func (r *Rate) newRules(policies []Policy, generation uint64) *tableRules {
-	rules := &tableRules{generation: generation}
+func (r *Rate) newRules(policies []Policy) *tableRules {
+	rules := &tableRules{}
 	for i, p := range policies {
 		rules.policies = append(rules.policies, newPolicyRule(p.Limit, p.Burst, r.maxWait, i == 0 && r.keyRule != nil))
 	}
@@ -231,7 +236,12 @@ func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
 	if r.single != nil {
 		r.single.setPolicy(i, limit, burst, time.Now())
 	} else {
-		r.table.setRules(r.newRules(policies, r.table.generation()+1), r.reading(time.Time{}))
+		rules, before := r.newRules(policies), r.table.present()
+		rules.generation = before.generation + 1
+		for j := range rules.policies {
+			rules.policies[j] = rules.policies[j].after(&before.policies[j])
+		}
+		r.table.setRules(rules, r.reading(time.Time{}))
 	}
 	r.policies.Store(&policies)
 	return nil

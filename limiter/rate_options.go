@@ -25,6 +25,8 @@ type rateConfig struct {
 	keyRule  func(key string) (rate.Limit, int)
 	trace    RateTrace
 
+	offenders int
+
 	store        Store
 	storeTimeout time.Duration
 	storeFailure StoreFailure
@@ -45,8 +47,8 @@ func (c *rateConfig) check() {
 	if c.store != nil && c.keyRule != nil {
 		panic("limiter: NewRate: WithStore and WithKeyLimit: a store has the same policies for all keys; drop one of them")
 	}
-	if c.unkeyed && (c.exact || c.budget != nil || c.keyRule != nil) {
-		panic("limiter: NewRate: WithoutKeys leaves no key for WithExactKeys, WithNewKeyBudget or WithKeyLimit: drop one of them")
+	if c.unkeyed && (c.exact || c.budget != nil || c.keyRule != nil || c.offenders > 0) {
+		panic("limiter: NewRate: WithoutKeys leaves no key for WithExactKeys, WithNewKeyBudget, WithKeyLimit or WithOffenders: drop one of them")
 	}
 }
 

@@ -27,6 +27,8 @@ type RateStats struct {
 	StoreSkipped uint64 `json:"store_skipped"`
 	// Policies are the present policies.
 	Policies []Policy `json:"policies"`
+	// Offenders are the keys refused most, most first, if [WithOffenders] is set.
+	Offenders []RateOffender `json:"offenders,omitempty"`
 }
 
 // RateTrace is a set of functions to be called when something happens in a [Rate]. Each may be nil. They are called by the goroutine
@@ -46,6 +48,9 @@ type RateTrace struct {
 // millisecond for a million.
 func (r *Rate) Stats() RateStats {
 	s := RateStats{Waiting: int(r.waiting.Load()), Policies: r.Policies()}
+	if r.offenders != nil {
+		s.Offenders = r.offenders.top()
+	}
 	if r.single != nil {
 		r.single.stats(&s)
 	} else {
@@ -63,6 +68,9 @@ func (r *Rate) Stats() RateStats {
 }
 
 func (r *Rate) traceDecision(q *tableTake, a *tableAnswer, d *Decision) {
+	if r.offenders != nil && !a.ok {
+		r.offenders.refused(q.key)
+	}
 	if r.trace.Rejected != nil && !a.ok {
 		r.trace.Rejected(q.key, *d)
 	}

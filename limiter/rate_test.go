@@ -583,6 +583,9 @@ func TestRateKeyLimit(t *testing.T) {
 			t.Errorf("pro: %+v", d)
 		}
 		time.Sleep(time.Second)
+		if d := r.AllowAt(time.Now().Add(-time.Hour), "free", 1); d.OK || d.RetryAfter != time.Second {
+			t.Errorf("free, an hour back: %+v", d)
+		}
 		for key, want := range map[string]int{"free": 1, "pro": 3, "blocked": 0} {
 			if d := r.Peek(key, 0); d.Remaining != want {
 				t.Errorf("%s after a second: %+v", key, d)

@@ -49,7 +49,7 @@ type tableShard struct {
 
 // tableRules is the present rule of each policy; immutable.
 type tableRules struct {
-	generation uint64
+	generation uint64 // how often they were changed
 	policies   []policyRule
 }
 
@@ -113,12 +113,12 @@ func newTable(keys int, exact bool, rules *tableRules, budget *tableBudget) *tab
 	return t
 }
 
-// generation says how often the rules were changed.
-func (t *table) generation() uint64 {
+// present returns the rules.
+func (t *table) present() *tableRules {
 	sh := &t.shards[0]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	return sh.rules.generation
+	return sh.rules
 }
 
 func (t *table) hash(key string) uint64 {
@@ -229,8 +229,11 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 	switch {
 	case cells == nil:
 		t.takeNew(q, sh, set, hash, each, marks, a)
-	case len(cells) == 1 && !q.own && len(each) == 0 && marks == nil:
+	case len(cells) == 1 && !q.own && marks == nil:
 		sh.decideOne(q, &cells[0], a)
+		if len(each) > 0 {
+			each[0] = a.state
+		}
 	default:
 		sh.decide(q, cells, false, each, marks, a)
 	}
@@ -508,7 +511,7 @@ func (t *table) adjust(q *tableTake) {
 		if q.n < 0 {
 			spent = max(0, spent-p.cost(-max(q.n, -math.MaxInt)))
 		} else {
-			spent = min(p.debt, spent+p.cost(q.n))
+			spent = max(spent, min(p.debt, spent+p.cost(q.n)))
 		}
 		cells[i] = reading + spent
 	}

@@ -1,0 +1,103 @@
+package limiter
+
+import (
+	"cmp"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"sync"
+)
+
+// rateOffenderCells is how many keys are watched for each that is reported.
+const rateOffenderCells = 8
+
+// RateOffender is a key that was refused often.
+type RateOffender struct {
+	// Hash is what [Rate.KeyHash] returns for the key. It means nothing outside of this Rate.
+	Hash uint64 `json:"hash,string"`
+	// Rejected is how often it was refused, or would have been but for [WithRateShadow]: at most
+	// this often, and at least Rejected - Slack.
+	Rejected uint64 `json:"rejected"`
+	Slack    uint64 `json:"slack"`
+}
+
+// rateOffenders counts refusals with the Space-Saving algorithm (Metwally, Agrawal and El Abbadi, 2005): a
+// key that is not watched takes the place of the one with the lowest count, and its count. Whoever has more than 1 in len(cells)
+// of all refusals is in it.
+type rateOffenders struct {
+	mu     sync.Mutex
+	report int
+	seed   maphash.Seed
+	hashes []uint64
+	counts []rateOffenderCount
+}
+
+type rateOffenderCount struct{ count, slack uint64 }
+
+// WithOffenders has Stats report the n keys that were refused most, by hash. It costs a refusal some
+// 100 ns more, and a lock that all refusals share. It panics if n is not in 1 to 64.
+func WithOffenders(n int) RateOption {
+	if n < 1 || n > 64 {
+		panic(fmt.Sprintf("limiter: WithOffenders: %d keys: give 1 to 64", n))
+	}
+	return rateOption(func(c *rateConfig) { c.offenders = n })
+}
+
+func newRateOffenders(n int) *rateOffenders {
+	return &rateOffenders{
+		report: n,
+		seed:   maphash.MakeSeed(),
+		hashes: make([]uint64, 0, n*rateOffenderCells),
+		counts: make([]rateOffenderCount, 0, n*rateOffenderCells),
+	}
+}
+
+// KeyHash returns the hash under which [WithOffenders] reports a key, and 0 without that option. It is seeded at random
+// for each Rate.
+func (r *Rate) KeyHash(key string) uint64 {
+	if r.offenders == nil {
+		return 0
+	}
+	return maphash.String(r.offenders.seed, key)
+}
+
+func (o *rateOffenders) refused(key string) {
+	hash := maphash.String(o.seed, key)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if i := slices.Index(o.hashes, hash); i >= 0 {
+		o.counts[i].count++
+		return
+	}
+	if len(o.hashes) < cap(o.hashes) {
+		o.hashes = append(o.hashes, hash)
+		o.counts = append(o.counts, rateOffenderCount{count: 1})
+		return
+	}
+	least := 0
+	for i := range o.counts {
+		if o.counts[i].count < o.counts[least].count {
+			least = i
+		}
+	}
+	o.hashes[least] = hash
+	o.counts[least].slack = o.counts[least].count
+	o.counts[least].count++
+}
+
+// top returns the keys refused most, most first.
+func (o *rateOffenders) top() []RateOffender {
+	o.mu.Lock()
+	all := make([]RateOffender, len(o.hashes))
+	for i, h := range o.hashes {
+		all[i] = RateOffender{Hash: h, Rejected: o.counts[i].count, Slack: o.counts[i].slack}
+	}
+	o.mu.Unlock()
+	slices.SortFunc(all, func(a, b RateOffender) int {
+		if c := cmp.Compare(b.Rejected, a.Rejected); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.Slack, b.Slack)
+	})
+	return all[:min(o.report, len(all))]
+}
