@@ -111,7 +111,7 @@ func (a *app) login(w http.ResponseWriter, _ *http.Request) {
 // db waits for something that can take only so many at once.
 func (a *app) db(w http.ResponseWriter, r *http.Request) {
 	select {
-	case <-time.After(50 * time.Millisecond):
+	case <-time.After(300 * time.Millisecond):
 		fmt.Fprintln(w, "row")
 	case <-r.Context().Done():
 	}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// The demonstration sees every protection at work.
+func TestDemo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds of real traffic")
+	}
+	a := newApp(defaults())
+	s := httptest.NewServer(a.handler)
+	defer s.Close()
+	var out bytes.Buffer
+	if err := a.demo(t.Context(), s.URL, &out); err != nil {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	if !strings.Contains(out.String(), "Every protection was seen working.") {
+		t.Errorf("no verdict in the output:\n%s", &out)
+	}
+}
+
+// A protection that does not work is found out.
+func TestDemoFindsWhatIsMissing(t *testing.T) {
+	a := newApp(defaults())
+	r := newRow("rate limit")
+	bare := httptest.NewServer(http.HandlerFunc(a.login))
+	defer bare.Close()
+	a.demoRate(t.Context(), client{http: bare.Client(), base: bare.URL}, r)
+	if r.failure == "" {
+		t.Error("a server without a rate limit passes for one with it")
+	}
+	if err := a.table(&bytes.Buffer{}, []*row{r}); err == nil {
+		t.Error("no error for a protection that was not seen")
+	}
+}
+
+func TestFlagsOutOfRange(t *testing.T) {
+	for name, set := range map[string]func(*config){
+		"-rate":  func(c *config) { c.rate = 0 },
+		"-burst": func(c *config) { c.burst = 0 },
+		"-limit": func(c *config) { c.limit = -1 },
+		"-slots": func(c *config) { c.slots = -1 },
+		"-open":  func(c *config) { c.open = 0 },
+	} {
+		c := defaults()
+		set(&c)
+		if err := c.check(); err == nil || !strings.HasPrefix(err.Error(), name) {
+			t.Errorf("%s out of range: %v; want an error that begins with the flag", name, err)
+		}
+	}
+	if err := defaults().check(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+}
+
+func TestHelpNamesFiveCommands(t *testing.T) {
+	help := newApp(defaults()).help("127.0.0.1:8080")
+	for _, want := range []string{"  1. ", "  2. ", "  3. ", "  4. ", "  5. ", "/debug/stats", "-demo"} {
+		if !strings.Contains(help, want) {
+			t.Errorf("the help lacks %q:\n%s", want, help)
+		}
+	}
+}
+
+func TestStatsAreJSON(t *testing.T) {
+	a := newApp(defaults())
+	w := httptest.NewRecorder()
+	a.handler.ServeHTTP(w, httptest.NewRequest("GET", "/debug/stats", nil))
+	var st struct {
+		Layers []struct {
+			Layer string `json:"layer"`
+		} `json:"layers"`
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &st); err != nil {
+		t.Fatalf("%v in %s", err, w.Body)
+	}
+	seen := map[string]bool{}
+	for _, l := range st.Layers {
+		seen[l.Layer] = true
+	}
+	for _, want := range []string{"rate", "cache", "concurrency", "breaker", "pool"} {
+		if !seen[want] {
+			t.Errorf("no %s layer in %s", want, w.Body)
+		}
+	}
+}
