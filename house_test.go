@@ -112,6 +112,10 @@ func isExample(name string) bool { return name == "examples" || strings.HasPrefi
 func TestArrows(t *testing.T) {
 	for name, p := range listPackages(t) {
 		may, known := arrows[name]
+		if parent, ok := strings.CutSuffix(path.Base(name), "test"); ok && path.Base(path.Dir(name)) == parent {
+			// limiter/limitertest is to limiter what httptest is to http.
+			may, known = append(arrows[path.Dir(name)], path.Dir(name)), true
+		}
 		switch {
 		case isExample(name):
 			continue // the examples may import everything; below, nothing may import them
