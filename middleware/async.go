@@ -1,0 +1,322 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+// Async returns a handler that gives one kind of background job an HTTP face: POST submits a
+// job, GET and HEAD ask how it is, DELETE cancels it.
+//
+//	reports := middleware.Async(engine, "report")
+//	mux.Handle("POST /reports", reports)
+//	mux.Handle("/reports/{id}", reports)
+//
+// POST takes the payload as application/json and answers 202 Accepted with the job's Location
+// and a Retry-After. "Prefer: wait=N" (RFC 7240) waits up to N seconds for the job to end,
+// and then answers 200 with what GET would give; "Prefer: respond-async" says that the client does not
+// want to wait. What was honoured is in Preference-Applied. Idempotency-Key makes a
+// repeated POST give the same job, and is 422 with another payload. A malformed payload is 400, one that is too large 413; an
+// engine that is full is 503, a client whose own share is full 429, both with Retry-After.
+//
+// GET answers with the job as JSON, as a page with a progress bar if a browser asks, or, with
+// Accept: text/event-stream, as a stream of server-sent events, one for each change, that
+// resumes after Last-Event-ID. JSON and page have an ETag, and a Retry-After while the job is not final. An
+// unknown job is 404, one that has expired 410.
+//
+// DELETE is 204 if the job had not begun, 202 if it runs and was asked to stop, 409 if it
+// had ended.
+//
+// The id is the path value "id", or else the last element of the path. The handler holds
+// no slot of a pool and no permit while the job runs.
+//
+// Async panics if e is nil or kind is empty.
+func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
+	if e == nil || kind == "" {
+		panic("middleware: Async: it needs an engine and the kind of job that the route submits")
+	}
+	a := &async{engine: e, kind: kind, config: asyncConfig{
+		body:      1 << 20,
+		longest:   time.Minute,
+		streams:   1000,
+		heartbeat: 15 * time.Second,
+		location:  jobLocation,
+		owner:     func(*http.Request) string { return "" },
+	}}
+	for _, o := range opts {
+		o.applyAsync(&a.config)
+	}
+	return a
+}
+
+// AsyncOption configures [Async].
+type AsyncOption interface{ applyAsync(*asyncConfig) }
+
+type asyncConfig struct {
+	body          int64
+	wait, longest time.Duration
+	streams       int64
+	heartbeat     time.Duration
+	owner         func(*http.Request) string
+	location      func(r *http.Request, id string) string
+	submit        func(*http.Request, *jobs.SubmitOptions)
+}
+
+type asyncOption func(*asyncConfig)
+
+func (f asyncOption) applyAsync(c *asyncConfig) { f(c) }
+
+// WithOwner says whose a request is: a user's name, an account. A job belongs to the owner
+// who submitted it, and is 404 to all others; idempotency keys and the engine's
+// shares are per owner. Without it everybody who knows the id of a job, 128 random bits, may see and cancel
+// it. It panics if f is nil.
+func WithOwner(f func(*http.Request) string) AsyncOption {
+	if f == nil {
+		panic("middleware: WithOwner: f is nil; leave the option out")
+	}
+	return asyncOption(func(c *asyncConfig) { c.owner = f })
+}
+
+// WithWait makes a POST wait up to d for the job to end if the client states no
+// preference, and never longer than longest whatever it prefers; the defaults are 0 and one minute.
+// It panics unless 0 <= d <= longest.
+func WithWait(d, longest time.Duration) AsyncOption {
+	if d < 0 || longest < d {
+		panic(fmt.Sprintf("middleware: WithWait(%v, %v): the times must not be negative and in order", d, longest))
+	}
+	return asyncOption(func(c *asyncConfig) { c.wait, c.longest = d, longest })
+}
+
+// WithMaxPayload bounds the body of a POST, in bytes; the default is 1 MiB, and the engine
+// has a bound of its own. It panics if n is less than 1.
+func WithMaxPayload(n int64) AsyncOption {
+	if n < 1 {
+		panic(fmt.Sprintf("middleware: WithMaxPayload(%d): a payload has at least 1 byte", n))
+	}
+	return asyncOption(func(c *asyncConfig) { c.body = n })
+}
+
+// WithStreams bounds how many event streams are open at a time; the default is 1,000.
+// Beyond it a client is answered with the job as JSON, once. It panics if n is negative.
+func WithStreams(n int) AsyncOption {
+	if n < 0 {
+		panic(fmt.Sprintf("middleware: WithStreams(%d): the number must not be negative", n))
+	}
+	return asyncOption(func(c *asyncConfig) { c.streams = int64(n) })
+}
+
+// WithLocation says where a job is found, for the Location field. The default adds the id
+// to the path of the POST as the client sent it, which is right unless a proxy changes
+// paths. It panics if f is nil.
+func WithLocation(f func(r *http.Request, id string) string) AsyncOption {
+	if f == nil {
+		panic("middleware: WithLocation: f is nil; leave the option out")
+	}
+	return asyncOption(func(c *asyncConfig) { c.location = f })
+}
+
+// WithSubmit lets f set priority, time and attempts of a job by the request that submits
+// it. Key and Client are set already. It panics if f is nil.
+func WithSubmit(f func(*http.Request, *jobs.SubmitOptions)) AsyncOption {
+	if f == nil {
+		panic("middleware: WithSubmit: f is nil; leave the option out")
+	}
+	return asyncOption(func(c *asyncConfig) { c.submit = f })
+}
+
+type async struct {
+	engine jobs.Engine
+	kind   string
+	config asyncConfig
+	open   atomic.Int64 // event streams
+}
+
+func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.Method {
+	case http.MethodPost:
+		a.submit(w, r)
+	case http.MethodGet, http.MethodHead:
+		a.status(w, r)
+	case http.MethodDelete:
+		a.cancel(w, r)
+	default:
+		w.Header().Set("Allow", "GET, HEAD, POST, DELETE")
+		asyncProblem(w, r, http.StatusMethodNotAllowed, "Use POST to submit a job, GET to ask how it is and DELETE to cancel it.")
+	}
+}
+
+func (a *async) submit(w http.ResponseWriter, r *http.Request) {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" && !strings.HasSuffix(t, "+json") {
+		asyncProblem(w, r, http.StatusUnsupportedMediaType, "The payload of a job is application/json.")
+		return
+	}
+	payload, err := io.ReadAll(http.MaxBytesReader(w, r.Body, a.config.body))
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			asyncProblem(w, r, http.StatusRequestEntityTooLarge, fmt.Sprintf("The payload has more than %d bytes.", a.config.body))
+		} else {
+			asyncProblem(w, r, http.StatusBadRequest, "The payload could not be read.")
+		}
+		return
+	}
+	key, ok := idempotencyKey(r.Header)
+	if !ok {
+		asyncProblem(w, r, http.StatusBadRequest, "The Idempotency-Key is one string of at most 255 bytes.")
+		return
+	}
+	o := jobs.SubmitOptions{Key: key, Client: a.config.owner(r)}
+	if a.config.submit != nil {
+		a.config.submit(r, &o)
+	}
+	j, _, err := a.engine.Submit(r.Context(), a.kind, payload, o)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	p := parsePrefer(r.Header)
+	wait := a.config.wait
+	if p.async {
+		wait = 0
+	}
+	if p.hasWait {
+		wait = p.wait
+	}
+	h := w.Header()
+	h.Add("Vary", "Prefer")
+	if wait = min(wait, a.config.longest); wait > 0 && !j.State.Final() {
+		ctx, cancel := context.WithTimeout(r.Context(), wait)
+		for next, err := range a.engine.Watch(ctx, j.ID) {
+			if err != nil {
+				break // the time is over, or the client has gone
+			}
+			j = next
+		}
+		cancel()
+	}
+	location := a.config.location(r, j.ID)
+	var applied []string
+	if p.async && !j.State.Final() {
+		applied = append(applied, "respond-async")
+	}
+	if p.hasWait && p.wait <= a.config.longest {
+		applied = append(applied, "wait="+strconv.FormatInt(int64(p.wait/time.Second), 10))
+	}
+	if applied != nil {
+		h.Set("Preference-Applied", strings.Join(applied, ", "))
+	}
+	h.Set("Location", location)
+	if j.State.Final() && wait > 0 {
+		h.Set("Content-Location", location)
+		a.write(w, r, j, http.StatusOK, formJSON)
+		return
+	}
+	a.write(w, r, j, http.StatusAccepted, formJSON)
+}
+
+// jobLocation is the default of WithLocation.
+func jobLocation(r *http.Request, id string) string {
+	p := r.URL.EscapedPath()
+	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
+		p = u.EscapedPath() // as it was before anybody stripped a prefix
+	}
+	return strings.TrimSuffix(p, "/") + "/" + url.PathEscape(id)
+}
+
+// idempotencyKey returns the Idempotency-Key, which the draft of the IETF's httpapi group makes a string in
+// quotes and most clients send without.
+func idempotencyKey(h http.Header) (string, bool) {
+	all := h.Values("Idempotency-Key")
+	if len(all) == 0 {
+		return "", true
+	}
+	k := strings.TrimSpace(all[0])
+	if len(k) >= 2 && k[0] == '"' && k[len(k)-1] == '"' {
+		k = k[1 : len(k)-1]
+	}
+	return k, len(all) == 1 && k != "" && len(k) <= 255
+}
+
+// find returns the job that the request is about, if it is the client's.
+func (a *async) find(r *http.Request) (jobs.Job, error) {
+	id := r.PathValue("id")
+	if id == "" {
+		id = path.Base(r.URL.Path)
+	}
+	j, err := a.engine.Get(r.Context(), id)
+	if err == nil && (j.Kind != a.kind || j.Client != a.config.owner(r)) {
+		return jobs.Job{}, jobs.ErrNotFound
+	}
+	return j, err
+}
+
+func (a *async) cancel(w http.ResponseWriter, r *http.Request) {
+	j, err := a.find(r)
+	if err == nil {
+		j, err = a.engine.Cancel(r.Context(), j.ID)
+	}
+	switch {
+	case errors.Is(err, jobs.ErrFinal):
+		asyncProblem(w, r, http.StatusConflict, "The job has ended already: "+string(j.State)+".")
+	case err != nil:
+		a.fail(w, r, err)
+	case j.State.Final():
+		w.Header()["Cache-Control"] = noStore
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		a.write(w, r, j, http.StatusAccepted, formJSON)
+	}
+}
+
+var shareFull = newRejectBody(problemQuota, "Too many unfinished jobs", http.StatusTooManyRequests,
+	"You have as many unfinished jobs as you may. Retry after the time given.", nil)
+
+// fail answers an error of the engine.
+func (a *async) fail(w http.ResponseWriter, r *http.Request, err error) {
+	var after time.Duration
+	if e, ok := errors.AsType[*jobs.Error](err); ok {
+		after = e.RetryAfter
+	}
+	refuse := func(status int, body *rejectBody) {
+		w, rec := record(w)
+		j := rejecter{layer: "pool", status: status, spread: -1}
+		j.reject(w, r, rec, err, after, "", body)
+	}
+	switch {
+	case errors.Is(err, jobs.ErrShareFull):
+		refuse(http.StatusTooManyRequests, shareFull)
+	case errors.Is(err, jobs.ErrFull), errors.Is(err, jobs.ErrShutdown):
+		refuse(http.StatusServiceUnavailable, reducedCapacity)
+	case errors.Is(err, jobs.ErrNotFound), errors.Is(err, jobs.ErrUnknownKind):
+		asyncProblem(w, r, http.StatusNotFound, "There is no such job.")
+	case errors.Is(err, jobs.ErrExpired):
+		asyncProblem(w, r, http.StatusGone, "The job has ended and is no longer kept.")
+	case errors.Is(err, jobs.ErrMalformed):
+		asyncProblem(w, r, http.StatusBadRequest, "The payload is not the JSON that this job takes.")
+	case errors.Is(err, jobs.ErrTooLarge):
+		asyncProblem(w, r, http.StatusRequestEntityTooLarge, "The payload is too large.")
+	case errors.Is(err, jobs.ErrKeyReused):
+		asyncProblem(w, r, http.StatusUnprocessableEntity, "This Idempotency-Key was used for another payload.")
+	case r.Context().Err() != nil:
+		// Nobody is there to be answered.
+	default:
+		asyncProblem(w, r, http.StatusInternalServerError, "The job engine failed.")
+	}
+}
+
+// asyncProblem answers with a problem document of no particular type (RFC 9457, section 4.2.1).
+func asyncProblem(w http.ResponseWriter, r *http.Request, status int, detail string) {
+	w.Header()["Cache-Control"] = noStore
+	newRejectBody("about:blank", http.StatusText(status), status, detail, nil).write(w, r, status)
+}

@@ -1,0 +1,98 @@
+package middleware
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+// events streams the job as server-sent events (the HTML standard, section 9.2) until it is final:
+// unnamed events whose id is the job's version and whose data is the JSON of GET on one
+// line. It reports false, with nothing written, if there are too many streams.
+//
+// A browser connects again when a stream ends. One that has seen the end already, by its
+// Last-Event-ID, is answered with 204, which tells it to stop.
+func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool {
+	var seen uint64
+	if id := strings.TrimSpace(r.Header.Get("Last-Event-ID")); id != "" {
+		seen, _ = strconv.ParseUint(id, 10, 64) // what is not ours is as if it were not there
+	}
+	h := w.Header()
+	if j.State.Final() && seen >= j.Version {
+		h["Cache-Control"] = noStore
+		w.WriteHeader(http.StatusNoContent)
+		return true
+	}
+	if a.open.Add(1) > a.config.streams {
+		a.open.Add(-1)
+		return false
+	}
+	defer a.open.Add(-1)
+
+	h["Cache-Control"] = noStore
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
+	w.WriteHeader(http.StatusOK)
+	out := http.NewResponseController(w)
+	send := func(format string, args ...any) error {
+		// A client that does not read must not hold this goroutine for ever. Not every
+		// writer can be told so, and a stream that can not is served all the same.
+		_ = out.SetWriteDeadline(time.Now().Add(2 * a.config.heartbeat))
+		if _, err := fmt.Fprintf(w, format, args...); err != nil {
+			return err
+		}
+		return out.Flush()
+	}
+	if send("retry: 2000\n\n") != nil {
+		return true
+	}
+
+	ctx, cancel := context.WithCancel(r.Context())
+	type step struct {
+		job jobs.Job
+		err error
+	}
+	steps := make(chan step)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer close(steps)
+		for j, err := range a.engine.Watch(ctx, j.ID) {
+			select {
+			case steps <- step{j, err}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	defer func() { cancel(); <-ended }()
+
+	beat := time.NewTicker(a.config.heartbeat)
+	defer beat.Stop()
+	for {
+		select {
+		case s, ok := <-steps:
+			if !ok || s.err != nil {
+				return true
+			}
+			if s.job.Version <= seen {
+				continue
+			}
+			seen = s.job.Version
+			data, err := json.Marshal(viewOf(s.job))
+			if err != nil || send("id: %d\ndata: %s\n\n", seen, data) != nil {
+				return true
+			}
+		case <-beat.C:
+			if send(":\n\n") != nil {
+				return true
+			}
+		}
+	}
+}

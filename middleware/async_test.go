@@ -1,0 +1,565 @@
+package middleware_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+// asyncServer is a mux with a route whose jobs take as many milliseconds as they are told.
+type asyncServer struct {
+	http.Handler
+	engine *jobs.Local
+}
+
+type asyncArgs struct {
+	MS int `json:"ms"`
+}
+
+func newAsync(t *testing.T, local []jobs.LocalOption, opts ...middleware.AsyncOption) asyncServer {
+	t.Helper()
+	m := jobs.NewMux()
+	jobs.Register(m, "report", func(ctx context.Context, a asyncArgs) (string, error) {
+		for i := range 4 {
+			jobs.Report(ctx, jobs.Progress{Done: int64(i), Total: 4, Note: "part " + fmt.Sprint(i)})
+			select {
+			case <-time.After(time.Duration(a.MS) * time.Millisecond / 4):
+			case <-ctx.Done():
+				return "", context.Cause(ctx)
+			}
+		}
+		if a.MS < 0 {
+			panic("password hunter2")
+		}
+		return "<b>ready</b>", nil
+	})
+	e := jobs.NewLocal(m, pool.New(pool.WithSlots(1)), local...)
+	t.Cleanup(func() { e.Close() })
+	h := middleware.Async(e, "report", opts...)
+	mux := http.NewServeMux()
+	mux.Handle("POST /reports", h)
+	mux.Handle("/reports/{id}", h)
+	return asyncServer{mux, e}
+}
+
+func (s asyncServer) do(method, target, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	if method == "POST" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	return w
+}
+
+// status fails unless w has the status; a refusal must be a problem document.
+func status(t *testing.T, w *httptest.ResponseRecorder, want int) {
+	t.Helper()
+	if w.Code != want {
+		t.Fatalf("status %d, want %d: %s", w.Code, want, w.Body)
+	}
+	if want >= 400 {
+		var p struct {
+			Status int    `json:"status"`
+			Title  string `json:"title"`
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || p.Status != want || w.Header().Get("Content-Type") != "application/problem+json" {
+			t.Errorf("no problem document: %v, %s", err, w.Body)
+		}
+		if cc := w.Header().Get("Cache-Control"); cc != "no-store" {
+			t.Errorf("Cache-Control of a refusal: %q", cc)
+		}
+	}
+}
+
+type asyncJob struct {
+	ID         string          `json:"id"`
+	State      string          `json:"state"`
+	Result     json.RawMessage `json:"result"`
+	Fraction   float64         `json:"fraction"`
+	RetryAfter int             `json:"retry_after"`
+	Cancelling bool            `json:"cancelling"`
+}
+
+func decodeJob(t *testing.T, b []byte) asyncJob {
+	t.Helper()
+	var j asyncJob
+	if err := json.Unmarshal(b, &j); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	return j
+}
+
+func TestAsyncLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		w := s.do("POST", "/reports", `{"ms":1000}`)
+		status(t, w, 202)
+		j := decodeJob(t, w.Body.Bytes())
+		at := w.Header().Get("Location")
+		if at != "/reports/"+j.ID || w.Header().Get("Retry-After") == "" {
+			t.Errorf("Location %q, Retry-After %q", at, w.Header().Get("Retry-After"))
+		}
+		if w.Header().Get("Preference-Applied") != "" {
+			t.Error("a preference was applied that was not stated")
+		}
+		if !bytes.Contains(w.Body.Bytes(), []byte("\n  \"state\"")) {
+			t.Errorf("not for a person to read: %s", w.Body)
+		}
+		time.Sleep(600 * time.Millisecond)
+		w = s.do("GET", at, "")
+		status(t, w, 200)
+		if j := decodeJob(t, w.Body.Bytes()); j.State != "running" || j.Fraction != 0.5 || j.RetryAfter < 1 || w.Header().Get("Retry-After") == "" {
+			t.Errorf("half way: %s", w.Body)
+		}
+		tag := w.Header().Get("ETag")
+		if w := s.do("GET", at, "", "If-None-Match", `"x", `+tag); w.Code != 304 || w.Body.Len() != 0 || w.Header().Get("ETag") != tag {
+			t.Errorf("unchanged: %d %v", w.Code, w.Header())
+		}
+		time.Sleep(time.Second)
+		w = s.do("GET", at, "", "If-None-Match", tag)
+		status(t, w, 200)
+		if j := decodeJob(t, w.Body.Bytes()); j.State != "succeeded" || string(j.Result) != `"\u003cb\u003eready\u003c/b\u003e"` && string(j.Result) != `"<b>ready</b>"` || j.Fraction != 1 || w.Header().Get("Retry-After") != "" {
+			t.Errorf("ended: %s", w.Body)
+		}
+		w = s.do("HEAD", at, "")
+		if w.Code != 200 || w.Body.Len() != 0 || w.Header().Get("Content-Length") == "" {
+			t.Errorf("HEAD: %d, %d bytes", w.Code, w.Body.Len())
+		}
+		status(t, s.do("DELETE", at, ""), 409)
+		status(t, s.do("GET", "/reports/unknown", ""), 404)
+		status(t, s.do("DELETE", "/reports/unknown", ""), 404)
+		time.Sleep(2 * time.Hour)
+		status(t, s.do("GET", at, ""), 410)
+		status(t, s.do("DELETE", at, ""), 410)
+		w = s.do("PUT", at, "")
+		status(t, w, 405)
+		if w.Header().Get("Allow") == "" {
+			t.Error("405 without Allow")
+		}
+	})
+}
+
+func TestAsyncPrefer(t *testing.T) {
+	for _, c := range []struct {
+		name, prefer string
+		status       int
+		applied      string
+		took         time.Duration
+	}{
+		{"none", "", 202, "", 0},
+		{"respond-async", "respond-async", 202, "respond-async", 0},
+		{"wait, long enough", "wait=10", 200, "wait=10", time.Second},
+		{"wait, too short", "respond-async, wait=0", 202, "respond-async, wait=0", 0},
+		{"in one field with others", `foo; wait=3, RESPOND-ASYNC ;x, Wait = "5"`, 200, "wait=5", time.Second},
+		{"twice: the first counts", "wait=0, wait=10", 202, "wait=0", 0},
+		{"malformed", "wait=soon", 202, "", 0},
+		{"negative", "wait=-1", 202, "", 0},
+		{"longer than allowed: as long as that, and not called applied", "wait=86400", 200, "", time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newAsync(t, nil)
+				began := time.Now()
+				w := s.do("POST", "/reports", `{"ms":1000}`, "Prefer", c.prefer)
+				status(t, w, c.status)
+				if got := w.Header().Get("Preference-Applied"); got != c.applied {
+					t.Errorf("Preference-Applied %q, want %q", got, c.applied)
+				}
+				if d := time.Since(began); d != c.took {
+					t.Errorf("took %v, want %v", d, c.took)
+				}
+				if w.Header().Get("Location") == "" {
+					t.Error("no Location")
+				}
+				if c.status == 200 && decodeJob(t, w.Body.Bytes()).State != "succeeded" {
+					t.Errorf("%s", w.Body)
+				}
+			})
+		})
+	}
+	t.Run("the time is over before the job", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil, middleware.WithWait(time.Second, 2*time.Second))
+			began := time.Now()
+			w := s.do("POST", "/reports", `{"ms":60000}`)
+			status(t, w, 202)
+			if d := time.Since(began); d != time.Second {
+				t.Errorf("took %v", d)
+			}
+			if j := decodeJob(t, w.Body.Bytes()); j.State != "running" {
+				t.Errorf("%s", w.Body)
+			}
+		})
+	})
+}
+
+func TestAsyncRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, []jobs.LocalOption{jobs.WithCapacity(4, 2, 10), jobs.WithSizes(200, 200, 10000)},
+			middleware.WithMaxPayload(300), middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
+		for _, c := range []struct {
+			name   string
+			body   string
+			kind   string
+			status int
+		}{
+			{"malformed JSON", `{"ms":`, "application/json", 400},
+			{"wrong type", `{"ms":"x"}`, "application/json", 400},
+			{"no body", ``, "application/json", 400},
+			{"a form", `ms=1`, "application/x-www-form-urlencoded", 415},
+			{"text: a page elsewhere may send it without asking", `{"ms":1}`, "text/plain", 415},
+			{"no type", `{"ms":1}`, "", 415},
+			{"too large for the engine", `{"x":"` + strings.Repeat("x", 250) + `"}`, "application/json; charset=utf-8", 413},
+			{"too large for the route", `{"x":"` + strings.Repeat("x", 1000) + `"}`, "application/json", 413},
+		} {
+			if w := s.do("POST", "/reports", c.body, "Content-Type", c.kind); w.Code != c.status {
+				t.Errorf("%s: status %d, want %d", c.name, w.Code, c.status)
+			}
+		}
+	})
+}
+
+func TestAsyncFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, []jobs.LocalOption{jobs.WithCapacity(4, 2, 10)},
+			middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
+		for i, want := range []int{202, 202, 429} {
+			w := s.do("POST", "/reports", `{"ms":1000}`, "X-User", "a")
+			status(t, w, want)
+			if want == 429 && w.Header().Get("Retry-After") == "" {
+				t.Errorf("job %d: no Retry-After", i)
+			}
+		}
+		for _, want := range []int{202, 202, 503} {
+			w := s.do("POST", "/reports", `{"ms":1000}`)
+			status(t, w, want)
+			if want == 503 && w.Header().Get("Retry-After") == "" {
+				t.Error("503 without Retry-After")
+			}
+		}
+		var rejected *middleware.Rejection
+		h := middleware.Chain(middleware.WithTrace(&middleware.Trace{Rejected: func(_ *http.Request, j middleware.Rejection) { rejected = &j }}).Handler)(s)
+		r := httptest.NewRequest("POST", "/reports", strings.NewReader(`{"ms":1}`))
+		r.Header.Set("Content-Type", "application/json")
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		if rejected == nil || !errors.Is(rejected.Err, jobs.ErrFull) {
+			t.Errorf("the layers outside are not told: %+v", rejected)
+		}
+		s.engine.Close()
+		status(t, s.do("POST", "/reports", `{"ms":1}`), 503)
+	})
+}
+
+func TestAsyncIdempotencyKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil, middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
+		first := s.do("POST", "/reports", `{"ms":10}`, "Idempotency-Key", `"abc"`)
+		status(t, first, 202)
+		again := s.do("POST", "/reports", `{"ms":10}`, "Idempotency-Key", `abc`)
+		status(t, again, 202)
+		if first.Header().Get("Location") != again.Header().Get("Location") {
+			t.Error("the same key gave another job")
+		}
+		status(t, s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", `"abc"`), 422)
+		other := s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", `"abc"`, "X-User", "b")
+		status(t, other, 202)
+		status(t, s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", strings.Repeat("x", 300)), 400)
+		status(t, s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", `""`), 400)
+	})
+}
+
+func TestAsyncOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil, middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
+		at := s.do("POST", "/reports", `{"ms":1000}`, "X-User", "a").Header().Get("Location")
+		for _, method := range []string{"GET", "HEAD", "DELETE"} {
+			if w := s.do(method, at, "", "X-User", "b"); w.Code != 404 {
+				t.Errorf("%s of somebody else's job: %d", method, w.Code)
+			}
+		}
+		if w := s.do("GET", at, "", "X-User", "b", "Accept", "text/event-stream"); w.Code != 404 {
+			t.Errorf("events of somebody else's job: %d", w.Code)
+		}
+		status(t, s.do("GET", at, "", "X-User", "a"), 200)
+	})
+}
+
+func TestAsyncCancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		running := s.do("POST", "/reports", `{"ms":60000}`).Header().Get("Location")
+		queued := s.do("POST", "/reports", `{"ms":1}`).Header().Get("Location")
+		synctest.Wait()
+		if w := s.do("DELETE", queued, ""); w.Code != 204 || w.Body.Len() != 0 {
+			t.Errorf("queued: %d", w.Code)
+		}
+		w := s.do("DELETE", running, "")
+		status(t, w, 202)
+		if j := decodeJob(t, w.Body.Bytes()); !j.Cancelling {
+			t.Errorf("%s", w.Body)
+		}
+		synctest.Wait()
+		for _, at := range []string{queued, running} {
+			if j := decodeJob(t, s.do("GET", at, "").Body.Bytes()); j.State != "cancelled" {
+				t.Errorf("%+v", j)
+			}
+			status(t, s.do("DELETE", at, ""), 409)
+		}
+	})
+}
+
+func TestAsyncPanicStaysInside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		at := s.do("POST", "/reports", `{"ms":-1}`).Header().Get("Location")
+		synctest.Wait()
+		for _, accept := range []string{"application/json", "text/html", "text/event-stream"} {
+			body := s.do("GET", at, "", "Accept", accept).Body.String()
+			if !strings.Contains(body, "failed") || strings.Contains(body, "hunter2") || strings.Contains(body, "goroutine") {
+				t.Errorf("%s: %s", accept, body)
+			}
+		}
+	})
+}
+
+func TestAsyncNegotiation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		at := s.do("POST", "/reports", `{"ms":10}`).Header().Get("Location")
+		time.Sleep(time.Second)
+		for accept, want := range map[string]string{
+			"":                  "application/json",
+			"*/*":               "application/json",
+			"application/json":  "application/json",
+			"text/event-stream": "text/event-stream",
+			"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": "text/html; charset=utf-8",
+			"text/html;q=0.5, application/json":                               "application/json",
+			"text/html, application/json":                                     "application/json",
+			"text/html;q=0":                                                   "application/json",
+		} {
+			w := s.do("GET", at, "", "Accept", accept)
+			if got := w.Header().Get("Content-Type"); got != want {
+				t.Errorf("Accept %q: %q, want %q", accept, got, want)
+			}
+			if w.Header().Get("Vary") != "Accept" {
+				t.Errorf("Accept %q: Vary %q", accept, w.Header().Get("Vary"))
+			}
+		}
+		a, b := s.do("GET", at, ""), s.do("GET", at, "", "Accept", "text/html")
+		if a.Header().Get("ETag") == b.Header().Get("ETag") {
+			t.Error("two representations have one ETag")
+		}
+		page := b.Body.String()
+		if !strings.Contains(page, "<progress") || !strings.Contains(page, "&lt;b&gt;ready") || strings.Contains(page, "<b>ready") || strings.Contains(page, "refresh") {
+			t.Errorf("page of an ended job: %s", page)
+		}
+		at = s.do("POST", "/reports", `{"ms":10000}`).Header().Get("Location")
+		time.Sleep(3 * time.Second)
+		if page := s.do("GET", at, "", "Accept", "text/html").Body.String(); !strings.Contains(page, `http-equiv="refresh"`) || !strings.Contains(page, `value="0.25"`) {
+			t.Errorf("page of a running job: %s", page)
+		}
+	})
+}
+
+func TestAsyncEvents(t *testing.T) {
+	events := func(body string) (ids, states []string) {
+		for block := range strings.SplitSeq(body, "\n\n") {
+			for line := range strings.SplitSeq(block, "\n") {
+				if id, ok := strings.CutPrefix(line, "id: "); ok {
+					ids = append(ids, id)
+				}
+				if data, ok := strings.CutPrefix(line, "data: "); ok {
+					var j asyncJob
+					if json.Unmarshal([]byte(data), &j) == nil {
+						states = append(states, j.State)
+					}
+				}
+			}
+		}
+		return ids, states
+	}
+	t.Run("every change until the end, then 204", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil)
+			at := s.do("POST", "/reports", `{"ms":60000}`).Header().Get("Location")
+			w := s.do("GET", at, "", "Accept", "text/event-stream")
+			status(t, w, 200)
+			ids, states := events(w.Body.String())
+			if len(ids) < 5 || states[len(states)-1] != "succeeded" || !w.Flushed {
+				t.Errorf("ids %v, states %v", ids, states)
+			}
+			if n := strings.Count(w.Body.String(), "\n:\n"); n < 3 {
+				t.Errorf("%d heartbeats in a minute", n)
+			}
+			last := ids[len(ids)-1]
+			if w := s.do("GET", at, "", "Accept", "text/event-stream", "Last-Event-ID", last); w.Code != 204 {
+				t.Errorf("after the end: %d", w.Code)
+			}
+			w = s.do("GET", at, "", "Accept", "text/event-stream", "Last-Event-ID", ids[1])
+			if again, _ := events(w.Body.String()); len(again) != 1 || again[0] != last {
+				t.Errorf("resumed after %s: %v", ids[1], again)
+			}
+		})
+	})
+	t.Run("a client that never reads is dropped, the job goes on", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil)
+			at := s.do("POST", "/reports", `{"ms":600000}`).Header().Get("Location")
+			w := &stuckWriter{header: http.Header{}}
+			r := httptest.NewRequest("GET", at, nil)
+			r.Header.Set("Accept", "text/event-stream")
+			began := time.Now()
+			s.ServeHTTP(w, r)
+			if d := time.Since(began); d > time.Minute {
+				t.Errorf("held for %v", d)
+			}
+			time.Sleep(20 * time.Minute)
+			if j := decodeJob(t, s.do("GET", at, "").Body.Bytes()); j.State != "succeeded" {
+				t.Errorf("%+v", j)
+			}
+		})
+	})
+	t.Run("the number of streams is bounded", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil, middleware.WithStreams(1))
+			at := s.do("POST", "/reports", `{"ms":60000}`).Header().Get("Location")
+			var wg sync.WaitGroup
+			wg.Go(func() { s.do("GET", at, "", "Accept", "text/event-stream") })
+			synctest.Wait()
+			if w := s.do("GET", at, "", "Accept", "text/event-stream"); w.Code != 200 || w.Header().Get("Content-Type") != "application/json" {
+				t.Errorf("the second: %d %q", w.Code, w.Header().Get("Content-Type"))
+			}
+			wg.Wait()
+		})
+	})
+	t.Run("ends with the client", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil)
+			at := s.do("POST", "/reports", `{"ms":600000}`).Header().Get("Location")
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			r := httptest.NewRequestWithContext(ctx, "GET", at, nil)
+			r.Header.Set("Accept", "text/event-stream")
+			began := time.Now()
+			s.ServeHTTP(httptest.NewRecorder(), r)
+			if d := time.Since(began); d != time.Second {
+				t.Errorf("ended after %v", d)
+			}
+		})
+	})
+}
+
+// stuckWriter is a connection whose other end does not read: a Write blocks until the deadline.
+type stuckWriter struct {
+	header   http.Header
+	deadline time.Time
+}
+
+func (w *stuckWriter) Header() http.Header                 { return w.header }
+func (w *stuckWriter) WriteHeader(int)                     {}
+func (w *stuckWriter) Flush()                              {}
+func (w *stuckWriter) SetWriteDeadline(at time.Time) error { w.deadline = at; return nil }
+func (w *stuckWriter) Write(b []byte) (int, error) {
+	if w.deadline.IsZero() {
+		select {} // nobody would ever end it
+	}
+	time.Sleep(time.Until(w.deadline))
+	return 0, os.ErrDeadlineExceeded
+}
+
+func TestAsyncBehindPrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		s.Handler = http.StripPrefix("/api", s.Handler)
+		at := s.do("POST", "/api/reports", `{"ms":1}`).Header().Get("Location")
+		if !strings.HasPrefix(at, "/api/reports/") {
+			t.Errorf("Location %q", at)
+		}
+		status(t, s.do("GET", at, ""), 200)
+	})
+}
+
+func TestAsyncMisuse(t *testing.T) {
+	for name, f := range map[string]func(){
+		"no engine":      func() { middleware.Async(nil, "report") },
+		"WithOwner":      func() { middleware.WithOwner(nil) },
+		"WithWait":       func() { middleware.WithWait(2, 1) },
+		"WithMaxPayload": func() { middleware.WithMaxPayload(0) },
+		"WithStreams":    func() { middleware.WithStreams(-1) },
+		"WithLocation":   func() { middleware.WithLocation(nil) },
+		"WithSubmit":     func() { middleware.WithSubmit(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if s, _ := recover().(string); !strings.HasPrefix(s, "middleware: ") {
+					t.Errorf("panic %q", s)
+				}
+			}()
+			f()
+		})
+	}
+}
+
+func FuzzPrefer(f *testing.F) {
+	for _, s := range []string{"", "respond-async", "wait=10", `foo="a,b;wait=3", wait=2`, `"\`, "wait=99999999999999999999", ",,;;=,"} {
+		f.Add(s)
+	}
+	m := jobs.NewMux()
+	jobs.Register(m, "report", func(context.Context, asyncArgs) (int, error) { return 1, nil })
+	e := jobs.NewLocal(m, pool.New(pool.WithSlots(1)), jobs.WithCapacity(1<<20, 1<<20, 10))
+	f.Cleanup(func() { e.Close() })
+	h := middleware.Async(e, "report")
+	f.Fuzz(func(t *testing.T, prefer string) {
+		r := httptest.NewRequest("POST", "/reports", strings.NewReader(`{}`))
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Prefer", prefer)
+		r.Header.Set("Accept", prefer)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != 202 && w.Code != 200 {
+			t.Errorf("%q: %d", prefer, w.Code)
+		}
+	})
+}
+
+func ExampleAsync() {
+	m := jobs.NewMux()
+	jobs.Register(m, "report", func(ctx context.Context, year int) (string, error) {
+		return fmt.Sprintf("report of %d", year), nil
+	})
+	engine := jobs.NewLocal(m, pool.New())
+	defer engine.Close()
+
+	reports := middleware.Async(engine, "report")
+	mux := http.NewServeMux()
+	mux.Handle("POST /reports", reports)
+	mux.Handle("/reports/{id}", reports)
+
+	r := httptest.NewRequest("POST", "/reports", strings.NewReader(`2026`))
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Prefer", "wait=10")
+	w := httptest.NewRecorder()
+	mux.ServeHTTP(w, r)
+	var job struct{ State, Result string }
+	json.Unmarshal(w.Body.Bytes(), &job)
+	fmt.Println(w.Code, w.Header().Get("Preference-Applied"), job.State, job.Result)
+	// Output: 200 wait=10 succeeded report of 2026
+}
