@@ -174,6 +174,14 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
+		if r.Method == http.MethodGet && len(r.Header["Range"]) != 0 {
+			if p := res.partial(extra, r.Header); p != nil && p.fresh(now) && cc.accepts(p, p.age(now)) {
+				c.count(w, r, Hit)
+				s := p.stamped(c, p.age(now))
+				writePartial(w, r, p, s.age, s.status)
+				return
+			}
+		}
 		if cc.onlyIfCached {
 			h.refuse(w, r)
 			return
@@ -204,7 +212,7 @@ func (r *resource) variant(extra string, h http.Header) *entry {
 		return nil
 	}
 	for _, e := range r.variants {
-		if e.selects(extra, h) {
+		if e.part == nil && e.selects(extra, h) {
 			return e
 		}
 	}
@@ -251,6 +259,9 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	case e != nil:
 		fl.forward = "stale"
 		c.stats.missStale.Add(1)
+	case res != nil && res.onlyParts():
+		fl.forward = "partial"
+		c.stats.missURL.Add(1)
 	case res != nil:
 		fl.forward = "vary-miss"
 		c.stats.missVary.Add(1)

@@ -21,6 +21,7 @@ type entry struct {
 	status int
 	fields []field
 	body   []byte
+	part   *span // of a 206
 
 	stored                time.Time // with a monotonic reading
 	date, modified        time.Time
@@ -28,6 +29,7 @@ type entry struct {
 	whileStale, ifError   time.Duration // noDelta if the response did not say
 	mustValidate, noCache bool
 	etag, lastModified    string
+	language              string // in lower case, if it is in one
 
 	extra   string // rules.extra of the request
 	vary    []string
@@ -115,6 +117,7 @@ func (e *entry) index() {
 	e.lastModified = e.get("Last-Modified")
 	e.modified, _ = parseDate(e.lastModified)
 	e.date, _ = parseDate(e.get("Date"))
+	e.language = strings.ToLower(trimOWS(e.get("Content-Language")))
 }
 
 func (e *entry) values(name string) ([]string, bool) {
@@ -181,7 +184,7 @@ func (e *entry) fresh(now time.Time) bool {
 
 // selects reports whether a request may be answered with this variant.
 func (e *entry) selects(extra string, h http.Header) bool {
-	return e.extra == extra && matches(e.vary, e.chosen, h)
+	return e.extra == extra && matches(e.vary, e.chosen, e.language, h)
 }
 
 // freshen makes the entry that a 304 turns this one into (RFC 9111, section 4.3.4): the fields of
@@ -214,7 +217,7 @@ func (e *entry) clone() *entry {
 	n := &entry{
 		status: e.status, stored: e.stored, date: e.date, modified: e.modified,
 		initialAge: e.initialAge, lifetime: e.lifetime, whileStale: e.whileStale, ifError: e.ifError,
-		mustValidate: e.mustValidate, noCache: e.noCache, etag: e.etag, lastModified: e.lastModified,
+		mustValidate: e.mustValidate, noCache: e.noCache, etag: e.etag, lastModified: e.lastModified, language: e.language,
 		extra: e.extra, vary: e.vary, chosen: e.chosen, tags: e.tags, groups: e.groups,
 	}
 	n.fields = slices.Clone(e.fields)

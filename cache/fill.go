@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -466,6 +467,11 @@ func (fl *fill) finishRecording(ctx context.Context) {
 	body := fl.recordedBody()
 	short := fl.length >= 0 && int64(len(body)) != fl.length
 	// A handler whose context ended may have stopped early; only a declared length tells.
+	if fl.status == http.StatusPartialContent {
+		if first, last, _, _ := parseContentRange(fl.header()["Content-Range"]); int64(len(body)) > last-first+1 {
+			short = true // more than it says it is
+		}
+	}
 	whole := !short && !fl.broken && (fl.length >= 0 || ctx.Err() == nil) && !hasTrailers(fl.header())
 	if !whole {
 		fl.end(failed, nil, false)
@@ -489,7 +495,11 @@ func (fl *fill) finishRecording(ctx context.Context) {
 	if cap(body)-len(body) > len(body)/8 {
 		body = slices.Clone(body)
 	}
-	e.complete(slices.Clip(body))
+	if e.status == http.StatusPartialContent {
+		e = fl.finishPart(e, slices.Clip(body))
+	} else {
+		e.complete(slices.Clip(body))
+	}
 	fl.keep(e)
 	fl.end(complete, e, false)
 	if fl.background {
@@ -501,6 +511,26 @@ func (fl *fill) finishRecording(ctx context.Context) {
 		return
 	}
 	fl.deliver(body)
+}
+
+// finishPart completes a part, and joins it with what is stored of the same representation.
+func (fl *fill) finishPart(e *entry, body []byte) *entry {
+	first, last, total, _ := parseContentRange(fl.header()["Content-Range"])
+	e.part = &span{first: first, total: total, asked: strings.Clone(fl.r.Header["Range"][0]), whole: int64(len(body)) == last-first+1}
+	e.complete(body)
+	res := fl.h.cache.store.get(fl.hash, []byte(fl.key))
+	if res == nil {
+		return e
+	}
+	for _, old := range res.variants {
+		if n := combine(e, old); n != nil && int64(len(n.body)) <= fl.h.cache.maxObject.Load() {
+			e = n
+			if e.part == nil {
+				break
+			}
+		}
+	}
+	return e
 }
 
 // deliver writes the rest of the recorded body to the client.

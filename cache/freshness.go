@@ -128,11 +128,10 @@ func heuristic(r *http.Request, status int, h http.Header, d directives, date ti
 	return min(date.Sub(modified)/10, maxHeuristic)
 }
 
-// heuristicStatus lists the statuses that are heuristically cacheable (RFC 9110, section 15.1);
-// 206 is stored under rules of its own.
+// heuristicStatus lists the statuses that are heuristically cacheable (RFC 9110, section 15.1).
 func heuristicStatus(status int) bool {
 	switch status {
-	case 200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501:
+	case 200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501:
 		return true
 	}
 	return false

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,6 +79,27 @@ func TestNormalise(t *testing.T) {
 	}
 	want(t, "order means something", cache.Normalise("Foo", []string{"1,2"}) != cache.Normalise("Foo", []string{"2,1"}), true)
 	want(t, "case means something", cache.Normalise("Foo", []string{"A"}) != cache.Normalise("Foo", []string{"a"}), true)
+}
+
+func TestLanguageThatIsPreferred(t *testing.T) {
+	for _, test := range []struct {
+		first, language, second string
+		reused                  bool
+	}{
+		{"en, de", "de", "fr;q=0.5, de;q=1.0", true}, {"en, de", "de", "de", true}, {"en, de", "de", "fr, de", false},
+		{"en, de", "de", "fr;q=0.6, de;q=0.5", false}, {"en, de", "", "de", false}, {"en, de", "de", "de-AT", false},
+		{"en, de", "DE", "De;q=0.9, *;q=0.1", true}, {"en, de", "de", "de;q=2", false}, {"en, de", "de, en", "de", false},
+	} {
+		var calls atomic.Int64
+		fields := []string{"Cache-Control: max-age=60", "Vary: Accept-Language"}
+		if test.language != "" {
+			fields = append(fields, "Content-Language: "+test.language)
+		}
+		h := cache.New(1 << 20).Handler(page(&calls, "x", fields...))
+		get(h, "http://example.com/x", "Accept-Language: "+test.first)
+		get(h, "http://example.com/x", "Accept-Language: "+test.second)
+		want(t, test.second, calls.Load() == 1, test.reused)
+	}
 }
 
 // fields makes a header of lines "Name: value".

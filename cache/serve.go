@@ -52,6 +52,15 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 	}
 	if plain && len(r.Header["Range"]) != 0 && r.Method == http.MethodGet {
 		if ranges := r.Header["Range"]; len(ranges) == 1 && strings.Count(ranges[0], ",") < maxRanges {
+			if len(r.Header["If-Range"]) == 0 {
+				if from, to, ok := parseRange(ranges, int64(len(e.body))); ok {
+					hd["Accept-Ranges"] = acceptBytes
+					setRange(hd, from, to, int64(len(e.body)))
+					w.WriteHeader(http.StatusPartialContent)
+					w.Write(e.body[from:to])
+					return
+				}
+			}
 			writeRange(w, r, e)
 			return
 		}
@@ -66,7 +75,9 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 // small request cannot ask for a response of many overlapping parts.
 const maxRanges = 4
 
-// writeRange leaves ranges to net/http: If-Range, suffixes, several ranges, 416.
+var acceptBytes = []string{"bytes"}
+
+// writeRange leaves the rarer ranges to net/http: If-Range, suffixes, several ranges, 416.
 func writeRange(w http.ResponseWriter, r *http.Request, e *entry) {
 	hd := w.Header()
 	delete(hd, "Content-Length")

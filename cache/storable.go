@@ -33,8 +33,10 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	}
 
 	switch {
-	case !storableStatus(status) || len(r.Header["Range"]) != 0 && status != http.StatusOK:
+	case !storableStatus(status) || len(r.Header["Range"]) != 0 && status != http.StatusOK && status != http.StatusPartialContent:
 		return no("status", false)
+	case status == http.StatusPartialContent && !storablePart(r, h):
+		return no("partial", false)
 	case d.noStore && !(d.mustUnderstand && understood(status)):
 		// must-understand takes the place of no-store for a cache that knows the status
 		// (section 5.2.2.3).
@@ -99,20 +101,26 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 }
 
 // storableStatus leaves out the statuses that answer something else in a request than its key: its
-// conditions, its range, the size of its fields. Partial responses are stored by rules of their own.
+// conditions, a range that is not there, the size of its fields.
 func storableStatus(status int) bool {
 	switch status {
-	case http.StatusPartialContent, http.StatusNotModified, http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable,
+	case http.StatusNotModified, http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable,
 		http.StatusExpectationFailed, http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
 		return false
 	}
 	return status >= 200
 }
 
+// storablePart takes only parts that say what they are: one range, in answer to one.
+func storablePart(r *http.Request, h http.Header) bool {
+	_, _, _, ok := parseContentRange(h["Content-Range"])
+	return ok && len(r.Header["Range"]) == 1 && r.Method == http.MethodGet
+}
+
 // understood lists the statuses whose caching rules this package knows.
 func understood(status int) bool {
 	switch status {
-	case 200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501:
+	case 200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501:
 		return true
 	}
 	return false

@@ -3,7 +3,6 @@ package cache
 import (
 	"hash/maphash"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -156,11 +155,15 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 	if old != nil {
 		next.key = old.key
 		before, count = old.cost(), len(old.variants)
+		parts := 0
 		for _, v := range old.variants {
 			if len(next.variants) == s.maxVariants {
 				break
 			}
-			if !supersedes(e, v) {
+			if v.part != nil {
+				parts++
+			}
+			if !supersedes(e, v) && (v.part == nil || parts < maxPartials) {
 				next.variants = append(next.variants, v)
 			}
 		}
@@ -174,10 +177,16 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 	return true
 }
 
-// supersedes reports whether a new variant answers the requests that an old one answered.
+// supersedes reports whether a new variant answers the requests that an old one answered. A part
+// supersedes the parts that it covers, and those of another representation.
 func supersedes(e, old *entry) bool {
-	return e.extra == old.extra && slices.Equal(e.vary, old.vary) &&
-		slices.EqualFunc(e.chosen, old.chosen, func(a, b selected) bool { return a.norm == b.norm && a.absent == b.absent })
+	if e.extra != old.extra || !sameChoice(e, old) {
+		return false
+	}
+	if e.part == nil || old.part == nil {
+		return e.part == nil
+	}
+	return e.etag != old.etag || e.part.first <= old.part.first && e.part.end(e.body) >= old.part.end(old.body)
 }
 
 func (s *store) full() bool {

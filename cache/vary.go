@@ -84,8 +84,8 @@ func selectFields(names []string, h http.Header) []selected {
 	return out
 }
 
-// matches reports whether a request selects this variant.
-func matches(names []string, want []selected, h http.Header) bool {
+// matches reports whether a request selects a variant, which is in a language, if it said so.
+func matches(names []string, want []selected, language string, h http.Header) bool {
 	for i, name := range names {
 		lines := h[name]
 		if (len(lines) == 0) != want[i].absent {
@@ -94,11 +94,56 @@ func matches(names []string, want []selected, h http.Header) bool {
 		if len(lines) == 1 && lines[0] == want[i].raw {
 			continue // the usual case, without normalising
 		}
-		if len(lines) != 0 && normalise(name, lines) != want[i].norm {
+		if len(lines) != 0 && normalise(name, lines) != want[i].norm &&
+			!(name == "Accept-Language" && language != "" && preferred(lines) == language) {
 			return false
 		}
 	}
 	return true
+}
+
+// preferred is the language that an Accept-Language puts before all others, in lower case, or ""
+// where there is no such one. A handler that has a variant in it sends that one, whatever else the
+// list holds (RFC 9110, section 12.5.4).
+func preferred(lines []string) string {
+	best, quality, tie := "", 0, false
+	for _, line := range lines {
+		for m := range strings.SplitSeq(line, ",") {
+			tag, params, _ := strings.Cut(m, ";")
+			tag = trimOWS(tag)
+			q := 1000
+			if name, v, ok := strings.Cut(trimOWS(params), "="); ok && strings.EqualFold(trimOWS(name), "q") {
+				q = thousandths(trimOWS(v))
+			}
+			switch {
+			case tag == "" || q == 0:
+			case q > quality:
+				best, quality, tie = tag, q, false
+			case q == quality:
+				tie = true
+			}
+		}
+	}
+	if tie || best == "*" {
+		return ""
+	}
+	return strings.ToLower(best)
+}
+
+// thousandths reads a quality value (RFC 9110, section 12.4.2); what is none counts as 0.
+func thousandths(s string) int {
+	whole, frac, _ := strings.Cut(s, ".")
+	if whole != "0" && whole != "1" || len(frac) > 3 {
+		return 0
+	}
+	n := int(whole[0]-'0') * 1000
+	for i, unit := 0, 100; i < len(frac); i, unit = i+1, unit/10 {
+		if !digit(frac[i]) {
+			return 0
+		}
+		n += int(frac[i]-'0') * unit
+	}
+	return min(n, 1000)
 }
 
 // secondary renders what a request selects, as part of the key under which misses are collapsed.

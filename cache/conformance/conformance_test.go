@@ -168,8 +168,8 @@ func TestConformance(t *testing.T) {
 		surrogate         bool // the tests of Surrogate-Control, a field that is off by default
 		required, optimal int
 	}{
-		{"default", nil, false, 150, 77},
-		{"set-cookie", []cache.Option{cache.WithStoreSetCookie()}, false, 152, 78},
+		{"default", nil, false, 150, 80},
+		{"set-cookie", []cache.Option{cache.WithStoreSetCookie()}, false, 152, 81},
 		{"surrogate", []cache.Option{cache.WithSurrogate("spillgate")}, true, 8, 9},
 	} {
 		t.Run(profile.name, func(t *testing.T) {
