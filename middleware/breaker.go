@@ -138,7 +138,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rec.wantFirst = true
-	rec.holds(h, hold{call: call, begun: begun})
+	rec.holds(h, hold{call: call, begun: begun.Sub(rec.start)})
 	finished := false
 	defer func() {
 		if !finished {
@@ -190,5 +190,5 @@ func (h *breakerHandler) becameLong(rec *recorder, x *hold, k streamKind) {
 		o = breaker.Failure
 	}
 	now := time.Now()
-	x.call.DoneAt(o, now.Sub(x.begun), now)
+	x.call.DoneAt(o, now.Sub(rec.start)-x.begun, now)
 }

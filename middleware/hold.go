@@ -13,6 +13,6 @@ type hold struct {
 	permit limiter.Permit
 	call   breaker.Call
 	slot   pool.Slot
-	begun  time.Time
+	begun  time.Duration // since the recorder's start
 	long   bool
 }

@@ -43,7 +43,7 @@ type recorder struct {
 	reject RejectFunc
 
 	nlive int
-	live  [4]leaver
+	live  [3]leaver // one a kind of layer that holds something
 	more  []leaver
 }
 
