@@ -2,6 +2,8 @@ package compare
 
 import (
 	"net/http"
+	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -53,10 +55,10 @@ var rateMakers = []struct {
 		}
 	}},
 	{"spillgate", true, func(_ testing.TB, n int) func(http.Handler) http.Handler {
-		return middleware.Rate(limiter.NewRate(perHour(n), n, limiter.WithMaxKeys(1<<20)), middleware.WithKey(byHeaderErr)).Handler
+		return middleware.Rate(limiter.NewRate(perHour(n), n, limiter.WithMaxKeys(maxKeys)), middleware.WithKey(byHeaderErr)).Handler
 	}},
 	{"spillgate,no-headers", false, func(_ testing.TB, n int) func(http.Handler) http.Handler {
-		return middleware.Rate(limiter.NewRate(perHour(n), n, limiter.WithMaxKeys(1<<20)), middleware.WithKey(byHeaderErr), middleware.WithHeaders(middleware.NoHeaders)).Handler
+		return middleware.Rate(limiter.NewRate(perHour(n), n, limiter.WithMaxKeys(maxKeys)), middleware.WithKey(byHeaderErr), middleware.WithHeaders(middleware.NoHeaders)).Handler
 	}},
 	{"httprate", true, func(_ testing.TB, n int) func(http.Handler) http.Handler {
 		return httprate.LimitBy(n, time.Hour, byHeaderErr)
@@ -97,6 +99,9 @@ var rateMakers = []struct {
 		return func(next http.Handler) http.Handler { return tollbooth.LimitHandler(l, next) }
 	}},
 }
+
+// maxKeys is twice the keys that are used at most, as WithMaxKeys advises.
+const maxKeys = 2 << 20
 
 func perHour(n int) rate.Limit { return rate.Limit(float64(n) / 3600) }
 
@@ -170,4 +175,47 @@ func BenchmarkRate(b *testing.B) {
 			})
 		}
 	})
+}
+
+// BenchmarkRateMemory gives each limiter a million live keys and reports what
+// one of them takes ("B/key", everything that the limiter holds divided by the
+// keys) and by how much a full collection lasts longer while they are there
+// ("gc-ms"; a limiter that leaves a goroutine behind is paid for by the others).
+func BenchmarkRateMemory(b *testing.B) {
+	const n = 1 << 20
+	collect := func() (ms float64) {
+		begun := time.Now()
+		runtime.GC()
+		return time.Since(begun).Seconds() * 1e3
+	}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for _, m := range rateMakers {
+		b.Run(m.name, func(b *testing.B) {
+			var bytes, gc []float64
+			for b.Loop() {
+				collect()
+				idle := collect()
+				before := heap()
+				h := m.wrap(b, 100)(noContent)
+				r, w := newRequest("/"), newWriter()
+				for i := range n {
+					setKey(r, strconv.Itoa(i))
+					if got := w.serve(h, r); got != http.StatusNoContent {
+						b.Fatalf("status %d", got)
+					}
+				}
+				collect()
+				bytes = append(bytes, float64(heap()-before)/n)
+				gc = append(gc, max(0, min(collect(), collect())-idle))
+				runtime.KeepAlive(h)
+			}
+			b.ReportMetric(slices.Min(bytes), "B/key")
+			b.ReportMetric(slices.Min(gc), "gc-ms")
+			b.ReportMetric(0, "ns/op") // how long it takes to fill says nothing here
+		})
+	}
 }
