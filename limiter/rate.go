@@ -146,7 +146,7 @@ func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
 // in the order of [Rate.Policies], as far as it has room.
 //
 // It is what the other forms of Allow call. With a [WithStore] it may take up to [WithStoreTimeout]; [Rate.AllowContext] ends sooner.
-func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) Decision {
+func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) (d Decision) {
 	q := r.question(now, key, n)
 	var a tableAnswer
 	if r.store != nil {
@@ -154,7 +154,8 @@ func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) D
 	} else {
 		r.takeLocal(&q, now, each, &a)
 	}
-	return r.decision(&q, &a)
+	r.decide(&q, &a, &d)
+	return d
 }
 
 // AllowContext is AllowEach for a Rate that may have a store, which gets ctx. Without a store ctx does not matter.
@@ -165,7 +166,9 @@ func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n in
 	q := r.question(now, key, n)
 	var a tableAnswer
 	r.takeStored(ctx, &q, now, each, &a)
-	return r.decision(&q, &a)
+	var d Decision
+	r.decide(&q, &a, &d)
+	return d
 }
 
 // Peek returns the decision that AllowN would return, and takes nothing. It is not counted, and
@@ -175,7 +178,9 @@ func (r *Rate) Peek(key string, n int) Decision {
 	q.peek = true
 	var a tableAnswer
 	r.takeLocal(&q, time.Time{}, nil, &a)
-	return r.decision(&q, &a)
+	var d Decision
+	r.decide(&q, &a, &d)
+	return d
 }
 
 // Refund gives back n tokens to each of the key's buckets, which never hold more than their bursts: for an event
@@ -308,24 +313,16 @@ func (r *Rate) adjust(key string, n int) {
 	}
 }
 
-// decision puts an answer into the caller's terms and tells the trace.
-func (r *Rate) decision(q *tableTake, a *tableAnswer) Decision {
-	p := &(*r.policies.Load())[a.policy]
-	d := Decision{
-		OK:         a.ok,
-		Policy:     p.Name,
-		Limit:      a.burst,
-		Remaining:  a.state.Remaining,
-		RetryAfter: a.state.RetryAfter,
-		ResetAfter: a.state.ResetAfter,
-
-		Unavailable: a.closed,
-	}
+// decide puts an answer into the caller's terms and tells the trace.
+func (r *Rate) decide(q *tableTake, a *tableAnswer, d *Decision) {
+	d.OK, d.Unavailable = a.ok, a.closed
+	d.Policy = (*r.policies.Load())[a.policy].Name
+	d.Limit, d.Remaining = a.burst, a.state.Remaining
+	d.RetryAfter, d.ResetAfter = a.state.RetryAfter, a.state.ResetAfter
 	if !a.ok && q.shadow {
 		d.OK, d.Shadow = true, true
 	}
 	if !q.peek {
-		r.traceDecision(q, a, &d)
+		r.traceDecision(q, a, d)
 	}
-	return d
 }

@@ -38,7 +38,8 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	} else {
 		r.table.take(&q, nil, &marks, &a)
 	}
-	d := r.decision(&q, &a)
+	var d Decision
+	r.decide(&q, &a, &d)
 	switch {
 	case d.Shadow:
 		return nil
