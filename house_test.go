@@ -68,7 +68,7 @@ var arrows = map[string][]string{
 	"cache/conformance":   {},
 	"pool":                {"limiter"},
 	"pool/jobs":           {"pool", "limiter"},
-	"middleware":          {"limiter", "breaker", "cache", "pool", "middleware/clientip"},
+	"middleware":          {"limiter", "breaker", "cache", "pool", "pool/jobs", "middleware/clientip"},
 	"middleware/clientip": {},
 	"middleware/health":   {"limiter", "breaker", "cache", "pool", "middleware"},
 	"middleware/outbound": {"limiter", "breaker", "cache", "pool", "middleware"},
