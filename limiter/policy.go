@@ -154,7 +154,7 @@ func newPolicyRule(limit rate.Limit, burst int, maxWait time.Duration, shared bo
 		p.shift = uint(max(0, min(policyTickBits-e, room)))
 	}
 	p.setClock(math.Ldexp(float64(max(limit, 0)), int(p.shift)))
-	p.capacity = p.cost(min(burst, policyMost))
+	p.capacity = p.cost(burst)
 	p.setDebt()
 	return p
 }
@@ -223,7 +223,7 @@ func (p *policyRule) cost(n int) int64 {
 	if p.tick != 0 {
 		return int64(math.Min(math.Round(float64(n)*p.tick), policyMost))
 	}
-	if n > policyMost>>p.shift {
+	if int64(n) > policyMost>>p.shift {
 		return policyMost
 	}
 	return int64(n) << p.shift

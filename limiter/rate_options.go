@@ -83,7 +83,7 @@ func WithName(name string) RateOption {
 // the key that is nearest to full buckets, unless there is a [WithNewKeyBudget]. Twice the
 // number that is expected keeps displacement rare. It panics if n is below 1, and rounds up to a multiple of 8.
 func WithMaxKeys(n int) RateOption {
-	if n < 1 || n > 1<<32 {
+	if n < 1 || int64(n) > 1<<32 {
 		panic(fmt.Sprintf("limiter: WithMaxKeys: %d keys: give 1 to 2^32", n))
 	}
 	return rateOption(func(c *rateConfig) { c.maxKeys = n })
