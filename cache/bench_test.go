@@ -1,9 +1,11 @@
 package cache_test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -220,5 +222,49 @@ func BenchmarkCollapse(b *testing.B) {
 			}
 			b.ReportMetric(float64(calls.Load())/float64(n.Load()), "calls/op")
 		})
+	}
+}
+
+// BenchmarkEndToEnd asks over loopback connections; clients and server share the processors.
+func BenchmarkEndToEnd(b *testing.B) {
+	for _, size := range []int{1 << 10, 64 << 10} {
+		for _, with := range []string{"bare", "cache"} {
+			var calls atomic.Int64
+			var h http.Handler = bare(size, &calls)
+			if with == "cache" {
+				h = cache.New(64 << 20).Handler(h)
+			}
+			srv := httptest.NewServer(h)
+			b.Run(fmt.Sprintf("size=%dKiB/%s", size>>10, with), func(b *testing.B) {
+				b.SetParallelism(8)
+				b.RunParallel(func(pb *testing.PB) {
+					conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					defer conn.Close()
+					br := bufio.NewReaderSize(conn, 64<<10)
+					for pb.Next() {
+						io.WriteString(conn, "GET /page.html HTTP/1.1\r\nHost: example.com\r\nAccept: */*\r\n\r\n")
+						for {
+							line, err := br.ReadSlice('\n')
+							if err != nil {
+								b.Error(err)
+								return
+							}
+							if len(line) == 2 {
+								break
+							}
+						}
+						if _, err := br.Discard(size); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			})
+			srv.Close()
+		}
 	}
 }

@@ -286,6 +286,9 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 		h.passOn(w, r) // we are inside a fill of this very cache
 		return true
 	}
+	if e == nil && !fl.special {
+		fl.offers = res.offers(extra)
+	}
 	fl.deferred = fl.validating && (ranged || conditional(r.Header))
 
 	flightKey := ""
@@ -332,6 +335,22 @@ func (r *resource) varyNames(extra string, e *entry) []string {
 		}
 	}
 	return nil
+}
+
+// offers are the variants whose entity tags are shown to the handler when none is known to answer
+// a request: if it chooses one of them, it need not send it. Variants by user are left out: an entity
+// tag that is not as unique as it should be would show one user's page to another.
+func (r *resource) offers(extra string) (out []*entry) {
+	if r == nil {
+		return nil
+	}
+	for _, e := range r.variants {
+		if e.extra == extra && e.part == nil && e.status == http.StatusOK && (strong(e.etag) || strings.HasPrefix(e.etag, `W/"`)) &&
+			!slices.Contains(e.vary, "Cookie") && !slices.Contains(e.vary, "Authorization") {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // whatNext is what a request does after it waited for another one.

@@ -198,6 +198,50 @@ func TestValidation(t *testing.T) {
 	})
 }
 
+// A request that no variant is known to answer shows the handler the entity tags of all.
+func TestValidationOfVariants(t *testing.T) {
+	var calls, not atomic.Int64
+	forget := false
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Vary", "User-Agent")
+		body, tag := "desktop", `"d"`
+		if strings.Contains(r.UserAgent(), "Mobile") {
+			body, tag = "mobile", `"m"`
+		}
+		if inm := r.Header.Get("If-None-Match"); forget && inm != "" {
+			not.Add(1)
+			w.Header().Set("Etag", `"unheard of"`)
+			w.WriteHeader(304)
+			return
+		} else if strings.Contains(inm, tag) {
+			not.Add(1)
+			w.Header().Set("Etag", tag)
+			w.WriteHeader(304)
+			return
+		}
+		w.Header().Set("Etag", tag)
+		io.WriteString(w, body)
+	}))
+	for i, agent := range []string{"Firefox", "Mobile", "Chrome", "Mobile 2"} {
+		want := "desktop"
+		if strings.Contains(agent, "Mobile") {
+			want = "mobile"
+		}
+		for range 2 {
+			if got := text(t, get(h, "http://example.com/x", "User-Agent: "+agent)); got != want {
+				t.Errorf("%d: %s got %q", i, agent, got)
+			}
+		}
+	}
+	want(t, "calls", calls.Load(), 4)
+	want(t, "not modified", not.Load(), 2)
+	forget = true
+	want(t, "a tag nobody offered", text(t, get(h, "http://example.com/x", "User-Agent: Safari")), "desktop")
+	want(t, "calls", calls.Load(), 6)
+}
+
 func TestCollapse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64

@@ -35,11 +35,13 @@ type fill struct {
 	have    *entry  // the stored response, if there is one that cannot be used as it is
 	forward string  // why the handler was asked: the fwd parameter of Cache-Status
 
-	validating bool // the handler was sent our conditions, not the client's
-	deferred   bool // the client gets its answer from the result, when that is complete
-	noStore    bool // whatever comes, do not store it
-	background bool // there is no client
-	special    bool // the handler sees a range, a condition or a method that others do not send
+	validating bool     // the handler was sent our conditions, not the client's
+	offers     []*entry // or those of other variants, one of which it may choose
+	again      bool     // it chose one that nobody offered: ask without conditions
+	deferred   bool     // the client gets its answer from the result, when that is complete
+	noStore    bool     // whatever comes, do not store it
+	background bool     // there is no client
+	special    bool     // the handler sees a range, a condition or a method that others do not send
 
 	outer  headerSnapshot
 	mode   mode
@@ -76,6 +78,15 @@ func (fl *fill) run() {
 		c.stats.fills.Add(-1)
 	}()
 	fl.h.next.ServeHTTP(wrap(fl, fl.w), out)
+	if fl.again {
+		fl.outer.restore(fl.header())
+		fl.again, fl.offers, fl.mode = false, nil, undecided
+		plain := *out
+		plain.Header = out.Header.Clone()
+		delete(plain.Header, "If-None-Match")
+		out = &plain
+		fl.h.next.ServeHTTP(wrap(fl, fl.w), out)
+	}
 	done = true
 	fl.finish(out.Context())
 }
@@ -103,13 +114,20 @@ func (fl *fill) request() (out *http.Request, release func()) {
 	}
 	out = fl.r.WithContext(ctx)
 	p := fl.h.rules
-	if fl.validating || p.surrogate != "" {
+	if fl.validating || len(fl.offers) != 0 || p.surrogate != "" {
 		h := make(http.Header, len(fl.r.Header)+2)
 		for name, values := range fl.r.Header {
 			h[name] = values
 		}
 		if p.surrogate != "" {
 			h["Surrogate-Capability"] = withStatus(h["Surrogate-Capability"], p.surrogate+`="Surrogate/1.0"`)
+		}
+		if len(fl.offers) != 0 {
+			tags := make([]string, len(fl.offers))
+			for i, e := range fl.offers {
+				tags[i] = e.etag
+			}
+			h["If-None-Match"] = []string{strings.Join(tags, ", ")}
 		}
 		if fl.validating {
 			for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
@@ -153,11 +171,20 @@ func (fl *fill) decide(status int) {
 		fl.end(failed, nil, true)
 		return
 	}
+	if status == http.StatusNotModified && len(fl.offers) != 0 {
+		// The handler chose the variant for a request that none of ours was known to answer
+		// (RFC 9111, section 4.3.4).
+		if fl.have = fl.chosen(h); fl.have == nil {
+			fl.mode, fl.again = discarding, true
+			return
+		}
+		fl.validating = true
+	}
 	if status == http.StatusNotModified && fl.validating {
 		merged := fl.have.header()
 		delete(merged, "Date") // the 304 was made now, whether it says so or not
 		for name, values := range h {
-			if !fl.outer.has(name, values) && name != "Vary" {
+			if _, stored := merged[name]; !stored || !fl.outer.has(name, values) && name != "Vary" {
 				merged[name] = values
 			}
 		}
@@ -206,6 +233,20 @@ func (fl *fill) decide(status int) {
 	fl.mark(Miss)
 	h["Cache-Status"] = withStatus(h["Cache-Status"], c.name+"; fwd="+fl.forward+"; fwd-status="+strconv.Itoa(status)+"; stored")
 	fl.w.WriteHeader(status)
+}
+
+// chosen is the variant that a 304 to our offers is about.
+func (fl *fill) chosen(h http.Header) *entry {
+	tags := h["Etag"]
+	if len(tags) == 0 && len(fl.offers) == 1 {
+		return fl.offers[0]
+	}
+	for _, e := range fl.offers {
+		if len(tags) == 1 && etagMatch(tags, e.etag) {
+			return e
+		}
+	}
+	return nil
 }
 
 // declared is the Content-Length that the handler set, or -1. A response without content is
@@ -580,6 +621,10 @@ func (fl *fill) finishDiscarding() {
 	}
 	h := fl.header()
 	e := fl.have.freshen(h, fl.outer, fl.v, now)
+	if len(fl.offers) != 0 {
+		e.chosen = selectFields(e.vary, fl.r.Header) // it answers this request from now on
+		e.complete(e.body)
+	}
 	cookies := h["Set-Cookie"]
 	fl.outer.restore(h)
 	if fl.v.store {
