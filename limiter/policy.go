@@ -250,9 +250,12 @@ func (p *policyRule) tokens(spent int64) int {
 		return 0
 	}
 	if p.tick != 0 {
-		return min(p.burst, int(float64(free)/p.tick))
+		if left := float64(free) / p.tick; left < float64(p.burst) {
+			return int(left)
+		}
+		return p.burst
 	}
-	return min(p.burst, int(free>>p.shift))
+	return int(min(int64(p.burst), free>>p.shift))
 }
 
 // wait returns how long the clock needs for so many ticks, rounded up; 0 if it stands still.
@@ -270,7 +273,7 @@ func (p *policyRule) spentOf(s PolicyState) int64 {
 		// It was rounded up to a nanosecond; half of one is what it was off by, within the grace.
 		return min(p.debt, int64((float64(s.ResetAfter)-0.5)/p.nsPerTick))
 	}
-	return max(0, p.capacity-p.cost(s.Remaining+1))
+	return max(0, p.capacity-p.cost(max(0, min(s.Remaining, p.burst-1))+1))
 }
 
 // state describes a bucket of which so much is spent.

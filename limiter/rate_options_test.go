@@ -81,7 +81,7 @@ func TestPolicyWindow(t *testing.T) {
 		{"a thousand in 7 s", 1000.0 / 7, 1000, 1000, 7, true},
 		{"infinite", rate.Inf, 5, 0, 0, false},
 		{"never", 0, 5, 0, 0, false},
-		{"more than a header can say", 1, math.MaxInt, 0, 0, false},
+		{"more than a header can say", 1e-9, math.MaxInt, 0, 0, false},
 		{"a window longer than a header can say", 1e-300, 1, 0, 0, false},
 	} {
 		q, w, ok := limiter.Policy{Limit: c.limit, Burst: c.burst}.Window()
