@@ -138,7 +138,7 @@ func BenchmarkRateFlood(b *testing.B) {
 }
 
 func BenchmarkRateParallel(b *testing.B) {
-	for _, c := range rateContestants(1e9, 1e9, 1024) {
+	for _, c := range rateContestants(1e9, 1e9, 4096) {
 		for _, keys := range []int{1, 1024} {
 			b.Run(c.name+",keys="+strconv.Itoa(keys), func(b *testing.B) {
 				names := rateKeys(keys)

@@ -59,6 +59,7 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 	a.ok = true
 	nearest := math.Inf(1)
 	var never bool
+	var lefts [ratePolicyMax]float64
 	for i, b := range s.buckets {
 		limit, burst := s.policies[i].Limit, s.policies[i].Burst
 		if limit == rate.Inf {
@@ -70,6 +71,7 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 		}
 		tokens := b.TokensAt(now)
 		left := tokens - float64(q.n)
+		lefts[i] = left
 		state := rateSingleState(tokens, limit, burst)
 		refused := false
 		if q.n > burst || left < 0 {
@@ -108,7 +110,7 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 			if i != a.policy && i >= len(each) {
 				continue
 			}
-			state := rateSingleState(b.TokensAt(now), limit, burst)
+			state := rateSingleState(lefts[i], limit, burst)
 			if i == a.policy {
 				a.state = state
 			}
