@@ -43,6 +43,7 @@ type fill struct {
 	background bool     // there is no client
 	special    bool     // the handler sees a range, a condition or a method that others do not send
 
+	ctx    context.Context // the handler's
 	outer  headerSnapshot
 	mode   mode
 	status int
@@ -88,7 +89,7 @@ func (fl *fill) run() {
 		fl.h.next.ServeHTTP(wrap(fl, fl.w), out)
 	}
 	done = true
-	fl.finish(out.Context())
+	fl.finish()
 }
 
 // request is what the handler gets: the client's request, with our conditions where there is
@@ -96,22 +97,26 @@ func (fl *fill) run() {
 func (fl *fill) request() (out *http.Request, release func()) {
 	ctx, release := fl.r.Context(), func() {}
 	if f := fl.f; f != nil {
-		detached, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+		client, expire := ctx, func() {}
+		base := context.WithoutCancel(client)
+		if deadline, ok := client.Deadline(); ok {
+			base, expire = context.WithDeadline(base, deadline)
+		}
+		detached, cancel := context.WithCancelCause(base)
 		f.mu.Lock()
 		f.cancel = cancel
 		f.mu.Unlock()
-		deadline, _ := ctx.Deadline()
-		client := ctx
-		ctx = fillContext{detached, fl.h.cache, deadline}
-		stop := context.AfterFunc(client, func() {
-			if fl.background {
-				cancel(context.Cause(client)) // its time is up
-			} else {
-				f.leave(context.Cause(client))
-			}
-		})
-		release = func() { stop(); cancel(nil) }
+		stop := func() bool { return true }
+		if !fl.background {
+			stop = context.AfterFunc(client, func() {
+				if client.Err() != context.DeadlineExceeded { // which the fill has as well
+					f.leave(context.Cause(client))
+				}
+			})
+		}
+		ctx, release = fillContext{detached, fl.h.cache}, func() { stop(); expire(); cancel(nil) }
 	}
+	fl.ctx = ctx
 	out = fl.r.WithContext(ctx)
 	p := fl.h.rules
 	if fl.validating || len(fl.offers) != 0 || p.surrogate != "" {
@@ -222,9 +227,12 @@ func (fl *fill) decide(status int) {
 		if fl.v.share {
 			fl.f.publish(fl.head, fl.length)
 		} else {
-			fl.f.end(released, nil, false)
+			// It is kept to be validated, and nobody else may have it.
+			fl.end(released, nil, false)
+			fl.f = nil
 		}
-	} else if fl.length > 0 {
+	}
+	if fl.f == nil && fl.length > 0 {
 		fl.body = make([]byte, 0, fl.length)
 	}
 	if fl.deferred || fl.background {
@@ -269,8 +277,9 @@ func (fl *fill) pass(reason string, mark bool) {
 	fl.mode = straight
 	c := fl.h.cache
 	fl.end(released, nil, false)
-	if mark && !fl.special && fl.forward != "request" {
-		// Not where a client insisted on asking: he would turn off the cache for everybody.
+	if mark && !fl.special && fl.ctx.Err() == nil && fl.forward != "request" {
+		// Not where a client insisted on asking: he would turn off the cache for everybody. Nor where
+		// the handler may have given up because its time was over.
 		c.mark(fl.hash, fl.asked)
 	} else if reason == "authorization" {
 		c.mark(fl.hash^authSalt, fl.asked)
@@ -491,19 +500,19 @@ func (fl *fill) end(o outcome, e *entry, unwell bool) {
 }
 
 // finish does what remains when the handler has returned.
-func (fl *fill) finish(ctx context.Context) {
+func (fl *fill) finish() {
 	if fl.mode == undecided {
 		fl.decide(http.StatusOK)
 	}
 	switch fl.mode {
 	case recording:
-		fl.finishRecording(ctx)
+		fl.finishRecording()
 	case discarding:
 		fl.finishDiscarding()
 	}
 }
 
-func (fl *fill) finishRecording(ctx context.Context) {
+func (fl *fill) finishRecording() {
 	c := fl.h.cache
 	body := fl.recordedBody()
 	short := fl.length >= 0 && int64(len(body)) != fl.length
@@ -513,7 +522,7 @@ func (fl *fill) finishRecording(ctx context.Context) {
 			short = true // more than it says it is
 		}
 	}
-	whole := !short && !fl.broken && (fl.length >= 0 || ctx.Err() == nil) && !hasTrailers(fl.header())
+	whole := !short && !fl.broken && (fl.length >= 0 || fl.ctx.Err() == nil) && !hasTrailers(fl.header())
 	if !whole {
 		fl.end(failed, nil, false)
 		if !fl.background {
@@ -623,6 +632,10 @@ func (fl *fill) finishDiscarding() {
 	e := fl.have.freshen(h, fl.outer, fl.v, now)
 	if len(fl.offers) != 0 {
 		e.chosen = selectFields(e.vary, fl.r.Header) // it answers this request from now on
+		e.complete(e.body)
+	}
+	if fl.h.rules.stripTags {
+		fl.h.rules.strip(e, h)
 		e.complete(e.body)
 	}
 	cookies := h["Set-Cookie"]

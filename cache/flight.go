@@ -85,11 +85,11 @@ func (f *flight) enter() bool {
 func (f *flight) leave(cause error) {
 	f.mu.Lock()
 	f.readers--
-	if f.readers > 0 || f.outcome != pending {
+	if f.readers > 0 || f.outcome == complete {
 		f.mu.Unlock()
 		return
 	}
-	if f.head != nil && f.length >= 0 && f.length-int64(len(f.body)) <= abandonBytes {
+	if f.outcome == pending && f.head != nil && f.length >= 0 && f.length-int64(len(f.body)) <= abandonBytes {
 		f.mu.Unlock()
 		return
 	}
@@ -195,17 +195,13 @@ func (f *flight) await(ctx context.Context, timeout <-chan time.Time, r *reader)
 }
 
 // fillContext is the context of a fill: it has the values of the leader's request and its
-// deadline, but ends only when no reader is left.
+// deadline, but does not end with the leader's request as long as somebody reads.
 type fillContext struct {
 	context.Context
-	cache    *Cache
-	deadline time.Time
+	cache *Cache
 }
 
-// Deadline is the leader's, so that what the handler plans with it stays as it was.
-func (c fillContext) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
-
-// Value also tells a handler of the same cache further inside that the fill is under way: it
+// Value tells a handler of the same cache further inside that the fill is under way: it
 // would wait for itself.
 func (c fillContext) Value(key any) any {
 	if k, ok := key.(filling); ok && k.cache == c.cache {

@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spillgate/spillgate/cache"
@@ -266,6 +268,96 @@ func TestHijackAndUpgrade(t *testing.T) {
 			conn.Close()
 		}
 		srv.Close()
+	}
+}
+
+// A client that leaves ends the handler's context, whatever the cache makes of the response, unless
+// somebody else waits for it.
+func TestClientThatLeavesEndsTheContext(t *testing.T) {
+	for name, begin := range map[string]func(w http.ResponseWriter){
+		"nothing written": func(w http.ResponseWriter) {},
+		"event stream": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+		},
+		"no-store": func(w http.ResponseWriter) { w.Header().Set("Cache-Control", "no-store"); io.WriteString(w, "x") },
+		"storable": func(w http.ResponseWriter) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "x")
+		},
+		"storable and flushed": func(w http.ResponseWriter) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+		},
+		"only to be validated": func(w http.ResponseWriter) {
+			w.Header().Set("Cache-Control", "no-cache")
+			w.Header().Set("Etag", `"x"`)
+			io.WriteString(w, strings.Repeat("x", 10_000))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := cache.New(1 << 20)
+				ended := 0
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					begin(w)
+					<-r.Context().Done()
+					ended++
+				}))
+				for range 3 {
+					ctx, cancel := context.WithCancel(t.Context())
+					go h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
+					synctest.Wait()
+					cancel()
+					synctest.Wait()
+				}
+				want(t, "contexts that ended", ended, 3)
+				want(t, "stored", c.Stats().Entries, 0)
+
+				// With a deadline the same.
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
+				want(t, "contexts that ended", ended, 4)
+			})
+		})
+	}
+}
+
+func TestDeadlineIsTheHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), time.Hour) // shortened by the client's
+			defer cancel()
+			deadline, ok := ctx.Deadline()
+			want(t, "deadline", ok && time.Until(deadline) == time.Second, true)
+			<-ctx.Done()
+			want(t, "cause", ctx.Err(), context.DeadlineExceeded)
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
+	})
+}
+
+// What is stored only to be validated is written whole to its own client, however it is written.
+func TestOnlyToBeValidated(t *testing.T) {
+	srv := httptest.NewServer(cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-cache")
+		w.Header().Set("Etag", `"x"`)
+		if r.Header.Get("If-None-Match") != "" {
+			w.WriteHeader(304)
+			return
+		}
+		for range 10 {
+			io.WriteString(w, strings.Repeat("x", 1000))
+			http.NewResponseController(w).Flush()
+		}
+	})))
+	defer srv.Close()
+	for range 3 {
+		want(t, "length", len(see(t, srv.Client(), "GET", srv.URL).body), 10_000)
 	}
 }
 
