@@ -1,32 +1,48 @@
 package middleware
 
 import (
-	"context"
 	"errors"
+	"hash/maphash"
 	"net/http"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/middleware/clientip"
 )
 
 // Breaker stops sending requests to a handler that fails. There is a breaker for each route: the pattern of
 // the ServeMux inside, or of the router around; see [WithBreakerKey] for another key. Where no route is known
 // one breaker stands for all.
 //
-// A request fails if the handler panics, or answers 500, 502, 503 or 504; see [WithClassify]. A request that a layer of
-// ours refused, and one whose client left, are neither success nor failure. While a breaker is open, requests get 503 with
-// Retry-After, or what [WithFallback] answers.
+// What a request says of its handler is known when it ends:
+//
+//   - a panic and a final status of 500, 502, 503 or 504 are failures, and so is a request that ran into
+//     the deadline of its context or into [http.Server.WriteTimeout]; see [WithClassify];
+//   - a request whose client left, one that a layer of ours refused, and one answered 429 are neither failure
+//     nor success, and a probe that ends so gives its place to the next request;
+//   - all others are successes, 4xx, 501 and 505 among them.
+//
+// With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not
+// slow; requests that wait for theirs count as slow once they are overdue, also if the client gave up. A
+// connection that was hijacked or switched protocols, and an event stream, are judged when they begin; a
+// panic later is one more failure. Requests for such are not used as probes.
+//
+// While a breaker refuses, requests get 503 with Retry-After, or what [WithFallback] answers. A cache
+// outside the breaker may answer stale instead.
+//
+// Whoever finds a URL that makes a handler fail can close its route to all: keep the keys as narrow as
+// routes, and see [breaker.WithMinClients], for which [WithBreakerClient] says who the client is.
 //
 // It panics if g is nil.
 func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 	if g == nil {
 		panic("middleware: Breaker: g is nil; give one made by breaker.NewGroup")
 	}
-	c := breakerConfig{}
+	c := breakerConfig{client: new(clientip.Source).Key}
 	for _, o := range opts {
 		o.applyBreaker(&c)
 	}
-	return &breakerLayer{group: g, config: c}
+	return &breakerLayer{group: g, config: c, seed: maphash.MakeSeed()}
 }
 
 // BreakerOption configures [Breaker].
@@ -35,6 +51,7 @@ type BreakerOption interface{ applyBreaker(*breakerConfig) }
 type breakerConfig struct {
 	common
 	key       func(*http.Request) string
+	client    func(*http.Request) string
 	classify  func(*http.Request, int, error) breaker.Outcome
 	fallback  http.Handler
 	needRoute bool // without a mux to tell the route the layer is left out
@@ -52,9 +69,22 @@ func WithBreakerKey(f func(*http.Request) string) BreakerOption {
 	return breakerOption(func(c *breakerConfig) { c.key = f })
 }
 
-// WithClassify decides what a finished request says about its handler. status is the first final status; err is
-// [ErrPanicked] if the handler panicked, the context's error if that ended the request, else nil. A request whose client left
-// and one that a layer refused are not asked about. It panics if f is nil.
+// WithBreakerClient names the client of a request for [breaker.WithMinClients]; without that it is not
+// called. The default is the address at the other end of the connection. (*clientip.Source).Key is such a
+// function. It panics if f is nil.
+func WithBreakerClient(f func(*http.Request) string) BreakerOption {
+	if f == nil {
+		panic("middleware: WithBreakerClient: f is nil; leave the option out for the peer address")
+	}
+	return breakerOption(func(c *breakerConfig) { c.client = f })
+}
+
+// WithClassify decides what a request says about its handler. status is the first final status, 200 if the
+// handler returned without one, 0 if it never came to one; err is [ErrPanicked] if the handler panicked,
+// [os.ErrDeadlineExceeded] if [http.Server.WriteTimeout] cut the request off, the cause of the context's end
+// if that ended the request, else nil. A request whose client left and one that a layer of ours refused are not
+// asked about. f is asked at the end of a request, and about event streams, hijacked connections and
+// protocol switches when they begin. It panics if f is nil.
 func WithClassify(f func(r *http.Request, status int, err error) breaker.Outcome) BreakerOption {
 	if f == nil {
 		panic("middleware: WithClassify: f is nil; leave the option out")
@@ -62,7 +92,9 @@ func WithClassify(f func(r *http.Request, status int, err error) breaker.Outcome
 	return breakerOption(func(c *breakerConfig) { c.classify = f })
 }
 
-// WithFallback answers in place of the 503 while a breaker is open. It panics if h is nil.
+// WithFallback answers in place of the 503 while a breaker refuses. Retry-After and Cache-Control: no-store
+// are set already; h may change them. To a cache outside the breaker, what h
+// answers is the answer of the handler. It panics if h is nil.
 func WithFallback(h http.Handler) BreakerOption {
 	if h == nil {
 		panic("middleware: WithFallback: h is nil; leave the option out")
@@ -76,6 +108,7 @@ var ErrPanicked = errors.New("middleware: the handler panicked")
 type breakerLayer struct {
 	group  *breaker.Group
 	config breakerConfig
+	seed   maphash.Seed
 }
 
 func (*breakerLayer) rank() rank { return rankBreaker }
@@ -88,6 +121,7 @@ func (b *breakerLayer) wrap(next http.Handler, e env) http.Handler {
 		base:   newBase(next, e, b.config.common, rejecter{layer: "breaker", status: http.StatusServiceUnavailable, spread: -1}),
 		group:  b.group,
 		config: b.config,
+		seed:   b.seed,
 	}
 	if b.config.needRoute && h.mux == nil {
 		return h.next
@@ -107,6 +141,7 @@ type breakerHandler struct {
 	base
 	group  *breaker.Group
 	config breakerConfig
+	seed   maphash.Seed
 }
 
 func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -122,23 +157,29 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		key = rec.routeOf(r, h.mux)
 	}
 	b := h.group.Get(key)
-	begun := rec.now()
-	call, err := b.AllowAt(begun)
+	req := breaker.Request{Arrived: rec.now()}
+	if h.group.Settings().MinClients > 0 {
+		req.Client = maphash.String(h.seed, h.config.client(r))
+	}
+	if !b.Passing() {
+		req.Long = asksForLong(r)
+	}
+	call, err := b.Admit(req)
 	if err != nil {
-		if h.config.fallback != nil {
-			rec.shed, rec.shedBy = err, "breaker" // not the handler's doing, for the layers around
-			h.config.fallback.ServeHTTP(w, r)
-			return
-		}
 		var after time.Duration
 		if e, ok := errors.AsType[*breaker.OpenError](err); ok {
 			after = e.RetryAfter
+		}
+		if h.config.fallback != nil {
+			h.fallBack(w, r, rec, err, after)
+			return
 		}
 		h.rejecter.reject(w, r, rec, err, after, "", reducedCapacity)
 		return
 	}
 	rec.wantFirst = true
-	rec.holds(h, hold{call: call, begun: begun.Sub(rec.start)})
+	rec.request = r
+	rec.holds(h, hold{call: call, begun: req.Arrived.Sub(rec.start)})
 	finished := false
 	defer func() {
 		if !finished {
@@ -146,49 +187,26 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			rec.panicked = true
 		}
 		now := rec.now()
-		end := now
-		if !rec.firstByte.IsZero() {
-			end = rec.firstByte // streams and downloads are not slow
+		o := h.outcome(r, rec, finished, now)
+		if rec.lasting && !finished && o == breaker.Failure {
+			call.Fail() // it was reported when it began
+			return
 		}
-		call.DoneAt(h.outcome(r, rec, finished), end.Sub(begun), now)
+		call.DoneAt(o, latency(rec, req.Arrived, now), now)
 	}()
 	h.serve(w, r, rec)
 	finished = true
 }
 
-func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool) breaker.Outcome {
-	if rec.shed != nil || clientGone(r) {
-		return breaker.Ignored
+// fallBack answers with the fallback. The layers around are told that the handler was not asked, but a
+// cache is not: it would answer stale instead.
+func (h *breakerHandler) fallBack(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration) {
+	rec.shed, rec.shedBy = err, h.rejecter.layer
+	j := &h.rejecter
+	if j.count != nil {
+		j.counter().Add(1)
 	}
-	var err error
-	switch {
-	case !finished:
-		err = ErrPanicked
-	case r.Context().Err() != nil:
-		err = context.Cause(r.Context())
-	}
-	if h.config.classify != nil {
-		return h.config.classify(r, rec.status, err)
-	}
-	switch {
-	case err != nil:
-		return breaker.Failure
-	case rec.status == 500, rec.status == 502, rec.status == 503, rec.status == 504:
-		return breaker.Failure
-	case rec.status == http.StatusTooManyRequests:
-		return breaker.Ignored // a quota further in says nothing about health
-	}
-	return breaker.Success
-}
-
-func (h *breakerHandler) becameLong(rec *recorder, x *hold, k streamKind) {
-	if k == streamPool {
-		return
-	}
-	o := breaker.Success
-	if rec.status >= 500 {
-		o = breaker.Failure
-	}
-	now := time.Now()
-	x.call.DoneAt(o, now.Sub(rec.start)-x.begun, now)
+	j.tell(r, rec, Rejection{Layer: j.layer, Status: j.status, RetryAfter: after, Err: err, body: reducedCapacity})
+	j.setHeader(w.Header(), after)
+	h.config.fallback.ServeHTTP(w, r)
 }

@@ -28,7 +28,7 @@ type recorder struct {
 	panicked  bool
 	hijacked  bool
 	flushed   bool
-	shedding  bool // one of ours is writing its refusal
+	lasting   bool // hijacked, switched to another protocol, or an event stream
 
 	status int   // the first final status (>= 200, or 101); 0 before
 	bytes  int64 // of the body, as the handler wrote it
@@ -39,8 +39,9 @@ type recorder struct {
 	route    string
 	hasRoute bool
 
-	trace  *Trace
-	reject RejectFunc
+	trace   *Trace
+	reject  RejectFunc
+	request *http.Request // what the breaker passed on, for when it has to judge before the end
 
 	nlive int
 	live  [3]leaver // one a kind of layer that holds something
@@ -129,6 +130,7 @@ func (rec *recorder) holds(h longLiver, x hold) {
 }
 
 func (rec *recorder) becameLong(k streamKind) {
+	rec.lasting = rec.lasting || k == streamEvents || k == streamSwitch
 	for i := range rec.live[:rec.nlive] {
 		rec.live[i].h.becameLong(rec, &rec.live[i].hold, k)
 	}
@@ -154,7 +156,18 @@ func (rec *recorder) WriteHeader(code int) {
 func (rec *recorder) wroteFinal(code int) {
 	rec.status = code
 	if rec.wantFirst {
-		rec.firstByte = time.Now()
+		rec.answered(time.Now())
+	}
+}
+
+// answered notes that the first byte of the final response goes out, and tells the breakers.
+func (rec *recorder) answered(now time.Time) {
+	rec.firstByte = now
+	for i := range rec.live[:rec.nlive] {
+		rec.live[i].hold.call.Answered()
+	}
+	for i := range rec.more {
+		rec.more[i].hold.call.Answered()
 	}
 }
 
@@ -210,15 +223,19 @@ func (rec *recorder) hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 	// Whether a header goes out depends on src: if it fails before its first byte, the handler
-	// may still answer with an error. So the status follows from n, but the time is now.
+	// may still answer with an error. So the status follows from n, but the time is now: what
+	// is copied is the answer, and it may take long.
 	open := rec.status == 0
-	var begun time.Time
 	if open && rec.wantFirst {
-		begun = time.Now()
+		rec.answered(time.Now())
 	}
 	n, err := rec.w.(io.ReaderFrom).ReadFrom(src)
-	if open && n > 0 {
-		rec.status, rec.firstByte = http.StatusOK, begun
+	if open {
+		if n > 0 {
+			rec.status = http.StatusOK
+		} else {
+			rec.firstByte = time.Time{}
+		}
 	}
 	rec.bytes += n
 	return n, err
@@ -249,9 +266,11 @@ func (rec *recorder) Status() int { return rec.status }
 // MarkCache implements [cache.ResultMarker].
 func (rec *recorder) MarkCache(r cache.Result) { rec.cache = r }
 
-func isEventStream(h http.Header) bool {
+func isEventStream(h http.Header) bool { return isEventStreamType(h["Content-Type"]) }
+
+// isEventStreamType says that the first of the values begins with the media type of event streams.
+func isEventStreamType(v []string) bool {
 	const want = "text/event-stream"
-	v := h["Content-Type"]
 	if len(v) == 0 || len(v[0]) < len(want) {
 		return false
 	}
@@ -265,5 +284,5 @@ func isEventStream(h http.Header) bool {
 			return false
 		}
 	}
-	return len(t) == len(want) || t[len(want)] == ';' || t[len(want)] == ' '
+	return len(t) == len(want) || t[len(want)] == ';' || t[len(want)] == ' ' || t[len(want)] == ','
 }

@@ -136,13 +136,7 @@ func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder,
 	if j.count != nil {
 		j.counter().Add(1)
 	}
-	h := w.Header()
-	spread := j.spread
-	if spread < 0 {
-		spread = max(2*time.Second, after/2)
-	}
-	setRetryAfter(h, after, spread)
-	h["Cache-Control"] = noStore
+	j.setHeader(w.Header(), after)
 	custom := j.custom
 	if custom == nil {
 		custom = rec.reject
@@ -158,17 +152,32 @@ func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder,
 
 // rejectSlow is apart because its Rejection is on the heap.
 func (j *rejecter) rejectSlow(w http.ResponseWriter, r *http.Request, rec *recorder, custom RejectFunc, x Rejection) {
+	j.tell(r, rec, x)
+	if custom != nil {
+		custom(w, r, &x)
+		return
+	}
+	x.Write(w, r)
+}
+
+// setHeader says when to come back, and that nobody keeps the answer.
+func (j *rejecter) setHeader(h http.Header, after time.Duration) {
+	spread := j.spread
+	if spread < 0 {
+		spread = max(2*time.Second, after/2)
+	}
+	setRetryAfter(h, after, spread)
+	h["Cache-Control"] = noStore
+}
+
+// tell calls the traces of the layer and of the stack.
+func (j *rejecter) tell(r *http.Request, rec *recorder, x Rejection) {
 	if t := j.trace; t != nil && t.Rejected != nil {
 		t.Rejected(r, x)
 	}
 	if t := rec.trace; t != nil && t != j.trace && t.Rejected != nil {
 		t.Rejected(r, x)
 	}
-	if custom != nil {
-		custom(w, r, &x)
-		return
-	}
-	x.Write(w, r)
 }
 
 func (j *rejecter) counter() *atomic.Uint64 {

@@ -1,0 +1,953 @@
+package middleware_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+)
+
+// The rules that a breaker around HTTP follows have the numbers R1 to R16 in the names of their tests.
+// They run against an http.Server whose connections are pipes in memory, in a bubble: the protocol is
+// the real one, and time is not.
+
+// pipes is a network of one server, in memory.
+type pipes struct {
+	accept chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newPipes() *pipes { return &pipes{accept: make(chan net.Conn), closed: make(chan struct{})} }
+
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.accept:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipes) Close() error   { l.once.Do(func() { close(l.closed) }); return nil }
+func (l *pipes) Addr() net.Addr { return pipeAddr{} }
+
+func (l *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	here, there := net.Pipe()
+	select {
+	case l.accept <- pipeConn{there}:
+		return here, nil
+	case <-l.closed:
+		return nil, errors.New("connection refused")
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "192.0.2.1:1234" }
+
+type pipeConn struct{ net.Conn }
+
+func (pipeConn) RemoteAddr() net.Addr { return pipeAddr{} }
+
+// guarded is a handler behind a breaker on a server, and a client of it.
+type guarded struct {
+	*testing.T
+	b      *breaker.Breaker
+	client *http.Client
+	server *http.Server
+	scheme string
+	ended  chan struct{} // a handler has returned, or panicked, through all layers
+}
+
+var testCertificate = sync.OnceValue(func() tls.Certificate {
+	s := httptest.NewUnstartedServer(nil)
+	s.StartTLS()
+	defer s.Close()
+	return s.TLS.Certificates[0]
+})
+
+var protocolsOfRules = []string{"HTTP/1.1", "HTTP/1.1 TLS", "HTTP/2 TLS", "h2c"}
+
+// onEachProtocol runs f against a fresh one for each protocol.
+func onEachProtocol(t *testing.T, protos []string, group []breaker.GroupOption, opts []middleware.BreakerOption, h http.Handler, f func(*guarded)) {
+	t.Helper()
+	for _, proto := range protos {
+		t.Run(proto, func(t *testing.T) {
+			testCertificate()
+			synctest.Test(t, func(t *testing.T) { f(newGuarded(t, proto, group, opts, h)) })
+		})
+	}
+}
+
+func newGuarded(t *testing.T, proto string, group []breaker.GroupOption, opts []middleware.BreakerOption, h http.Handler) *guarded {
+	g := breaker.NewGroup(append([]breaker.GroupOption{breaker.WithJitter(0), breaker.WithRamp(0), breaker.WithProbes(1)}, group...)...)
+	s := &guarded{T: t, b: g.Get(""), ended: make(chan struct{}, 1000), scheme: "http"}
+	layer := middleware.Breaker(g, opts...)
+	inner := layer.Handler(h)
+	s.server = &http.Server{
+		ErrorLog: log.New(io.Discard, "", 0),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() { s.ended <- struct{}{} }()
+			inner.ServeHTTP(w, r)
+		}),
+	}
+	l := newPipes()
+	tr := &http.Transport{DialContext: l.dial, Protocols: new(http.Protocols), DisableCompression: true}
+	s.server.Protocols = new(http.Protocols)
+	listener := net.Listener(l)
+	switch proto {
+	case "HTTP/1.1":
+		tr.Protocols.SetHTTP1(true)
+		s.server.Protocols.SetHTTP1(true)
+	case "h2c":
+		tr.Protocols.SetUnencryptedHTTP2(true)
+		s.server.Protocols.SetUnencryptedHTTP2(true)
+	default:
+		s.scheme = "https"
+		two := proto == "HTTP/2 TLS"
+		tr.Protocols.SetHTTP1(!two)
+		tr.Protocols.SetHTTP2(two)
+		s.server.Protocols.SetHTTP1(!two)
+		s.server.Protocols.SetHTTP2(two)
+		next := "http/1.1"
+		if two {
+			next = "h2"
+		}
+		tr.TLSClientConfig = &tls.Config{InsecureSkipVerify: true, NextProtos: []string{next}}
+		listener = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{testCertificate()}, NextProtos: []string{next}})
+	}
+	s.client = &http.Client{Transport: tr}
+	served := make(chan struct{})
+	go func() { defer close(served); s.server.Serve(listener) }()
+	t.Cleanup(func() {
+		tr.CloseIdleConnections()
+		s.server.Close()
+		<-served
+	})
+	return s
+}
+
+func (s *guarded) request(method, path string, edit func(*http.Request)) *http.Request {
+	r, err := http.NewRequestWithContext(s.Context(), method, s.scheme+"://site.example"+path, nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if edit != nil {
+		edit(r)
+	}
+	return r
+}
+
+// get makes a request, reads the whole response and waits for the handler's end. The status is 0 if there
+// was no response.
+func (s *guarded) get(path string, edit ...func(*http.Request)) (int, http.Header) {
+	s.Helper()
+	r := s.request("GET", path, nil)
+	for _, f := range edit {
+		f(r)
+	}
+	resp, err := s.client.Do(r)
+	status, header := 0, http.Header(nil)
+	if err == nil {
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		status, header = resp.StatusCode, resp.Header
+	}
+	<-s.ended
+	return status, header
+}
+
+// leave makes a request and leaves after d, whatever came until then.
+func (s *guarded) leave(path string, d time.Duration) {
+	s.Helper()
+	ctx, cancel := context.WithCancel(s.Context())
+	defer cancel()
+	r := s.request("GET", path, nil).WithContext(ctx)
+	time.AfterFunc(d, cancel)
+	if resp, err := s.client.Do(r); err == nil {
+		<-ctx.Done()
+		resp.Body.Close()
+	}
+	<-s.ended
+}
+
+func (s *guarded) wantState(want breaker.State) {
+	s.Helper()
+	if got := s.b.State(); got != want {
+		s.Fatalf("state is %v, want %v; %+v", got, want, s.b.Stats())
+	}
+}
+
+func (s *guarded) wantCounts(successes, failures, ignored uint64) {
+	s.Helper()
+	if n := s.b.Stats(); n.Successes != successes || n.Failures != failures || n.Ignored != ignored {
+		s.Errorf("%d successes, %d failures, %d ignored, want %d, %d, %d",
+			n.Successes, n.Failures, n.Ignored, successes, failures, ignored)
+	}
+}
+
+func answers(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+// statusByPath answers with the status that the path names: /503.
+func statusByPath(w http.ResponseWriter, r *http.Request) {
+	code, err := strconv.Atoi(strings.Trim(r.URL.Path, "/"))
+	if err != nil {
+		code = http.StatusOK
+	}
+	w.WriteHeader(code)
+}
+
+// untilGone waits for what happens to the request, at most a day.
+func untilGone(r *http.Request) {
+	select {
+	case <-r.Context().Done():
+	case <-time.After(24 * time.Hour):
+	}
+}
+
+func TestR1APanicIsAFailureAndTravelsOnUntouched(t *testing.T) {
+	mine := fmt.Errorf("mine")
+	for name, thrown := range map[string]any{"error": mine, "ErrAbortHandler": http.ErrAbortHandler, "after 200": "late", "Goexit": nil} {
+		t.Run(name, func(t *testing.T) {
+			onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if name == "after 200" {
+					io.WriteString(w, "so far so good")
+				}
+				if name == "Goexit" {
+					runtime.Goexit()
+				}
+				throwForR1(thrown)
+			}), func(s *guarded) {
+				inner := s.server.Handler
+				var caught any
+				var stack string
+				s.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer func() {
+						if caught = recover(); caught != nil {
+							stack = string(debug.Stack())
+							panic(http.ErrAbortHandler)
+						}
+					}()
+					inner.ServeHTTP(w, r)
+				})
+				s.get("/")
+				synctest.Wait()
+				if caught != thrown {
+					s.Errorf("caught %v, want %v", caught, thrown)
+				}
+				if thrown != nil && !strings.Contains(stack, "throwForR1") {
+					s.Errorf("the stack of the panic is lost:\n%s", stack)
+				}
+				s.wantCounts(0, 1, 0)
+			})
+		})
+	}
+}
+
+func throwForR1(v any) { panic(v) }
+
+// backend returns a proxy to a backend that speaks HTTP over a pipe of its own.
+func backend(serve func(net.Conn, *http.Request)) http.Handler {
+	return &httputil.ReverseProxy{
+		ErrorLog: log.New(io.Discard, "", 0),
+		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: "backend"}) },
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(context.Context, string, string) (net.Conn, error) {
+				here, there := net.Pipe()
+				go func() {
+					defer there.Close()
+					r, err := http.ReadRequest(bufio.NewReader(there))
+					if err == nil {
+						serve(there, r)
+					}
+				}()
+				return here, nil
+			},
+		},
+	}
+}
+
+func TestR2UpstreamCutsThroughAProxyOpenIt(t *testing.T) {
+	for name, head := range map[string]string{
+		"in a body of known length": "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nthe beginning",
+		"in a chunked body":         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+		"before the header":         "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEachProtocol(t, protocolsOfRules, nil, nil, backend(func(c net.Conn, _ *http.Request) {
+				io.WriteString(c, head)
+			}), func(s *guarded) {
+				for i := range 20 {
+					s.wantState(breaker.Closed)
+					s.wantCounts(0, uint64(i), 0)
+					s.get("/")
+				}
+				s.wantState(breaker.Open)
+			})
+		})
+	}
+}
+
+func TestR2R3ClientsThatLeaveNeverOpenIt(t *testing.T) {
+	body := strings.Repeat("x", 1<<16)
+	for name, h := range map[string]http.Handler{
+		"a proxy before the header": backend(func(c net.Conn, _ *http.Request) { io.Copy(io.Discard, c) }),
+		"a proxy in the body": backend(func(c net.Conn, _ *http.Request) {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"+body)
+			io.Copy(io.Discard, c)
+		}),
+		"a handler that waits": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { untilGone(r) }),
+		"a handler that says 500 then": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			untilGone(r)
+			http.Error(w, "cancelled", http.StatusInternalServerError)
+		}),
+		"a handler that panics then": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			untilGone(r)
+			panic(http.ErrAbortHandler)
+		}),
+		"a handler that writes": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				io.WriteString(w, body)
+			}
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEachProtocol(t, protocolsOfRules, []breaker.GroupOption{breaker.WithConsecutiveFailures(3)}, nil, h, func(s *guarded) {
+				for range 30 {
+					s.leave("/", time.Second)
+				}
+				s.wantState(breaker.Closed)
+				s.wantCounts(0, 0, 30)
+			})
+		})
+	}
+}
+
+func TestR4ATooSlowHandlerIsNotAClientThatLeft(t *testing.T) {
+	var seen error
+	onEachProtocol(t, protocolsOfRules, nil, []middleware.BreakerOption{middleware.WithClassify(func(_ *http.Request, _ int, err error) breaker.Outcome {
+		seen = err
+		return breaker.Failure
+	})}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/leave" {
+			untilGone(r)
+			return
+		}
+		time.Sleep(3 * time.Second)
+		for range 100 {
+			w.Write(make([]byte, 1<<16))
+		}
+		untilGone(r)
+	}), func(s *guarded) {
+		s.server.WriteTimeout = 3 * time.Second
+		s.get("/")
+		s.wantCounts(0, 1, 0)
+		if !errors.Is(seen, os.ErrDeadlineExceeded) {
+			s.Errorf("WithClassify is told %v, want os.ErrDeadlineExceeded", seen)
+		}
+		s.leave("/leave", time.Second) // this one did leave
+		s.wantCounts(0, 1, 1)
+	})
+}
+
+func TestR4ClientsThatGiveUpOnAHungHandlerOpenIt(t *testing.T) {
+	onEachProtocol(t, protocolsOfRules, []breaker.GroupOption{breaker.WithSlowCalls(2*time.Second, 0.8)}, nil,
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { untilGone(r) }),
+		func(s *guarded) {
+			leave := func(d time.Duration) {
+				var wg sync.WaitGroup
+				for range 20 {
+					wg.Go(func() { s.leave("/", d) })
+				}
+				wg.Wait()
+			}
+			leave(1900 * time.Millisecond)
+			s.wantState(breaker.Closed)
+			time.Sleep(time.Minute)
+			leave(2 * time.Second)
+			s.wantState(breaker.Open)
+		})
+}
+
+func TestR4AHungHandlerOpensItWithNoRequestEnded(t *testing.T) {
+	onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, []breaker.GroupOption{breaker.WithSlowCalls(2*time.Second, 0.8)}, nil,
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { untilGone(r) }),
+		func(s *guarded) {
+			ctx, cancel := context.WithCancel(s.Context())
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() { s.client.Do(s.request("GET", "/", nil).WithContext(ctx)) })
+			}
+			time.Sleep(3 * time.Second)
+			if code, _ := s.get("/"); code != http.StatusServiceUnavailable {
+				s.Errorf("got %d from a handler on which 20 requests hang", code)
+			}
+			cancel()
+			wg.Wait()
+			for range 20 {
+				<-s.ended
+			}
+		})
+}
+
+func TestR5ADeadlineOfOursIsAFailure(t *testing.T) {
+	onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { untilGone(r) }), func(s *guarded) {
+		inner := s.server.Handler
+		s.server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+			defer cancel()
+			inner.ServeHTTP(w, r.WithContext(ctx))
+		})
+		s.get("/")
+		s.wantCounts(0, 1, 0)
+	})
+}
+
+func TestR6ATimeoutHandlerInsideIsAFailure(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { untilGone(r) })
+	onEachProtocol(t, protocolsOfRules, nil, nil, http.TimeoutHandler(h, time.Second, ""), func(s *guarded) {
+		s.get("/")
+		s.wantCounts(0, 1, 0)
+	})
+}
+
+func TestR6AnUnreadBodyHidesThatTheClientLeft(t *testing.T) {
+	// HTTP/1.1 cannot see it before the body is read: then the status decides.
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(2 * time.Second)
+		w.WriteHeader(http.StatusBadGateway)
+	})
+	onEachProtocol(t, []string{"HTTP/1.1"}, nil, nil, h, func(s *guarded) {
+		body, more := io.Pipe()
+		go more.Write(make([]byte, 1<<16))
+		ctx, cancel := context.WithTimeout(s.Context(), time.Second)
+		defer cancel()
+		r := s.request("POST", "/", func(r *http.Request) { r.Body = body })
+		s.client.Do(r.WithContext(ctx))
+		<-s.ended
+		s.wantCounts(0, 1, 0)
+		more.Close()
+		body.Close()
+	})
+}
+
+func TestR7TheFirstFinalStatusCounts(t *testing.T) {
+	for _, c := range []struct {
+		name                string
+		h                   http.HandlerFunc
+		successes, failures uint64
+	}{
+		{"103, then 503: failure", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}, 0, 1},
+		{"100 and 102, then 200: success", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusContinue)
+			w.WriteHeader(http.StatusProcessing)
+			w.WriteHeader(http.StatusOK)
+		}, 1, 0},
+		{"nothing written: success", func(http.ResponseWriter, *http.Request) {}, 1, 0},
+		{"200, then 500: success", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusOK)
+			w.WriteHeader(http.StatusInternalServerError)
+		}, 1, 0},
+		{"a body, then 500: success", func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "hello")
+			w.WriteHeader(http.StatusInternalServerError)
+		}, 1, 0},
+		{"500, then 200: failure", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusInternalServerError)
+			w.WriteHeader(http.StatusOK)
+		}, 0, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			onEachProtocol(t, protocolsOfRules, nil, nil, c.h, func(s *guarded) {
+				s.get("/")
+				s.wantCounts(c.successes, c.failures, 0)
+			})
+		})
+	}
+}
+
+func TestR8WhichStatusIsAFailure(t *testing.T) {
+	failures := map[int]bool{500: true, 502: true, 503: true, 504: true}
+	onEachProtocol(t, protocolsOfRules, []breaker.GroupOption{breaker.WithFailureRatio(0, 1)}, nil, http.HandlerFunc(statusByPath), func(s *guarded) {
+		for code := 200; code < 600; code++ {
+			if http.StatusText(code) == "" {
+				continue
+			}
+			before := s.b.Stats()
+			s.get("/" + strconv.Itoa(code))
+			n := s.b.Stats()
+			var got, want string
+			switch {
+			case n.Failures > before.Failures:
+				got = "failure"
+			case n.Ignored > before.Ignored:
+				got = "ignored"
+			case n.Successes > before.Successes:
+				got = "success"
+			}
+			switch {
+			case failures[code]:
+				want = "failure"
+			case code == http.StatusTooManyRequests:
+				want = "ignored"
+			default:
+				want = "success"
+			}
+			if got != want {
+				s.Errorf("%d is %s, want %s", code, got, want)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
+func TestR8ClassifyReplacesTheTable(t *testing.T) {
+	var asked []string
+	onEachProtocol(t, []string{"HTTP/1.1"}, []breaker.GroupOption{breaker.WithFailureRatio(0, 1)}, []middleware.BreakerOption{
+		middleware.WithClassify(func(r *http.Request, status int, err error) breaker.Outcome {
+			asked = append(asked, fmt.Sprint(r.URL.Path, " ", status, " ", err))
+			if status == http.StatusNotFound {
+				return breaker.Failure
+			}
+			return breaker.Success
+		}),
+	}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/panic":
+			panic(http.ErrAbortHandler)
+		case "/leave":
+			untilGone(r)
+		default:
+			statusByPath(w, r)
+		}
+	}), func(s *guarded) {
+		s.get("/404")
+		s.get("/500")
+		s.get("/none")
+		s.leave("/leave", time.Second)
+		s.get("/panic")
+		s.wantCounts(3, 1, 1)
+		want := []string{"/404 404 <nil>", "/500 500 <nil>", "/none 200 <nil>", "/panic 0 " + middleware.ErrPanicked.Error()}
+		if fmt.Sprint(asked) != fmt.Sprint(want) {
+			s.Errorf("asked %q, want %q", asked, want)
+		}
+	})
+}
+
+func TestR9OurOwnRefusalsAreIgnored(t *testing.T) {
+	full := limiter.NewConcurrency(1, limiter.WithQueue(0, 0))
+	permit, ok := full.TryAcquire(limiter.Request{})
+	if !ok {
+		t.Fatal("no permit")
+	}
+	defer permit.Release(limiter.Ignored)
+	inner := breaker.NewGroup()
+	inner.Get("").ForceOpen()
+	for name, h := range map[string]http.Handler{
+		"a full limiter":     middleware.Concurrency(full).Handler(answers(200)),
+		"an open breaker":    middleware.Breaker(inner).Handler(answers(200)),
+		"a quota further in": answers(http.StatusTooManyRequests),
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch r.URL.Path {
+				case "/fail":
+					w.WriteHeader(500)
+				case "/ok":
+				default:
+					h.ServeHTTP(w, r)
+				}
+			}), func(s *guarded) {
+				for range 40 {
+					s.get("/")
+				}
+				s.wantState(breaker.Closed)
+				s.wantCounts(0, 0, 40)
+				for range 20 {
+					s.get("/fail")
+				}
+				s.wantState(breaker.Open)
+				time.Sleep(5 * time.Second)
+				for range 10 {
+					if code, _ := s.get("/"); code == 0 {
+						s.Fatal("no response")
+					}
+					s.wantState(breaker.HalfOpen) // the one place for a probe is free again
+				}
+				s.get("/ok")
+				s.wantState(breaker.Closed)
+			})
+		})
+	}
+}
+
+func TestR10TheTimeToTheFirstByteIsWhatIsSlow(t *testing.T) {
+	slow := []breaker.GroupOption{breaker.WithSlowCalls(time.Second, 0.8), breaker.WithFailureRatio(0, 10)}
+	for _, c := range []struct {
+		name string
+		h    http.HandlerFunc
+		slow bool
+	}{
+		{"a download that takes long", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(200)
+			time.Sleep(5 * time.Second)
+		}, false},
+		{"an event stream", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			for range 5 {
+				io.WriteString(w, "data: x\n\n")
+				http.NewResponseController(w).Flush()
+				time.Sleep(time.Second)
+			}
+		}, false},
+		{"a copy from a slow source", func(w http.ResponseWriter, _ *http.Request) {
+			r, in := io.Pipe()
+			go func() {
+				for range 5 {
+					io.WriteString(in, "x")
+					time.Sleep(time.Second)
+				}
+				in.Close()
+			}()
+			io.Copy(w, r)
+		}, false},
+		{"early hints, then nothing for long", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+			time.Sleep(time.Second)
+			w.WriteHeader(200)
+		}, true},
+		{"a header that takes long", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(time.Second); w.WriteHeader(200) }, true},
+		{"a handler that never writes", func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, slow, nil, c.h, func(s *guarded) {
+				var wg sync.WaitGroup
+				for range 10 {
+					wg.Go(func() { s.get("/") })
+				}
+				time.Sleep(3 * time.Second) // while they run, and after
+				for _, want := range []bool{c.slow, c.slow} {
+					if got := s.b.State() != breaker.Closed; got != want {
+						s.Errorf("slow: %v, want %v; %+v", got, want, s.b.Stats())
+					}
+					wg.Wait()
+				}
+			})
+		})
+	}
+}
+
+func TestR11WhatLastsIsJudgedWhenItBegins(t *testing.T) {
+	fail := false
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/hijack":
+			c, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			io.Copy(io.Discard, c)
+		case "/events":
+			w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+			http.NewResponseController(w).Flush()
+			untilGone(r)
+		case "/fail":
+			w.WriteHeader(500)
+			return
+		}
+		if fail {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	for _, path := range []string{"/hijack", "/events"} {
+		protos := protocolsOfRules
+		if path == "/hijack" {
+			protos = protocolsOfRules[:2]
+		}
+		t.Run(path, func(t *testing.T) {
+			onEachProtocol(t, protos, nil, nil, h, func(s *guarded) {
+				fail = false
+				for range 20 {
+					s.get("/fail")
+				}
+				time.Sleep(5 * time.Second)
+				s.wantState(breaker.HalfOpen)
+				// It does not ask for what lasts, so it becomes the probe: it must not be one for hours.
+				resp, err := s.client.Do(s.request("GET", path, nil))
+				if err != nil {
+					s.Fatal(err)
+				}
+				s.wantState(breaker.Closed)
+				fail = true
+				resp.Body.Close()
+				<-s.ended
+			})
+		})
+	}
+	t.Run("a panic later is one more failure", func(t *testing.T) {
+		onEachProtocol(t, protocolsOfRules[:2], nil, nil, h, func(s *guarded) {
+			fail = true
+			resp, err := s.client.Do(s.request("GET", "/hijack", nil))
+			if err != nil {
+				s.Fatal(err)
+			}
+			s.wantCounts(1, 0, 0)
+			resp.Body.Close()
+			<-s.ended
+			s.wantCounts(1, 1, 0)
+		})
+	})
+}
+
+func TestR12OneClientCannotOpenARouteForAll(t *testing.T) {
+	onEachProtocol(t, protocolsOfRules, []breaker.GroupOption{breaker.WithMinClients(3)},
+		[]middleware.BreakerOption{middleware.WithBreakerClient(func(r *http.Request) string { return r.Header.Get("X-User") })},
+		http.HandlerFunc(statusByPath), func(s *guarded) {
+			as := func(user string) func(*http.Request) {
+				return func(r *http.Request) { r.Header.Set("X-User", user) }
+			}
+			for range 100 {
+				s.get("/500", as("mallory"))
+			}
+			s.wantState(breaker.Closed)
+			// Clients are told apart by 6 bits of a hash with a random seed: eight others are two at least,
+			// but for one seed in ten million million.
+			for i := range 8 {
+				s.get("/500", as("user"+strconv.Itoa(i)))
+			}
+			s.wantState(breaker.Open)
+		})
+	t.Run("the peer address by default", func(t *testing.T) {
+		onEachProtocol(t, protocolsOfRules[:1], []breaker.GroupOption{breaker.WithMinClients(2)}, nil, http.HandlerFunc(statusByPath), func(s *guarded) {
+			for range 100 {
+				s.get("/500")
+			}
+			s.wantState(breaker.Closed)
+			if n := s.b.Stats().Clients; n != 1 {
+				s.Errorf("%d clients, want 1", n)
+			}
+		})
+	})
+}
+
+func TestR13ARefusalSaysWhenToReturn(t *testing.T) {
+	onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(statusByPath), func(s *guarded) {
+		for range 20 {
+			s.get("/500")
+		}
+		least, most := 1000, 0
+		for range 100 {
+			code, h := s.get("/")
+			after, err := strconv.Atoi(h.Get("Retry-After"))
+			if code != http.StatusServiceUnavailable || err != nil || after < 5 {
+				s.Fatalf("%d, Retry-After %q, want 503 and at least 5", code, h.Get("Retry-After"))
+			}
+			least, most = min(least, after), max(most, after)
+			if h.Get("Cache-Control") != "no-store" || h.Get("Content-Type") != "application/problem+json" {
+				s.Fatalf("header %v", h)
+			}
+		}
+		if least == most {
+			s.Errorf("all are told to return after %d s", least)
+		}
+		resp, err := s.client.Do(s.request("HEAD", "/", nil))
+		if err != nil {
+			s.Fatal(err)
+		}
+		if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 503 || len(body) > 0 {
+			s.Errorf("HEAD: %d with a body of %d bytes", resp.StatusCode, len(body))
+		}
+		<-s.ended
+		// What was promised holds: whoever returns when told is let in.
+		time.Sleep(s.b.RetryAfter())
+		if code, _ := s.get("/"); code != 200 {
+			s.Errorf("%d at the time given", code)
+		}
+	})
+}
+
+func TestR13AFallbackAnswersInstead(t *testing.T) {
+	var trace []middleware.Rejection
+	onEachProtocol(t, protocolsOfRules, nil, []middleware.BreakerOption{
+		middleware.WithTrace(&middleware.Trace{Rejected: func(_ *http.Request, j middleware.Rejection) { trace = append(trace, j) }}),
+		middleware.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusNonAuthoritativeInfo)
+		})),
+	}, http.HandlerFunc(statusByPath), func(s *guarded) {
+		trace = nil
+		s.b.ForceOpen()
+		code, h := s.get("/")
+		if code != http.StatusNonAuthoritativeInfo || h.Get("Retry-After") == "" || h.Get("Cache-Control") != "no-store" {
+			s.Errorf("%d %v", code, h)
+		}
+		if len(trace) != 1 || !errors.Is(trace[0].Err, breaker.ErrOpen) {
+			s.Errorf("traced %v", trace)
+		}
+	})
+}
+
+func TestR14ProbesAreFewAndShort(t *testing.T) {
+	release := make(chan struct{})
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/wait" {
+			<-release
+		}
+		statusByPath(w, r)
+	})
+	onEachProtocol(t, protocolsOfRules, []breaker.GroupOption{breaker.WithProbes(2)}, nil, h, func(s *guarded) {
+		release = make(chan struct{})
+		for range 20 {
+			s.get("/500")
+		}
+		time.Sleep(5 * time.Second)
+		for name, edit := range map[string]func(*http.Request){
+			"websocket":     func(r *http.Request) { r.Header.Set("Connection", "Upgrade"); r.Header.Set("Upgrade", "websocket") },
+			"event stream":  func(r *http.Request) { r.Header.Set("Accept", "text/event-stream") },
+			"event streams": func(r *http.Request) { r.Header.Set("Accept", "Text/Event-Stream, */*;q=0.1") },
+		} {
+			if name == "websocket" && s.scheme+s.Name() != "http"+s.Name() {
+				continue // HTTP/2 does not carry it
+			}
+			if strings.HasSuffix(s.Name(), "h2c") && name == "websocket" {
+				continue
+			}
+			if code, _ := s.get("/", edit); code != 503 {
+				s.Errorf("a request for a %s was the probe: %d", name, code)
+			}
+		}
+		s.wantState(breaker.HalfOpen)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { s.client.Do(s.request("GET", "/wait", nil)) })
+		}
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		for range 5 {
+			code, h := s.get("/")
+			if after, _ := strconv.Atoi(h.Get("Retry-After")); code != 503 || after < 3 {
+				s.Errorf("a third probe of two: %d, Retry-After %d, want what is left of the lease", code, after)
+			}
+		}
+		close(release)
+		wg.Wait()
+		<-s.ended
+		<-s.ended
+		s.wantState(breaker.Closed)
+	})
+}
+
+func TestR14ALostProbeFailsWithItsLease(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			time.Sleep(time.Hour)
+		}
+		statusByPath(w, r)
+	})
+	onEachProtocol(t, protocolsOfRules, nil, nil, h, func(s *guarded) {
+		for range 20 {
+			s.get("/500")
+		}
+		time.Sleep(5 * time.Second)
+		ctx, cancel := context.WithCancel(s.Context())
+		defer cancel()
+		go s.client.Do(s.request("GET", "/hang", nil).WithContext(ctx))
+		synctest.Wait()
+		s.wantState(breaker.HalfOpen)
+		time.Sleep(5 * time.Second)
+		s.wantState(breaker.Open)
+		time.Sleep(10 * time.Second)
+		s.get("/")
+		s.wantState(breaker.Closed)
+		time.Sleep(time.Hour)
+		<-s.ended
+		if n := s.b.Stats(); n.Dropped != 1 || n.LostProbes != 1 {
+			s.Errorf("%d dropped, %d lost, want 1 and 1", n.Dropped, n.LostProbes)
+		}
+	})
+}
+
+func TestR15TrafficReturnsAlongARamp(t *testing.T) {
+	onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, []breaker.GroupOption{breaker.WithRamp(10 * time.Second)}, nil, http.HandlerFunc(statusByPath), func(s *guarded) {
+		for range 20 {
+			s.get("/500")
+		}
+		time.Sleep(5 * time.Second)
+		s.get("/")
+		s.wantState(breaker.Closed)
+		var passed []int
+		for range 11 {
+			n := 0
+			for range 100 {
+				if code, _ := s.get("/"); code == 200 {
+					n++
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			passed = append(passed, n)
+		}
+		for i, n := range passed {
+			want := []int{10, 15, 25, 35, 45, 55, 65, 75, 85, 95, 100}[i]
+			if n < want-5 || n > want+5 {
+				s.Errorf("%v of 100 pass in the seconds of the ramp; the %d. is off %d", passed, i, want)
+			}
+		}
+	})
+}
+
+func TestR16AResultOfAnOlderStateIsDropped(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/late" {
+			time.Sleep(time.Minute)
+		}
+		statusByPath(w, r)
+	})
+	onEachProtocol(t, protocolsOfRules, nil, nil, h, func(s *guarded) {
+		go s.client.Do(s.request("GET", "/late", nil))
+		synctest.Wait()
+		for range 20 {
+			s.get("/500")
+		}
+		time.Sleep(5 * time.Second)
+		s.wantState(breaker.HalfOpen)
+		time.Sleep(time.Minute)
+		<-s.ended
+		s.wantState(breaker.HalfOpen) // a success from before says nothing now
+		if n := s.b.Stats().Dropped; n != 1 {
+			s.Errorf("%d dropped, want 1", n)
+		}
+	})
+}
