@@ -47,6 +47,9 @@ func (s *slot) standBack(ctx context.Context, arrived time.Duration) error {
 	}
 	p := s.pool
 	from := p.now()
+	if s.began == untimed { // and yet it runs for long enough to be asked to stand back
+		s.began, arrived = from, from
+	}
 	s.permit.ReleaseAt(limiter.Success, p.at(from))
 	p.waiting[s.level].Add(1)
 	s.kind.waiting.Add(1)

@@ -80,7 +80,7 @@ type slot struct {
 	pool    *Pool
 	kind    *kind
 	permit  limiter.Permit
-	began   time.Duration // on the pool's clock; later if the slot was given up in between
+	began   time.Duration // on the pool's clock; later if the slot was given up in between; or untimed
 	arrived time.Duration // set before take where that comes later
 	client  string
 	weight  int32
@@ -137,12 +137,15 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	now := p.now()
-	p.follow(now)
 	k := p.kinds.get(t.kind)
 	if err := p.join(); err != nil {
 		k.refused.Add(1)
 		return err
+	}
+	now := untimed
+	if k.timed() {
+		now = p.now()
+		p.follow(now)
 	}
 	r := p.fill(s, ctx, k, &t, now)
 	// active is counted before a permit is taken and after it was given back, so as
@@ -154,6 +157,13 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 		}
 		s.permit, s.began = permit, now
 	} else {
+		if now == untimed {
+			now = p.now()
+			p.follow(now)
+		}
+		if s.arrived <= 0 {
+			s.arrived = now
+		}
 		r.Arrived = p.at(s.arrived)
 		k.waiting.Add(1)
 		p.waiting[s.level].Add(1)
@@ -174,17 +184,23 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 	return nil
 }
 
+// untimed stands for the time where the clock was not read.
+const untimed time.Duration = -1
+
 // try is take without waiting; its refusals are not counted.
 func (p *Pool) try(s *slot, ctx context.Context, t task, inline bool) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	now := p.now()
-	p.follow(now)
 	if p.active.Load() >= int64(p.line.Limit()) || p.join() != nil {
 		return false
 	}
 	k := p.kinds.get(t.kind)
+	now := untimed
+	if k.timed() {
+		now = p.now()
+		p.follow(now)
+	}
 	permit, ok := p.line.TryAcquire(p.fill(s, ctx, k, &t, now))
 	if !ok {
 		p.part()
@@ -235,9 +251,14 @@ func (s *slot) leave() {
 // settle ends the task in the books and gives its permit back.
 func (s *slot) settle() {
 	p := s.pool
-	now := p.now()
-	s.kind.ran(now - s.began)
-	s.permit.ReleaseAt(limiter.Success, p.at(now))
+	s.kind.ended.Add(1)
+	if s.began == untimed { // and so did not wait: the line has nothing to learn from it
+		s.permit.Release(limiter.Success)
+	} else {
+		now := p.now()
+		s.kind.ran(now - s.began)
+		s.permit.ReleaseAt(limiter.Success, p.at(now))
+	}
 	p.part()
 }
 

@@ -19,27 +19,46 @@ const otherKind = "other"
 // kind is the record of one kind of task.
 type kind struct {
 	name    string
-	begun   atomic.Int64
+	begun   atomic.Int64 // tasks that got a slot
+	ended   atomic.Int64 // of these, those that gave it back
 	refused atomic.Int64
 	waiting atomic.Int64
 	mean    atomic.Int64 // of the run time, ns; moves by 1/16 with each task
+	spread  atomic.Int64 // mean distance from the mean, likewise
 	wait    histogram    // of those that waited
 	run     histogram
 }
 
-// ran records that a task of this kind ended after d.
+// ran records that a task of this kind took d.
 func (k *kind) ran(d time.Duration) {
 	k.run.add(d)
 	// A lost update among several at once does no harm to an estimate.
-	if m := k.mean.Load(); m == 0 {
+	m := k.mean.Load()
+	if m == 0 {
 		k.mean.Store(int64(d))
-	} else {
-		k.mean.Store(m + (int64(d)-m)/16)
+		return
 	}
+	off := int64(d) - m
+	k.mean.Store(m + off/16)
+	if off < 0 {
+		off = -off
+	}
+	sp := k.spread.Load()
+	k.spread.Store(sp + (off-sp)/16)
 }
 
-// usual is how long a task of this kind usually runs; 0 while that is not known.
-func (k *kind) usual() time.Duration { return time.Duration(k.mean.Load()) }
+// timed reports whether the next task is to be measured. Where the clock would cost as
+// much as the work, one task in sixteen is enough to know it by.
+func (k *kind) timed() bool {
+	m := k.mean.Load()
+	return m == 0 || m > int64(10*time.Microsecond) || k.begun.Load()&15 == 0
+}
+
+// usual is how long to allow for a task of this kind: the mean and twice the mean distance
+// from it, in the manner of TCP's timeout (RFC 6298); 0 while nothing is known.
+func (k *kind) usual() time.Duration {
+	return time.Duration(k.mean.Load() + 2*k.spread.Load())
+}
 
 // kinds finds records by name. The map is replaced and not changed, so that finding one
 // takes no lock.
@@ -92,7 +111,7 @@ func (ks *kinds) dropped() []Dropped {
 	var all []Dropped
 	for _, k := range ks.sorted() {
 		d := Dropped{Kind: k.name, Waiting: int(k.waiting.Load())}
-		d.Running = int(max(k.begun.Load()-k.run.count.Load(), 0))
+		d.Running = int(max(k.begun.Load()-k.ended.Load(), 0))
 		if d.Waiting > 0 || d.Running > 0 {
 			all = append(all, d)
 		}
@@ -102,7 +121,6 @@ func (ks *kinds) dropped() []Dropped {
 
 // histogram counts durations in buckets of a quarter of a power of two, from 1 us to 1 h.
 type histogram struct {
-	count   atomic.Int64
 	sum     atomic.Int64
 	buckets [(histTop - histLow) * 4]atomic.Int64
 }
@@ -113,7 +131,6 @@ const (
 )
 
 func (h *histogram) add(d time.Duration) {
-	h.count.Add(1)
 	h.sum.Add(int64(d))
 	h.buckets[histBucket(d)].Add(1)
 }

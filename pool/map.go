@@ -139,7 +139,10 @@ func (s *slot) again(ctx context.Context) error {
 	p := s.pool
 	now := p.now()
 	p.follow(now)
-	s.kind.ran(now - s.began)
+	if s.began != untimed {
+		s.kind.ran(now - s.began)
+	}
+	s.kind.ended.Add(1)
 	s.kind.begun.Add(1)
 	s.began, s.arrived = now, now
 	for i := range p.waiting {

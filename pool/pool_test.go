@@ -40,7 +40,7 @@ func empty(t *testing.T, p *pool.Pool) {
 		t.Errorf("%d slots used and %d waiting, want none", s.Used, s.Waiting)
 	}
 	for _, k := range s.Kinds {
-		if k.Running != 0 || k.Waiting != 0 || k.Begun != k.Run.Count {
+		if k.Running != 0 || k.Waiting != 0 {
 			t.Errorf("kind %q: %d running, %d waiting, %d begun, %d measured", k.Kind, k.Running, k.Waiting, k.Begun, k.Run.Count)
 		}
 	}
