@@ -40,6 +40,9 @@ import (
 // modes are what is compared; the server and the table know them by name.
 var modes = []string{"idle", "unprotected", "pool", "overcommit", "overcommit-nice"}
 
+// neighbour is no mode of a server but the other process of -noise.
+const neighbour = "neighbour"
+
 func main() {
 	log.SetFlags(0)
 	serve := flag.String("serve", "", "be the server in this `mode` (used by the program itself)")
@@ -48,10 +51,11 @@ func main() {
 	rate := flag.Float64("rate", 300, "cheap requests a second")
 	work := flag.Duration("work", 50*time.Millisecond, "computing in a heavy request")
 	d := flag.Duration("d", 4*time.Second, "how long to measure each mode, at most 1 min")
+	noise := flag.Bool("noise", false, "force a garbage collection 20 times a second, beside another process that computes on one core")
 	which := flag.String("modes", strings.Join(modes, ","), "what to measure")
 	flag.Parse()
 	if *serve != "" {
-		if err := server(*serve, *blocks); err != nil {
+		if err := server(*serve, *blocks, *noise); err != nil {
 			log.Fatal(err)
 		}
 		return
@@ -59,14 +63,33 @@ func main() {
 	if *d > time.Minute {
 		*d = time.Minute
 	}
-	l := load{clients: *clients, rate: *rate, d: *d}
+	l := load{clients: *clients, rate: *rate, d: *d, noise: *noise}
 	if err := table(os.Stdout, l, *work, strings.Split(*which, ",")); err != nil {
 		log.Fatal(err)
 	}
 }
 
 // server serves /cheap and /heavy in one mode until its standard input ends.
-func server(mode string, blocks int) error {
+func server(mode string, blocks int, noise bool) error {
+	if mode == neighbour {
+		go func() {
+			for {
+				compute(context.Background(), 1000)
+			}
+		}()
+		fmt.Println("computing")
+		_, err := io.Copy(io.Discard, os.Stdin)
+		return err
+	}
+	if noise {
+		tick := time.NewTicker(time.Second / 20)
+		defer tick.Stop()
+		go func() {
+			for range tick.C {
+				runtime.GC()
+			}
+		}()
+	}
 	heavy := func(ctx context.Context) error { return compute(ctx, blocks) }
 	do := heavy
 	if mode != "idle" && mode != "unprotected" {
@@ -151,6 +174,7 @@ type load struct {
 	clients int
 	rate    float64
 	d       time.Duration
+	noise   bool
 }
 
 // result is what came of it.
@@ -187,40 +211,58 @@ func table(out io.Writer, l load, work time.Duration, which []string) error {
 
 // measure runs one server under load.
 func measure(mode string, blocks int, l load) (result, error) {
-	self, err := os.Executable()
+	address, stop, err := child(mode, blocks, l.noise)
 	if err != nil {
 		return result{}, err
 	}
-	cmd := exec.Command(self, "-serve", mode, "-blocks", strconv.Itoa(blocks))
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return result{}, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return result{}, err
-	}
-	if err := cmd.Start(); err != nil {
-		return result{}, err
+	defer stop()
+	if l.noise {
+		_, stop, err := child(neighbour, 0, false)
+		if err != nil {
+			return result{}, err
+		}
+		defer stop()
 	}
 	// The load must not wait for the server that it measures, where that is allowed.
 	normal := ownPriority()
 	setOwnPriority(normal - 10)
 	defer setOwnPriority(normal)
-	defer func() {
-		in.Close()
-		cmd.Process.Kill() // its own end is not worth waiting for under load
-		cmd.Wait()
-	}()
-	address, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		return result{}, err
-	}
 	if mode == "idle" {
 		l.clients = 0
 	}
-	return l.run("http://" + strings.TrimSpace(address))
+	return l.run("http://" + address)
+}
+
+// child starts this program as a server and returns the line that it says first.
+func child(mode string, blocks int, noise bool) (says string, stop func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", nil, err
+	}
+	cmd := exec.Command(self, "-serve", mode, "-blocks", strconv.Itoa(blocks), "-noise="+strconv.FormatBool(noise))
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return "", nil, err
+	}
+	stop = func() {
+		in.Close()
+		cmd.Process.Kill() // its own end is not worth waiting for under load
+		cmd.Wait()
+	}
+	says, err = bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		stop()
+		return "", nil, err
+	}
+	return strings.TrimSpace(says), stop, nil
 }
 
 // run loads the server and returns what it answered after a quarter of the time for warming up.

@@ -10,10 +10,10 @@ import (
 
 // TestMain lets the test binary be the server, as the program itself is.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 5 && os.Args[1] == "-serve" && os.Args[3] == "-blocks" {
+	if len(os.Args) == 6 && os.Args[1] == "-serve" && os.Args[3] == "-blocks" {
 		blocks, err := strconv.Atoi(os.Args[4])
 		if err == nil {
-			err = server(os.Args[2], blocks)
+			err = server(os.Args[2], blocks, false)
 		}
 		if err != nil {
 			os.Stderr.WriteString(err.Error())
