@@ -50,7 +50,7 @@ func (m *matcher) match(r *http.Request) bool {
 		return false
 	}
 	if m.prefix {
-		if !strings.HasPrefix(p, m.path) {
+		if !strings.HasPrefix(p, m.path) && p+"/" != m.path { // ServeMux redirects from one to the other
 			return false
 		}
 	} else if p != m.path {

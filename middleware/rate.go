@@ -20,6 +20,8 @@ import (
 // the policies and what is left of them in the fields RateLimit-Policy and RateLimit
 // (draft-ietf-httpapi-ratelimit-headers-11); see [WithHeaders].
 //
+// Where l has a store that does not answer and is set to refuse then, the response is 503.
+//
 // It panics if l is nil.
 func Rate(l *limiter.Rate, opts ...RateOption) Layer {
 	if l == nil {
@@ -156,6 +158,8 @@ func (l *rateLayer) wrap(next http.Handler, e env) http.Handler {
 		l:      l.l,
 		config: l.config,
 	}
+	h.closed = h.rejecter
+	h.closed.status, h.closed.spread = http.StatusServiceUnavailable, -1
 	h.fields.Store(newRateFields(l.l.Policies()))
 	return h
 }
@@ -169,6 +173,7 @@ type rateHandler struct {
 	base
 	l      *limiter.Rate
 	config rateConfig
+	closed rejecter // for when the store of l does not answer: no fault of the client
 	fields atomic.Pointer[rateFields]
 }
 
@@ -187,7 +192,7 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	cost := h.config.costOf(r)
 	var each [ratePolicies]limiter.PolicyState
-	d := h.l.AllowEach(rec.now(), key, cost, each[:])
+	d := h.l.AllowContext(r.Context(), rec.now(), key, cost, each[:])
 
 	var f *rateFields
 	if h.config.headers != NoHeaders || !d.OK {
@@ -237,6 +242,10 @@ func (h *rateHandler) current() *rateFields {
 
 func (h *rateHandler) refuse(w http.ResponseWriter, r *http.Request, rec *recorder, f *rateFields, d *limiter.Decision, each []limiter.PolicyState) {
 	err := d.Err()
+	if d.Unavailable {
+		h.closed.reject(w, r, rec, err, d.RetryAfter, d.Policy, reducedCapacity)
+		return
+	}
 	after := d.RetryAfter
 	if after == 0 {
 		// No wait helps: the cost is above the burst, or nothing flows in. A day is as good

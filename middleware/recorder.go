@@ -39,6 +39,7 @@ type recorder struct {
 	route    string
 	hasRoute bool
 
+	outer   *recorder // of the client's request, if this one is of a fill of the cache for it
 	trace   *Trace
 	reject  RejectFunc
 	request *http.Request // what the breaker passed on, for when it has to judge before the end
@@ -105,8 +106,26 @@ func record(w http.ResponseWriter) (http.ResponseWriter, *recorder) {
 	}
 	now := time.Now()
 	rec := &recorder{w: w, start: now, at: now, fresh: true}
+	if out := enclosing(w); out != nil { // we are inside a fill of the cache
+		rec.outer, rec.trace, rec.reject = out, out.trace, out.reject
+	}
 	rec.self = shape(rec)
 	return rec.self, rec
+}
+
+// enclosing finds the recorder around a writer that [recorderOf] does not look through.
+func enclosing(w http.ResponseWriter) *recorder {
+	for range 16 {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return nil
+		}
+		w = u.Unwrap()
+		if r, ok := w.(recorded); ok {
+			return r.record()
+		}
+	}
+	return nil
 }
 
 // now returns the time, without a clock read where no foreign code ran since the last one.

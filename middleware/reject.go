@@ -132,6 +132,9 @@ type rejecter struct {
 
 func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration, policy string, body *rejectBody) {
 	rec.shedBy = j.layer
+	if rec.outer != nil {
+		rec.outer.shedBy = j.layer // it counts if the refusal gets there: the cache may have something better
+	}
 	rec.MarkShed(err)
 	if j.count != nil {
 		j.counter().Add(1)

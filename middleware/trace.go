@@ -48,7 +48,10 @@ type Result struct {
 func (rec *recorder) result(r *http.Request, d time.Duration, panicked bool) Result {
 	res := Result{
 		Route: r.Pattern, Status: rec.status, Bytes: rec.bytes, Duration: d, Cache: rec.cache,
-		Shed: rec.shedBy, Panicked: panicked, Hijacked: rec.hijacked,
+		Panicked: panicked, Hijacked: rec.hijacked,
+	}
+	if rec.shed != nil {
+		res.Shed = rec.shedBy
 	}
 	if res.Route == "" {
 		res.Route = rec.route

@@ -1,0 +1,319 @@
+package middleware_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+)
+
+func answer(status int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+}
+
+func do(h http.Handler, r *http.Request) *http.Response {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func from(addr string) *http.Request {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.RemoteAddr = addr
+	return r
+}
+
+func TestRateRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := middleware.Rate(limiter.NewRate(rate.Every(10*time.Second), 2, limiter.WithPolicy("daily", rate.Every(time.Hour), 2))).Handler(answer(200))
+		for range 2 {
+			do(h, from("192.0.2.1:1"))
+		}
+		time.Sleep(1500 * time.Millisecond)
+		res := do(h, from("192.0.2.1:1"))
+		if res.StatusCode != 429 {
+			t.Fatalf("status %d, want 429", res.StatusCode)
+		}
+		// Exact: the hour's token comes in 3598.5 s, rounded up.
+		if got := res.Header.Get("Retry-After"); got != "3599" {
+			t.Errorf("Retry-After %q, want 3599", got)
+		}
+		var p struct {
+			Type, Title, Detail string
+			Status              int
+			Violated            []string `json:"violated-policies"`
+		}
+		if err := json.NewDecoder(res.Body).Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		if p.Type != "https://iana.org/assignments/http-problem-types#quota-exceeded" || p.Status != 429 || p.Title == "" || fmt.Sprint(p.Violated) != "[default daily]" {
+			t.Errorf("problem %+v", p)
+		}
+		for k, want := range map[string]string{"Content-Type": "application/problem+json", "Cache-Control": "no-store"} {
+			if got := res.Header.Get(k); got != want {
+				t.Errorf("%s %q, want %q", k, got, want)
+			}
+		}
+		// Only the daily policy is left after ten seconds.
+		time.Sleep(9 * time.Second)
+		res = do(h, from("192.0.2.1:1"))
+		if err := json.NewDecoder(res.Body).Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		if fmt.Sprint(p.Violated) != "[daily]" {
+			t.Errorf("violated %v, want daily alone", p.Violated)
+		}
+		// Another client is not concerned.
+		if res := do(h, from("192.0.2.2:1")); res.StatusCode != 200 {
+			t.Errorf("another client: status %d", res.StatusCode)
+		}
+	})
+}
+
+func TestRateRefusalOfHeadHasNoBody(t *testing.T) {
+	h := middleware.Rate(limiter.NewRate(0, 1)).Handler(answer(200))
+	do(h, from("192.0.2.1:1"))
+	r := httptest.NewRequest("HEAD", "/", nil)
+	r.RemoteAddr = "192.0.2.1:1"
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != 429 || w.Body.Len() != 0 || w.Header().Get("Content-Length") == "" {
+		t.Errorf("HEAD: status %d, %d bytes of body, header %v", w.Code, w.Body.Len(), w.Header())
+	}
+	if got := w.Header().Get("Retry-After"); got != "86400" {
+		t.Errorf("Retry-After %q where no wait helps, want a day", got)
+	}
+}
+
+func TestRateHeaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		get := func(h http.Handler) http.Header { return do(h, from("192.0.2.1:1")).Header }
+
+		two := limiter.NewRate(10, 20, limiter.WithName("burst"), limiter.WithPolicy("daily", rate.Every(86400*time.Second/1000), 1000))
+		h := get(middleware.Rate(two).Handler(answer(200)))
+		if got := h.Get("RateLimit-Policy"); got != `"burst";q=20;w=2, "daily";q=1000;w=86400` {
+			t.Errorf("RateLimit-Policy %s", got)
+		}
+		// The draft's section 8.5: r in t is never faster than the policy.
+		if got := h.Get("RateLimit"); got != `"burst";r=19;t=2, "daily";r=999;t=86314` {
+			t.Errorf("RateLimit %s", got)
+		}
+
+		h = get(middleware.Rate(limiter.NewRate(1, 5), middleware.WithHeaders(middleware.LegacyHeaders)).Handler(answer(200)))
+		if h["Ratelimit"] != nil || h.Get("X-RateLimit-Limit") != "5" || h.Get("X-RateLimit-Remaining") != "4" || h.Get("X-RateLimit-Reset") != "1" {
+			t.Errorf("legacy headers: %v", h)
+		}
+		h = get(middleware.Rate(limiter.NewRate(1, 5), middleware.WithHeaders(middleware.NoHeaders)).Handler(answer(200)))
+		if len(h) != 0 {
+			t.Errorf("no headers: %v", h)
+		}
+		if h = get(middleware.Rate(limiter.NewRate(rate.Inf, 0)).Handler(answer(200))); len(h) != 0 {
+			t.Errorf("an infinite limit has no quota to tell: %v", h)
+		}
+
+		// A change at run time is told from the next response on.
+		l := limiter.NewRate(1, 5)
+		changing := middleware.Rate(l).Handler(answer(200))
+		get(changing)
+		if err := l.SetLimit(2, 10); err != nil {
+			t.Fatal(err)
+		}
+		if got := get(changing).Get("RateLimit-Policy"); got != `"default";q=10;w=5` {
+			t.Errorf("RateLimit-Policy %s after SetLimit(2, 10)", got)
+		}
+	})
+}
+
+// Retry-After is never earlier than t, whatever is left (draft, section 6).
+func TestRetryAfterIsNotBeforeT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, l := range []*limiter.Rate{limiter.NewRate(3, 7), limiter.NewRate(0.3, 2), limiter.NewRate(1000, 1), limiter.NewRate(rate.Every(7*time.Minute), 4)} {
+			cost := 1
+			h := middleware.Rate(l, middleware.WithCost(func(*http.Request) int { return cost })).Handler(answer(200))
+			for i := range 200 {
+				cost = 1 + i%2
+				res := do(h, from("192.0.2.1:1"))
+				var r, s int
+				if _, err := fmt.Sscanf(res.Header.Get("RateLimit"), `"default";r=%d;t=%d`, &r, &s); err != nil {
+					t.Fatalf("RateLimit %q: %v", res.Header.Get("RateLimit"), err)
+				}
+				if s < 1 {
+					t.Fatalf("t is %d", s)
+				}
+				if res.StatusCode == 429 {
+					after, err := strconv.Atoi(res.Header.Get("Retry-After"))
+					if err != nil || cost <= l.Policies()[0].Burst && after < s {
+						t.Fatalf("Retry-After %q, t %d: %v", res.Header.Get("Retry-After"), s, err)
+					}
+				}
+				time.Sleep(time.Duration(i%9) * 130 * time.Millisecond)
+			}
+		}
+	})
+}
+
+func TestRateKeys(t *testing.T) {
+	with := func(name, value string) *http.Request {
+		r := from("192.0.2.1:1")
+		if name == "Cookie" {
+			r.AddCookie(&http.Cookie{Name: "session", Value: value})
+		} else if name != "" {
+			r.Header.Set(name, value)
+		}
+		return r
+	}
+	for _, c := range []struct {
+		name     string
+		key      middleware.KeyFunc
+		requests []*http.Request
+		want     string
+	}{
+		{"by peer address", nil, []*http.Request{from("192.0.2.1:1"), from("192.0.2.1:2"), from("192.0.2.2:1")}, "[200 429 200]"},
+		{"IPv6 by /64", nil, []*http.Request{from("[2001:db8::1]:1"), from("[2001:db8::2]:1"), from("[2001:db8:0:1::1]:1")}, "[200 429 200]"},
+		{"X-Forwarded-For is not believed", nil, []*http.Request{with("X-Forwarded-For", "203.0.113.1"), with("X-Forwarded-For", "203.0.113.2")}, "[200 429]"},
+		{"by header", middleware.KeyHeader("x-api-key"), []*http.Request{with("X-Api-Key", "a"), with("X-Api-Key", "b"), with("X-Api-Key", "a")}, "[200 200 429]"},
+		{"an empty key is a key", middleware.KeyHeader("X-Api-Key"), []*http.Request{with("X-Api-Key", ""), with("", ""), with("X-Api-Key", ""), with("", "")}, "[200 200 429 429]"},
+		{"without a key: one bucket for all", middleware.KeyHeader("X-Api-Key"), []*http.Request{with("", ""), from("192.0.2.9:1")}, "[200 429]"},
+		{"by cookie", middleware.KeyCookie("session"), []*http.Request{with("Cookie", "a"), with("Cookie", "b"), with("Cookie", "a"), with("", "")}, "[200 200 429 200]"},
+		{"joined parts do not run together", middleware.KeyJoin(middleware.KeyHeader("A"), middleware.KeyHeader("B")), []*http.Request{
+			pair("a", "bc"), pair("ab", "c"), pair("a", "bc"),
+		}, "[200 200 429]"},
+		{"a join without one part has no key", middleware.KeyJoin(middleware.KeyHeader("A"), middleware.KeyHeader("B")), []*http.Request{with("A", "a"), with("B", "b")}, "[200 429]"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var opts []middleware.RateOption
+			if c.key != nil {
+				opts = append(opts, middleware.WithKey(c.key))
+			}
+			h := middleware.Rate(limiter.NewRate(0, 1), opts...).Handler(answer(200))
+			var got []int
+			for _, r := range c.requests {
+				got = append(got, do(h, r).StatusCode)
+			}
+			if fmt.Sprint(got) != c.want {
+				t.Errorf("statuses %v, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func pair(a, b string) *http.Request {
+	r := from("192.0.2.1:1")
+	r.Header.Set("A", a)
+	r.Header.Set("B", b)
+	return r
+}
+
+func TestKeyRouteInsideAMux(t *testing.T) {
+	mux := http.NewServeMux()
+	layer := middleware.Rate(limiter.NewRate(0, 1), middleware.WithKey(middleware.KeyRoute()))
+	mux.Handle("/a/{id}", layer.Handler(answer(200)))
+	mux.Handle("/b", layer.Handler(answer(200)))
+	var got []int
+	for _, p := range []string{"/a/1", "/a/2", "/b"} {
+		got = append(got, get(mux, "GET", p).StatusCode)
+	}
+	if fmt.Sprint(got) != "[200 429 200]" {
+		t.Errorf("statuses %v, want [200 429 200]", got)
+	}
+}
+
+func TestRateCostAndRefund(t *testing.T) {
+	left := func(l *limiter.Rate) int { return l.Peek("192.0.2.1", 0).Remaining }
+	run := func(l *limiter.Rate, next http.Handler, opts ...middleware.RateOption) {
+		defer func() { _ = recover() }()
+		middleware.Rate(l, opts...).Handler(next).ServeHTTP(httptest.NewRecorder(), from("192.0.2.1:1"))
+	}
+	for _, c := range []struct {
+		name string
+		next http.Handler
+		opts []middleware.RateOption
+		want int
+	}{
+		{"cost", answer(200), []middleware.RateOption{middleware.WithCost(func(*http.Request) int { return 3 })}, 7},
+		{"failures only: success", answer(200), []middleware.RateOption{middleware.WithChargeFailuresOnly()}, 10},
+		{"failures only: 401", answer(401), []middleware.RateOption{middleware.WithChargeFailuresOnly()}, 9},
+		{"failures only: panic", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("x") }), []middleware.RateOption{middleware.WithChargeFailuresOnly()}, 9},
+		{"failures only, with cost", answer(200), []middleware.RateOption{middleware.WithCost(func(*http.Request) int { return 4 }), middleware.WithChargeFailuresOnly()}, 10},
+		{"refund known after the response", answer(200), []middleware.RateOption{middleware.WithCost(func(*http.Request) int { return 5 }), middleware.WithRefund(func(_ *http.Request, res middleware.Result) int { return res.Status / 100 })}, 7},
+		{"more is taken after the response", answer(200), []middleware.RateOption{middleware.WithRefund(func(*http.Request, middleware.Result) int { return -4 })}, 5},
+	} {
+		l := limiter.NewRate(0, 10)
+		run(l, c.next, c.opts...)
+		if got := left(l); got != c.want {
+			t.Errorf("%s: %d left of 10, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+func TestChargeMissesOnly(t *testing.T) {
+	l := limiter.NewRate(0, 10)
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			w.Header().Set("Cache-Control", "public, max-age=60")
+		}
+	}), middleware.Rate(l, middleware.WithChargeMissesOnly()), middleware.Cache(cache.New(1<<20)))
+	for range 5 {
+		do(h, from("192.0.2.1:1")) // a miss and four hits
+	}
+	if got := l.Peek("192.0.2.1", 0).Remaining; got != 9 {
+		t.Errorf("%d left after a miss and four hits, want 9", got)
+	}
+}
+
+func TestRateShadowRefusesNothing(t *testing.T) {
+	l := limiter.NewRate(0, 1, limiter.WithRateShadow())
+	h := middleware.Rate(l).Handler(answer(200))
+	for i := range 5 {
+		if res := do(h, from("192.0.2.1:1")); res.StatusCode != 200 {
+			t.Fatalf("request %d: status %d, want 200", i, res.StatusCode)
+		}
+	}
+	if st := l.Stats(); st.Shadowed != 4 {
+		t.Errorf("%d shadowed, want 4", st.Shadowed)
+	}
+}
+
+func TestRetrySpread(t *testing.T) {
+	l := limiter.NewRate(rate.Every(10*time.Second), 1)
+	h := middleware.Rate(l, middleware.WithRetrySpread(5*time.Second)).Handler(answer(200))
+	do(h, from("192.0.2.1:1"))
+	seen := map[string]bool{}
+	for range 200 {
+		after := do(h, from("192.0.2.1:1")).Header.Get("Retry-After")
+		n, err := strconv.Atoi(after)
+		if err != nil || n < 9 || n > 15 {
+			t.Fatalf("Retry-After %q, want 9 to 15", after)
+		}
+		seen[after] = true
+	}
+	if len(seen) < 3 {
+		t.Errorf("Retry-After takes %d values in 200 refusals, want it spread", len(seen))
+	}
+}
+
+// Nothing in a refusal names a key, an address or a user.
+func TestRefusalDoesNotLeakTheKey(t *testing.T) {
+	h := middleware.Rate(limiter.NewRate(0, 1), middleware.WithKey(middleware.KeyHeader("X-Api-Key"))).Handler(answer(200))
+	for range 2 {
+		r := from("203.0.113.77:1")
+		r.Header.Set("X-Api-Key", "secret-of-a-user")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		all := fmt.Sprint(w.Header(), w.Body.String())
+		if strings.Contains(all, "secret") || strings.Contains(all, "203.0.113") {
+			t.Errorf("the response names the client: %s", all)
+		}
+	}
+}

@@ -1,0 +1,334 @@
+package middleware_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
+)
+
+// refusing returns a layer of each kind that refuses everything.
+func refusing(t *testing.T) map[string]middleware.Layer {
+	t.Helper()
+	full := limiter.NewConcurrency(1)
+	full.TryAcquire(limiter.Request{})
+	open := breaker.NewGroup()
+	open.Get("").ForceOpen()
+	closed := pool.New(pool.WithSlots(1))
+	if err := closed.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	none := limiter.NewRate(0, 1, limiter.WithoutKeys())
+	none.Allow("")
+	return map[string]middleware.Layer{
+		"rate":        middleware.Rate(none),
+		"concurrency": middleware.Concurrency(full),
+		"breaker":     middleware.Breaker(open),
+		"pool":        middleware.Pool(closed),
+	}
+}
+
+// Whatever the order given, the outermost of the layers that refuse is the one that does.
+func TestStackOrders(t *testing.T) {
+	layers := refusing(t)
+	order := []string{"rate", "concurrency", "breaker", "pool"}
+	for i := range order {
+		for range 4 {
+			given := slices.Clone(order[i:])
+			rotate(given)
+			var ls []middleware.Layer
+			for _, n := range given {
+				ls = append(ls, layers[n])
+			}
+			var got string
+			h := middleware.Wrap(answer(200), append(ls, middleware.WithTrace(&middleware.Trace{
+				Rejected: func(_ *http.Request, j middleware.Rejection) { got = j.Layer },
+			}))...)
+			get(h, "GET", "/")
+			if got != order[i] {
+				t.Errorf("given %v: refused by %q, want %q", given, got, order[i])
+			}
+		}
+	}
+}
+
+var rotation int
+
+// rotate gives another order at each call.
+func rotate(s []string) {
+	rotation++
+	n := rotation % len(s)
+	copy(s, append(slices.Clone(s[n:]), s[:n]...))
+}
+
+func TestForHoldsForItsPatternOnly(t *testing.T) {
+	l := limiter.NewConcurrency(1)
+	l.TryAcquire(limiter.Request{})
+	h := middleware.Wrap(answer(200), middleware.For("POST /report", middleware.Concurrency(l)), middleware.For("/api/", middleware.For("/api/x", middleware.Concurrency(l))))
+	for _, c := range []struct {
+		method, path string
+		want         int
+	}{
+		{"POST", "/report", 503}, {"GET", "/report", 200}, {"POST", "/report2", 200}, {"GET", "/", 200},
+		{"GET", "/api/x", 503}, {"GET", "/api/y", 200},
+	} {
+		if got := get(h, c.method, c.path).StatusCode; got != c.want {
+			t.Errorf("%s %s: %d, want %d", c.method, c.path, got, c.want)
+		}
+	}
+}
+
+// Of several caches one serves a request: the first For that matches, else the general one.
+func TestOneCacheServesARequest(t *testing.T) {
+	general, a, b := cache.New(1<<20), cache.New(1<<20), cache.New(1<<20)
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		io.WriteString(w, r.URL.Path)
+	}), middleware.For("/a/", middleware.Cache(a)), middleware.Cache(general), middleware.For("/a/b/", middleware.Cache(b)))
+	for range 2 {
+		for _, path := range []string{"/x", "/a/1", "/a/b/1"} {
+			get(h, "GET", path)
+		}
+	}
+	got := fmt.Sprint(general.Stats().Entries, a.Stats().Entries, b.Stats().Entries)
+	if got != "1 2 0" {
+		t.Errorf("entries in the general cache, that of /a/ and that of /a/b/: %s; want 1 2 0", got)
+	}
+}
+
+func TestTraceTellsWhatHappened(t *testing.T) {
+	var admitted []string
+	var results []middleware.Result
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /item/{id}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.PathValue("id")) })
+	mux.HandleFunc("GET /panic", func(http.ResponseWriter, *http.Request) { panic("x") })
+	mux.HandleFunc("GET /cached", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Cache-Control", "public, max-age=60") })
+	h := middleware.Wrap(mux,
+		middleware.Cache(cache.New(1<<20)), middleware.Concurrency(limiter.NewConcurrency(5)), middleware.For("/item/", middleware.Pool(pool.New(pool.WithSlots(1)))),
+		middleware.WithTrace(&middleware.Trace{
+			Admitted: func(_ *http.Request, layer string, waited time.Duration) { admitted = append(admitted, layer) },
+			Done:     func(_ *http.Request, res middleware.Result) { results = append(results, res) },
+		}))
+	run := func(path string) {
+		defer func() { _ = recover() }()
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
+	}
+	run("/item/7")
+	run("/panic")
+	run("/cached")
+	run("/cached")
+	run("/nowhere")
+	for i, want := range []middleware.Result{
+		{Route: "GET /item/{id}", Status: 200, Bytes: 1, Cache: cache.Miss},
+		{Route: "GET /panic", Panicked: true},
+		{Route: "GET /cached", Status: 200, Cache: cache.Miss},
+		{Route: "", Status: 200, Cache: cache.Hit},
+		{Status: 404, Bytes: 19, Cache: cache.Miss},
+	} {
+		if i >= len(results) {
+			t.Fatalf("%d results, want 5", len(results))
+		}
+		got := results[i]
+		got.Duration = 0
+		if got != want {
+			t.Errorf("request %d: %+v, want %+v", i, got, want)
+		}
+	}
+	// The trace is asked about requests inside a fill of the cache as well.
+	if n := strings.Count(fmt.Sprint(admitted), "concurrency"); n != 4 {
+		t.Errorf("admitted by concurrency %d times in %v, want 4: a hit is not", n, admitted)
+	}
+	if n := strings.Count(fmt.Sprint(admitted), "pool"); n != 1 {
+		t.Errorf("admitted by the pool %d times in %v, want 1", n, admitted)
+	}
+}
+
+func TestRejectReplacesTheResponse(t *testing.T) {
+	for name, layer := range refusing(t) {
+		t.Run(name, func(t *testing.T) {
+			h := middleware.Wrap(answer(200), layer, middleware.WithReject(func(w http.ResponseWriter, _ *http.Request, j *middleware.Rejection) {
+				if w.Header().Get("Retry-After") == "" || w.Header().Get("Cache-Control") != "no-store" {
+					t.Errorf("Retry-After and Cache-Control are not set: %v", w.Header())
+				}
+				if j.Err == nil || j.Layer != name {
+					t.Errorf("rejection %+v", j)
+				}
+				w.WriteHeader(418)
+			}))
+			if got := get(h, "GET", "/").StatusCode; got != 418 {
+				t.Errorf("status %d, want that of the function", got)
+			}
+		})
+	}
+}
+
+func TestRejectionErrorsTellWhy(t *testing.T) {
+	want := map[string]error{"rate": limiter.ErrRateLimited, "concurrency": limiter.ErrSaturated, "breaker": breaker.ErrOpen}
+	for name, layer := range refusing(t) {
+		var got error
+		h := middleware.Wrap(answer(200), layer, middleware.WithTrace(&middleware.Trace{Rejected: func(_ *http.Request, j middleware.Rejection) { got = j.Err }}))
+		get(h, "GET", "/")
+		if w := want[name]; w != nil && !errors.Is(got, w) {
+			t.Errorf("%s: error %v, want %v", name, got, w)
+		}
+	}
+}
+
+// The default refusal is a problem document, and nothing else is in it than what the server says of itself.
+func TestDefaultRefusal(t *testing.T) {
+	for name, layer := range refusing(t) {
+		if name == "rate" {
+			continue
+		}
+		res := get(middleware.Wrap(answer(200), layer), "GET", "/")
+		b, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != 503 || res.Header.Get("Content-Type") != "application/problem+json" || res.Header.Get("Retry-After") == "" ||
+			res.Header.Get("Cache-Control") != "no-store" || !strings.Contains(string(b), "#temporary-reduced-capacity") {
+			t.Errorf("%s: %d %v %s", name, res.StatusCode, res.Header, b)
+		}
+	}
+}
+
+func TestRejectionZeroValueWrites(t *testing.T) {
+	w := httptest.NewRecorder()
+	new(middleware.Rejection).Write(w, httptest.NewRequest("GET", "/", nil))
+	if w.Code != 503 || w.Body.Len() == 0 {
+		t.Errorf("status %d, %d bytes", w.Code, w.Body.Len())
+	}
+}
+
+func TestSkipPassesLayersBy(t *testing.T) {
+	health := middleware.WithSkip(func(r *http.Request) bool { return r.URL.Path == "/livez" })
+	for name, layer := range refusing(t) {
+		h := middleware.Wrap(answer(200), layer, health)
+		if got := get(h, "GET", "/livez").StatusCode; got != 200 {
+			t.Errorf("%s, stack: status %d of a skipped request", name, got)
+		}
+		if got := get(h, "GET", "/").StatusCode; got == 200 {
+			t.Errorf("%s, stack: status %d of another one", name, got)
+		}
+	}
+	full := limiter.NewConcurrency(1)
+	full.TryAcquire(limiter.Request{})
+	one := middleware.Concurrency(full, health).Handler(answer(200))
+	if a, b := get(one, "GET", "/livez").StatusCode, get(one, "GET", "/").StatusCode; a != 200 || b != 503 {
+		t.Errorf("option of one layer: %d and %d, want 200 and 503", a, b)
+	}
+}
+
+func TestBreakerByRoute(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/bad/{id}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
+	mux.HandleFunc("/good", func(http.ResponseWriter, *http.Request) {})
+	h := middleware.Wrap(mux, middleware.Breaker(breaker.NewGroup(breaker.WithConsecutiveFailures(3))))
+	var got []int
+	for _, p := range []string{"/bad/1", "/bad/2", "/bad/3", "/bad/4", "/good"} {
+		got = append(got, get(h, "GET", p).StatusCode)
+	}
+	if fmt.Sprint(got) != "[500 500 500 503 200]" {
+		t.Errorf("statuses %v: the route that fails is closed, and no other", got)
+	}
+}
+
+// The defaults have a breaker only where a mux tells the routes apart.
+func TestDefaultsKnowTheRoute(t *testing.T) {
+	failing := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/bad") {
+			w.WriteHeader(500)
+		}
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/bad", failing)
+	mux.Handle("/good", failing)
+	for name, c := range map[string]struct {
+		h          http.Handler
+		wantBroken int
+	}{
+		"around a mux":      {middleware.Wrap(mux), 503},
+		"around a function": {middleware.Wrap(failing), 500},
+	} {
+		last := 0
+		for range 40 {
+			last = get(c.h, "POST", "/bad").StatusCode
+		}
+		if last != c.wantBroken {
+			t.Errorf("%s: %d after 40 failures, want %d", name, last, c.wantBroken)
+		}
+		if got := get(c.h, "POST", "/good").StatusCode; got != 200 {
+			t.Errorf("%s: %d of a route that works", name, got)
+		}
+	}
+}
+
+// The defaults store only what is addressed to shared caches.
+func TestDefaultsStoreCautiously(t *testing.T) {
+	calls := 0
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		w.Header().Set("Cache-Control", r.URL.Query().Get("cc"))
+	}))
+	for _, c := range []struct {
+		control string
+		calls   int
+	}{{"max-age=60", 2}, {"public, max-age=60", 1}, {"s-maxage=60", 1}, {"private, max-age=60", 2}, {"", 2}} {
+		calls = 0
+		for range 2 {
+			get(h, "GET", "/?cc="+url.QueryEscape(c.control))
+		}
+		if calls != c.calls {
+			t.Errorf("Cache-Control %q: the handler ran %d times for two requests, want %d", c.control, calls, c.calls)
+		}
+	}
+}
+
+func TestStatsNameEveryLayer(t *testing.T) {
+	s := middleware.New(
+		middleware.For("POST /x", middleware.Pool(pool.New(pool.WithSlots(1)))),
+		middleware.Rate(limiter.NewRate(1, 1)), middleware.Cache(cache.New(1<<20)), middleware.Concurrency(limiter.NewAdaptive()), middleware.Breaker(breaker.NewGroup()),
+	)
+	var got []string
+	for _, l := range s.Stats().Layers {
+		set := l.Rate != nil || l.Cache != nil || l.Concurrency != nil || l.Breaker != nil || l.Pool != nil
+		got = append(got, strings.TrimSpace(l.Layer+" "+l.For))
+		if !set {
+			t.Errorf("%s has no stats", l.Layer)
+		}
+	}
+	if want := "[pool POST /x rate cache concurrency breaker]"; fmt.Sprint(got) != want {
+		t.Errorf("layers %v, want %s", got, want)
+	}
+}
+
+// A context that has ended while the request waited is no refusal of the handler's, and nothing is left.
+func TestLeavingTheLine(t *testing.T) {
+	l := limiter.NewConcurrency(1, limiter.WithQueue(1, time.Minute))
+	p, _ := l.TryAcquire(limiter.Request{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequest("GET", "/", nil).WithContext(ctx)
+	w := httptest.NewRecorder()
+	middleware.Concurrency(l).Handler(answer(200)).ServeHTTP(w, r)
+	if w.Code != 503 {
+		t.Errorf("status %d for whoever may still read it, want 503", w.Code)
+	}
+	p.Release(limiter.Success)
+	if st := l.Stats(); st.InFlight != 0 || st.Queued != 0 {
+		t.Errorf("%d in flight, %d queued; want 0", st.InFlight, st.Queued)
+	}
+}
