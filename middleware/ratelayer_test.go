@@ -1,7 +1,9 @@
 package middleware_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -314,6 +316,24 @@ func TestRefusalDoesNotLeakTheKey(t *testing.T) {
 		all := fmt.Sprint(w.Header(), w.Body.String())
 		if strings.Contains(all, "secret") || strings.Contains(all, "203.0.113") {
 			t.Errorf("the response names the client: %s", all)
+		}
+	}
+}
+
+type brokenStore struct{}
+
+func (brokenStore) Take(context.Context, limiter.StoreRequest, []limiter.PolicyState) (bool, error) {
+	return false, errors.New("the store is down")
+}
+
+// A store that does not answer is no fault of the client: not 429 but 503, if the limit is to fail closed.
+func TestRateStoreDown(t *testing.T) {
+	for failure, want := range map[limiter.StoreFailure]int{limiter.FailClosed: 503, limiter.FailOpen: 200, limiter.FailLocal: 200} {
+		l := limiter.NewRate(1, 5, limiter.WithStore(brokenStore{}), limiter.WithStoreFailure(failure))
+		if res := do(middleware.Rate(l).Handler(answer(200)), from("192.0.2.1:1")); res.StatusCode != want {
+			t.Errorf("%v: status %d, want %d", failure, res.StatusCode, want)
+		} else if want == 503 && res.Header.Get("Retry-After") == "" {
+			t.Errorf("%v: no Retry-After", failure)
 		}
 	}
 }
