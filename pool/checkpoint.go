@@ -31,15 +31,16 @@ func Checkpoint(ctx context.Context) error {
 	}
 	for i := int(s.level) + 1; i < len(p.waiting); i++ {
 		if p.waiting[i].Load() > 0 {
-			return s.standBack(ctx, s.arrived)
+			return s.standBack(ctx, s.arrived, true)
 		}
 	}
 	return nil
 }
 
 // standBack gives the slot to the one who is next and waits for another, in the line as
-// one who arrived at the given time.
-func (s *slot) standBack(ctx context.Context, arrived time.Duration) error {
+// one who arrived at the given time; keep says that this is an earlier time than now and that
+// the place in the line that goes with it is to be kept.
+func (s *slot) standBack(ctx context.Context, arrived time.Duration, keep bool) error {
 	s.yield.Lock()
 	defer s.yield.Unlock()
 	if !s.state.CompareAndSwap(slotHeld, slotYielded) {
@@ -50,11 +51,18 @@ func (s *slot) standBack(ctx context.Context, arrived time.Duration) error {
 	if s.began == untimed { // and yet it runs for long enough to be asked to stand back
 		s.began, arrived = from, from
 	}
+	priority := int(s.level) - 8
+	if keep {
+		// Those of one priority stand in the line as they joined it. One level up and one
+		// step later is the same rank, and in front of those who came after this task.
+		priority++
+		arrived += p.conf.step
+	}
 	s.permit.ReleaseAt(limiter.Success, p.at(from))
 	p.waiting[s.level].Add(1)
 	s.kind.waiting.Add(1)
 	permit, err := p.line.Acquire(ctx, limiter.Request{
-		Priority: int(s.level) - 8,
+		Priority: priority,
 		Weight:   int(s.weight),
 		Client:   s.client,
 		Arrived:  p.at(arrived),

@@ -19,10 +19,11 @@ import (
 // need no second one. If ctx carries a slot of this pool already, fn runs at once and opts
 // have no effect.
 //
-// If fn was not called the error is a [limiter.Error] that wraps [limiter.ErrSaturated]
-// or [limiter.ErrWouldMissDeadline] and says when to come back, [ErrShutdown], or the cause
-// of ctx if that ended before there was a slot. A panic and a [runtime.Goexit] of fn go on up
-// the caller's stack untouched, and the slot is given back.
+// If fn was not called the error is a [limiter.Error] that wraps [limiter.ErrSaturated],
+// [limiter.ErrWouldMissDeadline] or, where the client's own share of the line is full,
+// [limiter.ErrRateLimited], and says when to come back; [ErrShutdown]; or the cause of ctx
+// if that ended before there was a slot. A panic and a [runtime.Goexit] of fn go on up the
+// caller's stack untouched, and the slot is given back.
 //
 // Do allocates once: the context that it passes to fn. fn may keep that context for as
 // long as it likes, and so it is never used again for another task.
@@ -165,6 +166,12 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 			s.arrived = now
 		}
 		r.Arrived = p.at(s.arrived)
+		if t.client != "" {
+			if !p.shares.join(t.client, p.conf.share) {
+				return p.refused(k, ctx, p.overShare(k))
+			}
+			defer p.shares.part(t.client)
+		}
 		k.waiting.Add(1)
 		p.waiting[s.level].Add(1)
 		permit, err := p.line.Acquire(t.limit(ctx), r)

@@ -147,7 +147,7 @@ func (s *slot) again(ctx context.Context) error {
 	s.began, s.arrived = now, now
 	for i := range p.waiting {
 		if p.waiting[i].Load() > 0 {
-			return s.standBack(ctx, now)
+			return s.standBack(ctx, now, false)
 		}
 	}
 	return nil

@@ -30,6 +30,7 @@ type Pool struct {
 	heavy   atomic.Bool      // a task of weight above 1 was seen
 	waiting [16]atomic.Int64 // by priority, lowest first
 	kinds   kinds
+	shares  shares
 	conf    config
 
 	look  atomic.Int64 // ns since base: when GOMAXPROCS is to be read again
@@ -50,6 +51,7 @@ type config struct {
 	length  int
 	maxWait time.Duration
 	step    time.Duration
+	share   int
 }
 
 type poolOption func(*config)
@@ -90,6 +92,16 @@ func WithQueue(length int, maxWait time.Duration) Option {
 	return poolOption(func(c *config) { c.length, c.maxWait = length, maxWait })
 }
 
+// WithClientShare sets how many tasks of one client, as named by [WithClient], may wait at
+// a time; the default is a quarter of the line. Beyond it the client is refused with
+// [limiter.ErrRateLimited]: it is its own share that is full. It panics if n is less than 1.
+func WithClientShare(n int) Option {
+	if n < 1 {
+		panic(fmt.Sprintf("pool: WithClientShare(%d): the share is at least 1 task", n))
+	}
+	return poolOption(func(c *config) { c.share = n })
+}
+
 // WithPriorityStep sets how much waiting one level of priority is worth; the default is
 // 100 ms. A task is overtaken by one of a higher priority only if that came less than
 // step, times the difference of their priorities, after it. It panics if step is negative.
@@ -106,6 +118,13 @@ func New(opts ...Option) *Pool {
 	c := config{reserve: 1, length: 256, maxWait: 30 * time.Second, step: 100 * time.Millisecond}
 	for _, o := range opts {
 		o.applyPool(&c)
+	}
+	switch {
+	case c.share > 0:
+	case c.length == 0:
+		c.share = math.MaxInt // nobody waits, so nobody has too many waiting
+	default:
+		c.share = max(1, c.length/4)
 	}
 	p := &Pool{
 		base:  time.Now(),

@@ -331,6 +331,40 @@ func TestLine(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a client has its share of the line and no more", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1), pool.WithQueue(10, time.Minute), pool.WithClientShare(3))
+			release := full(p)
+			var wg sync.WaitGroup
+			var over, ran atomic.Int64
+			for _, client := range []string{"a", "b", ""} {
+				for range 4 {
+					wg.Go(func() {
+						err := p.Do(context.Background(), func(context.Context) error { ran.Add(1); return nil }, pool.WithClient(client))
+						var e *limiter.Error
+						if errors.Is(err, limiter.ErrRateLimited) && errors.As(err, &e) && client != "" {
+							over.Add(1)
+						} else if err != nil {
+							t.Errorf("%q: %v", client, err)
+						}
+					})
+				}
+			}
+			synctest.Wait()
+			if over.Load() != 2 {
+				t.Errorf("%d refused, want one of each client", over.Load())
+			}
+			release()
+			wg.Wait()
+			if ran.Load() != 10 {
+				t.Errorf("%d ran", ran.Load())
+			}
+			if s := p.Stats(); s.Share != 2 || s.Refused != 2 {
+				t.Errorf("%+v", s)
+			}
+			empty(t, p)
+		})
+	})
 	t.Run("weights never exceed the slots", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(4))
@@ -471,8 +505,8 @@ func TestCheckpoint(t *testing.T) {
 				synctest.Wait()
 			}
 			wg.Wait()
-			if len(order) != 3 || order[0] != "urgent" {
-				t.Errorf("order %v, want urgent first", order)
+			if want := []string{"urgent", "long", "same"}; !slices.Equal(order, want) {
+				t.Errorf("order %v, want %v", order, want)
 			}
 			for _, k := range p.Stats().Kinds {
 				if k.Run.Total != 30*time.Millisecond {
@@ -676,6 +710,7 @@ func TestMisusePanics(t *testing.T) {
 		"WithReserve(-1)":      func() { pool.WithReserve(-1) },
 		"WithQueue(-1)":        func() { pool.WithQueue(-1, time.Second) },
 		"WithQueue without":    func() { pool.WithQueue(1, 0) },
+		"WithClientShare(0)":   func() { pool.WithClientShare(0) },
 		"WithPriorityStep(-1)": func() { pool.WithPriorityStep(-1) },
 		"WithWeight(0)":        func() { pool.WithWeight(0) },
 		"WithNice(19)":         func() { pool.WithNice(19) },

@@ -10,8 +10,9 @@ type Stats struct {
 	Waiting int `json:"waiting"` // tasks in the line now
 
 	Begun   int64 `json:"begun"`   // tasks that got a slot
-	Refused int64 `json:"refused"` // tasks that got none, in all; the next five by reason
+	Refused int64 `json:"refused"` // tasks that got none, in all; the next six by reason
 
+	Share    int64 `json:"refused_share"`    // the client's own share of the line was full
 	Full     int64 `json:"refused_full"`     // no slot and no place in the line
 	Evicted  int64 `json:"refused_evicted"`  // lost the place in the line to another client
 	Expired  int64 `json:"refused_expired"`  // waited as long as the line allows
@@ -47,6 +48,9 @@ func (p *Pool) Stats() Stats {
 		RetryAfter: l.RetryAfter,
 		Draining:   p.active.Load()&draining != 0,
 	}
+	p.shares.mu.Lock()
+	s.Share = p.shares.refused
+	p.shares.mu.Unlock()
 	for _, k := range p.kinds.sorted() {
 		ks := KindStats{
 			Kind:    k.name,
