@@ -331,6 +331,8 @@ var leaderRounds, purgeRounds = 1000, 1000
 
 var quiet = log.New(io.Discard, "", 0)
 
+func quietTo(w io.Writer) *log.Logger { return log.New(w, "", 0) }
+
 var stamp = time.Date(1994, 11, 6, 8, 49, 37, 0, time.UTC)
 
 // TestAllocations holds what the package promises of the heap: a hit allocates its key at most, and

@@ -3,7 +3,6 @@ package cache
 import (
 	"net/http"
 	"strings"
-	"time"
 )
 
 // etagMatch reports whether an If-None-Match field lists an entity tag, by the weak comparison
@@ -73,13 +72,4 @@ func conditional(h http.Header) bool {
 // (RFC 9111, section 4.3.2).
 func originConditional(h http.Header) bool {
 	return len(h["If-Match"]) != 0 || len(h["If-Unmodified-Since"]) != 0
-}
-
-// lastModified is the time of a Last-Modified field, or the zero time.
-func lastModified(h http.Header) time.Time {
-	if s, ok := single(h["Last-Modified"]); ok {
-		t, _ := parseDate(s)
-		return t
-	}
-	return time.Time{}
 }

@@ -1,0 +1,253 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// TestRequestDirectives asks for a response that is stored and 10 s old of 60.
+func TestRequestDirectives(t *testing.T) {
+	for _, test := range []struct {
+		cc, of string
+		wait   time.Duration
+		status int
+		asked  bool
+	}{
+		{"max-age=20", "max-age=60", 10, 200, false}, {"max-age=5", "max-age=60", 10, 200, true}, {"max-age=0", "max-age=60", 10, 200, true},
+		{"min-fresh=40", "max-age=60", 10, 200, false}, {"min-fresh=55", "max-age=60", 10, 200, true},
+		{"max-stale", "max-age=5", 10, 200, false}, {"max-stale=10", "max-age=5", 10, 200, false}, {"max-stale=1", "max-age=5", 10, 200, true},
+		{"max-stale", "max-age=5, must-revalidate", 10, 200, true}, {"max-stale", "s-maxage=5", 10, 200, true},
+		{"only-if-cached", "max-age=60", 10, 200, false}, {"only-if-cached", "max-age=5", 10, 504, false}, {"only-if-cached", "no-store", 10, 504, false},
+		{"no-store", "max-age=60", 10, 200, true}, {"no-cache", "max-age=60", 10, 200, true}, {"max-age=x", "max-age=60", 10, 200, true},
+		{"nothing-to-see-here", "max-age=60", 10, 200, false},
+	} {
+		t.Run(test.cc+" of "+test.of, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				h := cache.New(1 << 20).Handler(page(&calls, "x", "Cache-Control: "+test.of))
+				get(h, "http://example.com/x")
+				time.Sleep(test.wait * time.Second)
+				res := get(h, "http://example.com/x", "Cache-Control: "+test.cc)
+				want(t, "status", res.StatusCode, test.status)
+				want(t, "asked", calls.Load() == 2, test.asked)
+			})
+		})
+	}
+}
+
+func TestResponseDirectives(t *testing.T) {
+	for _, test := range []struct {
+		status int
+		fields []string
+		opts   []cache.Option
+		stored bool
+	}{
+		{200, []string{"Cache-Control: no-store, must-understand, max-age=60"}, nil, true},
+		{599, []string{"Cache-Control: must-understand, max-age=60"}, nil, false},
+		{599, []string{"Cache-Control: max-age=60"}, nil, true},
+		{200, []string{`Cache-Control: max-age="60"`}, nil, true},
+		{200, []string{`Cache-Control: x="a\", no-store", max-age=60`}, nil, true},
+		{200, []string{`Cache-Control: max-age="6\0"`}, nil, true},
+		{200, []string{"CDN-Cache-Control: private, max-age=60"}, nil, false},
+		{200, []string{`CDN-Cache-Control: private="x", no-cache="y", max-age=60`}, nil, true},
+		{200, []string{"CDN-Cache-Control: no-cache, max-age=60"}, nil, false},
+		{200, []string{"CDN-Cache-Control: no-store=?0, s-maxage=60, max-age=0, public, must-revalidate, proxy-revalidate, stale-if-error=1, stale-while-revalidate=1, must-understand"}, nil, true},
+		{200, []string{`CDN-Cache-Control: x="a\"b", max-age=60`}, nil, true},
+		{200, []string{`CDN-Cache-Control: x="a\b", max-age=60`}, nil, false},
+		{200, []string{"Surrogate-Control: max-age=60"}, nil, false},
+		{200, []string{"Surrogate-Control: max-age=60"}, []cache.Option{cache.WithSurrogate("me")}, true},
+		{200, []string{"Surrogate-Control: no-store, max-age=60;me", "Cache-Control: no-store"}, []cache.Option{cache.WithSurrogate("me")}, true},
+		{200, []string{"Surrogate-Control: max-age=60;other"}, []cache.Option{cache.WithSurrogate("me")}, false},
+		{200, []string{"Surrogate-Control: max-age=60+600, content=ESI/1.0"}, []cache.Option{cache.WithSurrogate("me")}, true},
+		{200, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithUnkeyedHeaders("accept")}, false},
+	} {
+		var calls atomic.Int64
+		c := cache.New(1<<20, test.opts...)
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			for _, f := range test.fields {
+				name, value, _ := strings.Cut(f, ": ")
+				w.Header().Add(name, value)
+			}
+			w.WriteHeader(test.status)
+		}))
+		for range 2 {
+			get(h, "http://example.com/x", "Accept: */*")
+		}
+		want(t, strings.Join(test.fields, "; "), calls.Load() == 1, test.stored)
+	}
+}
+
+// A handler that panics still does; but a client that has a stale response coming gets it whole first.
+func TestPanicWithAStaleResponse(t *testing.T) {
+	panics := false
+	c := cache.New(1 << 20)
+	srv := httptest.NewUnstartedServer(c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if panics {
+			w.Header().Set("X-Half-Done", "1")
+			panic("mine")
+		}
+		w.Header().Set("Cache-Control", "max-age=60")
+		io.WriteString(w, "good")
+	})))
+	var log bytes.Buffer
+	srv.Config.ErrorLog = quietTo(&log)
+	srv.Start()
+	defer srv.Close()
+	see(t, srv.Client(), "GET", srv.URL+"/x")
+	c.PurgeAllSoft()
+	panics = true
+	got := see(t, srv.Client(), "GET", srv.URL+"/x")
+	want(t, "body", got.body, "good")
+	want(t, "error", got.bodyErr, false)
+	want(t, "nothing of the failure", strings.Contains(got.header, "Half"), false)
+	srv.Close()
+	want(t, "the server logs the panic", strings.Contains(log.String(), "mine"), true)
+}
+
+func TestFollowersOfAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		failing := false
+		c := cache.New(1 << 20)
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			time.Sleep(time.Second)
+			if failing {
+				w.WriteHeader(http.StatusBadGateway)
+				return
+			}
+			w.Header().Set("Cache-Control", "max-age=10")
+			io.WriteString(w, "good")
+		}))
+		get(h, "http://example.com/x")
+		time.Sleep(11 * time.Second)
+		failing = true
+		calls.Store(0)
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() { want(t, "stale", text(t, get(h, "http://example.com/x")), "good") })
+		}
+		wg.Wait()
+		want(t, "one asked for all", calls.Load(), 1)
+		want(t, "stale", c.Stats().Stale, 20)
+	})
+}
+
+func TestFollowerWhoseTimeIsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(3 * time.Second)
+			w.Header().Set("Cache-Control", "max-age=10")
+		}))
+		go get(h, "http://example.com/x")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
+		want(t, "status", rec.Code, http.StatusGatewayTimeout)
+		synctest.Wait()
+		time.Sleep(5 * time.Second)
+	})
+}
+
+func TestStaleWhileRevalidate(t *testing.T) {
+	for _, test := range []struct {
+		cc    string
+		opts  []cache.Option
+		stale bool
+	}{
+		{"max-age=10", nil, false}, {"max-age=10, stale-while-revalidate=30", nil, true}, {"max-age=10, stale-while-revalidate=3", nil, false},
+		{"max-age=10", []cache.Option{cache.WithStaleWhileRevalidate(time.Minute)}, true},
+		{"max-age=10, stale-while-revalidate=0", []cache.Option{cache.WithStaleWhileRevalidate(time.Minute)}, false},
+		{"max-age=10, must-revalidate, stale-while-revalidate=30", nil, false}, {"max-age=10, no-cache, stale-while-revalidate=30", nil, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			c := cache.New(1<<20, test.opts...)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls.Add(1)
+				time.Sleep(time.Second)
+				w.Header().Set("Cache-Control", test.cc)
+				io.WriteString(w, "x")
+			}))
+			get(h, "http://example.com/x")
+			time.Sleep(15 * time.Second)
+			begun := time.Now()
+			for range 5 {
+				get(h, "http://example.com/x")
+			}
+			if test.stale {
+				want(t, test.cc+": at once", time.Since(begun), 0)
+				time.Sleep(2 * time.Second)
+				want(t, test.cc+": calls", calls.Load(), 2)
+				want(t, test.cc+": fresh", strings.Contains(get(h, "http://example.com/x").Header.Get("Cache-Status"), "hit; ttl=8"), true)
+			} else {
+				want(t, test.cc+": waited", time.Since(begun) >= time.Second, true)
+			}
+		})
+	}
+}
+
+func TestTraceAndStats(t *testing.T) {
+	var served []string
+	c := cache.New(1<<20, cache.WithName("edge"), cache.WithMaxVariants(2), cache.WithTrace(cache.Trace{
+		Served: func(r *http.Request, res cache.Result) { served = append(served, r.URL.Path+" "+res.String()) },
+	}))
+	var calls atomic.Int64
+	h := c.Handler(page(&calls, "x", "Cache-Control: max-age=60", "Vary: A"))
+	get(h, "/x", "A: 1")
+	get(h, "/x", "A: 1")
+	get(h, "/x", "A: 2")
+	get(h, "/x", "A: 2", "Cache-Control: no-cache")
+	ask(h, "POST", "/y")
+	want(t, "trace", strings.Join(served, ", "), "/x miss, /x hit, /x miss, /x miss, /y bypass")
+	s := c.Stats()
+	want(t, "by reason", [4]int64{s.MissURL, s.MissVary, s.MissStale, s.MissRequest}, [4]int64{1, 1, 0, 1})
+	want(t, "stored", s.Stored, 3)
+	want(t, "entries", s.Entries, 2)
+	want(t, "unknown result", cache.Result(99).String(), "Result(99)")
+}
+
+// A response that comes through ReadFrom is recorded like any other.
+func TestReadFromIsRecorded(t *testing.T) {
+	var calls atomic.Int64
+	body := strings.Repeat("0123456789", 3000)
+	srv := httptest.NewServer(cache.New(2 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.(io.ReaderFrom).ReadFrom(strings.NewReader(body))
+	})))
+	defer srv.Close()
+	for range 3 {
+		want(t, "body", see(t, srv.Client(), "GET", srv.URL+"/x").body == body, true)
+	}
+	want(t, "calls", calls.Load(), 1)
+}
+
+// The same cache twice in one chain neither waits for itself nor answers wrongly.
+func TestTwiceInOneChain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		c := cache.New(1 << 20)
+		h := c.Handler(c.Handler(page(&calls, "x", "Cache-Control: max-age=60")))
+		begun := time.Now()
+		for range 2 {
+			want(t, "body", text(t, get(h, "http://example.com/x")), "x")
+		}
+		want(t, "calls", calls.Load(), 1)
+		want(t, "waited", time.Since(begun), 0)
+	})
+}
