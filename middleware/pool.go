@@ -2,8 +2,10 @@ package middleware
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/pool"
 )
 
@@ -13,7 +15,8 @@ import (
 //	middleware.For("POST /report", middleware.Pool(p))
 //
 // The handler's context carries the slot: what it runs on p ([pool.Pool.Do], [pool.Submit], [pool.Map]) inherits it.
-// When p refuses, the response is 503 with Retry-After.
+// When p refuses, the response is 503 with Retry-After, or 429 where the client that the
+// task is for ([pool.WithClient], by [WithTaskFunc]) has its share of the line waiting already.
 //
 // It panics if p is nil.
 func Pool(p *pool.Pool, opts ...PoolOption) Layer {
@@ -79,6 +82,9 @@ func (p *poolLayer) stats() LayerStats {
 
 func (p *poolLayer) shutdown(ctx context.Context) error { return p.p.Shutdown(ctx) }
 
+var poolShareFull = newRejectBody(problemQuota, "Too many requests waiting", http.StatusTooManyRequests,
+	"As many of your requests wait as may. Retry after the time given.", nil)
+
 type poolHandler struct {
 	base
 	p      *pool.Pool
@@ -98,6 +104,12 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	rec.becameLong(streamPool)
 	ctx, slot, err := h.p.Enter(r.Context(), opts...)
+	if errors.Is(err, limiter.ErrRateLimited) {
+		j := h.rejecter
+		j.status = http.StatusTooManyRequests
+		j.reject(w, r, rec, err, retryAfterOf(err), "", poolShareFull)
+		return
+	}
 	if err != nil {
 		h.rejecter.reject(w, r, rec, err, retryAfterOf(err), "", reducedCapacity)
 		return
