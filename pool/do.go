@@ -92,8 +92,7 @@ type slot struct {
 }
 
 const (
-	slotFree    uint32 = iota // not taken yet
-	slotHeld                  // taken
+	slotHeld    uint32 = iota // taken; nobody sees a slot before it is
 	slotYielded               // given up for others; will be taken again
 	slotLeft                  // given back
 )
@@ -152,7 +151,7 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 	// active is counted before a permit is taken and after it was given back, so as
 	// long as it is no more than the number of slots nobody can be in the way.
 	if p.active.Load() <= int64(p.line.Limit()) && !p.heavy.Load() {
-		permit, err := p.line.Acquire(ctx, r)
+		permit, err := p.admitted(p.line.Acquire(ctx, r))
 		if err != nil {
 			return p.refused(k, ctx, err)
 		}
@@ -174,13 +173,9 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 		}
 		k.waiting.Add(1)
 		p.waiting[s.level].Add(1)
-		permit, err := p.line.Acquire(t.limit(ctx), r)
+		permit, err := p.admitted(p.line.Acquire(t.limit(ctx), r))
 		p.waiting[s.level].Add(-1)
 		k.waiting.Add(-1)
-		if err == nil && p.stopped.Load() {
-			permit.Release(limiter.Ignored)
-			err = ErrShutdown
-		}
 		if err != nil {
 			return p.refused(k, ctx, err)
 		}
@@ -189,6 +184,15 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 	}
 	p.seize(s, inline)
 	return nil
+}
+
+// admitted turns away who got a permit only because Shutdown opened the gate.
+func (p *Pool) admitted(permit limiter.Permit, err error) (limiter.Permit, error) {
+	if err == nil && p.stopped.Load() {
+		permit.Release(limiter.Ignored)
+		return limiter.Permit{}, ErrShutdown
+	}
+	return permit, err
 }
 
 // untimed stands for the time where the clock was not read.
@@ -234,7 +238,6 @@ func (p *Pool) fill(s *slot, ctx context.Context, k *kind, t *task, now time.Dur
 // seize marks s as taken.
 func (p *Pool) seize(s *slot, inline bool) {
 	s.kind.begun.Add(1)
-	s.state.Store(slotHeld)
 	if inline && p.extra.Load() != nil {
 		runtime.LockOSThread()
 		s.locked = true
