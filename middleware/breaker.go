@@ -157,11 +157,13 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		key = rec.routeOf(r, h.mux)
 	}
 	b := h.group.Get(key)
+	s := b.Settings()
 	req := breaker.Request{Arrived: rec.now()}
-	if h.group.Settings().MinClients > 0 {
+	if s.MinClients > 0 {
 		req.Client = maphash.String(h.seed, h.config.client(r))
 	}
-	if !b.Passing() {
+	passing := b.Passing()
+	if !passing {
 		req.Long = asksForLong(r)
 	}
 	call, err := b.Admit(req)
@@ -177,7 +179,9 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.rejecter.reject(w, r, rec, err, after, "", reducedCapacity)
 		return
 	}
-	rec.wantFirst = true
+	if s.SlowCall > 0 || !passing {
+		rec.wantFirst = true // costs a clock read
+	}
 	rec.request = r
 	rec.holds(h, hold{call: call, begun: req.Arrived.Sub(rec.start)})
 	finished := false

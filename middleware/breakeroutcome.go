@@ -94,6 +94,6 @@ func (h *breakerHandler) becameLong(rec *recorder, x *hold, k streamKind) {
 	if k != streamEvents && k != streamSwitch {
 		return
 	}
-	now := time.Now()
+	now := rec.read()
 	x.call.DoneAt(h.outcome(rec.request, rec, true, now), latency(rec, rec.start.Add(x.begun), now), now)
 }
