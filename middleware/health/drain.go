@@ -28,7 +28,8 @@ type Shutdowner interface {
 // is over at once and each step has no more time than it needs to begin: srv is
 // closed, and each of last is called with an ended context.
 //
-// A nil srv skips step 3. Hijacked connections are not the server's any more:
+// If it is possible, use [Health.Run] or [Health.Serve], which also save requests
+// that arrive at the very moment of step 3. A nil srv skips it. Hijacked connections are not the server's any more:
 // stop them with [http.Server.RegisterOnShutdown]. The process can not be made
 // ready again.
 func (h *Health) Drain(ctx context.Context, srv *http.Server, last ...Shutdowner) error {

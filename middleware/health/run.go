@@ -41,6 +41,12 @@ func (h *Health) Run(ctx context.Context, srv *http.Server, last ...Shutdowner) 
 }
 
 // Serve is [Health.Run] on a listener that is already open.
+//
+// Both do more than [Health.Drain] can do for a server that is served by others:
+// before Shutdown they stop listening, answer what the system had accepted in
+// our name until then (on Linux), and let requests that were just read reach
+// their handler. Shutdown alone drops such requests without an answer, which a
+// proxy must not send again if they are POSTs.
 func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, last ...Shutdowner) error {
 	defer h.Close()
 	handler := srv.Handler
@@ -48,6 +54,9 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 		handler = http.DefaultServeMux
 	}
 	srv.Handler = h.Handler(handler)
+	conns := &connections{}
+	conns.follow(srv, h)
+	listener := newListener(l)
 
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
@@ -56,10 +65,10 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 	served := make(chan error, 1)
 	go func() {
 		if secure(srv) {
-			served <- srv.ServeTLS(l, "", "")
+			served <- srv.ServeTLS(listener, "", "")
 			return
 		}
-		served <- srv.Serve(l)
+		served <- srv.Serve(listener)
 	}()
 
 	select {
@@ -81,6 +90,8 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 		h.beginDrain()
 		h.awaitProxies(context.WithoutCancel(ctx))
 	}
+	listener.stop()
+	conns.settle()
 	// ctx may have ended, and that was the request to leave, not to hurry.
 	return h.stopAll(context.WithoutCancel(ctx), srv, last)
 }

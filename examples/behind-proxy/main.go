@@ -1,0 +1,69 @@
+// Command behind-proxy is a server that can be restarted behind nginx, HAProxy or
+// Kubernetes while it is in use, without a client noticing. nginx.conf,
+// haproxy.cfg and kubernetes.yaml beside it are the other half; the test restarts
+// two of these servers behind the real proxies, under load.
+//
+//	go run ./examples/behind-proxy -addr 127.0.0.1:8081 -name a &
+//	go run ./examples/behind-proxy -addr 127.0.0.1:8082 -name b &
+//	nginx -c "$PWD/examples/behind-proxy/nginx.conf" -g 'daemon off;'
+//	curl -d hello http://127.0.0.1:8080/orders
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spillgate/spillgate/middleware/health"
+)
+
+func main() {
+	if err := run(os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("behind-proxy", flag.ContinueOnError)
+	addr := flags.String("addr", "127.0.0.1:8081", "address to listen on")
+	name := flags.String("name", "a", "name of this replica, sent as X-Replica")
+	wait := flags.Duration("drain-wait", 15*time.Second, "how long to serve on after SIGTERM, while proxies notice")
+	haproxy := flags.Bool("haproxy", false, "answer 404 on /readyz while draining, for disable-on-404")
+	work := flags.Duration("work", 2*time.Millisecond, "how long a request takes")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+
+	opts := []health.Option{health.WithDrainWait(*wait)}
+	if *haproxy {
+		opts = append(opts, health.WithDrainStatus(http.StatusNotFound))
+	}
+	h := health.New(opts...)
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /orders", func(w http.ResponseWriter, r *http.Request) {
+		order, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err != nil {
+			http.Error(w, "cannot read the order", http.StatusBadRequest)
+			return
+		}
+		time.Sleep(*work)
+		w.Header().Set("X-Replica", *name)
+		w.Write(order)
+	})
+
+	l, err := net.Listen("tcp", *addr)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "listening on", l.Addr())
+	err = h.Serve(context.Background(), l, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second})
+	fmt.Fprintln(out, "left")
+	return err
+}

@@ -1,0 +1,130 @@
+package health
+
+import (
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// A listener can stop without losing a connection that the system has taken in
+// its name, and without its server noticing before it is shut down.
+type listener struct {
+	net.Listener
+	once   sync.Once
+	closed chan struct{}
+
+	mu      sync.Mutex
+	stopped bool
+	queued  []net.Conn // taken over by stop, not yet accepted
+}
+
+func newListener(l net.Listener) *listener {
+	return &listener{Listener: l, closed: make(chan struct{})}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		return c, nil
+	}
+	l.mu.Lock()
+	if len(l.queued) > 0 {
+		c := l.queued[0]
+		l.queued = l.queued[1:]
+		l.mu.Unlock()
+		return c, nil
+	}
+	stopped := l.stopped
+	l.mu.Unlock()
+	if stopped {
+		<-l.closed
+		return nil, net.ErrClosed
+	}
+	return nil, err
+}
+
+// stop refuses new connections and hands out those that are there.
+func (l *listener) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stopped = true
+	l.queued = takeQueue(l.Listener)
+	l.Listener.Close()
+}
+
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.queued {
+		c.Close()
+	}
+	l.queued = nil
+	if l.stopped {
+		return nil
+	}
+	return l.Listener.Close()
+}
+
+// connections follows those connections of a draining server on which a request
+// may be on its way to the handler: new ones, and active ones.
+//
+// [http.Server.Shutdown] needs that, because it drops a request that was read but
+// has not reached its handler: the server looks between the two whether it is
+// shutting down, and closes the connection without an answer if so.
+type connections struct {
+	mu   sync.Mutex
+	busy map[net.Conn]struct{}
+	none chan struct{} // closed when busy becomes empty while someone waits
+}
+
+// follow puts the hook for this into srv, in front of one that is there.
+func (c *connections) follow(srv *http.Server, h *Health) {
+	next := srv.ConnState
+	srv.ConnState = func(conn net.Conn, state http.ConnState) {
+		if h.draining.Load() {
+			c.note(conn, state)
+		}
+		if next != nil {
+			next(conn, state)
+		}
+	}
+}
+
+func (c *connections) note(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateNew, http.StateActive:
+		if c.busy == nil {
+			c.busy = map[net.Conn]struct{}{}
+		}
+		c.busy[conn] = struct{}{}
+	default:
+		delete(c.busy, conn)
+		if len(c.busy) == 0 && c.none != nil {
+			close(c.none)
+			c.none = nil
+		}
+	}
+}
+
+// settle returns when there are none, or after a time that is enough for every
+// request to have reached its handler: from then on Shutdown waits for them.
+func (c *connections) settle() {
+	c.mu.Lock()
+	if len(c.busy) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	none := make(chan struct{})
+	c.none = none
+	c.mu.Unlock()
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-none:
+	case <-timer.C:
+	}
+}

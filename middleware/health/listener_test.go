@@ -1,0 +1,129 @@
+package health_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/middleware/health"
+)
+
+// What the system has accepted in our name is served, although nobody had called
+// Accept for it when listening stopped.
+func TestStopListeningTakesOverTheQueue(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only on Linux can the queue be taken over")
+	}
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, stop := health.NewListener(tcp)
+	var clients []net.Conn
+	for range 5 {
+		c, err := net.Dial("tcp", tcp.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		io.WriteString(c, "hello")
+		clients = append(clients, c)
+	}
+	stop()
+	if c, err := net.Dial("tcp", tcp.Addr().String()); err == nil {
+		c.Close()
+		t.Error("a connection was accepted after the stop")
+	}
+	for range clients {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != "hello" {
+			t.Errorf("read %q, %v", b, err)
+		}
+		if _, err := io.WriteString(c, "there"); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, c := range clients {
+		b := make([]byte, 5)
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != "there" {
+			t.Errorf("the client read %q, %v", b, err)
+		}
+	}
+	// A server that is not shut down yet must not see an error.
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.Accept()
+		ended <- err
+	}()
+	l.Close()
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept ended with %v", err)
+	}
+}
+
+// http.Server.Shutdown drops a request that has been read and has not reached its
+// handler. A slow ConnState hook, which runs just there, makes that moment long.
+func TestRequestOnItsWayToTheHandlerIsServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, leave := context.WithCancel(t.Context())
+		l := listenPipe()
+		h := health.New(health.WithDrainWait(time.Second))
+		srv := &http.Server{
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }),
+			ConnState: func(_ net.Conn, s http.ConnState) {
+				if s == http.StateActive {
+					time.Sleep(500 * time.Millisecond)
+				}
+			},
+		}
+		returned := make(chan error, 1)
+		go func() { returned <- h.Serve(ctx, l, srv) }()
+		client := &http.Client{Transport: &http.Transport{DialContext: l.dial}}
+		leave()
+		time.Sleep(800 * time.Millisecond) // 200 ms before the server shuts down
+		resp, err := client.Post("http://x/", "text/plain", nil)
+		if err != nil {
+			t.Fatalf("the request was dropped: %v", err)
+		}
+		resp.Body.Close()
+		if err := <-returned; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A connection that never sends anything does not keep the server.
+func TestSilentConnectionDoesNotKeepTheServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, leave := context.WithCancel(t.Context())
+		l := listenPipe()
+		h := health.New(health.WithDrainWait(time.Second))
+		returned := make(chan error, 1)
+		go func() { returned <- h.Serve(ctx, l, &http.Server{Handler: http.NotFoundHandler()}) }()
+		leave()
+		synctest.Wait()
+		c, err := l.dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		began := time.Now()
+		if err := <-returned; err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(began); d > 9*time.Second {
+			t.Errorf("it took %v", d)
+		}
+	})
+}

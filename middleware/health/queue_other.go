@@ -1,0 +1,9 @@
+//go:build !linux
+
+package health
+
+import "net"
+
+// takeQueue can do nothing about connections that wait to be accepted: closing
+// the listener resets them.
+func takeQueue(net.Listener) []net.Conn { return nil }
