@@ -17,6 +17,8 @@ type Breaker struct {
 	cfg   atomic.Pointer[config]
 	phase atomic.Pointer[phase]
 
+	fixed bool // stands for all keys that found no place in a group: no method changes it
+
 	rejected, dropped, ignored atomic.Uint64
 	thin                       atomic.Uint64 // the sequence that chooses calls on the ramp
 
@@ -261,6 +263,9 @@ func (b *Breaker) Disable() { b.force(Disabled) }
 func (b *Breaker) Reset() { b.force(Closed) }
 
 func (b *Breaker) force(s State) {
+	if b.fixed {
+		return
+	}
 	b.mu.Lock()
 	defer b.tell()
 	defer b.mu.Unlock()
@@ -276,6 +281,9 @@ func (b *Breaker) Settings() Settings { return b.cfg.Load().Settings }
 // its probes. A new window or slow-call time, and turning [WithMinClients] on or off, restarts the
 // counts of a closed breaker. [WithName] has no effect.
 func (b *Breaker) Set(opts ...Option) error {
+	if b.fixed {
+		return errors.New("breaker: Set: the key found no place in its group; give the group more by WithKeys")
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := *b.cfg.Load()

@@ -17,8 +17,8 @@ import (
 // lately. A breaker that is open, half-open or forced is never given up for a new key, so a flood of
 // keys cannot wipe out what the group knows about failing ones; only when its open time has been over
 // for [WithIdle], and nobody came back to try, is it forgotten, and counted as such in [GroupStats].
-// When no place can be given up - every key is failing - a new key gets a breaker that is disabled:
-// its calls pass, unprotected, and are counted as such.
+// When no place can be given up - every key is failing - a new key gets a breaker that is disabled and
+// stays so, whatever is done to it: its calls pass, unprotected, and are counted as such.
 type Group struct {
 	base    time.Time
 	cfg     atomic.Pointer[groupConfig]
@@ -84,6 +84,7 @@ func NewGroup(opts ...GroupOption) *Group {
 	}
 	g := &Group{base: time.Now(), untold: New()}
 	g.untold.Disable()
+	g.untold.fixed = true
 	g.cfg.Store(&c)
 	return g
 }
@@ -183,8 +184,8 @@ func (g *Group) step(now time.Duration, c *groupConfig, needed bool) bool {
 // Settings returns the settings of breakers that the group makes.
 func (g *Group) Settings() Settings { return g.cfg.Load().breaker.Settings }
 
-// Set applies options to the group and all its breakers. If one is out of its range it returns an
-// error and changes nothing.
+// Set applies options to the group, and gives all its breakers its settings; what [Breaker.Set] changed
+// on one of them is gone. If an option is out of its range it returns an error and changes nothing.
 func (g *Group) Set(opts ...GroupOption) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

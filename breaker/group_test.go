@@ -91,13 +91,20 @@ func TestO1NobodyGivesWayWhenAllAreOpen(t *testing.T) {
 		if s := g.Stats(); s.Untracked != 1000 || s.Keys != 8 || s.Open != 8 {
 			t.Errorf("%+v", s)
 		}
+		// What all of these share is nobody's to change.
+		shared := g.Get("new")
+		shared.ForceOpen()
+		shared.Reset()
+		if err := shared.Set(breaker.WithProbes(2)); err == nil || shared.State() != breaker.Disabled {
+			t.Errorf("a key with no place was given the state %v, %v", shared.State(), err)
+		}
 		// They leave when their open time has been over for long and nobody came to try.
 		time.Sleep(30 * time.Second)
 		g.Get("failing0") // but one did
 		g.Get("x")
 		time.Sleep(37 * time.Second)
 		g.Get("y")
-		if s := g.Stats(); s.Forgotten == 0 || s.Untracked != 1001 {
+		if s := g.Stats(); s.Forgotten == 0 || s.Untracked != 1002 {
 			t.Errorf("%+v", s)
 		}
 		if s := g.Get("failing0").State(); s == breaker.Closed {

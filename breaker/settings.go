@@ -127,6 +127,7 @@ func WithRamp(d time.Duration) Option {
 // one client who found a request that fails cannot close a service to all others. Who the client of a
 // call is says [Request]. 0, the default, turns the rule off: behind a proxy that hides its clients
 // no breaker would open. Clients are told apart by 6 bits of a hash, so count on a few more than n.
+// Together with [WithSlowCalls] it makes a breaker larger, by 256 bytes a slice.
 func WithMinClients(n int) Option {
 	return option(func(c *config) { c.MinClients = n })
 }
