@@ -82,6 +82,7 @@ type slot struct {
 	kind    *kind
 	permit  limiter.Permit
 	began   time.Duration // on the pool's clock; later if the slot was given up in between; or untimed
+	resumed time.Duration // when it was last taken again after it was given up
 	arrived time.Duration // set before take where that comes later
 	client  string
 	weight  int32

@@ -516,6 +516,39 @@ func TestCheckpoint(t *testing.T) {
 			empty(t, p)
 		})
 	})
+	t.Run("a flood of urgent work leaves it its turns", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			flood, cancel := context.WithCancel(context.Background())
+			var wg sync.WaitGroup
+			began := time.Now()
+			wg.Go(func() {
+				p.Do(context.Background(), func(ctx context.Context) error {
+					for range 200 {
+						time.Sleep(time.Millisecond)
+						if err := pool.Checkpoint(ctx); err != nil {
+							t.Error(err)
+						}
+					}
+					return nil
+				}, pool.WithPriority(-4))
+				if d := time.Since(began); d < 500*time.Millisecond || d > 2*time.Second {
+					t.Errorf("200 ms of work in turns of 10 ms with 50 ms of others in between took %v", d)
+				}
+				cancel()
+			})
+			synctest.Wait()
+			for range 4 {
+				wg.Go(func() {
+					for flood.Err() == nil {
+						p.Do(flood, func(context.Context) error { time.Sleep(50 * time.Millisecond); return nil })
+					}
+				})
+			}
+			wg.Wait()
+			empty(t, p)
+		})
+	})
 	t.Run("cancelled while it stands back", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))
