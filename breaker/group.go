@@ -3,7 +3,9 @@ package breaker
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,7 @@ import (
 // stays so, whatever is done to it: its calls pass, unprotected, and are counted as such.
 type Group struct {
 	base    time.Time
+	seed    maphash.Seed
 	cfg     atomic.Pointer[groupConfig]
 	untold  *Breaker // for keys that found no place
 	entries sync.Map // string -> *entry
@@ -82,7 +85,7 @@ func NewGroup(opts ...GroupOption) *Group {
 	if err := c.check(); err != nil {
 		panic("breaker: NewGroup: " + err.Error())
 	}
-	g := &Group{base: time.Now(), untold: New()}
+	g := &Group{base: time.Now(), seed: maphash.MakeSeed(), untold: New()}
 	g.untold.Disable()
 	g.untold.fixed = true
 	g.cfg.Store(&c)
@@ -90,8 +93,12 @@ func NewGroup(opts ...GroupOption) *Group {
 }
 
 // Get returns the breaker for a key, a new one if there is none. Ask for it with every call rather
-// than keep it: a breaker that was forgotten meanwhile works on, but alone.
+// than keep it: a breaker that was forgotten meanwhile works on, but alone. A key longer than 256 bytes
+// is known by its beginning and a hash of it.
 func (g *Group) Get(key string) *Breaker {
+	if len(key) > maxKey {
+		key = g.shorten(key)
+	}
 	if v, ok := g.entries.Load(key); ok {
 		e := v.(*entry)
 		if !e.used.Load() {
@@ -100,6 +107,13 @@ func (g *Group) Get(key string) *Breaker {
 		return e.breaker
 	}
 	return g.add(key)
+}
+
+// maxKey bounds what is kept of a key: it may be what a client sent.
+const maxKey = 256
+
+func (g *Group) shorten(key string) string {
+	return key[:maxKey-17] + "#" + fmt.Sprintf("%016x", maphash.String(g.seed, key))
 }
 
 func (g *Group) add(key string) *Breaker {
@@ -122,6 +136,7 @@ func (g *Group) add(key string) *Breaker {
 			return g.untold
 		}
 	}
+	key = strings.Clone(key) // it may be a small part of something large
 	e := &entry{key: key, breaker: newBreaker(key, &c.breaker), seen: now}
 	// The place behind the hand is the last that it comes to.
 	g.ring = append(g.ring, e)

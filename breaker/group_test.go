@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -129,6 +130,62 @@ func TestIdleOnesExpire(t *testing.T) {
 			t.Errorf("after ten minutes: %+v", s)
 		}
 	})
+}
+
+func TestO1LongKeysAreKeptShort(t *testing.T) {
+	g := breaker.NewGroup()
+	long := strings.Repeat("k", 1<<20)
+	a, b, c := g.Get(long+"a"), g.Get(long+"b"), g.Get(strings.Repeat("k", 256))
+	if a == b || a == c || a != g.Get(long+"a") || c != g.Get(strings.Repeat("k", 256)) {
+		t.Error("long keys are mixed up")
+	}
+	for key := range g.All() {
+		if len(key) > 256 {
+			t.Errorf("a key of %d bytes is kept", len(key))
+		}
+	}
+}
+
+// Whatever happens, no breaker that is open within its time is forgotten, and there are never more
+// than the limit.
+func TestO1AnyScheduleOfKeys(t *testing.T) {
+	for seed := range uint64(50) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 7))
+			limit := 4 + r.IntN(12)
+			g := breaker.NewGroup(breaker.WithKeys(limit), breaker.WithIdle(time.Duration(1+r.IntN(60))*time.Second),
+				breaker.WithConsecutiveFailures(1), breaker.WithJitter(0))
+			open := map[string]time.Time{} // until when it is open
+			for range 2000 {
+				key := strconv.Itoa(r.IntN(3 * limit))
+				b := g.Get(key)
+				until, tripped := open[key]
+				if call, err := b.Allow(); err == nil {
+					if tripped && time.Now().Before(until) {
+						t.Fatalf("seed %d: %s is open and let a call pass", seed, key)
+					}
+					o := breaker.Outcome(r.IntN(3))
+					call.Done(o, 0)
+					delete(open, key)
+					if d := b.RetryAfter(); d > 0 && b.State() == breaker.Open {
+						open[key] = time.Now().Add(d)
+					}
+				} else if open, ok := errors.AsType[*breaker.OpenError](err); !ok || open.Name != key {
+					t.Fatalf("seed %d: %s is refused with %v", seed, key, err)
+				}
+				if s := g.Stats(); s.Keys > limit {
+					t.Fatalf("seed %d: %d keys of %d", seed, s.Keys, limit)
+				}
+				if r.IntN(3) == 0 {
+					time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
+				}
+			}
+			s := g.Stats()
+			if seed == 0 {
+				t.Logf("%+v", s)
+			}
+		})
+	}
 }
 
 func TestGroupSetReachesAll(t *testing.T) {

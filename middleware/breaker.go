@@ -27,6 +27,9 @@ import (
 // connection that was hijacked or switched protocols, and an event stream, are judged when they begin; a
 // panic later is one more failure. Requests for such are not used as probes.
 //
+// The time to the first byte holds the time that a handler takes to read the request: a route that takes large
+// uploads wants a group of its own, without slow calls.
+//
 // While a breaker refuses, requests get 503 with Retry-After, or what [WithFallback] answers. A cache
 // outside the breaker may answer stale instead.
 //
