@@ -1,9 +1,12 @@
 package middleware_test
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -157,5 +160,39 @@ func BenchmarkLoopback(b *testing.B) {
 		if s.name == "all-five" || s.name == "defaults" {
 			b.Run(s.name, func(b *testing.B) { run(b, middleware.Wrap(benchMux(), s.layers...)) })
 		}
+	}
+}
+
+// BenchmarkLoopbackPaired sends a request to the bare server and one to the wrapped server in turn, so that
+// what the machine does meanwhile meets both, and reports the throughput of the wrapped one as a share of the bare one's.
+func BenchmarkLoopbackPaired(b *testing.B) {
+	for _, s := range benchStacks() {
+		if s.name != "all-five" && s.name != "defaults" {
+			continue
+		}
+		b.Run(s.name, func(b *testing.B) {
+			bare, wrapped := httptest.NewServer(benchMux()), httptest.NewServer(middleware.Wrap(benchMux(), s.layers...))
+			defer bare.Close()
+			defer wrapped.Close()
+			c := bare.Client()
+			one := func(url string) time.Duration {
+				begun := time.Now()
+				res, err := c.Get(url + "/hello")
+				if err != nil {
+					b.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, res.Body) // the connection is used again
+				res.Body.Close()
+				return time.Since(begun)
+			}
+			var a, z []time.Duration
+			for b.Loop() {
+				a = append(a, one(bare.URL))
+				z = append(z, one(wrapped.URL))
+			}
+			slices.Sort(a)
+			slices.Sort(z)
+			b.ReportMetric(float64(a[len(a)/2])/float64(z[len(z)/2]), "of-bare")
+		})
 	}
 }
