@@ -5,9 +5,12 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/cep21/circuit/v4"
+	"github.com/cep21/circuit/v4/closers/hystrix"
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 	"github.com/failsafe-go/failsafe-go/failsafehttp"
 	"github.com/go-kratos/aegis/circuitbreaker/sre"
@@ -89,6 +92,23 @@ var breakerMakers = []struct {
 				b.RecordSuccess()
 			}
 			return nil
+		}
+	}},
+	// Run with no timeout of its own and no limit on what runs at once.
+	{"cep21-circuit", func() func(error) error {
+		h := hystrix.Factory{
+			ConfigureOpener: hystrix.ConfigureOpener{ErrorThresholdPercentage: 50, RequestVolumeThreshold: 10},
+			ConfigureCloser: hystrix.ConfigureCloser{SleepWindow: time.Hour},
+		}
+		m := circuit.Manager{DefaultCircuitProperties: []circuit.CommandPropertiesConstructor{h.Configure}}
+		c := m.MustCreateCircuit("compare", circuit.Config{Execution: circuit.ExecutionConfig{Timeout: -1, MaxConcurrentRequests: -1}})
+		ctx := context.Background()
+		return func(result error) error {
+			err := c.Run(ctx, func(context.Context) error { return result })
+			if err == result {
+				return nil
+			}
+			return err
 		}
 	}},
 	{"go-zero", func() func(error) error {
@@ -270,6 +290,54 @@ func TestBreakerLayer(t *testing.T) {
 				t.Errorf("after 100 failures status %d, %d calls; want %d and few calls", got, calls, m.refuse)
 			}
 		})
+	}
+}
+
+// What a layer makes of what looks alike and is not: a hundred clients that left, upon which a proxy
+// writes 502 to nobody, and a hundred backends that died in the middle of a response whose status was 200.
+func TestBreakerLayerTellsClientsFromBackends(t *testing.T) {
+	opensAt := map[string]struct{ aborts, cuts bool }{
+		"spillgate":         {false, true}, // as it should be
+		"gobreaker-by-hand": {true, true},  // clients close the service to each other
+		"failsafe":          {false, false},
+	}
+	left, leave := context.WithCancel(context.Background())
+	leave()
+	abort := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) }
+	cut := func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		panic(http.ErrAbortHandler)
+	}
+	for _, m := range breakerLayers {
+		name := strings.TrimPrefix(m.name, "baseline=")
+		opens := func(ctx context.Context, f http.HandlerFunc) bool {
+			reached := false
+			h := m.wrap()(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if reached = true; r.URL.Path == "/" {
+					f(w, r)
+				}
+			}))
+			for range 100 {
+				func() {
+					defer func() { _ = recover() }()
+					newWriter().serve(h, newRequest("/").WithContext(ctx))
+				}()
+			}
+			reached = false
+			newWriter().serve(h, newRequest("/after"))
+			return !reached
+		}
+		want, known := opensAt[name]
+		if !known {
+			t.Errorf("no line for %s", name)
+			continue
+		}
+		if got := opens(left, abort); got != want.aborts {
+			t.Errorf("%s: 100 clients that left open it: %v, the table says %v", name, got, want.aborts)
+		}
+		if got := opens(context.Background(), cut); got != want.cuts {
+			t.Errorf("%s: 100 upstream cuts open it: %v, the table says %v", name, got, want.cuts)
+		}
 	}
 }
 
