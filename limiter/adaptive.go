@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"math"
+	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -26,12 +27,14 @@ type adaptive struct {
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
 	hasQueue bool
+	lag      float64 // mean time that yielding takes lately, s
 }
 
 // concCount is a sum over the cells with the counts of the slow path.
 type concCount struct {
-	n, sum                 int64
+	n, ended, sum          int64
 	squares                float64
+	lag, lags              int64
 	arrivals, knocks, turn int64
 }
 
@@ -83,7 +86,7 @@ func (a *adaptive) passed() { a.late++ }
 // turned counts one that was sent away.
 func (a *adaptive) turned() {
 	a.turns++
-	a.shedE += 1 - adaptSmooth
+	a.shedE = min(a.shedE+1-adaptSmooth, 1)
 }
 
 func (a *adaptive) counts(c *Concurrency) concCount {
@@ -92,8 +95,11 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 	for i := range c.cells {
 		cell := &c.cells[i]
 		t.n += cell.done[Success].Load()
+		t.ended += cell.done[Success].Load() + cell.done[Failure].Load() + cell.done[Ignored].Load()
 		t.sum += cell.sum.Load()
 		t.squares += float64(cell.squares.Load())
+		t.lag += cell.lag.Load()
+		t.lags += cell.lags.Load()
 		admitted += cell.admitted.Load()
 	}
 	t.arrivals = admitted - c.granted + a.knocks
@@ -131,6 +137,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	w := ctrlWindow{
 		secs:     secs,
 		n:        n,
+		ended:    float64(t.ended - a.last.ended),
 		sum:      float64(t.sum-a.last.sum) / 1e9,
 		squares:  (t.squares - a.last.squares) * (1.024e-6 * 1.024e-6),
 		arrivals: arrivals,
@@ -138,13 +145,48 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		shed:     float64(t.turn - a.last.turn),
 		open:     a.openE,
 	}
-	a.ctrl = a.ctrl.step(w)
+	a.bound(t, &w)
+	if c.conf.shadow {
+		a.watch(w)
+	} else {
+		a.ctrl = a.ctrl.step(w)
+	}
 	a.opened, a.last = now, t
 	a.next.Store(int64(now) + int64(a.ctrl.needSecs*1e9))
 	to = a.ctrl.limit
 	c.limit.Store(int64(to))
 	a.tune(c)
 	return from, to
+}
+
+// bound keeps two pieces of work for each processor admitted while the processors are the
+// bottleneck: what one ends is followed at once by the next, without waiting for the
+// scheduler to come round to the one that gives the permit on.
+func (a *adaptive) bound(t concCount, w *ctrlWindow) {
+	if lags := t.lags - a.last.lags; lags > 0 {
+		lag := float64(t.lag-a.last.lag) / float64(lags) / 1e9
+		a.lag += .3 * (lag - a.lag)
+	}
+	a.ctrl.least = a.least
+	if a.lag > .2*w.sum/w.n {
+		a.ctrl.least = max(a.least, min(2*runtime.GOMAXPROCS(0), a.most))
+	}
+}
+
+// watch stands in for the controller where nothing is refused, so that there is nothing to
+// try: the limit follows what is in flight as long as the time in service does not double.
+func (a *adaptive) watch(w ctrlWindow) {
+	s := &a.ctrl
+	m := w.mean(s.limit)
+	if s.base == 0 || m.r < s.base {
+		s.base = m.r
+	} else if m.blocked == 0 {
+		s.base += .05 * (m.r - s.base)
+	}
+	s.ref = m
+	if m.blocked > 0 && m.r < 2*s.base {
+		s.limit = min(a.most, max(s.limit+1, int(math.Ceil(1.2*m.counted*m.r))))
+	}
 }
 
 // pass smooths over n arrivals that found a free permit.

@@ -69,7 +69,9 @@ type concCell struct {
 	done     [3]atomic.Int64
 	sum      atomic.Int64  // time in service of successes, ns
 	squares  atomic.Uint64 // its square, in units of 1,024 ns
-	_        [128 - 48]byte
+	lag      atomic.Int64  // time that yielding took, ns, where it was measured
+	lags     atomic.Int64  // how often that was
+	_        [128 - 64]byte
 }
 
 // Concurrency limits how much work is in flight, by permits. What finds no permit waits
@@ -185,9 +187,23 @@ func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 		h(r, 0)
 	}
 	if c.adapt != nil && c.adapt.yield {
-		runtime.Gosched()
+		c.pause(p, now)
 	}
 	return p, nil
+}
+
+// pause lets whatever is runnable run, so that it is admitted or queued too before the
+// work begins. How long that takes in one of eight requests tells whether the processors
+// are the bottleneck.
+func (c *Concurrency) pause(p Permit, now time.Duration) {
+	cell := c.cell(p.slot)
+	if cell.admitted.Load()&7 != 0 {
+		runtime.Gosched()
+		return
+	}
+	runtime.Gosched()
+	cell.lag.Add(int64(time.Since(c.base) - now))
+	cell.lags.Add(1)
 }
 
 // TryAcquire takes a permit for r if there is one and nobody waits for it.

@@ -20,6 +20,7 @@ func (p ctrlPhase) String() string {
 type ctrlWindow struct {
 	secs     float64
 	n        float64 // successes
+	ended    float64 // whatever the outcome
 	sum      float64 // their time in service, s
 	squares  float64 // its square, s²
 	arrivals float64
@@ -31,6 +32,7 @@ type ctrlWindow struct {
 func (w *ctrlWindow) add(v ctrlWindow) {
 	w.secs += v.secs
 	w.n += v.n
+	w.ended += v.ended
 	w.sum += v.sum
 	w.squares += v.squares
 	w.arrivals += v.arrivals
@@ -41,42 +43,79 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 
 // ctrlMean is what a number of windows say: rates and shares.
 type ctrlMean struct {
-	n       float64 // behind it
-	x       float64 // throughput, 1/s
-	r       float64 // mean time in service, s
-	shed    float64 // share of those who came that was sent away
-	blocked float64 // share of arrivals that found no free permit
-	ratio   float64 // completions for each arrival
-	load    float64 // arrivals, 1/s
+	n        float64 // behind it
+	x        float64 // throughput, 1/s, by both of the next
+	counted  float64
+	inferred float64 // 0 unless the limit was full
+	rounds   float64 // of work in flight
+	r        float64 // mean time in service, s
+	shed     float64 // share of those who came that was sent away
+	blocked  float64 // share of arrivals that found no free permit
+	ratio    float64 // completions for each arrival
+	load     float64 // arrivals, 1/s
 }
 
-func (w *ctrlWindow) mean() ctrlMean {
-	m := ctrlMean{n: w.n, x: w.n / w.secs, r: w.sum / w.n, shed: w.shed / (w.n + w.shed)}
+// mean sums a window up that was seen at a limit.
+func (w *ctrlWindow) mean(limit int) ctrlMean {
+	m := ctrlMean{n: w.n, counted: w.n / w.secs, r: w.sum / w.n, shed: w.shed / (w.n + w.shed)}
+	m.rounds = w.secs / m.r
 	if w.arrivals > 0 {
 		m.blocked = w.blocked / w.arrivals
 		m.ratio = w.n / w.arrivals
 		m.load = w.arrivals / w.secs
 	}
+	if m.blocked >= .95 {
+		m.inferred = float64(limit) * w.n / max(w.ended, w.n) / m.r
+	}
+	m.weigh()
 	return m
+}
+
+// held is how long work took at a limit that was full, by what it held up: the first to
+// end are the short ones.
+func (m *ctrlMean) held(limit int) float64 {
+	if m.inferred > 0 {
+		return max(m.r, float64(limit)/m.counted)
+	}
+	return m.r
+}
+
+// weigh makes up its mind about the throughput. A count over a few rounds is off by the part of
+// a round that a window cuts, where work that began together ends together. While the
+// limit is full, Little's law gives it from the time in service, which is slower to
+// follow a change: the more rounds, the more the count is worth.
+func (m *ctrlMean) weigh() {
+	m.x = m.counted
+	if m.inferred > 0 {
+		k := m.rounds * m.rounds / (m.rounds*m.rounds + 4)
+		m.x = math.Exp(k*math.Log(m.counted) + (1-k)*math.Log(m.inferred))
+	}
 }
 
 // blend moves m towards v by a share of a.
 func (m *ctrlMean) blend(v ctrlMean, a float64) {
-	m.x += a * (v.x - m.x)
+	m.counted += a * (v.counted - m.counted)
+	if m.inferred > 0 && v.inferred > 0 {
+		m.inferred += a * (v.inferred - m.inferred)
+	} else {
+		m.inferred = 0
+	}
+	m.rounds = (1-a)*m.rounds + v.rounds
 	m.r += a * (v.r - m.r)
 	m.shed += a * (v.shed - m.shed)
 	m.blocked += a * (v.blocked - m.blocked)
 	m.ratio += a * (v.ratio - m.ratio)
 	m.load += a * (v.load - m.load)
+	m.weigh()
 }
 
 const (
 	ctrlUp    = 1.5  // a step up
 	ctrlFast  = 2.0  // a step up while every one of them wins
-	ctrlDown  = 0.67 // a step down
 	ctrlSE    = 0.2  // standard error of an elasticity that is good enough
 	ctrlShed  = 0.08 // share shed from which a lower limit is looked for
 	ctrlHigh  = 2.5  // multiple of the base latency that has to be explained
+	ctrlFree  = 1.15 // multiple of the base latency up to which more in flight is free
 	ctrlStart = 8
 )
 
@@ -112,10 +151,12 @@ type ctrlState struct {
 	pauseUp, pauseDown float64 // completions until the next trial in this direction
 	lastUp, lastDown   float64 // the last pause
 	up, down           ctrlTried
-	here               float64  // completions measured in this visit
-	old                ctrlMean // the reference until it was in doubt
-	odd                int      // windows in a row unlike the reference
-	elasticity         float64  // of the last trial
+	here               float64    // completions measured in this visit
+	old                ctrlMean   // the reference when it was put in doubt
+	shocks             int        // how often since a trial was accepted
+	odd                int        // windows in a row unlike the reference
+	oddly              ctrlWindow // these windows
+	elasticity         float64    // of the last trial
 
 	x, r float64 // of the last window
 
@@ -135,7 +176,7 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	if !(w.n >= 1 && w.secs > 0 && w.sum > 0) {
 		return s
 	}
-	m := w.mean()
+	m := w.mean(s.limit)
 	cv2 := max(w.squares/w.n/(m.r*m.r)-1, 0)
 	if w.n > 1 {
 		cv2 *= w.n / (w.n - 1)
@@ -162,55 +203,70 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	case ctrlMeasure:
 		s.measure(w)
 	case ctrlReturn:
-		s.toHold()
+		s.rounds++
+		s.mostSecs = 2 * max(s.r, s.ref.r)
+		if float64(s.rounds) >= s.mixing() {
+			s.toHold()
+		}
 	}
 	return s
 }
 
-// changed reports that two windows in a row were unlike the reference, beyond chance: in
-// what arrives and, unless another limit is on trial, in throughput or time in service.
-func (s *ctrlState) changed(w ctrlWindow, m ctrlMean, trial bool) bool {
+// unlike reports that a window differs from the reference beyond chance: in what arrives
+// and, unless another limit is on trial, in throughput or time in service.
+func (s *ctrlState) unlike(m ctrlMean, open float64, trial bool) bool {
 	a := &s.ref
-	if a.n == 0 || w.shed == 0 {
-		s.odd = 0
-		return false
-	}
-	far := max(.35, 3*math.Sqrt((s.cv2+w.open)/w.n))
-	odd := a.load > 0 && m.load > 0 && math.Abs(math.Log(m.load/a.load)) > max(.35, 3*math.Sqrt(1/w.n+1/a.n))
-	if trial {
+	if a.load > 0 && m.load > 0 && math.Abs(math.Log(m.load/a.load)) > max(.35, 3*math.Sqrt(1/m.n+1/a.n)) {
 		// More than before cannot be told from before where the limit was full.
-		odd = odd && (a.blocked < .95 || m.load < a.load)
-	} else {
-		odd = odd || math.Abs(math.Log(m.x/a.x)) > far || math.Abs(math.Log(m.r/a.r)) > far
+		if !trial || a.blocked < .95 || m.load < a.load {
+			return true
+		}
 	}
-	if !odd {
-		s.odd = 0
+	far := max(.35, 3*math.Sqrt((s.cv2+open)/m.n))
+	return !trial && (math.Abs(math.Log(m.x/a.x)) > far || math.Abs(math.Log(m.r/a.r)) > far)
+}
+
+// changed reports that two windows in a row, or as many as the variance demands, were
+// unlike the reference, each of them and together. They are in s.oddly then.
+func (s *ctrlState) changed(w ctrlWindow, m ctrlMean, trial bool) bool {
+	if s.ref.n == 0 || w.shed == 0 || !s.unlike(m, w.open, trial) {
+		s.odd, s.oddly = 0, ctrlWindow{}
 		return false
 	}
 	s.odd++
-	return s.odd >= 2
+	s.oddly.add(w)
+	if s.odd < 2 {
+		return false
+	}
+	all := s.oddly.mean(s.limit)
+	far := math.Abs(math.Log(all.load / s.ref.load))
+	if !trial {
+		far = max(far, math.Abs(math.Log(all.x/s.ref.x)), math.Abs(math.Log(all.r/s.ref.r)))
+	}
+	// Five standard errors: windows follow each other while the mixture in flight still
+	// comes to rest, and are not independent.
+	return s.odd >= 6 || all.n*far*far >= 25*(s.cv2+w.open+.1) && s.unlike(all, w.open, trial)
 }
 
-// restart forgets everything but the limit and the base latency, and begins with a round
-// that is not measured.
+// restart forgets everything but the limit and the base latency.
 func (s *ctrlState) restart() {
 	s.forget()
-	round := max(s.r, s.ref.r)
 	s.pauseUp, s.pauseDown, s.lastUp, s.lastDown = 0, 0, 0, 0
 	s.ref, s.anchor = ctrlMean{}, ctrlMean{}
 	s.from = s.limit
 	s.ramp, s.grow = true, ctrlFast
-	s.phase = ctrlReturn
-	s.needN, s.needSecs, s.mostSecs = float64(s.limit), round, 2*round
+	s.toHold()
 }
 
 // hold measures the reference and decides whether to try another limit.
 func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
-	noise := s.cv2 + w.open
 	a := &s.ref
 	if a.n > 0 {
 		if s.changed(w, m, false) {
+			now := s.oddly.mean(s.limit)
 			s.restart()
+			*a = now
+			s.consider(w.shed, w.open)
 			return
 		}
 		if s.odd > 0 {
@@ -224,10 +280,9 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		*a = m
 		if o := s.old; o.n > 0 {
 			s.old = ctrlMean{}
-			far := max(.35, 3*math.Sqrt(noise*(1/w.n+1/o.n)))
-			if math.Abs(math.Log(m.x/o.x)) > far || math.Abs(math.Log(m.r/o.r)) > far {
+			if s.shocks < 2 && math.Log(o.x/m.x) > .9 && math.Log(m.r/o.r) > .9 {
 				s.restart()
-				return
+				*a = m
 			}
 		}
 	} else {
@@ -262,15 +317,19 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 	s.needSecs = max(.005, a.r)
 
-	s.consider(w.shed, noise)
+	s.consider(w.shed, w.open)
 }
 
 // consider begins a trial if there is reason to and the reference is good enough for it.
-func (s *ctrlState) consider(shed, noise float64) {
+func (s *ctrlState) consider(shed, open float64) {
 	a := &s.ref
+	noise := s.cv2 + open
 	d := math.Log(s.grow)
+	if s.grow <= ctrlUp {
+		s.grow = s.small(open)
+	}
 	if s.pauseUp > 0 {
-		d = math.Log(ctrlUp)
+		d = math.Log(s.small(open))
 	}
 	se := ctrlSE
 	if s.ramp {
@@ -279,14 +338,14 @@ func (s *ctrlState) consider(shed, noise float64) {
 	if a.n < min(s.mostN(), noise/(se*se*d*d)) {
 		return
 	}
-	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit)
+	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
 	down := high || a.shed > ctrlShed && (s.pauseUp > 0 || s.first && noise < .25)
 	up := shed > 0 && s.pauseUp == 0
 	switch {
 	case down && s.pauseDown == 0 && s.limit > s.least && !(s.ramp && !s.first):
-		f := .67
+		f := 1 / s.small(open)
 		if s.base > 0 {
-			f = min(max(1.2*s.base/a.r, .5), .67)
+			f = min(max(1.2*s.base/a.r, .5), f)
 		}
 		s.try(max(s.least, min(int(math.Ceil(float64(s.limit)*f)), s.limit-1)))
 	case up && s.limit < s.most:
@@ -311,9 +370,21 @@ func (s *ctrlState) try(limit int) {
 		s.trial = t.seen
 	}
 	s.here = 0
-	s.needN = min(float64(max(s.from, s.limit)), s.ref.x*s.ref.r)
+	// A round: as many as are in flight at the higher limit. Where throughput follows a
+	// limit that is raised, that takes no longer.
+	s.needN = s.ref.x * s.ref.r * max(1, float64(limit)/float64(s.from))
 	s.needSecs = s.ref.r
 	s.mostSecs = 2 * s.ref.r
+}
+
+// mixing returns how many rounds it takes until what is in flight is the usual mixture
+// again. After a change short work ends first and long work stays.
+func (s *ctrlState) mixing() float64 { return 1 + 1.5*min(s.cv2, 2) }
+
+// small returns the step up once the limit is about right: as small as the variance
+// allows an answer for, since its latency is felt.
+func (s *ctrlState) small(open float64) float64 {
+	return math.Exp(min(max(math.Sqrt((s.cv2+open+.05)/6), .2), .405))
 }
 
 // tried returns what is known in the direction of the limit on trial.
@@ -329,6 +400,13 @@ func (s *ctrlState) settle(m ctrlMean) {
 	s.mostSecs = 2 * s.ref.r
 	if s.rounds < 4 && s.ref.blocked >= .95 && m.blocked < .9 {
 		return // demand has not filled the new limit yet
+	}
+	risen := 1.25
+	if s.ramp {
+		risen = 1.5
+	}
+	if float64(s.rounds) < s.mixing() && (m.r > risen*s.ref.r || s.limit < s.from) {
+		return
 	}
 	s.phase = ctrlMeasure
 	s.needN = max(float64(s.limit), 8+24*min(s.cv2, 1))
@@ -346,7 +424,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	s.trial.add(w)
 	s.here += w.n
 	s.mostSecs = s.slow()
-	m := s.trial.mean()
+	m := s.trial.mean(s.limit)
 	a := &s.ref
 	n := m.n
 	up := s.limit > s.from
@@ -361,7 +439,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		thr -= .04
 	}
 	clear := math.Abs(mean-thr) >= se || se <= ctrlSE
-	if s.ramp && up && !clear && mean > thr-se/2 && a.blocked >= .9 && math.Log(m.r/a.r) < d/2 {
+	if s.ramp && up && !clear && mean > thr-se/2 && a.blocked >= .9 && math.Log(m.r/a.held(s.from)) < d/2 {
 		// Nothing speaks against it yet, and with more in flight it is told sooner. What
 		// is gained since the last limit that was proven decides.
 		if s.anchor.n == 0 {
@@ -374,7 +452,9 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		s.from, s.ref = s.anchored, s.anchor
 		a, mean, clear = &s.ref, thr-1, true
 	}
-	if !clear {
+	// All that comes is served at the limit on trial, in the time it took before.
+	met := up && a.shed > .1 && m.shed < .02 && n >= 32 && math.Log(m.r/a.r) < .3*d
+	if !clear && !met {
 		if s.here < min(s.mostN(), max(2*a.n, 32)) {
 			return
 		}
@@ -389,31 +469,38 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		return
 	}
 	s.elasticity = mean
-	if up && mean < -.5-2*se || !up && mean > 1.3+2*se {
-		// No elasticity: the world changed under the trial. What was known is known no more.
-		*s.tried() = ctrlTried{}
+	if up && mean < -1.15-2*se || !up && mean > 1.3+2*se {
+		// No service is as elastic as that: the world changed under the trial, or the
+		// reference was a fluke. It is measured again.
+		s.shocks++
+		s.old = *a
 		if up {
-			s.lastUp = min(max(n, 2*s.lastUp), 6*n)
+			s.lastUp = min(max(n, 2*s.lastUp), 12*n)
 			s.pauseUp, s.grow, s.ramp = s.lastUp, ctrlUp, false
 		} else {
 			s.lastDown = min(max(n, 2*s.lastDown), 32*n)
 			s.pauseDown = s.lastDown
 		}
+		s.forget()
 		s.back()
-		s.old, s.ref = s.ref, ctrlMean{}
+		s.ref = ctrlMean{}
 		return
 	}
 	if up {
 		if mean > .6 && se < .3 {
 			s.base = min(max(min(a.r, m.r), s.base), 2*s.base)
 		}
-		if mean > thr {
+		// Little is shed: by chance, where the limit is about what is needed on average.
+		// Throughput cannot follow then, but a limit that costs no time in service is free.
+		free := s.cv2 > .2 && a.shed < .1 && m.shed <= a.shed && n >= 32 && m.r < ctrlFree*s.base &&
+			math.Log(m.r/a.r) < .3*d
+		if mean > thr || free || met {
 			s.anchor = ctrlMean{}
 			s.accept(m, mean, w)
 			return
 		}
 		s.grow, s.ramp = ctrlUp, false
-		s.lastUp = min(max(n, 2*s.lastUp), 6*n)
+		s.lastUp = min(max(n, 2*s.lastUp), 12*n)
 		s.pauseUp = s.lastUp
 	} else {
 		followed := mean > .6 && se < .3
@@ -468,6 +555,7 @@ func (s *ctrlState) evidence(m ctrlMean, open float64, a ctrlMean, limit int) (e
 
 // accept goes on from the limit on trial, upwards.
 func (s *ctrlState) accept(m ctrlMean, e float64, w ctrlWindow) {
+	s.shocks = 0
 	s.forget()
 	if s.ramp || e > .6 {
 		s.grow = min(ctrlFast, 1.5*s.grow)
@@ -477,21 +565,23 @@ func (s *ctrlState) accept(m ctrlMean, e float64, w ctrlWindow) {
 	s.ref = m
 	s.from = s.limit
 	s.toHold()
-	s.consider(s.trial.shed, s.cv2+w.open)
+	s.consider(s.trial.shed, w.open)
 }
 
 // back returns to the limit that stood before the trial.
 func (s *ctrlState) back() {
+	flight := float64(max(s.limit, s.from)) // what has to end first, if the limit was full
 	s.limit = s.from
-	s.phase = ctrlReturn
-	s.needN = min(float64(s.limit), s.ref.x*s.ref.r)
+	s.phase, s.rounds = ctrlReturn, 0
+	s.needN = min(flight, s.ref.x*max(s.r, s.ref.r))
 	s.needSecs = s.ref.r
 	s.mostSecs = 2 * max(s.r, s.ref.r)
 }
 
 // forget drops what was found about limits beside the one that stood until now.
 func (s *ctrlState) forget() {
-	s.up, s.down, s.odd = ctrlTried{}, ctrlTried{}, 0
+	s.up, s.down = ctrlTried{}, ctrlTried{}
+	s.odd, s.oddly = 0, ctrlWindow{}
 }
 
 func (s *ctrlState) toHold() {

@@ -184,7 +184,7 @@ type labOutcome struct {
 	load    float64
 }
 
-func labRunCase(seed uint64) labOutcome {
+func labRunCase(seed uint64, watch func(float64, *labRun)) labOutcome {
 	k := labRandom(seed)
 	// The base, in the state that is counted.
 	svc := k.svc
@@ -226,7 +226,8 @@ func labRunCase(seed uint64) labOutcome {
 	limit := float64(ctrlStart)
 	var from, to float64
 	seen := false
-	l.trace = func(now float64, l *labRun) {
+	l.watcher = watch
+	l.tenth = func(now float64, l *labRun) {
 		if now < begin || seen {
 			return
 		}
@@ -245,12 +246,15 @@ func labRunCase(seed uint64) labOutcome {
 }
 
 func TestLabRandom(t *testing.T) {
-	n := 24
+	n := 40
+	if labRace {
+		n = 2
+	}
 	if *labFull {
 		n = *labCount
 	}
 	out := make([]labOutcome, n)
-	labParallel(n, func(i int) { out[i] = labRunCase(*labSeeds + uint64(i)) })
+	labParallel(n, func(i int) { out[i] = labRunCase(*labSeeds+uint64(i), nil) })
 	var good, p99, rej []float64
 	both, over, hit := 0, 0, 0
 	for _, o := range out {
@@ -280,6 +284,9 @@ func TestLabRandom(t *testing.T) {
 		quant("rejected", rej)
 	}
 	fmt.Fprintf(&b, "good >= .95: %d of %d; both: %d of %d\n", hit, n, both, over)
+	if !labRace && !*labFull && (hit < n*6/10 || good[n/10] < .7) {
+		t.Errorf("good >= .95 on %d of %d, 10th percentile %.2f; want 60 %% and .7", hit, n, good[n/10])
+	}
 	slices.SortFunc(out, func(a, b labOutcome) int { return int(math.Copysign(1, a.good-b.good)) })
 	for _, o := range out[:min(n, 25)] {
 		if o.good < .95 {

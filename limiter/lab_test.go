@@ -79,11 +79,10 @@ type labRun struct {
 
 	seconds []labSecond
 	peak    int
-	trace   func(now float64, l *labRun)
-	traced  float64
+	watcher func(now float64, l *labRun) // called after every event
+	tenth   func(now float64, l *labRun) // called about ten times a second
+	tenths  float64
 }
-
-var labWatch func(now float64, c *Concurrency, l *labRun)
 
 // labSecond is what happened in one second.
 type labSecond struct {
@@ -107,12 +106,12 @@ func (l *labRun) run() {
 		}
 		l.now = e.at
 		e.do(e.at)
-		if labWatch != nil && l.c != nil {
-			labWatch(l.now, l.c, l)
+		if l.watcher != nil {
+			l.watcher(l.now, l)
 		}
-		if l.trace != nil && l.now >= l.traced {
-			l.traced += .1
-			l.trace(l.now, l)
+		if l.tenth != nil && l.now >= l.tenths {
+			l.tenths += .1
+			l.tenth(l.now, l)
 		}
 	}
 }

@@ -1,0 +1,204 @@
+package limiter
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// queueModel is the line said in the plainest way: a list that is searched.
+type queueModel struct {
+	waiters []*queueWaiter
+	names   map[*queueWaiter]string
+	vtime   map[string]time.Duration
+	vnow    time.Duration
+	lifo    bool
+	step    time.Duration
+}
+
+func (m *queueModel) count(name string) int {
+	n := 0
+	for _, w := range m.waiters {
+		if m.names[w] == name {
+			n++
+		}
+	}
+	return n
+}
+
+func (m *queueModel) push(w *queueWaiter, name string) {
+	if m.count(name) == 0 {
+		m.vtime[name] = max(m.vtime[name], m.vnow)
+	}
+	m.waiters = append(m.waiters, w)
+	m.names[w] = name
+}
+
+func (m *queueModel) remove(w *queueWaiter) {
+	m.waiters = slices.DeleteFunc(m.waiters, func(x *queueWaiter) bool { return x == w })
+}
+
+func (m *queueModel) key(w *queueWaiter) time.Duration {
+	if m.lifo {
+		return -w.arrived - time.Duration(w.level)*m.step
+	}
+	return w.arrived - time.Duration(w.level)*m.step
+}
+
+// mayBeNext reports whether w is one that the rules allow to be next: of a client that has
+// had the least, the one with the least key.
+func (m *queueModel) mayBeNext(w *queueWaiter) error {
+	least := time.Duration(1<<63 - 1)
+	for _, x := range m.waiters {
+		least = min(least, m.vtime[m.names[x]])
+	}
+	name := m.names[w]
+	if m.vtime[name] != least {
+		return fmt.Errorf("client %q has had %v, another %v", name, m.vtime[name], least)
+	}
+	for _, x := range m.waiters {
+		if m.names[x] == name && m.key(x) < m.key(w) {
+			return fmt.Errorf("key %v is served before %v", m.key(w), m.key(x))
+		}
+	}
+	return nil
+}
+
+// The line does what a naive list does, under random arrivals, departures, costs known
+// late, and both orders.
+func TestQueueAgreesWithModel(t *testing.T) {
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		step := time.Duration(r.IntN(3)) * 10 * time.Millisecond
+		var l queueLine
+		l.init(step, 100)
+		m := &queueModel{names: map[*queueWaiter]string{}, vtime: map[string]time.Duration{}, step: step}
+		now := time.Duration(0)
+		clients := []string{"", "a", "b", "c"}
+		served := map[*queueClient]string{}
+		for range 3000 {
+			now += time.Duration(1 + r.IntN(int(5*time.Millisecond)))
+			switch k := r.IntN(10); {
+			case k < 5:
+				name := clients[r.IntN(len(clients))]
+				w := &queueWaiter{level: queueLevel(r.IntN(24) - 12), arrived: now, entered: now}
+				c := l.clientFor(name)
+				served[c] = name
+				l.push(w, c)
+				m.push(w, name)
+			case k < 8 && l.n > 0:
+				w := l.head()
+				if err := m.mayBeNext(w); err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				c, name := w.client, m.names[w]
+				l.remove(w)
+				cost := time.Duration(r.IntN(1000))
+				l.serve(c, cost)
+				m.remove(w)
+				m.vnow = max(m.vnow, m.vtime[name])
+				m.vtime[name] += cost
+				if r.IntN(2) == 0 {
+					l.charge(c, cost)
+					m.vtime[name] += cost
+				}
+			case k == 8 && l.n > 0:
+				w := m.waiters[r.IntN(len(m.waiters))]
+				l.remove(w)
+				m.remove(w)
+			case k == 9 && r.IntN(20) == 0:
+				l.lifo = !l.lifo
+				m.lifo = l.lifo
+			}
+			if l.n != len(m.waiters) {
+				t.Fatalf("seed %d: %d wait, want %d", seed, l.n, len(m.waiters))
+			}
+			if l.n > 0 && l.oldest != m.waiters[0] {
+				t.Fatalf("seed %d: the oldest is not the oldest", seed)
+			}
+		}
+	}
+}
+
+// The one that has to go is the last to be served of a client with more than its share.
+func TestQueueVictim(t *testing.T) {
+	var l queueLine
+	l.init(0, 100)
+	add := func(name string, at int) *queueWaiter {
+		w := &queueWaiter{level: queueLevel(0), arrived: time.Duration(at)}
+		l.push(w, l.clientFor(name))
+		return w
+	}
+	add("flood", 1)
+	add("flood", 2)
+	last := add("flood", 3)
+	honest := add("honest", 4)
+	if v := l.victim(honest.client); v != last {
+		t.Errorf("first in, first out: %v has to go, want %v", v.arrived, last.arrived)
+	}
+	l.lifo = true
+	if v := l.victim(honest.client); v.arrived != 1 {
+		t.Errorf("last in, first out: %v has to go, want the oldest", v.arrived)
+	}
+	l.lifo = false
+	more := add("flood", 5)
+	if v := l.victim(more.client); v != more {
+		t.Errorf("the newcomer itself is one too many of its client: %v has to go", v.arrived)
+	}
+}
+
+// However many clients there are, the records are bounded.
+func TestQueueClientsBounded(t *testing.T) {
+	var l queueLine
+	l.init(0, 10)
+	for i := range 1000 {
+		w := &queueWaiter{level: queueLevel(0), arrived: time.Duration(i)}
+		l.push(w, l.clientFor(fmt.Sprint(i)))
+		if i%3 == 0 {
+			l.remove(w)
+		}
+		if len(l.clients) > 10 {
+			t.Fatalf("%d clients are known, want at most 10", len(l.clients))
+		}
+	}
+	for l.n > 0 {
+		w := l.head()
+		l.remove(w)
+		l.serve(w.client, 1)
+	}
+	if len(l.order) != 0 || l.oldest != nil || l.newest != nil {
+		t.Error("an empty line that is not empty")
+	}
+}
+
+func FuzzCtrlStep(f *testing.F) {
+	f.Add(1., 100., .5, .01, 100., 50., 10., 1., uint8(3))
+	f.Add(.001, 1., 10., 100., 0., 0., 0., 0., uint8(9))
+	f.Fuzz(func(t *testing.T, secs, n, sum, squares, arrivals, blocked, shed, open float64, times uint8) {
+		s := ctrlNew(8, 1, 100_000)
+		w := ctrlWindow{secs: secs, n: n, ended: n, sum: sum, squares: squares, arrivals: arrivals, blocked: blocked, shed: shed, open: open}
+		for _, v := range []float64{secs, n, sum, squares, arrivals, blocked, shed, open} {
+			if !(v >= 0 && v < 1e9) {
+				t.Skip() // the counters cannot say that
+			}
+		}
+		if blocked > arrivals || open > 1 || sum < 1e-9 || secs < 1e-6 || n < 1 {
+			t.Skip()
+		}
+		for i := range int(times) {
+			limit := s.limit
+			s = s.step(w)
+			if s.limit < 1 || s.limit > 100_000 {
+				t.Fatalf("step %d: limit %d", i, s.limit)
+			}
+			if s.needN != s.needN || s.needSecs != s.needSecs || s.mostSecs != s.mostSecs || s.base != s.base {
+				t.Fatalf("step %d: not a number: %+v", i, s)
+			}
+			if shed == 0 && s.limit > limit {
+				t.Fatalf("step %d: grew from %d to %d while nothing was shed", i, limit, s.limit)
+			}
+		}
+	})
+}
