@@ -15,6 +15,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 	"github.com/spillgate/spillgate/pool"
 	"github.com/spillgate/spillgate/pool/jobs"
@@ -448,6 +451,29 @@ func TestAsyncEvents(t *testing.T) {
 				t.Errorf("the second: %d %q", w.Code, w.Header().Get("Content-Type"))
 			}
 			wg.Wait()
+		})
+	})
+	t.Run("behind a whole stack: it streams, and holds no permit meanwhile", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil)
+			s.Handler = middleware.Wrap(s.Handler, middleware.Concurrency(limiter.NewConcurrency(1)),
+				middleware.Breaker(breaker.NewGroup()), middleware.Cache(cache.New(1<<20)))
+			at := s.do("POST", "/reports", `{"ms":60000}`).Header().Get("Location")
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				w := s.do("GET", at, "", "Accept", "text/event-stream")
+				if ids, states := events(w.Body.String()); len(ids) < 4 || states[len(states)-1] != "succeeded" {
+					t.Errorf("ids %v, states %v", ids, states)
+				}
+			})
+			time.Sleep(time.Second)
+			if j := decodeJob(t, s.do("GET", at, "").Body.Bytes()); j.State != "running" {
+				t.Errorf("%+v", j)
+			}
+			wg.Wait()
+			if j := decodeJob(t, s.do("GET", at, "").Body.Bytes()); j.State != "succeeded" {
+				t.Errorf("a stored answer was given: %+v", j)
+			}
 		})
 	})
 	t.Run("ends with the client", func(t *testing.T) {

@@ -27,6 +27,13 @@
 // its context counts as the same slot; after the task has returned the context is an
 // ordinary one again, and work under it takes a slot of its own.
 //
+// # What it costs
+//
+// A Do that finds a slot free costs about as much as four clock readings and one
+// allocation of 112 bytes, the context that it passes on; a nested one a few nanoseconds. Tasks
+// that find none are served in the order of the line, which takes a switch between
+// goroutines for each. That is for work of ten microseconds and more: for less, a channel does.
+//
 // # What the pool does not do
 //
 // It protects from the work that goes through it. A goroutine that computes beside it is

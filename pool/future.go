@@ -67,8 +67,9 @@ func TrySubmit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T,
 }
 
 // Wait returns the task's result, when there is one. If ctx ends first it returns the
-// cause of that, and the task goes on: it is the context given to [Submit] that stops it. Any
-// number of goroutines may wait, any number of times.
+// cause of that, and the task goes on: it is the context given to [Submit] that stops it.
+// Where Wait runs the task itself, see [Submit], it returns when the task does. Any number
+// of goroutines may wait, any number of times.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 	if f.in != nil && f.in.isHeld() && f.claimed.CompareAndSwap(false, true) {
 		// The task that submitted f holds a slot, and f has none yet: f runs in that one.

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 )
@@ -100,13 +101,25 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
 		if i+1 < len(m.in) {
 			m.help()
 		}
-		r, err := guard(ctx, func(ctx context.Context) (R, error) { return m.fn(ctx, m.in[i]) })
-		if err != nil {
+		if err := m.one(ctx, i); err != nil {
 			m.fail(err)
 			return
 		}
+	}
+}
+
+// one runs element i and turns a panic into an error.
+func (m *mapping[A, R]) one(ctx context.Context, i int) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	r, err := m.fn(ctx, m.in[i])
+	if err == nil {
 		m.out[i] = r
 	}
+	return err
 }
 
 // help starts one more goroutine if there is a free slot that nobody waits for.
