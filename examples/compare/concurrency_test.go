@@ -3,6 +3,7 @@ package compare
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/failsafe-go/failsafe-go/adaptivelimiter"
@@ -161,10 +162,15 @@ func TestPermit(t *testing.T) {
 	for _, m := range permitMakers {
 		t.Run(m.name, func(t *testing.T) {
 			take := m.make(t)
+			refused := 0
 			for range 3000 {
-				if err := take(); err != nil {
-					t.Fatal(err)
+				if take() != nil {
+					refused++
 				}
+			}
+			// go-zero's and aegis' may refuse even the only request while the CPU is busy.
+			if refused > 0 && !strings.HasPrefix(m.name, "go-zero") && !strings.HasPrefix(m.name, "aegis") || refused == 3000 {
+				t.Errorf("%d of 3000 requests, one at a time, were refused", refused)
 			}
 		})
 	}
