@@ -40,9 +40,9 @@ func etagMatch(lines []string, etag string) bool {
 // notModified evaluates a client's own conditions against a stored response (RFC 9111, section
 // 4.3.2): If-None-Match alone if it is there, else If-Modified-Since against Last-Modified, or
 // against Date where there is none.
-func (o *entry) notModified(h http.Header) bool {
+func (e *entry) notModified(h http.Header) bool {
 	if inm := h["If-None-Match"]; len(inm) != 0 {
-		return etagMatch(inm, o.etag)
+		return etagMatch(inm, e.etag)
 	}
 	ims := h["If-Modified-Since"]
 	if len(ims) == 0 {
@@ -56,9 +56,9 @@ func (o *entry) notModified(h http.Header) bool {
 	if !ok {
 		return false
 	}
-	when := o.modified
+	when := e.modified
 	if when.IsZero() {
-		when = o.date
+		when = e.date
 	}
 	return !when.IsZero() && !when.After(since)
 }

@@ -239,7 +239,11 @@ func (fl *fill) decide(status int) {
 		return
 	}
 	fl.mark(Miss)
-	h["Cache-Status"] = withStatus(h["Cache-Status"], c.name+"; fwd="+fl.forward+"; fwd-status="+strconv.Itoa(status)+"; stored")
+	member := c.name + "; fwd=" + fl.forward + "; fwd-status=" + strconv.Itoa(status)
+	if c.seen == nil || fl.have != nil {
+		member += "; stored" // with admission it is not known yet
+	}
+	h["Cache-Status"] = withStatus(h["Cache-Status"], member)
 	fl.w.WriteHeader(status)
 }
 
