@@ -20,6 +20,7 @@ type Cache struct {
 	store     *store
 	marks     markers
 	seen      *doorkeeper // nil without admission
+	backing   *backing    // nil without a Store
 	began     time.Time
 	rules     rules
 	maxObject atomic.Int64
@@ -64,6 +65,9 @@ func New(maxBytes int64, opts ...Option) *Cache {
 	}
 	if cfg.admission {
 		c.seen = newDoorkeeper()
+	}
+	if cfg.backing != nil {
+		c.backing = newBacking(cfg.backing, cfg.backingTimeout)
 	}
 	c.maxObject.Store(cfg.maxObject)
 	c.fitObject(maxBytes)
@@ -304,12 +308,21 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 		}
 		if leader {
 			fl.f, fl.since = f, f.since
+			if c.backing != nil && res == nil && attempt == 0 && !cc.noCache && fl.recall() {
+				fl.end(recalled, nil, false)
+				c.store.over(hash, fl.since)
+				c.stats.missURL.Add(-1)
+				return false
+			}
 			fl.run()
 			return true
 		}
 		switch vary, next := h.follow(w, r, f, e, extra); {
 		case next == served:
 			return true
+		case next == lookAgain && attempt < 8:
+			c.stats.missURL.Add(-1)
+			return false
 		case next == otherVariant && round == 0:
 			names = vary
 			continue
@@ -360,6 +373,7 @@ const (
 	served       whatNext = iota
 	goAlone               // the other one's response is not for this request
 	otherVariant          // nor is it, but others may wait for the same one
+	lookAgain             // it was found in the Store, and is in memory now
 )
 
 // follow waits for the response of a flight, and answers with it if it may.
@@ -415,6 +429,8 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, f *flight, have *
 			return nil, goAlone
 		case released:
 			return nil, goAlone
+		case recalled:
+			return nil, lookAgain
 		}
 	}
 }

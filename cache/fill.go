@@ -56,15 +56,22 @@ type fill struct {
 	sent   int    // bytes of the recorded body that this goroutine wrote to the client
 	pump   *pump
 	stored *entry // what discarding serves
-	broken bool   // wrote more than it declared
-	sniff  string // the Content-Type that net/http finds for the client
-	reason string // detail for a stale answer
+	kept   bool   // the result is in memory
+	saves  bool   // and is to go to the Store,
+	// under the generation of when the handler was asked: one that a purge began since is not for it
+	generation uint64
+	broken     bool   // wrote more than it declared
+	sniff      string // the Content-Type that net/http finds for the client
+	reason     string // detail for a stale answer
 }
 
 // run lets the handler make the response. A panic in it travels on as it is.
 func (fl *fill) run() {
 	c := fl.h.cache
 	c.stats.fills.Add(1)
+	if c.backing != nil {
+		fl.generation, fl.saves = c.backing.current(fl.asked)
+	}
 	fl.outer = snapshot(fl.w.Header())
 	out, release := fl.request()
 	done := false
@@ -90,6 +97,9 @@ func (fl *fill) run() {
 	}
 	done = true
 	fl.finish()
+	if fl.kept && fl.saves {
+		fl.save()
+	}
 }
 
 // request is what the handler gets: the client's request, with our conditions where there is
@@ -616,6 +626,7 @@ func (fl *fill) keep(e *entry) bool {
 	if !c.store.put(fl.hash, fl.key, e, fl.since) {
 		return false
 	}
+	fl.kept = true
 	c.marks.remove(fl.hash)
 	c.stats.stored.Add(1)
 	return true

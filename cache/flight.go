@@ -19,6 +19,7 @@ const (
 	complete         // the entry is there for everybody
 	released         // the response is not for sharing: everybody on his own, at once
 	failed           // the handler panicked, was refused, or broke the response off
+	recalled         // the handler was not asked: the Store had something, and memory has it now
 )
 
 // flight is one run of the handler that other requests for the same response wait for. The leader

@@ -28,6 +28,8 @@ type config struct {
 	revalidations              int
 	revalidateTimeout, backOff time.Duration
 	trace                      Trace
+	backing                    Store
+	backingTimeout             time.Duration
 }
 
 // rules are how one route stores and finds responses.

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"hash/maphash"
 	"net/http"
 	"net/url"
 	"slices"
@@ -29,7 +28,7 @@ func (c *Cache) purgeURL(rawURL string, soft bool) int {
 			return 0
 		}
 		suffix := string(c.rules.appendURL(nil, false, "", target))[len("http://"):]
-		return c.store.purgeFunc(soft, func(r *resource, _ *entry) bool { return pathOf(r.key) == suffix })
+		return c.purgeMany(soft, func(r *resource, _ *entry) bool { return pathOf(r.key) == suffix })
 	}
 	return c.purgeKey(u.Host, target, soft)
 }
@@ -39,7 +38,7 @@ func (c *Cache) purgeKey(host, target string, soft bool) int {
 	n := 0
 	for _, tls := range [...]bool{false, true} {
 		key := c.rules.appendURL(nil, tls, host, target)
-		n += c.store.purge(maphash.Bytes(c.store.seed, key), string(key), soft)
+		n += c.purgeOne(key, soft)
 	}
 	return n
 }
@@ -64,7 +63,7 @@ func (c *Cache) PurgePrefixSoft(prefix string) int { return c.purgePrefix(prefix
 
 func (c *Cache) purgePrefix(prefix string, soft bool) int {
 	if strings.HasPrefix(prefix, "/") {
-		return c.store.purgeFunc(soft, func(r *resource, _ *entry) bool { return strings.HasPrefix(pathOf(r.key), prefix) })
+		return c.purgeMany(soft, func(r *resource, _ *entry) bool { return strings.HasPrefix(pathOf(r.key), prefix) })
 	}
 	scheme, rest, ok := strings.Cut(prefix, "://")
 	if !ok || scheme != "http" && scheme != "https" {
@@ -76,7 +75,7 @@ func (c *Cache) purgePrefix(prefix string, soft bool) int {
 	}
 	plain := string((&rules{}).appendURL(nil, false, host, path))
 	secure := string((&rules{}).appendURL(nil, true, host, path))
-	return c.store.purgeFunc(soft, func(r *resource, _ *entry) bool {
+	return c.purgeMany(soft, func(r *resource, _ *entry) bool {
 		return strings.HasPrefix(r.key, plain) || strings.HasPrefix(r.key, secure)
 	})
 }
@@ -89,19 +88,19 @@ func (c *Cache) PurgeTag(tag string) int { return c.purgeTag(tag, false) }
 func (c *Cache) PurgeTagSoft(tag string) int { return c.purgeTag(tag, true) }
 
 func (c *Cache) purgeTag(tag string, soft bool) int {
-	return c.store.purgeFunc(soft, func(_ *resource, e *entry) bool {
+	return c.purgeMany(soft, func(_ *resource, e *entry) bool {
 		return slices.Contains(e.tags, tag) || slices.Contains(e.groups, tag)
 	})
 }
 
 // PurgeAll removes everything.
 func (c *Cache) PurgeAll() int {
-	return c.store.purgeFunc(false, func(*resource, *entry) bool { return true })
+	return c.purgeMany(false, func(*resource, *entry) bool { return true })
 }
 
 // PurgeAllSoft makes everything stale; see [Cache.PurgeSoft].
 func (c *Cache) PurgeAllSoft() int {
-	return c.store.purgeFunc(true, func(*resource, *entry) bool { return true })
+	return c.purgeMany(true, func(*resource, *entry) bool { return true })
 }
 
 // tagsOf collects the tags of a response, and its groups (RFC 9875).
@@ -152,7 +151,7 @@ func (h *route) invalidate(r *http.Request, status int, hd http.Header) {
 	}
 	c, p := h.cache, h.rules
 	key := p.appendKey(nil, r)
-	c.store.purge(maphash.Bytes(c.store.seed, key), string(key), false)
+	c.purgeOne(key, false)
 	origin := originOf(string(key))
 	for _, name := range [...]string{"Location", "Content-Location"} {
 		for _, v := range hd[name] {
@@ -172,12 +171,12 @@ func (h *route) invalidate(r *http.Request, status int, hd http.Header) {
 			u = base.ResolveReference(u)
 			key := p.appendURL(nil, u.Scheme == "https", u.Host, u.RequestURI())
 			if originOf(string(key)) == origin {
-				c.store.purge(maphash.Bytes(c.store.seed, key), string(key), false)
+				c.purgeOne(key, false)
 			}
 		}
 	}
 	if groups := parseStrings(hd["Cache-Group-Invalidation"]); len(groups) != 0 {
-		c.store.purgeFunc(false, func(res *resource, e *entry) bool {
+		c.purgeMany(false, func(res *resource, e *entry) bool {
 			return originOf(res.key) == origin && slices.ContainsFunc(e.groups, func(g string) bool { return slices.Contains(groups, g) })
 		})
 	}

@@ -43,7 +43,7 @@ func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 		case form.Get("tag") != "":
 			n = c.purgeTag(form.Get("tag"), soft)
 		case form.Get("all") == "1":
-			n = c.store.purgeFunc(soft, func(*resource, *entry) bool { return true })
+			n = c.purgeMany(soft, func(*resource, *entry) bool { return true })
 		default:
 			http.Error(w, "cache: say what to purge: url, prefix, tag, or all=1", http.StatusBadRequest)
 			return

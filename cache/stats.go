@@ -31,7 +31,11 @@ type Stats struct {
 	RevalidationErrors int64 `json:"revalidation_errors"`
 	RevalidationPanics int64 `json:"revalidation_panics"`
 
-	// What the store holds now. Bytes counts bodies, header fields, keys and overhead.
+	// What the [Store] had where memory had nothing, and how many of its calls failed.
+	Recalled    int64 `json:"recalled,omitempty"`
+	StoreErrors int64 `json:"store_errors,omitempty"`
+
+	// What memory holds now. Bytes counts bodies, header fields, keys and overhead.
 	Bytes     int64 `json:"bytes"`
 	MaxBytes  int64 `json:"max_bytes"`
 	Entries   int64 `json:"entries"`
@@ -53,7 +57,12 @@ type counters struct {
 // apart by the requests under way.
 func (c *Cache) Stats() Stats {
 	s := &c.stats
+	var recalled, failed int64
+	if b := c.backing; b != nil {
+		recalled, failed = b.hits.Load(), b.errors.Load()
+	}
 	return Stats{
+		Recalled: recalled, StoreErrors: failed,
 		Hits: s.results[Hit].Load(), Stale: s.results[Stale].Load(), Revalidated: s.results[Revalidated].Load(),
 		Collapsed: s.results[Collapsed].Load(), Misses: s.results[Miss].Load(), Bypassed: s.results[Bypass].Load(),
 		MissURL: s.missURL.Load(), MissVary: s.missVary.Load(), MissStale: s.missStale.Load(), MissRequest: s.missRequest.Load(),

@@ -105,6 +105,14 @@ func (s *store) beginAlone(hash uint64) epoch {
 	return s.begin(sh, hash)
 }
 
+// stands is current for a caller who does not hold the lock.
+func (s *store) stands(hash uint64, e epoch) bool {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return s.current(e)
+}
+
 // over ends what begin began.
 func (s *store) over(hash uint64, e epoch) {
 	sh := s.shard(hash)

@@ -1,0 +1,315 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"encoding/gob"
+	"hash/maphash"
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// Store keeps stored responses outside of the memory of this process: on a disk, or in a server
+// that several processes share. A cache with one (see [WithStore]) asks it for what its memory does
+// not have, and tells it what it stores and what it purges. Package cachetest has the tests that
+// every Store must pass.
+//
+// An implementation is safe for concurrent use and returns when ctx ends at the latest. It may
+// forget what it was given at any time. It keeps none of the slices that it is given, and never
+// changes one that it has returned. It must not call the cache.
+type Store interface {
+	// Get returns what was set under a key, or nil if there is nothing.
+	Get(ctx context.Context, key string) ([]byte, error)
+	// Set keeps a value under a key in place of what was there. After ttl nobody has a use for it.
+	// Keys are URLs, of up to 4 KiB.
+	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
+	// Delete forgets what is under a key. That there is nothing is no error.
+	Delete(ctx context.Context, key string) error
+}
+
+// WithStore puts a [Store] behind the memory of the cache. Each call of it may take as long as
+// timeout; one that fails is counted, and the request goes on as if there were nothing.
+//
+// Purging a URL deletes it there. The store cannot be searched, so purging by prefix, by tag, by
+// group, by path alone or everything turns all that it holds invalid; other processes that share the
+// store notice within a second, but keep what they have in memory: tell them as well.
+func WithStore(s Store, timeout time.Duration) Option {
+	if s == nil {
+		panic("cache: WithStore(nil): give it a Store, or leave the option out")
+	}
+	atLeast("WithStore", timeout, 1)
+	return option(func(c *config) { c.backing, c.backingTimeout = s, timeout })
+}
+
+// backing is a store with what is needed to use it.
+type backing struct {
+	store   Store
+	timeout time.Duration
+	errors  atomic.Int64
+	hits    atomic.Int64
+
+	// One write for a key at a time, so that a purge and the save of a fill that began before it
+	// do not overtake each other. A channel and not a mutex: it is held while the store works.
+	turns [64]chan struct{}
+
+	// The generation is part of every record, and records of another one count as nothing. It is
+	// kept in the store itself, and read again every second.
+	generation atomic.Pointer[generation]
+	reading    atomic.Bool
+}
+
+type generation struct {
+	id      uint64
+	read    time.Time
+	unsaved bool // the store does not know it yet
+}
+
+const generationKey = "spillgate:generation"
+
+func newBacking(s Store, timeout time.Duration) *backing {
+	b := &backing{store: s, timeout: timeout}
+	for i := range b.turns {
+		b.turns[i] = make(chan struct{}, 1)
+	}
+	return b
+}
+
+func (b *backing) failed(err error) bool {
+	if err != nil {
+		b.errors.Add(1)
+	}
+	return err != nil
+}
+
+func (b *backing) context() (context.Context, context.CancelFunc) {
+	// Not a request's context: what is begun for one client serves the others as well.
+	return context.WithTimeout(context.Background(), b.timeout)
+}
+
+// current returns the generation; false if it cannot be known now.
+func (b *backing) current(now time.Time) (uint64, bool) {
+	g := b.generation.Load()
+	if g != nil && now.Sub(g.read) < time.Second || !b.reading.CompareAndSwap(false, true) {
+		return b.known(g)
+	}
+	defer b.reading.Store(false)
+	ctx, cancel := b.context()
+	defer cancel()
+	if g != nil && g.unsaved {
+		return b.renew(g, g.id, now)
+	}
+	v, err := b.store.Get(ctx, generationKey)
+	if b.failed(err) {
+		return b.known(g)
+	}
+	if id, err := strconv.ParseUint(string(v), 16, 64); err == nil {
+		b.generation.CompareAndSwap(g, &generation{id: id, read: now})
+		return b.known(b.generation.Load())
+	}
+	if g != nil {
+		return b.renew(g, g.id, now) // it was forgotten there
+	}
+	return b.renew(g, rand.Uint64(), now)
+}
+
+func (b *backing) known(g *generation) (uint64, bool) {
+	if g == nil {
+		return 0, false
+	}
+	return g.id, true
+}
+
+// renew begins a generation, in place of old.
+func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool) {
+	next := &generation{id: id, read: now}
+	ctx, cancel := b.context()
+	defer cancel()
+	next.unsaved = b.failed(b.store.Set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
+	b.generation.CompareAndSwap(old, next)
+	return b.known(b.generation.Load())
+}
+
+// clear makes everything in the store invalid.
+func (b *backing) clear() {
+	id := rand.Uint64()
+	next := &generation{id: id, read: time.Now(), unsaved: true}
+	b.generation.Store(next) // at once for this process, whatever the store does
+	b.renew(next, id, next.read)
+}
+
+// record is what is kept under a key.
+type record struct {
+	Generation uint64
+	Variants   []recordedEntry
+}
+
+type recordedEntry struct {
+	Status                                  int
+	Names                                   []string
+	Values                                  [][]string
+	Body                                    []byte
+	Stored                                  int64 // Unix, in ns
+	InitialAge, Lifetime, WhileStale, IfErr time.Duration
+	MustValidate, NoCache                   bool
+	Extra                                   string
+	Vary, Raw, Norm                         []string
+	Absent                                  []bool
+	Tags, Groups                            []string
+}
+
+func (e *entry) record() recordedEntry {
+	r := recordedEntry{
+		Status: e.status, Body: e.body, Stored: e.stored.UnixNano(),
+		InitialAge: e.initialAge, Lifetime: e.lifetime, WhileStale: e.whileStale, IfErr: e.ifError,
+		MustValidate: e.mustValidate, NoCache: e.noCache, Extra: e.extra, Vary: e.vary, Tags: e.tags, Groups: e.groups,
+	}
+	for _, f := range e.fields {
+		r.Names, r.Values = append(r.Names, f.name), append(r.Values, f.values)
+	}
+	for _, c := range e.chosen {
+		r.Raw, r.Norm, r.Absent = append(r.Raw, c.raw), append(r.Norm, c.norm), append(r.Absent, c.absent)
+	}
+	return r
+}
+
+// entry makes a record usable again; nil if it makes no sense.
+func (r *recordedEntry) entry(now time.Time) *entry {
+	n := len(r.Vary)
+	if len(r.Names) != len(r.Values) || len(r.Raw) != n || len(r.Norm) != n || len(r.Absent) != n || r.Status < 200 {
+		return nil
+	}
+	// Its age goes by the wall clock, which is all that processes share. A clock that went back
+	// makes nothing younger than it was.
+	stored := now.Add(-max(0, now.Sub(time.Unix(0, r.Stored))))
+	e := &entry{
+		status: r.Status, stored: stored,
+		initialAge: max(0, r.InitialAge), lifetime: r.Lifetime, whileStale: r.WhileStale, ifError: r.IfErr,
+		mustValidate: r.MustValidate, noCache: r.NoCache, extra: r.Extra, vary: r.Vary, tags: r.Tags, groups: r.Groups,
+	}
+	for i, name := range r.Names {
+		e.fields = append(e.fields, field{name, r.Values[i]})
+	}
+	for i := range r.Vary {
+		e.chosen = append(e.chosen, selected{r.Raw[i], r.Norm[i], r.Absent[i]})
+	}
+	e.index()
+	e.complete(r.Body)
+	return e
+}
+
+// recall brings what the store has under the key of a fill into memory, and reports whether that
+// was anything.
+func (fl *fill) recall() bool {
+	c := fl.h.cache
+	b := c.backing
+	id, ok := b.current(fl.asked)
+	if !ok {
+		return false
+	}
+	ctx, cancel := b.context()
+	defer cancel()
+	value, err := b.store.Get(ctx, fl.key)
+	if b.failed(err) || len(value) == 0 {
+		return false
+	}
+	var rec record
+	if b.failed(gob.NewDecoder(bytes.NewReader(value)).Decode(&rec)) || rec.Generation != id {
+		return false
+	}
+	found := false
+	for i := len(rec.Variants) - 1; i >= 0; i-- { // the newest last, as they were stored
+		e := rec.Variants[i].entry(time.Now())
+		if e != nil && int64(len(e.body)) <= c.maxObject.Load() && c.store.put(fl.hash, fl.key, e, fl.since) {
+			found = true
+		}
+	}
+	if found {
+		b.hits.Add(1)
+	}
+	return found
+}
+
+// save writes what memory holds under the key of a fill to the store, unless a purge came since the
+// fill began.
+func (fl *fill) save() {
+	c := fl.h.cache
+	b, id := c.backing, fl.generation
+	b.turn(fl.hash, func(ctx context.Context) {
+		res := c.store.get(fl.hash, []byte(fl.key))
+		if res == nil || !c.store.stands(fl.hash, fl.since) {
+			return
+		}
+		rec := record{Generation: id}
+		now := time.Now()
+		var keep time.Duration
+		for _, e := range res.variants {
+			if e.part == nil && !e.soft.Load() {
+				rec.Variants = append(rec.Variants, e.record())
+				keep = max(keep, fl.h.rules.useful(e, now))
+			}
+		}
+		if len(rec.Variants) == 0 || keep <= 0 {
+			return
+		}
+		var buf bytes.Buffer
+		if !b.failed(gob.NewEncoder(&buf).Encode(&rec)) {
+			b.failed(b.store.Set(ctx, fl.key, buf.Bytes(), keep))
+		}
+	})
+}
+
+// useful is how long an entry may still be of use: fresh, stale, or to be validated.
+func (p *rules) useful(e *entry, now time.Time) time.Duration {
+	window := max(e.whileStale, e.ifError, p.whileStale, p.ifError, p.ifUnreachable)
+	if e.etag != "" || e.lastModified != "" {
+		window = max(window, time.Hour)
+	}
+	return e.lifetime - e.age(now) + window
+}
+
+// turn runs f while nobody else writes under the key.
+func (b *backing) turn(hash uint64, f func(context.Context)) {
+	ctx, cancel := b.context()
+	defer cancel()
+	slot := b.turns[hash%uint64(len(b.turns))]
+	select {
+	case slot <- struct{}{}:
+		defer func() { <-slot }()
+		f(ctx)
+	case <-ctx.Done():
+		b.failed(ctx.Err())
+	}
+}
+
+// purgeOne purges a key in memory and in the store.
+func (c *Cache) purgeOne(key []byte, soft bool) (n int) {
+	hash := maphash.Bytes(c.store.seed, key)
+	b := c.backing
+	if b == nil {
+		return c.store.purge(hash, string(key), soft)
+	}
+	// The store first, so that what memory has forgotten cannot be recalled; and both in one turn,
+	// so that no fill that began before saves between them.
+	done := false
+	b.turn(hash, func(ctx context.Context) {
+		if b.failed(b.store.Delete(ctx, string(key))) {
+			return
+		}
+		n, done = c.store.purge(hash, string(key), soft), true
+	})
+	if !done {
+		b.clear() // it must not come back, whatever that costs
+		n = c.store.purge(hash, string(key), soft)
+	}
+	return n
+}
+
+// purgeMany purges what matches in memory. The store cannot be searched, and is cleared.
+func (c *Cache) purgeMany(soft bool, match func(*resource, *entry) bool) int {
+	if c.backing != nil {
+		c.backing.clear()
+	}
+	return c.store.purgeFunc(soft, match)
+}

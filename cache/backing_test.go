@@ -1,0 +1,219 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"maps"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/cache/cachetest"
+)
+
+// mapStore is the smallest Store there is.
+type mapStore struct {
+	mu    sync.Mutex
+	m     map[string][]byte
+	fail  atomic.Bool
+	delay time.Duration
+}
+
+func newMapStore() *mapStore { return &mapStore{m: make(map[string][]byte)} }
+
+var errBroken = errors.New("broken")
+
+func (s *mapStore) begin(ctx context.Context) error {
+	if s.delay > 0 {
+		select {
+		case <-time.After(s.delay):
+		case <-ctx.Done():
+		}
+	}
+	if s.fail.Load() {
+		return errBroken
+	}
+	return ctx.Err()
+}
+
+func (s *mapStore) Get(ctx context.Context, key string) ([]byte, error) {
+	if err := s.begin(ctx); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m[key], nil
+}
+
+func (s *mapStore) Set(ctx context.Context, key string, value []byte, _ time.Duration) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.m[key] = bytes.Clone(value)
+	return nil
+}
+
+func (s *mapStore) Delete(ctx context.Context, key string) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, key)
+	return nil
+}
+
+func TestStoreSuite(t *testing.T) {
+	cachetest.TestStore(t, cachetest.StoreConfig{New: func(testing.TB) cache.Store { return newMapStore() }})
+}
+
+func TestRecalledLooksTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		var calls, not atomic.Int64
+		origin := validator(&calls, &not, "Cache-Control: max-age=60, stale-if-error=30", "Vary: Accept", "X-Bytes: \xff\xfe", "Cache-Tag: t")
+		first := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
+		get(first, "http://example.com/x", "Accept: a")
+		get(first, "http://example.com/x", "Accept: b")
+		time.Sleep(10 * time.Second)
+
+		c := cache.New(1<<20, cache.WithStore(s, time.Second))
+		second := c.Handler(origin)
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				res := get(second, "http://example.com/x", "Accept: a")
+				want(t, "status", res.Header.Get("Cache-Status"), "spillgate; hit; ttl=50")
+				want(t, "Age", res.Header.Get("Age"), "10")
+				want(t, "bytes", res.Header.Get("X-Bytes"), "\xff\xfe")
+				want(t, "body", text(t, res), "0123456789")
+			})
+		}
+		wg.Wait()
+		want(t, "variants", text(t, get(second, "http://example.com/x", "Accept: b")), "0123456789")
+		want(t, "tags", c.PurgeTag("t"), 2)
+		want(t, "calls", calls.Load(), 2)
+		want(t, "recalled", c.Stats().Recalled, 1)
+		want(t, "misses", c.Stats().MissURL, 0)
+
+		// What is too old is validated, as from memory.
+		get(first, "http://example.com/y", "Accept: a")
+		time.Sleep(61 * time.Second)
+		third := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
+		want(t, "validated", get(third, "http://example.com/y", "Accept: a").Header.Get("Cache-Status"), "spillgate; hit; fwd=stale; fwd-status=304")
+	})
+}
+
+// A store that fails or hangs costs its timeout at most, and no purge is lost.
+func TestStoreThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		var calls atomic.Int64
+		var version atomic.Int64
+		origin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			w.Header().Set("Cache-Control", "max-age=6000")
+			io.WriteString(w, strconv.FormatInt(version.Load(), 10))
+		})
+		c := cache.New(1<<20, cache.WithStore(s, time.Second))
+		h := c.Handler(origin)
+		get(h, "http://example.com/x")
+		s.fail.Store(true)
+		get(h, "http://example.com/y")
+		want(t, "counted", c.Stats().StoreErrors > 0, true)
+		want(t, "from memory", get(h, "http://example.com/y").Header.Get("Age"), "0")
+
+		// The purge does not reach the store; its record must not come back all the same.
+		version.Store(1)
+		c.Purge("http://example.com/x")
+		s.fail.Store(false)
+		time.Sleep(2 * time.Second)
+		want(t, "purged", text(t, get(h, "http://example.com/x")), "1")
+		other := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
+		want(t, "purged for others", text(t, get(other, "http://example.com/x")), "1")
+
+		s.delay = time.Hour
+		begun := time.Now()
+		get(h, "http://example.com/z")
+		if d := time.Since(begun); d > 4*time.Second {
+			t.Errorf("a hanging store held a request up for %v", d)
+		}
+		s.delay = 0
+
+		// Records that make no sense count as nothing.
+		s.mu.Lock()
+		for k, v := range maps.Clone(s.m) {
+			s.m[k] = v[:len(v)/2]
+		}
+		s.mu.Unlock()
+		version.Store(2)
+		want(t, "damaged", text(t, get(cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin), "http://example.com/x")), "2")
+	})
+}
+
+func TestPurgeRaceWithStore(t *testing.T) {
+	for i := range purgeRounds {
+		s := newMapStore()
+		var version atomic.Int64
+		origin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			v := version.Load()
+			runtime.Gosched()
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, strconv.FormatInt(v, 10))
+		})
+		c := cache.New(1<<20, cache.WithStore(s, time.Minute))
+		h := c.Handler(origin)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { get(h, "http://example.com/x") })
+		}
+		wg.Go(func() {
+			version.Store(1)
+			if i%2 == 0 {
+				c.Purge("http://example.com/x")
+			} else {
+				c.PurgeAll()
+			}
+			want(t, "after the purge", text(t, get(h, "http://example.com/x")), "1")
+		})
+		wg.Wait()
+		want(t, "in memory", text(t, get(h, "http://example.com/x")), "1")
+		again := cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(origin)
+		want(t, "in the store", text(t, get(again, "http://example.com/x")), "1")
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func FuzzRecord(f *testing.F) {
+	s := newMapStore()
+	var calls atomic.Int64
+	origin := page(&calls, "x", "Cache-Control: max-age=60", "Vary: A", `Etag: "v"`)
+	get(cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(origin), "http://example.com/x", "A: 1")
+	for k, v := range s.m {
+		if strings.HasPrefix(k, "http") {
+			f.Add(v)
+		}
+	}
+	f.Fuzz(func(t *testing.T, v []byte) {
+		s := newMapStore()
+		get(cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(origin), "http://example.com/y")
+		s.m["http://example.com/x"] = v
+		h := cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(origin)
+		for range 2 {
+			get(h, "http://example.com/x", "A: 1") // whatever the store returns, there is no crash
+		}
+	})
+}
