@@ -199,12 +199,15 @@ func (p *Pool) admitted(permit limiter.Permit, err error) (limiter.Permit, error
 // untimed stands for the time where the clock was not read.
 const untimed time.Duration = -1
 
+// free reports whether there seems to be a free slot.
+func (p *Pool) free() bool { return p.active.Load() < int64(p.line.Limit()) }
+
 // try is take without waiting; its refusals are not counted.
 func (p *Pool) try(s *slot, ctx context.Context, t task, inline bool) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	if p.active.Load() >= int64(p.line.Limit()) || p.join() != nil {
+	if !p.free() || p.join() != nil {
 		return false
 	}
 	k := p.kinds.get(t.kind)

@@ -124,6 +124,9 @@ func (m *mapping[A, R]) one(ctx context.Context, i int) (err error) {
 
 // help starts one more goroutine if there is a free slot that nobody waits for.
 func (m *mapping[A, R]) help() {
+	if !m.pool.free() {
+		return
+	}
 	s := new(slot)
 	if !m.pool.try(s, m.ctx, m.task, false) {
 		return
