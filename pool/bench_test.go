@@ -141,7 +141,9 @@ func BenchmarkContended(b *testing.B) {
 		})
 		b.Run("work="+work.name+"/pool", func(b *testing.B) {
 			p := pool.New(pool.WithSlots(slots))
-			run(b, func() { p.Do(context.Background(), func(context.Context) error { sink.Store(int64(spin(work.n))); return nil }) })
+			run(b, func() {
+				p.Do(context.Background(), func(context.Context) error { sink.Store(int64(spin(work.n))); return nil })
+			})
 		})
 	}
 }
