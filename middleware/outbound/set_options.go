@@ -63,7 +63,8 @@ func WithHash(key func(*http.Request) string) SetOption {
 // that are added to the defaults of a set: a window of 1 s, in which half of at
 // least 20 requests failed, or 5 failures in a row; out for 5 s, twice as long
 // each further time. For endpoints that become slow rather than fail, add
-// [breaker.WithSlowCalls].
+// [breaker.WithSlowCalls]; and as P2C leaves a slow endpoint few requests, where
+// there is little traffic also a longer window or a smaller volume.
 func WithEjection(opts ...breaker.Option) SetOption {
 	return setOption(func(c *setConfig) { c.ejection = append(c.ejection, opts...) })
 }
