@@ -30,6 +30,12 @@
 // a request share one wrapper around its ResponseWriter, which keeps Flush, ReadFrom, Hijack,
 // Push and Unwrap exactly as they were below it.
 //
+// # What belongs outside
+//
+// [http.MaxBytesHandler], CORS and compression go around the layers: Wrap is inside of them. net/http closes the connection after a body that is
+// too large only if its own ResponseWriter was given to the limit, which no wrapper can stand in for. [http.TimeoutHandler] goes inside: what it
+// answers is then seen as the failure that it is.
+//
 // # On the wire
 //
 // A client over its own quota gets 429; a server that is full, open or draining answers 503.
