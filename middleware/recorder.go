@@ -187,10 +187,10 @@ func (rec *recorder) wroteFinal(code int) {
 func (rec *recorder) answered(now time.Time) {
 	rec.firstByte = now
 	for i := range rec.live[:rec.nlive] {
-		rec.live[i].hold.call.Answered()
+		rec.live[i].hold.call.AnsweredAt(now)
 	}
 	for i := range rec.more {
-		rec.more[i].hold.call.Answered()
+		rec.more[i].hold.call.AnsweredAt(now)
 	}
 }
 
