@@ -143,6 +143,10 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 		k.refused.Add(1)
 		return err
 	}
+	if !t.deadline.IsZero() && time.Until(t.deadline) <= 0 {
+		p.late.Add(1)
+		return p.refused(k, ctx, errLate)
+	}
 	now := untimed
 	if k.timed() {
 		now = p.now()
@@ -187,6 +191,9 @@ func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
 	return nil
 }
 
+// errLate is the refusal of what comes after its own deadline: coming back is of no use.
+var errLate error = &limiter.Error{Err: limiter.ErrWouldMissDeadline}
+
 // admitted turns away who got a permit only because Shutdown opened the gate.
 func (p *Pool) admitted(permit limiter.Permit, err error) (limiter.Permit, error) {
 	if err == nil && p.stopped.Load() {
@@ -204,7 +211,7 @@ func (p *Pool) free() bool { return p.active.Load() < int64(p.line.Limit()) }
 
 // try is take without waiting; its refusals are not counted.
 func (p *Pool) try(s *slot, ctx context.Context, t task, inline bool) bool {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || !t.deadline.IsZero() && time.Until(t.deadline) <= 0 {
 		return false
 	}
 	if !p.free() || p.join() != nil {

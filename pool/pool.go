@@ -31,6 +31,7 @@ type Pool struct {
 	waiting [16]atomic.Int64 // by priority, lowest first
 	kinds   kinds
 	shares  shares
+	late    atomic.Int64 // tasks that came after their own deadline
 	conf    config
 
 	look  atomic.Int64 // ns since base: when GOMAXPROCS is to be read again

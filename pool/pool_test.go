@@ -399,6 +399,9 @@ func TestLine(t *testing.T) {
 			for range 3 { // so that the kind's usual run time is known
 				p.Do(context.Background(), work, pool.WithKind("k"))
 			}
+			if err := p.Do(context.Background(), work, pool.WithDeadline(time.Now())); !errors.Is(err, limiter.ErrWouldMissDeadline) {
+				t.Errorf("past it: %v", err)
+			}
 			release := full(p)
 			soon := pool.WithDeadline(time.Now().Add(50 * time.Millisecond))
 			before := time.Now()

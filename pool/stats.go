@@ -44,7 +44,7 @@ func (p *Pool) Stats() Stats {
 	l := p.line.Stats()
 	s := Stats{
 		Slots: l.Limit, Used: l.InFlight, Waiting: l.Queued,
-		Full: l.Full, Evicted: l.Evicted, Expired: l.Expired, Deadline: l.Deadline, Left: l.Left,
+		Full: l.Full, Evicted: l.Evicted, Expired: l.Expired, Deadline: l.Deadline + p.late.Load(), Left: l.Left,
 		RetryAfter: l.RetryAfter,
 		Draining:   p.active.Load()&draining != 0,
 	}
