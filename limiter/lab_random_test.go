@@ -246,7 +246,7 @@ func labRunCase(seed uint64, watch func(float64, *labRun)) labOutcome {
 }
 
 func TestLabRandom(t *testing.T) {
-	n := 40
+	n := 24
 	if labRace {
 		n = 2
 	}

@@ -1,0 +1,46 @@
+package limiter_test
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// On one processor, work that computes without a pause keeps what comes after it from
+// reaching the limiter: without the yield one after the other is admitted, and nothing is
+// ever shed.
+func TestAdaptiveSeesTheRunQueue(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	run := func(opts ...limiter.ConcurrencyOption) (shed int64) {
+		c := limiter.NewAdaptive(append(opts, limiter.WithLimits(1, 4), limiter.WithStart(4), limiter.WithQueue(0, 0))...)
+		var wg sync.WaitGroup
+		var sink atomic.Int64
+		for range 200 {
+			wg.Go(func() {
+				p, err := c.Acquire(t.Context(), limiter.Request{})
+				if err != nil {
+					return
+				}
+				n := int64(0)
+				for i := range int64(20_000) {
+					n += i * i
+				}
+				sink.Add(n)
+				p.Release(limiter.Success)
+			})
+		}
+		wg.Wait()
+		return c.Stats().Shed
+	}
+	with, without := run(), run(limiter.WithoutYield())
+	t.Logf("of 200 at once, shed: %d with the yield, %d without", with, without)
+	if with < 100 {
+		t.Errorf("with the yield %d of 200 were shed, want most", with)
+	}
+	if without > 20 {
+		t.Errorf("without the yield %d of 200 were shed; the run queue is seen some other way", without)
+	}
+}
