@@ -624,3 +624,61 @@ func TestErrorsSayWhoAndWhen(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestPassingAndSettings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithProbes(1))...)
+		expect := func(s breaker.State, passing bool) {
+			t.Helper()
+			want(t, b, s)
+			if b.Passing() != passing {
+				t.Errorf("%v: passing is %v", s, !passing)
+			}
+		}
+		expect(breaker.Closed, true)
+		trip(t, b)
+		expect(breaker.Open, false)
+		time.Sleep(5 * time.Second)
+		expect(breaker.HalfOpen, false)
+		b.ForceOpen()
+		expect(breaker.ForcedOpen, false)
+		b.ForceClosed()
+		expect(breaker.ForcedClosed, true)
+		b.Disable()
+		expect(breaker.Disabled, true)
+		if b.Settings() != b.Stats().Settings || b.Settings().Probes != 1 {
+			t.Errorf("%+v", b.Settings())
+		}
+		if s := breaker.NewGroup(breaker.WithProbes(5)).Settings(); s.Probes != 5 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// A caller that hands in a time of long ago counts nowhere rather than in somebody else's slice.
+func TestClocksThatAreLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.WithSlowCalls(time.Second, 0.8), breaker.WithWindow(time.Second))
+		long := time.Now()
+		time.Sleep(time.Hour)
+		for range 10 {
+			call, _ := b.Allow()
+			call.Done(breaker.Success, 0)
+		}
+		open := make([]breaker.Call, 0, 100)
+		for at := long; at.Before(long.Add(5 * time.Second)); at = at.Add(50 * time.Millisecond) {
+			call, err := b.AllowAt(at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			open = append(open, call)
+		}
+		for _, call := range open {
+			call.DoneAt(breaker.Failure, 0, long)
+		}
+		time.Sleep(100 * time.Millisecond)
+		if s := b.Stats(); s.State != breaker.Closed || s.Successes != 10 || s.Overdue != 0 || s.InFlight != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

@@ -575,8 +575,8 @@ func TestR9OurOwnRefusalsAreIgnored(t *testing.T) {
 	inner := breaker.NewGroup()
 	inner.Get("").ForceOpen()
 	for name, h := range map[string]http.Handler{
-		"a full limiter":     middleware.Concurrency(full).Handler(answers(200)),
-		"an open breaker":    middleware.Breaker(inner).Handler(answers(200)),
+		"a full limiter":     middleware.Concurrency(full).Handler(answers(http.StatusOK)),
+		"an open breaker":    middleware.Breaker(inner).Handler(answers(http.StatusOK)),
 		"a quota further in": answers(http.StatusTooManyRequests),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -950,4 +950,13 @@ func TestR16AResultOfAnOlderStateIsDropped(t *testing.T) {
 			s.Errorf("%d dropped, want 1", n)
 		}
 	})
+}
+
+func TestBreakerKeyNamesTheBreaker(t *testing.T) {
+	g := breaker.NewGroup()
+	byHost := middleware.Breaker(g, middleware.WithBreakerKey(func(r *http.Request) string { return r.Host })).Handler(answers(http.StatusBadGateway))
+	byHost.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	if s := g.Get("example.com").Stats(); s.Failures != 1 {
+		t.Errorf("%+v", s)
+	}
 }

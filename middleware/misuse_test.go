@@ -49,6 +49,7 @@ func TestMisusePanicsWithTheRemedy(t *testing.T) {
 		{"nil client", func() { middleware.WithClient(nil) }, []string{"middleware: WithClient: f is nil"}},
 		{"nil long-lived", func() { middleware.WithLongLived(nil) }, []string{"middleware: WithLongLived: f is nil"}},
 		{"nil breaker key", func() { middleware.WithBreakerKey(nil) }, []string{"middleware: WithBreakerKey: f is nil"}},
+		{"nil breaker client", func() { middleware.WithBreakerClient(nil) }, []string{"middleware: WithBreakerClient: f is nil"}},
 		{"nil classify", func() { middleware.WithClassify(nil) }, []string{"middleware: WithClassify: f is nil"}},
 		{"nil fallback", func() { middleware.WithFallback(nil) }, []string{"middleware: WithFallback: h is nil"}},
 		{"nil task func", func() { middleware.WithTaskFunc(nil) }, []string{"middleware: WithTaskFunc: f is nil"}},
