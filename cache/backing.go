@@ -6,6 +6,7 @@ import (
 	"encoding/gob"
 	"hash/maphash"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -214,14 +215,13 @@ func (fl *fill) recall() bool {
 	if b.failed(err) || len(value) == 0 {
 		return false
 	}
-	var rec record
-	if b.failed(gob.NewDecoder(bytes.NewReader(value)).Decode(&rec)) || rec.Generation != id {
+	entries, err := decodeRecord(value, id, time.Now())
+	if b.failed(err) {
 		return false
 	}
 	found := false
-	for i := len(rec.Variants) - 1; i >= 0; i-- { // the newest last, as they were stored
-		e := rec.Variants[i].entry(time.Now())
-		if e != nil && int64(len(e.body)) <= c.maxObject.Load() && c.store.put(fl.hash, fl.key, e, fl.since) {
+	for _, e := range slices.Backward(entries) { // the newest last, as they were stored
+		if int64(len(e.body)) <= c.maxObject.Load() && c.store.put(fl.hash, fl.key, e, fl.since) {
 			found = true
 		}
 	}
@@ -229,6 +229,21 @@ func (fl *fill) recall() bool {
 		b.hits.Add(1)
 	}
 	return found
+}
+
+// decodeRecord reads a record: nothing of one that belongs to another generation, or makes no sense.
+func decodeRecord(value []byte, generation uint64, now time.Time) ([]*entry, error) {
+	var rec record
+	if err := gob.NewDecoder(bytes.NewReader(value)).Decode(&rec); err != nil || rec.Generation != generation {
+		return nil, err
+	}
+	var out []*entry
+	for i := range rec.Variants {
+		if e := rec.Variants[i].entry(now); e != nil {
+			out = append(out, e)
+		}
+	}
+	return out, nil
 }
 
 // save writes what memory holds under the key of a fill to the store, unless a purge came since the

@@ -207,13 +207,5 @@ func FuzzRecord(f *testing.F) {
 			f.Add(v)
 		}
 	}
-	f.Fuzz(func(t *testing.T, v []byte) {
-		s := newMapStore()
-		get(cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(origin), "http://example.com/y")
-		s.m["http://example.com/x"] = v
-		h := cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(origin)
-		for range 2 {
-			get(h, "http://example.com/x", "A: 1") // whatever the store returns, there is no crash
-		}
-	})
+	f.Fuzz(func(t *testing.T, v []byte) { cache.DecodeRecord(v) }) // whatever a store returns, there is no crash
 }

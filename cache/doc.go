@@ -15,5 +15,8 @@
 //
 // Memory is bounded by the byte budget given to [New]; entries are evicted least recently
 // used first. [Cache.Purge] and its relatives remove entries, and beat every fill that began
-// before them.
+// before them. A [Store] may stand behind the memory.
+//
+// How well the package does what the RFCs say is scored by the public suite for HTTP caches: see
+// package conformance in the folder of that name.
 package cache

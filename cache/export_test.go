@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"bytes"
+	"encoding/gob"
 	"net/http"
 	"time"
 )
@@ -44,3 +46,21 @@ func ParseTargeted(lines ...string) (time.Duration, bool) {
 
 // ParseStrings reads a list of strings.
 func ParseStrings(lines ...string) []string { return parseStrings(lines) }
+
+// DecodeRecord reads what a Store returned, of any generation.
+func DecodeRecord(value []byte) int {
+	var rec record
+	if gob.NewDecoder(bytes.NewReader(value)).Decode(&rec) != nil {
+		return 0
+	}
+	now := time.Unix(1<<30, 0)
+	entries, _ := decodeRecord(value, rec.Generation, now)
+	for _, e := range entries {
+		if e.age(now) < 0 || e.age(now) > maxDelta*time.Second {
+			panic("age out of range")
+		}
+		e.selects("", http.Header{"A": {"1"}})
+		e.stamped(&Cache{}, e.age(now))
+	}
+	return len(entries)
+}
