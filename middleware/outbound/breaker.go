@@ -14,7 +14,8 @@ import (
 // A try is judged when its header has come: 500, 502, 503, 504 and transport
 // errors are failures; 429 says nothing about the host; every other response is
 // a success. A body that breaks off later adds a failure; one that the caller
-// closes early does not. A caller that cancels says nothing about the host, and
+// closes early does not. A caller that cancels, or whose request body cannot be
+// read to its end, says nothing about the host, and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
 //
@@ -104,11 +105,16 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 			call.Done(breaker.Failure, -1)
 		}
 	}()
-	resp, err := t.next.RoundTrip(req)
+	out, up := req, uploading(req)
+	if up != nil {
+		out = req.WithContext(req.Context())
+		out.Body = up
+	}
+	resp, err := t.next.RoundTrip(out)
 	returned = true
 	now := t.clock.now()
 	took := now.Sub(began)
-	call.DoneAt(t.judge(req, resp, err, took, b), took, now)
+	call.DoneAt(t.judge(req, resp, err, up, took, b), took, now)
 	if err == nil {
 		watch(resp, judged{call, req})
 	}
@@ -116,7 +122,10 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // judge says what a try means for its host, whose breaker is b.
-func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error, took time.Duration, b *breaker.Breaker) breaker.Outcome {
+func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error, up *upload, took time.Duration, b *breaker.Breaker) breaker.Outcome {
+	if up.broke(err) {
+		return breaker.Ignored
+	}
 	if c.outcome != nil {
 		return c.outcome(req, resp, err)
 	}

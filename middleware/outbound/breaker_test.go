@@ -3,6 +3,7 @@ package outbound_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -38,11 +39,9 @@ func TestO1BreakerPerHostInAnyCase(t *testing.T) {
 	})
 }
 
+var floodHosts = flag.Int("hosts", 20_000, "distinct hosts of the flood")
+
 func TestO1FloodOfHostsLeavesOpenBreakersOpen(t *testing.T) {
-	hosts := 20_000
-	if testing.Short() {
-		hosts = 2_000
-	}
 	synctest.Test(t, func(t *testing.T) {
 		g := group(breaker.WithOpenTime(time.Hour, time.Hour))
 		rt := outbound.New(flood{}, outbound.Breaker(g))
@@ -50,7 +49,7 @@ func TestO1FloodOfHostsLeavesOpenBreakersOpen(t *testing.T) {
 			get(t, rt, "http://bad.test/")
 		}
 		req := request(t.Context(), "GET", "http://x/", nil)
-		for i := range hosts {
+		for i := range *floodHosts {
 			req.URL.Host = fmt.Sprintf("h%d.test", i)
 			if _, err := do(rt, req); err != nil {
 				t.Fatal(err)
@@ -265,6 +264,37 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		g := group()
+		set := newSet(t, urls("http://a.test"))
+		for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+			rt := outbound.New(base, layer, outbound.Retry())
+			for range 6 {
+				r, w := io.Pipe()
+				go func() {
+					io.WriteString(w, "the first part")
+					w.CloseWithError(errCut)
+				}()
+				if _, err := do(rt, request(t.Context(), "PUT", "http://a.test/", r)); !errors.Is(err, errCut) {
+					t.Errorf("the caller's own error became %v", err)
+				}
+			}
+		}
+		if s := g.Get("a.test").State(); s != breaker.Closed {
+			t.Errorf("Breaker: %v", s)
+		}
+		if e := set.Stats().Endpoints[0]; e.Failures != 0 || e.InFlight != 0 {
+			t.Errorf("Balance: %d failures, %d in flight", e.Failures, e.InFlight)
+		}
+		time.Sleep(time.Second) // net/http lingers for half of that
+	})
 }
 
 func TestBreakerHostThatNeverAnswersOpensBeforeAnyCallReturns(t *testing.T) {

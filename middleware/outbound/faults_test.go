@@ -211,6 +211,64 @@ func TestReverseProxy(t *testing.T) {
 	}
 }
 
+// A client that leaves in the middle of an upload is seen only as a request body
+// that ends too soon.
+func TestReverseProxyBrokenUpload(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		clients bool // cut the upload, otherwise the backend does
+		open    bool
+	}{
+		{"clients leave: nothing", true, false},
+		{"the backend cuts: failure", false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				n.serve(t, "backend.test:80", func(w http.ResponseWriter, r *http.Request) {
+					if !tc.clients {
+						panic(http.ErrAbortHandler)
+					}
+					io.Copy(io.Discard, r.Body)
+				})
+				base := n.transport()
+				g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 5))
+				set := newSet(t, urls("http://backend.test"), outbound.WithEjection(breaker.WithFailureRatio(0.5, 5)))
+				for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+					proxy := &httputil.ReverseProxy{
+						Rewrite:      func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = "http", "backend.test" },
+						Transport:    outbound.New(base, layer, outbound.Retry()),
+						ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(502) },
+					}
+					srv := &http.Server{Handler: proxy}
+					l := n.listen("proxy.test:80")
+					go srv.Serve(l)
+					for range 12 {
+						c, err := l.dial(t.Context())
+						if err != nil {
+							t.Fatal(err)
+						}
+						go io.Copy(io.Discard, c)
+						fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nthe first bytes")
+						synctest.Wait()
+						c.Close()
+						synctest.Wait()
+					}
+					time.Sleep(time.Second) // net/http lingers for half of that
+					srv.Close()
+				}
+				if got := g.Get("backend.test").State() != breaker.Closed; got != tc.open {
+					t.Errorf("Breaker: open %v, want %v: %+v", got, tc.open, g.Get("backend.test").Stats())
+				}
+				if e := set.Stats().Endpoints[0]; (e.Failures > 0) != tc.open || e.InFlight != 0 {
+					t.Errorf("Balance: %+v", e)
+				}
+				base.CloseIdleConnections()
+			})
+		})
+	}
+}
+
 // HTTP/1, TLS and HTTP/2 through all layers: what arrives is what was sent.
 func TestThroughRealServers(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

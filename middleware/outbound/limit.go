@@ -12,7 +12,8 @@ import (
 // [WithConcurrency] a permit of its host's limiter, which it holds until the
 // response body is over. A try waits for them within the bounds that the
 // limiters set; its error otherwise is theirs, a [*limiter.Error] or that of the
-// context. With [Balance], the host is the endpoint that was chosen.
+// context. With [Balance], the host is the endpoint that was chosen, and [WithKey]
+// has no effect.
 //
 // It panics if neither option is given.
 func Limit(opts ...LimitOption) Layer {

@@ -232,6 +232,10 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}()
 	out := e.address(req, b.set.ownHost)
+	up := uploading(req)
+	if up != nil {
+		out.Body = up
+	}
 	if b.limits != nil {
 		key := e.url.Host
 		s.permit, err = b.limits.enter(req.Context(), key)
@@ -248,7 +252,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	returned = true
 	now := b.set.clock.now()
 	took := now.Sub(began)
-	o := b.set.judge(req, resp, err, took, e.breaker)
+	o := b.set.judge(req, resp, err, up, took, e.breaker)
 	if o == breaker.Failure {
 		e.failed.Add(1)
 	}
