@@ -67,3 +67,39 @@ func ExampleCheckpoint() {
 	fmt.Println(err)
 	// Output: context deadline exceeded
 }
+
+func ExampleOvercommit() {
+	p := pool.New()
+	over, err := pool.Overcommit(p, pool.WithThreads(2))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(p.Slots(), "slots, each task on a thread of its own")
+	over.Close()
+	// Output: 2 slots, each task on a thread of its own
+}
+
+func ExamplePool_Enter() {
+	p := pool.New()
+	ctx, slot, err := p.Enter(context.Background(), pool.WithKind("import"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer slot.Leave()
+	fmt.Println(pool.Checkpoint(ctx), p.Stats().Used)
+	// Output: <nil> 1
+}
+
+func ExampleTrySubmit() {
+	p := pool.New(pool.WithSlots(1))
+	ctx := context.Background()
+	busy := make(chan struct{})
+	first, _ := pool.TrySubmit(ctx, p, func(context.Context) (int, error) { <-busy; return 1, nil })
+	_, ok := pool.TrySubmit(ctx, p, func(context.Context) (int, error) { return 2, nil })
+	close(busy)
+	n, err := first.Wait(ctx)
+	fmt.Println(n, err, ok)
+	// Output: 1 <nil> false
+}

@@ -597,3 +597,18 @@ func ExampleNewLocal() {
 	}
 	// Output: succeeded 6 <nil>
 }
+
+func ExampleNewMux() {
+	m := jobs.NewMux()
+	jobs.Register(m, "mail", func(ctx context.Context, address string) (struct{}, error) {
+		if address == "" {
+			return struct{}{}, jobs.Permanent(errors.New("no address")) // trying again would not help
+		}
+		return struct{}{}, errors.New("the mail server is away")
+	}, jobs.WithAttempts(5), jobs.WithBackoff(time.Second, time.Minute))
+	fmt.Println(m.Check("mail", []byte(`"ann@example.org"`)))
+	fmt.Println(errors.Is(m.Check("fax", nil), jobs.ErrUnknownKind))
+	// Output:
+	// <nil>
+	// true
+}
