@@ -23,7 +23,6 @@ type Breaker struct {
 	thin                       atomic.Uint64 // the sequence that chooses calls on the ramp
 
 	mu       sync.Mutex // guards what follows, and all that gobreaker is told
-	mirror   gobreakerState
 	openings uint64
 	lost     uint64
 	last     time.Duration // the last open time, before jitter

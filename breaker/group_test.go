@@ -309,6 +309,46 @@ func TestBreakerOfManyGoroutines(t *testing.T) {
 	})
 }
 
+// The window takes no lock, and yet loses nothing.
+func TestCountsOfManyGoroutinesAreExact(t *testing.T) {
+	b := breaker.New(breaker.WithWindow(time.Hour), breaker.WithFailureRatio(0, 1), breaker.WithSlowCalls(time.Minute, 1),
+		breaker.WithMinClients(32))
+	const routines, calls = 8, 3000
+	var wg sync.WaitGroup
+	for i := range routines {
+		wg.Go(func() {
+			for j := range calls {
+				call, err := b.Admit(breaker.Request{Client: uint64(j)})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				switch j % 4 {
+				case 0:
+					call.Done(breaker.Failure, 0)
+				case 1:
+					call.Answered()
+					call.Done(breaker.Success, 0)
+				case 2:
+					call.Done(breaker.Success, time.Minute)
+				default:
+					if i%2 == 0 {
+						call.Done(breaker.Ignored, 0)
+					} else {
+						call.Done(breaker.Ignored, time.Minute)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s := b.Stats()
+	const quarter = routines * calls / 4
+	if s.Failures != quarter || s.Successes != 2*quarter || s.Slow != quarter+quarter/2 || s.Ignored != quarter/2 || s.InFlight != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestNothingIsAllocated(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes sync.Pool drop what it is given")

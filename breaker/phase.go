@@ -25,8 +25,9 @@ type phase struct {
 // An opening is what goes on from closed to closed; Breaker.mu guards it.
 type opening struct {
 	machine *gobreaker.TwoStepCircuitBreaker[struct{}]
-	probes  int // how many it lets through
-	granted int // how many are under way or succeeded
+	state   gobreaker.State // of the machine, as it last said
+	probes  int             // how many it lets through
+	granted int             // how many are under way or succeeded
 	leases  []lease
 }
 
@@ -84,26 +85,24 @@ func (b *Breaker) tell() {
 	b.events = nil
 }
 
-type gobreakerState = gobreaker.State
-
 // What gobreaker is told of a probe.
 var (
 	errFailed  = errors.New("failed")
 	errIgnored = errors.New("ignored")
 )
 
-// newMachine returns a gobreaker that opens at the first failure it is told of, for d. It mirrors its
-// state into b.mirror, which needs mu to be held around every call of it.
-func (b *Breaker) newMachine(d time.Duration, probes int) *gobreaker.TwoStepCircuitBreaker[struct{}] {
-	b.mirror = gobreaker.StateClosed
-	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+// newOpening returns one with a gobreaker that opens at the first failure it is told of, for d.
+func newOpening(d time.Duration, probes int) *opening {
+	o := &opening{probes: probes, leases: make([]lease, probes)}
+	o.machine = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		MaxRequests: uint32(probes),
 		// gobreaker stays open to the end of its last nanosecond; we say when it ends.
 		Timeout:       d - 1,
 		ReadyToTrip:   func(gobreaker.Counts) bool { return true },
 		IsExcluded:    func(err error) bool { return err == errIgnored },
-		OnStateChange: func(_ string, _, to gobreaker.State) { b.mirror = to },
+		OnStateChange: func(_ string, _, to gobreaker.State) { o.state = to },
 	})
+	return o
 }
 
 // open opens the breaker. The caller holds mu.
@@ -118,16 +117,16 @@ func (b *Breaker) open(cause Cause) {
 	}
 	b.last = max(b.last, c.OpenTime) // it may have been set meanwhile
 	d := jittered(b.last, c.Jitter)
-	m := b.newMachine(d, c.Probes)
-	done, err := m.Allow()
+	o := newOpening(d, c.Probes)
+	done, err := o.machine.Allow()
 	if err == nil {
 		done(errFailed)
 	}
-	if b.mirror != gobreaker.StateOpen {
+	if o.state != gobreaker.StateOpen {
 		panic("breaker: gobreaker did not open: this version of it is not the one that go.mod asks for")
 	}
 	p := b.newPhase(Open, now)
-	p.opening = &opening{machine: m, probes: c.Probes, leases: make([]lease, c.Probes)}
+	p.opening = o
 	// The clock is read again, after gobreaker read it: its time is over when ours is.
 	p.until.Store(b.now() + int64(d))
 	p.next.Store(p.until.Load())
@@ -136,12 +135,11 @@ func (b *Breaker) open(cause Cause) {
 }
 
 // halfOpen follows gobreaker from open to half-open. The caller holds mu.
-func (b *Breaker) halfOpen(was *phase, now int64) *phase {
+func (b *Breaker) halfOpen(was *phase, now int64) {
 	p := b.newPhase(HalfOpen, now)
 	p.opening = was.opening
 	p.next.Store(never)
 	b.become(p, CauseOpenOver, 0)
-	return p
 }
 
 // close follows gobreaker from half-open to closed. The caller holds mu.
@@ -196,7 +194,7 @@ func (b *Breaker) pass(now int64) {
 				done(errFailed)
 			}
 			p.gate()
-			b.follow(CauseProbeLost)
+			b.follow(p.opening, CauseProbeLost)
 			if b.phase.Load() != p {
 				return
 			}
@@ -276,12 +274,12 @@ func (b *Breaker) settleProbe(c Call, o Outcome, latency time.Duration) {
 		p.opening.granted--
 	}
 	p.gate()
-	b.follow(CauseProbeFailed)
+	b.follow(p.opening, CauseProbeFailed)
 }
 
 // follow does what gobreaker did when it was told of a probe. The caller holds mu.
-func (b *Breaker) follow(ifOpen Cause) {
-	switch b.mirror {
+func (b *Breaker) follow(o *opening, ifOpen Cause) {
+	switch o.state {
 	case gobreaker.StateOpen:
 		b.open(ifOpen)
 	case gobreaker.StateClosed:
