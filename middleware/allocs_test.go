@@ -6,12 +6,12 @@ import (
 	"github.com/spillgate/spillgate/middleware"
 )
 
-// A request allocates the recorder, and behind a pool the request with its context.
+// A request allocates the recorder (a rate limit alone does without), and behind a pool the request with its context.
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	most := map[string]float64{"pool": 3, "all-five": 3, "all-five-adaptive": 3}
+	most := map[string]float64{"rate": 0, "rate-unlimited": 0, "pool": 3, "all-five": 3, "all-five-adaptive": 3}
 	for _, s := range benchStacks() {
 		h := middleware.Wrap(benchMux(), s.layers...)
 		w, r := newNullWriter(), benchRequest()

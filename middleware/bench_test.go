@@ -129,7 +129,7 @@ func BenchmarkReject(b *testing.B) {
 			_, _ = w.Write(body)
 		}))
 	})
-	rl := limiter.NewRate(1e-6, 1)
+	rl := limiter.NewRate(rate.Every(time.Minute), 1)
 	rl.Allow("192.0.2.1")
 	b.Run("rate", func(b *testing.B) { run(b, middleware.Wrap(benchMux(), middleware.Rate(rl))) })
 	full := limiter.NewConcurrency(1)

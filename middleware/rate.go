@@ -158,6 +158,7 @@ func (l *rateLayer) wrap(next http.Handler, e env) http.Handler {
 		l:      l.l,
 		config: l.config,
 	}
+	h.lean = !h.adjacent && l.config.refund == nil
 	h.closed = h.rejecter
 	h.closed.status, h.closed.spread = http.StatusServiceUnavailable, -1
 	h.fields.Store(newRateFields(l.l.Policies()))
@@ -173,6 +174,7 @@ type rateHandler struct {
 	base
 	l      *limiter.Rate
 	config rateConfig
+	lean   bool     // nothing inside or after the response needs a recorder: none is made to admit a request
 	closed rejecter // for when the store of l does not answer: no fault of the client
 	fields atomic.Pointer[rateFields]
 }
@@ -185,14 +187,21 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	w, rec := record(w)
+	rec := recorderOf(w)
+	if rec == nil && !h.lean {
+		w, rec = record(w)
+	}
 	key, err := h.config.key(r)
 	if err != nil {
 		key = noKey
 	}
 	cost := h.config.costOf(r)
+	var now time.Time // zero: the limiter reads the clock
+	if rec != nil {
+		now = rec.now()
+	}
 	var each [ratePolicies]limiter.PolicyState
-	d := h.l.AllowContext(r.Context(), rec.now(), key, cost, each[:])
+	d := h.l.AllowContext(r.Context(), now, key, cost, each[:])
 
 	var f *rateFields
 	if h.config.headers != NoHeaders || !d.OK {
@@ -200,7 +209,14 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.setFields(w.Header(), f, &d, each[:len(f.policies)])
 	}
 	if !d.OK {
+		if rec == nil {
+			w, rec = record(w)
+		}
 		h.refuse(w, r, rec, f, &d, each[:len(f.policies)])
+		return
+	}
+	if rec == nil {
+		h.next.ServeHTTP(w, r)
 		return
 	}
 	if h.config.refund == nil || d.Shadow {
