@@ -150,10 +150,20 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	now := time.Now()
 	hash := maphash.Bytes(c.store.seed, key)
-	if second := c.second(now); !cc.onlyIfCached && (c.marks.live(hash, second) ||
-		len(r.Header["Authorization"]) != 0 && c.marks.live(hash^authSalt, second)) {
-		h.passOn(w, r)
-		return
+	if !cc.onlyIfCached {
+		second := c.second(now)
+		if left := c.marks.left(hash, second); left > 0 {
+			h.passOn(w, r)
+			if left < markAgain && p.stillRefused(w.Header()) {
+				// As long as there is traffic, no request has to find out again, with others waiting.
+				c.mark(hash, time.Now())
+			}
+			return
+		}
+		if len(r.Header["Authorization"]) != 0 && c.marks.left(hash^authSalt, second) > 0 {
+			h.passOn(w, r)
+			return
+		}
 	}
 	extra := p.extra(r)
 

@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -22,6 +24,7 @@ const (
 	markWays  = 4
 	markBits  = 28 // of seconds: eight years
 	markMask  = 1<<markBits - 1
+	markAgain = 15                 // seconds left at which a mark is looked at again
 	authSalt  = 0x9e3779b97f4a7c15 // marks of requests with credentials are apart
 	setShift  = 64 - 11
 	tagShift  = 0
@@ -37,16 +40,17 @@ func (m *markers) set(hash uint64) []atomic.Uint64 {
 
 func markTag(hash uint64) uint64 { return hash << (64 - tagLength) >> (64 - tagLength) << markBits }
 
-// live reports whether a key is marked, at a second since the cache began.
-func (m *markers) live(hash uint64, second int64) bool {
+// left returns for how many more seconds a key is marked, at a second since the cache began; 0 or
+// less if it is not.
+func (m *markers) left(hash uint64, second int64) int64 {
 	tag := markTag(hash)
 	set := m.set(hash)
 	for i := range set {
-		if w := set[i].Load(); w&^markMask == tag && int64(w&markMask) > second {
-			return true
+		if w := set[i].Load(); w&^markMask == tag {
+			return int64(w&markMask) - second
 		}
 	}
-	return false
+	return 0
 }
 
 // add marks a key.
@@ -77,4 +81,23 @@ func (m *markers) remove(hash uint64) {
 			set[i].CompareAndSwap(w, 0)
 		}
 	}
+}
+
+// stillRefused reports whether the response that has just passed a marked key leaves no doubt that
+// it was not for sharing either. It looks at what is there without taking anything apart: in doubt
+// the mark ends, and the next response is judged in full.
+func (p *rules) stillRefused(h http.Header) bool {
+	for _, name := range p.targets {
+		if len(h[name]) != 0 {
+			return false
+		}
+	}
+	if p.surrogate != "" && len(h["Surrogate-Control"]) != 0 || p.ttl != nil {
+		return false
+	}
+	if cc := h["Cache-Control"]; len(cc) != 0 {
+		return len(cc) == 1 && (strings.Contains(cc[0], "no-store") || strings.Contains(cc[0], "private")) &&
+			!strings.ContainsAny(cc[0], `"`) && !strings.Contains(cc[0], "must-understand")
+	}
+	return len(h["Expires"]) == 0 && (p.onlyExplicit || len(h["Last-Modified"]) == 0)
 }

@@ -251,3 +251,30 @@ func TestTwiceInOneChain(t *testing.T) {
 		want(t, "waited", time.Since(begun), 0)
 	})
 }
+
+// A route that is known to be uncacheable stays so while it is in use, without anybody waiting; and is
+// found out when it changes.
+func TestMarksAreRenewed(t *testing.T) {
+	for _, fields := range [][]string{nil, {"Cache-Control: no-store"}, {"Cache-Control: private, max-age=60"}} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			answer := page(&calls, "x", fields...)
+			c := cache.New(1 << 20)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
+			for range 100 {
+				get(h, "http://example.com/x")
+				time.Sleep(10 * time.Second)
+			}
+			want(t, "bypassed", c.Stats().Bypassed, 99)
+			answer = page(&calls, "x", "Cache-Control: max-age=60")
+			calls.Store(0)
+			for range 10 {
+				get(h, "http://example.com/x")
+				time.Sleep(10 * time.Second)
+			}
+			if n := calls.Load(); n > 5 {
+				t.Errorf("%d calls in 100 s: that the route can be cached now was not found out", n)
+			}
+		})
+	}
+}
