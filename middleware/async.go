@@ -25,16 +25,17 @@ import (
 //	mux.Handle("/reports/{id}", reports)
 //
 // POST takes the payload as application/json and answers 202 Accepted with the job's Location
-// and a Retry-After. "Prefer: wait=N" (RFC 7240) waits up to N seconds for the job to end,
-// and then answers 200 with what GET would give; "Prefer: respond-async" says that the client does not
-// want to wait. What was honoured is in Preference-Applied. Idempotency-Key makes a
-// repeated POST give the same job, and is 422 with another payload. A malformed payload is 400, one that is too large 413; an
-// engine that is full is 503, a client whose own share is full 429, both with Retry-After.
+// and a Retry-After. "Prefer: wait=N" (RFC 7240) waits up to N seconds for the job to end, and
+// then answers 200 with what GET would give; "Prefer: respond-async" says that the client does
+// not want to wait. What was honoured is in Preference-Applied. Idempotency-Key makes a
+// repeated POST give the same job, and is 422 with another payload. A malformed payload is 400,
+// one that is too large 413; an engine that is full is 503, a client whose own share is full
+// 429, both with Retry-After.
 //
 // GET answers with the job as JSON, as a page with a progress bar if a browser asks, or, with
 // Accept: text/event-stream, as a stream of server-sent events, one for each change, that
-// resumes after Last-Event-ID. JSON and page have an ETag, and a Retry-After while the job is not final. An
-// unknown job is 404, one that has expired 410.
+// resumes after Last-Event-ID. JSON and page have an ETag, and a Retry-After while the job is
+// not final. An unknown job is 404, one that has expired 410.
 //
 // DELETE is 204 if the job had not begun, 202 if it runs and was asked to stop, 409 if it
 // had ended.
@@ -78,9 +79,9 @@ type asyncOption func(*asyncConfig)
 
 func (f asyncOption) applyAsync(c *asyncConfig) { f(c) }
 
-// WithOwner says whose a request is: a user's name, an account. A job belongs to the owner
-// who submitted it, and is 404 to all others; idempotency keys and the engine's
-// shares are per owner. Without it everybody who knows the id of a job, 128 random bits, may see and cancel
+// WithOwner says whose a request is: a user's name, an account. A job belongs to the owner who
+// submitted it, and is 404 to all others; idempotency keys and the engine's shares are per
+// owner. Without it everybody who knows the id of a job, 128 random bits, may see and cancel
 // it. It panics if f is nil.
 func WithOwner(f func(*http.Request) string) AsyncOption {
 	if f == nil {
@@ -89,9 +90,9 @@ func WithOwner(f func(*http.Request) string) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.owner = f })
 }
 
-// WithWait makes a POST wait up to d for the job to end if the client states no
-// preference, and never longer than longest whatever it prefers; the defaults are 0 and one minute.
-// It panics unless 0 <= d <= longest.
+// WithWait makes a POST wait up to d for the job to end if the client states no preference, and
+// never longer than longest whatever it prefers; the defaults are 0 and one minute. It panics
+// unless 0 <= d <= longest.
 func WithWait(d, longest time.Duration) AsyncOption {
 	if d < 0 || longest < d {
 		panic(fmt.Sprintf("middleware: WithWait(%v, %v): the times must not be negative and in order", d, longest))
@@ -234,8 +235,8 @@ func jobLocation(r *http.Request, id string) string {
 	return strings.TrimSuffix(p, "/") + "/" + url.PathEscape(id)
 }
 
-// idempotencyKey returns the Idempotency-Key, which the draft of the IETF's httpapi group makes a string in
-// quotes and most clients send without.
+// idempotencyKey returns the Idempotency-Key, which the draft of the IETF's httpapi group makes
+// a string in quotes and most clients send without.
 func idempotencyKey(h http.Header) (string, bool) {
 	all := h.Values("Idempotency-Key")
 	if len(all) == 0 {

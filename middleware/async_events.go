@@ -12,8 +12,8 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
-// events streams the job as server-sent events (the HTML standard, section 9.2) until it is final:
-// unnamed events whose id is the job's version and whose data is the JSON of GET on one
+// events streams the job as server-sent events (the HTML standard, section 9.2) until it is
+// final: unnamed events whose id is the job's version and whose data is the JSON of GET on one
 // line. It reports false, with nothing written, if there are too many streams.
 //
 // A browser connects again when a stream ends. One that has seen the end already, by its

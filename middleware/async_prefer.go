@@ -14,8 +14,8 @@ type prefer struct {
 	wait    time.Duration
 }
 
-// parsePrefer reads all Prefer fields. Of a preference that is stated twice the first counts, and what is
-// malformed is as if it were not there (section 2).
+// parsePrefer reads all Prefer fields. Of a preference that is stated twice the first counts,
+// and what is malformed is as if it were not there (section 2).
 func parsePrefer(h http.Header) prefer {
 	var p prefer
 	for _, field := range h.Values("Prefer") {

@@ -113,8 +113,7 @@ func BenchmarkDo(b *testing.B) {
 }
 
 // BenchmarkContended has more submitters than slots. Where the work is shorter than a switch
-// between goroutines, what is measured is the order of the line, which a channel does not keep: whoever
-// runs takes the slot again, past those who wait.
+// between goroutines, that switch and the keeping of the line are what is measured.
 func BenchmarkContended(b *testing.B) {
 	const submitters, slots = 64, 2
 	run := func(b *testing.B, f func()) {

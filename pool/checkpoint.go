@@ -10,12 +10,11 @@ import (
 // Checkpoint is for long loops inside a task: called every millisecond or so, it lets the
 // task be stopped and lets more urgent work go first.
 //
-// It returns the cause if ctx has ended, and [ErrShutdown] once the pool's time for
-// draining is over; the task should then return that error. If a task of a higher priority waits
-// for a slot, Checkpoint gives it this one and joins the line with the time at which the
-// task first arrived; it returns when there is a slot again, and for 10 ms from then on does
-// not do it again. Where ctx carries no slot
-// only its end is reported.
+// It returns the cause if ctx has ended, and [ErrShutdown] once the pool's time for draining is
+// over; the task should then return that error. If a task of a higher priority waits for a
+// slot, Checkpoint gives it this one and joins the line with the time at which the task first
+// arrived; it returns when there is a slot again, and for 10 ms from then on does not do it
+// again. Where ctx carries no slot only its end is reported.
 //
 // While nobody more urgent waits it costs a few loads of memory and neither allocates nor locks.
 func Checkpoint(ctx context.Context) error {

@@ -47,8 +47,8 @@ func (p *Pool) Do(ctx context.Context, fn func(context.Context) error, opts ...T
 // [Slot.Leave], on the same goroutine, when the work is done; a defer does that for panics
 // too. Where Do would not call its func, Enter returns ctx, an empty Slot and the error.
 //
-// If ctx carries a slot of this pool already, Enter returns ctx and an empty Slot, whose Leave does
-// nothing. Enter allocates once, the context.
+// If ctx carries a slot of this pool already, Enter returns ctx and an empty Slot, whose Leave
+// does nothing. Enter allocates once, the context.
 func (p *Pool) Enter(ctx context.Context, opts ...TaskOption) (context.Context, Slot, error) {
 	if p.held(ctx) != nil {
 		if ctx.Err() != nil {

@@ -30,9 +30,9 @@ type Future[T any] struct {
 // [Pool.Do] would have returned; if it panicked, a [*PanicError]; if it ended its goroutine,
 // [ErrGoexit]. A result that nobody waits for is dropped with the Future.
 //
-// Inside a task of the same pool, fn has its own place in the line, and runs on the goroutine that waits
-// for it if it has not begun by then: a task that waits for what it submitted
-// cannot deadlock, at any size.
+// Inside a task of the same pool, fn has its own place in the line, and runs on the goroutine
+// that waits for it if it has not begun by then: a task that waits for what it submitted cannot
+// deadlock, at any size.
 //
 // Submit is bounded by the line and not by itself: each task that waits there has a
 // goroutine, and when the line is full the Future is refused.
@@ -54,7 +54,8 @@ func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, er
 	return f
 }
 
-// TrySubmit is [Submit] if there is a free slot and nobody waits for it; if not it returns nil and false.
+// TrySubmit is [Submit] if there is a free slot and nobody waits for it; if not it returns nil
+// and false.
 func TrySubmit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error), opts ...TaskOption) (*Future[T], bool) {
 	f := &Future[T]{fn: fn}
 	f.ended.Add(1)

@@ -21,8 +21,8 @@ type overOption func(*overConfig)
 
 func (f overOption) applyOvercommit(c *overConfig) { f(c) }
 
-// WithThreads sets how many tasks compute at the same time, each on a thread of its own; the default is
-// the number of cores that GOMAXPROCS stood for. It panics if n is less than 1.
+// WithThreads sets how many tasks compute at the same time, each on a thread of its own; the
+// default is the number of cores that GOMAXPROCS stood for. It panics if n is less than 1.
 func WithThreads(n int) OvercommitOption {
 	if n < 1 {
 		panic(fmt.Sprintf("pool: WithThreads(%d): at least 1 thread is needed", n))
@@ -30,15 +30,16 @@ func WithThreads(n int) OvercommitOption {
 	return overOption(func(c *overConfig) { c.slots = n })
 }
 
-// WithNice gives the threads of [Submit], [Stream], the helpers of [Map] and jobs a lower priority
-// in the kernel, 1 to 10. It works on Linux and has no effect elsewhere. Work that runs on the
-// caller's goroutine ([Pool.Do], [Pool.Enter]) stays as it is: an unprivileged process can
-// lower a thread's priority and never raise it again, so the thread has to end with the
-// task, and the caller's is not ours to end. It panics if n is out of range.
+// WithNice gives the threads of [Submit], [Stream], the helpers of [Map] and jobs a lower
+// priority in the kernel, 1 to 10. It works on Linux and has no effect elsewhere. Work that
+// runs on the caller's goroutine ([Pool.Do], [Pool.Enter]) stays as it is: an unprivileged
+// process can lower a thread's priority and never raise it again, so the thread has to end with
+// the task, and the caller's is not ours to end. It panics if n is out of range.
 //
-// The danger: whoever else wants the cores gets them, also while a niced thread holds
-// something that the whole program waits for. The garbage collector's pauses were measured
-// at up to 84 ms beside a busy neighbour, where they are 1 ms without this option. It is for a machine of one's own.
+// The danger: whoever else wants the cores gets them, also while a niced thread holds something
+// that the whole program waits for. The garbage collector's pauses were measured at up to 84 ms
+// beside a busy neighbour, where they are 1 ms without this option. It is for a machine of
+// one's own.
 func WithNice(n int) OvercommitOption {
 	if n < 1 || n > 10 {
 		panic(fmt.Sprintf("pool: WithNice(%d): niceness is 1 to 10; beyond that the collector waits for threads that the kernel does not run", n))
@@ -61,11 +62,11 @@ type Overcommitted struct {
 // overcommitted guards GOMAXPROCS, of which the process has one.
 var overcommitted atomic.Bool
 
-// Overcommit lets a pool use every core without making the rest of the program wait for
-// it: GOMAXPROCS becomes cores plus slots, the pool's slots become cores, and each task is locked
+// Overcommit lets a pool use every core without making the rest of the program wait for it:
+// GOMAXPROCS becomes cores plus slots, the pool's slots become cores, and each task is locked
 // to a thread. The Go scheduler then always has a P for a goroutine that wakes up, and the
-// kernel, which is good at that, divides the cores between the threads. Without it a pool must leave
-// one core free, see [New].
+// kernel, which is good at that, divides the cores between the threads. Without it a pool must
+// leave one core free, see [New].
 //
 // It is for main, on a machine whose cores the program has for itself:
 //
@@ -139,8 +140,8 @@ func (x *Overcommitted) refresh() {
 	x.timer.Reset(refresh)
 }
 
-// Close gives GOMAXPROCS back, to the runtime if that had set it, and the pool its former size. Tasks
-// that run go on where they are. A second Close does nothing.
+// Close gives GOMAXPROCS back, to the runtime if that had set it, and the pool its former size.
+// Tasks that run go on where they are. A second Close does nothing.
 func (x *Overcommitted) Close() {
 	p := x.pool
 	p.mu.Lock()

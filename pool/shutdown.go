@@ -8,9 +8,9 @@ import (
 // Shutdown takes no more work (it is refused with [ErrShutdown]) and waits until all that
 // waits or runs has ended, then returns nil.
 //
-// If ctx ends first, what waits is dropped, each task answered with ErrShutdown,
-// [Checkpoint] tells what runs to stop, and Shutdown returns a [*DroppedError] that names
-// them by kind. It does not wait for those that run any longer. A second Shutdown waits for the same end.
+// If ctx ends first, what waits is dropped, each task answered with ErrShutdown, [Checkpoint]
+// tells what runs to stop, and Shutdown returns a [*DroppedError] that names them by kind. It
+// does not wait for those that run any longer. A second Shutdown waits for the same end.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	if p.active.Or(draining)&^draining == 0 {
 		p.once.Do(func() { close(p.idle) })

@@ -3,12 +3,12 @@
 //
 //	go run ./examples/fairness
 //
-// For each mode it starts itself again as a server on the loopback interface, and is the
-// load itself: 32 clients that ask for 50 ms of computing over and over (-clients, -work), and
+// For each mode it starts itself again as a server on the loopback interface, and is the load
+// itself: 32 clients that ask for 50 ms of computing over and over (-clients, -work), and
 // beside them one that asks for a small answer 300 times a second at random moments, whether or
 // not the earlier answers have come (an open loop: a slow server is not asked less). It prints
-// how long the cheap answers took, and how many
-// heavy ones there were. A run takes the number of modes times -d, and about a second.
+// how long the cheap answers took, and how many heavy ones there were. A run takes the number
+// of modes times -d, and about a second.
 package main
 
 import (

@@ -14,9 +14,9 @@
 // # At least once
 //
 // Every engine may run a job more than once: after a failure if the kind allows several
-// attempts, after a lost worker, on an operator's request. A handler has to be such that a second run
-// does no harm. An engine in memory forgets its jobs when the process ends; [Local.Shutdown]
-// drains it and names what it could not finish.
+// attempts, after a lost worker, on an operator's request. A handler has to be such that a
+// second run does no harm. An engine in memory forgets its jobs when the process ends;
+// [Local.Shutdown] drains it and names what it could not finish.
 //
 // The package does not import net/http.
 package jobs

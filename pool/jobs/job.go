@@ -10,8 +10,8 @@ import (
 // State is where a job is in its life.
 type State string
 
-// A job is Queued until an attempt begins, then Running; a failed attempt that will be
-// repeated makes it Retrying. Succeeded, Failed and Cancelled are final. Failed is the dead-letter
+// A job is Queued until an attempt begins, then Running; a failed attempt that will be repeated
+// makes it Retrying. Succeeded, Failed and Cancelled are final. Failed is the dead-letter
 // state: the payload is kept for as long as the job is.
 const (
 	Queued    State = "queued"
@@ -76,10 +76,10 @@ type Job struct {
 // Engine takes jobs and says how they are. Its methods are safe for concurrent use.
 // [Local] is one; package jobstest says what every one must do.
 type Engine interface {
-	// Submit accepts a job and returns it with true, or the job that was accepted earlier with the same key
-	// and payload with false. The payload is not kept by reference. Errors wrap
-	// [ErrUnknownKind], [ErrMalformed], [ErrTooLarge], [ErrKeyReused], [ErrFull], [ErrShareFull]
-	// or [ErrShutdown].
+	// Submit accepts a job and returns it with true, or the job that was accepted earlier with
+	// the same key and payload with false. The payload is not kept by reference. Errors wrap
+	// [ErrUnknownKind], [ErrMalformed], [ErrTooLarge], [ErrKeyReused], [ErrFull],
+	// [ErrShareFull] or [ErrShutdown].
 	Submit(ctx context.Context, kind string, payload []byte, o SubmitOptions) (job Job, created bool, err error)
 	// Get returns a job. Errors wrap [ErrNotFound] or [ErrExpired].
 	Get(ctx context.Context, id string) (Job, error)
@@ -88,15 +88,15 @@ type Engine interface {
 	// For a final job it returns the job and [ErrFinal]; else errors as of Get.
 	Cancel(ctx context.Context, id string) (Job, error)
 	// Watch yields the job as it is and after each change, or the latest of several changes,
-	// until it is final or ctx ends, which is the last error. A watcher that is slow misses changes in between and
-	// never holds anything up.
+	// until it is final or ctx ends, which is the last error. A watcher that is slow misses
+	// changes in between and never holds anything up.
 	Watch(ctx context.Context, id string) iter.Seq2[Job, error]
 }
 
 // SubmitOptions says how a job is to be treated. The zero value is fine.
 type SubmitOptions struct {
-	// Key makes submitting idempotent: for as long as the first job is known, the same key of the same client
-	// gives that job. At most 255 bytes; empty is no key.
+	// Key makes submitting idempotent: for as long as the first job is known, the same key of
+	// the same client gives that job. At most 255 bytes; empty is no key.
 	Key string
 	// Client is on whose behalf the job runs; clients share the engine fairly, and each has
 	// a bounded share of its places. Empty is no client: no bound but the engine's own.

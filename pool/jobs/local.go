@@ -100,10 +100,10 @@ type localOption func(*localConfig)
 
 func (f localOption) applyLocal(c *localConfig) { f(c) }
 
-// WithCapacity bounds the unfinished jobs, those of one client among them, and the
-// finished jobs that are kept; the defaults are 10,000, a quarter of that and
-// 10,000. When there are more finished jobs than that, the one that would be forgotten first goes.
-// It panics unless all are positive and share is at most unfinished.
+// WithCapacity bounds the unfinished jobs, those of one client among them, and the finished
+// jobs that are kept; the defaults are 10,000, a quarter of that and 10,000. When there are
+// more finished jobs than that, the one that would be forgotten first goes. It panics unless
+// all are positive and share is at most unfinished.
 func WithCapacity(unfinished, share, finished int) LocalOption {
 	if unfinished < 1 || share < 1 || share > unfinished || finished < 1 {
 		panic(fmt.Sprintf("jobs: WithCapacity(%d, %d, %d): all must be at least 1 and the share no more than the whole", unfinished, share, finished))
@@ -111,8 +111,8 @@ func WithCapacity(unfinished, share, finished int) LocalOption {
 	return localOption(func(c *localConfig) { c.unfinished, c.share, c.finished = unfinished, share, finished })
 }
 
-// WithSizes bounds the bytes of one payload, of one result, and of everything that is
-// kept together; the defaults are 64 KiB, 1 MiB and 64 MiB. To make room finished jobs are forgotten
+// WithSizes bounds the bytes of one payload, of one result, and of everything that is kept
+// together; the defaults are 64 KiB, 1 MiB and 64 MiB. To make room finished jobs are forgotten
 // early. It panics unless all are positive and total holds at least one of each.
 func WithSizes(payload, result int, total int64) LocalOption {
 	if payload < 1 || result < 1 || total < int64(payload)+int64(result) {
@@ -121,8 +121,8 @@ func WithSizes(payload, result int, total int64) LocalOption {
 	return localOption(func(c *localConfig) { c.payload, c.result, c.bytes = payload, result, total })
 }
 
-// WithRetention sets how long a job is kept after it has ended; the default is 1 h. A kind can have
-// its own ([WithRetain]). It panics if d is not positive.
+// WithRetention sets how long a job is kept after it has ended; the default is 1 h. A kind can
+// have its own ([WithRetain]). It panics if d is not positive.
 func WithRetention(d time.Duration) LocalOption {
 	if d <= 0 {
 		panic(fmt.Sprintf("jobs: WithRetention(%v): the time must be positive", d))
@@ -136,7 +136,8 @@ func WithPoolPriority(p int) LocalOption {
 	return localOption(func(c *localConfig) { c.priority = p })
 }
 
-// NewLocal returns an engine that runs the kinds of m in the slots of p. It panics if one of them is nil.
+// NewLocal returns an engine that runs the kinds of m in the slots of p. It panics if one of
+// them is nil.
 func NewLocal(m *Mux, p *pool.Pool, opts ...LocalOption) *Local {
 	if m == nil || p == nil {
 		panic("jobs: NewLocal: it needs a Mux with the handlers and a pool to run them in")
@@ -650,8 +651,8 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	}
 }
 
-// Requeue gives a failed job all its attempts again; it keeps its id. It is for the operator. Errors wrap
-// [ErrNotFound], [ErrExpired], [ErrNotFailed], [ErrFull] or [ErrShutdown].
+// Requeue gives a failed job all its attempts again; it keeps its id. It is for the operator.
+// Errors wrap [ErrNotFound], [ErrExpired], [ErrNotFailed], [ErrFull] or [ErrShutdown].
 func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -696,8 +697,8 @@ func (l *Local) DeadLetters() []Job {
 	return all
 }
 
-// Shutdown accepts no more jobs and waits until all are final, then returns nil. Jobs that wait for a time
-// after the deadline of ctx are dropped at once: they become Failed.
+// Shutdown accepts no more jobs and waits until all are final, then returns nil. Jobs that wait
+// for a time after the deadline of ctx are dropped at once: they become Failed.
 //
 // If ctx ends first, what waits is dropped, the contexts of running jobs end with
 // [ErrShutdown] as their cause, and Shutdown returns a [*DroppedError] with the ids of

@@ -160,9 +160,9 @@ func (m *Mux) Policy(kind string) (Policy, error) {
 	return h.policy, nil
 }
 
-// Check reports whether a job could be run: its kind has a handler and the payload is what
-// that takes. The error wraps [ErrUnknownKind] or [ErrMalformed]. An engine calls it before it accepts
-// a job.
+// Check reports whether a job could be run: its kind has a handler and the payload is what that
+// takes. The error wraps [ErrUnknownKind] or [ErrMalformed]. An engine calls it before it
+// accepts a job.
 func (m *Mux) Check(kind string, payload []byte) error {
 	h, err := m.handler(kind)
 	if err != nil {
@@ -171,7 +171,8 @@ func (m *Mux) Check(kind string, payload []byte) error {
 	return h.check(payload)
 }
 
-// Attempt is one run of a job, as an engine gives it to [Mux.Run] and a handler finds it with [Current].
+// Attempt is one run of a job, as an engine gives it to [Mux.Run] and a handler finds it with
+// [Current].
 type Attempt struct {
 	ID     string
 	Kind   string
@@ -198,8 +199,8 @@ func Report(ctx context.Context, p Progress) {
 	}
 }
 
-// Run runs one attempt on the caller's goroutine and returns the result as JSON. It is for engines. A panic
-// comes back as a [*PanicError]; a runtime.Goexit goes on.
+// Run runs one attempt on the caller's goroutine and returns the result as JSON. It is for
+// engines. A panic comes back as a [*PanicError]; a runtime.Goexit goes on.
 func (m *Mux) Run(ctx context.Context, a Attempt, payload []byte) (result []byte, err error) {
 	h, err := m.handler(a.Kind)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package browser tests the page of examples/reports in a real Chromium. It is a module of its own
-// for the sake of the driver.
+// Package browser tests the page of examples/reports in a real Chromium. It is a module of its
+// own for the sake of the driver.
 package browser
 
 import (

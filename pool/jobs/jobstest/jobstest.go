@@ -26,8 +26,8 @@ import (
 
 // Suite says how to make the engine under test.
 type Suite struct {
-	// New returns an empty engine that runs the kinds of m, at least two jobs at a time, until the
-	// test ends.
+	// New returns an empty engine that runs the kinds of m, at least two jobs at a time, until
+	// the test ends.
 	New func(t *testing.T, m *jobs.Mux) jobs.Engine
 	// Bubble runs each test if it is set: [testing/synctest.Test] fits an engine that is all
 	// in memory.
