@@ -23,7 +23,6 @@ type adaptive struct {
 	knocks   int64         // arrivals that found no free permit, in all
 	late     int64         // arrivals that found one at the second look
 	turns    int64         // arrivals sent away
-	fast     int64         // permits granted without a look at the line, as counted last
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
 	hasQueue bool

@@ -396,7 +396,7 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 		latest = max(t.Sub(c.base)-r.Work, 1)
 	}
 	c.mu.Lock()
-	w, p, err, woken := c.enter(r, now, latest, ctx.Err())
+	w, p, woken, err := c.enter(r, now, latest, ctx.Err())
 	if c.line.n > 0 {
 		c.arm(now)
 	}
@@ -427,7 +427,7 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 
 // enter decides about a request that found no room at first: it gets a permit after all,
 // a place in the line (the waiter), or an error. The lock is held.
-func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (w *queueWaiter, p Permit, err error, woken *queueWaiter) {
+func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (w *queueWaiter, p Permit, woken *queueWaiter, err error) {
 	woken = c.dispatch(now)
 	weight := concWeight(r)
 	if c.line.n == 0 {
@@ -437,7 +437,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 				if c.adapt != nil {
 					c.adapt.passed()
 				}
-				return nil, p, nil, woken
+				return nil, p, woken, nil
 			}
 		}
 	}
@@ -446,15 +446,15 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	}
 	if done != nil {
 		c.left++
-		return nil, Permit{}, done, woken
+		return nil, Permit{}, woken, done
 	}
 	if c.places <= 0 || c.bound <= 0 {
-		return nil, Permit{}, c.refuse(queueFull), woken
+		return nil, Permit{}, woken, c.refuse(queueFull)
 	}
 	client := c.line.clientFor(r.Client)
 	level := queueLevel(r.Priority)
 	if latest != 0 && (now > latest || c.line.n > 0 && now+c.expected(client, level) > latest) {
-		return nil, Permit{}, c.refuse(queueDeadline), woken
+		return nil, Permit{}, woken, c.refuse(queueDeadline)
 	}
 	if w = c.free; w != nil {
 		c.free = w.wake
@@ -480,13 +480,14 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 			c.line.remove(w)
 			c.queued--
 			c.recycle(w)
-			return nil, Permit{}, c.refuse(queueFull), concJoin(c.dispatch(now), woken)
+			err := c.refuse(queueFull)
+			return nil, Permit{}, concJoin(c.dispatch(now), woken), err
 		}
 		woken = c.drop(v, queueEvicted, woken)
 	}
 	// A permit may have come back before the line was seen to have somebody in it.
 	woken = concJoin(c.dispatch(now), woken)
-	return w, Permit{}, nil, woken
+	return w, Permit{}, woken, nil
 }
 
 func (c *Concurrency) takeLocked(weight int64, now time.Duration) (Permit, bool) {

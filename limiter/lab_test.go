@@ -140,7 +140,7 @@ func (l *labRun) arrive(now float64) {
 		l.start(j)
 		return
 	}
-	w, p, err, woken := l.c.enter(&Request{}, t, 0, nil)
+	w, p, woken, err := l.c.enter(&Request{}, t, 0, nil)
 	switch {
 	case err != nil:
 		l.second().rejected++
