@@ -68,7 +68,7 @@ type groupOption func(*groupConfig)
 func (f groupOption) applyGroup(c *groupConfig) { f(c) }
 
 // WithKeys bounds how many breakers a [Group] keeps, 1 to 1,048,576; 1,024 is the default, of less
-// than 1 KiB each.
+// than 1 KiB each, or some 300 bytes more with [WithSlowCalls] of a few seconds.
 func WithKeys(n int) GroupOption { return groupOption(func(c *groupConfig) { c.keys = n }) }
 
 // WithIdle sets after how long without a call a [Group] forgets a breaker, at least 1 s; 10 min is

@@ -61,18 +61,27 @@ func TestO1MemoryOfAKey(t *testing.T) {
 	for i := range keys {
 		keys[i] = "some.host.example:" + strconv.Itoa(10000+i)
 	}
-	before := heap()
-	g := breaker.NewGroup()
-	for _, k := range keys {
-		call, _ := g.Get(k).Allow()
-		call.Done(breaker.Success, 0)
+	for _, c := range []struct {
+		name string
+		most uint64
+		opts []breaker.GroupOption
+	}{
+		{"defaults", 1024, nil},
+		{"slow calls", 1344, []breaker.GroupOption{breaker.WithSlowCalls(2*time.Second, 0.8)}},
+	} {
+		before := heap()
+		g := breaker.NewGroup(c.opts...)
+		for _, k := range keys {
+			call, _ := g.Get(k).Allow()
+			call.Done(breaker.Success, 0)
+		}
+		if n := (heap() - before) / 1024; n > c.most && !raceEnabled {
+			t.Errorf("%s: %d bytes a key, want at most %d", c.name, n, c.most)
+		} else {
+			t.Logf("%s: %d bytes a key", c.name, n)
+		}
+		runtime.KeepAlive(g)
 	}
-	if n := (heap() - before) / 1024; n > 1024 && !raceEnabled {
-		t.Errorf("%d bytes a key, want at most 1024", n)
-	} else {
-		t.Logf("%d bytes a key", n)
-	}
-	runtime.KeepAlive(g)
 	runtime.KeepAlive(keys)
 }
 

@@ -27,15 +27,16 @@ const (
 // clears what was counted there one turn of the ring ago. A call that counts in the same instant in
 // which its slice is cleared, a whole window late, may be lost or survive: off by one, once.
 type window struct {
-	width int64               // of a slice
-	slow  int64               // 0: nothing is slow, spans is nil, due is never
-	span  int64               // the width of one of spans
-	spans []span              // a power of two of them
-	seen  *[slices]clientBits // by slice; nil unless clients are told apart
-	due   atomic.Int64        // when the next span may have become overdue
-	head  atomic.Int64        // the epoch of the newest slice
-	row   atomic.Int32        // failures in a row
-	turn  sync.Mutex          // held while a slice or span is cleared
+	width  int64               // of a slice
+	slow   int64               // 0: nothing is slow, spans is nil, due is never
+	span   int64               // the width of one of spans
+	spans  []span              // a power of two of them
+	spread []clientCounts      // by span; nil unless clients are told apart
+	seen   *[slices]clientBits // by slice; nil unless clients are told apart
+	due    atomic.Int64        // when the next span may have become overdue
+	head   atomic.Int64        // the epoch of the newest slice
+	row    atomic.Int32        // failures in a row
+	turn   sync.Mutex          // held while a slice or span is cleared
 
 	_     [64]byte // what every call writes stays off the lines that every call reads
 	slice [slices]slice
@@ -52,10 +53,12 @@ type clientBits struct{ failed, slow atomic.Uint64 }
 
 // A span counts the calls that began in its time and are in flight.
 type span struct {
-	epoch   atomic.Int64 // as in slice
-	n       atomic.Int32
-	clients *[64]atomic.Int32 // the same by client (hashed); nil unless clients are told apart
+	epoch atomic.Int64 // as in slice
+	n     atomic.Int32
 }
+
+// clientCounts is the n of a span by client (hashed).
+type clientCounts [64]atomic.Int32
 
 const never = math.MaxInt64
 
@@ -80,9 +83,7 @@ func (w *window) init(s *Settings, now int64) {
 	atLeast := uint64((w.slow+int64(s.Window))/w.span + 3)
 	w.spans = make([]span, 1<<bits.Len64(atLeast-1))
 	if w.seen != nil {
-		for i := range w.spans {
-			w.spans[i].clients = new([64]atomic.Int32)
-		}
+		w.spread = make([]clientCounts, len(w.spans))
 	}
 	w.due.Store((now/w.span+1)*w.span + w.slow)
 }
@@ -109,12 +110,12 @@ func (w *window) begin(now int64, client uint8) uint8 {
 	}
 	at := uint8(e & int64(len(w.spans)-1))
 	s := &w.spans[at]
-	if s.epoch.Load() != e && !w.turnSpan(s, e) {
+	if s.epoch.Load() != e && !w.turnSpan(at, e) {
 		return uncounted // a clock that is a whole ring late
 	}
 	s.n.Add(1)
-	if s.clients != nil {
-		s.clients[client].Add(1)
+	if w.spread != nil {
+		w.spread[at][client].Add(1)
 	}
 	return at
 }
@@ -124,10 +125,9 @@ func (w *window) end(start, now int64, at, client uint8) {
 	if w.slow == 0 || at == uncounted || now-start >= int64(len(w.spans)-1)*w.span {
 		return // or so long ago that its place counts others
 	}
-	s := &w.spans[at]
-	s.n.Add(-1)
-	if s.clients != nil {
-		s.clients[client].Add(-1)
+	w.spans[at].n.Add(-1)
+	if w.spread != nil {
+		w.spread[at][client].Add(-1)
 	}
 }
 
@@ -180,17 +180,18 @@ func (w *window) turnSlice(i, e int64) bool {
 }
 
 // turnSpan is turnSlice for spans.
-func (w *window) turnSpan(s *span, e int64) bool {
+func (w *window) turnSpan(at uint8, e int64) bool {
 	w.turn.Lock()
 	defer w.turn.Unlock()
+	s := &w.spans[at]
 	if was := s.epoch.Load(); was >= e {
 		return was == e
 	}
 	s.epoch.Store(0)
 	s.n.Store(0)
-	if s.clients != nil {
-		for i := range s.clients {
-			s.clients[i].Store(0)
+	if w.spread != nil {
+		for i := range w.spread[at] {
+			w.spread[at][i].Store(0)
 		}
 	}
 	s.epoch.Store(e)
@@ -242,9 +243,9 @@ func (w *window) sum(now int64) counts {
 			continue
 		}
 		c.overdue += uint64(n)
-		if s.clients != nil {
-			for bit := range s.clients {
-				if s.clients[bit].Load() > 0 {
+		if w.spread != nil {
+			for bit := range w.spread[i] {
+				if w.spread[i][bit].Load() > 0 {
 					c.slowClients |= 1 << bit
 				}
 			}
