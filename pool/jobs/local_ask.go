@@ -1,0 +1,177 @@
+package jobs
+
+import (
+	"container/heap"
+	"context"
+	"iter"
+	"slices"
+	"time"
+)
+
+// view is e as the outside sees it. The lock is held. Payloads and results are never
+// written to, so they can be shared.
+func (l *Local) view(e *entry) Job {
+	j := Job{
+		ID: e.id, Kind: e.kind, State: e.state, Version: e.version,
+		Attempt: e.attempt, MaxAttempts: e.attempts, Cancelling: e.cancelling && !e.state.Final(),
+		Created: e.created, Started: e.started, Result: e.result, Err: e.err,
+		Client: e.client, Detail: e.detail,
+	}
+	if e.progress != nil {
+		j.Progress = *e.progress
+	}
+	switch {
+	case e.state.Final():
+		j.Finished, j.Expires = e.ended, e.next
+	case e.state == Running:
+		j.RetryAfter = min(max(l.mean-time.Since(e.started), time.Second), time.Minute)
+	default:
+		j.Next = e.next
+		j.RetryAfter = l.wait(l.ready.n + 1)
+		if !e.next.IsZero() {
+			j.RetryAfter = max(j.RetryAfter, min(time.Until(e.next), time.Minute))
+		}
+	}
+	return j
+}
+
+// find returns the entry of a job that is known. The lock is held.
+func (l *Local) find(id string) (*entry, error) {
+	now := l.now()
+	l.tidy(now)
+	if e := l.jobs[id]; e != nil {
+		return e, nil
+	}
+	if l.mint.gaveOut(id) {
+		return nil, ErrExpired
+	}
+	return nil, ErrNotFound
+}
+
+// Get implements [Engine].
+func (l *Local) Get(ctx context.Context, id string) (Job, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, err := l.find(id)
+	if err != nil {
+		return Job{}, err
+	}
+	return l.view(e), nil
+}
+
+// Cancel implements [Engine].
+func (l *Local) Cancel(ctx context.Context, id string) (Job, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, err := l.find(id)
+	if err != nil {
+		return Job{}, err
+	}
+	switch e.state {
+	case Queued, Retrying:
+		l.withdraw(e)
+		l.end(e, Cancelled, ErrCancelled.Error(), "", nil)
+		l.arm(l.now())
+	case Running:
+		if !e.cancelling {
+			e.cancelling = true
+			e.cancel(ErrCancelled)
+			l.change(e)
+		}
+	default:
+		return l.view(e), ErrFinal
+	}
+	return l.view(e), nil
+}
+
+// withdraw takes a job that waits out of its heap.
+func (l *Local) withdraw(e *entry) {
+	if e.place < len(l.delayed) && l.delayed[e.place] == e {
+		heap.Remove(&l.delayed, e.place)
+	} else {
+		l.ready.remove(e)
+	}
+}
+
+// Watch implements [Engine].
+func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
+	return func(yield func(Job, error) bool) {
+		var seen uint64
+		for {
+			l.mu.Lock()
+			e, err := l.find(id)
+			if err != nil {
+				l.mu.Unlock()
+				yield(Job{}, err)
+				return
+			}
+			j := l.view(e)
+			if e.changed == nil && !j.State.Final() {
+				e.changed = make(chan struct{})
+			}
+			changed := e.changed
+			l.mu.Unlock()
+			if j.Version != seen {
+				seen = j.Version
+				if !yield(j, nil) {
+					return
+				}
+			}
+			if j.State.Final() {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				yield(Job{}, context.Cause(ctx))
+				return
+			}
+		}
+	}
+}
+
+// Requeue gives a failed job all its attempts again; it keeps its id. It is for the operator.
+// Errors wrap [ErrNotFound], [ErrExpired], [ErrNotFailed], [ErrFull] or [ErrShutdown].
+func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	e, err := l.find(id)
+	if err != nil {
+		return Job{}, err
+	}
+	switch {
+	case e.state != Failed:
+		return l.view(e), ErrNotFailed
+	case l.closed:
+		return l.view(e), ErrShutdown
+	case l.unfinished() >= l.conf.unfinished:
+		return l.view(e), &Error{ErrFull, l.wait(1)}
+	}
+	heap.Remove(&l.finished, e.place)
+	l.bytes -= int64(len(e.detail))
+	e.state, e.attempt, e.err, e.detail, e.cancelling = Queued, 0, "", "", false
+	e.ended, e.started, e.next, e.deadline = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	now := l.now()
+	l.ready.begin(e.client)
+	l.ready.push(e, now)
+	l.change(e)
+	l.start(now)
+	l.arm(now)
+	return l.view(e), nil
+}
+
+// DeadLetters returns the failed jobs that are still known, the latest first, with what
+// only the operator may see.
+func (l *Local) DeadLetters() []Job {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tidy(l.now())
+	var all []Job
+	for _, e := range l.finished {
+		if e.state == Failed {
+			all = append(all, l.view(e))
+		}
+	}
+	slices.SortFunc(all, func(a, b Job) int { return b.Finished.Compare(a.Finished) })
+	return all
+}

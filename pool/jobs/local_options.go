@@ -1,0 +1,57 @@
+package jobs
+
+import (
+	"fmt"
+	"time"
+)
+
+// LocalOption sets one thing about a [Local].
+type LocalOption interface{ applyLocal(*localConfig) }
+
+type localConfig struct {
+	unfinished, share, finished int
+	payload, result             int
+	bytes                       int64
+	retain                      time.Duration
+	priority                    int
+}
+
+type localOption func(*localConfig)
+
+func (f localOption) applyLocal(c *localConfig) { f(c) }
+
+// WithCapacity bounds the unfinished jobs, those of one client among them, and the finished
+// jobs that are kept; the defaults are 10,000, a quarter of that and 10,000. When there are
+// more finished jobs than that, the one that would be forgotten first goes. It panics unless
+// all are positive and share is at most unfinished.
+func WithCapacity(unfinished, share, finished int) LocalOption {
+	if unfinished < 1 || share < 1 || share > unfinished || finished < 1 {
+		panic(fmt.Sprintf("jobs: WithCapacity(%d, %d, %d): all must be at least 1 and the share no more than the whole", unfinished, share, finished))
+	}
+	return localOption(func(c *localConfig) { c.unfinished, c.share, c.finished = unfinished, share, finished })
+}
+
+// WithSizes bounds the bytes of one payload, of one result, and of everything that is kept
+// together; the defaults are 64 KiB, 1 MiB and 64 MiB. To make room finished jobs are forgotten
+// early. It panics unless all are positive and total holds at least one of each.
+func WithSizes(payload, result int, total int64) LocalOption {
+	if payload < 1 || result < 1 || total < int64(payload)+int64(result) {
+		panic(fmt.Sprintf("jobs: WithSizes(%d, %d, %d): all must be positive and the total hold one payload and one result", payload, result, total))
+	}
+	return localOption(func(c *localConfig) { c.payload, c.result, c.bytes = payload, result, total })
+}
+
+// WithRetention sets how long a job is kept after it has ended; the default is 1 h. A kind can
+// have its own ([WithRetain]). It panics if d is not positive.
+func WithRetention(d time.Duration) LocalOption {
+	if d <= 0 {
+		panic(fmt.Sprintf("jobs: WithRetention(%v): the time must be positive", d))
+	}
+	return localOption(func(c *localConfig) { c.retain = d })
+}
+
+// WithPoolPriority sets the priority that all jobs have in the pool, from -8 to 7, where
+// requests usually have 0; the default is -4.
+func WithPoolPriority(p int) LocalOption {
+	return localOption(func(c *localConfig) { c.priority = p })
+}

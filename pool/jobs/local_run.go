@@ -1,0 +1,269 @@
+package jobs
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spillgate/spillgate/pool"
+)
+
+// tidy forgets what has expired and makes ready what has waited long enough.
+func (l *Local) tidy(now time.Duration) {
+	for len(l.finished) > 0 && l.finished[0].rank <= now {
+		l.forget(l.finished[0])
+	}
+	for len(l.delayed) > 0 && l.delayed[0].rank <= now {
+		e := heap.Pop(&l.delayed).(*entry)
+		e.next = time.Time{}
+		l.ready.push(e, now)
+	}
+}
+
+func (l *Local) delay(e *entry, at time.Duration) {
+	e.rank = at
+	e.next = l.base.Add(at).Round(0)
+	heap.Push(&l.delayed, e)
+}
+
+// arm sets the timer for the next thing that time alone brings about.
+func (l *Local) arm(now time.Duration) {
+	var at time.Duration
+	for _, h := range []jobHeap{l.delayed, l.finished} {
+		if len(h) > 0 && (at == 0 || h[0].rank < at) {
+			at = h[0].rank
+		}
+	}
+	if l.pause > now && l.ready.n > 0 && (at == 0 || l.pause < at) {
+		at = l.pause
+	}
+	if l.ctx.Err() != nil || at == l.timerAt {
+		return
+	}
+	l.timerAt = at
+	switch d := max(at-now, 1); {
+	case at == 0:
+		l.timer.Stop()
+	case l.timer == nil:
+		l.timer = time.AfterFunc(d, l.tick)
+	default:
+		l.timer.Reset(d)
+	}
+}
+
+func (l *Local) tick() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timerAt = 0
+	now := l.now()
+	l.tidy(now)
+	l.start(now)
+	l.arm(now)
+}
+
+// start sends for as many runners as there are slots to run in and jobs to be run.
+func (l *Local) start(now time.Duration) {
+	if now < l.pause {
+		return
+	}
+	for slots := l.pool.Slots(); l.coming < l.ready.n && l.runners < slots && l.ctx.Err() == nil; {
+		l.runners++
+		l.coming++
+		l.runs.Add(1)
+		go l.runner()
+	}
+}
+
+// runner waits for a slot and runs the job that is next when it has one.
+func (l *Local) runner() {
+	defer l.runs.Done()
+	begun := false
+	_, err := pool.Submit(l.ctx, l.pool, func(ctx context.Context) (struct{}, error) {
+		begun = true
+		l.work(ctx)
+		return struct{}{}, nil
+	}, pool.WithKind("jobs"), pool.WithPriority(l.conf.priority)).Wait(context.Background())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	l.runners--
+	if !begun {
+		l.coming--
+		if err != nil {
+			l.pause = now + time.Second // the pool's line is full, or it is shut down
+		}
+	}
+	l.tidy(now)
+	l.start(now)
+	l.arm(now)
+}
+
+// work runs the job that is next, in the slot of ctx.
+func (l *Local) work(ctx context.Context) {
+	l.mu.Lock()
+	l.coming--
+	now := l.now()
+	l.tidy(now)
+	var e *entry
+	for e == nil {
+		e = l.ready.pop(max(l.mean, 1))
+		if e == nil {
+			l.mu.Unlock()
+			return
+		}
+		if !e.deadline.IsZero() && time.Now().After(e.deadline) {
+			l.end(e, Failed, ErrDeadline.Error(), "", nil)
+			e = nil
+		}
+	}
+	charged := max(l.mean, 1)
+	ctx, e.cancel = context.WithCancelCause(ctx)
+	stop := e.cancel
+	l.running[e] = struct{}{}
+	e.state, e.started, e.progress = Running, time.Now(), nil
+	e.attempt++
+	attempt := Attempt{ID: e.id, Kind: e.kind, Number: e.attempt, Report: func(p Progress) { l.report(e, p) }}
+	payload, deadline := e.payload, e.deadline
+	l.change(e)
+	l.mu.Unlock()
+
+	var result []byte
+	err := ErrGoexit
+	defer func() {
+		stop(nil)
+		l.mu.Lock()
+		took := l.now() - now
+		l.ready.charge(e.client, took-charged)
+		if l.mean == 0 {
+			l.mean = took
+		}
+		l.mean += (took - l.mean) / 8
+		l.finish(e, result, err)
+		l.mu.Unlock()
+	}()
+	if !deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	result, err = l.mux.Run(ctx, attempt, slices.Clone(payload))
+}
+
+func (l *Local) report(e *entry, p Progress) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e.state == Running {
+		e.progress = &p
+		l.change(e)
+	}
+}
+
+// finish takes in how an attempt ended. The lock is held.
+func (l *Local) finish(e *entry, result []byte, err error) {
+	delete(l.running, e)
+	e.cancel = nil
+	if err == nil && len(result) > l.conf.result {
+		err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", ErrTooLarge, len(result), l.conf.result)
+	}
+	if err == nil {
+		l.end(e, Succeeded, "", "", result)
+		return
+	}
+	text, detail := clip(err.Error(), 1024), ""
+	var p *PanicError
+	if errors.As(err, &p) {
+		detail = clip(fmt.Sprintf("panic: %v\n\n%s", p.Value, p.Stack), 8192)
+		l.counts.Panics++
+	}
+	now := l.now()
+	switch retry := !e.cancelling && Retryable(err) && e.attempt < e.attempts; {
+	case e.cancelling:
+		l.end(e, Cancelled, ErrCancelled.Error(), detail, nil)
+	case retry && l.ctx.Err() == nil:
+		policy, _ := l.mux.Policy(e.kind)
+		at := now + policy.Delay(e.attempt)
+		if !e.deadline.IsZero() && l.base.Add(at).After(e.deadline) {
+			l.end(e, Failed, text, detail, nil)
+			return
+		}
+		if l.closed && l.drained != 0 && at > l.drained {
+			l.dropped = append(l.dropped, e.id)
+			l.end(e, Failed, text, detail, nil)
+			return
+		}
+		l.bytes -= int64(len(e.detail))
+		e.state, e.err, e.detail = Retrying, text, ""
+		l.counts.Retried++
+		l.delay(e, at)
+		l.change(e)
+	default:
+		l.end(e, Failed, text, detail, nil)
+	}
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
+
+// end makes a job final that is in no heap any more. The lock is held.
+func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
+	now := l.now()
+	l.bytes -= e.bytes()
+	if s != Failed {
+		e.payload = nil // a failed one may be queued again
+	}
+	e.state, e.err, e.detail, e.result = s, text, detail, result
+	e.ended, e.cancel = time.Now().Round(0), nil
+	if s == Succeeded {
+		e.progress = nil
+	}
+	policy, _ := l.mux.Policy(e.kind)
+	keep := cmp.Or(policy.Retain, l.conf.retain)
+	e.rank, e.next = now+keep, e.ended.Add(keep)
+	l.bytes += e.bytes()
+	heap.Push(&l.finished, e)
+	l.ready.end(e.client)
+	switch s {
+	case Succeeded:
+		l.counts.Succeeded++
+	case Failed:
+		l.counts.Failed++
+	case Cancelled:
+		l.counts.Cancelled++
+	}
+	l.change(e)
+	for len(l.finished) > l.conf.finished || l.bytes > l.conf.bytes && len(l.finished) > 1 {
+		l.forget(l.finished[0])
+	}
+	if l.closed && l.unfinished() == 0 {
+		l.done()
+	}
+}
+
+func (l *Local) done() {
+	select {
+	case <-l.idle:
+	default:
+		close(l.idle)
+	}
+}
+
+// change counts a change and tells those who watch.
+func (l *Local) change(e *entry) {
+	e.version++
+	l.tell(e)
+}
+
+func (l *Local) tell(e *entry) {
+	if e.changed != nil {
+		close(e.changed)
+		e.changed = nil
+	}
+}

@@ -1,0 +1,79 @@
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"slices"
+)
+
+// Shutdown accepts no more jobs and waits until all are final, then returns nil. Jobs that wait
+// for a time after the deadline of ctx are dropped at once: they become Failed.
+//
+// If ctx ends first, what waits is dropped, the contexts of running jobs end with
+// [ErrShutdown] as their cause, and Shutdown returns a [*DroppedError] with the ids of
+// both. It does not wait for running jobs any longer; [Local.Close] does.
+// Get and Watch go on working.
+func (l *Local) Shutdown(ctx context.Context) error {
+	l.mu.Lock()
+	l.closed = true
+	now := l.now()
+	if until, ok := ctx.Deadline(); ok {
+		l.drained = max(until.Sub(l.base), 1)
+		for _, e := range slices.Clone(l.delayed) {
+			if e.rank > l.drained {
+				l.drop(e)
+			}
+		}
+	}
+	if l.unfinished() == 0 {
+		l.done()
+	}
+	l.start(now)
+	l.arm(now)
+	l.mu.Unlock()
+
+	select {
+	case <-l.idle:
+	case <-ctx.Done():
+	}
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stop(ErrShutdown)
+	for _, e := range slices.Clone(l.delayed) {
+		l.drop(e)
+	}
+	for l.ready.n > 0 {
+		l.drop(l.ready.order[0].jobs[0])
+	}
+	var running []string
+	for e := range l.running {
+		running = append(running, e.id)
+	}
+	slices.Sort(running)
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timerAt = 0
+	}
+	if len(running) == 0 && len(l.dropped) == 0 {
+		return nil
+	}
+	return &DroppedError{Cause: cmp.Or(context.Cause(ctx), ErrShutdown), Waiting: slices.Clone(l.dropped), Running: running}
+}
+
+// drop ends a job that waits because there is no time left for it.
+func (l *Local) drop(e *entry) {
+	l.withdraw(e)
+	l.dropped = append(l.dropped, e.id)
+	l.end(e, Failed, ErrShutdown.Error(), "", nil)
+}
+
+// Close ends everything without draining and waits until the handlers have returned. It
+// returns what [Local.Shutdown] returns.
+func (l *Local) Close() error {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(ErrShutdown)
+	err := l.Shutdown(ctx)
+	l.runs.Wait()
+	return err
+}
