@@ -96,6 +96,11 @@ func WithDrainStatus(status int) Option {
 // are removed when the pod begins to terminate, which takes a few seconds to
 // reach every node. AWS ALB: 30 s x 2. Zero does not wait.
 //
+// It should also be longer than proxies keep idle connections to this server
+// (nginx: keepalive_timeout in the upstream block). Those that get a request
+// during the wait are closed with its response; the rest are closed at its end,
+// and a request may be on its way on them.
+//
 // Wait, shutdown and release timeouts together should stay below the time after
 // which the process is killed: 30 s in Kubernetes, which the defaults add up to.
 func WithDrainWait(d time.Duration) Option {

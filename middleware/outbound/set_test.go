@@ -662,6 +662,7 @@ func TestSetUnderChangeAndLoad(t *testing.T) {
 			})
 			all.Wait()
 			set.Close()
+			synctest.Wait() // for hedges that lost, which end by themselves
 			for _, e := range set.Stats().Endpoints {
 				if e.InFlight != 0 {
 					t.Errorf("%s: %d in flight", e.URL, e.InFlight)
