@@ -207,6 +207,9 @@ func (fl *fill) decide(status int) {
 		fl.mode = discarding
 		return
 	}
+	if fl.r.Method == http.MethodHead && status == http.StatusOK && fl.shed == nil {
+		fl.learn(h, now)
+	}
 	fl.length = declared(h, status)
 	fl.v = p.judge(fl.r, status, h, fl.asked, now)
 	if fl.v.store && fl.length > c.maxObject.Load() {
@@ -255,6 +258,34 @@ func (fl *fill) decide(status int) {
 	}
 	h["Cache-Status"] = withStatus(h["Cache-Status"], member)
 	fl.w.WriteHeader(status)
+}
+
+// learn takes from the answer to a HEAD what it says of the stored response to a GET (RFC 9111,
+// section 4.3.5): that it is the same still, and for how long, or that it is not.
+func (fl *fill) learn(h http.Header, now time.Time) {
+	e := fl.have
+	first := func(name string) string {
+		if v := h[name]; len(v) != 0 {
+			return v[0]
+		}
+		return ""
+	}
+	length := first("Content-Length")
+	if first("Etag") != e.etag || first("Last-Modified") != e.lastModified || length != "" && length != e.get("Content-Length") {
+		e.soft.Store(true)
+		return
+	}
+	if e.etag == "" && e.lastModified == "" {
+		return // nothing proves that it is the same
+	}
+	merged := e.header()
+	delete(merged, "Date")
+	for name, values := range h {
+		merged[name] = values
+	}
+	if v := fl.h.rules.judge(fl.r, e.status, merged, fl.asked, now); v.store {
+		fl.keep(e.freshen(h, fl.outer, v, now))
+	}
 }
 
 // chosen is the variant that a 304 to our offers is about.

@@ -278,3 +278,35 @@ func TestMarksAreRenewed(t *testing.T) {
 		})
 	}
 }
+
+// The answer to a HEAD says something of the stored response to a GET.
+func TestHeadTeaches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gets, heads atomic.Int64
+		tag, cc := `"v1"`, "max-age=10, stale-if-error=1000"
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", cc)
+			w.Header().Set("Etag", tag)
+			if r.Method == "HEAD" {
+				heads.Add(1)
+				return
+			}
+			gets.Add(1)
+			io.WriteString(w, "body")
+		}))
+		get(h, "http://example.com/x")
+		want(t, "fresh HEAD", ask(h, "HEAD", "http://example.com/x").Header.Get("Age"), "0")
+		time.Sleep(20 * time.Second)
+		cc = "max-age=100"
+		ask(h, "HEAD", "http://example.com/x")
+		want(t, "stale HEAD", heads.Load(), 1)
+		res := get(h, "http://example.com/x")
+		want(t, "fresh again", res.Header.Get("Cache-Status"), "spillgate; hit; ttl=100")
+		want(t, "body", text(t, res), "body")
+
+		tag = `"v2"`
+		ask(h, "HEAD", "http://example.com/x", "Cache-Control: no-cache")
+		get(h, "http://example.com/x")
+		want(t, "another one", gets.Load(), 2)
+	})
+}
