@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMain lets the test binary be the server, as the program itself is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "-serve" {
+		var a serverArgs
+		f := flag.NewFlagSet("server", flag.ExitOnError)
+		f.StringVar(&a.profile, "serve", "", "")
+		f.BoolVar(&a.wrapped, "wrapped", false, "")
+		f.IntVar(&a.rounds, "rounds", 0, "")
+		f.Parse(os.Args[1:])
+		if err := serve(a); err != nil {
+			os.Stderr.WriteString(err.Error())
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestShortForm holds what is beyond all noise: once the queues of the unprotected server have filled, at six
+// times the capacity and after it, the wrapped one serves at least three times as much in
+// time. On a quiet machine it is thirty times and more.
+func TestShortForm(t *testing.T) {
+	p := newPlan(1, true, 0)
+	p.seed = 1
+	all, err := runAll(p, []string{"cpu"}) // real time: the scheduler itself is under test
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := finish(&out, p, all, ""); err != nil {
+		t.Log(err) // on a loaded machine; what the test holds is below
+	}
+	t.Logf("\n%s", out.String())
+	o := all[0]
+	var bare, wrapped float64
+	for i, w := range o.wrapped {
+		b := o.bare[i]
+		if w.sent == 0 || b.sent == 0 {
+			t.Fatalf("%s: %d and %d requests sent", w.step.name(), b.sent, w.sent)
+		}
+		if w.step.load > 1 && w.refused == 0 {
+			t.Errorf("%s: nothing was refused", w.step.name())
+		}
+		if i >= 2 { // in the first steps the unprotected one's queues are still filling
+			bare, wrapped = bare+b.good, wrapped+w.good
+		}
+	}
+	if wrapped < 10 || wrapped < 3*bare {
+		t.Errorf("from %s on: wrapped %.0f/s in time, unprotected %.0f/s; want at least three times that", o.wrapped[2].step.name(), wrapped, bare)
+	}
+}
+
+// TestChart holds that the chart is well-formed and has a row for each profile.
+func TestChart(t *testing.T) {
+	p := newPlan(1, false, time.Second)
+	var all []outcome
+	for _, pr := range profiles {
+		o := outcome{profile: pr, cal: calibration{capacity: 500}}
+		for _, s := range p.steps(500) {
+			o.bare = append(o.bare, result{step: s, good: 10, p99: patience, possible: 480, cpu: -1})
+			o.wrapped = append(o.wrapped, result{step: s, good: 450, p99: 30 * time.Millisecond, possible: 480, cpu: -1})
+		}
+		all = append(all, o)
+	}
+	b, err := chart(p, all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	circles := 0
+	for d := xml.NewDecoder(bytes.NewReader(b)); ; {
+		tok, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := tok.(xml.StartElement); ok && e.Name.Local == "circle" {
+			circles++
+		}
+	}
+	// Two panels of two lines of six points in each row, and one in the legend.
+	if want := len(profiles)*2*2*6 + 1; circles != want {
+		t.Errorf("%d points, want %d", circles, want)
+	}
+	for _, pr := range profiles {
+		if !bytes.Contains(b, []byte(pr.what)) {
+			t.Errorf("no row for %s", pr.name)
+		}
+	}
+}
+
+// TestHeld holds what the exit status says.
+func TestHeld(t *testing.T) {
+	good := result{step: step{load: 3}, good: 90, possible: 100, p50: 30 * time.Millisecond}
+	for _, c := range []struct {
+		rule   string
+		change func(*result)
+		broken int
+	}{
+		{"nearly all that was possible", func(*result) {}, 0},
+		{"below half of what was possible", func(r *result) { r.good = 49 }, 1},
+		{"answers later than the limit", func(r *result) { r.p50 = inTime + 1 }, 1},
+		{"both", func(r *result) { r.good, r.p50 = 0, patience }, 2},
+		{"not overloaded: nothing to hold", func(r *result) { r.good, r.step.load = 0, .9 }, 0},
+		{"after the surge: must be back", func(r *result) { r.good, r.step.load, r.step.back = 0, .9, true }, 1},
+	} {
+		r := good
+		c.change(&r)
+		if got := (outcome{wrapped: []result{r}}).held(); len(got) != c.broken {
+			t.Errorf("%s: %q; want %d", c.rule, got, c.broken)
+		}
+	}
+}
+
+func TestReadAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name, in string
+		status   int
+	}{
+		{"with a body", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndone\n", 200},
+		{"without", "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n", 503},
+		{"no length", "HTTP/1.1 200 OK\r\n\r\nx", 0},
+		{"cut in the body", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nd", 0},
+		{"cut in the header", "HTTP/1.1 200 OK\r\nContent-", 0},
+		{"no HTTP", "hello\n\n", 0},
+	} {
+		status, err := readAnswer(bufio.NewReader(strings.NewReader(c.in)))
+		if (c.status == 0) != (err != nil) || err == nil && status != c.status {
+			t.Errorf("%s: %d, %v; want %d", c.name, status, err, c.status)
+		}
+	}
+}
