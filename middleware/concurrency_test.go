@@ -1,0 +1,418 @@
+package middleware_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+)
+
+// turnstile records in which order requests enter, and keeps each for the time of its header Take.
+type turnstile struct {
+	mu    sync.Mutex
+	order []string
+}
+
+func (s *turnstile) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.order = append(s.order, r.Header.Get("Name"))
+	s.mu.Unlock()
+	d, _ := time.ParseDuration(r.Header.Get("Take"))
+	time.Sleep(d) // in a synctest bubble
+}
+
+// pass lets time go by in a synctest bubble.
+func pass(d time.Duration) {
+	time.Sleep(d) // in a synctest bubble
+	synctest.Wait()
+}
+
+// ask sends a request to h on a goroutine of its own.
+func ask(h http.Handler, name string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Name", name)
+	r.Header.Set("Take", "10ms")
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	go h.ServeHTTP(w, r)
+	synctest.Wait()
+	return w
+}
+
+func number(name string) func(*http.Request) int {
+	return func(r *http.Request) int {
+		n, _ := strconv.Atoi(r.Header.Get(name))
+		return n
+	}
+}
+
+func TestConcurrencyPriorityOrdersWhoWaits(t *testing.T) {
+	for _, c := range []struct {
+		rule  string
+		apart time.Duration // between the low and the high one
+		want  []string
+	}{
+		{"the higher goes first", 50 * time.Millisecond, []string{"first", "high", "low"}},
+		{"but not past one that waits longer than the priority is worth", 250 * time.Millisecond, []string{"first", "low", "high"}},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var in turnstile
+				l := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute), limiter.WithPriorityStep(100*time.Millisecond))
+				h := middleware.Concurrency(l, middleware.WithPriority(number("Priority"))).Handler(&in)
+				ask(h, "first", "Take", "1s")
+				ask(h, "low")
+				pass(c.apart)
+				ask(h, "high", "Priority", "2")
+				pass(2 * time.Second)
+				if !slices.Equal(in.order, c.want) {
+					t.Errorf("order %v, want %v", in.order, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestConcurrencyClientsShareEvenly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var in turnstile
+		l := limiter.NewConcurrency(1, limiter.WithQueue(100, time.Minute))
+		h := middleware.Concurrency(l, middleware.WithClient(func(r *http.Request) string { return r.Header.Get("Client") })).Handler(&in)
+		ask(h, "first")
+		for range 50 {
+			ask(h, "greedy", "Client", "greedy")
+		}
+		for range 5 {
+			ask(h, "modest", "Client", "modest")
+		}
+		pass(time.Second)
+		modest := 0
+		for _, name := range in.order[1:13] {
+			if name == "modest" {
+				modest++
+			}
+		}
+		if modest != 5 {
+			t.Errorf("of the first 12 that waited %d are the modest client's, want all 5: %v", modest, in.order[1:13])
+		}
+		if len(in.order) != 56 {
+			t.Errorf("%d requests served, want 56", len(in.order))
+		}
+	})
+}
+
+func TestConcurrencyWeightTakesPermits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var in turnstile
+		l := limiter.NewConcurrency(4, limiter.WithQueue(10, time.Minute))
+		h := middleware.Concurrency(l, middleware.WithWeight(number("Weight"))).Handler(&in)
+		ask(h, "three", "Weight", "3", "Take", "20ms")
+		ask(h, "two", "Weight", "2")
+		if s := l.Stats(); s.InFlight != 3 || s.Queued != 1 {
+			t.Errorf("%d in flight, %d queued; want 3 and 1", s.InFlight, s.Queued)
+		}
+		pass(25 * time.Millisecond)
+		if s := l.Stats(); s.InFlight != 2 || s.Queued != 0 {
+			t.Errorf("once there is room: %d in flight, %d queued; want 2 and 0", s.InFlight, s.Queued)
+		}
+		ask(h, "all", "Weight", "9") // counts as the limit: it runs alone
+		pass(10 * time.Millisecond)
+		if s := l.Stats(); s.InFlight != 4 {
+			t.Errorf("above the limit: %d in flight, want 4", s.InFlight)
+		}
+		pass(time.Second)
+		if s := l.Stats(); s.InFlight != 0 {
+			t.Errorf("at rest: %d in flight", s.InFlight)
+		}
+	})
+}
+
+// Retry-After is at least a second, whole, and the response is not to be kept.
+func TestConcurrencyRefusal(t *testing.T) {
+	full := limiter.NewConcurrency(1)
+	full.TryAcquire(limiter.Request{})
+	for _, method := range []string{"GET", "HEAD", "POST"} {
+		var rejection middleware.Rejection
+		var ran bool
+		trace := &middleware.Trace{Rejected: func(_ *http.Request, j middleware.Rejection) { rejection = j }}
+		h := middleware.Concurrency(full, middleware.WithTrace(trace)).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { ran = true }))
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(method, "/", nil))
+		if ran || w.Code != http.StatusServiceUnavailable {
+			t.Errorf("%s: status %d, handler ran: %v; want 503 without it", method, w.Code, ran)
+		}
+		if s, err := strconv.Atoi(w.Header().Get("Retry-After")); err != nil || s < 1 || s > 4 {
+			t.Errorf("%s: Retry-After %q; want 1 to 4 whole seconds", method, w.Header().Get("Retry-After"))
+		}
+		if got := w.Header().Get("Cache-Control"); got != "no-store" {
+			t.Errorf("%s: Cache-Control %q", method, got)
+		}
+		if got := w.Header().Get("Content-Type"); got != "application/problem+json" {
+			t.Errorf("%s: Content-Type %q", method, got)
+		}
+		if (w.Body.Len() == 0) != (method == "HEAD") {
+			t.Errorf("%s: body %q", method, w.Body)
+		}
+		if rejection.Layer != "concurrency" || rejection.Status != 503 || !errors.Is(rejection.Err, limiter.ErrSaturated) {
+			t.Errorf("%s: %+v", method, rejection)
+		}
+	}
+}
+
+func TestConcurrencyRefusesWhatWouldMissItsDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var in turnstile
+		var refused []error
+		l := limiter.NewConcurrency(1, limiter.WithQueue(100, time.Minute))
+		trace := &middleware.Trace{Rejected: func(_ *http.Request, j middleware.Rejection) { refused = append(refused, j.Err) }}
+		h := middleware.Concurrency(l, middleware.WithTrace(trace)).Handler(&in)
+		for range 30 { // it learns that the line moves every 10 ms
+			ask(h, "")
+		}
+		pass(100 * time.Millisecond)
+		for _, c := range []struct {
+			left time.Duration
+			code int
+		}{{50 * time.Millisecond, 503}, {5 * time.Second, 200}} {
+			ctx, cancel := context.WithTimeout(t.Context(), c.left)
+			w := httptest.NewRecorder()
+			began := time.Now()
+			h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+			cancel()
+			if w.Code != c.code {
+				t.Errorf("%v left: status %d, want %d", c.left, w.Code, c.code)
+			}
+			if took := time.Since(began); c.code == 503 && took > 0 {
+				t.Errorf("%v left: refused after %v, want at once", c.left, took)
+			}
+		}
+		if len(refused) != 1 || !errors.Is(refused[0], limiter.ErrWouldMissDeadline) {
+			t.Errorf("refused: %v", refused)
+		}
+		pass(time.Second)
+	})
+}
+
+// In shadow mode nothing is refused or delayed, and what would have been is counted.
+func TestConcurrencyShadow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var in turnstile
+		shed := 0
+		l := limiter.NewConcurrency(2, limiter.WithShadow())
+		h := middleware.Concurrency(l).Handler(&in)
+		began := time.Now()
+		var answers []*httptest.ResponseRecorder
+		for range 5 {
+			answers = append(answers, ask(h, ""))
+		}
+		if s := l.Stats(); s.InFlight != 5 || s.Shed != 3 || !s.Shadow {
+			t.Errorf("%d in flight, %d shed, shadow %v; want 5, 3 and true", s.InFlight, s.Shed, s.Shadow)
+		}
+		if time.Since(began) != 0 {
+			t.Errorf("requests were delayed by %v", time.Since(began))
+		}
+		pass(time.Second)
+		for _, w := range answers {
+			if w.Code != 200 {
+				shed++
+			}
+		}
+		if s := l.Stats(); shed != 0 || s.InFlight != 0 || s.Success != 5 {
+			t.Errorf("%d refused, %d in flight at the end, %d successes; want 0, 0 and 5", shed, s.InFlight, s.Success)
+		}
+	})
+}
+
+// pipeListener accepts connections made by dial.
+type pipeListener struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+func (l *pipeListener) Close() error   { close(l.done); return nil }
+func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+func (l *pipeListener) dial() net.Conn {
+	a, b := net.Pipe()
+	l.conns <- b
+	return a
+}
+
+// What becomes long-lived gives its permit back when it does, not when it ends, and is no measurement.
+func TestConcurrencyLongLivedLeaves(t *testing.T) {
+	flush := func(w http.ResponseWriter) { w.(http.Flusher).Flush() }
+	plain := func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "x"); flush(w) }
+	for _, c := range []struct {
+		name string
+		opts []middleware.ConcurrencyOption
+		open func(http.ResponseWriter, *http.Request)
+		held int // permits while it stays open
+		want limiter.Outcome
+	}{
+		{"a handler that only takes long", nil, func(http.ResponseWriter, *http.Request) {}, 1, limiter.Success},
+		{"a response that is flushed", nil, plain, 1, limiter.Success},
+		{"an event stream before its first flush", nil, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			io.WriteString(w, "data: x\n\n")
+		}, 1, limiter.Success},
+		{"an event stream", nil, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+			io.WriteString(w, "data: x\n\n")
+			flush(w)
+		}, 0, limiter.Ignored},
+		{"an event stream, flushed through ResponseController", nil, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "Text/Event-Stream")
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				panic(err)
+			}
+		}, 0, limiter.Ignored},
+		{"what WithLongLived names", []middleware.ConcurrencyOption{
+			middleware.WithLongLived(func(r *http.Request) bool { return r.URL.Path == "/open" }),
+		}, plain, 0, limiter.Ignored},
+		{"what WithLongLived does not name", []middleware.ConcurrencyOption{
+			middleware.WithLongLived(func(r *http.Request) bool { return r.URL.Path == "/other" }),
+		}, plain, 1, limiter.Success},
+		{"a switched protocol, taken over by hijacking", nil, func(w http.ResponseWriter, r *http.Request) {
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+			rw.Flush()
+			go func() { // as a websocket does
+				io.Copy(io.Discard, conn)
+				conn.Close()
+			}()
+		}, 0, limiter.Ignored},
+		{"status 101 from the handler", nil, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", "x")
+			w.WriteHeader(http.StatusSwitchingProtocols)
+		}, 0, limiter.Ignored},
+		{"informational responses", nil, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusEarlyHints)
+		}, 1, limiter.Success},
+	} {
+		for _, adaptive := range []bool{false, true} {
+			t.Run(c.name+"/adaptive="+strconv.FormatBool(adaptive), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					l := limiter.NewConcurrency(1)
+					if adaptive {
+						l = limiter.NewAdaptive()
+					}
+					ln := &pipeListener{make(chan net.Conn), make(chan struct{})}
+					leave := make(chan struct{})
+					srv := &http.Server{Handler: middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						c.open(w, r)
+						<-leave
+					}), middleware.Concurrency(l, c.opts...))}
+					go srv.Serve(ln)
+					conn := ln.dial()
+					go io.WriteString(conn, "GET /open HTTP/1.1\r\nHost: x\r\n\r\n")
+					go io.Copy(io.Discard, bufio.NewReader(conn))
+					synctest.Wait()
+					if n := l.Stats().InFlight; n != c.held {
+						t.Errorf("%d permits held while it is open, want %d", n, c.held)
+					}
+					close(leave)
+					synctest.Wait()
+					s := l.Stats()
+					if got := [3]int64{s.Success, s.Failure, s.Ignored}; s.InFlight != 0 || got[c.want] != 1 || got[0]+got[1]+got[2] != 1 {
+						t.Errorf("at the end: %d in flight, outcomes %v; want 0, and one of %v", s.InFlight, got, c.want)
+					}
+					conn.Close()
+					srv.Close()
+					synctest.Wait()
+				})
+			})
+		}
+	}
+}
+
+// How a request ended, as the limiter is told.
+func TestConcurrencyOutcomes(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		h    http.HandlerFunc
+		want limiter.Outcome
+	}{
+		{"nothing written is a 200", func(http.ResponseWriter, *http.Request) {}, limiter.Success},
+		{"a client's error is work done", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, limiter.Success},
+		{"an error of the handler took its time", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, limiter.Success},
+		{"503 of the handler", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, limiter.Failure},
+		{"504", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(504) }, limiter.Failure},
+		{"a panic", func(http.ResponseWriter, *http.Request) { panic("x") }, limiter.Failure},
+		{"http.ErrAbortHandler", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, limiter.Failure},
+		{"the client left", func(_ http.ResponseWriter, r *http.Request) { cancelOf(r)() }, limiter.Ignored},
+		{"the client left, and the handler panics", func(_ http.ResponseWriter, r *http.Request) { cancelOf(r)(); panic("x") }, limiter.Ignored},
+		{"the client left after a 503", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503); cancelOf(r)() }, limiter.Ignored},
+	} {
+		l := limiter.NewConcurrency(1)
+		h := middleware.Concurrency(l).Handler(c.h)
+		ctx, cancel := context.WithCancel(t.Context())
+		r := httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel))
+		func() {
+			defer func() { _ = recover() }()
+			h.ServeHTTP(httptest.NewRecorder(), r)
+		}()
+		cancel()
+		s := l.Stats()
+		if got := [3]int64{s.Success, s.Failure, s.Ignored}; s.InFlight != 0 || got[c.want] != 1 || s.Admitted != 1 {
+			t.Errorf("%s: %d in flight, outcomes %v; want one of %v", c.name, s.InFlight, got, c.want)
+		}
+	}
+}
+
+type cancelKey struct{}
+
+func cancelOf(r *http.Request) context.CancelFunc {
+	return r.Context().Value(cancelKey{}).(context.CancelFunc)
+}
+
+// A request that gives up in the line is answered too, takes no permit, and makes room.
+func TestConcurrencyClientLeavesTheLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var in turnstile
+		l := limiter.NewConcurrency(1, limiter.WithQueue(1, time.Minute))
+		h := middleware.Concurrency(l).Handler(&in)
+		ask(h, "first", "Take", "1s")
+		ctx, cancel := context.WithCancel(t.Context())
+		go h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		if s := l.Stats(); s.Queued != 0 || s.Left != 1 {
+			t.Errorf("%d queued, %d left; want 0 and 1", s.Queued, s.Left)
+		}
+		ask(h, "next")
+		pass(2 * time.Second)
+		if got := strings.Join(in.order, " "); got != "first next" {
+			t.Errorf("served: %s", got)
+		}
+		if s := l.Stats(); s.InFlight != 0 || s.Admitted != 2 || s.Shed != 0 {
+			t.Errorf("%d in flight, %d admitted, %d shed; want 0, 2, 0", s.InFlight, s.Admitted, s.Shed)
+		}
+	})
+}
