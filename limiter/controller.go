@@ -112,6 +112,7 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 const (
 	ctrlUp    = 1.5  // a step up
 	ctrlFast  = 2.0  // a step up while every one of them wins
+	ctrlLeap  = 4.0  // a step up after a change that looks like a slow dependency
 	ctrlSE    = 0.2  // standard error of an elasticity that is good enough
 	ctrlShed  = 0.08 // share shed from which a lower limit is looked for
 	ctrlHigh  = 2.5  // multiple of the base latency that has to be explained
@@ -258,14 +259,24 @@ func (s *ctrlState) restart() {
 	s.toHold()
 }
 
+// leap makes the first step up after a restart as large as it has to be if what changed is
+// that a dependency has become slower: throughput comes back then, and if not, it is told by
+// one trial.
+func (s *ctrlState) leap(was ctrlMean) {
+	if f := s.ref.r / was.r; f > ctrlFast && was.x/s.ref.x > f/2 {
+		s.grow = min(f, ctrlLeap)
+	}
+}
+
 // hold measures the reference and decides whether to try another limit.
 func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	a := &s.ref
 	if a.n > 0 {
 		if s.changed(w, m, false) {
-			now := s.oddly.mean(s.limit)
+			was, now := *a, s.oddly.mean(s.limit)
 			s.restart()
 			*a = now
+			s.leap(was)
 			s.consider(w.shed, w.open)
 			return
 		}
@@ -283,6 +294,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 			if s.shocks < 2 && math.Log(o.x/m.x) > .9 && math.Log(m.r/o.r) > .9 {
 				s.restart()
 				*a = m
+				s.leap(o)
 			}
 		}
 	} else {
