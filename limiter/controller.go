@@ -367,7 +367,11 @@ func (s *ctrlState) consider(shed, open float64) {
 
 // mostN is how many completions a trial lasts at most.
 func (s *ctrlState) mostN() float64 {
-	return min(400, max(64, s.ref.x*max(2, 8*s.ref.r)))
+	most := 1000. // small steps take that many
+	if s.ramp {
+		most = 400
+	}
+	return min(most, max(64, s.ref.x*max(2, 8*s.ref.r)))
 }
 
 func (s *ctrlState) try(limit int) {
@@ -450,7 +454,11 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	if !up {
 		thr -= .04
 	}
-	clear := math.Abs(mean-thr) >= se || se <= ctrlSE
+	enough := ctrlSE
+	if !s.ramp {
+		enough = .6 * ctrlSE
+	}
+	clear := math.Abs(mean-thr) >= se || se <= enough
 	if s.ramp && up && !clear && mean > thr-se/2 && a.blocked >= .9 && math.Log(m.r/a.held(s.from)) < d/2 {
 		// Nothing speaks against it yet, and with more in flight it is told sooner. What
 		// is gained since the last limit that was proven decides.
