@@ -409,3 +409,33 @@ type marked struct {
 
 func (m *marked) MarkShed(err error)       { m.shed = err }
 func (m *marked) MarkCache(r cache.Result) { m.results = append(m.results, r) }
+
+// A handler may go on changing the header map, for trailers, while its response is being sent by
+// another goroutine.
+func TestLateHeadersWhileSending(t *testing.T) {
+	for _, http2 := range []bool{false, true} {
+		c := cache.New(1 << 20)
+		srv := httptest.NewUnstartedServer(c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			for i := range 20 {
+				io.WriteString(w, strings.Repeat("x", 500))
+				w.(http.Flusher).Flush()
+				w.Header().Set(fmt.Sprint("X-Late-", i), "1")
+			}
+			w.Header().Set(http.TrailerPrefix+"X-Sum", "1")
+		})))
+		if srv.EnableHTTP2 = http2; http2 {
+			srv.StartTLS()
+		} else {
+			srv.Start()
+		}
+		for i := range 20 {
+			got := see(t, srv.Client(), "GET", fmt.Sprint(srv.URL, "/", i%2))
+			want(t, "length", len(got.body), 10_000)
+			want(t, "trailer", got.trailer, "map[X-Sum:[1]]")
+			want(t, "late", strings.Contains(got.header, "Late"), false)
+		}
+		want(t, "stored", c.Stats().Entries, 0)
+		srv.Close()
+	}
+}
