@@ -25,6 +25,7 @@ type rateFields struct {
 type rateValue struct {
 	r, t  int64
 	value []string
+	text  [1]string // what value is a slice of, so that both are one allocation
 }
 
 func newRateFields(policies []limiter.Policy) *rateFields {
@@ -99,7 +100,10 @@ func (f *rateFields) setDraft(h http.Header, d *limiter.Decision, each []limiter
 		cell := &f.values[uint64(r*31+t)%uint64(len(f.values))]
 		v := cell.Load()
 		if v == nil || v.r != r || v.t != t {
-			v = &rateValue{r, t, []string{string(appendLimit(nil, f.policies[0].Name, r, t))}}
+			var buf [128]byte
+			v = &rateValue{r: r, t: t}
+			v.text[0] = string(appendLimit(buf[:0], f.policies[0].Name, r, t))
+			v.value = v.text[:]
 			cell.Store(v)
 		}
 		h["Ratelimit"] = v.value
