@@ -33,7 +33,7 @@ type adaptive struct {
 type concCount struct {
 	n, ended, sum          int64
 	squares                float64
-	lag, lags              int64
+	lag, lags, extra       int64
 	arrivals, knocks, turn int64
 }
 
@@ -99,6 +99,7 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 		t.squares += float64(cell.squares.Load())
 		t.lag += cell.lag.Load()
 		t.lags += cell.lags.Load()
+		t.extra += cell.extra.Load()
 		admitted += cell.admitted.Load()
 	}
 	t.arrivals = admitted - c.granted + a.knocks
@@ -137,6 +138,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		secs:     secs,
 		n:        n,
 		ended:    float64(t.ended - a.last.ended),
+		extra:    float64(t.extra - a.last.extra),
 		sum:      float64(t.sum-a.last.sum) / 1e9,
 		squares:  (t.squares - a.last.squares) * (1.024e-6 * 1.024e-6),
 		arrivals: arrivals,

@@ -71,7 +71,8 @@ type concCell struct {
 	squares  atomic.Uint64 // its square, in units of 1,024 ns
 	lag      atomic.Int64  // time that yielding took, ns, where it was measured
 	lags     atomic.Int64  // how often that was
-	_        [128 - 64]byte
+	extra    atomic.Int64  // weight beyond 1 of what was released
+	_        [128 - 72]byte
 }
 
 // Concurrency limits how much work is in flight, by permits. What finds no permit waits
@@ -328,8 +329,9 @@ func (p Permit) ReleaseAt(o Outcome, now time.Time) {
 }
 
 // Charge sets what the work counts as in the share of its client, in place of its weight
-// times the time until Release: CPU time, for example. It must precede Release and not
-// be called at the same time as Release.
+// times the time until Release: CPU time, for example. Several charges add up. It must
+// not be called after Release or at the same time. It has no effect on work that did not have to wait:
+// while there is room for all, nobody's share is kept.
 func (p Permit) Charge(cost time.Duration) {
 	if s := p.slot; s != nil && s.gen.Load() == p.gen && s.client != nil {
 		s.cost, s.charged = s.cost-cost, true
@@ -342,6 +344,9 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	cell := c.cell(s)
 	o = min(o, Ignored)
 	cell.done[o].Add(1)
+	if s.weight > 1 {
+		cell.extra.Add(s.weight - 1)
+	}
 	weight, client, cost, charged := s.weight, s.client, s.cost, s.charged
 	took := max(now-s.start, 0)
 	s.c, s.client = nil, nil

@@ -21,6 +21,7 @@ type ctrlWindow struct {
 	secs     float64
 	n        float64 // successes
 	ended    float64 // whatever the outcome
+	extra    float64 // their weight beyond 1
 	sum      float64 // their time in service, s
 	squares  float64 // its square, s²
 	arrivals float64
@@ -33,6 +34,7 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 	w.secs += v.secs
 	w.n += v.n
 	w.ended += v.ended
+	w.extra += v.extra
 	w.sum += v.sum
 	w.squares += v.squares
 	w.arrivals += v.arrivals
@@ -65,7 +67,7 @@ func (w *ctrlWindow) mean(limit int) ctrlMean {
 		m.load = w.arrivals / w.secs
 	}
 	if m.blocked >= .95 {
-		m.inferred = float64(limit) * w.n / max(w.ended, w.n) / m.r
+		m.inferred = float64(limit) * w.n / (max(w.ended, w.n) + w.extra) / m.r
 	}
 	m.weigh()
 	return m
