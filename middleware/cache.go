@@ -26,7 +26,22 @@ func Cache(c *cache.Cache, opts ...CacheOption) Layer {
 // CacheOption configures [Cache].
 type CacheOption interface{ applyCache(*cacheConfig) }
 
-type cacheConfig struct{ common }
+type cacheConfig struct {
+	common
+	route []cache.RouteOption
+}
+
+type cacheOption func(*cacheConfig)
+
+func (f cacheOption) applyCache(c *cacheConfig) { f(c) }
+
+// WithRoute gives the layer rules of its own, over those of its cache: with [For], a time to live, a key or a bypass for
+// some routes. The responses are in the same cache and the same budget.
+//
+//	middleware.For("/news/", middleware.Cache(c, middleware.WithRoute(cache.WithTTL(time.Minute))))
+func WithRoute(opts ...cache.RouteOption) CacheOption {
+	return cacheOption(func(c *cacheConfig) { c.route = append(c.route, opts...) })
+}
 
 type cacheLayer struct {
 	c      *cache.Cache
@@ -40,7 +55,7 @@ func (c *cacheLayer) Handler(next http.Handler) http.Handler { return c.wrap(nex
 
 func (c *cacheLayer) wrap(next http.Handler, e env) http.Handler {
 	b := newBase(next, e, c.config.common, rejecter{layer: "cache"})
-	return &cacheHandler{base: b, cached: c.c.Handler(b.next)}
+	return &cacheHandler{base: b, cached: c.c.Handler(b.next, c.config.route...)}
 }
 
 func (c *cacheLayer) stats() LayerStats {

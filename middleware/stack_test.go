@@ -332,3 +332,22 @@ func TestLeavingTheLine(t *testing.T) {
 		t.Errorf("%d in flight, %d queued; want 0", st.InFlight, st.Queued)
 	}
 }
+
+// A route has rules of its own in the cache that all routes share.
+func TestCacheRulesByRoute(t *testing.T) {
+	c := cache.New(1 << 20)
+	calls := map[string]int{}
+	h := middleware.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { calls[r.URL.Path]++ }),
+		middleware.Cache(c),
+		middleware.For("/news/", middleware.Cache(c, middleware.WithRoute(cache.WithTTL(time.Minute)))),
+		middleware.For("/live/", middleware.Cache(c, middleware.WithRoute(cache.WithTTL(time.Minute), cache.WithBypass(func(*http.Request) bool { return true })))),
+	)
+	for range 3 {
+		for _, p := range []string{"/news/1", "/live/1", "/other"} {
+			get(h, "GET", p)
+		}
+	}
+	if got := fmt.Sprint(calls["/news/1"], calls["/live/1"], calls["/other"]); got != "1 3 3" {
+		t.Errorf("handler runs of /news/, /live/ and /other: %s; want 1 3 3", got)
+	}
+}
