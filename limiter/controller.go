@@ -293,7 +293,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		*a = m
 		if o := s.old; o.n > 0 {
 			s.old = ctrlMean{}
-			if s.shocks < 2 && math.Log(o.x/m.x) > .9 && math.Log(m.r/o.r) > .9 {
+			if s.shocks < 2 && math.Log(o.x/m.x) > .7 && math.Log(m.r/o.r) > .7 {
 				s.restart()
 				*a = m
 				s.leap(o)
@@ -548,6 +548,9 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		s.lastDown = min(max(n, 2*s.lastDown), 32*n)
 		if followed {
 			s.lastDown = 32 * n
+		}
+		if mean > .8 && se < .25 && a.shed > ctrlShed && a.blocked >= .95 {
+			s.pauseUp, s.grow = 0, ctrlFast // the limit is the bottleneck: it grows as it does at first
 		}
 		s.pauseDown = s.lastDown
 	}
