@@ -13,14 +13,16 @@ type listener struct {
 	net.Listener
 	once   sync.Once
 	closed chan struct{}
+	handed chan struct{} // closed when the server has accepted all that stop took over
 
 	mu      sync.Mutex
 	stopped bool
+	all     bool       // handed is closed
 	queued  []net.Conn // taken over by stop, not yet accepted
 }
 
 func newListener(l net.Listener) *listener {
-	return &listener{Listener: l, closed: make(chan struct{})}
+	return &listener{Listener: l, closed: make(chan struct{}), handed: make(chan struct{})}
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -35,9 +37,13 @@ func (l *listener) Accept() (net.Conn, error) {
 		l.mu.Unlock()
 		return c, nil
 	}
-	stopped := l.stopped
+	stopped, all := l.stopped, l.all
+	l.all = l.all || stopped
 	l.mu.Unlock()
 	if stopped {
+		if !all {
+			close(l.handed)
+		}
 		<-l.closed
 		return nil, net.ErrClosed
 	}
@@ -110,9 +116,17 @@ func (c *connections) note(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// settle returns when there are none, or after a time that is enough for every
+// settle returns when the server has accepted all that l took over and no such
+// connection is left, or after a time that is enough for every
 // request to have reached its handler: from then on Shutdown waits for them.
-func (c *connections) settle() {
+func (c *connections) settle(l *listener) {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select { // what the server has not accepted, nobody follows
+	case <-l.handed:
+	case <-timer.C:
+		return
+	}
 	c.mu.Lock()
 	if len(c.busy) == 0 {
 		c.mu.Unlock()
@@ -121,8 +135,6 @@ func (c *connections) settle() {
 	none := make(chan struct{})
 	c.none = none
 	c.mu.Unlock()
-	timer := time.NewTimer(time.Second)
-	defer timer.Stop()
 	select {
 	case <-none:
 	case <-timer.C:

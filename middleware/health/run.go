@@ -91,7 +91,7 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 		h.awaitProxies(context.WithoutCancel(ctx))
 	}
 	listener.stop()
-	conns.settle()
+	conns.settle(listener)
 	// ctx may have ended, and that was the request to leave, not to hurry.
 	return h.stopAll(context.WithoutCancel(ctx), srv, last)
 }
