@@ -130,6 +130,19 @@ type ctrlTried struct {
 
 // ctrlState is the controller: a limit and an experiment about it. It is a value and
 // step is a pure function of it and a window, without a clock.
+//
+// The limit is found by trial. While requests are shed, a limit beside the present one is
+// in force for as long as the variance of the times in service demands, and what throughput
+// makes of it is the elasticity e = ln(X'/X) / ln(L'/L): at 1 the limit is the bottleneck, at 0
+// what it lets in besides is a queue, below 0 it is contention. That tells a slow dependency from
+// a queue of our own, which no latency can, and needs no base latency to be right: that
+// is only a prior, which says how much proof a higher limit needs and sizes the line.
+//
+//	hold -> settle -> measure -> hold, or return -> hold
+//
+// While every trial up wins (ramp), growth doubles and goes on until something speaks
+// against it; afterwards steps are as small as the variance allows. Two windows unlike the
+// reference begin everything anew.
 type ctrlState struct {
 	limit, least, most int
 	phase              ctrlPhase
