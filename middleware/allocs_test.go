@@ -2,7 +2,11 @@ package middleware_test
 
 import (
 	"testing"
+	"time"
 
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 )
 
@@ -26,5 +30,21 @@ func TestAllocations(t *testing.T) {
 		if got > want {
 			t.Errorf("%s: %v allocations more than without, want at most %v", s.name, got, want)
 		}
+	}
+}
+
+// A refusal by a rate limit alone allocates nothing.
+func TestRefusalAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	h := middleware.Rate(limiter.NewRate(rate.Every(time.Hour), 1)).Handler(benchMux())
+	w, r := newNullWriter(), benchRequest()
+	h.ServeHTTP(w, r)
+	if got := testing.AllocsPerRun(200, func() { clear(w.h); h.ServeHTTP(w, r) }); got > 0 {
+		t.Errorf("%v allocations a refusal, want 0", got)
+	}
+	if w.h["Retry-After"] == nil {
+		t.Error("the request was not refused")
 	}
 }

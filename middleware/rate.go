@@ -209,9 +209,6 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.setFields(w.Header(), f, &d, each[:len(f.policies)])
 	}
 	if !d.OK {
-		if rec == nil {
-			w, rec = record(w)
-		}
 		h.refuse(w, r, rec, f, &d, each[:len(f.policies)])
 		return
 	}
@@ -257,18 +254,25 @@ func (h *rateHandler) current() *rateFields {
 }
 
 func (h *rateHandler) refuse(w http.ResponseWriter, r *http.Request, rec *recorder, f *rateFields, d *limiter.Decision, each []limiter.PolicyState) {
-	err := d.Err()
+	j, after, body := &h.rejecter, d.RetryAfter, reducedCapacity
 	if d.Unavailable {
-		h.closed.reject(w, r, rec, err, d.RetryAfter, d.Policy, reducedCapacity)
-		return
+		j = &h.closed
+	} else {
+		body = f.body(each)
+		if after == 0 {
+			// No wait helps: the cost is above the burst, or nothing flows in. A day is as good
+			// as any, and no client will hammer.
+			after = 24 * time.Hour
+		}
 	}
-	after := d.RetryAfter
-	if after == 0 {
-		// No wait helps: the cost is above the burst, or nothing flows in. A day is as good
-		// as any, and no client will hammer.
-		after = 24 * time.Hour
+	if rec == nil {
+		if j.canLean(w) {
+			j.rejectLean(w, r, after, body)
+			return
+		}
+		w, rec = record(w)
 	}
-	h.rejecter.reject(w, r, rec, err, after, d.Policy, f.body(each))
+	j.reject(w, r, rec, d.Err(), after, d.Policy, body)
 }
 
 func (h *rateHandler) setFields(hd http.Header, f *rateFields, d *limiter.Decision, each []limiter.PolicyState) {

@@ -146,14 +146,6 @@ func setLegacy(h http.Header, d *limiter.Decision) {
 	h["X-Ratelimit-Reset"] = decimal(ceilSeconds(d.ResetAfter))
 }
 
-// decimal returns n as a header value, from memory if it is small.
-func decimal(n int64) []string {
-	if 0 <= n && n < int64(len(retryAfter)) {
-		return retryAfter[n]
-	}
-	return []string{strconv.FormatInt(n, 10)}
-}
-
 // body returns the problem document that names the policies which refused.
 func (f *rateFields) body(each []limiter.PolicyState) *rejectBody {
 	set := 0

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/spillgate/spillgate/cache"
 )
 
 // Rejection is a request that a layer refused.
@@ -100,12 +102,29 @@ func setRetryAfter(h http.Header, d, spread time.Duration) {
 	if n := ceilSeconds(spread); spread > 0 {
 		s += rand.Int64N(n + 1)
 	}
-	s = max(s, 1)
-	if s < int64(len(retryAfter)) {
-		h["Retry-After"] = retryAfter[s]
-		return
+	h["Retry-After"] = decimal(max(s, 1))
+}
+
+// decimals holds recent values beyond retryAfter: refusals of one limit cluster.
+var decimals [64]atomic.Pointer[decimalValue]
+
+type decimalValue struct {
+	n     int64
+	value []string
+}
+
+// decimal returns n as a header value, from memory if it is small or was sent lately.
+func decimal(n int64) []string {
+	if 0 <= n && n < int64(len(retryAfter)) {
+		return retryAfter[n]
 	}
-	h["Retry-After"] = []string{strconv.FormatInt(s, 10)}
+	cell := &decimals[uint64(n)%uint64(len(decimals))]
+	v := cell.Load()
+	if v == nil || v.n != n {
+		v = &decimalValue{n, []string{strconv.FormatInt(n, 10)}}
+		cell.Store(v)
+	}
+	return v.value
 }
 
 func ceilSeconds(d time.Duration) int64 {
@@ -164,6 +183,32 @@ func (j *rejecter) rejectSlow(w http.ResponseWriter, r *http.Request, rec *recor
 }
 
 // setHeader says when to come back, and that nobody keeps the answer.
+// rejectLean is reject for a request without a recorder, where nobody is to be told: no other layer of
+// ours, no trace, no function of the user's. See canLean.
+func (j *rejecter) rejectLean(w http.ResponseWriter, r *http.Request, after time.Duration, body *rejectBody) {
+	if j.count != nil {
+		j.counter().Add(1)
+	}
+	j.setHeader(w.Header(), after)
+	body.write(w, r, j.status)
+}
+
+func (j *rejecter) canLean(w http.ResponseWriter) bool {
+	if j.custom != nil || j.trace != nil {
+		return false
+	}
+	for {
+		if _, ok := w.(cache.ShedMarker); ok {
+			return false
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return true
+		}
+		w = u.Unwrap()
+	}
+}
+
 func (j *rejecter) setHeader(h http.Header, after time.Duration) {
 	spread := j.spread
 	if spread < 0 {
