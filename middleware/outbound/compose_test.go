@@ -3,8 +3,10 @@ package outbound_test
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spillgate/spillgate/limiter"
@@ -54,22 +56,21 @@ func TestMisusePanicsWithARemedy(t *testing.T) {
 // The order is that of the package comment, whatever order the layers come in:
 // a limit that is reached, inside retry and outside breaker, shows it.
 func TestOrderOfLayers(t *testing.T) {
-	layers := []outbound.Layer{
-		outbound.Timeout(time.Second), outbound.Retry(outbound.WithBackoff(0, 0)), outbound.Breaker(group()),
-		outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return limiter.NewConcurrency(1) })), outbound.Hedge(),
-	}
-	for i := range layers {
-		turned := append(append([]outbound.Layer{}, layers[i:]...), layers[:i]...)
-		rt := outbound.New(world{"a.test": always(503)}, turned...)
-		if status, err := get(t, rt, "http://a.test/"); i == 0 && status != 503 {
-			t.Errorf("%d %v", status, err)
-		}
-		if i == 0 {
+	synctest.Test(t, func(t *testing.T) {
+		for turn := range 5 {
+			layers := []outbound.Layer{
+				outbound.Timeout(time.Second), outbound.Retry(outbound.WithBackoff(0, 0)), outbound.Breaker(group()),
+				outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return limiter.NewConcurrency(1) })), outbound.Hedge(),
+			}
+			rt := outbound.New(world{"a.test": always(503)}, slices.Concat(layers[turn:], layers[:turn])...)
+			if status, err := get(t, rt, "http://a.test/"); status != 503 || err != nil {
+				t.Errorf("turned by %d: %d %v", turn, status, err)
+			}
 			if s := rt.Stats(); s.Retries != 1 || s.Limited != 0 {
-				t.Errorf("a retry must find the permit of its first try given back: %+v", s)
+				t.Errorf("turned by %d: a retry must find the permit of its first try given back: %+v", turn, s)
 			}
 		}
-	}
+	})
 }
 
 func TestStandardMethods(t *testing.T) {

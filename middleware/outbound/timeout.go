@@ -80,10 +80,12 @@ func (t *timeout) RoundTrip(req *http.Request) (*http.Response, error) {
 		watch(resp, ending{cancel})
 		return resp, nil
 	}
-	if err == nil { // the header came just as the time was over; its body is lost already
+	// A header that came just as the time was over is late: its body is lost. The
+	// context need not say so yet, since the timer cancels it in its own goroutine.
+	late := err == nil || context.Cause(ctx) == errGivenUp
+	if err == nil && resp.Body != nil {
 		resp.Body.Close()
 	}
-	late := context.Cause(ctx) == errGivenUp
 	cancel(nil)
 	if late && req.Context().Err() == nil {
 		t.counts.timeouts.Add(1)

@@ -49,6 +49,61 @@ func TestTimeoutCallersEndIsTheCallers(t *testing.T) {
 	})
 }
 
+// A header that comes as the time is over finds the time-out gone off and the
+// context of the try perhaps not yet cancelled. Which of the two runs first the
+// scheduler decides, hence the rounds; either way there is a response or an error.
+func TestTimeoutHeaderAtTheVeryEnd(t *testing.T) {
+	for name, tc := range map[string]struct {
+		host func(*http.Request) (*http.Response, error)
+		body bool
+	}{
+		"with a body": {host: always(200), body: true},
+		"without a body": {host: func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}}, nil
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var left atomic.Int64
+				rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+					time.Sleep(time.Second)
+					resp, err := tc.host(req)
+					if tc.body {
+						left.Add(1)
+						resp.Body = &ended{resp.Body, &left}
+					}
+					return resp, err
+				}}, outbound.Timeout(time.Second))
+				var late uint64
+				for round := range 200 {
+					resp, err := rt.RoundTrip(request(t.Context(), "GET", "http://a.test/", nil))
+					if _, ok := errors.AsType[*outbound.TimeoutError](err); ok && resp == nil {
+						late++
+					} else if resp == nil || err != nil {
+						t.Fatalf("round %d: response %v, error %v", round, resp, err)
+					} else if resp.Body != nil {
+						resp.Body.Close()
+					}
+				}
+				if n := rt.Stats().Timeouts; n != late {
+					t.Errorf("%d time-outs counted of %d", n, late)
+				}
+				if n := left.Load(); n != 0 {
+					t.Errorf("%d bodies were not closed", n)
+				}
+			})
+		})
+	}
+}
+
+// An ended body counts itself out when it is closed.
+type ended struct {
+	io.ReadCloser
+	left *atomic.Int64
+}
+
+func (e *ended) Close() error { e.left.Add(-1); return e.ReadCloser.Close() }
+
 // The limit is on the header; the body may take its time, unless it stalls.
 func TestTimeoutBody(t *testing.T) {
 	for _, tc := range []struct {
