@@ -148,7 +148,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.passOn(w, r)
 		return
 	}
-	now := time.Now()
+	now := clock(w)
 	hash := maphash.Bytes(c.store.seed, key)
 	if !cc.onlyIfCached {
 		second := c.second(now)

@@ -3,6 +3,7 @@ package cache
 import (
 	"net/http"
 	"strconv"
+	"time"
 )
 
 // Result is how the cache answered a request.
@@ -56,6 +57,19 @@ type ShedMarker interface {
 // the handler with that very writer; else it is wrapped, to learn whether they succeeded.
 type StatusReporter interface {
 	Status() int
+}
+
+// Clock is a ResponseWriter that knows the time: where the writer given to [Cache.Handler] is one, the
+// clock is not read again.
+type Clock interface {
+	Now() time.Time
+}
+
+func clock(w http.ResponseWriter) time.Time {
+	if c, ok := w.(Clock); ok {
+		return c.Now()
+	}
+	return time.Now()
 }
 
 // count notes how a request was answered.

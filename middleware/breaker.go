@@ -186,7 +186,8 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rec.wantFirst = true // costs a clock read
 	}
 	rec.request = r
-	rec.holds(h, hold{call: call, begun: req.Arrived.Sub(rec.start)})
+	x := rec.holds(h)
+	x.call, x.begun = call, req.Arrived.Sub(rec.start)
 	finished := false
 	defer func() {
 		if !finished {

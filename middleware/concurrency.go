@@ -140,7 +140,8 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.fresh = false // Acquire may have waited or yielded
 	h.traceAdmitted(r, rec, "concurrency", req.Arrived)
 
-	rec.holds(h, hold{permit: permit, long: h.config.long != nil && h.config.long(r)})
+	x := rec.holds(h)
+	x.permit, x.long = permit, h.config.long != nil && h.config.long(r)
 	finished := false
 	defer func() {
 		if !finished {

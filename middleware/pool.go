@@ -117,7 +117,7 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer slot.Leave()
 	rec.fresh = false
 	h.traceAdmitted(r, rec, "pool", since)
-	rec.holds(h, hold{slot: slot})
+	rec.holds(h).slot = slot
 
 	inner := r.WithContext(ctx)
 	defer func() { r.Pattern = inner.Pattern }() // a mux inside sets it on the request it gets

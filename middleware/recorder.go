@@ -141,15 +141,20 @@ func (rec *recorder) now() time.Time {
 // enough once the first is known, and half the price.
 func (rec *recorder) read() time.Time { return rec.start.Add(time.Since(rec.start)) }
 
-// hold registers what a layer holds for the request; it is offered back to the layer when the
-// request becomes long-lived.
-func (rec *recorder) holds(h longLiver, x hold) {
+// Now implements [cache.Clock].
+func (rec *recorder) Now() time.Time { return rec.now() }
+
+// holds returns the place for what a layer holds for the request, for the layer to fill in; it is offered
+// back to the layer when the request becomes long-lived. The place is good until the next call.
+func (rec *recorder) holds(h longLiver) *hold {
 	if rec.nlive < len(rec.live) {
-		rec.live[rec.nlive] = leaver{h, x}
+		l := &rec.live[rec.nlive]
 		rec.nlive++
-		return
+		l.h = h
+		return &l.hold
 	}
-	rec.more = append(rec.more, leaver{h, x})
+	rec.more = append(rec.more, leaver{h: h})
+	return &rec.more[len(rec.more)-1].hold
 }
 
 func (rec *recorder) becameLong(k streamKind) {
