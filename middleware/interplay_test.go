@@ -1,6 +1,7 @@
 package middleware_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -496,4 +499,97 @@ func TestPoolWaitersLeaveAdaptiveLimit(t *testing.T) {
 	wg.Wait()
 	s.srv.Close()
 	checkAtRest(t, s.stack)
+}
+
+// crowdWriter is the ResponseWriter of one of ten thousand: it can be hijacked, and may be slow to read.
+type crowdWriter struct {
+	*plainWriter
+	slow <-chan struct{}
+}
+
+func (w *crowdWriter) Write(b []byte) (int, error) {
+	if w.slow != nil {
+		<-w.slow
+	}
+	return len(b), nil
+}
+func (w *crowdWriter) Flush() {}
+func (w *crowdWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, other := net.Pipe()
+	other.Close()
+	return c, nil, nil
+}
+
+// Ten thousand requests that are all inside at the same time: what leaves, panics, takes its connection
+// over or reads slowly leaves every counter at zero.
+func TestTenThousandAtOnce(t *testing.T) {
+	const n = 10_000
+	stack := middleware.New(
+		middleware.Cache(cache.New(1<<20)),
+		middleware.Concurrency(limiter.NewConcurrency(3000, limiter.WithQueue(5000, time.Hour))),
+		middleware.Breaker(breaker.NewGroup()),
+		middleware.For("/pool", middleware.Pool(pool.New(pool.WithSlots(50), pool.WithQueue(500, time.Hour)))),
+	)
+	var inside sync.WaitGroup // everybody has come, or was refused
+	inside.Add(n)
+	goOn := make(chan struct{})
+	h := stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-goOn:
+		case <-r.Context().Done():
+			return
+		}
+		switch r.Header.Get("X-Do") {
+		case "panic":
+			panic("boom")
+		case "goexit":
+			runtime.Goexit()
+		case "hijack":
+			if c, _, err := w.(http.Hijacker).Hijack(); err == nil {
+				c.Close()
+			}
+		case "cached":
+			w.Header().Set("Cache-Control", "public, max-age=60")
+		}
+		io.WriteString(w, "done")
+	}))
+	what := []string{"panic", "goexit", "hijack", "cached", "slow", "cancel", "", ""}
+	slow := make(chan struct{})
+	cancels := make(chan context.CancelFunc, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			do := what[i%len(what)]
+			path := []string{"/", "/pool"}[i/len(what)%2]
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			r := httptest.NewRequest([]string{"GET", "POST"}[i%3%2], path+"?"+strconv.Itoa(i%100), nil).WithContext(ctx)
+			r.Header.Set("X-Do", do)
+			w := &crowdWriter{plainWriter: &plainWriter{http.Header{}}}
+			if do == "slow" {
+				w.slow = slow
+			}
+			if do == "cancel" {
+				cancels <- cancel
+			}
+			defer func() { _ = recover() }()
+			inside.Done()
+			h.ServeHTTP(w, r)
+		})
+	}
+	inside.Wait()
+	for { // until each is inside or was refused: nothing ends by itself
+		st := stack.Stats()
+		if int(st.InFlight)+int(st.Rejected.Concurrency+st.Rejected.Breaker+st.Rejected.Pool) >= n {
+			break
+		}
+		runtime.Gosched()
+	}
+	for range len(cancels) {
+		(<-cancels)()
+	}
+	close(goOn)
+	close(slow)
+	wg.Wait()
+	checkAtRest(t, stack)
 }
