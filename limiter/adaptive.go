@@ -26,7 +26,7 @@ type adaptive struct {
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
 	hasQueue bool
-	lag      float64 // mean time that yielding takes lately, s
+	lag      float64 // mean time that work waits for a processor before it begins lately, s
 }
 
 // concCount is a sum over the cells with the counts of the slow path.
@@ -146,7 +146,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		shed:     float64(t.turn - a.last.turn),
 		open:     a.openE,
 	}
-	a.bound(t, &w)
+	a.crowd(t, &w)
 	if c.conf.shadow {
 		a.watch(w)
 	} else {
@@ -160,13 +160,17 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	return from, to
 }
 
-// bound keeps two pieces of work for each processor admitted while the processors are the
-// bottleneck: what one ends is followed at once by the next, without waiting for the
-// scheduler to come round to the one that gives the permit on.
-func (a *adaptive) bound(t concCount, w *ctrlWindow) {
+// crowd adds to a window how long its work waited for a processor before it began. While
+// the processors are the bottleneck it keeps two pieces of work for each of them admitted:
+// what one ends is followed at once by the next, without waiting for the scheduler to come
+// round to the one that gives the permit on.
+func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 	if lags := t.lags - a.last.lags; lags > 0 {
 		lag := float64(t.lag-a.last.lag) / float64(lags) / 1e9
+		w.lag = lag * w.n
 		a.lag += .3 * (lag - a.lag)
+	} else {
+		w.lag = a.lag * w.n
 	}
 	a.ctrl.least = a.least
 	if a.lag > .2*w.sum/w.n {
@@ -213,6 +217,9 @@ func (a *adaptive) tune(c *Concurrency) {
 	} else {
 		tight := max(.4*b, 5/x)
 		wide := max(b*(1+a.ctrl.cv2), (11+6*a.ctrl.cv2)/x)
+		// While no processor is idle the scheduler looks at the sockets every 10 ms: what
+		// arrives comes by the batch, and a batch is no overload. The mean wait is half of that.
+		wide += min(2*a.ctrl.ref.y, .01)
 		u := min(max((.25-a.shedE)/.2, 0), 1)
 		bound := tight + u*(wide-tight)
 		c.bound = time.Duration(bound * 1e9)

@@ -43,15 +43,19 @@ type Permit struct {
 // permit from an earlier one in the same slot, which makes a second Release a no-op.
 // The fields belong to the goroutine that got the slot, then to the one whose Release
 // moved gen on.
+//
+// It fills a cache line, so that slots of different processors share none.
 type concSlot struct {
 	gen     atomic.Uint64
 	c       *Concurrency
 	cell    uint32
+	charged bool
+	lags    uint8 // for how many requests lag stands; 0 is not measured
 	weight  int64
 	start   time.Duration
 	client  *queueClient // whom to charge; nil for work that did not wait
 	cost    time.Duration
-	charged bool
+	lag     time.Duration // from start until the work began
 }
 
 var (
@@ -69,8 +73,8 @@ type concCell struct {
 	done     [3]atomic.Int64
 	sum      atomic.Int64  // time in service of successes, ns
 	squares  atomic.Uint64 // its square, in units of 1,024 ns
-	lag      atomic.Int64  // time that yielding took, ns, where it was measured
-	lags     atomic.Int64  // how often that was
+	lag      atomic.Int64  // the part of sum before the work began, ns, by sample
+	lags     atomic.Int64  // how many successes the sample stands for
 	extra    atomic.Int64  // weight beyond 1 of what was released
 	_        [128 - 72]byte
 }
@@ -188,23 +192,22 @@ func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 		h(r, 0)
 	}
 	if c.adapt != nil && c.adapt.yield {
-		c.pause(p, now)
+		// One of eight is sample enough.
+		if c.cell(p.slot).admitted.Load()&7 == 0 {
+			p.slot.pause(8)
+		} else {
+			runtime.Gosched()
+		}
 	}
 	return p, nil
 }
 
 // pause lets whatever is runnable run, so that it is admitted or queued too before the
-// work begins. How long that takes in one of eight requests tells whether the processors
-// are the bottleneck.
-func (c *Concurrency) pause(p Permit, now time.Duration) {
-	cell := c.cell(p.slot)
-	if cell.admitted.Load()&7 != 0 {
-		runtime.Gosched()
-		return
-	}
+// work begins. How long that took since the permit was given tells how many of those in flight
+// only wait for a processor. It stands for the wait of n requests.
+func (s *concSlot) pause(n uint8) {
 	runtime.Gosched()
-	cell.lag.Add(int64(time.Since(c.base) - now))
-	cell.lags.Add(1)
+	s.lag, s.lags = time.Since(s.c.base)-s.start, n
 }
 
 // TryAcquire takes a permit for r if there is one and nobody waits for it.
@@ -282,7 +285,7 @@ func (c *Concurrency) shadowed(weight, limit int64) {
 
 func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	s := concSlots.Get().(*concSlot)
-	s.c, s.weight, s.start, s.client, s.charged = c, weight, now, nil, false
+	s.c, s.weight, s.start, s.client, s.charged, s.lags = c, weight, now, nil, false, 0
 	c.cell(s).admitted.Add(1)
 	return s
 }
@@ -349,6 +352,7 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	}
 	weight, client, cost, charged := s.weight, s.client, s.cost, s.charged
 	took := max(now-s.start, 0)
+	lag, lags := int64(s.lag), int64(s.lags)
 	s.c, s.client = nil, nil
 	concSlots.Put(s)
 	due := false
@@ -357,6 +361,10 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 			cell.sum.Add(int64(took))
 			u := uint64(min(took, time.Minute)) >> 10
 			cell.squares.Add(u * u)
+			if lags != 0 {
+				cell.lag.Add(lag * lags)
+				cell.lags.Add(lags)
+			}
 		}
 		due = int64(now) >= a.next.Load() && a.lacks.Add(-1) <= 0
 	}
@@ -425,7 +433,7 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 		h(*r, err, 0)
 	}
 	if err == nil && c.adapt != nil && c.adapt.yield {
-		runtime.Gosched()
+		p.slot.pause(1)
 	}
 	return p, err
 }

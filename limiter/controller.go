@@ -24,6 +24,7 @@ type ctrlWindow struct {
 	extra    float64 // their weight beyond 1
 	sum      float64 // their time in service, s
 	squares  float64 // its square, s²
+	lag      float64 // the part of sum in which the work waited for a processor to begin, s
 	arrivals float64
 	blocked  float64 // arrivals that found no free permit
 	shed     float64 // arrivals that were sent away, sooner or later
@@ -37,6 +38,7 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 	w.extra += v.extra
 	w.sum += v.sum
 	w.squares += v.squares
+	w.lag += v.lag
 	w.arrivals += v.arrivals
 	w.blocked += v.blocked
 	w.shed += v.shed
@@ -51,6 +53,7 @@ type ctrlMean struct {
 	inferred float64 // 0 unless the limit was full
 	rounds   float64 // of work in flight
 	r        float64 // mean time in service, s
+	y        float64 // the part of r before the work began: the wait for a processor, s
 	shed     float64 // share of those who came that was sent away
 	blocked  float64 // share of arrivals that found no free permit
 	ratio    float64 // completions for each arrival
@@ -60,6 +63,7 @@ type ctrlMean struct {
 // mean sums a window up that was seen at a limit.
 func (w *ctrlWindow) mean(limit int) ctrlMean {
 	m := ctrlMean{n: w.n, counted: w.n / w.secs, r: w.sum / w.n, shed: w.shed / (w.n + w.shed)}
+	m.y = min(max(w.lag/w.n, 0), m.r)
 	m.rounds = w.secs / m.r
 	if w.arrivals > 0 {
 		m.blocked = w.blocked / w.arrivals
@@ -72,6 +76,13 @@ func (w *ctrlWindow) mean(limit int) ctrlMean {
 	m.weigh()
 	return m
 }
+
+// crowd is the share of the time in service that went by before the work began. Permits
+// of work that cannot begin are of no use: they are a queue in front of the processors.
+func (m *ctrlMean) crowd() float64 { return m.y / max(m.r, 1e-9) }
+
+// work is the time in service without the wait for a processor in front of it.
+func (m *ctrlMean) work() float64 { return max(m.r-m.y, .01*m.r) }
 
 // held is how long work took at a limit that was full, by what it held up: the first to
 // end are the short ones.
@@ -104,6 +115,7 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 	}
 	m.rounds = (1-a)*m.rounds + v.rounds
 	m.r += a * (v.r - m.r)
+	m.y += a * (v.y - m.y)
 	m.shed += a * (v.shed - m.shed)
 	m.blocked += a * (v.blocked - m.blocked)
 	m.ratio += a * (v.ratio - m.ratio)
@@ -119,6 +131,9 @@ const (
 	ctrlShed  = 0.08 // share shed from which a lower limit is looked for
 	ctrlHigh  = 2.5  // multiple of the base latency that has to be explained
 	ctrlFree  = 1.15 // multiple of the base latency up to which more in flight is free
+	ctrlFull  = 0.25 // crowd from which more in flight can only wait for a processor
+	ctrlCrowd = 0.33 // crowd from which the limit is tried that would be without it
+	ctrlSpare = 1.2  // and how much more than that
 	ctrlStart = 8
 )
 
@@ -139,6 +154,10 @@ type ctrlTried struct {
 // is only a prior, which says how much proof a higher limit needs and sizes the line.
 //
 //	hold -> settle -> measure -> hold, or return -> hold
+//
+// Where work waits for a processor before it begins, that wait is measured (ctrlMean.y),
+// and says at once what trials would take long to: how many permits are of no use. It chooses
+// the trial, and throughput decides about it as about any other.
 //
 // While every trial up wins (ramp), growth doubles and goes on until something speaks
 // against it; afterwards steps are as small as the variance allows. Two windows unlike the
@@ -166,6 +185,9 @@ type ctrlState struct {
 
 	pauseUp, pauseDown float64 // completions until the next trial in this direction
 	lastUp, lastDown   float64 // the last pause
+	crowded            bool    // the trial is one to a limit without the crowd
+	pauseCrowd         float64 // completions until the next such trial
+	doubt              float64 // completions for which the crowd is not believed: throughput followed a limit down
 	up, down           ctrlTried
 	here               float64    // completions measured in this visit
 	old                ctrlMean   // the reference when it was put in doubt
@@ -267,7 +289,7 @@ func (s *ctrlState) changed(w ctrlWindow, m ctrlMean, trial bool) bool {
 // restart forgets everything but the limit and the base latency.
 func (s *ctrlState) restart() {
 	s.forget()
-	s.pauseUp, s.pauseDown, s.lastUp, s.lastDown = 0, 0, 0, 0
+	s.pauseUp, s.pauseDown, s.lastUp, s.lastDown, s.pauseCrowd, s.doubt = 0, 0, 0, 0, 0, 0
 	s.ref, s.anchor = ctrlMean{}, ctrlMean{}
 	s.from = s.limit
 	s.ramp, s.grow = true, ctrlFast
@@ -324,18 +346,20 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 	s.pauseUp = max(s.pauseUp-w.n, 0)
 	s.pauseDown = max(s.pauseDown-w.n, 0)
+	s.pauseCrowd = max(s.pauseCrowd-w.n, 0)
+	s.doubt = max(s.doubt-w.n, 0)
 
-	safe := a.r * (1 + math.Sqrt(s.cv2/a.n))
+	safe := a.work() * (1 + math.Sqrt(s.cv2/a.n))
 	switch {
 	case s.base == 0:
 		if a.n >= 100 {
-			s.base = a.r
+			s.base = a.work()
 		}
 	case safe < s.base:
 		s.base += .5 * (safe - s.base)
 	}
 	if s.base > 0 && w.shed == 0 && m.blocked < .1 {
-		s.base += .05 * (m.r - s.base)
+		s.base += .05 * (m.work() - s.base)
 	}
 
 	s.needN = max(32, min(float64(s.limit), a.x*a.r))
@@ -351,6 +375,21 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 func (s *ctrlState) consider(shed, open float64) {
 	a := &s.ref
 	noise := s.cv2 + open
+	most := ctrlFull
+	if a.shed <= ctrlShed {
+		most *= 2 // by chance, now and then: a longer run queue is better than a refusal
+	}
+	full := a.crowd() > most && s.doubt == 0
+	if full && a.crowd() > ctrlCrowd && a.shed > ctrlShed && shed > 0 && s.pauseCrowd == 0 {
+		to := max(s.least, int(math.Ceil(ctrlSpare*float64(s.limit)*(1-a.crowd()))))
+		if d := math.Log(float64(s.limit) / float64(to)); to < s.limit {
+			if a.n >= min(s.mostN(), max(16, noise/(.25*d*d))) {
+				s.try(to)
+				s.crowded = true
+			}
+			return
+		}
+	}
 	d := math.Log(s.grow)
 	if s.grow <= ctrlUp {
 		s.grow = s.small(open)
@@ -366,8 +405,8 @@ func (s *ctrlState) consider(shed, open float64) {
 		return
 	}
 	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
-	down := high || a.shed > ctrlShed && (s.pauseUp > 0 || s.first && noise < .25)
-	up := shed > 0 && s.pauseUp == 0
+	down := high || a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
+	up := shed > 0 && s.pauseUp == 0 && !full
 	switch {
 	case down && s.pauseDown == 0 && s.limit > s.least && !(s.ramp && !s.first):
 		f := 1 / s.small(open)
@@ -391,9 +430,9 @@ func (s *ctrlState) mostN() float64 {
 
 func (s *ctrlState) try(limit int) {
 	if s.base == 0 {
-		s.base = s.ref.r * (1 + math.Sqrt(s.cv2/s.ref.n))
+		s.base = s.ref.work() * (1 + math.Sqrt(s.cv2/s.ref.n))
 	}
-	s.first = false
+	s.first, s.crowded = false, false
 	s.from, s.limit = s.limit, limit
 	s.phase, s.rounds = ctrlSettle, 0
 	s.trial = ctrlWindow{}
@@ -515,6 +554,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		} else {
 			s.lastDown = min(max(n, 2*s.lastDown), 32*n)
 			s.pauseDown = s.lastDown
+			s.pauseCrowd = s.lastDown
 		}
 		s.forget()
 		s.back()
@@ -523,7 +563,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	}
 	if up {
 		if mean > .6 && se < .3 {
-			s.base = min(max(min(a.r, m.r), s.base), 2*s.base)
+			s.base = min(max(min(a.work(), m.work()), s.base), 2*s.base)
 		}
 		// Little is shed: by chance, where the limit is about what is needed on average.
 		// Throughput cannot follow then, but a limit that costs no time in service is free.
@@ -540,16 +580,16 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	} else {
 		followed := mean > .6 && se < .3
 		if followed && w.shed > 0 {
-			s.base = min(m.r, 4*s.base)
-		} else if m.r < s.base {
-			s.base += min(1, n/100) * (m.r - s.base)
+			s.base = min(m.work(), 4*s.base)
+		} else if m.work() < s.base {
+			s.base += min(1, n/100) * (m.work() - s.base)
 		}
 		if mean < thr && !(a.shed <= ctrlShed && m.shed > ctrlShed) {
 			s.forget()
-			s.pauseDown, s.lastDown, s.lastUp = 0, 0, 0
+			s.pauseDown, s.lastDown, s.lastUp, s.pauseCrowd, s.doubt = 0, 0, 0, 0, 0
 			s.grow = ctrlUp
 			s.pauseUp = 2 * n
-			again := m.r > ctrlHigh*s.base
+			again := m.r > ctrlHigh*s.base || m.crowd() > ctrlCrowd
 			s.ref = m
 			if !again {
 				s.ref = ctrlMean{}
@@ -566,6 +606,12 @@ func (s *ctrlState) measure(w ctrlWindow) {
 			s.pauseUp, s.grow = 0, ctrlFast // the limit is the bottleneck: it grows as it does at first
 		}
 		s.pauseDown = s.lastDown
+		if s.crowded {
+			s.pauseCrowd = s.lastDown
+		}
+		if followed {
+			s.doubt = s.lastDown
+		}
 	}
 	*s.tried() = ctrlTried{s.limit, s.trial}
 	s.back()

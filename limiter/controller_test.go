@@ -1,0 +1,131 @@
+package limiter
+
+import (
+	"math"
+	"testing"
+)
+
+// ctrlModel is a service in steady state under more load than it can do: what a window at a
+// limit looks like.
+type ctrlModel struct {
+	x    func(limit float64) float64 // throughput, 1/s
+	lag  func(limit float64) float64 // share of the time in service before the work begins
+	shed float64                     // share of arrivals that is sent away
+}
+
+func (m ctrlModel) window(s ctrlState) ctrlWindow {
+	x := m.x(float64(s.limit))
+	r := float64(s.limit) / x
+	n := math.Ceil(max(s.needN, s.needSecs*x, 1))
+	w := ctrlWindow{secs: n / x, n: n, ended: n, sum: n * r, squares: n * r * r, lag: n * r * m.lag(float64(s.limit)), open: 1}
+	w.arrivals = n / (1 - m.shed)
+	w.shed = w.arrivals - n
+	if m.shed > 0 {
+		w.blocked, w.open = w.arrivals, 0
+	}
+	return w
+}
+
+func ctrlConst(v float64) func(float64) float64 { return func(float64) float64 { return v } }
+
+// ctrlComputes is work of 2 ms of nothing but a processor, of which there are procs: all but
+// one for each of them wait.
+func ctrlComputes(procs, shed float64) ctrlModel {
+	return ctrlModel{
+		x:    func(l float64) float64 { return 500 * min(l, procs) },
+		lag:  func(l float64) float64 { return max(0, 1-procs/l) },
+		shed: shed,
+	}
+}
+
+// TestControllerCrowd: what waits for a processor is not given more company, and where requests are
+// shed the limit goes in one trial to where nothing would wait, if throughput agrees.
+func TestControllerCrowd(t *testing.T) {
+	waits := ctrlModel{x: func(l float64) float64 { return 100 * l }, lag: ctrlConst(.6), shed: .3}
+	tests := []struct {
+		rule         string
+		model        ctrlModel
+		start, least int
+		prepare      func(*ctrlState)
+		windows      int
+		first        int // the first limit other than start; 0 is none
+		last         [2]int
+		highest      int
+	}{
+		{"crowded and shedding: straight to 1.2 L (1-Y)", ctrlComputes(1, .5), 8, 1, nil, 30, 2, [2]int{1, 2}, 8},
+		{"however high it is", ctrlComputes(2, .5), 128, 1, nil, 30, 3, [2]int{2, 3}, 128},
+		{"the floor holds", ctrlComputes(1, .5), 8, 4, nil, 30, 4, [2]int{4, 4}, 8},
+		{"a pause of trials down does not keep it", ctrlComputes(1, .5), 64, 1,
+			func(s *ctrlState) { s.first, s.ramp, s.pauseDown, s.lastDown = false, false, 1e6, 1e6 }, 30, 2, [2]int{1, 2}, 64},
+		{"nothing is shed: it stands", ctrlComputes(1, 0), 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"little is shed: no trial up where most of the time is a wait", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.6), shed: .05}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"not crowded: up, as ever", ctrlModel{x: func(l float64) float64 { return 100 * l }, lag: ctrlConst(.1), shed: .3}, 8, 1, nil, 60, 16, [2]int{64, 1 << 20}, 1 << 20},
+		{"little is shed and less waits: up", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.3), shed: .05}, 8, 1, nil, 20, 16, [2]int{8, 32}, 32},
+		{"throughput follows the limit: the crowd is not its own, and it grows", waits, 8, 1, nil, 400, 4, [2]int{12, 1 << 20}, 1 << 20},
+	}
+	for _, tt := range tests {
+		t.Run(tt.rule, func(t *testing.T) {
+			s := ctrlNew(tt.start, tt.least, 1<<20)
+			if tt.prepare != nil {
+				tt.prepare(&s)
+			}
+			first, highest := 0, s.limit
+			for range tt.windows {
+				s = s.step(tt.model.window(s))
+				if first == 0 && s.limit != tt.start {
+					first = s.limit
+				}
+				highest = max(highest, s.limit)
+			}
+			if first != tt.first {
+				t.Errorf("the first trial is at %d, want %d", first, tt.first)
+			}
+			if s.limit < tt.last[0] || s.limit > tt.last[1] {
+				t.Errorf("after %d windows the limit is %d, want %d to %d", tt.windows, s.limit, tt.last[0], tt.last[1])
+			}
+			if highest > tt.highest {
+				t.Errorf("the limit was %d, want at most %d", highest, tt.highest)
+			}
+		})
+	}
+}
+
+// TestControllerBase: the base latency is learnt without the wait for a processor.
+func TestControllerBase(t *testing.T) {
+	s := ctrlNew(8, 1, 1<<20)
+	for range 50 {
+		s = s.step(ctrlComputes(1, 0).window(s))
+	}
+	if s.base < .0019 || s.base > .0021 {
+		t.Errorf("the base is %.4f s, want .002: of .016 s, .014 s are the run queue", s.base)
+	}
+}
+
+// FuzzController: the limit stays within its bounds and every figure finite whatever a window says.
+func FuzzController(f *testing.F) {
+	f.Add(uint8(8), []byte{1, 200, 3, 255, 0, 90, 17, 66, 200, 3})
+	f.Add(uint8(255), []byte{255, 255, 255, 0, 0, 0, 128, 128, 128, 1})
+	f.Fuzz(func(t *testing.T, start uint8, b []byte) {
+		const least, most = 2, 300
+		s := ctrlNew(min(max(int(start), least), most), least, most)
+		for len(b) >= 5 {
+			n := 1 + float64(b[0])
+			r := math.Exp(float64(b[1])/16 - 12)
+			w := ctrlWindow{secs: math.Exp(float64(b[2])/16 - 12), n: n, ended: n, sum: n * r, squares: n * r * r * (1 + float64(b[3])/64)}
+			w.shed = float64(b[4] >> 4)
+			w.arrivals = n + w.shed
+			w.blocked = min(w.arrivals, w.shed*2)
+			w.lag = n * r * float64(b[4]&15) / 10
+			b = b[5:]
+			s = s.step(w)
+			if s.limit < least || s.limit > most {
+				t.Fatalf("the limit is %d", s.limit)
+			}
+			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.grow, s.pauseCrowd, s.doubt, s.elasticity} {
+				if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 && v != s.elasticity {
+					t.Fatalf("%v in %+v", v, s)
+				}
+			}
+		}
+	})
+}
