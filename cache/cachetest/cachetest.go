@@ -128,7 +128,7 @@ func testDelete(t *testing.T, s cache.Store, _ StoreConfig) {
 func testSlices(t *testing.T, s cache.Store, _ StoreConfig) {
 	v := []byte("value")
 	set(t, s, "k", v)
-	copy(v, "XXXXX")
+	copy(v, "other")
 	first := get(t, s, "k")
 	if string(first) != "value" {
 		t.Fatalf("Get: %q, want %q: Set kept the slice that it was given", first, "value")
