@@ -380,7 +380,13 @@ var cases = []struct {
 	}},
 	{"a watcher that never reads holds nothing up", func(t *testing.T, s Suite) {
 		m := jobs.NewMux()
+		seen := make(chan struct{}) // the watcher has seen the job before it ended, so that there is more to see
 		jobs.Register(m, "k", func(ctx context.Context, _ args) (int, error) {
+			select {
+			case <-seen:
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
 			for i := range int64(1000) {
 				jobs.Report(ctx, jobs.Progress{Done: i, Total: 1000})
 			}
@@ -393,6 +399,7 @@ var cases = []struct {
 		if _, err, _ := next(); err != nil {
 			t.Error(err)
 		}
+		close(seen)
 		if end := final(t, e, j.ID); end.State != jobs.Succeeded {
 			t.Errorf("ended as %+v", end)
 		}
