@@ -8,11 +8,12 @@ import (
 )
 
 // adaptive is the part of a [Concurrency] whose limit is found by experiment: it feeds
-// the controller with windows and sets limit and line by what it says. All but next
-// belong to the lock of the Concurrency.
+// the controller with windows and sets limit and line by what it says. All but the
+// atomics belong to the lock of the Concurrency.
 type adaptive struct {
 	next  atomic.Int64 // when the window is long enough, since base
 	lacks atomic.Int64 // from then on: how many successes it lacks
+	brief atomic.Bool  // work is over so soon that it is not worth a yield before it
 	yield bool
 	least int
 	most  int
@@ -38,6 +39,10 @@ type concCount struct {
 }
 
 const adaptSmooth = 1 - 1./128
+
+// adaptBrief is the work, in seconds, below which its mean makes a yield pointless: to refuse a
+// request costs a server about as much as to serve it then, and a yield is a good part of it.
+const adaptBrief = 50e-6
 
 // NewAdaptive returns a limiter that finds its limit by experiment: while requests are
 // shed, it tries a limit beside the present one for as long as the measured variance of
@@ -171,6 +176,12 @@ func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 		a.lag += .3 * (lag - a.lag)
 	} else {
 		w.lag = a.lag * w.n
+	}
+	work := w.sum/w.n - min(w.lag, w.sum)/w.n
+	if a.brief.Load() {
+		a.brief.Store(work < adaptBrief)
+	} else {
+		a.brief.Store(work < adaptBrief/2)
 	}
 	a.ctrl.least = a.least
 	if a.lag > .2*w.sum/w.n {

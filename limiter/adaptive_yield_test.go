@@ -25,7 +25,7 @@ func TestAdaptiveSeesTheRunQueue(t *testing.T) {
 					return
 				}
 				n := int64(0)
-				for i := range int64(20_000) {
+				for i := range int64(400_000) {
 					n += i * i
 				}
 				sink.Add(n)

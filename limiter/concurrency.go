@@ -192,14 +192,25 @@ func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 		h(r, 0)
 	}
 	if c.adapt != nil && c.adapt.yield {
-		// One of eight is sample enough.
-		if c.cell(p.slot).admitted.Load()&7 == 0 {
-			p.slot.pause(8)
-		} else {
-			runtime.Gosched()
-		}
+		c.yield(p.slot)
 	}
 	return p, nil
+}
+
+// yield lets others run before the work in s begins, unless the work is brief. A sample is
+// enough to know how long that takes: one of eight, and of brief work one of 64.
+func (c *Concurrency) yield(s *concSlot) {
+	n := c.cell(s).admitted.Load()
+	switch brief := c.adapt.brief.Load(); {
+	case brief && n&63 == 0:
+		s.pause(64)
+		s.lag /= 64 // the others did not wait
+	case brief:
+	case n&7 == 0:
+		s.pause(8)
+	default:
+		runtime.Gosched()
+	}
 }
 
 // pause lets whatever is runnable run, so that it is admitted or queued too before the

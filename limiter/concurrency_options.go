@@ -113,7 +113,8 @@ func WithStart(limit int) ConcurrencyOption {
 // running: requests then wait in the scheduler's run queue, in front of the limiter, which
 // never sees more in flight than there are processors and sheds nothing. After the yield
 // whatever was runnable has passed through admission too, and is counted. Where
-// requests do nothing but wait for others, the yield can be spared.
+// requests do nothing but wait for others, the yield can be spared; where their work is
+// over in less than 50 microseconds, it is left out anyway.
 func WithoutYield() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.noYield = true })
 }
