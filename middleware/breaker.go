@@ -185,9 +185,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.SlowCall > 0 || !passing {
 		rec.wantFirst = true // costs a clock read
 	}
-	rec.request = r
-	x := rec.holds(h)
-	x.call, x.begun = call, req.Arrived.Sub(rec.start)
+	rec.holds.addCall(callHold{layer: h, call: call, begun: req.Arrived.Sub(rec.start), request: r})
 	finished := false
 	defer func() {
 		if !finished {

@@ -27,8 +27,8 @@ func latency(rec *recorder, begun, now time.Time) time.Duration {
 	if rec.shed != nil {
 		return 0
 	}
-	if !rec.firstByte.IsZero() {
-		now = rec.firstByte
+	if rec.hasFirst {
+		now = rec.start.Add(rec.firstByte)
 	}
 	return max(0, now.Sub(begun))
 }
@@ -90,10 +90,10 @@ func writeTimedOut(r *http.Request, rec *recorder, now time.Time) bool {
 
 // becameLong reports a request that may last for hours when that begins. What merely flushes,
 // or waits for a pool, is judged at its end.
-func (h *breakerHandler) becameLong(rec *recorder, x *hold, k streamKind) {
+func (h *breakerHandler) becameLong(rec *recorder, x *callHold, k streamKind) {
 	if k != streamEvents && k != streamSwitch {
 		return
 	}
 	now := rec.read()
-	x.call.DoneAt(h.outcome(rec.request, rec, true, now), latency(rec, rec.start.Add(x.begun), now), now)
+	x.call.DoneAt(h.outcome(x.request, rec, true, now), latency(rec, rec.start.Add(x.begun), now), now)
 }

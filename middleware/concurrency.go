@@ -140,8 +140,7 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.fresh = false // Acquire may have waited or yielded
 	h.traceAdmitted(r, rec, "concurrency", req.Arrived)
 
-	x := rec.holds(h)
-	x.permit, x.long = permit, h.config.long != nil && h.config.long(r)
+	rec.holds.addPermit(permitHold{layer: h, permit: permit, long: h.config.long != nil && h.config.long(r)})
 	finished := false
 	defer func() {
 		if !finished {
@@ -154,7 +153,7 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	finished = true
 }
 
-func (h *concurrencyHandler) becameLong(_ *recorder, x *hold, k streamKind) {
+func (h *concurrencyHandler) becameLong(x *permitHold, k streamKind) {
 	switch k {
 	case streamFlush:
 		if !x.long {

@@ -117,15 +117,9 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer slot.Leave()
 	rec.fresh = false
 	h.traceAdmitted(r, rec, "pool", since)
-	rec.holds(h).slot = slot
+	rec.holds.addSlot(slot)
 
 	inner := r.WithContext(ctx)
 	defer func() { r.Pattern = inner.Pattern }() // a mux inside sets it on the request it gets
 	h.serve(w, inner, rec)
-}
-
-func (h *poolHandler) becameLong(_ *recorder, x *hold, k streamKind) {
-	if k == streamEvents || k == streamSwitch {
-		x.slot.Leave() // a connection that stays open needs no CPU slot meanwhile
-	}
 }

@@ -19,12 +19,13 @@ type recorder struct {
 	w    http.ResponseWriter
 	self http.ResponseWriter // the recorder in the shape of w
 
-	start     time.Time // when the outermost layer saw the request
-	at        time.Time // the newest clock reading
-	firstByte time.Time // when the final header was written, if wantFirst
-	fresh     bool      // at is still now: no foreign code has run since
+	start     time.Time     // when the outermost layer saw the request
+	at        time.Duration // the newest clock reading, since start
+	firstByte time.Duration // when the final header was written, since start; see hasFirst
+	fresh     bool          // at is still now: no foreign code has run since
 
 	wantFirst bool
+	hasFirst  bool
 	panicked  bool
 	hijacked  bool
 	flushed   bool
@@ -39,26 +40,10 @@ type recorder struct {
 	route    string
 	hasRoute bool
 
-	outer   *recorder // of the client's request, if this one is of a fill of the cache for it
-	trace   *Trace
-	reject  RejectFunc
-	request *http.Request // what the breaker passed on, for when it has to judge before the end
-
-	nlive int
-	live  [3]leaver // one a kind of layer that holds something
-	more  []leaver
-}
-
-// A leaver is told when its request becomes long-lived: it was hijacked, switched protocols,
-// began to stream, or waits for a pool.
-type leaver struct {
-	h    longLiver
-	hold hold
-}
-
-type longLiver interface {
-	// becameLong is called at most once for each [streamKind] and pool, before it happens.
-	becameLong(rec *recorder, hold *hold, k streamKind)
+	outer  *recorder // of the client's request, if this one is of a fill of the cache for it
+	trace  *Trace
+	reject RejectFunc
+	holds  holds
 }
 
 type streamKind uint8
@@ -105,7 +90,7 @@ func record(w http.ResponseWriter) (http.ResponseWriter, *recorder) {
 		return w, rec
 	}
 	now := time.Now()
-	rec := &recorder{w: w, start: now, at: now, fresh: true}
+	rec := &recorder{w: w, start: now, fresh: true}
 	if out := enclosing(w); out != nil { // we are inside a fill of the cache
 		rec.outer, rec.trace, rec.reject = out, out.trace, out.reject
 	}
@@ -131,10 +116,10 @@ func enclosing(w http.ResponseWriter) *recorder {
 // now returns the time, without a clock read where no foreign code ran since the last one.
 func (rec *recorder) now() time.Time {
 	if !rec.fresh {
-		rec.at = rec.read()
+		rec.at = time.Since(rec.start)
 		rec.fresh = true
 	}
-	return rec.at
+	return rec.start.Add(rec.at)
 }
 
 // read reads the clock. time.Now reads two, that on the wall and the monotonic one; the second is
@@ -144,27 +129,9 @@ func (rec *recorder) read() time.Time { return rec.start.Add(time.Since(rec.star
 // Now implements [cache.Clock].
 func (rec *recorder) Now() time.Time { return rec.now() }
 
-// holds returns the place for what a layer holds for the request, for the layer to fill in; it is offered
-// back to the layer when the request becomes long-lived. The place is good until the next call.
-func (rec *recorder) holds(h longLiver) *hold {
-	if rec.nlive < len(rec.live) {
-		l := &rec.live[rec.nlive]
-		rec.nlive++
-		l.h = h
-		return &l.hold
-	}
-	rec.more = append(rec.more, leaver{h: h})
-	return &rec.more[len(rec.more)-1].hold
-}
-
 func (rec *recorder) becameLong(k streamKind) {
 	rec.lasting = rec.lasting || k == streamEvents || k == streamSwitch
-	for i := range rec.live[:rec.nlive] {
-		rec.live[i].h.becameLong(rec, &rec.live[i].hold, k)
-	}
-	for i := range rec.more {
-		rec.more[i].h.becameLong(rec, &rec.more[i].hold, k)
-	}
+	rec.holds.becameLong(rec, k)
 }
 
 func (rec *recorder) Header() http.Header { return rec.w.Header() }
@@ -190,13 +157,8 @@ func (rec *recorder) wroteFinal(code int) {
 
 // answered notes that the first byte of the final response goes out, and tells the breakers.
 func (rec *recorder) answered(now time.Time) {
-	rec.firstByte = now
-	for i := range rec.live[:rec.nlive] {
-		rec.live[i].hold.call.AnsweredAt(now)
-	}
-	for i := range rec.more {
-		rec.more[i].hold.call.AnsweredAt(now)
-	}
+	rec.firstByte, rec.hasFirst = now.Sub(rec.start), true
+	rec.holds.answered(now)
 }
 
 func (rec *recorder) Write(b []byte) (int, error) {
@@ -262,7 +224,7 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 		if n > 0 {
 			rec.status = http.StatusOK
 		} else {
-			rec.firstByte = time.Time{}
+			rec.hasFirst = false
 		}
 	}
 	rec.bytes += n
