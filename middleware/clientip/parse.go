@@ -5,34 +5,28 @@ import (
 	"strings"
 )
 
-// readXForwardedFor walks the list from the right until it meets an address
-// that is not trusted.
+// readXForwardedFor reads the list of addresses in X-Forwarded-For.
 func readXForwardedFor(lines []string, t *trusted, hops int) (address, bool) {
-	var last address
-	for i := len(lines) - 1; i >= 0; i-- {
-		line := lines[i]
-		for rest, more := line, true; more; {
-			if hops == 0 {
-				return address{}, false
-			}
-			hops--
-			var entry string
-			entry, rest, more = cutLast(rest)
-			a, ok := parseNode(trimSpace(entry))
-			if !ok {
-				return address{}, false
-			}
-			if !t.contains(a.ip) {
-				return unpinned(a, line), true
-			}
-			last = unpinned(a, line)
-		}
-	}
-	return last, true
+	return readHops(lines, t, hops, func(list string) (node, rest string, more, ok bool) {
+		node, rest, more = cutLast(list)
+		return trimSpace(node), rest, more, true
+	})
 }
 
-// readForwarded is readXForwardedFor for the elements of Forwarded.
+// readForwarded reads the elements of Forwarded.
 func readForwarded(lines []string, t *trusted, hops int) (address, bool) {
+	return readHops(lines, t, hops, func(list string) (node, rest string, more, ok bool) {
+		element, rest, more, ok := cutLastQuoted(list)
+		if ok {
+			node, ok = forParameter(element)
+		}
+		return node, rest, more, ok
+	})
+}
+
+// readHops walks a list over several lines from the right, until it meets an address that is not
+// trusted. cut takes the last node off a line.
+func readHops(lines []string, t *trusted, hops int, cut func(list string) (node, rest string, more, ok bool)) (address, bool) {
 	var last address
 	for i := len(lines) - 1; i >= 0; i-- {
 		line := lines[i]
@@ -41,24 +35,19 @@ func readForwarded(lines []string, t *trusted, hops int) (address, bool) {
 				return address{}, false
 			}
 			hops--
-			var element string
+			var node string
 			var ok bool
-			element, rest, more, ok = cutLastQuoted(rest)
-			if !ok {
-				return address{}, false
-			}
-			node, ok := forParameter(element)
-			if !ok {
+			if node, rest, more, ok = cut(rest); !ok {
 				return address{}, false
 			}
 			a, ok := parseNode(node)
 			if !ok {
 				return address{}, false
 			}
-			if !t.contains(a.ip) {
-				return unpinned(a, line), true
-			}
 			last = unpinned(a, line)
+			if !t.contains(a.ip) {
+				return last, true
+			}
 		}
 	}
 	return last, true
