@@ -63,6 +63,7 @@ func TestThreeRequires(t *testing.T) {
 var arrows = map[string][]string{
 	".":                   {},
 	"limiter":             {},
+	"limiter/limitersim":  {},
 	"breaker":             {},
 	"cache":               {},
 	"cache/conformance":   {},

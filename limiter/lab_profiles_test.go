@@ -8,6 +8,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter/limitersim"
 )
 
 var labFull = flag.Bool("lab", false, "run the whole laboratory and print its tables")
@@ -34,12 +37,6 @@ func labParallel(n int, f func(i int)) {
 	wg.Wait()
 }
 
-func labBase(svc labService, seed uint64) float64 {
-	l := labNew(svc, .5, seed, 30, nil)
-	l.run()
-	return l.score(2, 30, svc.capacity).p99
-}
-
 // Every kind of service at every load, from a cold start and from the second second on.
 // The floors are what was measured, less what seeds differ by.
 func TestLabProfiles(t *testing.T) {
@@ -51,28 +48,29 @@ func TestLabProfiles(t *testing.T) {
 		seeds = seeds[:1]
 	}
 	type cell struct {
-		labScore
+		limitersim.Score
 		limit int
 	}
-	n := len(labProfiles) * len(labLoads) * len(seeds)
+	profiles := limitersim.Profiles()
+	n := len(profiles) * len(labLoads) * len(seeds)
 	cells := make([]cell, n)
-	base := make([]float64, len(labProfiles))
-	labParallel(len(base), func(i int) { base[i] = labBase(labProfiles[i], 42) })
+	base := make([]time.Duration, len(profiles))
+	labParallel(len(base), func(i int) { base[i] = profiles[i].Baseline(42) })
 	labParallel(n, func(i int) {
-		svc := labProfiles[i/len(labLoads)/len(seeds)]
+		svc := profiles[i/len(labLoads)/len(seeds)]
 		load := labLoads[i/len(seeds)%len(labLoads)]
 		if labRace && (load <= 1 || load > 1.5) {
 			return
 		}
 		c := NewAdaptive()
-		l := labNew(svc, load, seeds[i%len(seeds)], 30, c)
-		l.run()
-		cells[i] = cell{l.score(2, 30, l.ideal(2, 30, svc.capacity)), c.Limit()}
+		sim := limitersim.New(svc, load, seeds[i%len(seeds)], 30*time.Second)
+		labRun(sim, c)
+		cells[i] = cell{sim.Score(2*time.Second, 30*time.Second), c.Limit()}
 	})
 	var b strings.Builder
 	var over []float64
-	for p, svc := range labProfiles {
-		fmt.Fprintf(&b, "%-10s %4.0fms", svc.name, base[p]*1e3)
+	for p, svc := range profiles {
+		fmt.Fprintf(&b, "%-10s %4.0fms", svc.Name, base[p].Seconds()*1e3)
 		for i, load := range labLoads {
 			if labRace && (load <= 1 || load > 1.5) {
 				continue
@@ -80,20 +78,20 @@ func TestLabProfiles(t *testing.T) {
 			w := cells[(p*len(labLoads)+i)*len(seeds)]
 			for k := 1; k < len(seeds); k++ {
 				v := cells[(p*len(labLoads)+i)*len(seeds)+k]
-				w.good, w.p99, w.rejected = min(w.good, v.good), max(w.p99, v.p99), max(w.rejected, v.rejected)
+				w.Goodput, w.P99, w.Rejected = min(w.Goodput, v.Goodput), max(w.P99, v.P99), max(w.Rejected, v.Rejected)
 			}
-			slower := w.p99 / base[p]
-			fmt.Fprintf(&b, " | %.2f %.1fx %4.1f%% L%-4d", w.good, slower, w.rejected*100, w.limit)
-			if w.good < .92 {
-				t.Errorf("%s at %v: goodput %.3f of the ideal, want 0.92", svc.name, load, w.good)
+			slower := float64(w.P99) / float64(base[p])
+			fmt.Fprintf(&b, " | %.2f %.1fx %4.1f%% L%-4d", w.Goodput, slower, w.Rejected*100, w.limit)
+			if w.Goodput < .92 {
+				t.Errorf("%s at %v: goodput %.3f of the ideal, want 0.92", svc.Name, load, w.Goodput)
 			}
 			if load > 1 {
 				over = append(over, slower)
 				if slower > 2.6 {
-					t.Errorf("%s at %v: p99 is %.2f times that at half load, want 2.6 at most", svc.name, load, slower)
+					t.Errorf("%s at %v: p99 is %.2f times that at half load, want 2.6 at most", svc.Name, load, slower)
 				}
-			} else if load <= .5 && w.rejected > .001 || w.rejected > .02 {
-				t.Errorf("%s at %v: rejected %.2f %%", svc.name, load, w.rejected*100)
+			} else if load <= .5 && w.Rejected > .001 || w.Rejected > .02 {
+				t.Errorf("%s at %v: rejected %.2f %%", svc.Name, load, w.Rejected*100)
 			}
 		}
 		fmt.Fprintln(&b)
@@ -110,23 +108,24 @@ func TestLabSteady(t *testing.T) {
 	if labRace {
 		t.Skip("no goroutines to race")
 	}
-	secs := 120.
+	d := 2 * time.Minute
 	if *labFull {
-		secs = 300
+		d = 5 * time.Minute
 	}
-	out := make([]string, len(labProfiles))
-	labParallel(len(labProfiles), func(i int) {
-		svc := labProfiles[i]
-		base := labBase(svc, 42)
-		c := NewAdaptive()
-		l := labNew(svc, 3, 42, secs, c)
-		l.run()
-		out[i] = fmt.Sprintf("%-10s", svc.name)
-		for from := 0.; from < secs; from += 60 {
-			s := l.score(max(from, 2), from+60, svc.capacity)
-			out[i] += fmt.Sprintf(" | %.2f %.1fx", s.good, s.p99/base)
-			if s.good < .95 || s.p99 > 2.2*base {
-				t.Errorf("%s from second %v: goodput %.3f, p99 %.1fx", svc.name, from, s.good, s.p99/base)
+	profiles := limitersim.Profiles()
+	out := make([]string, len(profiles))
+	labParallel(len(profiles), func(i int) {
+		svc := profiles[i]
+		base := float64(svc.Baseline(42))
+		sim := limitersim.New(svc, 3, 42, d)
+		labRun(sim, NewAdaptive())
+		out[i] = fmt.Sprintf("%-10s", svc.Name)
+		for from := time.Duration(0); from < d; from += time.Minute {
+			s := sim.Score(max(from, 2*time.Second), from+time.Minute)
+			slower := float64(s.P99) / base
+			out[i] += fmt.Sprintf(" | %.2f %.1fx", s.Goodput, slower)
+			if s.Goodput < .95 || slower > 2.2 {
+				t.Errorf("%s from %v: goodput %.3f, p99 %.1fx", svc.Name, from, s.Goodput, slower)
 			}
 		}
 	})
@@ -138,39 +137,27 @@ func TestLabRecovers(t *testing.T) {
 	if labRace {
 		t.Skip("no goroutines to race")
 	}
-	for _, svc := range labProfiles {
-		c := NewAdaptive()
-		l := labNew(svc, 0, 42, 30, c)
-		l.rate = func(now float64) float64 {
-			if now >= 10 && now < 15 {
-				return 5 * svc.capacity
+	for _, svc := range limitersim.Profiles() {
+		sim := limitersim.New(svc, 0, 42, 30*time.Second)
+		sim.Rate = func(now time.Duration) float64 {
+			if now >= 10*time.Second && now < 15*time.Second {
+				return 5 * svc.Capacity
 			}
-			return .7 * svc.capacity
+			return .7 * svc.Capacity
 		}
-		l.run()
-		if s := l.score(16, 30, l.ideal(16, 30, svc.capacity)); s.good < .97 || s.rejected > .02 {
-			t.Errorf("%s: from one second after a surge on: goodput %.3f, rejected %.2f %%", svc.name, s.good, s.rejected*100)
+		labRun(sim, NewAdaptive())
+		if s := sim.Score(16*time.Second, 30*time.Second); s.Goodput < .97 || s.Rejected > .02 {
+			t.Errorf("%s: from one second after a surge on: goodput %.3f, rejected %.2f %%", svc.Name, s.Goodput, s.Rejected*100)
 		}
 	}
 	// A dependency ten times slower while the processors have room.
-	svc := labService{name: "dependency", capacity: 800, base: .015, deadline: 1, demand: labExp,
-		slow: func(now float64) float64 {
-			if now >= 10 && now < 40 {
-				return 10
-			}
-			return 1
-		},
-		build: func(l *labRun) []labStage {
-			return []labStage{{labCores(l, 8), .010}, {labDelay{l}, .010}}
-		}}
 	for _, seed := range []uint64{42, 7, 8} {
-		c := NewAdaptive()
-		l := labNew(svc, .5, seed, 60, c)
-		l.run()
-		during, after := l.score(10, 40, l.ideal(10, 40, svc.capacity)), l.score(41, 60, l.ideal(41, 60, svc.capacity))
-		t.Logf("slow dependency: rejected %.2f %%, goodput %.3f; after it %.3f", during.rejected*100, during.good, after.good)
-		if during.rejected > .05 || during.good < .94 || after.good < .97 {
-			t.Errorf("seed %d: slow dependency: rejected %.2f %%, goodput %.3f; after it %.3f", seed, during.rejected*100, during.good, after.good)
+		sim := limitersim.New(limitersim.SlowDependency(), .5, seed, time.Minute)
+		labRun(sim, NewAdaptive())
+		during, after := sim.Score(10*time.Second, 40*time.Second), sim.Score(41*time.Second, time.Minute)
+		t.Logf("slow dependency: rejected %.2f %%, goodput %.3f; after it %.3f", during.Rejected*100, during.Goodput, after.Goodput)
+		if during.Rejected > .05 || during.Goodput < .94 || after.Goodput < .97 {
+			t.Errorf("seed %d: slow dependency: rejected %.2f %%, goodput %.3f; after it %.3f", seed, during.Rejected*100, during.Goodput, after.Goodput)
 		}
 	}
 }
@@ -180,14 +167,19 @@ func TestLabTrace(t *testing.T) {
 	if *labTrace == "" {
 		t.Skip("-lab.trace is not set")
 	}
-	var last ctrlState
-	watch := func(now float64, l *labRun) {
-		s := l.c.adapt.ctrl
-		if s.limit != last.limit || s.phase != last.phase {
+	c := NewAdaptive()
+	watch := func(sim *limitersim.Simulation) {
+		var last ctrlState
+		sim.Watch = func() {
+			s := c.adapt.ctrl
+			if s.limit == last.limit && s.phase == last.phase {
+				return
+			}
 			last = s
 			t.Logf("%8.3f L %-4d %-7s x %.0f r %.1fms n %.0f shed %.2f blocked %.2f | base %.1fms cv2 %.2f e %.2f step %.2f pauses %.0f %.0f | bound %v places %d",
-				now, s.limit, s.phase, s.ref.x, s.ref.r*1e3, s.ref.n, s.ref.shed, s.ref.blocked, s.base*1e3, s.cv2, s.elasticity, s.grow, s.pauseUp, s.pauseDown, l.c.bound, l.c.places)
+				sim.Now().Seconds(), s.limit, s.phase, s.ref.x, s.ref.r*1e3, s.ref.n, s.ref.shed, s.ref.blocked, s.base*1e3, s.cv2, s.elasticity, s.grow, s.pauseUp, s.pauseDown, c.bound, c.places)
 		}
+		labRun(sim, c)
 	}
 	f := strings.Split(*labTrace, ":")
 	if len(f) == 1 {
@@ -195,18 +187,20 @@ func TestLabTrace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := labRunCase(seed, watch)
-		t.Logf("%s: goodput %.3f, p99 %.1fx", o.text, o.good, o.p99base)
+		k := limitersim.Random(seed)
+		sim := k.New(c.Limit)
+		watch(sim)
+		s := k.Score(sim)
+		t.Logf("%s: goodput %.3f, p99 %.1fx", k.Description, s.Goodput, float64(s.P99)/float64(k.Baseline))
 		return
 	}
-	for _, svc := range labProfiles {
-		if svc.name == f[0] && len(f) == 3 {
+	for _, svc := range limitersim.Profiles() {
+		if svc.Name == f[0] && len(f) == 3 {
 			load, _ := strconv.ParseFloat(f[1], 64)
 			seed, _ := strconv.ParseUint(f[2], 10, 64)
-			l := labNew(svc, load, seed, 30, NewAdaptive())
-			l.watcher = watch
-			l.run()
-			t.Logf("%+v", l.score(2, 30, l.ideal(2, 30, svc.capacity)))
+			sim := limitersim.New(svc, load, seed, 30*time.Second)
+			watch(sim)
+			t.Logf("%+v", sim.Score(2*time.Second, 30*time.Second))
 		}
 	}
 }

@@ -1,0 +1,200 @@
+package limitersim_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter/limitersim"
+)
+
+const (
+	from = 2 * time.Second
+	to   = 12 * time.Second
+)
+
+func score(sim *limitersim.Simulation, l limitersim.Limiter) limitersim.Score {
+	sim.Run(l)
+	return sim.Score(from, to)
+}
+
+// Whatever the kind of service: at half load nothing is lost, above its capacity it collapses without a limiter.
+func TestServicesHaveTheirCapacity(t *testing.T) {
+	for _, svc := range limitersim.Profiles() {
+		t.Run(svc.Name, func(t *testing.T) {
+			if s := score(limitersim.New(svc, .5, 1, to), nil); s.Goodput < .97 || s.Rejected != 0 || s.P99 <= 0 {
+				t.Errorf("half load: %+v", s)
+			}
+			if s := score(limitersim.New(svc, 3, 1, to), nil); s.Goodput > .1 {
+				t.Errorf("three times the capacity without a limiter: %+v; want a collapse", s)
+			}
+			best := 0.
+			for n := 1; n <= 1024; n *= 2 {
+				best = max(best, score(limitersim.New(svc, 3, 1, to), &places{free: n}).Goodput)
+			}
+			if best < .85 || best > 1.1 {
+				t.Errorf("three times the capacity with the best number of places: goodput %.3f; want about 1", best)
+			}
+		})
+	}
+}
+
+// line keeps callers waiting for a bounded time, with the clock of the simulation.
+type line struct {
+	sim   *limitersim.Simulation
+	free  int
+	queue []*limitersim.Request
+	bound time.Duration
+}
+
+func (l *line) Arrive(r *limitersim.Request) {
+	if l.free > 0 {
+		l.free--
+		r.Admit()
+		return
+	}
+	l.queue = append(l.queue, r)
+	l.sim.At(l.sim.Now()+l.bound, func() {
+		for i, q := range l.queue {
+			if q == r {
+				l.queue = append(l.queue[:i], l.queue[i+1:]...)
+				r.Reject()
+				return
+			}
+		}
+	})
+}
+
+func (l *line) Release(*limitersim.Request) {
+	if len(l.queue) == 0 {
+		l.free++
+		return
+	}
+	next := l.queue[0]
+	l.queue = l.queue[1:]
+	next.Admit()
+}
+
+// The same limiter scores the same with the clock of the simulation and with goroutines in a bubble.
+func TestRunFuncDoesWhatRunDoes(t *testing.T) {
+	const n, bound = 8, 20 * time.Millisecond
+	for _, svc := range limitersim.Profiles() {
+		for _, load := range []float64{.9, 3} {
+			if svc.Name == "wide" && load > 1 {
+				continue // many goroutines, and nothing else
+			}
+			sim := limitersim.New(svc, load, 7, 2*from)
+			sim.Run(&line{sim: sim, free: n, bound: bound})
+			want := sim.Score(from, 2*from)
+			synctest.Test(t, func(t *testing.T) {
+				sim := limitersim.New(svc, load, 7, 2*from)
+				slots := make(chan struct{}, n)
+				sim.RunFunc(func(work func()) {
+					ctx, cancel := context.WithTimeout(t.Context(), bound)
+					defer cancel()
+					select {
+					case slots <- struct{}{}:
+						work()
+						<-slots
+					case <-ctx.Done():
+					}
+				})
+				got := sim.Score(from, 2*from)
+				// The clock of a bubble ticks in nanoseconds, so that who comes first may differ in rare cases.
+				if d := got.Goodput - want.Goodput; max(d, -d) > .005 || (got.P99-want.P99).Abs() > want.P99/50 || len(slots) != 0 {
+					t.Errorf("%s at %v: with goroutines %+v, without %+v; %d still inside", svc.Name, load, got, want, len(slots))
+				}
+			})
+		}
+	}
+}
+
+// Two runs with one seed are the same, and another seed is another.
+func TestSeed(t *testing.T) {
+	svc := limitersim.Profiles()[2]
+	run := func(seed uint64) limitersim.Score {
+		return score(limitersim.New(svc, 1.5, seed, to), &places{free: 20})
+	}
+	if run(1) != run(1) || run(1) == run(2) {
+		t.Errorf("seed 1: %+v and %+v, seed 2: %+v", run(1), run(1), run(2))
+	}
+	a, b := limitersim.Random(5), limitersim.Random(5)
+	if a.Description != b.Description || a.Baseline != b.Baseline || a.Description == limitersim.Random(6).Description {
+		t.Errorf("random services: %q, %q", a.Description, b.Description)
+	}
+}
+
+// A random service at its optimum is at its capacity.
+func TestRandomServicesHaveTheirOptimum(t *testing.T) {
+	good := 0
+	for seed := uint64(100); seed < 112; seed++ {
+		k := limitersim.Random(seed)
+		n := max(1, int(k.Optimum))
+		sim := k.New(func() int { return n })
+		sim.Run(&places{free: n + n/4 + 2})
+		if s := k.Score(sim); s.Goodput > .85 {
+			good++
+		} else {
+			t.Logf("seed %d: %s: optimum %.0f, %+v", seed, k.Description, k.Optimum, s)
+		}
+	}
+	if good < 10 {
+		t.Errorf("%d of 12 random services reach 0.85 of what is possible at their optimum; want 10", good)
+	}
+}
+
+// The rate of arrivals may vary, and Watch sees every event in order.
+func TestRateAndWatch(t *testing.T) {
+	svc := limitersim.Profiles()[0]
+	sim := limitersim.New(svc, 0, 1, to)
+	sim.Rate = func(now time.Duration) float64 {
+		if now < 6*time.Second {
+			return .5 * svc.Capacity
+		}
+		return 2 * svc.Capacity
+	}
+	var last time.Duration
+	sim.Watch = func() {
+		if sim.Now() < last {
+			t.Fatalf("%v after %v", sim.Now(), last)
+		}
+		last = sim.Now()
+	}
+	sim.Run(&places{free: 4})
+	if a, b := sim.Score(0, 6*time.Second), sim.Score(6*time.Second, to); a.Rejected > .2 || b.Rejected < .4 || last < to-time.Second {
+		t.Errorf("half the capacity: %+v; twice: %+v; last event at %v", a, b, last)
+	}
+}
+
+func TestMisusePanics(t *testing.T) {
+	svc := limitersim.Profiles()[0]
+	ran := limitersim.New(svc, 1, 1, to)
+	ran.Run(nil)
+	for name, f := range map[string]func(){
+		"negative load":           func() { limitersim.New(svc, -1, 1, to) },
+		"no time":                 func() { limitersim.New(svc, 1, 1, 0) },
+		"run twice":               func() { ran.Run(nil) },
+		"score beyond the end":    func() { ran.Score(0, to+time.Second) },
+		"score of nothing":        func() { ran.Score(from, from) },
+		"score before the run":    func() { limitersim.New(svc, 1, 1, to).Score(from, to) },
+		"random, not run":         func() { k := limitersim.Random(1); k.Score(k.New(func() int { return 1 })) },
+		"a request decided twice": func() { limitersim.New(svc, 1, 1, to).Run(twice{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if s, _ := recover().(string); !strings.HasPrefix(s, "limitersim: ") {
+					t.Errorf("panicked with %q", s)
+				}
+			}()
+			f()
+		})
+	}
+}
+
+// twice answers twice.
+type twice struct{}
+
+func (twice) Arrive(r *limitersim.Request) { r.Reject(); r.Admit() }
+func (twice) Release(*limitersim.Request)  {}

@@ -1,0 +1,224 @@
+package limitersim
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+)
+
+// RandomService is a service drawn at random, with a load and what happens to it.
+type RandomService struct {
+	// Description says in a line what was drawn.
+	Description string
+	// Load is the load that is counted, in multiples of the capacity there is then.
+	Load float64
+	// Optimum is how many requests are in flight at that capacity, if none waits.
+	Optimum float64
+	// Baseline is the 99th percentile of the time to answer at half that capacity without a limiter. The
+	// deadline is four times as long, and 250 ms at least.
+	Baseline time.Duration
+
+	svc    Service
+	seed   uint64
+	load   float64
+	calm   float64 // seconds at 0.3 of the capacity before the load begins
+	event  float64 // when it changes; 0 is never
+	cv2    float64
+	r      float64 // time in service at the optimum
+	cap    float64 // capacity in the state that is counted
+	length float64 // counted
+	slowed func(svc *Service)
+}
+
+// Random draws a service: what it runs on (places first come, first served; processors; processors and a dependency;
+// work that slows down as the universal scalability law says), how long the work takes (1 to 400 ms) and how that varies,
+// how many fit (2 to 10,000), what load there is (0.5 to 10 times the capacity), from the start or after ten calm
+// seconds, and whether capacity halves or the dependency slows down under way. The same seed draws the same.
+func Random(seed uint64) *RandomService {
+	k := draw(seed)
+	// The baseline, in the state that is counted.
+	svc := k.svc
+	if k.event > 0 {
+		k.slowed(&svc)
+		if svc.Name == "fifo" {
+			inner := k.svc.build
+			shift := k.event
+			svc.build = func(s *Simulation) []stage {
+				st := inner(s)
+				if d, ok := st[len(st)-1].at.(ownDelay); ok {
+					st[len(st)-1].at = ownDelay{s, func(now float64) float64 { return d.factor(now + shift) }}
+				}
+				return st
+			}
+		}
+	}
+	svc.Capacity = k.cap
+	secs := min(30, max(3, 5000/k.cap))
+	b := newSimulation(svc, .5, seed, secs+3)
+	b.Run(nil)
+	k.Baseline = b.score(2, secs+3).P99
+	k.svc.deadline = max(.25, 4*k.Baseline.Seconds())
+	k.Load = k.load * k.svc.Capacity / k.cap
+	return k
+}
+
+// New returns a simulation of k. limit tells the limit at the time the load begins or the service changes: the further it
+// is from the optimum, and the fewer and more varied the answers are that it can be found from, the later counting begins.
+// A limiter that has no limit says 1.
+func (k *RandomService) New(limit func() int) *Simulation {
+	begin := k.calm
+	if k.event > 0 {
+		begin = k.event
+	}
+	s := newSimulation(k.svc, k.load, k.seed, begin+240) // for the seconds; cut below
+	s.capacity = k.cap
+	if k.calm > 0 {
+		calm := toDuration(k.calm)
+		s.Rate = func(now time.Duration) float64 {
+			if now < calm {
+				return .3 * k.svc.Capacity
+			}
+			return k.load * k.svc.Capacity
+		}
+	}
+	seen := false
+	s.tenth = func() {
+		if s.now < begin || seen {
+			return
+		}
+		seen = true
+		rounds := math.Abs(math.Log2(k.Optimum / float64(limit())))
+		s.counted.from = math.Ceil(begin + min(120, max(2, 300*k.cv2*rounds/k.cap, 3*k.r*rounds)))
+		s.counted.to = s.counted.from + math.Ceil(k.length)
+		s.end = s.counted.to + .5
+	}
+	return s
+}
+
+// Score returns what the part that counts of a simulation was worth. The simulation must be one of k that has run.
+func (k *RandomService) Score(s *Simulation) Score {
+	if s.counted.to == 0 {
+		panic("limitersim: RandomService.Score: the simulation has not run, or was not made by RandomService.New")
+	}
+	return s.score(s.counted.from, s.counted.to)
+}
+
+func draw(seed uint64) *RandomService {
+	r := rand.New(rand.NewPCG(seed, 77))
+	logu := func(a, b float64) float64 { return math.Exp(math.Log(a) + r.Float64()*math.Log(b/a)) }
+	k := &RandomService{seed: seed}
+	kind := []string{"fifo", "ps", "psdep", "usl"}[r.IntN(4)]
+	var secs, c float64
+	for {
+		secs, c = logu(.001, .4), math.Round(logu(2, 10000))
+		if x := c / secs; x >= 10 && x <= 20000 {
+			break
+		}
+	}
+	dep := 0.
+	if kind == "psdep" || r.IntN(4) == 0 {
+		dep = secs * logu(.3, 5)
+	}
+	switch r.IntN(4) {
+	case 0:
+		k.svc.demand, k.cv2 = jitter, .0133
+	case 1:
+		k.svc.demand, k.cv2 = exponential, 1
+	case 2:
+		k.svc.demand, k.cv2 = lognormal(.7), math.Exp(.49)-1
+	case 3:
+		p, f := .05, 10.
+		m := 1 - p + p*f
+		k.svc.demand, k.cv2 = bimodal(p, f), (1-p+p*f*f)/(m*m)-1
+	}
+	k.svc.Name = kind
+	k.svc.Capacity = c / secs
+	var alpha, beta float64
+	if kind == "usl" {
+		// The peak is at c; beta c² = 1 - alpha there. It takes 2 to 2.5 times as long there as alone.
+		alpha = logu(.1, .5) / c
+		beta = (1 - alpha) / (c * c)
+		k.svc.Capacity = uslPeak(secs, alpha, beta)
+	}
+	k.svc.build = func(s *Simulation) []stage {
+		var st []stage
+		switch kind {
+		case "fifo":
+			st = []stage{{&store{s: s, slots: int(c)}, secs}}
+		case "ps":
+			st = []stage{{cores(s, c), secs}}
+		case "psdep":
+			cpu := cores(s, c)
+			return []stage{{cpu, secs / 2}, {delay{s}, dep}, {cpu, secs / 2}}
+		case "usl":
+			st = []stage{{usl(s, alpha, beta), secs}}
+		}
+		if dep > 0 {
+			st = append(st, stage{delay{s}, dep})
+		}
+		return st
+	}
+	k.load = logu(.5, 10)
+	how := "cold"
+	if r.IntN(2) == 0 {
+		how = "calm"
+		k.calm = 10
+	}
+	slow, halve := 1., 1.
+	switch ev := r.IntN(4); {
+	case ev == 0 && dep > 0:
+		slow = 5 + 5*r.Float64()
+		how += fmt.Sprintf(", dep x%.0f", slow)
+	case ev == 1:
+		halve = .5
+		how += ", halved"
+	}
+	k.cap = k.svc.Capacity * halve
+	if slow > 1 || halve < 1 {
+		k.event = k.calm + max(5, min(20, 1000/k.svc.Capacity))
+	}
+	work := secs / halve
+	if kind == "usl" {
+		work = c / k.cap
+	}
+	k.r = work + dep*slow
+	k.Optimum = k.cap * k.r
+	k.length = 20
+	if x := k.cap * k.load; x > 5000 {
+		k.length = max(4, 20*5000/x)
+	} else if k.cap < 150 {
+		k.length = min(60, 3000/k.cap)
+	}
+	k.slowed = func(svc *Service) {
+		svc.slow = func(float64) float64 { return slow }
+		svc.speed = func(float64) float64 { return halve }
+	}
+	if k.event > 0 {
+		at := k.event
+		from := func(factor float64) func(now float64) float64 {
+			return func(now float64) float64 {
+				if now < at {
+					return 1
+				}
+				return factor
+			}
+		}
+		k.svc.slow, k.svc.speed = from(slow), from(halve)
+		if kind == "fifo" {
+			// A store's own time is not the dependency's.
+			k.svc.slow = nil
+			k.slowed = func(svc *Service) { svc.speed = func(float64) float64 { return halve } }
+			if dep > 0 {
+				inner := k.svc.build
+				k.svc.build = func(s *Simulation) []stage {
+					st := inner(s)
+					st[len(st)-1].at = ownDelay{s, from(slow)}
+					return st
+				}
+			}
+		}
+	}
+	k.Description = fmt.Sprintf("%s S %.0f ms c %.0f dep %.0f ms cv2 %.1f %.0f/s load %.2f %s", kind, secs*1e3, c, dep*1e3, k.cv2, k.svc.Capacity, k.load, how)
+	return k
+}

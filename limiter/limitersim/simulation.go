@@ -1,0 +1,267 @@
+// Package limitersim is a laboratory for whatever limits the work of a server: it puts services of known
+// capacity under open-loop load, in virtual time, and says how much of what was possible came out of them.
+//
+// A [Simulation] is a discrete-event simulation of one [Service]: requests arrive as a Poisson process,
+// whether the service keeps up or not, and each one asks the limiter under test before its work begins.
+// Everything random is drawn from a seed, so that two limiters meet the same arrivals with the same work.
+//
+//	for _, svc := range limitersim.Profiles() {
+//		sim := limitersim.New(svc, 3, 42, 30*time.Second) // three times its capacity
+//		sim.Run(mine)
+//		score := sim.Score(2*time.Second, 30*time.Second)
+//		...
+//	}
+//
+// A limiter that can be told the time implements [Limiter] and needs no goroutines. One that reads the clock and
+// keeps its callers waiting is driven by [Simulation.RunFunc] in a bubble of [testing/synctest].
+//
+// It imports nothing of the module, so that it judges any limiter by the same measure.
+package limitersim
+
+import (
+	"container/heap"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Limiter is a limiter under test that takes the time from the simulation. Its methods are called by the goroutine
+// that called [Simulation.Run], one at a time.
+type Limiter interface {
+	// Arrive asks whether the work of r may begin. The answer is a call of r.Admit or
+	// r.Reject, at once or later: in a call of Release, or of what was given to [Simulation.At].
+	Arrive(r *Request)
+	// Release says that the work of a request that was admitted has ended.
+	Release(r *Request)
+}
+
+// Request is one piece of work. It may be a key of a map.
+type Request struct {
+	sim     *Simulation
+	arrived float64
+	decided bool
+	factor  float64
+	stage   int
+	left    float64 // finish in the virtual time of a shared processor
+	done    chan struct{}
+}
+
+// Admit begins the work of r. It panics if r was admitted or rejected before.
+func (r *Request) Admit() {
+	r.decide("Admit")
+	r.stage = -1
+	r.sim.advance(r)
+}
+
+// Reject counts r as rejected. It panics if r was admitted or rejected before.
+func (r *Request) Reject() {
+	r.decide("Reject")
+	r.sim.second().rejected++
+}
+
+func (r *Request) decide(method string) {
+	if r.decided {
+		panic("limitersim: " + method + ": the request was admitted or rejected before; a limiter answers once")
+	}
+	r.decided = true
+}
+
+// Simulation is one run of one service. It is made by [New] or [RandomService.New], and runs once.
+// It is not safe for concurrent use; different simulations may run at the same time.
+type Simulation struct {
+	// Rate is how many requests arrive in a second at a time; nil is the load given to New.
+	Rate func(now time.Duration) float64
+	// Watch is called after every event, if it is set.
+	Watch func()
+
+	svc    Service
+	lim    Limiter // nil: none
+	events events
+	now    float64
+	rand   *rand.Rand
+	work   *rand.Rand
+	stages []stage
+
+	load     float64
+	end      float64
+	capacity float64
+	counted  struct{ from, to float64 } // of a random service
+
+	seconds []second
+	tenth   func() // called about ten times a second
+	tenths  float64
+	run     bool
+}
+
+// second is what happened in one second.
+type second struct {
+	arrived, rejected, done, good int
+	latency                       []float32
+}
+
+type event struct {
+	at float64
+	do func()
+}
+
+type events []event
+
+func (e events) Len() int           { return len(e) }
+func (e events) Less(i, j int) bool { return e[i].at < e[j].at }
+func (e events) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
+func (e *events) Push(x any)        { *e = append(*e, x.(event)) }
+func (e *events) Pop() any {
+	x := (*e)[len(*e)-1]
+	*e = (*e)[:len(*e)-1]
+	return x
+}
+
+// New returns a simulation of svc for a time d, under a load in multiples of its capacity. Runs
+// with the same seed have the same arrivals with the same work. It panics if load is negative or d is not positive.
+func New(svc Service, load float64, seed uint64, d time.Duration) *Simulation {
+	if load < 0 || d <= 0 {
+		panic(fmt.Sprintf("limitersim: New: load is %v for %v; give 0 or more for a positive time", load, d))
+	}
+	return newSimulation(svc, load, seed, d.Seconds())
+}
+
+func newSimulation(svc Service, load float64, seed uint64, secs float64) *Simulation {
+	if svc.deadline == 0 {
+		svc.deadline = .25
+	}
+	return &Simulation{
+		svc: svc, load: load, end: secs, capacity: svc.Capacity,
+		rand: rand.New(rand.NewPCG(seed, 1)),
+		work: rand.New(rand.NewPCG(seed, 2)),
+	}
+}
+
+// Now returns the time since the beginning of the run.
+func (s *Simulation) Now() time.Duration { return toDuration(s.now) }
+
+// At has f called when the simulation has come to a time, or next if that has passed. It is the timer of a [Limiter].
+func (s *Simulation) At(t time.Duration, f func()) { s.at(max(t.Seconds(), s.now), f) }
+
+func (s *Simulation) at(t float64, do func()) { heap.Push(&s.events, event{t, do}) }
+
+func toDuration(secs float64) time.Duration { return time.Duration(secs * 1e9) }
+
+// Run runs the simulation with l; nil is no limiter. It panics if the simulation has run before.
+func (s *Simulation) Run(l Limiter) {
+	s.begin(l)
+	for s.next() {
+		s.step()
+	}
+}
+
+func (s *Simulation) begin(l Limiter) {
+	if s.run {
+		panic("limitersim: Run: the simulation has run before; make a new one")
+	}
+	s.run = true
+	s.lim = l
+	s.stages = s.svc.build(s)
+	s.seconds = make([]second, int(math.Ceil(s.end))+1)
+	s.draw()
+}
+
+// next tells whether there is an event before the end.
+func (s *Simulation) next() bool { return len(s.events) > 0 && s.events[0].at <= s.end }
+
+func (s *Simulation) step() {
+	e := heap.Pop(&s.events).(event)
+	s.now = max(s.now, e.at)
+	e.do()
+	if s.Watch != nil {
+		s.Watch()
+	}
+	if s.tenth != nil && s.now >= s.tenths {
+		s.tenths += .1
+		s.tenth()
+	}
+}
+
+// draw draws the next arrival of a Poisson process.
+func (s *Simulation) draw() {
+	rate := s.load * s.svc.Capacity
+	if s.Rate != nil {
+		rate = s.Rate(s.Now())
+	}
+	s.at(s.now+s.rand.ExpFloat64()/rate, func() { s.arrive(); s.draw() })
+}
+
+func (s *Simulation) second() *second { return &s.seconds[int(s.now)] }
+
+func (s *Simulation) arrive() {
+	s.second().arrived++
+	r := &Request{sim: s, arrived: s.now, factor: 1}
+	if s.svc.demand != nil {
+		r.factor = s.svc.demand(s.work)
+	}
+	if s.lim == nil {
+		r.Admit()
+		return
+	}
+	s.lim.Arrive(r)
+}
+
+// advance goes on to the next stage of the work.
+func (s *Simulation) advance(r *Request) {
+	r.stage++
+	if r.stage < len(s.stages) {
+		st := s.stages[r.stage]
+		st.at.enter(r, st.secs*r.factor)
+		return
+	}
+	sec := s.second()
+	sec.done++
+	d := s.now - r.arrived
+	sec.latency = append(sec.latency, float32(d))
+	if d <= s.svc.deadline {
+		sec.good++
+	}
+	if s.lim != nil {
+		s.lim.Release(r)
+	}
+}
+
+// Score is what a span of a run was worth.
+type Score struct {
+	// Goodput is what was answered within the deadline, as a part of what was possible: the capacity of the
+	// service, or all that arrived if that is less. A span that ends work begun before it may have more than 1.
+	Goodput float64
+	// P99 is the 99th percentile of the time from arrival to answer of what was admitted; 0 if nothing was.
+	P99 time.Duration
+	// Rejected is the part of what arrived that was rejected.
+	Rejected float64
+}
+
+// Score returns what the whole seconds of a span were worth. It panics if the simulation has not run that far.
+func (s *Simulation) Score(from, to time.Duration) Score {
+	if from < 0 || from >= to || int(to.Seconds()) >= len(s.seconds) {
+		panic(fmt.Sprintf("limitersim: Score: from %v to %v; the run has %d seconds", from, to, max(len(s.seconds)-1, 0)))
+	}
+	return s.score(from.Seconds(), to.Seconds())
+}
+
+func (s *Simulation) score(from, to float64) Score {
+	var good, arrived, rejected int
+	var lat []float32
+	for i := int(from); i < int(to); i++ {
+		sec := &s.seconds[i]
+		good += sec.good
+		arrived += sec.arrived
+		rejected += sec.rejected
+		lat = append(lat, sec.latency...)
+	}
+	secs := float64(int(to) - int(from))
+	ideal := min(s.capacity, float64(arrived)/secs)
+	r := Score{Goodput: float64(good) / (ideal * secs), Rejected: float64(rejected) / max(float64(arrived), 1)}
+	if len(lat) > 0 {
+		slices.Sort(lat)
+		r.P99 = toDuration(float64(lat[len(lat)*99/100]))
+	}
+	return r
+}
