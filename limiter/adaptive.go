@@ -11,9 +11,12 @@ import (
 // the controller with windows and sets limit and line by what it says. All but the
 // atomics belong to the lock of the Concurrency.
 type adaptive struct {
-	next  atomic.Int64 // when the window is long enough, since base
-	lacks atomic.Int64 // from then on: how many successes it lacks
-	brief atomic.Bool  // work is over so soon that it is not worth a yield before it
+	next   atomic.Int64 // when the window is long enough, since base
+	lacks  atomic.Int64 // from then on: how many successes it lacks
+	brief  atomic.Bool  // work is over so soon that it is not worth a yield before it
+	gate   atomic.Int64 // how many may be between permit and work; 0 is any number
+	coming atomic.Int64 // how many are, while there is a gate
+
 	yield bool
 	least int
 	most  int
@@ -22,11 +25,13 @@ type adaptive struct {
 	opened   time.Duration // when the window began
 	last     concCount     // the counts when it did
 	knocks   int64         // arrivals that found no free permit, in all
+	gated    int64         // of these, those that found the gate shut and no more
 	late     int64         // arrivals that found one at the second look
 	turns    int64         // arrivals sent away
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
 	hasQueue bool
+	shadow   bool
 	lag      float64 // mean time that work waits for a processor before it begins lately, s
 }
 
@@ -36,6 +41,7 @@ type concCount struct {
 	squares                float64
 	lag, lags, extra       int64
 	arrivals, knocks, turn int64
+	gated                  int64
 }
 
 const adaptSmooth = 1 - 1./128
@@ -43,6 +49,13 @@ const adaptSmooth = 1 - 1./128
 // adaptBrief is the work, in seconds, below which its mean makes a yield pointless: to refuse a
 // request costs a server about as much as to serve it then, and a yield is a good part of it.
 const adaptBrief = 50e-6
+
+// The gate is there from the share of the time in service on that goes by before the work begins,
+// and stays while at least that share of arrivals waits for it.
+const (
+	adaptLag   = .05
+	adaptGated = .05
+)
 
 // NewAdaptive returns a limiter that finds its limit by experiment: while requests are
 // shed, it tries a limit beside the present one for as long as the measured variance of
@@ -64,6 +77,7 @@ func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 	start = min(max(start, c.conf.least), c.conf.most)
 	a := &adaptive{
 		yield:    !c.conf.noYield,
+		shadow:   c.conf.shadow,
 		least:    c.conf.least,
 		most:     c.conf.most,
 		ctrl:     ctrlNew(start, c.conf.least, c.conf.most),
@@ -77,8 +91,27 @@ func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 	return c
 }
 
-// knocked counts an arrival that found no free permit.
-func (a *adaptive) knocked() {
+// shut says that as many are on their way from the permit to a processor as the gate lets
+// through.
+func (a *adaptive) shut() bool {
+	g := a.gate.Load()
+	return g > 0 && a.coming.Load() >= g
+}
+
+// comes counts a request that has a permit and is on its way to a processor.
+func (a *adaptive) comes(s *concSlot) {
+	if a.gate.Load() > 0 {
+		a.coming.Add(1)
+		s.coming = true
+	}
+}
+
+// knocked counts an arrival that did not get a permit at once, or that would have had one but
+// for the gate or the line in front of it.
+func (a *adaptive) knocked(gated bool) {
+	if gated {
+		a.gated++
+	}
 	a.knocks++
 	a.shedE *= adaptSmooth
 	a.openE *= adaptSmooth
@@ -109,6 +142,7 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 	}
 	t.arrivals = admitted - c.granted + a.knocks
 	t.knocks = a.knocks
+	t.gated = a.gated
 	t.turn = a.turns
 	return t
 }
@@ -148,6 +182,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		squares:  (t.squares - a.last.squares) * (1.024e-6 * 1.024e-6),
 		arrivals: arrivals,
 		blocked:  knocks,
+		gated:    float64(t.gated - a.last.gated),
 		shed:     float64(t.turn - a.last.turn),
 		open:     a.openE,
 	}
@@ -165,10 +200,10 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	return from, to
 }
 
-// crowd adds to a window how long its work waited for a processor before it began. While
-// the processors are the bottleneck it keeps two pieces of work for each of them admitted:
-// what one ends is followed at once by the next, without waiting for the scheduler to come
-// round to the one that gives the permit on.
+// crowd adds to a window how long its work waited for a processor before it began, and sets the
+// gate by that. While work waits for a processor, no more of it than there are processors is let
+// come that has not begun: what one ends is followed at once by the next, and the rest waits
+// in the line, which has an order and a bound, and not in the run queue, which has none.
 func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 	if lags := t.lags - a.last.lags; lags > 0 {
 		lag := float64(t.lag-a.last.lag) / float64(lags) / 1e9
@@ -178,15 +213,19 @@ func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 		w.lag = a.lag * w.n
 	}
 	work := w.sum/w.n - min(w.lag, w.sum)/w.n
-	if a.brief.Load() {
-		a.brief.Store(work < adaptBrief)
-	} else {
-		a.brief.Store(work < adaptBrief/2)
-	}
+	brief := work < adaptBrief/2 || a.brief.Load() && work < adaptBrief
+	a.brief.Store(brief)
 	a.ctrl.least = a.least
-	if a.lag > .2*w.sum/w.n {
-		a.ctrl.least = max(a.least, min(2*runtime.GOMAXPROCS(0), a.most))
+	gate := int64(0)
+	// Behind the gate the run queue is short; then it is the gate that has work to do or not.
+	if a.lag > max(adaptLag*w.sum/w.n, adaptBrief) || a.gate.Load() > 0 && w.gated > adaptGated*w.arrivals {
+		procs := runtime.GOMAXPROCS(0)
+		a.ctrl.least = max(a.least, min(2*procs, a.most))
+		if a.yield && a.hasQueue && !brief && !a.shadow {
+			gate = int64(procs)
+		}
 	}
+	a.gate.Store(gate)
 }
 
 // watch stands in for the controller where nothing is refused, so that there is nothing to
@@ -255,6 +294,7 @@ func (a *adaptive) restart(c *Concurrency, limit int, now time.Duration) {
 func (a *adaptive) stats(s *ConcurrencyStats) {
 	s.Adaptive = true
 	s.Phase = a.ctrl.phase.String()
+	s.Gate = int(a.gate.Load())
 	s.BaseLatency = time.Duration(a.ctrl.base * 1e9)
 	s.Latency = time.Duration(a.ctrl.ref.r * 1e9)
 	s.Throughput = a.ctrl.ref.x

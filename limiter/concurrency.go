@@ -51,6 +51,7 @@ type concSlot struct {
 	cell    uint32
 	charged bool
 	lags    uint8 // for how many requests lag stands; 0 is not measured
+	coming  bool  // counted in adaptive.coming
 	weight  int64
 	start   time.Duration
 	client  *queueClient // whom to charge; nil for work that did not wait
@@ -181,7 +182,11 @@ func concWeight(r *Request) int64 {
 // goroutines run before it returns (see [WithoutYield]).
 func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 	var now time.Duration
-	if c.adapt != nil {
+	a := c.adapt
+	if a != nil {
+		if a.shut() {
+			return c.wait(ctx, &r)
+		}
 		now = c.since(r.Arrived)
 	}
 	p, ok := c.take(concWeight(&r), now)
@@ -191,7 +196,8 @@ func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 	if h := c.conf.trace.Admitted; h != nil {
 		h(r, 0)
 	}
-	if c.adapt != nil && c.adapt.yield {
+	if a != nil && a.yield {
+		a.comes(p.slot)
 		c.yield(p.slot)
 	}
 	return p, nil
@@ -211,6 +217,24 @@ func (c *Concurrency) yield(s *concSlot) {
 	default:
 		runtime.Gosched()
 	}
+	c.begin(s)
+}
+
+// begin lets the next one come if s was on its way to a processor.
+func (c *Concurrency) begin(s *concSlot) {
+	if !s.coming {
+		return
+	}
+	s.coming = false
+	c.adapt.coming.Add(-1)
+	if c.state.Load()&concWaiting == 0 {
+		return
+	}
+	now := time.Since(c.base)
+	c.mu.Lock()
+	woken := c.dispatch(now)
+	c.mu.Unlock()
+	concWake(woken)
 }
 
 // pause lets whatever is runnable run, so that it is admitted or queued too before the
@@ -248,7 +272,7 @@ func (c *Concurrency) refuseAtOnce(r *Request) error {
 	} else {
 		c.mu.Lock()
 		if c.adapt != nil {
-			c.adapt.knocked()
+			c.adapt.knocked(false)
 		}
 		err = c.refuse(queueFull)
 		c.mu.Unlock()
@@ -284,7 +308,7 @@ func (c *Concurrency) take(weight int64, now time.Duration) (Permit, bool) {
 func (c *Concurrency) shadowed(weight, limit int64) {
 	c.mu.Lock()
 	if c.adapt != nil {
-		c.adapt.knocked()
+		c.adapt.knocked(false)
 	}
 	if c.state.Load()+weight > limit+int64(c.places) {
 		c.count(queueFull)
@@ -296,7 +320,7 @@ func (c *Concurrency) shadowed(weight, limit int64) {
 
 func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	s := concSlots.Get().(*concSlot)
-	s.c, s.weight, s.start, s.client, s.charged, s.lags = c, weight, now, nil, false, 0
+	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.coming = c, weight, now, nil, false, 0, false
 	c.cell(s).admitted.Add(1)
 	return s
 }
@@ -364,6 +388,9 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	weight, client, cost, charged := s.weight, s.client, s.cost, s.charged
 	took := max(now-s.start, 0)
 	lag, lags := int64(s.lag), int64(s.lags)
+	if s.coming { // it will not begin
+		c.adapt.coming.Add(-1)
+	}
 	s.c, s.client = nil, nil
 	concSlots.Put(s)
 	due := false
@@ -445,6 +472,7 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 	}
 	if err == nil && c.adapt != nil && c.adapt.yield {
 		p.slot.pause(1)
+		c.begin(p.slot)
 	}
 	return p, err
 }
@@ -456,17 +484,19 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	weight := concWeight(r)
 	if c.line.n == 0 {
 		c.emptied = now
-		if limit := c.limit.Load(); c.state.Load()+min(weight, limit) <= limit {
+		if limit := c.limit.Load(); c.state.Load()+min(weight, limit) <= limit && !c.shut() {
 			if p, ok := c.takeLocked(weight, now); ok {
-				if c.adapt != nil {
-					c.adapt.passed()
+				if a := c.adapt; a != nil {
+					a.passed()
+					a.comes(p.slot)
 				}
 				return nil, p, woken, nil
 			}
 		}
 	}
-	if c.adapt != nil {
-		c.adapt.knocked()
+	if a := c.adapt; a != nil {
+		limit := c.limit.Load()
+		a.knocked(c.state.Load()&^concWaiting+min(weight, limit) <= limit)
 	}
 	if done != nil {
 		c.left++
@@ -587,7 +617,7 @@ func (c *Concurrency) dispatch(now time.Duration) (woken *queueWaiter) {
 		}
 		limit := c.limit.Load()
 		weight := min(w.weight, limit)
-		if c.state.Load()&^concWaiting+weight > limit {
+		if c.state.Load()&^concWaiting+weight > limit || c.shut() {
 			break
 		}
 		if c.state.Add(weight)&^concWaiting > limit {
@@ -605,6 +635,9 @@ func (c *Concurrency) dispatch(now time.Duration) (woken *queueWaiter) {
 		c.line.remove(w)
 		s := c.newSlot(weight, now)
 		s.client, s.cost = client, time.Duration(weight)*max(c.service, 1)
+		if c.adapt != nil {
+			c.adapt.comes(s)
+		}
 		c.line.serve(client, s.cost)
 		w.slot = s
 		w.wake, woken = woken, w
@@ -614,6 +647,9 @@ func (c *Concurrency) dispatch(now time.Duration) (woken *queueWaiter) {
 	}
 	return woken
 }
+
+// shut says that nobody is let in because enough are on their way to a processor.
+func (c *Concurrency) shut() bool { return c.adapt != nil && c.adapt.shut() }
 
 // settled takes the sign away that somebody waits.
 func (c *Concurrency) settled(now time.Duration) {

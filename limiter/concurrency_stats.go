@@ -29,6 +29,7 @@ type ConcurrencyStats struct {
 	Shadow       bool          `json:"shadow"`        // nothing is refused; Shed counts what would have been
 	Adaptive     bool          `json:"adaptive"`      // the limit is found by experiment; the rest is 0 otherwise
 	Phase        string        `json:"phase"`         // of the experiment: hold, settle, measure, return
+	Gate         int           `json:"gate"`          // how many may be between permit and work, waiting for a processor; 0 is any number
 	BaseLatency  time.Duration `json:"base_latency"`  // time in service without a queue of our own, as estimated
 	Latency      time.Duration `json:"latency"`       // mean time in service lately
 	Throughput   float64       `json:"throughput"`    // successes a second lately

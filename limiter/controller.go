@@ -27,6 +27,7 @@ type ctrlWindow struct {
 	lag      float64 // the part of sum in which the work waited for a processor to begin, s
 	arrivals float64
 	blocked  float64 // arrivals that found no free permit
+	gated    float64 // of these, those that waited for a processor and not for the limit
 	shed     float64 // arrivals that were sent away, sooner or later
 	open     float64 // smoothed share of arrivals that found a free permit
 }
@@ -41,6 +42,7 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 	w.lag += v.lag
 	w.arrivals += v.arrivals
 	w.blocked += v.blocked
+	w.gated += v.gated
 	w.shed += v.shed
 	w.open = v.open
 }
@@ -56,6 +58,7 @@ type ctrlMean struct {
 	y        float64 // the part of r before the work began: the wait for a processor, s
 	shed     float64 // share of those who came that was sent away
 	blocked  float64 // share of arrivals that found no free permit
+	gated    float64 // share of arrivals that waited for a processor and not for the limit
 	ratio    float64 // completions for each arrival
 	load     float64 // arrivals, 1/s
 }
@@ -67,10 +70,11 @@ func (w *ctrlWindow) mean(limit int) ctrlMean {
 	m.rounds = w.secs / m.r
 	if w.arrivals > 0 {
 		m.blocked = w.blocked / w.arrivals
+		m.gated = w.gated / w.arrivals
 		m.ratio = w.n / w.arrivals
 		m.load = w.arrivals / w.secs
 	}
-	if m.blocked >= .95 {
+	if m.blocked-m.gated >= .95 {
 		m.inferred = float64(limit) * w.n / (max(w.ended, w.n) + w.extra) / m.r
 	}
 	m.weigh()
@@ -118,6 +122,7 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 	m.y += a * (v.y - m.y)
 	m.shed += a * (v.shed - m.shed)
 	m.blocked += a * (v.blocked - m.blocked)
+	m.gated += a * (v.gated - m.gated)
 	m.ratio += a * (v.ratio - m.ratio)
 	m.load += a * (v.load - m.load)
 	m.weigh()
@@ -379,8 +384,9 @@ func (s *ctrlState) consider(shed, open float64) {
 	if a.shed <= ctrlShed {
 		most *= 2 // by chance, now and then: a longer run queue is better than a refusal
 	}
+	gated := a.gated > .5*a.blocked // it is not the limit that holds them up
 	full := a.crowd() > most && s.doubt == 0
-	if full && a.crowd() > ctrlCrowd && a.shed > ctrlShed && shed > 0 && s.pauseCrowd == 0 {
+	if full && !gated && a.crowd() > ctrlCrowd && a.shed > ctrlShed && shed > 0 && s.pauseCrowd == 0 {
 		to := max(s.least, int(math.Ceil(ctrlSpare*float64(s.limit)*(1-a.crowd()))))
 		if d := math.Log(float64(s.limit) / float64(to)); to < s.limit {
 			if a.n >= min(s.mostN(), max(16, noise/(.25*d*d))) {
@@ -405,8 +411,8 @@ func (s *ctrlState) consider(shed, open float64) {
 		return
 	}
 	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
-	down := high || a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
-	up := shed > 0 && s.pauseUp == 0 && !full
+	down := high || !gated && a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
+	up := !gated && shed > 0 && s.pauseUp == 0 && !full
 	switch {
 	case down && s.pauseDown == 0 && s.limit > s.least && !(s.ramp && !s.first):
 		f := 1 / s.small(open)

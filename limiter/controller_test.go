@@ -8,9 +8,10 @@ import (
 // ctrlModel is a service in steady state under more load than it can do: what a window at a
 // limit looks like.
 type ctrlModel struct {
-	x    func(limit float64) float64 // throughput, 1/s
-	lag  func(limit float64) float64 // share of the time in service before the work begins
-	shed float64                     // share of arrivals that is sent away
+	x     func(limit float64) float64 // throughput, 1/s
+	lag   func(limit float64) float64 // share of the time in service before the work begins
+	shed  float64                     // share of arrivals that is sent away
+	gated float64                     // share of those blocked that has room under the limit
 }
 
 func (m ctrlModel) window(s ctrlState) ctrlWindow {
@@ -22,6 +23,7 @@ func (m ctrlModel) window(s ctrlState) ctrlWindow {
 	w.shed = w.arrivals - n
 	if m.shed > 0 {
 		w.blocked, w.open = w.arrivals, 0
+		w.gated = m.gated * w.blocked
 	}
 	return w
 }
@@ -61,6 +63,9 @@ func TestControllerCrowd(t *testing.T) {
 		{"little is shed: no trial up where most of the time is a wait", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.6), shed: .05}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
 		{"not crowded: up, as ever", ctrlModel{x: func(l float64) float64 { return 100 * l }, lag: ctrlConst(.1), shed: .3}, 8, 1, nil, 60, 16, [2]int{64, 1 << 20}, 1 << 20},
 		{"little is shed and less waits: up", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.3), shed: .05}, 8, 1, nil, 20, 16, [2]int{8, 32}, 32},
+		{"they wait at the gate and not for the limit: it stands", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.5), shed: .5, gated: .9}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"and where the gate keeps the run queue short", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.1), shed: .5, gated: .9}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"most wait for the limit: the crowd counts", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.6), shed: .5, gated: .1}, 8, 1, nil, 30, 4, [2]int{1, 4}, 8},
 		{"throughput follows the limit: the crowd is not its own, and it grows", waits, 8, 1, nil, 400, 4, [2]int{12, 1 << 20}, 1 << 20},
 	}
 	for _, tt := range tests {
@@ -128,4 +133,17 @@ func FuzzController(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestControllerFull: throughput is inferred from the time in service only where the limit is full, which
+// it is not while arrivals wait for a processor.
+func TestControllerFull(t *testing.T) {
+	w := ctrlWindow{secs: .01, n: 5, ended: 5, sum: .02, arrivals: 10, blocked: 10, shed: 5}
+	if m := w.mean(8); m.inferred == 0 || m.x < 600 {
+		t.Errorf("a full limit of 8 at 4 ms each: throughput %.0f/s, want more than was counted", m.x)
+	}
+	w.gated = 9
+	if m := w.mean(8); m.inferred != 0 || m.x != 500 {
+		t.Errorf("behind the gate: throughput %.0f/s, want the 500/s counted", m.x)
+	}
 }

@@ -1,0 +1,162 @@
+package limiter
+
+import (
+	"context"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestGateSet: there is a gate while work waits for a processor, as wide as there are processors.
+func TestGateSet(t *testing.T) {
+	const ms = time.Millisecond
+	procs := int64(runtime.GOMAXPROCS(0))
+	for _, k := range []struct {
+		rule      string
+		opts      []ConcurrencyOption
+		before    int64
+		work, lag time.Duration
+		gated     float64 // of 64 arrivals
+		want      int64
+	}{
+		{"nothing waits", nil, 0, 2 * ms, 0, 0, 0},
+		{"a twentieth of the time is a wait: not yet", nil, 0, 10 * ms, ms / 2, 0, 0},
+		{"more than that is", nil, 0, 10 * ms, ms, 0, procs},
+		{"a wait of microseconds is nobody's queue", nil, 0, 100 * time.Microsecond, 40 * time.Microsecond, 0, 0},
+		{"the gate has work to do: it stays", nil, procs, 10 * ms, 0, 8, procs},
+		{"it has none: it goes", nil, procs, 10 * ms, 0, 2, 0},
+		{"the processors have changed: so does the gate", nil, procs + 3, 10 * ms, ms, 64, procs},
+		{"brief work has none", nil, procs, 10 * time.Microsecond, 20 * ms, 64, 0},
+		{"without the yield there is none", []ConcurrencyOption{WithoutYield()}, 0, 2 * ms, 8 * ms, 0, 0},
+		{"without a line there is none: it would refuse", []ConcurrencyOption{WithQueue(0, 0)}, 0, 2 * ms, 8 * ms, 0, 0},
+		{"a shadow has none", []ConcurrencyOption{WithShadow()}, 0, 2 * ms, 8 * ms, 0, 0},
+	} {
+		t.Run(k.rule, func(t *testing.T) {
+			a := NewAdaptive(k.opts...).adapt
+			a.gate.Store(k.before)
+			a.lag = k.lag.Seconds()
+			w := ctrlWindow{n: 64, arrivals: 64, gated: k.gated, sum: 64 * (k.work + k.lag).Seconds()}
+			a.crowd(concCount{lag: int64(64 * k.lag), lags: 64}, &w)
+			if got := a.gate.Load(); got != k.want {
+				t.Errorf("gate is %d, want %d", got, k.want)
+			}
+		})
+	}
+}
+
+// gateLimiter returns a limiter with room for 8 and a gate for one, and one that has a permit
+// and has not begun.
+func gateLimiter(t *testing.T) (*Concurrency, Permit) {
+	t.Helper()
+	c := NewAdaptive(WithStart(8))
+	c.adapt.gate.Store(1)
+	p, ok := c.take(1, time.Since(c.base)+1)
+	if !ok {
+		t.Fatal("no permit")
+	}
+	c.adapt.comes(p.slot)
+	return c, p
+}
+
+// TestGate: what comes while enough are on their way to a processor waits, though there are permits, and
+// is let in by whatever takes one of them off that way.
+func TestGate(t *testing.T) {
+	for _, k := range []struct {
+		rule string
+		open func(c *Concurrency, p Permit)
+	}{
+		{"it begins", func(c *Concurrency, p Permit) { c.begin(p.slot) }},
+		{"it never begins: released", func(c *Concurrency, p Permit) { p.Release(Ignored) }},
+		{"the gate goes, and something ends", func(c *Concurrency, p Permit) {
+			c.adapt.gate.Store(0)
+			q, _ := c.TryAcquire(Request{})
+			if q.slot != nil {
+				t.Error("TryAcquire passed by those who wait")
+			}
+			p.Release(Success)
+		}},
+	} {
+		t.Run(k.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, p := gateLimiter(t)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					q, err := c.Acquire(t.Context(), Request{})
+					if err != nil {
+						t.Error(err)
+					}
+					q.Release(Success)
+				}()
+				synctest.Wait()
+				if s := c.Stats(); s.Queued != 1 || s.InFlight != 1 || s.Limit != 8 {
+					t.Fatalf("%d waiting, %d of %d in flight; want 1 behind the gate", s.Queued, s.InFlight, s.Limit)
+				}
+				k.open(c, p)
+				<-done
+				p.Release(Success)
+				gateEmpty(t, c)
+			})
+		})
+	}
+}
+
+func gateEmpty(t *testing.T, c *Concurrency) {
+	t.Helper()
+	if s := c.Stats(); s.Queued != 0 || s.InFlight != 0 {
+		t.Errorf("%d waiting, %d in flight at the end", s.Queued, s.InFlight)
+	}
+	if n := c.adapt.coming.Load(); n != 0 {
+		t.Errorf("%d on their way at the end", n)
+	}
+}
+
+// TestGateBound: who waits at the gate waits in the line, with its bound.
+func TestGateBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, p := gateLimiter(t)
+		began := time.Now()
+		if _, err := c.Acquire(t.Context(), Request{}); err == nil {
+			t.Error("admitted behind a gate that stayed shut")
+		}
+		if d := time.Since(began); d < c.bound || d > c.bound+time.Millisecond {
+			t.Errorf("refused after %v, want %v", d, c.bound)
+		}
+		p.Release(Success)
+		gateEmpty(t, c)
+	})
+}
+
+// TestGateCount: however requests end, none is left counted as on its way.
+func TestGateCount(t *testing.T) {
+	c := NewAdaptive(WithStart(4), WithLimits(1, 16))
+	c.adapt.gate.Store(2)
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(1, uint64(i)))
+			for range 300 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if r.IntN(4) == 0 {
+					go cancel()
+				}
+				p, err := c.Acquire(ctx, Request{Weight: r.IntN(3)})
+				if err == nil {
+					for range r.IntN(4) {
+						runtime.Gosched()
+					}
+					p.Release(Outcome(r.IntN(3)))
+				}
+				cancel()
+				if r.IntN(50) == 0 {
+					c.adapt.gate.Store(int64(r.IntN(3)))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	gateEmpty(t, c)
+}
