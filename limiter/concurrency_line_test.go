@@ -322,49 +322,6 @@ func TestConcurrencyAllocations(t *testing.T) {
 	}
 }
 
-// The limiter with its goroutines, timers and locks does in a bubble what the laboratory says.
-func TestAdaptiveInBubble(t *testing.T) {
-	if concRace {
-		t.Skip("as many goroutines take a minute")
-	}
-	synctest.Test(t, func(t *testing.T) {
-		c := limiter.NewAdaptive()
-		slots := make(chan struct{}, 16) // a store: 16 at a time, 10 ms each, 1,600 a second
-		var good, shed atomic.Int64
-		serve := func() {
-			start := time.Now()
-			p, err := c.Acquire(t.Context(), limiter.Request{})
-			if err != nil {
-				shed.Add(1)
-				return
-			}
-			slots <- struct{}{}
-			time.Sleep(10 * time.Millisecond)
-			<-slots
-			p.Release(limiter.Success)
-			if time.Since(start) < 50*time.Millisecond {
-				good.Add(1)
-			}
-		}
-		for i := range 5 * 4800 {
-			if i == 2*4800 {
-				good.Store(0)
-			}
-			go serve()
-			time.Sleep(time.Second / 4800)
-		}
-		n := good.Load()
-		time.Sleep(time.Second)
-		s := c.Stats()
-		if ratio := float64(n) / (3 * 1600); ratio < .95 {
-			t.Errorf("three times the capacity from the third second on: goodput %.3f of the ideal; %+v", ratio, s)
-		}
-		if s.InFlight != 0 || s.Queued != 0 {
-			t.Errorf("left behind: %+v", s)
-		}
-	})
-}
-
 // SetLimit on an adaptive limiter keeps to its bounds.
 func TestAdaptiveSetLimit(t *testing.T) {
 	c := limiter.NewAdaptive(limiter.WithLimits(2, 50))
