@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"os"
 	"strconv"
+	"syscall"
+	"time"
 )
 
 // tick is the unit of the times in /proc (USER_HZ, 100 on every Linux that Go runs on).
@@ -22,6 +24,13 @@ func processCPU(pid int) (float64, bool) {
 	user, _ := strconv.Atoi(string(f[11]))
 	system, _ := strconv.Atoi(string(f[12]))
 	return float64(user+system) * tick, true
+}
+
+// ownCPU returns the processor time that this process has had, in seconds.
+func ownCPU() (float64, bool) {
+	var r syscall.Rusage
+	err := syscall.Getrusage(syscall.RUSAGE_SELF, &r)
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano()).Seconds(), err == nil
 }
 
 // machineCPU returns the processor time that everybody on the machine has had, in seconds.

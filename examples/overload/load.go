@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -159,6 +161,19 @@ func (k *clientConn) exchange(deadline time.Time) int {
 		return 0
 	}
 	return status
+}
+
+// get returns what the server answers to one request; nothing if it does not.
+func get(addr, path string) string {
+	h := http.Client{Timeout: patience}
+	r, err := h.Get("http://" + addr + path)
+	if err != nil {
+		return ""
+	}
+	defer r.Body.Close()
+	defer h.CloseIdleConnections()
+	b, _ := io.ReadAll(r.Body)
+	return string(b)
 }
 
 var errAnswer = errors.New("not an answer with a length")

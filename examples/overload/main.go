@@ -27,9 +27,7 @@ import (
 func main() {
 	log.SetFlags(0)
 	var a serverArgs
-	flag.StringVar(&a.profile, "serve", "", "be the server of this `profile` (used by the program itself)")
-	flag.BoolVar(&a.wrapped, "wrapped", false, "protect it (used by the program itself)")
-	flag.IntVar(&a.rounds, "rounds", 0, "rounds of computing that take 2 ms (used by the program itself)")
+	a.define(flag.CommandLine)
 	which := flag.String("profile", "cpu,io,mixed", "what the server does: "+describe())
 	procs := flag.Int("procs", 1, "GOMAXPROCS of the servers; 0 is all cores, which they then share with the client")
 	short := flag.Bool("short", false, "fewer and shorter steps")

@@ -5,6 +5,8 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -34,7 +36,7 @@ type progress struct {
 type calibration struct {
 	capacity float64 // answers a second
 	answer   float64 // processor seconds for one; 0 if not known
-	refusal  float64 // processor seconds for a handler that only writes a 503
+	refusal  float64 // processor seconds for a bare 503, on a server that computes beside it
 }
 
 // result is what became of one step on one server.
@@ -47,6 +49,8 @@ type result struct {
 	lost     int
 	p50, p99 time.Duration // of all that were not refused
 	no99     time.Duration // of the refused
+	health99 time.Duration // of the health check, which no layer protects
+	healthy  float64       // share of the health checks that were answered in time
 	lag99    time.Duration // of the client
 	limit    int
 	possible float64 // answers a second that were possible
@@ -56,6 +60,9 @@ type result struct {
 
 // share is the part of the possible that was served in time.
 func (r result) share() float64 { return r.good / r.possible }
+
+// plain is the part served in time of what was offered and could have been served without refusals.
+func (r result) plain(capacity float64) float64 { return r.good / min(r.step.rate, capacity) }
 
 // outcome is a profile's results.
 type outcome struct {
@@ -67,7 +74,7 @@ type outcome struct {
 
 func (p plan) perProfile() time.Duration {
 	steps := time.Duration(len(p.loads)+1) * p.d
-	return p.calibrate*3/2 + 2*(steps+patience+300*time.Millisecond)
+	return p.calibrate*5/2 + 2*(steps+patience+300*time.Millisecond)
 }
 
 func (p plan) steps(capacity float64) []step {
@@ -85,8 +92,8 @@ func (p plan) run(pr profile, left time.Duration) (outcome, error) {
 	if o.cal, err = p.capacity(pr); err != nil {
 		return o, err
 	}
-	left -= p.calibrate * 3 / 2
-	half := (p.perProfile() - p.calibrate*3/2) / 2
+	left -= p.calibrate * 5 / 2
+	half := (p.perProfile() - p.calibrate*5/2) / 2
 	if o.bare, err = p.staircase(pr, false, o.cal, left); err != nil {
 		return o, err
 	}
@@ -115,26 +122,66 @@ func (p plan) capacity(pr profile) (calibration, error) {
 		n *= p.procs
 	}
 	answered := closedLoop(s.addr, "/work", n, 200, p.calibrate, mark)
-	refused := closedLoop(s.addr, "/refuse", 4, 503, p.calibrate/2, mark)
-	answers, refusals, best := 0, 0, 0
+	answers, best := 0, 0
 	for i := range answered {
 		answers += answered[i]
-		refusals += refused[i]
 		best = max(best, answered[i])
 	}
-	if answers == 0 || refusals == 0 {
+	if answers == 0 {
 		return c, fmt.Errorf("profile %s: the server answered nothing", pr.name)
 	}
 	c.capacity = float64(best) / (p.calibrate / 5).Seconds() // the part that was disturbed least
-	c.answer, c.refusal = (cpu[1]-cpu[0])/float64(answers), (cpu[3]-cpu[2])/float64(refusals)
-	if math.IsNaN(c.answer) || math.IsNaN(c.refusal) {
-		c.answer, c.refusal = 0, 0
+	if c.answer = (cpu[1] - cpu[0]) / float64(answers); math.IsNaN(c.answer) {
+		c.answer = 0
 	}
 	if pr.computes && c.answer > 0 {
 		// Not what it did beside all else that ran, but what it could have done.
 		c.capacity = float64(p.procs) / c.answer
 	}
-	return c, nil
+	s.stop()
+	c.refusal, err = p.refusal(pr, c.capacity)
+	return c, err
+}
+
+// refusal measures what a bare 503 costs a server that is as busy as one under overload: how
+// much less it computes for the processor time it gets while refusals are asked of it, at ten times the capacity.
+// It returns 0 if that is not known. An idle server would do for less: it has nothing else in its caches, and
+// reads a request as soon as it has come.
+func (p plan) refusal(pr profile, capacity float64) (float64, error) {
+	s, err := start(serverArgs{profile: pr.name, busy: true, rounds: p.rounds}, p.procs)
+	if err != nil {
+		return 0, err
+	}
+	defer s.stop()
+	read := func() (n, cpu float64) {
+		if _, e := fmt.Sscan(get(s.addr, "/computed"), &n, &cpu); e != nil {
+			err = fmt.Errorf("profile %s: what the busy server computed: %w", pr.name, e)
+		}
+		return n, cpu
+	}
+	// The machine's pace changes: each measurement has its own reference, and the median counts.
+	const times = 5
+	var cost []float64
+	for i := range times {
+		n0, cpu0 := read()
+		time.Sleep(p.calibrate / times / 2)
+		n1, cpu1 := read()
+		c, t := newClient(s.addr, "/refuse"), &tally{}
+		c.run(step{rate: min(10*capacity, p.mostRate), d: p.calibrate / times}, t, time.Now(), p.seed+uint64(i))
+		c.close()
+		n2, cpu2 := read()
+		if err != nil {
+			return 0, err
+		}
+		if len(t.refused) > 0 && n1 > n0 {
+			cost = append(cost, ((cpu2-cpu1)-(n2-n1)*(cpu1-cpu0)/(n1-n0))/float64(len(t.refused)))
+		}
+	}
+	if len(cost) == 0 {
+		return 0, nil
+	}
+	slices.Sort(cost)
+	return max(0, cost[len(cost)/2]), nil
 }
 
 // staircase drives one server through all steps.
@@ -148,16 +195,22 @@ func (p plan) staircase(pr profile, wrapped bool, cal calibration, left time.Dur
 	if wrapped {
 		name = "wrapped"
 	}
-	c := newClient(s.addr, "/work")
+	c, probe := newClient(s.addr, "/work"), newClient(s.addr, "/healthz")
 	steps := p.steps(cal.capacity)
-	tallies := make([]*tally, len(steps))
+	tallies, healths := make([]*tally, len(steps)), make([]*tally, len(steps))
 	out := make([]result, len(steps))
 	next := time.Now()
 	for i, st := range steps {
-		t := &tally{}
-		tallies[i] = t
+		t, health := &tally{}, &tally{}
+		tallies[i], healths[i] = t, health
 		done := make(chan struct{})
-		go func() { c.run(st, t, next, p.seed+uint64(i)); close(done) }()
+		go func() {
+			var both sync.WaitGroup
+			both.Go(func() { c.run(st, t, next, p.seed+uint64(i)) })
+			both.Go(func() { probe.run(step{rate: healthRate, d: st.d}, health, next, p.seed+uint64(i)) })
+			both.Wait()
+			close(done)
+		}()
 		before := readCPU(s)
 		began := time.Now()
 		limits := map[int]int{}
@@ -184,6 +237,7 @@ func (p plan) staircase(pr profile, wrapped bool, cal calibration, left time.Dur
 		}
 	}
 	c.close() // the last answers come, or do not
+	probe.close()
 	for i, t := range tallies {
 		r := &out[i]
 		secs := r.step.d.Seconds()
@@ -191,6 +245,8 @@ func (p plan) staircase(pr profile, wrapped bool, cal calibration, left time.Dur
 		r.good, r.refused = float64(t.good)/secs, float64(len(t.refused))/secs
 		r.p50, r.p99 = quantile(t.open, .5), quantile(t.open, .99)
 		r.no99, r.lag99 = quantile(t.refused, .99), quantile(t.lag, .99)
+		r.health99 = quantile(healths[i].open, .99)
+		r.healthy = float64(healths[i].good) / float64(max(1, healths[i].sent))
 		r.possible = min(r.step.rate, cal.capacity)
 		if r.cpu >= 0 && cal.answer > 0 {
 			cores := min(float64(p.procs), float64(runtime.NumCPU())-r.others) - r.refused*cal.refusal
@@ -199,6 +255,10 @@ func (p plan) staircase(pr profile, wrapped bool, cal calibration, left time.Dur
 	}
 	return out, nil
 }
+
+// healthRate is how often the health check is asked for, a second: so little that the answers to it take
+// nothing from the rest, so much that a step has a 99th percentile.
+const healthRate = 100
 
 // cpuTimes are the processor seconds that a server, this client and the whole machine have had.
 type cpuTimes struct {
@@ -222,12 +282,11 @@ func (p plan) outcomeOf(st step, cal calibration, from, to cpuTimes, secs float6
 }
 
 // heldShare is the floor: the wrapped server has held if in every step from 1.5 times the capacity on, and
-// in the one after the surge, it served in time at least this part of what was possible, and if the
-// median of what it did not refuse came in time.
+// in the one after the surge, it served in time at least this part of what was possible and of the health
+// checks, and if the median of what it did not refuse came in time.
 //
-// On one P and a quiet machine the part is 0.85 to 1 and the median 10 to 50 ms; the unprotected server's are mostly 0 to
-// 0.1 and 1 s, once its queues have filled. A half lies far from both; the mixed profile on several Ps, whose
-// limit settles too high, comes near it (0.55 to 1). What else runs on the machine takes cores away,
+// On a quiet machine the part is 0.9 to 1 and the median 10 to 30 ms; the unprotected server's are mostly 0 to
+// 0.1 and 1 s, once its queues have filled. A half lies far from both. What else runs on the machine takes cores away,
 // which is counted, and holds single requests up for time slices, which is not: that is why
 // nothing is asked of the 99th percentile.
 const heldShare = .5
@@ -241,6 +300,9 @@ func (o outcome) held() (broken []string) {
 		at := fmt.Sprintf("%s at %s", o.profile.name, r.step.name())
 		if r.share() < heldShare {
 			broken = append(broken, fmt.Sprintf("%s: %.0f/s in time, of %.0f/s possible; at least %.0f %% were to be", at, r.good, r.possible, 100*heldShare))
+		}
+		if r.healthy < heldShare {
+			broken = append(broken, fmt.Sprintf("%s: %.0f %% of the health checks were answered in time; at least %.0f %% were to be", at, 100*r.healthy, 100*heldShare))
 		}
 		if r.p50 > inTime {
 			broken = append(broken, fmt.Sprintf("%s: p50 %v; at most %v was to be", at, r.p50.Round(time.Millisecond), inTime))

@@ -59,23 +59,25 @@ func table(out io.Writer, p plan, all []outcome) {
 		}
 		fmt.Fprintf(out, "%s: %s. GOMAXPROCS %d, capacity %.0f/s", o.profile.name, o.profile.what, p.procs, o.cal.capacity)
 		if o.cal.answer > 0 {
-			fmt.Fprintf(out, "; an answer takes %.2f ms of a core, a bare 503 %.0f us", 1e3*o.cal.answer, 1e6*o.cal.refusal)
+			fmt.Fprintf(out, "; an answer takes %.2f ms of a core, a bare 503 of a busy server %.0f us", 1e3*o.cal.answer, 1e6*o.cal.refusal)
 		}
 		fmt.Fprintln(out)
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(w, "offered\t/s\tserver\tin time/s\tof possible\t503/s\tlate\tlost\tp50\tp99\t503 p99\tlimit\tcores\tothers\tlag p99\t")
+		fmt.Fprintln(w, "offered\t/s\tserver\tin time/s\tof capacity\tof possible\t503/s\tlate\tlost\tp50\tp99\t503 p99\thealth p99\tlimit\tcores\tothers\tlag p99\t")
 		for j := range o.bare {
-			row(w, "unprotected", o.bare[j])
-			row(w, "wrapped", o.wrapped[j])
+			row(w, "unprotected", o.cal, o.bare[j])
+			row(w, "wrapped", o.cal, o.wrapped[j])
 		}
 		w.Flush()
 	}
 	fmt.Fprintf(out, "\nin time: 200 within %v. p50, p99: of all that were not refused, those without an answer after %v among them.\n", inTime, patience)
-	fmt.Fprintln(out, "of possible: of what was offered and what the cores could do that other processes and the 503s left.")
+	fmt.Fprintln(out, "of capacity: of what was offered and what the server does when it refuses nothing and has its cores to itself.")
+	fmt.Fprintln(out, "of possible: of what was offered and what the cores could do that other processes and the 503s left, each at the cost of a bare one.")
+	fmt.Fprintln(out, "health: a route of the same server that no layer protects, asked for all the while.")
 	fmt.Fprintln(out, "cores: what the server used; others: the client and whatever else ran. lag: how late the client sent.")
 }
 
-func row(w io.Writer, server string, r result) {
+func row(w io.Writer, server string, cal calibration, r result) {
 	ms := func(d time.Duration) string {
 		if d == 0 {
 			return "-"
@@ -89,6 +91,6 @@ func row(w io.Writer, server string, r result) {
 	if r.cpu >= 0 {
 		cores, others = fmt.Sprintf("%.2f", r.cpu), fmt.Sprintf("%.2f", r.others)
 	}
-	fmt.Fprintf(w, "%s\t%.0f\t%s\t%.0f\t%.2f\t%.0f\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
-		r.step.name(), r.step.rate, server, r.good, r.share(), r.refused, r.late, r.lost, ms(r.p50), ms(r.p99), ms(r.no99), limit, cores, others, ms(r.lag99))
+	fmt.Fprintf(w, "%s\t%.0f\t%s\t%.0f\t%.2f\t%.2f\t%.0f\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
+		r.step.name(), r.step.rate, server, r.good, r.plain(cal.capacity), r.share(), r.refused, r.late, r.lost, ms(r.p50), ms(r.p99), ms(r.no99), ms(r.health99), limit, cores, others, ms(r.lag99))
 }

@@ -5,12 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -107,11 +109,20 @@ func calibrate(d time.Duration) int {
 type serverArgs struct {
 	profile string
 	wrapped bool
+	busy    bool // its processors compute all the time
 	rounds  int
 }
 
+func (a *serverArgs) define(f *flag.FlagSet) {
+	const own = " (used by the program itself)"
+	f.StringVar(&a.profile, "serve", "", "be the server of this `profile`"+own)
+	f.BoolVar(&a.wrapped, "wrapped", false, "protect it"+own)
+	f.BoolVar(&a.busy, "busy", false, "let it compute all the time"+own)
+	f.IntVar(&a.rounds, "rounds", 0, "rounds of computing that take 2 ms"+own)
+}
+
 func (a serverArgs) flags() []string {
-	return []string{"-serve", a.profile, "-wrapped=" + strconv.FormatBool(a.wrapped), "-rounds", strconv.Itoa(a.rounds)}
+	return []string{"-serve", a.profile, "-wrapped=" + strconv.FormatBool(a.wrapped), "-busy=" + strconv.FormatBool(a.busy), "-rounds", strconv.Itoa(a.rounds)}
 }
 
 // serve is the server, until its standard input ends. It prints its address, and then, if it is
@@ -139,12 +150,33 @@ func serve(a serverArgs) error {
 		stack = middleware.New() // what Wrap does; a Stack can be asked for numbers
 		h = stack.Handler(mux)
 	}
+	all := http.NewServeMux()
+	all.Handle("/", h)
+	all.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
+	var computed atomic.Int64
+	all.HandleFunc("GET /computed", func(w http.ResponseWriter, r *http.Request) {
+		cpu, _ := ownCPU()
+		fmt.Fprintf(w, "%d %g\n", computed.Load(), cpu)
+	})
+	if a.busy {
+		for range runtime.GOMAXPROCS(0) {
+			go func() {
+				for {
+					for range 20 {
+						s.compute(.05)
+						computed.Add(1)
+					}
+					runtime.Gosched()
+				}
+			}()
+		}
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	fmt.Println(l.Addr())
-	hs := &http.Server{Handler: h}
+	hs := &http.Server{Handler: all}
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		hs.Close()
