@@ -274,6 +274,11 @@ func (a *adaptive) tune(c *Concurrency) {
 		bound := tight + u*(wide-tight)
 		c.bound = time.Duration(bound * 1e9)
 		c.places = 3 + int(1.5*x*bound)
+		if a.gate.Load() > 0 && a.shedE <= .15 {
+			// First in, first out at the pace of the processors: whoever comes beyond the bound would
+			// be refused when it is over, and can as well be told at once.
+			c.places = 2 + int(1.1*x*bound)
+		}
 	}
 	c.line.lifo = a.shedE > .15
 	if c.conf.queueSet {

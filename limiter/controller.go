@@ -384,9 +384,10 @@ func (s *ctrlState) consider(shed, open float64) {
 	if a.shed <= ctrlShed {
 		most *= 2 // by chance, now and then: a longer run queue is better than a refusal
 	}
-	gated := a.gated > .5*a.blocked // it is not the limit that holds them up
+	byGate := a.gated > .5*a.blocked             // most wait for a processor and not for the limit
+	byLimit := a.blocked-a.gated > .05*a.blocked // some wait for that
 	full := a.crowd() > most && s.doubt == 0
-	if full && !gated && a.crowd() > ctrlCrowd && a.shed > ctrlShed && shed > 0 && s.pauseCrowd == 0 {
+	if full && !byGate && a.crowd() > ctrlCrowd && a.shed > ctrlShed && shed > 0 && s.pauseCrowd == 0 {
 		to := max(s.least, int(math.Ceil(ctrlSpare*float64(s.limit)*(1-a.crowd()))))
 		if d := math.Log(float64(s.limit) / float64(to)); to < s.limit {
 			if a.n >= min(s.mostN(), max(16, noise/(.25*d*d))) {
@@ -411,8 +412,8 @@ func (s *ctrlState) consider(shed, open float64) {
 		return
 	}
 	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
-	down := high || !gated && a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
-	up := !gated && shed > 0 && s.pauseUp == 0 && !full
+	down := high || !byGate && a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
+	up := byLimit && shed > 0 && s.pauseUp == 0 && (byGate || !full)
 	switch {
 	case down && s.pauseDown == 0 && s.limit > s.least && !(s.ramp && !s.first):
 		f := 1 / s.small(open)
@@ -534,7 +535,9 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	}
 	// All that comes is served at the limit on trial, in the time it took before.
 	met := up && a.shed > .1 && m.shed < .02 && n >= 32 && math.Log(m.r/a.r) < .3*d
-	if !clear && !met {
+	// Those who wait no longer wait for the limit, and nothing takes longer for it.
+	harmless := up && m.gated > .5*m.blocked && n >= 32 && math.Log(m.r/a.r) < .3*d && mean > -se
+	if !clear && !met && !harmless {
 		if s.here < min(s.mostN(), max(2*a.n, 32)) {
 			return
 		}
@@ -575,7 +578,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		// Throughput cannot follow then, but a limit that costs no time in service is free.
 		free := s.cv2 > .2 && a.shed < .1 && m.shed <= a.shed && n >= 32 && m.r < ctrlFree*s.base &&
 			math.Log(m.r/a.r) < .3*d
-		if mean > thr || free || met {
+		if mean > thr || free || met || harmless {
 			s.anchor = ctrlMean{}
 			s.accept(m, mean, w)
 			return

@@ -12,11 +12,16 @@ type ctrlModel struct {
 	lag   func(limit float64) float64 // share of the time in service before the work begins
 	shed  float64                     // share of arrivals that is sent away
 	gated float64                     // share of those blocked that has room under the limit
+	free  float64                     // the limit from which on it is all of them
+	r     func(limit float64) float64 // time in service; nil is that of a limit that is full
 }
 
 func (m ctrlModel) window(s ctrlState) ctrlWindow {
 	x := m.x(float64(s.limit))
 	r := float64(s.limit) / x
+	if m.r != nil {
+		r = m.r(float64(s.limit))
+	}
 	n := math.Ceil(max(s.needN, s.needSecs*x, 1))
 	w := ctrlWindow{secs: n / x, n: n, ended: n, sum: n * r, squares: n * r * r, lag: n * r * m.lag(float64(s.limit)), open: 1}
 	w.arrivals = n / (1 - m.shed)
@@ -24,6 +29,9 @@ func (m ctrlModel) window(s ctrlState) ctrlWindow {
 	if m.shed > 0 {
 		w.blocked, w.open = w.arrivals, 0
 		w.gated = m.gated * w.blocked
+		if m.free > 0 && float64(s.limit) >= m.free {
+			w.gated = w.blocked
+		}
 	}
 	return w
 }
@@ -63,8 +71,9 @@ func TestControllerCrowd(t *testing.T) {
 		{"little is shed: no trial up where most of the time is a wait", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.6), shed: .05}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
 		{"not crowded: up, as ever", ctrlModel{x: func(l float64) float64 { return 100 * l }, lag: ctrlConst(.1), shed: .3}, 8, 1, nil, 60, 16, [2]int{64, 1 << 20}, 1 << 20},
 		{"little is shed and less waits: up", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.3), shed: .05}, 8, 1, nil, 20, 16, [2]int{8, 32}, 32},
-		{"they wait at the gate and not for the limit: it stands", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.5), shed: .5, gated: .9}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
-		{"and where the gate keeps the run queue short", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.1), shed: .5, gated: .9}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"they wait at the gate and not for the limit: it stands", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.5), shed: .5, gated: 1}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"and where the gate keeps the run queue short", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.1), shed: .5, gated: 1}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"some wait for the limit too: up, once, since nothing takes longer for it", ctrlModel{x: ctrlConst(500), r: ctrlConst(.02), lag: ctrlConst(.1), shed: .5, gated: .9, free: 12}, 8, 1, nil, 200, 16, [2]int{16, 16}, 16},
 		{"most wait for the limit: the crowd counts", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.6), shed: .5, gated: .1}, 8, 1, nil, 30, 4, [2]int{1, 4}, 8},
 		{"throughput follows the limit: the crowd is not its own, and it grows", waits, 8, 1, nil, 400, 4, [2]int{12, 1 << 20}, 1 << 20},
 	}
