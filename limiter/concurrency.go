@@ -227,14 +227,9 @@ func (c *Concurrency) begin(s *concSlot) {
 	}
 	s.coming = false
 	c.adapt.coming.Add(-1)
-	if c.state.Load()&concWaiting == 0 {
-		return
+	if c.state.Load()&concWaiting != 0 {
+		c.handOn()
 	}
-	now := time.Since(c.base)
-	c.mu.Lock()
-	woken := c.dispatch(now)
-	c.mu.Unlock()
-	concWake(woken)
 }
 
 // pause lets whatever is runnable run, so that it is admitted or queued too before the
@@ -288,20 +283,29 @@ var errFull = &Error{Err: ErrSaturated}
 
 // take is the whole of Acquire when there is room and nobody waits.
 func (c *Concurrency) take(weight int64, now time.Duration) (Permit, bool) {
-	limit := c.limit.Load()
-	weight = min(weight, limit)
-	if c.state.Load()+weight > limit {
-		if !c.conf.shadow {
-			return Permit{}, false
-		}
-		c.shadowed(weight, limit)
-	}
-	if c.state.Add(weight) > limit && !c.conf.shadow {
-		c.giveBack(weight, 0)
+	if weight = c.room(weight); weight == 0 {
 		return Permit{}, false
 	}
 	s := c.newSlot(weight, now)
 	return Permit{s, s.gen.Load()}, true
+}
+
+// room takes weight, or the limit if that is less, if there is room for it and nobody waits;
+// it returns how much it took.
+func (c *Concurrency) room(weight int64) int64 {
+	limit := c.limit.Load()
+	weight = min(weight, limit)
+	if c.state.Load()+weight > limit {
+		if !c.conf.shadow {
+			return 0
+		}
+		c.shadowed(weight, limit)
+	}
+	if c.state.Add(weight) > limit && !c.conf.shadow {
+		c.giveBack(weight)
+		return 0
+	}
+	return weight
 }
 
 // shadowed counts a request that finds no room where nothing is refused.
@@ -330,13 +334,15 @@ func (c *Concurrency) cell(s *concSlot) *concCell {
 }
 
 // giveBack returns weight to the limiter and grants it to whoever waits.
-func (c *Concurrency) giveBack(weight int64, now time.Duration) {
-	if c.state.Add(-weight)&concWaiting == 0 {
-		return
+func (c *Concurrency) giveBack(weight int64) {
+	if c.state.Add(-weight)&concWaiting != 0 {
+		c.handOn()
 	}
-	if now == 0 {
-		now = time.Since(c.base)
-	}
+}
+
+// handOn grants what has come free to whoever waits.
+func (c *Concurrency) handOn() {
+	now := time.Since(c.base)
 	c.mu.Lock()
 	woken := c.dispatch(now)
 	c.mu.Unlock()
@@ -419,11 +425,10 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 		c.mu.Lock()
 	}
 	if client != nil {
-		d := -cost
 		if !charged {
-			d += time.Duration(weight) * took
+			cost -= time.Duration(weight) * took
 		}
-		c.line.charge(client, d)
+		c.line.charge(client, -cost)
 		if o != Ignored {
 			c.service += (took - c.service) / 16
 		}
@@ -510,13 +515,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	if latest != 0 && (now > latest || c.line.n > 0 && now+c.expected(client, level) > latest) {
 		return nil, Permit{}, woken, c.refuse(queueDeadline)
 	}
-	if w = c.free; w != nil {
-		c.free = w.wake
-		c.nfree--
-		w.wake = nil
-	} else {
-		w = &queueWaiter{ready: make(chan struct{}, 1)}
-	}
+	w = c.waiter()
 	w.level, w.weight, w.entered, w.arrived, w.latest = level, weight, now, now, latest
 	if !r.Arrived.IsZero() {
 		w.arrived = r.Arrived.Sub(c.base)
@@ -528,7 +527,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 		c.lastGrant = now
 		c.state.Add(concWaiting)
 	}
-	if c.line.n > c.places {
+	if c.line.n-c.line.kept > c.places {
 		v := c.line.victim(client)
 		if v == w {
 			c.line.remove(w)
@@ -542,6 +541,18 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	// A permit may have come back before the line was seen to have somebody in it.
 	woken = concJoin(c.dispatch(now), woken)
 	return w, Permit{}, woken, nil
+}
+
+// waiter returns a waiter to fill in. The lock is held.
+func (c *Concurrency) waiter() *queueWaiter {
+	w := c.free
+	if w == nil {
+		return &queueWaiter{ready: make(chan struct{}, 1)}
+	}
+	c.free = w.wake
+	c.nfree--
+	w.wake = nil
+	return w
 }
 
 func (c *Concurrency) takeLocked(weight int64, now time.Duration) (Permit, bool) {
@@ -566,6 +577,11 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter) (Permit, error) 
 		if w.queued {
 			c.line.remove(w)
 			c.left++
+			if s := w.kept; s != nil {
+				c.cell(s).done[Ignored].Add(1)
+				s.c = nil
+				concSlots.Put(s)
+			}
 			c.recycle(w)
 			// With the one that held its place open gone, there may be room for the next.
 			woken := c.dispatch(time.Since(c.base))
@@ -615,31 +631,9 @@ func (c *Concurrency) dispatch(now time.Duration) (woken *queueWaiter) {
 			woken = c.drop(w, queueDeadline, woken)
 			continue
 		}
-		limit := c.limit.Load()
-		weight := min(w.weight, limit)
-		if c.state.Load()&^concWaiting+weight > limit || c.shut() {
+		if !c.grant(w, now) {
 			break
 		}
-		if c.state.Add(weight)&^concWaiting > limit {
-			// Somebody's add is in the way who will take it back and then come here.
-			c.state.Add(-weight)
-			break
-		}
-		gap := float64(max(now-c.lastGrant, 0)) / float64(weight)
-		c.lastGrant = now
-		c.gaps = min(c.gaps+1, 32)
-		c.gap += (gap - c.gap) / float64(c.gaps)
-		c.granted++
-		c.waited += now - w.entered
-		client := w.client
-		c.line.remove(w)
-		s := c.newSlot(weight, now)
-		s.client, s.cost = client, time.Duration(weight)*max(c.service, 1)
-		if c.adapt != nil {
-			c.adapt.comes(s)
-		}
-		c.line.serve(client, s.cost)
-		w.slot = s
 		w.wake, woken = woken, w
 	}
 	if c.line.n == 0 {
@@ -650,6 +644,41 @@ func (c *Concurrency) dispatch(now time.Duration) (woken *queueWaiter) {
 
 // shut says that nobody is let in because enough are on their way to a processor.
 func (c *Concurrency) shut() bool { return c.adapt != nil && c.adapt.shut() }
+
+// grant gives w a permit and takes it out of the line, if there is room for it. The lock is held.
+func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
+	limit := c.limit.Load()
+	weight := min(w.weight, limit)
+	if c.state.Load()&^concWaiting+weight > limit || c.shut() {
+		return false
+	}
+	if c.state.Add(weight)&^concWaiting > limit {
+		// Somebody's add is in the way who will take it back and then come here.
+		c.state.Add(-weight)
+		return false
+	}
+	gap := float64(max(now-c.lastGrant, 0)) / float64(weight)
+	c.lastGrant = now
+	c.gaps = min(c.gaps+1, 32)
+	c.gap += (gap - c.gap) / float64(c.gaps)
+	client := w.client
+	c.line.remove(w)
+	s := w.kept
+	if s != nil {
+		s.weight, s.start, s.charged, s.lags = weight, now, false, 0
+	} else {
+		s = c.newSlot(weight, now)
+		c.granted++
+		c.waited += now - w.entered
+		if c.adapt != nil {
+			c.adapt.comes(s)
+		}
+	}
+	s.client, s.cost = client, time.Duration(weight)*max(c.service, 1)
+	c.line.serve(client, s.cost)
+	w.slot = s
+	return true
+}
 
 // settled takes the sign away that somebody waits.
 func (c *Concurrency) settled(now time.Duration) {
@@ -735,7 +764,7 @@ func (c *Concurrency) expected(client *queueClient, level int) time.Duration {
 }
 
 func (c *Concurrency) recycle(w *queueWaiter) {
-	w.client = nil
+	w.client, w.kept = nil, nil
 	if c.nfree < c.places {
 		w.wake, c.free = c.free, w
 		c.nfree++
@@ -766,6 +795,9 @@ func concJoin(a, b *queueWaiter) *queueWaiter {
 
 // arm makes sure that the timer fires when the oldest waiter has waited long enough.
 func (c *Concurrency) arm(now time.Duration) {
+	if c.line.oldest == nil {
+		return // only permits that stand back, and these wait without an end
+	}
 	at := c.line.oldest.entered + c.bound + 1
 	if c.timerAt != 0 && c.timerAt <= at {
 		return

@@ -29,8 +29,8 @@ const (
 // queueWaiter is one place in the line. It belongs to the lock of the Concurrency until
 // it is taken out; from then on to the goroutine that waits for ready.
 type queueWaiter struct {
-	prev, next *queueWaiter // all waiters, in the order they came
-	up, down   *queueWaiter // those of the same client and level, likewise
+	prev, next *queueWaiter // all waiters that are not kept, in the order they came
+	up, down   *queueWaiter // those of the same client and level, by arrival
 	client     *queueClient
 	level      int
 	weight     int64
@@ -41,6 +41,7 @@ type queueWaiter struct {
 	queued bool
 	reason queueReason
 	slot   *concSlot     // the permit, once granted
+	kept   *concSlot     // a permit that stands back: it has no place that could be lost
 	ready  chan struct{} // capacity 1: says that reason or slot has been decided
 	wake   *queueWaiter  // the list of those to be told after the lock is gone
 }
@@ -74,7 +75,8 @@ type queueClient struct {
 // waiter leaves in constant time from anywhere.
 type queueLine struct {
 	oldest, newest *queueWaiter
-	n              int
+	n              int // all who wait
+	kept           int // of these, permits that stand back
 	lifo           bool
 	step           time.Duration // what one level of priority is worth in waiting time
 
@@ -166,26 +168,38 @@ func queueLevel(priority int) int {
 	return min(max(priority, queueMinPriority), queueMaxPriority) - queueMinPriority
 }
 
-// push puts w at the end of its client's list.
+// push puts w at the end of its client's list, or where it belongs by its arrival if it is kept.
 func (l *queueLine) push(w *queueWaiter, c *queueClient) {
 	w.client, w.queued, w.reason = c, true, queueNone
-	w.prev, w.next = l.newest, nil
-	if l.newest != nil {
-		l.newest.next = w
-	} else {
-		l.oldest = w
-	}
-	l.newest = w
 	l.n++
-
 	list := &c.lists[w.level]
 	w.up, w.down = list.last, nil
-	if list.last != nil {
-		list.last.down = w
+	if w.kept != nil {
+		l.kept++
+		// It came before nearly all, and of those that came when it did it was the first.
+		w.up, w.down = nil, list.first
+		for w.down != nil && w.down.arrived < w.arrived {
+			w.up, w.down = w.down, w.down.down
+		}
+	} else {
+		w.prev = l.newest
+		if l.newest != nil {
+			l.newest.next = w
+		} else {
+			l.oldest = w
+		}
+		l.newest = w
+	}
+	if w.up != nil {
+		w.up.down = w
 	} else {
 		list.first = w
 	}
-	list.last = w
+	if w.down != nil {
+		w.down.up = w
+	} else {
+		list.last = w
+	}
 	c.levels |= 1 << w.level
 	c.count[w.level]++
 	c.n++
@@ -200,17 +214,21 @@ func (l *queueLine) push(w *queueWaiter, c *queueClient) {
 
 // remove takes w out, from wherever it stands.
 func (l *queueLine) remove(w *queueWaiter) {
-	if w.prev != nil {
-		w.prev.next = w.next
-	} else {
-		l.oldest = w.next
-	}
-	if w.next != nil {
-		w.next.prev = w.prev
-	} else {
-		l.newest = w.prev
-	}
 	l.n--
+	if w.kept != nil {
+		l.kept--
+	} else {
+		if w.prev != nil {
+			w.prev.next = w.next
+		} else {
+			l.oldest = w.next
+		}
+		if w.next != nil {
+			w.next.prev = w.prev
+		} else {
+			l.newest = w.prev
+		}
+	}
 
 	c := w.client
 	list := &c.lists[w.level]
@@ -271,7 +289,18 @@ func (l *queueLine) best(c *queueClient) *queueWaiter {
 	return w
 }
 
-// worst returns which waiter of c would be served last.
+// urgent reports whether the one who is next goes before work of that level that arrived
+// then and has its permit: it has a higher level, or a lower key. Where the newest goes first nobody
+// who is at work has to make room.
+func (l *queueLine) urgent(level int, arrived time.Duration) bool {
+	w := l.head()
+	if w == nil || l.lifo {
+		return false
+	}
+	return w.level > level || w.arrived-time.Duration(w.level)*l.step < arrived-time.Duration(level)*l.step
+}
+
+// worst returns which waiter of c would be served last, of those that are not kept; nil if all are.
 func (l *queueLine) worst(c *queueClient) *queueWaiter {
 	var w *queueWaiter
 	var key time.Duration
@@ -280,11 +309,21 @@ func (l *queueLine) worst(c *queueClient) *queueWaiter {
 		m &^= 1 << level
 		bonus := time.Duration(level) * l.step
 		if l.lifo {
-			if x := c.lists[level].first; w == nil || -x.arrived-bonus > key {
+			x := c.lists[level].first
+			for x != nil && x.kept != nil {
+				x = x.down
+			}
+			if x != nil && (w == nil || -x.arrived-bonus > key) {
 				w, key = x, -x.arrived-bonus
 			}
-		} else if x := c.lists[level].last; w == nil || x.arrived-bonus > key {
-			w, key = x, x.arrived-bonus
+		} else {
+			x := c.lists[level].last
+			for x != nil && x.kept != nil {
+				x = x.up
+			}
+			if x != nil && (w == nil || x.arrived-bonus > key) {
+				w, key = x, x.arrived-bonus
+			}
 		}
 	}
 	return w
@@ -303,10 +342,12 @@ func (l *queueLine) victim(newcomer *queueClient) *queueWaiter {
 			l.look = 0
 		}
 		if c := l.order[l.look]; c.n > share {
-			return l.worst(c)
+			if w := l.worst(c); w != nil {
+				return w
+			}
 		}
 	}
-	return l.worst(newcomer) // not reached: not all can be below the average
+	return l.worst(newcomer) // the others have nobody there who could go
 }
 
 // charge says that a client has had service worth d more (or less) than was thought.

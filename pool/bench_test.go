@@ -26,6 +26,10 @@ func TestAllocations(t *testing.T) {
 	}{
 		{"Do: the context it passes on", 1, func() { p.Do(ctx, nop) }},
 		{"Do with options", 1, func() { p.Do(ctx, nop, pool.WithPriority(2), pool.WithKind("report"), pool.WithClient("a")) }},
+		{"Do with the plain context", 0, func() { p.Do(ctx, nop, pool.WithPlainContext()) }},
+		{"Do with the plain context and options", 0, func() {
+			p.Do(ctx, nop, pool.WithPlainContext(), pool.WithPriority(2), pool.WithKind("report"), pool.WithClient("a"))
+		}},
 		{"Enter and Leave", 1, func() { _, s, _ := p.Enter(ctx); s.Leave() }},
 		{"Submit and Wait", 2, func() { pool.Submit(ctx, p, one).Wait(ctx) }},
 	} {
@@ -90,6 +94,18 @@ func BenchmarkDo(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			p.Do(ctx, nop, pool.WithPriority(1), pool.WithClient("a"), pool.WithKind("k"))
+		}
+	})
+	b.Run("pool/plain", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			p.Do(ctx, nop, pool.WithPlainContext())
+		}
+	})
+	b.Run("pool/plain,options", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			p.Do(ctx, nop, pool.WithPlainContext(), pool.WithPriority(1), pool.WithClient("a"), pool.WithKind("k"))
 		}
 	})
 	b.Run("pool/nested", func(b *testing.B) {

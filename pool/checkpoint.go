@@ -12,9 +12,10 @@ import (
 //
 // It returns the cause if ctx has ended, and [ErrShutdown] once the pool's time for draining is
 // over; the task should then return that error. If a task of a higher priority waits for a
-// slot, Checkpoint gives it this one and joins the line with the time at which the task first
-// arrived; it returns when there is a slot again, and for 10 ms from then on does not do it
-// again. Where ctx carries no slot only its end is reported.
+// slot and is next in line, Checkpoint gives it this one and joins the line with the time at which
+// the task first arrived; it is not refused there, and returns when there is a slot again, or
+// when ctx ends. For 10 ms from then on it does not do it again. Where ctx carries no slot only
+// its end is reported.
 //
 // While nobody more urgent waits it costs a few loads of memory and neither allocates nor locks.
 func Checkpoint(ctx context.Context) error {
@@ -25,73 +26,99 @@ func Checkpoint(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}
-	p := s.pool
+	p := s.kind.pool
 	if p.stopped.Load() {
 		return ErrShutdown
 	}
-	for i := int(s.level) + 1; i < len(p.waiting); i++ {
+	if !p.waits(s.level() + 1) {
+		return nil
+	}
+	return s.standBack(ctx, false)
+}
+
+// waits reports whether a task of that level or a higher one waits.
+func (p *Pool) waits(level int) bool {
+	for i := level; i < len(p.waiting); i++ {
 		if p.waiting[i].Load() > 0 {
-			return s.standBack(ctx, s.arrived, true)
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
 // turn is how long a task that has stood back runs before it does so again. It keeps a
 // flood of urgent work from leaving it a checkpoint's worth of time in between.
 const turn = 10 * time.Millisecond
 
-// standBack gives the slot to the one who is next and waits for another, in the line as
-// one who arrived at the given time; keep says that this is an earlier time than now and that
-// the place in the line that goes with it is to be kept.
-func (s *slot) standBack(ctx context.Context, arrived time.Duration, keep bool) error {
-	s.yield.Lock()
-	defer s.yield.Unlock()
-	if !s.state.CompareAndSwap(slotHeld, slotYielded) {
+// standBack gives the slot to the one who is next in line, if that is one more urgent, and
+// waits until it comes back. next says that the task has ended and another of the same sort
+// begins in its slot, which has only just arrived; otherwise the task keeps its place in the line.
+func (s *slot) standBack(ctx context.Context, next bool) error {
+	w := s.stand()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !s.move(slotHeld, slotYielded) {
 		return nil // the task is over
 	}
-	p := s.pool
-	from := p.now()
-	if keep && s.resumed != 0 && from-s.resumed < turn {
-		if !s.state.CompareAndSwap(slotYielded, slotHeld) {
-			s.settle() // left in the meantime
-		}
-		return nil
-	}
-	if s.began == untimed { // and yet it runs for long enough to be asked to stand back
-		s.began, arrived = from, from
-	}
-	priority := int(s.level) - 8
-	if keep {
-		// Those of one priority stand in the line as they joined it. One level up and one
-		// step later is the same rank, and in front of those who came after this task.
-		priority++
-		arrived += p.conf.step
-	}
-	s.permit.ReleaseAt(limiter.Success, p.at(from))
-	p.waiting[s.level].Add(1)
-	s.kind.waiting.Add(1)
-	// A line that is full refuses; what runs already then goes on, beyond the limit.
-	permit, _ := p.line.Acquire(ctx, limiter.Request{
-		Priority: priority,
-		Weight:   int(s.weight),
-		Client:   s.client,
-		Arrived:  p.at(arrived),
-	})
-	s.kind.waiting.Add(-1)
-	p.waiting[s.level].Add(-1)
-	to := p.now()
-	s.resumed = to
-	s.began += to - from // what it waited is not run time
-	var err error
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	} else if p.stopped.Load() {
-		err = ErrShutdown
-	}
-	s.permit = permit // the zero permit where there is none
-	if !s.state.CompareAndSwap(slotYielded, slotHeld) {
+	err := s.yield(ctx, w, next)
+	if !s.move(slotYielded, slotHeld) {
 		s.settle() // left in the meantime
 	}
 	return err
+}
+
+// yield is the part of standBack in which the slot belongs to it alone.
+func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
+	k := s.kind
+	p := k.pool
+	from := p.now()
+	if next {
+		p.follow(from)
+		if s.began != untimed {
+			k.ran(from - s.began)
+		}
+		k.begun.Add(1)
+		k.ended.Add(1)
+		s.began, w.arrived = from, from
+		if !p.waits(0) {
+			return nil
+		}
+	} else {
+		if s.began == untimed { // and yet it runs for long enough to be asked to stand back
+			s.began = from
+		}
+		if w.arrived == untimed {
+			w.arrived = s.began
+		}
+		if w.resumed != 0 && from-w.resumed < turn {
+			return nil
+		}
+	}
+	if w.permit == (limiter.Permit{}) {
+		w.permit = p.line.Permit(int(s.weight))
+	}
+	priority := s.priority()
+	p.waiting[s.level()].Add(1)
+	permit, err := w.permit.Yield(ctx, limiter.Request{
+		Priority: priority,
+		Weight:   int(s.weight),
+		Client:   s.client,
+		Arrived:  p.at(w.arrived),
+	})
+	p.waiting[s.level()].Add(-1)
+	if permit != w.permit {
+		w.permit = permit
+		w.resumed = p.now()
+		s.began += w.resumed - from // what it waited is no run time
+	}
+	switch {
+	case err != nil:
+		s.weight = 0 // there is no slot any more
+		return context.Cause(ctx)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case p.stopped.Load():
+		return ErrShutdown
+	}
+	return nil
 }

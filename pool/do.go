@@ -3,10 +3,7 @@ package pool
 import (
 	"context"
 	"errors"
-	"math"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spillgate/spillgate/limiter"
@@ -26,7 +23,8 @@ import (
 // caller's stack untouched, and the slot is given back.
 //
 // Do allocates once: the context that it passes to fn. fn may keep that context for as
-// long as it likes, and so it is never used again for another task.
+// long as it likes, and so it is never used again for another task. See [WithPlainContext]
+// for a Do that allocates nothing.
 func (p *Pool) Do(ctx context.Context, fn func(context.Context) error, opts ...TaskOption) error {
 	if p.held(ctx) != nil {
 		if ctx.Err() != nil {
@@ -34,12 +32,46 @@ func (p *Pool) Do(ctx context.Context, fn func(context.Context) error, opts ...T
 		}
 		return fn(ctx)
 	}
-	s := new(slot)
-	if err := p.take(s, ctx, gather(opts), true); err != nil {
+	t := gather(opts)
+	if t.plain {
+		return p.plain(ctx, fn, &t)
+	}
+	s, err := p.take(ctx, &t, 0)
+	if err != nil {
 		return err
 	}
+	s.lock()
 	defer s.leave()
 	return fn(s)
+}
+
+// plain is Do where the task's context does not carry the slot, so that nobody but this
+// call can see it: it is these three variables.
+func (p *Pool) plain(ctx context.Context, fn func(context.Context) error, t *task) error {
+	k, err := p.known(ctx, t)
+	if err != nil {
+		return err
+	}
+	taken := p.grab(k, t.weight)
+	if taken == 0 { // waiting costs more than an allocation
+		s, err := p.queue(ctx, k, t, 0)
+		if err != nil {
+			return err
+		}
+		s.lock()
+		defer s.leave()
+		return fn(ctx)
+	}
+	began := p.begin(k)
+	if p.draining.Load() {
+		return p.turnAway(k, taken)
+	}
+	if p.extra.Load() != nil {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
+	defer p.end(k, taken, began)
+	return fn(ctx)
 }
 
 // Enter waits for a slot like [Pool.Do] and returns a context that carries it, for code
@@ -56,9 +88,14 @@ func (p *Pool) Enter(ctx context.Context, opts ...TaskOption) (context.Context, 
 		}
 		return ctx, Slot{}, nil
 	}
-	s := new(slot)
-	if err := p.take(s, ctx, gather(opts), true); err != nil {
+	t := gather(opts)
+	s, err := p.take(ctx, &t, 0)
+	if err != nil {
 		return ctx, Slot{}, err
+	}
+	s.lock()
+	if t.plain {
+		return ctx, Slot{s}, nil
 	}
 	return s, Slot{s}, nil
 }
@@ -74,241 +111,180 @@ func (s Slot) Leave() {
 	}
 }
 
-// slot is a slot that was taken and the context that carries it. It is used for one task and
-// never again, because the task may have kept the context.
-type slot struct {
-	context.Context
-	pool    *Pool
-	kind    *kind
-	permit  limiter.Permit
-	began   time.Duration // on the pool's clock; later if the slot was given up in between; or untimed
-	resumed time.Duration // when it was last taken again after it was given up
-	arrived time.Duration // set before take where that comes later
-	client  string
-	weight  int32
-	level   int8 // index into Pool.waiting
-	locked  bool // the goroutine was locked to its thread
-	state   atomic.Uint32
-	yield   sync.Mutex // held while the slot is given up for others
-}
-
-const (
-	slotHeld    uint32 = iota // taken; nobody sees a slot before it is
-	slotYielded               // given up for others; will be taken again
-	slotLeft                  // given back
-)
-
-type (
-	anySlot  struct{}          // key of the innermost slot
-	poolSlot struct{ p *Pool } // key of the slot of one pool
-)
-
-// Value returns the slot for the keys of this package and else what the caller's context has.
-func (s *slot) Value(key any) any {
-	switch k := key.(type) {
-	case anySlot:
-		return s
-	case poolSlot:
-		if k.p == s.pool {
-			return s
-		}
+// take returns a slot for t. arrived is when the task did, on the pool's clock; 0 is now.
+func (p *Pool) take(ctx context.Context, t *task, arrived time.Duration) (*slot, error) {
+	k, err := p.known(ctx, t)
+	if err != nil {
+		return nil, err
 	}
-	return s.Context.Value(key)
+	taken := p.grab(k, t.weight)
+	if taken == 0 {
+		return p.queue(ctx, k, t, arrived)
+	}
+	s := new(slot)
+	s.fill(ctx, k, t, taken)
+	s.began = p.begin(k)
+	if p.draining.Load() {
+		return nil, p.turnAway(k, taken)
+	}
+	return s, nil
 }
 
-// held returns the slot of p that ctx carries, if the task still has it.
-func (p *Pool) held(ctx context.Context) *slot {
-	s, _ := ctx.Value(poolSlot{p}).(*slot)
-	if s == nil || !s.isHeld() {
+// try is take without waiting; it fills s, or a new slot if that is nil. Its refusals are not
+// counted.
+func (p *Pool) try(s *slot, ctx context.Context, t *task) *slot {
+	if ctx.Err() != nil || !t.deadline.IsZero() && time.Until(t.deadline) <= 0 || p.draining.Load() {
+		return nil
+	}
+	taken := p.line.TryTake(t.weight)
+	if taken == 0 {
+		return nil
+	}
+	if s == nil {
+		s = new(slot)
+	}
+	k := p.kinds.get(t.kind)
+	s.fill(ctx, k, t, taken)
+	s.began = p.begin(k)
+	if p.draining.Load() {
+		p.turnAway(k, taken)
 		return nil
 	}
 	return s
 }
 
-func (s *slot) isHeld() bool {
-	v := s.state.Load()
-	return v == slotHeld || v == slotYielded
-}
-
-// level is where a priority is counted in Pool.waiting; the ends are those of package limiter.
-func level(priority int) int { return min(max(priority, -8), 7) + 8 }
-
-// take fills s with a slot for t. Inline says that the caller's goroutine will do the work.
-func (p *Pool) take(s *slot, ctx context.Context, t task, inline bool) error {
+// known returns the record of t's kind, or why t is refused before there is any question of a slot.
+func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	k := p.kinds.get(t.kind)
-	if err := p.join(); err != nil {
-		k.refused.Add(1)
-		return err
-	}
 	if !t.deadline.IsZero() && time.Until(t.deadline) <= 0 {
+		if p.draining.Load() {
+			k.refused.Add(1)
+			return nil, ErrShutdown
+		}
 		p.late.Add(1)
-		return p.refused(k, ctx, errLate)
+		k.refused.Add(1)
+		return nil, errLate
 	}
-	now := untimed
-	if k.timed() {
-		now = p.now()
-		p.follow(now)
-	}
-	r := p.fill(s, ctx, k, &t, now)
-	// active is counted before a permit is taken and after it was given back, so as
-	// long as it is no more than the number of slots nobody can be in the way.
-	if p.active.Load() <= int64(p.line.Limit()) && !p.heavy.Load() {
-		permit, err := p.admitted(p.line.Acquire(ctx, r))
-		if err != nil {
-			return p.refused(k, ctx, err)
-		}
-		s.permit, s.began = permit, now
-	} else {
-		if now == untimed {
-			now = p.now()
-			p.follow(now)
-		}
-		if s.arrived <= 0 {
-			s.arrived = now
-		}
-		r.Arrived = p.at(s.arrived)
-		if t.client != "" {
-			if !p.shares.join(t.client, p.conf.share) {
-				return p.refused(k, ctx, p.overShare(k))
-			}
-			defer p.shares.part(t.client)
-		}
-		k.waiting.Add(1)
-		p.waiting[s.level].Add(1)
-		permit, err := p.admitted(p.line.Acquire(t.limit(ctx), r))
-		p.waiting[s.level].Add(-1)
-		k.waiting.Add(-1)
-		if err != nil {
-			return p.refused(k, ctx, err)
-		}
-		s.permit, s.began = permit, p.now()
-		k.wait.add(s.began - s.arrived)
-	}
-	p.seize(s, inline)
-	return nil
+	return k, nil
 }
 
 // errLate is the refusal of what comes after its own deadline: coming back is of no use.
 var errLate error = &limiter.Error{Err: limiter.ErrWouldMissDeadline}
 
-// admitted turns away who got a permit only because Shutdown opened the gate.
-func (p *Pool) admitted(permit limiter.Permit, err error) (limiter.Permit, error) {
-	if err == nil && p.stopped.Load() {
-		permit.Release(limiter.Ignored)
-		return limiter.Permit{}, ErrShutdown
+// grab takes a slot if there is one, and gives brief work a second chance: it comes to wait mostly
+// because somebody was taken off the processor with a slot in hand, and the line once formed
+// makes each of them wait for a switch between goroutines that costs more than the work. To let the
+// others run and look again costs less. It takes no one's place: while anybody waits it gets nothing.
+func (p *Pool) grab(k *kind, weight int) int {
+	taken := p.line.TryTake(weight)
+	if taken == 0 && k.brief() {
+		for end := p.now() + 10*time.Microsecond; taken == 0 && p.now() < end; {
+			runtime.Gosched()
+			taken = p.line.TryTake(weight)
+		}
 	}
-	return permit, err
+	return taken
+}
+
+// begin counts a task as begun and returns when that was, or untimed. A task is counted first and
+// looks then whether the pool is shut down, and Shutdown says so first and counts then, so that one of
+// them sees the other.
+func (p *Pool) begin(k *kind) time.Duration {
+	if !k.timed(k.begun.Add(1)) {
+		return untimed
+	}
+	now := p.now()
+	p.follow(now)
+	return now
 }
 
 // untimed stands for the time where the clock was not read.
 const untimed time.Duration = -1
 
-// free reports whether there seems to be a free slot.
-func (p *Pool) free() bool { return p.active.Load() < int64(p.line.Limit()) }
-
-// try is take without waiting; its refusals are not counted.
-func (p *Pool) try(s *slot, ctx context.Context, t task, inline bool) bool {
-	if ctx.Err() != nil || !t.deadline.IsZero() && time.Until(t.deadline) <= 0 {
-		return false
-	}
-	if !p.free() || p.join() != nil {
-		return false
-	}
-	k := p.kinds.get(t.kind)
-	now := untimed
-	if k.timed() {
-		now = p.now()
-		p.follow(now)
-	}
-	permit, ok := p.line.TryAcquire(p.fill(s, ctx, k, &t, now))
-	if !ok {
-		p.part()
-		return false
-	}
-	s.permit, s.began = permit, now
-	p.seize(s, inline)
-	return true
-}
-
-func (p *Pool) fill(s *slot, ctx context.Context, k *kind, t *task, now time.Duration) limiter.Request {
-	s.Context, s.pool, s.kind = ctx, p, k
-	if s.arrived == 0 {
-		s.arrived = now
-	}
-	s.client, s.level = t.client, int8(level(t.priority))
-	s.weight = int32(min(t.weight, math.MaxInt32))
-	if t.weight > 1 {
-		p.heavy.Store(true)
-	}
-	return limiter.Request{Priority: t.priority, Weight: t.weight, Client: t.client, Work: k.usual()}
-}
-
-// seize marks s as taken.
-func (p *Pool) seize(s *slot, inline bool) {
-	s.kind.begun.Add(1)
-	if inline && p.extra.Load() != nil {
-		runtime.LockOSThread()
-		s.locked = true
-	}
-}
-
-// leave gives the slot back, once.
-func (s *slot) leave() {
-	if s.state.CompareAndSwap(slotHeld, slotLeft) {
-		s.settle()
-	} else if s.state.CompareAndSwap(slotYielded, slotLeft) {
-		// The one that yielded finds that out when it gets a slot again, and settles.
-	} else {
-		return
-	}
-	if s.locked {
-		runtime.UnlockOSThread()
-	}
-}
-
-// settle ends the task in the books and gives its permit back.
-func (s *slot) settle() {
-	p := s.pool
-	s.kind.ended.Add(1)
-	if s.began == untimed { // and so did not wait: the line has nothing to learn from it
-		s.permit.Release(limiter.Success)
-	} else {
-		now := p.now()
-		s.kind.ran(now - s.began)
-		s.permit.ReleaseAt(limiter.Success, p.at(now))
-	}
-	p.part()
-}
-
-// join counts a task in.
-func (p *Pool) join() error {
-	if p.active.Add(1)&draining != 0 {
-		p.part()
-		return ErrShutdown
-	}
-	return nil
-}
-
-// part counts a task out.
-func (p *Pool) part() {
-	if p.active.Add(-1) == draining {
-		p.once.Do(func() { close(p.idle) })
-	}
-}
-
-// refused ends a task that got no slot.
-func (p *Pool) refused(k *kind, ctx context.Context, err error) error {
+// turnAway takes back what begin has counted and TryTake has taken.
+func (p *Pool) turnAway(k *kind, taken int) error {
+	p.line.Give(taken)
 	k.refused.Add(1)
-	p.part()
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+	k.begun.Add(-1)
+	p.over()
+	return ErrShutdown
+}
+
+// end ends a task that holds what TryTake gave.
+func (p *Pool) end(k *kind, taken int, began time.Duration) {
+	if began != untimed {
+		k.ran(p.now() - began)
 	}
-	return err
+	if taken != 0 {
+		p.line.Give(taken)
+	}
+	k.ended.Add(1)
+	if p.draining.Load() {
+		p.over()
+	}
+}
+
+// queue is take where there was no free slot at first.
+func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duration) (*slot, error) {
+	now := p.now()
+	p.follow(now)
+	if arrived == 0 {
+		arrived = now
+	}
+	w := &waited{standing: standing{arrived: arrived}}
+	s := &w.slot
+	s.fill(ctx, k, t, t.weight)
+	s.standing.Store(&w.standing)
+	level := s.level()
+	k.waiting.Add(1)
+	p.waiting[level].Add(1)
+	permit, err := p.wait(ctx, k, t, arrived)
+	if err == nil {
+		k.begun.Add(1)
+	} else {
+		k.refused.Add(1)
+	}
+	p.waiting[level].Add(-1)
+	k.waiting.Add(-1)
+	if err != nil {
+		if p.draining.Load() {
+			p.over()
+		}
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+		}
+		return nil, err
+	}
+	w.standing.permit, s.began = permit, p.now()
+	k.wait.add(s.began - arrived)
+	return s, nil
+}
+
+// wait waits for the permit of a task that is counted as waiting.
+func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration) (limiter.Permit, error) {
+	if p.draining.Load() {
+		return limiter.Permit{}, ErrShutdown
+	}
+	if t.client != "" {
+		if !p.shares.join(t.client, p.conf.share) {
+			return limiter.Permit{}, p.overShare(k)
+		}
+		defer p.shares.part(t.client)
+	}
+	permit, err := p.line.Acquire(t.limit(ctx), limiter.Request{
+		Priority: t.priority, Weight: t.weight, Client: t.client, Work: k.usual(), Arrived: p.at(arrived),
+	})
+	if err == nil && p.stopped.Load() {
+		// Only because Shutdown opened the gate.
+		permit.Release(limiter.Ignored)
+		return limiter.Permit{}, ErrShutdown
+	}
+	return permit, err
 }
 
 // limit returns ctx with the task's own deadline, for the waiting line to look at. It does

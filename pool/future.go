@@ -3,26 +3,27 @@ package pool
 import (
 	"context"
 	"runtime/debug"
-	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Future is the result of a task that was given to [Submit] and runs on another goroutine.
 // Safe for concurrent use. The zero value does not work.
 type Future[T any] struct {
-	slot  slot // where the task runs; it is the task's context too
-	fn    func(context.Context) (T, error)
-	outer context.Context    // as given to Submit, where that was inside a task
-	in    *slot              // the slot of that task
-	stop  context.CancelFunc // takes the place in the line back
+	slot   slot // where the task runs if there was one at once; it is the task's context too
+	fn     func(context.Context) (T, error)
+	inside *inside // set where Submit was called in a task of the same pool
+	done   latch   // once open, value and err do not change
+	value  T
+	err    error
+}
 
-	claimed atomic.Bool    // somebody runs the task, or it was refused
-	ended   sync.WaitGroup // for those who wait without an end; costs no channel
-	mu      sync.Mutex
-	done    bool
-	ready   chan struct{} // closed when done; made for the first who needs it
-	value   T
-	err     error
+// inside is what a future knows of the task that submitted it.
+type inside struct {
+	outer   context.Context    // as given to Submit
+	slot    *slot              // of that task
+	stop    context.CancelFunc // takes the place in the line back
+	claimed atomic.Bool        // somebody runs the future's task, or it was refused
 }
 
 // Submit runs fn on a goroutine of its own as soon as there is a slot, and returns at
@@ -38,19 +39,17 @@ type Future[T any] struct {
 // goroutine, and when the line is full the Future is refused.
 func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error), opts ...TaskOption) *Future[T] {
 	f := &Future[T]{fn: fn}
-	f.ended.Add(1)
+	f.done.init()
 	t := gather(opts)
-	if p.try(&f.slot, ctx, t, false) {
-		f.claimed.Store(true)
-		go f.run()
+	if p.try(&f.slot, ctx, &t) != nil {
+		go f.run(&f.slot)
 		return f
 	}
-	if in := p.held(ctx); in != nil {
-		f.in, f.outer = in, ctx
-		ctx, f.stop = context.WithCancel(ctx)
+	if s := p.held(ctx); s != nil {
+		f.inside = &inside{outer: ctx, slot: s}
+		ctx, f.inside.stop = context.WithCancel(ctx)
 	}
-	f.slot.arrived = p.now()
-	go f.queue(p, ctx, t)
+	go f.queue(p, ctx, t, p.now())
 	return f
 }
 
@@ -58,12 +57,12 @@ func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, er
 // and false.
 func TrySubmit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error), opts ...TaskOption) (*Future[T], bool) {
 	f := &Future[T]{fn: fn}
-	f.ended.Add(1)
-	if !p.try(&f.slot, ctx, gather(opts), false) {
+	f.done.init()
+	t := gather(opts)
+	if p.try(&f.slot, ctx, &t) == nil {
 		return nil, false
 	}
-	f.claimed.Store(true)
-	go f.run()
+	go f.run(&f.slot)
 	return f, true
 }
 
@@ -72,110 +71,74 @@ func TrySubmit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T,
 // Where Wait runs the task itself, see [Submit], it returns when the task does. Any number
 // of goroutines may wait, any number of times.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
-	if f.in != nil && f.in.isHeld() && f.claimed.CompareAndSwap(false, true) {
+	if in := f.inside; in != nil && in.slot.isHeld() && in.claimed.CompareAndSwap(false, true) {
 		// The task that submitted f holds a slot, and f has none yet: f runs in that one.
-		f.stop()
-		if f.outer.Err() != nil {
-			f.finish(f.value, context.Cause(f.outer))
+		in.stop()
+		if in.outer.Err() != nil {
+			f.finish(f.value, context.Cause(in.outer))
 		} else {
-			f.perform(f.outer, nil)
+			f.perform(in.outer, nil)
 		}
 	}
-	f.mu.Lock()
-	if f.done {
-		f.mu.Unlock()
-		return f.value, f.err
-	}
-	if ctx.Done() == nil {
-		f.mu.Unlock()
-		f.ended.Wait()
-		return f.value, f.err
-	}
-	if f.ready == nil {
-		f.ready = make(chan struct{})
-	}
-	ready := f.ready
-	f.mu.Unlock()
-	select {
-	case <-ready:
-		return f.value, f.err
-	case <-ctx.Done():
+	if !f.done.wait(ctx) {
 		var zero T
 		return zero, context.Cause(ctx)
 	}
+	return f.value, f.err
 }
 
 // Ready reports whether the result is there, so that Wait returns at once.
-func (f *Future[T]) Ready() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.done
-}
+func (f *Future[T]) Ready() bool { return f.done.isOpen() }
 
 // finish stores the result and tells those who wait.
 func (f *Future[T]) finish(value T, err error) {
-	f.mu.Lock()
-	f.value, f.err, f.done = value, err, true
-	ready := f.ready
-	f.mu.Unlock()
-	f.fn, f.outer = nil, nil
-	f.ended.Done()
-	if ready != nil {
-		close(ready)
-	}
+	f.fn, f.value, f.err = nil, value, err
+	f.done.open()
 }
 
 // queue waits for a slot and then runs the task, unless somebody else did.
-func (f *Future[T]) queue(p *Pool, ctx context.Context, t task) {
-	err := p.take(&f.slot, ctx, t, false)
-	if f.stop != nil {
-		f.stop()
-	}
-	if !f.claimed.CompareAndSwap(false, true) {
-		if err == nil {
-			f.slot.leave()
+func (f *Future[T]) queue(p *Pool, ctx context.Context, t task, arrived time.Duration) {
+	s, err := p.take(ctx, &t, arrived)
+	if in := f.inside; in != nil {
+		in.stop()
+		if !in.claimed.CompareAndSwap(false, true) {
+			if err == nil {
+				s.leave()
+			}
+			return
 		}
-		return
+		if err == nil {
+			s.Context = in.outer // and not the one that was for the line
+		}
 	}
 	if err != nil {
-		var zero T
-		f.finish(zero, err)
+		f.finish(f.value, err)
 		return
 	}
-	if f.in != nil {
-		f.slot.Context = f.outer // and not the one that was for the line
-	}
-	f.run()
+	f.run(s)
 }
 
-// run runs the task in its own slot.
-func (f *Future[T]) run() {
-	if x := f.slot.pool.extra.Load(); x != nil {
+// run runs the task in a slot of its own.
+func (f *Future[T]) run(s *slot) {
+	if x := s.kind.pool.extra.Load(); x != nil {
 		defer x.enlist()()
 	}
-	f.perform(&f.slot, &f.slot)
+	f.perform(s, s)
 }
 
 // perform runs the task, leaves the slot own if it has one, and stores the result,
-// whatever way the task ends.
+// whatever way the task ends: returning, with a panic, or with runtime.Goexit.
 func (f *Future[T]) perform(ctx context.Context, own *slot) {
 	var value T
 	err := ErrGoexit
 	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
 		if own != nil {
 			own.leave()
 		}
 		f.finish(value, err)
 	}()
-	value, err = guard(ctx, f.fn)
-}
-
-// guard calls fn and turns a panic into a *PanicError. If fn calls runtime.Goexit it does not return.
-func guard[T any](ctx context.Context, fn func(context.Context) (T, error)) (value T, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
-	return fn(ctx)
+	value, err = f.fn(ctx)
 }

@@ -16,17 +16,20 @@ const maxKinds = 64
 // otherKind collects the kinds beyond maxKinds.
 const otherKind = "other"
 
-// kind is the record of one kind of task.
+// kind is the record of one kind of task. What each task writes stands on a cache line of its own.
 type kind struct {
+	pool    *Pool
 	name    string
+	waiting atomic.Int64
+	refused atomic.Int64
+	_       [64]byte
 	begun   atomic.Int64 // tasks that got a slot
 	ended   atomic.Int64 // of these, those that gave it back
-	refused atomic.Int64
-	waiting atomic.Int64
 	mean    atomic.Int64 // of the run time, ns; moves by 1/16 with each task
 	spread  atomic.Int64 // mean distance from the mean, likewise
-	wait    histogram    // of those that waited
 	run     histogram
+	_       [64]byte
+	wait    histogram // of those that waited
 }
 
 // ran records that a task of this kind took d.
@@ -39,7 +42,7 @@ func (k *kind) ran(d time.Duration) {
 		return
 	}
 	// One task in a thousand that takes a thousand times as long must not have the others refused.
-	off := min(int64(d), 4*int64(k.usual())+int64(time.Millisecond)) - m
+	off := min(int64(d), 4*int64(k.usual())+int64(10*time.Microsecond)) - m
 	k.mean.Store(m + off/16)
 	if off < 0 {
 		off = -off
@@ -48,11 +51,17 @@ func (k *kind) ran(d time.Duration) {
 	k.spread.Store(sp + (off-sp)/16)
 }
 
-// timed reports whether the next task is to be measured. Where the clock would cost as
-// much as the work, one task in sixteen is enough to know it by.
-func (k *kind) timed() bool {
+// timed reports whether the task that begins as number n is to be measured. Where the
+// clock would cost as much as the work, one task in sixteen is enough to know it by.
+func (k *kind) timed(n int64) bool {
 	m := k.mean.Load()
-	return m == 0 || m > int64(10*time.Microsecond) || k.begun.Load()&15 == 0
+	return n&15 == 0 || m > int64(10*time.Microsecond) || m == 0
+}
+
+// brief reports whether a task of this kind usually takes no longer than a switch between goroutines.
+func (k *kind) brief() bool {
+	m := k.mean.Load()
+	return m != 0 && m < int64(time.Microsecond)
 }
 
 // usual is how long to allow for a task of this kind: the mean and twice the mean distance
@@ -69,8 +78,8 @@ type kinds struct {
 	mu    sync.Mutex
 }
 
-func (ks *kinds) init() {
-	ks.plain = new(kind)
+func (ks *kinds) init(p *Pool) {
+	ks.plain = &kind{pool: p}
 	ks.known.Store(&map[string]*kind{"": ks.plain})
 }
 
@@ -94,7 +103,7 @@ func (ks *kinds) add(name string) *kind {
 	if k := known[name]; k != nil {
 		return k
 	}
-	k := &kind{name: name}
+	k := &kind{pool: ks.plain.pool, name: name}
 	more := maps.Clone(known)
 	more[name] = k
 	ks.known.Store(&more)
@@ -106,6 +115,21 @@ func (ks *kinds) sorted() []*kind {
 	return slices.SortedFunc(maps.Values(*ks.known.Load()), func(a, b *kind) int {
 		return cmp.Compare(a.name, b.name)
 	})
+}
+
+// idle reports whether no task waits or runs, where none can begin to any more.
+func (ks *kinds) idle() bool {
+	for _, k := range *ks.known.Load() {
+		// A task that stops waiting has begun before, and none ends before it begins: in this
+		// order the sum is not zero at any moment unless it is.
+		if k.waiting.Load() != 0 {
+			return false
+		}
+		if ended := k.ended.Load(); ended != k.begun.Load() {
+			return false
+		}
+	}
+	return true
 }
 
 func (ks *kinds) dropped() []Dropped {

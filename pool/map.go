@@ -19,17 +19,17 @@ import (
 // no slot are those of [Pool.Do]. opts apply to every element.
 func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context, A) (R, error), opts ...TaskOption) ([]R, error) {
 	m := &mapping[A, R]{pool: p, task: gather(opts), in: in, out: make([]R, len(in)), fn: fn}
-	own := new(slot)
-	if p.held(ctx) != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+	var own *slot
+	if p.held(ctx) == nil {
+		var err error
+		if own, err = p.take(ctx, &m.task, 0); err != nil {
+			return nil, err
 		}
-		own = nil
-	} else if err := p.take(own, ctx, m.task, true); err != nil {
-		return nil, err
-	} else {
+		own.lock()
 		defer own.leave()
 		ctx = own
+	} else if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	ctx, m.cancel = context.WithCancelCause(ctx)
 	m.ctx = ctx
@@ -89,7 +89,7 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
 			return
 		}
 		if !first && own != nil {
-			if err := own.again(ctx); err != nil {
+			if err := own.standBack(ctx, true); err != nil {
 				m.fail(err)
 				return
 			}
@@ -124,11 +124,8 @@ func (m *mapping[A, R]) one(ctx context.Context, i int) (err error) {
 
 // help starts one more goroutine if there is a free slot that nobody waits for.
 func (m *mapping[A, R]) help() {
-	if !m.pool.free() {
-		return
-	}
-	s := new(slot)
-	if !m.pool.try(s, m.ctx, m.task, false) {
+	s := m.pool.try(nil, m.ctx, &m.task)
+	if s == nil {
 		return
 	}
 	m.helpers.Add(1)
@@ -147,24 +144,4 @@ func (m *mapping[A, R]) help() {
 		m.work(s, s)
 		finished = true
 	}()
-}
-
-// again ends one task in the slot's books and begins the next of the same sort. If anybody
-// waits, the slot goes to him first.
-func (s *slot) again(ctx context.Context) error {
-	p := s.pool
-	now := p.now()
-	p.follow(now)
-	if s.began != untimed {
-		s.kind.ran(now - s.began)
-	}
-	s.kind.ended.Add(1)
-	s.kind.begun.Add(1)
-	s.began, s.arrived = now, now
-	for i := range p.waiting {
-		if p.waiting[i].Load() > 0 {
-			return s.standBack(ctx, now, false)
-		}
-	}
-	return nil
 }

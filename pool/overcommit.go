@@ -95,7 +95,7 @@ func Overcommit(p *Pool, opts ...OvercommitOption) (*Overcommitted, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.active.Load()&draining != 0 {
+	if p.draining.Load() {
 		overcommitted.Store(false)
 		return nil, ErrShutdown
 	}

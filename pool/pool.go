@@ -18,30 +18,25 @@ import (
 // A Pool has no goroutine of its own and needs no Close. The zero value does not work; use
 // [New]. Safe for concurrent use.
 type Pool struct {
-	line *limiter.Concurrency
-	base time.Time
+	line  *limiter.Concurrency
+	base  time.Time
+	kinds kinds
+	conf  config
+	fixed bool                          // the number of slots was set and does not follow GOMAXPROCS; under mu
+	extra atomic.Pointer[Overcommitted] // work runs on threads of its own
+	look  atomic.Int64                  // ns since base: when GOMAXPROCS is to be read again
+	mu    sync.Mutex                    // held to change the number of slots
 
-	// active counts the tasks that wait or run, plus draining once Shutdown was called.
-	active  atomic.Int64
-	idle    chan struct{} // closed when active has come down to draining
-	once    sync.Once
-	stopped atomic.Bool // the time for draining is over
+	draining atomic.Bool   // Shutdown was called
+	stopped  atomic.Bool   // the time for draining is over
+	idle     chan struct{} // closed when nothing waits or runs any more
+	once     sync.Once
 
-	heavy   atomic.Bool      // a task of weight above 1 was seen
+	_       [64]byte         // what stands below is written all the time while there is a line
 	waiting [16]atomic.Int64 // by priority, lowest first
-	kinds   kinds
 	shares  shares
 	late    atomic.Int64 // tasks that came after their own deadline
-	conf    config
-
-	look  atomic.Int64 // ns since base: when GOMAXPROCS is to be read again
-	mu    sync.Mutex   // held to change the number of slots
-	fixed bool         // the number of slots was set and does not follow GOMAXPROCS
-
-	extra atomic.Pointer[Overcommitted] // work runs on threads of its own
 }
-
-const draining = 1 << 62
 
 // Option sets one thing about a [Pool].
 type Option interface{ applyPool(*config) }
@@ -140,7 +135,7 @@ func New(opts ...Option) *Pool {
 		slots = p.wanted()
 		p.look.Store(int64(lookEvery))
 	}
-	p.kinds.init()
+	p.kinds.init(p)
 	p.line = limiter.NewConcurrency(slots, limiter.WithQueue(c.length, c.maxWait), limiter.WithPriorityStep(c.step))
 	return p
 }

@@ -12,9 +12,8 @@ import (
 // tells what runs to stop, and Shutdown returns a [*DroppedError] that names them by kind. It
 // does not wait for those that run any longer. A second Shutdown waits for the same end.
 func (p *Pool) Shutdown(ctx context.Context) error {
-	if p.active.Or(draining)&^draining == 0 {
-		p.once.Do(func() { close(p.idle) })
-	}
+	p.draining.Store(true)
+	p.over()
 	select {
 	case <-p.idle:
 		return nil
@@ -35,4 +34,11 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 		return nil // the last one ended while we looked
 	}
 	return &DroppedError{Cause: context.Cause(ctx), Kinds: dropped}
+}
+
+// over ends the wait of Shutdown if nothing waits or runs any more.
+func (p *Pool) over() {
+	if p.kinds.idle() {
+		p.once.Do(func() { close(p.idle) })
+	}
 }

@@ -46,7 +46,7 @@ func (p *Pool) Stats() Stats {
 		Slots: l.Limit, Used: l.InFlight, Waiting: l.Queued,
 		Full: l.Full, Evicted: l.Evicted, Expired: l.Expired, Deadline: l.Deadline + p.late.Load(), Left: l.Left,
 		RetryAfter: l.RetryAfter,
-		Draining:   p.active.Load()&draining != 0,
+		Draining:   p.draining.Load(),
 	}
 	p.shares.mu.Lock()
 	s.Share = p.shares.refused

@@ -23,6 +23,7 @@ const (
 	setWeight
 	setKind
 	setDeadline
+	setPlain
 )
 
 // WithPriority orders waiting tasks: higher begins first, 0 is the default, negative is for
@@ -57,6 +58,13 @@ func WithKind(name string) TaskOption { return TaskOption{what: setKind, s: name
 // context's own deadline counts.
 func WithDeadline(t time.Time) TaskOption { return TaskOption{what: setDeadline, t: t} }
 
+// WithPlainContext gives the func of [Pool.Do] the context that Do was given, without the slot
+// in it, and [Pool.Enter] returns the context that it was given; Do then allocates nothing. It is
+// for short work that does not use the pool itself: a Do, Submit or Map under that
+// context waits for a slot of its own, which at worst never comes free, and [Checkpoint] says
+// only whether the context has ended. It has no effect on [Submit], [Map] and [Stream].
+func WithPlainContext() TaskOption { return TaskOption{what: setPlain} }
+
 // task is what the options of one task come to.
 type task struct {
 	priority int
@@ -64,6 +72,7 @@ type task struct {
 	client   string
 	kind     string
 	deadline time.Time
+	plain    bool
 }
 
 func gather(opts []TaskOption) task {
@@ -81,6 +90,8 @@ func gather(opts []TaskOption) task {
 			t.kind = o.s
 		case setDeadline:
 			t.deadline = o.t
+		case setPlain:
+			t.plain = true
 		}
 	}
 	return t

@@ -1,0 +1,29 @@
+package limiter
+
+import "time"
+
+// TryTake takes permits as bare weight: without the record that makes a second Release of
+// a [Permit] a no-op, and uncounted. It is for code that keeps such a record of its own, as
+// package pool does, and costs one atomic add. It returns what was taken, weight (less than 1 is
+// 1) or, where that is above the limit, the limit; and 0 if there is no room or somebody waits
+// for it. Finding none is no refusal: it is not counted either, and the trace is not told.
+//
+// What was taken must be given back once, with [Concurrency.Give], or turned into a Permit once,
+// with [Concurrency.Permit]. Until then it shows as InFlight in Stats and nowhere else; an adaptive
+// limit learns nothing from it.
+func (c *Concurrency) TryTake(weight int) (taken int) {
+	return int(c.room(max(int64(weight), 1)))
+}
+
+// Give gives back what [Concurrency.TryTake] returned.
+func (c *Concurrency) Give(taken int) { c.giveBack(int64(taken)) }
+
+// Permit makes a [Permit] of what [Concurrency.TryTake] returned.
+func (c *Concurrency) Permit(taken int) Permit {
+	var now time.Duration
+	if c.adapt != nil {
+		now = time.Since(c.base)
+	}
+	s := c.newSlot(int64(taken), now)
+	return Permit{s, s.gen.Load()}
+}

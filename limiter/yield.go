@@ -1,0 +1,69 @@
+package limiter
+
+import (
+	"context"
+	"time"
+)
+
+// Yield gives way to who is next in the line, if that one is more urgent than r, and waits for
+// the permit to come back: r is the request that the permit was taken for, with the time at
+// which it arrived. More urgent is what has a higher priority, however late it came, and
+// what stands before r by arrival and priority. Then r has the place in the line that it would
+// have had from the beginning.
+//
+// The wait is not bounded, and r is never refused nor sent away: it is on its way already. Only
+// if ctx ends first Yield returns what ctx.Err returns, and no permit; the work must end then.
+// The permit returned takes the place of p, of which all copies are released. The permits in
+// flight never weigh more than the limit meanwhile.
+//
+// Where nobody more urgent is next, Yield returns p. While nobody waits at all that costs
+// two loads of memory. A permit that is released, or the zero Permit, is returned as it is.
+func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
+	s := p.slot
+	if s == nil || s.gen.Load() != p.gen {
+		return p, nil
+	}
+	c := s.c
+	if c.state.Load()&concWaiting == 0 {
+		return p, nil
+	}
+	now := time.Since(c.base)
+	arrived := now
+	if !r.Arrived.IsZero() {
+		arrived = r.Arrived.Sub(c.base)
+	}
+	c.mu.Lock()
+	if !c.line.urgent(queueLevel(r.Priority), arrived) || !s.gen.CompareAndSwap(p.gen, p.gen+1) {
+		c.mu.Unlock()
+		return p, nil
+	}
+	w, woken := c.standBack(s, &r, arrived, now)
+	c.mu.Unlock()
+	concWake(woken)
+	return c.park(ctx, w)
+}
+
+// standBack puts the permit in s, which belongs to the caller alone, back into the line and
+// gives what it held to the head of the line. The lock is held.
+func (c *Concurrency) standBack(s *concSlot, r *Request, arrived, now time.Duration) (w, woken *queueWaiter) {
+	if s.client != nil {
+		if !s.charged {
+			s.cost -= time.Duration(s.weight) * max(now-s.start, 0)
+		}
+		c.line.charge(s.client, -s.cost)
+		s.client = nil
+	}
+	w = c.waiter()
+	w.level, w.weight, w.entered, w.arrived, w.latest, w.kept = queueLevel(r.Priority), concWeight(r), now, arrived, 0, s
+	client := c.line.clientFor(r.Client)
+	head := c.line.head()
+	c.state.Add(-s.weight)
+	if c.grant(head, now) {
+		head.wake, woken = woken, head
+	} else if head.client == client {
+		// It needs more room than this. It would never get that if w went before it.
+		w.arrived = max(w.arrived, head.arrived+time.Duration(w.level-head.level)*c.line.step+1)
+	}
+	c.line.push(w, client)
+	return w, concJoin(c.dispatch(now), woken)
+}

@@ -1,0 +1,149 @@
+package pool
+
+import (
+	"context"
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// slot is a slot that was taken and the context that carries it. It is used for one task and
+// never again, because the task may have kept the context. It is 64 bytes long, and no word more:
+// the next size costs a quarter more to allocate.
+type slot struct {
+	context.Context
+	kind     *kind // and, through it, the pool
+	client   string
+	began    time.Duration            // on the pool's clock; later if the slot was given up in between; or untimed
+	weight   int32                    // what was taken of the line
+	word     atomic.Uint32            // phase, and what of it does not change: see below
+	standing atomic.Pointer[standing] // set for what has waited for its slot or was asked to give it up
+}
+
+// standing is what a slot knows of the line. All but mu belongs to the one who moved the slot from
+// slotHeld.
+type standing struct {
+	mu      sync.Mutex     // held while the slot is given up for others
+	permit  limiter.Permit // zero while what TryTake gave is held as it is
+	arrived time.Duration  // or untimed
+	resumed time.Duration  // when the slot was last taken again after it was given up
+}
+
+// stand returns the slot's standing, made for the first who needs it.
+func (s *slot) stand() *standing {
+	if s.standing.Load() == nil {
+		s.standing.CompareAndSwap(nil, &standing{arrived: untimed})
+	}
+	return s.standing.Load()
+}
+
+// waited is a slot that was waited for.
+type waited struct {
+	slot
+	standing standing
+}
+
+// The phases of a slot, the low bits of its word. They begin at 0, so that nothing need be
+// stored for a task without a priority.
+const (
+	slotHeld    uint32 = iota // taken; nobody sees a slot before it is
+	slotYielded               // given up for others; will be taken again
+	slotLeft                  // given back
+
+	slotPhase  = 3
+	slotLocked = 4 // the goroutine was locked to its thread
+	slotShift  = 8 // above: the priority, off by the lowest and turned so that 0 is the middle
+)
+
+// fill fills in a new slot all but its time.
+func (s *slot) fill(ctx context.Context, k *kind, t *task, weight int) {
+	s.Context, s.kind, s.client, s.weight = ctx, k, t.client, int32(min(weight, math.MaxInt32))
+	if t.priority != 0 {
+		s.word.Store(slotPriority(t.priority))
+	}
+}
+
+const lowest, highest = -8, 7 // the priorities that package limiter tells apart
+
+func slotPriority(p int) uint32 {
+	return uint32(uint8(int8(min(max(p, lowest), highest)))) << slotShift
+}
+
+func (s *slot) priority() int { return int(int8(s.word.Load() >> slotShift)) }
+
+// level is the index of its priority in Pool.waiting.
+func (s *slot) level() int { return s.priority() - lowest }
+
+// move changes the phase, and reports whether it was from.
+func (s *slot) move(from, to uint32) bool {
+	w := s.word.Load()
+	return w&slotPhase == from && s.word.CompareAndSwap(w, w&^slotPhase|to)
+}
+
+type (
+	anySlot  struct{}          // key of the innermost slot
+	poolSlot struct{ p *Pool } // key of the slot of one pool
+)
+
+// Value returns the slot for the keys of this package and else what the caller's context has.
+func (s *slot) Value(key any) any {
+	switch k := key.(type) {
+	case anySlot:
+		return s
+	case poolSlot:
+		if k.p == s.kind.pool {
+			return s
+		}
+	}
+	return s.Context.Value(key)
+}
+
+// held returns the slot of p that ctx carries, if the task still has it.
+func (p *Pool) held(ctx context.Context) *slot {
+	s, _ := ctx.Value(poolSlot{p}).(*slot)
+	if s == nil || !s.isHeld() {
+		return nil
+	}
+	return s
+}
+
+func (s *slot) isHeld() bool { return s.word.Load()&slotPhase != slotLeft }
+
+// lock puts the work on a thread of its own where Overcommit says so. It runs on
+// the goroutine that does the work, before anybody else can see the slot.
+func (s *slot) lock() {
+	if s.kind.pool.extra.Load() != nil {
+		runtime.LockOSThread()
+		s.word.Store(s.word.Load() | slotLocked)
+	}
+}
+
+// leave gives the slot back, once.
+func (s *slot) leave() {
+	if s.move(slotHeld, slotLeft) {
+		s.settle()
+	} else if !s.move(slotYielded, slotLeft) { // the one that yielded finds that out and settles
+		return
+	}
+	if s.word.Load()&slotLocked != 0 {
+		runtime.UnlockOSThread()
+	}
+}
+
+// settle ends the task in the books and gives its permit back.
+func (s *slot) settle() {
+	k := s.kind
+	w := s.standing.Load()
+	if w == nil || w.permit == (limiter.Permit{}) {
+		k.pool.end(k, int(s.weight), s.began)
+		return
+	}
+	now := k.pool.now()
+	k.ran(now - s.began)
+	w.permit.ReleaseAt(limiter.Success, k.pool.at(now))
+	k.pool.end(k, 0, untimed)
+}
