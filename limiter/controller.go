@@ -139,6 +139,7 @@ const (
 	ctrlFull  = 0.25 // crowd from which more in flight can only wait for a processor
 	ctrlCrowd = 0.33 // crowd from which the limit is tried that would be without it
 	ctrlSpare = 1.2  // and how much more than that
+	ctrlPrice = .015 // share of the throughput that trials may cost
 	ctrlStart = 8
 )
 
@@ -195,6 +196,7 @@ type ctrlState struct {
 	doubt              float64 // completions for which the crowd is not believed: throughput followed a limit down
 	up, down           ctrlTried
 	here               float64    // completions measured in this visit
+	spent              float64    // completions that the trial would have seen without it
 	old                ctrlMean   // the reference when it was put in doubt
 	shocks             int        // how often since a trial was accepted
 	odd                int        // windows in a row unlike the reference
@@ -238,6 +240,7 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	}
 	s.x, s.r = m.x, m.r
 	s.mostSecs = 0
+	s.spent += s.ref.x * w.secs
 	switch s.phase {
 	case ctrlHold:
 		s.hold(w, m)
@@ -446,7 +449,7 @@ func (s *ctrlState) try(limit int) {
 	if t := s.tried(); t.limit == limit {
 		s.trial = t.seen
 	}
-	s.here = 0
+	s.here, s.spent = 0, 0
 	// A round: as many as are in flight at the higher limit. Where throughput follows a
 	// limit that is raised, that takes no longer.
 	s.needN = s.ref.x * s.ref.r * max(1, float64(limit)/float64(s.from))
@@ -585,7 +588,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		}
 		s.grow, s.ramp = ctrlUp, false
 		s.lastUp = min(max(n, 2*s.lastUp), 12*n)
-		s.pauseUp = s.lastUp
+		s.pauseUp = max(s.lastUp, s.price(mean, se, d))
 	} else {
 		followed := mean > .6 && se < .3
 		if followed && w.shed > 0 {
@@ -614,7 +617,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		if mean > .8 && se < .25 && a.shed > ctrlShed && a.blocked >= .95 {
 			s.pauseUp, s.grow = 0, ctrlFast // the limit is the bottleneck: it grows as it does at first
 		}
-		s.pauseDown = s.lastDown
+		s.pauseDown = max(s.lastDown, s.price(mean, se, d))
 		if s.crowded {
 			s.pauseCrowd = s.lastDown
 		}
@@ -624,6 +627,13 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	}
 	*s.tried() = ctrlTried{s.limit, s.trial}
 	s.back()
+}
+
+// price returns for how many completions there is to be no other trial like the one that was
+// refused, so that what such trials cost in throughput stays small.
+func (s *ctrlState) price(e, se, d float64) float64 {
+	share := 1 - math.Exp(min(e*d+se*math.Abs(d), 0))
+	return s.spent * share / ctrlPrice
 }
 
 // evidence returns the elasticity of throughput between a limit with reference a and the
