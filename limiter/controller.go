@@ -175,10 +175,11 @@ type ctrlState struct {
 	anchor   ctrlMean // the last limit that is proven, while growth goes on without proof
 	anchored int      // that limit
 
-	from   int        // the limit that a trial began at
-	ref    ctrlMean   // A: measured at limit
-	trial  ctrlWindow // measured at the limit on trial
-	rounds int        // of settling
+	from    int        // the limit that a trial began at
+	ref     ctrlMean   // A: measured at limit
+	trial   ctrlWindow // measured at the limit on trial
+	settled ctrlWindow // seen before it was
+	rounds  int        // of settling
 
 	base  float64 // B: time in service without a queue of our own; 0 is not known yet
 	cv2   float64 // square of the coefficient of variation of the time in service
@@ -245,7 +246,7 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	case ctrlHold:
 		s.hold(w, m)
 	case ctrlSettle:
-		s.settle(m)
+		s.settle(w, m)
 	case ctrlMeasure:
 		s.measure(w)
 	case ctrlReturn:
@@ -449,7 +450,7 @@ func (s *ctrlState) try(limit int) {
 	if t := s.tried(); t.limit == limit {
 		s.trial = t.seen
 	}
-	s.here, s.spent = 0, 0
+	s.here, s.spent, s.settled = 0, 0, ctrlWindow{}
 	// A round: as many as are in flight at the higher limit. Where throughput follows a
 	// limit that is raised, that takes no longer.
 	s.needN = s.ref.x * s.ref.r * max(1, float64(limit)/float64(s.from))
@@ -475,9 +476,22 @@ func (s *ctrlState) tried() *ctrlTried {
 	return &s.down
 }
 
-func (s *ctrlState) settle(m ctrlMean) {
+func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	s.rounds++
 	s.mostSecs = 2 * s.ref.r
+	s.settled.add(w)
+	if s.limit > s.from && s.ref.blocked >= .95 {
+		// A higher limit needs time to be of use, but none to do harm.
+		t := &s.settled
+		e := math.Log(t.n / t.secs / s.ref.x)
+		if v := s.cv2 + w.open + .1; t.n >= 8 && -e > .15+2*math.Sqrt(v*(1/t.n+1/s.ref.n)) {
+			d := math.Log(float64(s.limit) / float64(s.from))
+			s.elasticity = e / d
+			s.refuseUp(t.n, e/d, 0, d)
+			s.back()
+			return
+		}
+	}
 	if s.rounds < 4 && s.ref.blocked >= .95 && m.blocked < .9 {
 		return // demand has not filled the new limit yet
 	}
@@ -586,9 +600,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 			s.accept(m, mean, w)
 			return
 		}
-		s.grow, s.ramp = ctrlUp, false
-		s.lastUp = min(max(n, 2*s.lastUp), 12*n)
-		s.pauseUp = max(s.lastUp, s.price(mean, se, d))
+		s.refuseUp(n, mean, se, d)
 	} else {
 		followed := mean > .6 && se < .3
 		if followed && w.shed > 0 {
@@ -629,6 +641,13 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	s.back()
 }
 
+// refuseUp makes nothing of a trial up that saw n completions.
+func (s *ctrlState) refuseUp(n, e, se, d float64) {
+	s.grow, s.ramp = ctrlUp, false
+	s.lastUp = min(max(n, 2*s.lastUp), 12*n)
+	s.pauseUp = max(s.lastUp, s.price(e, se, d))
+}
+
 // price returns for how many completions there is to be no other trial like the one that was
 // refused, so that what such trials cost in throughput stays small.
 func (s *ctrlState) price(e, se, d float64) float64 {
@@ -652,6 +671,10 @@ func (s *ctrlState) evidence(m ctrlMean, open float64, a ctrlMean, limit int) (e
 		// does without that noise.
 		e = math.Log(m.ratio / a.ratio)
 		v = s.cv2 + .3 + 50*(1/m.n+1/a.n)
+		if s.limit < limit && m.inferred > 0 {
+			// What the lower limit can do at most against what the higher one did.
+			e = min(e, math.Log(m.inferred/a.counted))
+		}
 	}
 	return e / d, math.Sqrt(v*(1/m.n+1/a.n)) / math.Abs(d)
 }
