@@ -196,6 +196,8 @@ type ctrlState struct {
 	pauseCrowd         float64 // completions until the next such trial
 	doubt              float64 // completions for which the crowd is not believed: throughput followed a limit down
 	up, down           ctrlTried
+	known              bool       // throughput has followed the limit where base was measured
+	stood              float64    // completions at limit since it was accepted
 	here               float64    // completions measured in this visit
 	spent              float64    // completions that the trial would have seen without it
 	old                ctrlMean   // the reference when it was put in doubt
@@ -353,6 +355,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		a.blend(m, k)
 		a.n = 1 / ((1-k)*(1-k)/a.n + k*k/w.n)
 	}
+	s.stood += w.n
 	s.pauseUp = max(s.pauseUp-w.n, 0)
 	s.pauseDown = max(s.pauseDown-w.n, 0)
 	s.pauseCrowd = max(s.pauseCrowd-w.n, 0)
@@ -369,6 +372,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 	if s.base > 0 && w.shed == 0 && m.blocked < .1 {
 		s.base += .05 * (m.work() - s.base)
+		s.known = true
 	}
 
 	s.needN = max(32, min(float64(s.limit), a.x*a.r))
@@ -417,6 +421,9 @@ func (s *ctrlState) consider(shed, open float64) {
 	}
 	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
 	down := high || !byGate && a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
+	if down && !high && !full && s.known && a.r < 1.3*s.base && s.stood < 40*(3*a.x*a.r+noise/(se*se*d*d)) {
+		down = false // there is hardly a queue to be got rid of
+	}
 	up := byLimit && shed > 0 && s.pauseUp == 0 && (byGate || !full)
 	switch {
 	case down && s.pauseDown == 0 && s.limit > s.least && !(s.ramp && !s.first):
@@ -589,6 +596,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 	}
 	if up {
 		if mean > .6 && se < .3 {
+			s.known = true
 			s.base = min(max(min(a.work(), m.work()), s.base), 2*s.base)
 		}
 		// Little is shed: by chance, where the limit is about what is needed on average.
@@ -603,6 +611,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		s.refuseUp(n, mean, se, d)
 	} else {
 		followed := mean > .6 && se < .3
+		s.known = s.known || followed
 		if followed && w.shed > 0 {
 			s.base = min(m.work(), 4*s.base)
 		} else if m.work() < s.base {
@@ -707,6 +716,7 @@ func (s *ctrlState) back() {
 // forget drops what was found about limits beside the one that stood until now.
 func (s *ctrlState) forget() {
 	s.up, s.down = ctrlTried{}, ctrlTried{}
+	s.stood = 0
 	s.odd, s.oddly = 0, ctrlWindow{}
 }
 
