@@ -316,6 +316,18 @@ func (s *ctrlState) leap(was ctrlMean) {
 	}
 }
 
+// stay takes a limit on trial for the one to go on from, with m measured there: the world changed
+// meanwhile, most likely a dependency became slower, and the way back would be as long as any.
+func (s *ctrlState) stay(m ctrlMean) {
+	was := s.ref
+	was.x *= float64(s.limit) / float64(s.from)
+	s.restart()
+	s.ref = m
+	s.leap(was)
+	s.needN = max(8, min(float64(s.limit), m.x*m.r))
+	s.needSecs = max(.005, m.r)
+}
+
 // hold measures the reference and decides whether to try another limit.
 func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	a := &s.ref
@@ -491,9 +503,15 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 		// A higher limit needs time to be of use, but none to do harm.
 		t := &s.settled
 		e := math.Log(t.n / t.secs / s.ref.x)
-		if v := s.cv2 + w.open + .1; t.n >= 8 && -e > .15+2*math.Sqrt(v*(1/t.n+1/s.ref.n)) {
+		se := math.Sqrt((s.cv2 + w.open + .1) * (1/t.n + 1/s.ref.n))
+		if t.n >= 8 && -e > .15+2*se {
 			d := math.Log(float64(s.limit) / float64(s.from))
 			s.elasticity = e / d
+			if s.shocks == 0 && -e > 1.4*d+2*se && t.n >= 32 {
+				s.shocks++
+				s.stay(m)
+				return
+			}
 			s.refuseUp(t.n, e/d, 0, d)
 			s.back()
 			return
@@ -580,6 +598,10 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		// No service is as elastic as that: the world changed under the trial, or the
 		// reference was a fluke. It is measured again.
 		s.shocks++
+		if up && s.shocks < 2 {
+			s.stay(m)
+			return
+		}
 		s.old = *a
 		if up {
 			s.lastUp = min(max(n, 2*s.lastUp), 12*n)
