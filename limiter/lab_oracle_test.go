@@ -3,72 +3,65 @@ package limiter
 import (
 	"flag"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/spillgate/spillgate/limiter/limitersim"
 )
 
-var labOracle = flag.Bool("lab.oracle", false, "also run the random services with the limit known from the start")
+var labOracle = flag.Bool("lab.oracle", false, "run the random services with the limit known from the start, too")
 
-// oracle fixes the limit of a case at a multiple of what it would best be, behind the
-// same line.
-func (k *labCase) oracle(times float64) func(float64, *labRun) {
-	was := 0
-	return func(now float64, l *labRun) {
-		best := k.best
-		if now < k.event {
-			best = k.svc.capacity * k.svc.base
-		}
-		limit := max(1, int(best*times+.5))
-		if limit != was {
-			was = limit
-			a := l.c.adapt
-			s := ctrlNew(limit, limit, limit)
-			s.base, s.ref = a.ctrl.base, a.ctrl.ref
-			a.ctrl = s
-			a.least, a.most = limit, limit
-			l.c.limit.Store(int64(limit))
-		}
-	}
+// labKnown runs a random service at a multiple of its optimum, behind the line of the adaptive limit.
+func labKnown(seed uint64, times float64) float64 {
+	k := limitersim.Random(seed)
+	n := max(1, int(math.Round(k.Optimum*times)))
+	c := NewAdaptive(WithLimits(n, n))
+	sim := k.New(c.Limit)
+	labRun(sim, c)
+	return k.Score(sim).Goodput
 }
 
+// TestLabOracle prints what the controller misses, and what nobody could reach: the random services
+// with their limit fixed at multiples of the optimum. What falls short there is the
+// line's, or the service's.
 func TestLabOracle(t *testing.T) {
 	if !*labOracle {
 		t.Skip("-lab.oracle is not set")
 	}
-	n := *labCount
 	times := []float64{1, 1.2, 1.5}
-	out := make([][]labOutcome, n)
+	n := *labCount
+	own := make([]labOutcome, n)
+	known := make([][]float64, n)
 	labParallel(n, func(i int) {
 		seed := *labSeeds + uint64(i)
-		out[i] = append(out[i], labRunCase(seed, nil))
+		own[i] = labRandom(seed)
 		for _, f := range times {
-			k := labRandom(seed)
-			out[i] = append(out[i], labRunCase(seed, k.oracle(f)))
+			known[i] = append(known[i], labKnown(seed, f))
 		}
 	})
 	var b strings.Builder
-	for j := range len(times) + 1 {
-		var good []float64
+	summary := func(name string, goodput func(i int) float64) {
+		var v []float64
 		hit := 0
-		for i := range out {
-			good = append(good, out[i][j].good)
-			if out[i][j].good >= .95 {
+		for i := range n {
+			v = append(v, goodput(i))
+			if v[i] >= .95 {
 				hit++
 			}
 		}
-		slices.Sort(good)
-		fmt.Fprintf(&b, "%d: hit %d of %d min %.3f p5 %.3f p10 %.3f\n", j, hit, n, good[0], good[n/20], good[n/10])
+		slices.Sort(v)
+		fmt.Fprintf(&b, "%-18s good >= .95: %d of %d, min %.3f p5 %.3f p10 %.3f\n", name, hit, n, v[0], v[n/20], v[n/10])
 	}
-	slices.SortFunc(out, func(a, b []labOutcome) int {
-		if a[0].good < b[0].good {
-			return -1
-		}
-		return 1
-	})
-	for _, o := range out {
-		if o[0].good < .95 || o[1].good < .95 {
-			fmt.Fprintf(&b, "%.2f (%.2f %.2f %.2f) p99 %.1fx (%.1fx) rej %.0f%% L %d of %.0f | %d %s\n", o[0].good, o[1].good, o[2].good, o[3].good, o[0].p99base, o[1].p99base, o[0].rejected*100, o[0].limit, o[0].best, o[0].seed, o[0].text)
+	summary("adaptive", func(i int) float64 { return own[i].Goodput })
+	for j, f := range times {
+		summary(fmt.Sprintf("fixed at %.1f L*", f), func(i int) float64 { return known[i][j] })
+	}
+	summary("best of the fixed", func(i int) float64 { return slices.Max(known[i]) })
+	for i, o := range own {
+		if o.Goodput < .95 || slices.Max(known[i]) < .95 {
+			fmt.Fprintf(&b, "%.2f, fixed %.2f | L %d of %.0f | %d %s\n", o.Goodput, known[i], o.limit, o.Optimum, o.seed, o.Description)
 		}
 	}
 	t.Log("\n" + b.String())
