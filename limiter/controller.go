@@ -406,8 +406,9 @@ func (s *ctrlState) consider(shed, open float64) {
 	}
 	byGate := a.gated > .5*a.blocked             // most wait for a processor and not for the limit
 	byLimit := a.blocked-a.gated > .05*a.blocked // some wait for that
+	unused := byGate && a.x*a.r < .75*float64(s.limit)
 	full := a.crowd() > most && s.doubt == 0
-	if full && !byGate && a.crowd() > ctrlCrowd && a.shed > ctrlShed && shed > 0 && s.pauseCrowd == 0 {
+	if full && !unused && a.crowd() > ctrlCrowd && a.shed > ctrlShed && shed > 0 && s.pauseCrowd == 0 {
 		to := max(s.least, int(math.Ceil(ctrlSpare*float64(s.limit)*(1-a.crowd()))))
 		if d := math.Log(float64(s.limit) / float64(to)); to < s.limit {
 			if a.n >= min(s.mostN(), max(16, noise/(.25*d*d))) {
@@ -432,7 +433,7 @@ func (s *ctrlState) consider(shed, open float64) {
 		return
 	}
 	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
-	down := high || !byGate && a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
+	down := high || !unused && a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
 	if down && !high && !full && s.known && a.r < 1.3*s.base && s.stood < 40*(3*a.x*a.r+noise/(se*se*d*d)) {
 		down = false // there is hardly a queue to be got rid of
 	}

@@ -71,9 +71,10 @@ func TestControllerCrowd(t *testing.T) {
 		{"little is shed: no trial up where most of the time is a wait", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.6), shed: .05}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
 		{"not crowded: up, as ever", ctrlModel{x: func(l float64) float64 { return 100 * l }, lag: ctrlConst(.1), shed: .3}, 8, 1, nil, 60, 16, [2]int{64, 1 << 20}, 1 << 20},
 		{"little is shed and less waits: up", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.3), shed: .05}, 8, 1, nil, 20, 16, [2]int{8, 32}, 32},
-		{"they wait at the gate and not for the limit: it stands", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.5), shed: .5, gated: 1}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
-		{"and where the gate keeps the run queue short", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.1), shed: .5, gated: 1}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
-		{"some wait for the limit too: up, once, since nothing takes longer for it", ctrlModel{x: ctrlConst(500), r: ctrlConst(.02), lag: ctrlConst(.1), shed: .5, gated: .9, free: 12}, 8, 1, nil, 200, 16, [2]int{16, 16}, 16},
+		{"they wait at the gate and not for the limit: it stands", ctrlModel{x: ctrlConst(500), r: ctrlConst(.004), lag: ctrlConst(.5), shed: .5, gated: 1}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"and where the gate keeps the run queue short", ctrlModel{x: ctrlConst(500), r: ctrlConst(.004), lag: ctrlConst(.1), shed: .5, gated: 1}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
+		{"they wait at the gate, and those let in share the processors: the limit counts", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.1), shed: .5, gated: .9}, 8, 1, nil, 200, 16, [2]int{1, 4}, 16},
+		{"some wait for the limit too: up, once, since nothing takes longer for it", ctrlModel{x: ctrlConst(500), r: ctrlConst(.014), lag: ctrlConst(.1), shed: .5, gated: .9, free: 12}, 8, 1, nil, 200, 16, [2]int{16, 16}, 16},
 		{"most wait for the limit: the crowd counts", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.6), shed: .5, gated: .1}, 8, 1, nil, 30, 4, [2]int{1, 4}, 8},
 		{"throughput follows the limit: the crowd is not its own, and it grows", waits, 8, 1, nil, 400, 4, [2]int{12, 1 << 20}, 1 << 20},
 	}

@@ -72,9 +72,14 @@ type outcome struct {
 	wrapped []result
 }
 
+// setup is how long the measurements take that come before the load.
+func (p plan) setup() time.Duration {
+	return p.calibrate*27/10 + 10*refusalPause + 300*time.Millisecond
+}
+
 func (p plan) perProfile() time.Duration {
 	steps := time.Duration(len(p.loads)+1) * p.d
-	return p.calibrate*5/2 + 2*(steps+patience+300*time.Millisecond)
+	return p.setup() + 2*(steps+patience+300*time.Millisecond)
 }
 
 func (p plan) steps(capacity float64) []step {
@@ -92,8 +97,8 @@ func (p plan) run(pr profile, left time.Duration) (outcome, error) {
 	if o.cal, err = p.capacity(pr); err != nil {
 		return o, err
 	}
-	left -= p.calibrate * 5 / 2
-	half := (p.perProfile() - p.calibrate*5/2) / 2
+	left -= p.setup()
+	half := (p.perProfile() - p.setup()) / 2
 	if o.bare, err = p.staircase(pr, false, o.cal, left); err != nil {
 		return o, err
 	}
@@ -143,6 +148,8 @@ func (p plan) capacity(pr profile) (calibration, error) {
 	return c, err
 }
 
+const refusalPause = 50 * time.Millisecond // what has been sent is answered by then
+
 // refusal measures what a bare 503 costs a server that is as busy as one under overload: how
 // much less it computes for the processor time it gets while refusals are asked of it, at ten times the capacity.
 // It returns 0 if that is not known. An idle server would do for less: it has nothing else in its caches, and
@@ -159,29 +166,37 @@ func (p plan) refusal(pr profile, capacity float64) (float64, error) {
 		}
 		return n, cpu
 	}
-	// The machine's pace changes: each measurement has its own reference, and the median counts.
-	const times = 5
+	c := newClient(s.addr, "/refuse")
+	defer c.close()
+	load := step{rate: min(10*capacity, p.mostRate), d: p.calibrate / 5}
+	c.run(load, &tally{}, time.Now(), p.seed) // opens the connections
+	// The machine's pace changes: each measurement has its own reference, and the lower quartile counts,
+	// since whatever disturbs makes it more.
 	var cost []float64
-	for i := range times {
+	for i := range 5 {
+		time.Sleep(refusalPause)
 		n0, cpu0 := read()
-		time.Sleep(p.calibrate / times / 2)
+		time.Sleep(load.d / 2)
 		n1, cpu1 := read()
-		c, t := newClient(s.addr, "/refuse"), &tally{}
-		c.run(step{rate: min(10*capacity, p.mostRate), d: p.calibrate / times}, t, time.Now(), p.seed+uint64(i))
-		c.close()
+		t := &tally{}
+		c.run(load, t, time.Now(), p.seed+uint64(i))
+		time.Sleep(refusalPause)
 		n2, cpu2 := read()
 		if err != nil {
 			return 0, err
 		}
-		if len(t.refused) > 0 && n1 > n0 {
-			cost = append(cost, ((cpu2-cpu1)-(n2-n1)*(cpu1-cpu0)/(n1-n0))/float64(len(t.refused)))
+		t.mu.Lock()
+		refused := len(t.refused)
+		t.mu.Unlock()
+		if refused > 0 && n1 > n0 {
+			cost = append(cost, ((cpu2-cpu1)-(n2-n1)*(cpu1-cpu0)/(n1-n0))/float64(refused))
 		}
 	}
 	if len(cost) == 0 {
 		return 0, nil
 	}
 	slices.Sort(cost)
-	return max(0, cost[len(cost)/2]), nil
+	return max(0, cost[len(cost)/4]), nil
 }
 
 // staircase drives one server through all steps.
