@@ -34,3 +34,38 @@ func TestAdaptiveBriefWork(t *testing.T) {
 		})
 	}
 }
+
+// TestAdaptiveSparesYields: while nobody waits for a processor, one request yields for each 8 ms of work, and all
+// do again as soon as one of them finds somebody waiting.
+func TestAdaptiveSparesYields(t *testing.T) {
+	const us, ms = time.Microsecond, time.Millisecond
+	for _, k := range []struct {
+		name      string
+		work, lag time.Duration
+		saw       time.Duration
+		want      int64
+	}{
+		{"brief", 10 * us, 0, 0, 64},
+		{"brief: whatever it saw", 10 * us, 0, 20 * ms, 64},
+		{"0.1 ms", 100 * us, 0, 0, 64},
+		{"1 ms", ms, 0, 0, 8},
+		{"2 ms", 2 * ms, 0, 0, 4},
+		{"5 ms", 5 * ms, 0, 0, 1},
+		{"1 ms, and a yield takes its time", ms, 40 * us, 40 * us, 8},
+		{"1 ms, and others waited", ms, 60 * us, 0, 1},
+		{"1 ms, and others wait now", ms, 0, 60 * us, 1},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			a := NewAdaptive().adapt
+			if got := a.every.Load(); got != 1 {
+				t.Errorf("at first one of %d yields", got)
+			}
+			w := ctrlWindow{n: 64, sum: 64 * (k.work + k.lag).Seconds()}
+			a.crowd(concCount{lag: int64(64 * k.lag), lags: 64}, &w)
+			a.saw(k.saw)
+			if got := a.every.Load(); got != k.want {
+				t.Errorf("one of %d yields, want one of %d", got, k.want)
+			}
+		})
+	}
+}

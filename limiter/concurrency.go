@@ -203,17 +203,18 @@ func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 	return p, nil
 }
 
-// yield lets others run before the work in s begins, unless the work is brief. A sample is
-// enough to know how long that takes: one of eight, and of brief work one of 64.
+// yield lets others run before the work in s begins. While one of several requests is enough to see
+// that nobody waits, the others are spared.
 func (c *Concurrency) yield(s *concSlot) {
 	n := c.cell(s).admitted.Load()
-	switch brief := c.adapt.brief.Load(); {
-	case brief && n&63 == 0:
-		s.pause(64)
-		s.lag /= 64 // the others did not wait
-	case brief:
+	switch every := c.adapt.every.Load(); {
+	case every > 1 && n&(every-1) == 0:
+		s.pause(uint8(every))
+		c.adapt.saw(s.lag)
+		s.lag /= time.Duration(every) // the others did not wait
+	case every > 1:
 	case n&7 == 0:
-		s.pause(8)
+		s.pause(8) // a sample is enough to know how long it takes
 	default:
 		runtime.Gosched()
 	}

@@ -117,7 +117,8 @@ func WithStart(limit int) ConcurrencyOption {
 // for each processor is on its way from its permit to its work, though there be permits
 // left ([ConcurrencyStats].Gate). Where
 // requests do nothing but wait for others, the yield can be spared; where their work is
-// over in less than 50 microseconds, it is left out anyway.
+// over in less than 50 microseconds, it is left out anyway, and while nobody waits for a processor it is
+// left out before most of longer work.
 func WithoutYield() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.noYield = true })
 }
