@@ -296,26 +296,32 @@ func (c *Concurrency) take(weight int64, now time.Duration) (Permit, bool) {
 func (c *Concurrency) room(weight int64) int64 {
 	limit := c.limit.Load()
 	weight = min(weight, limit)
-	if c.state.Load()+weight > limit {
-		if !c.conf.shadow {
-			return 0
-		}
-		c.shadowed(weight, limit)
-	}
-	if c.state.Add(weight) > limit && !c.conf.shadow {
-		c.giveBack(weight)
+	if c.state.Load()+weight > limit && !c.conf.shadow {
 		return 0
+	}
+	if c.state.Add(weight) > limit {
+		return c.noRoom(weight, limit)
 	}
 	return weight
 }
 
+// noRoom is the rest of room where there was none for the weight that was added.
+func (c *Concurrency) noRoom(weight, limit int64) int64 {
+	if !c.conf.shadow {
+		c.giveBack(weight)
+		return 0
+	}
+	c.shadowed(limit)
+	return weight
+}
+
 // shadowed counts a request that finds no room where nothing is refused.
-func (c *Concurrency) shadowed(weight, limit int64) {
+func (c *Concurrency) shadowed(limit int64) {
 	c.mu.Lock()
 	if c.adapt != nil {
 		c.adapt.knocked(false)
 	}
-	if c.state.Load()+weight > limit+int64(c.places) {
+	if c.state.Load() > limit+int64(c.places) {
 		c.count(queueFull)
 	} else {
 		c.queued++

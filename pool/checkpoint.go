@@ -71,9 +71,8 @@ func (s *slot) standBack(ctx context.Context, next bool) error {
 func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
 	k := s.kind
 	p := k.pool
-	from := p.now()
+	from := p.clock()
 	if next {
-		p.follow(from)
 		if s.began != untimed {
 			k.ran(from - s.began)
 		}

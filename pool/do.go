@@ -52,7 +52,10 @@ func (p *Pool) plain(ctx context.Context, fn func(context.Context) error, t *tas
 	if err != nil {
 		return err
 	}
-	taken := p.grab(k, t.weight)
+	taken := p.line.TryTake(t.weight)
+	if taken == 0 {
+		taken = p.again(k, t.weight)
+	}
 	if taken == 0 { // waiting costs more than an allocation
 		s, err := p.queue(ctx, k, t, 0)
 		if err != nil {
@@ -117,7 +120,10 @@ func (p *Pool) take(ctx context.Context, t *task, arrived time.Duration) (*slot,
 	if err != nil {
 		return nil, err
 	}
-	taken := p.grab(k, t.weight)
+	taken := p.line.TryTake(t.weight)
+	if taken == 0 {
+		taken = p.again(k, t.weight)
+	}
 	if taken == 0 {
 		return p.queue(ctx, k, t, arrived)
 	}
@@ -174,28 +180,35 @@ func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
 // errLate is the refusal of what comes after its own deadline: coming back is of no use.
 var errLate error = &limiter.Error{Err: limiter.ErrWouldMissDeadline}
 
-// grab takes a slot if there is one, and gives brief work a second chance: it comes to wait mostly
-// because somebody was taken off the processor with a slot in hand, and the line once formed
-// makes each of them wait for a switch between goroutines that costs more than the work. To let the
-// others run and look again costs less. It takes no one's place: while anybody waits it gets nothing.
-func (p *Pool) grab(k *kind, weight int) int {
-	taken := p.line.TryTake(weight)
-	if taken == 0 && k.brief() {
-		for end := p.now() + 10*time.Microsecond; taken == 0 && p.now() < end; {
-			runtime.Gosched()
-			taken = p.line.TryTake(weight)
-		}
+// again gives brief work that found no slot a second chance: it comes to wait mostly because
+// somebody was taken off the processor with a slot in hand, and the line once formed makes each of
+// them wait for a switch between goroutines that costs more than the work. To let the others run
+// and look again costs less. It takes no one's place: while anybody waits it gets nothing.
+func (p *Pool) again(k *kind, weight int) (taken int) {
+	if !k.brief() {
+		return 0
+	}
+	for end := p.now() + lookAgain; taken == 0 && p.now() < end; {
+		runtime.Gosched()
+		taken = p.line.TryTake(weight)
 	}
 	return taken
 }
+
+const lookAgain = 10 * time.Microsecond
 
 // begin counts a task as begun and returns when that was, or untimed. A task is counted first and
 // looks then whether the pool is shut down, and Shutdown says so first and counts then, so that one of
 // them sees the other.
 func (p *Pool) begin(k *kind) time.Duration {
-	if !k.timed(k.begun.Add(1)) {
-		return untimed
+	if k.timed(k.begun.Add(1)) {
+		return p.clock()
 	}
+	return untimed
+}
+
+// clock is now where it also serves to follow GOMAXPROCS.
+func (p *Pool) clock() time.Duration {
 	now := p.now()
 	p.follow(now)
 	return now
@@ -229,8 +242,7 @@ func (p *Pool) end(k *kind, taken int, began time.Duration) {
 
 // queue is take where there was no free slot at first.
 func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duration) (*slot, error) {
-	now := p.now()
-	p.follow(now)
+	now := p.clock()
 	if arrived == 0 {
 		arrived = now
 	}

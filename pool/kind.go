@@ -87,6 +87,10 @@ func (ks *kinds) get(name string) *kind {
 	if name == "" {
 		return ks.plain
 	}
+	return ks.find(name)
+}
+
+func (ks *kinds) find(name string) *kind {
 	if k := (*ks.known.Load())[name]; k != nil {
 		return k
 	}

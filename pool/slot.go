@@ -105,7 +105,7 @@ func (s *slot) Value(key any) any {
 // held returns the slot of p that ctx carries, if the task still has it.
 func (p *Pool) held(ctx context.Context) *slot {
 	s, _ := ctx.Value(poolSlot{p}).(*slot)
-	if s == nil || !s.isHeld() {
+	if s != nil && !s.isHeld() {
 		return nil
 	}
 	return s
