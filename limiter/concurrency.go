@@ -3,6 +3,7 @@ package limiter
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -114,6 +115,7 @@ type Concurrency struct {
 	// gap is the mean time between two grants to the line, per weight, over about the
 	// last 32; service is the mean time that work which was granted from the line took.
 	gap       float64
+	gapOff    float64 // mean distance from gap, likewise
 	gaps      int
 	lastGrant time.Duration
 	service   time.Duration
@@ -519,7 +521,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	}
 	client := c.line.clientFor(r.Client)
 	level := queueLevel(r.Priority)
-	if latest != 0 && (now > latest || c.line.n > 0 && now+c.expected(client, level) > latest) {
+	if latest != 0 && (now > latest || c.line.n > 0 && now+c.expected(client, level, now) > latest) {
 		return nil, Permit{}, woken, c.refuse(queueDeadline)
 	}
 	w = c.waiter()
@@ -668,6 +670,7 @@ func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
 	c.lastGrant = now
 	c.gaps = min(c.gaps+1, 32)
 	c.gap += (gap - c.gap) / float64(c.gaps)
+	c.gapOff += (math.Abs(gap-c.gap) - c.gapOff) / float64(c.gaps)
 	client := w.client
 	c.line.remove(w)
 	s := w.kept
@@ -762,12 +765,18 @@ func (c *Concurrency) retryAfter() time.Duration {
 	return min((d+unit-1)/unit*unit, time.Minute)
 }
 
-// expected is how long a newcomer has to wait at least, by what is ahead of it.
-func (c *Concurrency) expected(client *queueClient, level int) time.Duration {
+// expected is how long a newcomer has to wait, by what is ahead of it: until that many grants and
+// its own have been made. Under a lasting overload the line is as long as this lets it
+// become, so that everybody in it is a borderline case. So as not to send one in two of them
+// away after it has waited in vain, it is the mean and two and a half standard deviations (of which
+// one is 1.25 of the mean distance).
+func (c *Concurrency) expected(client *queueClient, level int, now time.Duration) time.Duration {
 	if c.gaps < 8 {
 		return 0
 	}
-	return time.Duration(c.gap * float64(c.line.ahead(client, level)))
+	n := float64(c.line.ahead(client, level))
+	mean := c.gap*n + max(c.gap-float64(now-c.lastGrant), 0)
+	return time.Duration(mean + 3*c.gapOff*math.Sqrt(n+1))
 }
 
 func (c *Concurrency) recycle(w *queueWaiter) {
