@@ -7,8 +7,10 @@
 // itself: 32 clients that ask for 50 ms of computing over and over (-clients, -work), and
 // beside them one that asks for a small answer 300 times a second at random moments, whether or
 // not the earlier answers have come (an open loop: a slow server is not asked less). It prints
-// how long the cheap answers took, and how many heavy ones there were. A run takes the number
-// of modes times -d, and about a second.
+// how long the cheap answers took, how many heavy ones there were, and how many cores the server and the
+// load itself used. A run takes the number of modes times -d, a third more for warming up, and
+// that as often as -rounds says: the modes take turns, so that a machine that is slow for a while is slow
+// for all of them.
 package main
 
 import (
@@ -52,6 +54,7 @@ func main() {
 	work := flag.Duration("work", 50*time.Millisecond, "computing in a heavy request")
 	d := flag.Duration("d", 4*time.Second, "how long to measure each mode, at most 1 min")
 	noise := flag.Bool("noise", false, "force a garbage collection 20 times a second, beside another process that computes on one core")
+	rounds := flag.Int("rounds", 1, "how many times to measure each mode")
 	which := flag.String("modes", strings.Join(modes, ","), "what to measure")
 	flag.Parse()
 	if *serve != "" {
@@ -63,7 +66,7 @@ func main() {
 	if *d > time.Minute {
 		*d = time.Minute
 	}
-	l := load{clients: *clients, rate: *rate, d: *d, noise: *noise}
+	l := load{clients: *clients, rate: *rate, d: *d, noise: *noise, rounds: *rounds}
 	if err := table(os.Stdout, l, *work, strings.Split(*which, ",")); err != nil {
 		log.Fatal(err)
 	}
@@ -175,6 +178,7 @@ type load struct {
 	rate    float64
 	d       time.Duration
 	noise   bool
+	rounds  int
 }
 
 // result is what came of it.
@@ -182,6 +186,13 @@ type result struct {
 	cheap  []time.Duration // sorted
 	failed int64
 	heavy  float64 // a second
+	server float64 // cores that the server used on average; 0 is not known
+	load   float64 // cores that this process used
+}
+
+// plus adds up two rounds.
+func (r result) plus(o result) result {
+	return result{append(r.cheap, o.cheap...), r.failed + o.failed, r.heavy + o.heavy, r.server + o.server, r.load + o.load}
 }
 
 func (r result) quantile(q float64) time.Duration {
@@ -197,27 +208,36 @@ func table(out io.Writer, l load, work time.Duration, which []string) error {
 	fmt.Fprintf(out, "%d clients of %v of computing, %.0f cheap requests a second, %d cores, %v each\n",
 		l.clients, work, l.rate, runtime.GOMAXPROCS(0), l.d)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "mode\tcheap p50\tp99\tmax\tanswers\tfailed\theavy/s\t")
-	for _, mode := range which {
-		r, err := measure(mode, blocks, l)
-		if err != nil {
-			return fmt.Errorf("%s: %w", mode, err)
+	fmt.Fprintln(w, "mode\tcheap p50\tp99\tmax\tanswers\tfailed\theavy/s\tserver\tload\t")
+	sums := make(map[string]result)
+	for range max(1, l.rounds) {
+		for _, mode := range which {
+			r, err := measure(mode, blocks, l)
+			if err != nil {
+				return fmt.Errorf("%s: %w", mode, err)
+			}
+			sums[mode] = sums[mode].plus(r)
 		}
+	}
+	for _, mode := range which {
+		r, n := sums[mode], float64(max(1, l.rounds))
+		slices.Sort(r.cheap)
 		ms := func(d time.Duration) string { return strconv.FormatFloat(d.Seconds()*1000, 'f', 2, 64) + " ms" }
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%.1f\t\n", mode, ms(r.quantile(0.5)), ms(r.quantile(0.99)), ms(r.quantile(1)), len(r.cheap), r.failed, r.heavy)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%.1f\t%.2f\t%.2f\t\n", mode, ms(r.quantile(0.5)), ms(r.quantile(0.99)), ms(r.quantile(1)),
+			len(r.cheap), r.failed, r.heavy/n, r.server/n, r.load/n)
 	}
 	return w.Flush()
 }
 
 // measure runs one server under load.
 func measure(mode string, blocks int, l load) (result, error) {
-	address, stop, err := child(mode, blocks, l.noise)
+	address, pid, stop, err := child(mode, blocks, l.noise)
 	if err != nil {
 		return result{}, err
 	}
 	defer stop()
 	if l.noise {
-		_, stop, err := child(neighbour, 0, false)
+		_, _, stop, err := child(neighbour, 0, false)
 		if err != nil {
 			return result{}, err
 		}
@@ -230,27 +250,27 @@ func measure(mode string, blocks int, l load) (result, error) {
 	if mode == "idle" {
 		l.clients = 0
 	}
-	return l.run("http://" + address)
+	return l.run("http://"+address, pid)
 }
 
 // child starts this program as a server and returns the line that it says first.
-func child(mode string, blocks int, noise bool) (says string, stop func(), err error) {
+func child(mode string, blocks int, noise bool) (says string, pid int, stop func(), err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	cmd := exec.Command(self, "-serve", mode, "-blocks", strconv.Itoa(blocks), "-noise="+strconv.FormatBool(noise))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return "", nil, err
+		return "", 0, nil, err
 	}
 	stop = func() {
 		in.Close()
@@ -260,13 +280,13 @@ func child(mode string, blocks int, noise bool) (says string, stop func(), err e
 	says, err = bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		stop()
-		return "", nil, err
+		return "", 0, nil, err
 	}
-	return strings.TrimSpace(says), stop, nil
+	return strings.TrimSpace(says), cmd.Process.Pid, stop, nil
 }
 
 // run loads the server and returns what it answered after a quarter of the time for warming up.
-func (l load) run(url string) (result, error) {
+func (l load) run(url string, pid int) (result, error) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000, MaxConnsPerHost: 0}}
 	defer client.CloseIdleConnections()
 	warm := l.d / 4
@@ -289,6 +309,16 @@ func (l load) run(url string) (result, error) {
 	var r result
 	var heavy atomic.Int64
 	var wg sync.WaitGroup
+	wg.Go(func() {
+		cores := func(pid int, before time.Duration) float64 { return (cpuTime(pid) - before).Seconds() / l.d.Seconds() }
+		select {
+		case <-time.After(warm):
+		case <-ctx.Done():
+		}
+		server, own := cpuTime(pid), cpuTime(os.Getpid())
+		<-ctx.Done()
+		r.server, r.load = cores(pid, server), cores(os.Getpid(), own)
+	})
 	for range l.clients {
 		wg.Go(func() {
 			for ctx.Err() == nil {

@@ -3,8 +3,26 @@ package main
 import (
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
+	"time"
 )
+
+// cpuTime returns how much CPU a process has used so far, to 10 ms (proc_pid_stat(5)).
+func cpuTime(pid int) time.Duration {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(b), ") ") // the name may hold spaces
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
 
 // ownPriority returns the niceness of this process.
 func ownPriority() int {
