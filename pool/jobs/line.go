@@ -12,7 +12,7 @@ import (
 type line struct {
 	n       int
 	clients map[string]*client
-	order   clientHeap // of those with jobs in the line
+	order   ordered[*client] // of those with jobs in the line
 	now     time.Duration
 }
 
@@ -20,7 +20,7 @@ type line struct {
 // unfinished jobs.
 type client struct {
 	name       string
-	jobs       jobHeap
+	jobs       ordered[*entry]
 	vtime      time.Duration
 	index      int // in line.order; -1 while nothing waits
 	unfinished int
@@ -99,50 +99,41 @@ func (l *line) charge(name string, d time.Duration) {
 	}
 }
 
-type clientHeap []*client
+func (c *client) before(o *client) bool { return c.vtime < o.vtime }
+func (c *client) moved(place int)       { c.index = place }
 
-func (h clientHeap) Len() int           { return len(h) }
-func (h clientHeap) Less(i, j int) bool { return h[i].vtime < h[j].vtime }
-func (h clientHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-func (h *clientHeap) Push(x any) {
-	c := x.(*client)
-	c.index = len(*h)
-	*h = append(*h, c)
-}
-func (h *clientHeap) Pop() any {
-	old := *h
-	c := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	c.index = -1
-	return c
-}
-
-// jobHeap orders entries by rank and then by the order they were submitted in. An entry is
+// before orders entries by rank and then by the order they were submitted in. An entry is
 // in at most one heap at a time: ready, delayed or finished.
-type jobHeap []*entry
+func (e *entry) before(o *entry) bool {
+	return e.rank < o.rank || e.rank == o.rank && e.number < o.number
+}
+func (e *entry) moved(place int) { e.place = place }
 
-func (h jobHeap) Len() int { return len(h) }
-func (h jobHeap) Less(i, j int) bool {
-	return h[i].rank < h[j].rank || h[i].rank == h[j].rank && h[i].number < h[j].number
-}
-func (h jobHeap) Swap(i, j int) {
+// ordered is a heap (container/heap) of elements that know their place in it, so that any of
+// them can be taken out; -1 is none.
+type ordered[E interface {
+	before(E) bool
+	moved(place int)
+}] []E
+
+func (h ordered[E]) Len() int           { return len(h) }
+func (h ordered[E]) Less(i, j int) bool { return h[i].before(h[j]) }
+func (h ordered[E]) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].place, h[j].place = i, j
+	h[i].moved(i)
+	h[j].moved(j)
 }
-func (h *jobHeap) Push(x any) {
-	e := x.(*entry)
-	e.place = len(*h)
+func (h *ordered[E]) Push(x any) {
+	e := x.(E)
+	e.moved(len(*h))
 	*h = append(*h, e)
 }
-func (h *jobHeap) Pop() any {
+func (h *ordered[E]) Pop() any {
 	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	e.place = -1
+	last := len(old) - 1
+	e := old[last]
+	clear(old[last:])
+	*h = old[:last]
+	e.moved(-1)
 	return e
 }

@@ -40,8 +40,8 @@ type Local struct {
 	jobs     map[string]*entry
 	keys     map[jobKey]*entry
 	ready    line
-	delayed  jobHeap // by the time at which they become ready
-	finished jobHeap // by the time at which they are forgotten
+	delayed  ordered[*entry] // by the time at which they become ready
+	finished ordered[*entry] // by the time at which they are forgotten
 	running  map[*entry]struct{}
 	bytes    int64
 	number   uint64

@@ -33,7 +33,7 @@ func (l *Local) delay(e *entry, at time.Duration) {
 // arm sets the timer for the next thing that time alone brings about.
 func (l *Local) arm(now time.Duration) {
 	var at time.Duration
-	for _, h := range []jobHeap{l.delayed, l.finished} {
+	for _, h := range []ordered[*entry]{l.delayed, l.finished} {
 		if len(h) > 0 && (at == 0 || h[0].rank < at) {
 			at = h[0].rank
 		}
