@@ -142,6 +142,9 @@ func runProgram(t *testing.T, program []byte) {
 	for i, b := range program[1:] {
 		weight := int(b>>6) + 1
 		opts := []pool.TaskOption{pool.WithPriority(int(b)%5 - 2), pool.WithKind(string('a' + rune(b%3))), pool.WithClient(string('a' + rune(b%4))), pool.WithWeight(weight)}
+		if b%5 == 0 && b%16 < 6 { // those that do not use the pool themselves
+			opts = append(opts, pool.WithPlainContext())
+		}
 		var once atomic.Bool
 		// count is called by whatever computes.
 		count := func() func() {

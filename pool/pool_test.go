@@ -331,6 +331,22 @@ func TestLine(t *testing.T) {
 			}
 		})
 	})
+	t.Run("brief work that looks again joins the line in the end", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			brief := func(context.Context) error { time.Sleep(200 * time.Nanosecond); return nil }
+			p.Do(context.Background(), brief)
+			var wg sync.WaitGroup
+			for range 20 {
+				wg.Go(func() { p.Do(context.Background(), brief) })
+			}
+			wg.Wait()
+			if k := p.Stats().Kinds[0]; k.Begun != 21 || k.Wait.Count == 0 {
+				t.Errorf("%d begun, %d of them waited", k.Begun, k.Wait.Count)
+			}
+			empty(t, p)
+		})
+	})
 	t.Run("a client has its share of the line and no more", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1), pool.WithQueue(10, time.Minute), pool.WithClientShare(3))
@@ -420,6 +436,70 @@ func TestLine(t *testing.T) {
 			}
 			empty(t, p)
 		})
+	})
+}
+
+// TestPlainContext holds what WithPlainContext changes, and that it changes nothing else.
+func TestPlainContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		ctx, cancel := context.WithCancelCause(context.WithValue(context.Background(), t, 1))
+		plain := pool.WithPlainContext()
+		same := func(inner context.Context) error {
+			if inner != ctx {
+				t.Error("another context")
+			}
+			if s := p.Stats(); s.Used != 1 {
+				t.Errorf("%d slots used", s.Used)
+			}
+			return errTask
+		}
+		if err := p.Do(ctx, same, plain); err != errTask {
+			t.Errorf("got %v", err)
+		}
+		release := full(p)
+		done := make(chan error)
+		go func() { done <- p.Do(ctx, same, plain, pool.WithPriority(1)) }() // waits
+		synctest.Wait()
+		release()
+		if err := <-done; err != errTask {
+			t.Errorf("after a wait: %v", err)
+		}
+		inner, slot, err := p.Enter(ctx, plain)
+		if inner != ctx || err != nil || p.Stats().Used != 1 {
+			t.Errorf("Enter: %v", err)
+		}
+		slot.Leave()
+		slot.Leave()
+		p.Do(ctx, func(ctx context.Context) error {
+			return p.Do(ctx, func(inner context.Context) error {
+				if inner != ctx {
+					t.Error("a nested call took a slot of its own")
+				}
+				return nil
+			}, plain)
+		})
+		func() {
+			defer func() { recover() }()
+			p.Do(ctx, func(context.Context) error { panic("bad") }, plain)
+		}()
+		gone := make(chan struct{})
+		go func() {
+			defer close(gone)
+			p.Do(ctx, func(context.Context) error { runtime.Goexit(); return nil }, plain)
+		}()
+		<-gone
+		empty(t, p)
+		cancel(errTask)
+		if err := p.Do(ctx, same, plain); err != errTask {
+			t.Errorf("ended context: %v", err)
+		}
+		if err := p.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if err := p.Do(context.Background(), same, plain); err != pool.ErrShutdown {
+			t.Errorf("after Shutdown: %v", err)
+		}
 	})
 }
 

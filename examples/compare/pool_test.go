@@ -48,6 +48,11 @@ var oneMakers = []struct {
 		ctx := tb.Context()
 		return func(fn func(context.Context) error) error { return p.Do(ctx, fn) }
 	}},
+	{"spillgate-Do,plain", func(tb testing.TB, n int) func(func(context.Context) error) error {
+		p := pool.New(pool.WithSlots(n), pool.WithQueue(1<<20, 1<<40))
+		ctx := tb.Context()
+		return func(fn func(context.Context) error) error { return p.Do(ctx, fn, pool.WithPlainContext()) }
+	}},
 	{"baseline=goroutine+channel", func(tb testing.TB, n int) func(func(context.Context) error) error {
 		slots, ctx := make(chan struct{}, n), tb.Context()
 		return func(fn func(context.Context) error) error {
@@ -64,7 +69,8 @@ var oneMakers = []struct {
 		p := pool.New(pool.WithSlots(n), pool.WithQueue(1<<20, 1<<40))
 		ctx := tb.Context()
 		return func(fn func(context.Context) error) error {
-			_, err := pool.Submit(ctx, p, func(ctx context.Context) (struct{}, error) { return struct{}{}, fn(ctx) }).Wait(ctx)
+			f := pool.Submit(ctx, p, func(ctx context.Context) (struct{}, error) { return struct{}{}, fn(ctx) })
+			_, err := f.Wait(context.Background()) // the others cannot be cancelled while they wait
 			return err
 		}
 	}},
