@@ -264,7 +264,8 @@ func (h *route) refuse(w http.ResponseWriter, r *http.Request) {
 func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectives, now time.Time,
 	hash uint64, key []byte, extra string, res *resource, e *entry, attempt int) bool {
 	c := h.cache
-	fl := &fill{h: h, w: w, r: r, asked: now, hash: hash, key: string(key), extra: extra, have: e, forward: "uri-miss"}
+	flightKey := string(append(append(key, 0), extra...)) // one string for both
+	fl := &fill{h: h, w: w, r: r, asked: now, hash: hash, key: flightKey[:len(key)], extra: extra, have: e, forward: "uri-miss"}
 	fl.validating = e != nil && (e.etag != "" || e.lastModified != "")
 	switch {
 	case e != nil && (cc.noCache || cc.maxAge != noDelta || cc.minFresh != noDelta) && e.fresh(now):
@@ -305,11 +306,9 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	}
 	fl.deferred = fl.validating && (ranged || conditional(r.Header))
 
-	flightKey := ""
 	names := res.varyNames(extra, e)
 	for round := 0; !alone; round++ {
-		flightKey = fl.key + "\x00" + extra + secondary(names, r.Header)
-		f, leader, again := c.store.join(hash, key, flightKey, res)
+		f, leader, again := c.store.join(fl, flightKey+secondary(names, r.Header), res)
 		if again {
 			if attempt < 8 {
 				return false
@@ -317,7 +316,6 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			break
 		}
 		if leader {
-			fl.f, fl.since = f, f.since
 			if c.backing != nil && res == nil && attempt == 0 && !cc.noCache && fl.recall() {
 				fl.end(recalled, nil, false)
 				c.store.over(hash, fl.since)
@@ -560,7 +558,10 @@ func (h *route) revalidate(r *http.Request, hash uint64, key []byte, extra strin
 		c.revalidations.Add(-1)
 		return
 	}
-	f, leader, _ := c.store.join(hash, key, string(key)+"\x00"+extra+secondary(e.vary, r.Header), res)
+	flightKey := string(append(append(key, 0), extra...))
+	fl := &fill{h: h, w: &sink{make(http.Header)}, asked: now, hash: hash, key: flightKey[:len(key)], extra: extra,
+		have: e, forward: "stale", background: true, validating: e.etag != "" || e.lastModified != ""}
+	f, leader, _ := c.store.join(fl, flightKey+secondary(e.vary, r.Header), res)
 	if !leader {
 		if f != nil {
 			f.leave(errLeft)
@@ -570,13 +571,11 @@ func (h *route) revalidate(r *http.Request, hash uint64, key []byte, extra strin
 	}
 	c.stats.revalidations.Add(1)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), c.revalidateTimeout)
-	out := r.Clone(ctx)
-	out.Method = http.MethodGet
+	fl.r = r.Clone(ctx)
+	fl.r.Method = http.MethodGet
 	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
-		delete(out.Header, name)
+		delete(fl.r.Header, name)
 	}
-	fl := &fill{h: h, w: &sink{make(http.Header)}, r: out, asked: now, hash: hash, key: string(key), extra: extra,
-		since: f.since, f: f, have: e, forward: "stale", background: true, validating: e.etag != "" || e.lastModified != ""}
 	go fl.revalidate(cancel)
 }
 

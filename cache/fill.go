@@ -44,6 +44,8 @@ type fill struct {
 	special    bool     // the handler sees a range, a condition or a method that others do not send
 
 	ctx    context.Context // the handler's
+	lease  fillContext     // which is this one if others may wait for the run
+	own    flight          // f, if this run leads one
 	outer  headerSnapshot
 	mode   mode
 	status int
@@ -73,14 +75,16 @@ func (fl *fill) run() {
 		fl.generation, fl.saves = c.backing.current(fl.asked)
 	}
 	fl.outer = snapshot(fl.w.Header())
-	out, release := fl.request()
+	out := fl.request()
 	done := false
 	defer func() {
 		fl.r.Pattern = out.Pattern // the mux inside has found it
 		if !done {
 			fl.abort()
 		}
-		release()
+		if fl.ctx == &fl.lease {
+			fl.lease.release()
+		}
 		c.store.over(fl.hash, fl.since)
 		c.recorded.Add(-fl.held)
 		c.stats.fills.Add(-1)
@@ -104,30 +108,13 @@ func (fl *fill) run() {
 
 // request is what the handler gets: the client's request, with our conditions where there is
 // something to validate, and under a context that lasts as long as somebody reads.
-func (fl *fill) request() (out *http.Request, release func()) {
-	ctx, release := fl.r.Context(), func() {}
-	if f := fl.f; f != nil {
-		client, expire := ctx, func() {}
-		base := context.WithoutCancel(client)
-		if deadline, ok := client.Deadline(); ok {
-			base, expire = context.WithDeadline(base, deadline)
-		}
-		detached, cancel := context.WithCancelCause(base)
-		f.mu.Lock()
-		f.cancel = cancel
-		f.mu.Unlock()
-		stop := func() bool { return true }
-		if !fl.background {
-			stop = context.AfterFunc(client, func() {
-				if client.Err() != context.DeadlineExceeded { // which the fill has as well
-					f.leave(context.Cause(client))
-				}
-			})
-		}
-		ctx, release = fillContext{detached, fl.h.cache}, func() { stop(); expire(); cancel(nil) }
+func (fl *fill) request() *http.Request {
+	fl.ctx = fl.r.Context()
+	if fl.f != nil {
+		fl.lease.client, fl.lease.cache, fl.lease.f, fl.lease.alone = fl.ctx, fl.h.cache, fl.f, fl.background
+		fl.ctx = &fl.lease
 	}
-	fl.ctx = ctx
-	out = fl.r.WithContext(ctx)
+	out := fl.r.WithContext(fl.ctx)
 	p := fl.h.rules
 	if fl.validating || len(fl.offers) != 0 || p.surrogate != "" {
 		h := make(http.Header, len(fl.r.Header)+2)
@@ -157,7 +144,7 @@ func (fl *fill) request() (out *http.Request, release func()) {
 		}
 		out.Header = h
 	}
-	return out, release
+	return out
 }
 
 func (fl *fill) header() http.Header { return fl.w.Header() }
@@ -179,6 +166,10 @@ func (fl *fill) writeHeader(status int) {
 // decide settles what becomes of the response, now that its header is known.
 func (fl *fill) decide(status int) {
 	fl.status = status
+	if fl.shed != nil && fl.have == nil && len(fl.offers) == 0 {
+		fl.pass("shed", false)
+		return
+	}
 	h, p, c := fl.header(), fl.h.rules, fl.h.cache
 	now := time.Now()
 	if fl.mayHideFailure(status, now) {
@@ -210,13 +201,14 @@ func (fl *fill) decide(status int) {
 	if fl.r.Method == http.MethodHead && status == http.StatusOK && fl.shed == nil {
 		fl.learn(h, now)
 	}
+	if fl.shed != nil {
+		fl.pass("shed", false)
+		return
+	}
 	fl.length = declared(h, status)
 	fl.v = p.judge(fl.r, status, h, fl.asked, now)
 	if fl.v.store && fl.length > c.maxObject.Load() {
 		fl.v.store, fl.v.reason, fl.v.byself = false, "too-large", true
-	}
-	if fl.shed != nil {
-		fl.v = verdict{reason: "shed"}
 	}
 	if fl.noStore && fl.v.store {
 		fl.v.store, fl.v.reason = false, "request"

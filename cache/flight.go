@@ -42,21 +42,35 @@ type flight struct {
 	cancel  context.CancelCauseFunc
 }
 
-// join finds the flight for a key, or begins one, which the caller then leads. It returns neither
+// join finds the flight for a key, or begins fl's own, which fl then leads. It returns neither
 // if the store changed since the caller looked: then what he needs may be there.
-func (s *store) join(hash uint64, key []byte, flightKey string, seen *resource) (f *flight, leader, again bool) {
+func (s *store) join(fl *fill, flightKey string, seen *resource) (f *flight, leader, again bool) {
+	hash := fl.hash
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.peek(hash, string(key)) != seen {
+	if sh.peek(hash, fl.key) != seen {
 		return nil, false, true
 	}
 	// A flight that began before a purge must not answer a request that came after it.
-	if f = sh.flights[flightKey]; f != nil && s.current(f.since) && f.enter() {
-		return f, false, false
+	u := sh.underway[hash]
+	if u != nil && u.first != nil && u.first.key == flightKey && s.current(u.first.since) && u.first.enter() {
+		return u.first, false, false
 	}
-	f = &flight{key: flightKey, since: s.begin(sh, hash), length: -1, readers: 1}
-	sh.flights[flightKey] = f
+	if len(sh.flights) != 0 {
+		if f = sh.flights[flightKey]; f != nil && s.current(f.since) && f.enter() {
+			return f, false, false
+		}
+	}
+	fl.since = s.begin(sh, hash)
+	f = &fl.own
+	f.key, f.since, f.length, f.readers = flightKey, fl.since, -1, 1
+	if u = fl.since.key; u.first == nil || u.first.key == flightKey {
+		u.first = f
+	} else {
+		sh.flights[flightKey] = f // there are others beside it only if the key has variants
+	}
+	fl.f = f
 	return f, true, false
 }
 
@@ -64,7 +78,10 @@ func (s *store) join(hash uint64, key []byte, flightKey string, seen *resource) 
 func (s *store) land(hash uint64, f *flight) {
 	sh := s.shard(hash)
 	sh.mu.Lock()
-	if sh.flights[f.key] == f {
+	switch {
+	case f.since.key.first == f:
+		f.since.key.first = nil
+	case len(sh.flights) != 0 && sh.flights[f.key] == f:
 		delete(sh.flights, f.key)
 	}
 	sh.mu.Unlock()
@@ -193,22 +210,6 @@ func (f *flight) await(ctx context.Context, timeout <-chan time.Time, r *reader)
 			return news{}, errWaited
 		}
 	}
-}
-
-// fillContext is the context of a fill: it has the values of the leader's request and its
-// deadline, but does not end with the leader's request as long as somebody reads.
-type fillContext struct {
-	context.Context
-	cache *Cache
-}
-
-// Value tells a handler of the same cache further inside that the fill is under way: it
-// would wait for itself.
-func (c fillContext) Value(key any) any {
-	if k, ok := key.(filling); ok && k.cache == c.cache {
-		return true
-	}
-	return c.Context.Value(key)
 }
 
 // filling is the key under which a context tells that a fill of the cache is under way.

@@ -27,11 +27,12 @@ func (r *resource) cost() int64 {
 
 // shard is a part of the store with a lock of its own.
 type shard struct {
-	mu      sync.Mutex
-	lru     *simplelru.LRU[uint64, *resource] // by the seeded hash of the key, which is compared
-	flights map[string]*flight
-	filling map[uint64]*purgeMark
-	_       [64]byte // no two locks in one cache line
+	mu       sync.Mutex
+	lru      *simplelru.LRU[uint64, *resource] // by the seeded hash of the key, which is compared
+	underway map[uint64]*underway
+	spare    *underway          // the last one that ended
+	flights  map[string]*flight // those that are not the first of their key
+	_        [64]byte           // no two locks in one cache line
 }
 
 // store keeps resources in shards, each least recently used first, under one budget of bytes that
@@ -47,22 +48,23 @@ type store struct {
 
 	maxEntries, maxVariants int
 
-	// Purges of many keys are counted here, those of one key in its purgeMark; a fill is stored
+	// Purges of many keys are counted here, those of one key beside its fills; a fill is stored
 	// only if neither count moved since it began.
 	purges atomic.Uint64
 }
 
-// purgeMark counts the purges of a key while fills for it are under way. The lock of the shard
-// guards it.
-type purgeMark struct {
-	fills int
-	count uint64
+// underway is what is being done for a key: how many fills, how often it was purged since the first of
+// them began, and a flight that may be joined. The lock of the shard guards it.
+type underway struct {
+	fills  int
+	purges uint64
+	first  *flight
 }
 
 // epoch is the state of the purge counts when a fill began. Every fill begins and ends one.
 type epoch struct {
 	all, one uint64
-	mark     *purgeMark
+	key      *underway
 }
 
 func newStore(maxBytes int64, shards, maxEntries, maxVariants int) *store {
@@ -75,8 +77,8 @@ func newStore(maxBytes int64, shards, maxEntries, maxVariants int) *store {
 			panic("cache: " + err.Error())
 		}
 		s.shards[i].lru = lru
+		s.shards[i].underway = make(map[uint64]*underway)
 		s.shards[i].flights = make(map[string]*flight)
-		s.shards[i].filling = make(map[uint64]*purgeMark)
 	}
 	return s
 }
@@ -85,17 +87,20 @@ func (s *store) shard(hash uint64) *shard { return &s.shards[hash&s.mask] }
 
 // begin notes that a fill for a key begins. The lock of the shard must be held.
 func (s *store) begin(sh *shard, hash uint64) epoch {
-	m := sh.filling[hash]
-	if m == nil {
-		m = new(purgeMark)
-		sh.filling[hash] = m
+	u := sh.underway[hash]
+	if u == nil {
+		if u = sh.spare; u == nil {
+			u = new(underway)
+		}
+		sh.spare = nil
+		sh.underway[hash] = u
 	}
-	m.fills++
-	return epoch{s.purges.Load(), m.count, m}
+	u.fills++
+	return epoch{s.purges.Load(), u.purges, u}
 }
 
 // current reports whether no purge came since a fill began. The lock of the shard must be held.
-func (s *store) current(e epoch) bool { return e.all == s.purges.Load() && e.one == e.mark.count }
+func (s *store) current(e epoch) bool { return e.all == s.purges.Load() && e.one == e.key.purges }
 
 // beginAlone is begin for a fill without a flight.
 func (s *store) beginAlone(hash uint64) epoch {
@@ -113,12 +118,14 @@ func (s *store) stands(hash uint64, e epoch) bool {
 	return s.current(e)
 }
 
-// over ends what begin began.
+// over ends what begin began. Its flight has landed.
 func (s *store) over(hash uint64, e epoch) {
 	sh := s.shard(hash)
 	sh.mu.Lock()
-	if e.mark.fills--; e.mark.fills == 0 {
-		delete(sh.filling, hash)
+	if e.key.fills--; e.key.fills == 0 {
+		delete(sh.underway, hash)
+		*e.key = underway{}
+		sh.spare = e.key
 	}
 	sh.mu.Unlock()
 }
@@ -235,8 +242,8 @@ func (s *store) purge(hash uint64, key string, soft bool) int {
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if m := sh.filling[hash]; m != nil {
-		m.count++
+	if u := sh.underway[hash]; u != nil {
+		u.purges++
 	}
 	r := sh.peek(hash, key)
 	if r == nil {

@@ -17,23 +17,31 @@ import (
 
 // BenchmarkRejectPaired measures whole refused requests over loopback, by turns with a handler that only
 // writes a 503 of the same length, through a client that costs as little as it can. of-bare is the ratio of
-// the medians. A key that the cache has never had an answer for costs more: the cache prepares to keep one.
+// the medians. Behind a cache, the key may be one whose answer it has seen and does not keep, or one that it has never
+// had an answer for: then it prepares to keep one, which others may wait for.
 func BenchmarkRejectPaired(b *testing.B) {
 	full := limiter.NewConcurrency(1)
-	for _, s := range []struct {
-		name   string
-		layers []middleware.Layer
-	}{
-		{"concurrency", []middleware.Layer{middleware.Concurrency(full)}},
-		{"concurrency-behind-cache", []middleware.Layer{
+	behindCache := func() []middleware.Layer {
+		return []middleware.Layer{
 			middleware.Cache(cache.New(1<<20, cache.WithOnlyExplicit())),
 			middleware.Concurrency(full),
 			middleware.Breaker(breaker.NewGroup()),
-		}},
+		}
+	}
+	for _, s := range []struct {
+		name   string
+		layers []middleware.Layer
+		known  bool
+	}{
+		{"concurrency", []middleware.Layer{middleware.Concurrency(full)}, false},
+		{"concurrency-behind-cache", behindCache(), true},
+		{"concurrency-behind-cache-unknown-key", behindCache(), false},
 	} {
 		b.Run(s.name, func(b *testing.B) {
 			wrapped := middleware.Wrap(benchMux(), s.layers...)
-			wrapped.ServeHTTP(httptest.NewRecorder(), benchRequest()) // the cache learns that it is not to be kept
+			if s.known {
+				wrapped.ServeHTTP(httptest.NewRecorder(), benchRequest()) // the cache learns that it is not to be kept
+			}
 			permit, _ := full.TryAcquire(limiter.Request{})
 			defer permit.Release(limiter.Ignored)
 			w := httptest.NewRecorder()
