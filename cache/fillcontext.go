@@ -40,10 +40,15 @@ func (c *fillContext) Err() error {
 // Value tells a handler of the same cache further inside that the fill is under way: it
 // would wait for itself.
 func (c *fillContext) Value(key any) any {
-	if k, ok := key.(filling); ok && k.cache == c.cache {
-		return true
+	switch k := key.(type) {
+	case filling:
+		if k.cache == c.cache {
+			return true
+		}
+	case *int: // the key by which package context finds the one that ends, and why it did
+		return c.make().Value(key)
 	}
-	return c.make().Value(key)
+	return c.client.Value(key)
 }
 
 // made reports whether there is more to look at than the leader's own context.

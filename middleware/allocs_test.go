@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 )
@@ -43,6 +44,26 @@ func TestRefusalAllocations(t *testing.T) {
 	h.ServeHTTP(w, r)
 	if got := testing.AllocsPerRun(200, func() { clear(w.h); h.ServeHTTP(w, r) }); got > 0 {
 		t.Errorf("%v allocations a refusal, want 0", got)
+	}
+	if w.h["Retry-After"] == nil {
+		t.Error("the request was not refused")
+	}
+}
+
+// A refusal inside a cache that has never had an answer for the key allocates what others could have waited for: the fill, its
+// key and the handler's request, besides the recorder.
+func TestRefusalAllocationsInFill(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	full := limiter.NewConcurrency(1)
+	permit, _ := full.TryAcquire(limiter.Request{})
+	defer permit.Release(limiter.Ignored)
+	h := middleware.Wrap(benchMux(), middleware.Cache(cache.New(1<<20, cache.WithOnlyExplicit())), middleware.Concurrency(full))
+	w, r := newNullWriter(), benchRequest()
+	h.ServeHTTP(w, r)
+	if got := testing.AllocsPerRun(200, func() { clear(w.h); h.ServeHTTP(w, r) }); got > 4 {
+		t.Errorf("%v allocations a refusal, want 4", got)
 	}
 	if w.h["Retry-After"] == nil {
 		t.Error("the request was not refused")

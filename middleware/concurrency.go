@@ -121,8 +121,15 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	w, rec := record(w)
-	req := limiter.Request{Arrived: rec.now()}
+	var rec *recorder
+	var req limiter.Request
+	fill, out := filling(w) // what is refused there needs no recorder besides the client's
+	if fill != nil {
+		req.Arrived = time.Now()
+	} else {
+		w, rec = record(w)
+		req.Arrived = rec.now()
+	}
 	if h.config.priority != nil {
 		req.Priority = h.config.priority(r)
 	}
@@ -133,6 +140,12 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		req.Client = h.config.client(r)
 	}
 	permit, err := h.l.Acquire(r.Context(), req)
+	if err != nil && fill != nil && h.rejecter.rejectFill(w, r, fill, out, err, retryAfterOf(err), reducedCapacity) {
+		return
+	}
+	if fill != nil {
+		w, rec = newRecorder(w, out, req.Arrived)
+	}
 	if err != nil {
 		h.rejecter.reject(w, r, rec, err, retryAfterOf(err), "", reducedCapacity)
 		return

@@ -89,13 +89,29 @@ func record(w http.ResponseWriter) (http.ResponseWriter, *recorder) {
 		rec.fresh = false // somebody else's wrapper lies between: its code has run
 		return w, rec
 	}
-	now := time.Now()
-	rec := &recorder{w: w, start: now, fresh: true}
-	if out := enclosing(w); out != nil { // we are inside a fill of the cache
+	return newRecorder(w, enclosing(w), time.Now())
+}
+
+// newRecorder returns a recorder around w. out is the one outside, if w is the writer of a fill of the cache.
+func newRecorder(w http.ResponseWriter, out *recorder, start time.Time) (http.ResponseWriter, *recorder) {
+	rec := &recorder{w: w, start: start, fresh: true}
+	if out != nil {
 		rec.outer, rec.trace, rec.reject = out, out.trace, out.reject
 	}
 	rec.self = shape(rec)
 	return rec.self, rec
+}
+
+// filling tells whether w is the writer of a fill of the cache, and finds the recorder around that.
+func filling(w http.ResponseWriter) (m cache.ShedMarker, out *recorder) {
+	if _, ok := w.(recorded); ok {
+		return nil, nil
+	}
+	m, ok := w.(cache.ShedMarker)
+	if !ok {
+		return nil, nil
+	}
+	return m, enclosing(w)
 }
 
 // enclosing finds the recorder around a writer that [recorderOf] does not look through.

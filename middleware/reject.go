@@ -182,7 +182,6 @@ func (j *rejecter) rejectSlow(w http.ResponseWriter, r *http.Request, rec *recor
 	x.Write(w, r)
 }
 
-// setHeader says when to come back, and that nobody keeps the answer.
 // rejectLean is reject for a request without a recorder, where nobody is to be told: no other layer of
 // ours, no trace, no function of the user's. See canLean.
 func (j *rejecter) rejectLean(w http.ResponseWriter, r *http.Request, after time.Duration, body *rejectBody) {
@@ -209,6 +208,24 @@ func (j *rejecter) canLean(w http.ResponseWriter) bool {
 	}
 }
 
+// rejectFill is reject inside a fill of the cache, for a request that needed no recorder of its own so far. It
+// reports false, and has done nothing, if somebody is to be told who asks for one.
+func (j *rejecter) rejectFill(w http.ResponseWriter, r *http.Request, m cache.ShedMarker, out *recorder, err error, after time.Duration, body *rejectBody) bool {
+	if t := j.trace; t != nil && t.Rejected != nil || j.custom != nil {
+		return false
+	}
+	if out != nil {
+		if out.reject != nil || out.trace != nil && out.trace.Rejected != nil {
+			return false
+		}
+		out.shedBy = j.layer // it counts if the refusal gets there: the cache may have something better
+	}
+	m.MarkShed(err)
+	j.rejectLean(w, r, after, body)
+	return true
+}
+
+// setHeader says when to come back, and that nobody keeps the answer.
 func (j *rejecter) setHeader(h http.Header, after time.Duration) {
 	spread := j.spread
 	if spread < 0 {
