@@ -38,3 +38,15 @@ func ExampleSimulation_Run() {
 	// wide       0.1 of what is possible
 	// narrow     0.0 of what is possible
 }
+
+// The same number of places on a service that was drawn at random.
+func ExampleRandom() {
+	k := limitersim.Random(3)
+	fmt.Println(k.Description)
+	sim := k.New(func() int { return 20 })
+	sim.Run(&places{free: 20})
+	fmt.Printf("%.1f of what is possible; best with %.0f in flight\n", k.Score(sim).Goodput, k.Optimum)
+	// Output:
+	// ps S 59 ms c 538 dep 0 ms cv2 1.8 9117/s load 5.14 cold
+	// 0.0 of what is possible; best with 538 in flight
+}

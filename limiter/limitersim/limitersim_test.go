@@ -31,7 +31,7 @@ func TestServicesHaveTheirCapacity(t *testing.T) {
 				t.Errorf("three times the capacity without a limiter: %+v; want a collapse", s)
 			}
 			best := 0.
-			for n := 1; n <= 1024; n *= 2 {
+			for n := 4; n <= 256; n *= 4 {
 				best = max(best, score(limitersim.New(svc, 3, 1, to), &places{free: n}).Goodput)
 			}
 			if best < .85 || best > 1.1 {
@@ -129,7 +129,7 @@ func TestSeed(t *testing.T) {
 // A random service at its optimum is at its capacity.
 func TestRandomServicesHaveTheirOptimum(t *testing.T) {
 	good := 0
-	for seed := uint64(100); seed < 112; seed++ {
+	for seed := uint64(100); seed < 108; seed++ {
 		k := limitersim.Random(seed)
 		n := max(1, int(k.Optimum))
 		sim := k.New(func() int { return n })
@@ -140,8 +140,8 @@ func TestRandomServicesHaveTheirOptimum(t *testing.T) {
 			t.Logf("seed %d: %s: optimum %.0f, %+v", seed, k.Description, k.Optimum, s)
 		}
 	}
-	if good < 10 {
-		t.Errorf("%d of 12 random services reach 0.85 of what is possible at their optimum; want 10", good)
+	if good < 7 {
+		t.Errorf("%d of 8 random services reach 0.85 of what is possible at their optimum; want 7", good)
 	}
 }
 
