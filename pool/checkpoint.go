@@ -14,8 +14,8 @@ import (
 // over; the task should then return that error. If a task of a higher priority waits for a
 // slot and is next in line, Checkpoint gives it this one and joins the line with the time at which
 // the task first arrived; it is not refused there, and returns when there is a slot again, or
-// when ctx ends. For 10 ms from then on it does not do it again. Where ctx carries no slot only
-// its end is reported.
+// when the task's own context ends, which then has no slot any more. For 10 ms from then on it does
+// not do it again. Where ctx carries no slot only its end is reported.
 //
 // While nobody more urgent waits it costs a few loads of memory and neither allocates nor locks.
 func Checkpoint(ctx context.Context) error {
@@ -96,10 +96,13 @@ func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
 	if w.permit == (limiter.Permit{}) {
 		w.permit = p.line.Permit(int(s.weight))
 	}
-	priority := s.priority()
+	until := s.Context // a task that goes on after a part of it was cancelled needs its slot
+	if next {
+		until = ctx
+	}
 	p.waiting[s.level()].Add(1)
-	permit, err := w.permit.Yield(ctx, limiter.Request{
-		Priority: priority,
+	permit, err := w.permit.Yield(until, limiter.Request{
+		Priority: s.priority(),
 		Weight:   int(s.weight),
 		Client:   s.client,
 		Arrived:  p.at(w.arrived),
@@ -113,7 +116,7 @@ func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
 	switch {
 	case err != nil:
 		s.weight = 0 // there is no slot any more
-		return context.Cause(ctx)
+		return context.Cause(until)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case p.stopped.Load():

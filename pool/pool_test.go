@@ -632,6 +632,37 @@ func TestCheckpoint(t *testing.T) {
 			empty(t, p)
 		})
 	})
+	t.Run("a part of it cancelled while it stands back: it goes on in its slot", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			var in atomic.Int64
+			alone := func() {
+				if in.Add(1) > 1 {
+					t.Error("two in one slot")
+				}
+				time.Sleep(time.Second)
+				in.Add(-1)
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				p.Do(context.Background(), func(ctx context.Context) error {
+					part, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+					defer cancel()
+					time.Sleep(time.Millisecond)
+					if err := pool.Checkpoint(part); err != context.DeadlineExceeded {
+						t.Errorf("got %v", err)
+					}
+					alone()
+					return nil
+				})
+			}()
+			synctest.Wait()
+			p.Do(context.Background(), func(context.Context) error { alone(); return nil }, pool.WithPriority(1))
+			<-done
+			empty(t, p)
+		})
+	})
 	t.Run("cancelled while it stands back", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))
