@@ -50,9 +50,50 @@ func (p *Pool) waits(level int) bool {
 // flood of urgent work from leaving it a checkpoint's worth of time in between.
 const turn = 10 * time.Millisecond
 
+// next ends one task in the slot's books and begins another of the same sort. If anybody waits
+// who is more urgent than work that has only just arrived, the slot goes to him first.
+func (s *slot) next(ctx context.Context) error {
+	if s.kind.pool.waits(0) {
+		return s.standBack(ctx, true)
+	}
+	if s.move(slotHeld, slotYielded) {
+		s.renew()
+		s.resume()
+	}
+	return nil
+}
+
+// renew is the part of next that belongs to the books. The slot belongs to the caller alone.
+func (s *slot) renew() {
+	k := s.kind
+	timed := k.timed(k.begun.Add(1))
+	now := untimed
+	if timed || s.began != untimed {
+		now = k.pool.clock()
+	}
+	if s.began != untimed {
+		k.ran(now - s.began)
+	}
+	k.ended.Add(1)
+	s.began = untimed
+	if timed {
+		s.began = now
+	}
+	if w := s.standing.Load(); w != nil {
+		w.arrived = s.began
+	}
+}
+
+// resume is the end of what slotYielded began.
+func (s *slot) resume() {
+	if !s.move(slotYielded, slotHeld) {
+		s.settle() // left in the meantime
+	}
+}
+
 // standBack gives the slot to the one who is next in line, if that is one more urgent, and
-// waits until it comes back. next says that the task has ended and another of the same sort
-// begins in its slot, which has only just arrived; otherwise the task keeps its place in the line.
+// waits until it comes back. next says that the task has ended and another begins in its slot;
+// otherwise the task keeps its place in the line.
 func (s *slot) standBack(ctx context.Context, next bool) error {
 	w := s.stand()
 	w.mu.Lock()
@@ -60,38 +101,25 @@ func (s *slot) standBack(ctx context.Context, next bool) error {
 	if !s.move(slotHeld, slotYielded) {
 		return nil // the task is over
 	}
-	err := s.yield(ctx, w, next)
-	if !s.move(slotYielded, slotHeld) {
-		s.settle() // left in the meantime
+	defer s.resume()
+	if next {
+		s.renew()
 	}
-	return err
+	return s.yield(ctx, w, next)
 }
 
-// yield is the part of standBack in which the slot belongs to it alone.
+// yield is the part of standBack that waits.
 func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
-	k := s.kind
-	p := k.pool
-	from := p.clock()
-	if next {
-		if s.began != untimed {
-			k.ran(from - s.began)
-		}
-		k.begun.Add(1)
-		k.ended.Add(1)
-		s.began, w.arrived = from, from
-		if !p.waits(0) {
-			return nil
-		}
-	} else {
-		if s.began == untimed { // and yet it runs for long enough to be asked to stand back
-			s.began = from
-		}
-		if w.arrived == untimed {
-			w.arrived = s.began
-		}
-		if w.resumed != 0 && from-w.resumed < turn {
-			return nil
-		}
+	p := s.kind.pool
+	from := p.now()
+	if s.began == untimed { // and yet it runs for long enough to be asked to stand back
+		s.began = from
+	}
+	if next || w.arrived == untimed {
+		w.arrived = s.began
+	}
+	if !next && w.resumed != 0 && from-w.resumed < turn {
+		return nil
 	}
 	if w.permit == (limiter.Permit{}) {
 		w.permit = p.line.Permit(int(s.weight))

@@ -89,7 +89,7 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
 			return
 		}
 		if !first && own != nil {
-			if err := own.standBack(ctx, true); err != nil {
+			if err := own.next(ctx); err != nil {
 				m.fail(err)
 				return
 			}
