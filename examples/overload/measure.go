@@ -74,7 +74,7 @@ type outcome struct {
 
 // setup is how long the measurements take that come before the load.
 func (p plan) setup() time.Duration {
-	return p.calibrate*27/10 + 10*refusalPause + 300*time.Millisecond
+	return p.calibrate*28/10 + 6*refusalPause + 500*time.Millisecond
 }
 
 func (p plan) perProfile() time.Duration {
@@ -170,33 +170,42 @@ func (p plan) refusal(pr profile, capacity float64) (float64, error) {
 	defer c.close()
 	load := step{rate: min(10*capacity, p.mostRate), d: p.calibrate / 5}
 	c.run(load, &tally{}, time.Now(), p.seed) // opens the connections
-	// The machine's pace changes: each measurement has its own reference, and the lower quartile counts,
-	// since whatever disturbs makes it more.
-	var cost []float64
-	for i := range 5 {
-		time.Sleep(refusalPause)
-		n0, cpu0 := read()
-		time.Sleep(load.d / 2)
-		n1, cpu1 := read()
+	time.Sleep(refusalPause)
+
+	// The machine's pace changes: each time with load lies between two without, and the median counts.
+	const times = 5
+	type part struct{ n, cpu, refused float64 }
+	var parts [2*times + 1]part
+	n0, cpu0 := read()
+	for i := range parts {
 		t := &tally{}
-		c.run(load, t, time.Now(), p.seed+uint64(i))
-		time.Sleep(refusalPause)
-		n2, cpu2 := read()
-		if err != nil {
-			return 0, err
+		if i%2 == 0 {
+			time.Sleep(load.d / 2)
+		} else {
+			c.run(load, t, time.Now(), p.seed+uint64(i))
+			time.Sleep(refusalPause)
 		}
+		n1, cpu1 := read()
 		t.mu.Lock()
-		refused := len(t.refused)
+		parts[i] = part{n1 - n0, cpu1 - cpu0, float64(len(t.refused))}
 		t.mu.Unlock()
-		if refused > 0 && n1 > n0 {
-			cost = append(cost, ((cpu2-cpu1)-(n2-n1)*(cpu1-cpu0)/(n1-n0))/float64(refused))
+		n0, cpu0 = n1, cpu1
+	}
+	if err != nil {
+		return 0, err
+	}
+	var cost []float64
+	for i := 1; i < len(parts); i += 2 {
+		a, b, x := parts[i-1], parts[i+1], parts[i]
+		if a.n+b.n > 0 && x.refused > 0 {
+			cost = append(cost, (x.cpu-x.n*(a.cpu+b.cpu)/(a.n+b.n))/x.refused)
 		}
 	}
 	if len(cost) == 0 {
 		return 0, nil
 	}
 	slices.Sort(cost)
-	return max(0, cost[len(cost)/4]), nil
+	return max(0, cost[len(cost)/2]), nil
 }
 
 // staircase drives one server through all steps.
