@@ -72,6 +72,9 @@ const (
 // the times in service demands, and keeps it if throughput follows. It needs no target latency
 // and no number at all. While nothing is shed, it does nothing.
 //
+// Where processors are what is short, requests wait for them in the line too, and not in the run queue of
+// Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
+//
 // The waiting line in front of it is bounded in time by what the experiment found: about
 // the time of service while little is shed, half of it and newest first in overload.
 //
