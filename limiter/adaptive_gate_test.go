@@ -160,3 +160,29 @@ func TestGateCount(t *testing.T) {
 	wg.Wait()
 	gateEmpty(t, c)
 }
+
+// TestAcquireClientLeft: nobody is let in whose context ended before its work could begin.
+func TestAcquireClientLeft(t *testing.T) {
+	for range 50 { // which of the two a waiter sees first is chance
+		synctest.Test(t, func(t *testing.T) {
+			c, p := gateLimiter(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() {
+				q, err := c.Acquire(ctx, Request{})
+				q.Release(Success)
+				done <- err
+			}()
+			synctest.Wait()
+			p.Release(Success) // lets it in
+			cancel()           // before it has run
+			if err := <-done; err != context.Canceled {
+				t.Fatalf("got %v, want %v", err, context.Canceled)
+			}
+			gateEmpty(t, c)
+			if s := c.Stats(); s.Success != 1 {
+				t.Errorf("%d successes, want 1", s.Success)
+			}
+		})
+	}
+}

@@ -467,26 +467,28 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 	}
 	c.mu.Unlock()
 	concWake(woken)
+	waited := time.Duration(0)
 	if err == nil && w != nil {
 		p, err = c.park(ctx, w)
 		if t := c.conf.trace; t.Admitted != nil || t.Shed != nil {
-			waited := time.Since(c.base) - now
-			if err == nil && t.Admitted != nil {
-				t.Admitted(*r, waited)
-			} else if err != nil && t.Shed != nil {
-				t.Shed(*r, err, waited)
-			}
+			waited = time.Since(c.base) - now
 		}
-	} else if err == nil {
-		if h := c.conf.trace.Admitted; h != nil {
-			h(*r, 0)
-		}
-	} else if h := c.conf.trace.Shed; h != nil {
-		h(*r, err, 0)
 	}
 	if err == nil && c.adapt != nil && c.adapt.yield {
 		p.slot.pause(1)
 		c.begin(p.slot)
+		if w != nil {
+			// What ran meanwhile may have seen the client leave: nobody is there to work for.
+			if err = ctx.Err(); err != nil {
+				p.Release(Ignored)
+				p = Permit{}
+			}
+		}
+	}
+	if h := c.conf.trace.Admitted; err == nil && h != nil {
+		h(*r, waited)
+	} else if h := c.conf.trace.Shed; err != nil && h != nil {
+		h(*r, err, waited)
 	}
 	return p, err
 }
