@@ -50,6 +50,15 @@ func BenchmarkConcurrency(b *testing.B) {
 				p.Release(limiter.Success)
 			}
 		}},
+		{"accept/fixed,line,bare", func() func() {
+			c := limiter.NewConcurrency(1000, limiter.WithQueue(100, time.Second))
+			return func() { c.Give(c.TryTake(1)) }
+		}},
+		{"accept/fixed,line,yield", func() func() {
+			c := limiter.NewConcurrency(1000, limiter.WithQueue(100, time.Second))
+			p, _ := c.TryAcquire(limiter.Request{})
+			return func() { p, _ = p.Yield(ctx, limiter.Request{}) }
+		}},
 		{"accept/adaptive", func() func() {
 			c := limiter.NewAdaptive(limiter.WithStart(1000))
 			return func() {

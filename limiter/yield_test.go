@@ -315,5 +315,9 @@ func TestTryTake(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() { c.Give(c.TryTake(1)) }); n != 0 {
 			t.Errorf("%v allocations", n)
 		}
+		p := c.Permit(c.TryTake(1))
+		if n := testing.AllocsPerRun(100, func() { p, _ = p.Yield(context.Background(), limiter.Request{}) }); n != 0 {
+			t.Errorf("Yield where nobody waits: %v allocations", n)
+		}
 	}
 }
