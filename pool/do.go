@@ -166,10 +166,6 @@ func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
 	}
 	k := p.kinds.get(t.kind)
 	if !t.deadline.IsZero() && time.Until(t.deadline) <= 0 {
-		if p.draining.Load() {
-			k.refused.Add(1)
-			return nil, ErrShutdown
-		}
 		p.late.Add(1)
 		k.refused.Add(1)
 		return nil, errLate
