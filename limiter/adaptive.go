@@ -32,7 +32,7 @@ type adaptive struct {
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
 	hasQueue bool
-	shadow   bool
+	gates    bool    // there may be a gate: it needs the yield, and a line to wait in
 	lag      float64 // mean time that work waits for a processor before it begins lately, s
 }
 
@@ -67,6 +67,10 @@ const (
 	adaptGated = .05
 )
 
+// adaptPlaces is how long a line has to be allowed to be for a gate in front of it: a shorter one would
+// refuse a burst that the permits have room for.
+const adaptPlaces = 12
+
 // NewAdaptive returns a limiter that finds its limit by experiment: while requests are
 // shed, it tries a limit beside the present one for as long as the measured variance of
 // the times in service demands, and keeps it if throughput follows. It needs no target latency
@@ -90,13 +94,13 @@ func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 	start = min(max(start, c.conf.least), c.conf.most)
 	a := &adaptive{
 		yield:    !c.conf.noYield,
-		shadow:   c.conf.shadow,
 		least:    c.conf.least,
 		most:     c.conf.most,
 		ctrl:     ctrlNew(start, c.conf.least, c.conf.most),
 		openE:    1,
 		hasQueue: !c.conf.queueSet || c.conf.places > 0,
 	}
+	a.gates = a.yield && !c.conf.shadow && (!c.conf.queueSet || c.conf.places >= adaptPlaces)
 	a.every.Store(1)
 	c.limit.Store(int64(start))
 	c.adapt = a
@@ -243,7 +247,7 @@ func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 	if a.lag > max(adaptLag*w.sum/w.n, adaptBrief) || a.gate.Load() > 0 && w.gated > adaptGated*w.arrivals {
 		procs := runtime.GOMAXPROCS(0)
 		a.ctrl.least = max(a.least, min(2*procs, a.most))
-		if a.yield && a.hasQueue && !brief && !a.shadow {
+		if a.gates && !brief {
 			gate = int64(procs)
 		}
 	}

@@ -32,6 +32,8 @@ func TestGateSet(t *testing.T) {
 		{"brief work has none", nil, procs, 10 * time.Microsecond, 20 * ms, 64, 0},
 		{"without the yield there is none", []ConcurrencyOption{WithoutYield()}, 0, 2 * ms, 8 * ms, 0, 0},
 		{"without a line there is none: it would refuse", []ConcurrencyOption{WithQueue(0, 0)}, 0, 2 * ms, 8 * ms, 0, 0},
+		{"nor with a short one: it would refuse bursts", []ConcurrencyOption{WithQueue(11, time.Second)}, 0, 2 * ms, 8 * ms, 0, 0},
+		{"with a longer one there is", []ConcurrencyOption{WithQueue(12, time.Second)}, 0, 2 * ms, 8 * ms, 0, procs},
 		{"a shadow has none", []ConcurrencyOption{WithShadow()}, 0, 2 * ms, 8 * ms, 0, 0},
 	} {
 		t.Run(k.rule, func(t *testing.T) {

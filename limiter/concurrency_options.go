@@ -112,13 +112,14 @@ func WithStart(limit int) ConcurrencyOption {
 // It yields because a goroutine that computes without a pause keeps all others from
 // running: requests then wait in the scheduler's run queue, in front of the limiter, which
 // never sees more in flight than there are processors and sheds nothing. After the yield
-// whatever was runnable has passed through admission too, and is counted. While that
-// takes a part of the time in service worth speaking of, requests wait in the line as long as one
-// for each processor is on its way from its permit to its work, though there be permits
-// left ([ConcurrencyStats].Gate). Where
-// requests do nothing but wait for others, the yield can be spared; where their work is
-// over in less than 50 microseconds, it is left out anyway, and while nobody waits for a processor it is
-// left out before most of longer work.
+// whatever was runnable has passed through admission too, and is counted. While that takes
+// more than a twentieth of the time in service, requests wait in the line as long as one for
+// each processor is on its way from its permit to its work, even if there are permits left
+// ([ConcurrencyStats].Gate), unless [WithQueue] allows the line less than 12 places.
+//
+// Where requests do nothing but wait for others, the yield can be spared. Where their work is
+// over in less than 50 microseconds it is left out anyway, and while nobody waits for a
+// processor it is left out before most of longer work.
 func WithoutYield() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.noYield = true })
 }
