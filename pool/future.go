@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -80,11 +81,34 @@ func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 			f.perform(in.outer, nil)
 		}
 	}
+	if k := f.slot.kind; k != nil && k.brief() && !f.done.isOpen() {
+		k.makeWay()
+	}
 	if !f.done.wait(ctx) {
 		var zero T
 		return zero, context.Cause(ctx)
 	}
 	return f.value, f.err
+}
+
+// makeWay lets the goroutine of a brief task run that is next on this processor: it is over
+// sooner than its waiter could be put to sleep and woken. Where many others are runnable the
+// waiter would stand behind them all, and not be woken by the task: one in eight looks how long
+// it took, and after one such experience the next thousand do not try.
+func (k *kind) makeWay() {
+	crowded := &k.pool.crowded
+	switch {
+	case crowded.Load() > 0:
+		crowded.Add(-1)
+	case k.begun.Load()&7 != 0:
+		runtime.Gosched()
+	default:
+		before := k.pool.now()
+		runtime.Gosched()
+		if k.pool.now()-before > 20*time.Microsecond {
+			crowded.Store(1000)
+		}
+	}
 }
 
 // Ready reports whether the result is there, so that Wait returns at once.

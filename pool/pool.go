@@ -36,6 +36,7 @@ type Pool struct {
 	waiting [16]atomic.Int64 // by priority, lowest first
 	shares  shares
 	late    atomic.Int64 // tasks that came after their own deadline
+	crowded atomic.Int32 // how many waiters are not to make way: see makeWay
 }
 
 // Option sets one thing about a [Pool].
