@@ -160,6 +160,12 @@ func BenchmarkContended(b *testing.B) {
 				p.Do(context.Background(), func(context.Context) error { sink.Store(int64(spin(work.n))); return nil })
 			})
 		})
+		b.Run("work="+work.name+"/pool/plain", func(b *testing.B) {
+			p := pool.New(pool.WithSlots(slots))
+			run(b, func() {
+				p.Do(context.Background(), func(context.Context) error { sink.Store(int64(spin(work.n))); return nil }, pool.WithPlainContext())
+			})
+		})
 	}
 }
 

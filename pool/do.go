@@ -83,7 +83,8 @@ func (p *Pool) plain(ctx context.Context, fn func(context.Context) error, t *tas
 // too. Where Do would not call its func, Enter returns ctx, an empty Slot and the error.
 //
 // If ctx carries a slot of this pool already, Enter returns ctx and an empty Slot, whose Leave
-// does nothing. Enter allocates once, the context.
+// does nothing. Enter allocates once, the context that carries the slot; with [WithPlainContext] it
+// returns ctx instead.
 func (p *Pool) Enter(ctx context.Context, opts ...TaskOption) (context.Context, Slot, error) {
 	if p.held(ctx) != nil {
 		if ctx.Err() != nil {
