@@ -109,12 +109,19 @@ func (e *entry) before(o *entry) bool {
 }
 func (e *entry) moved(place int) { e.place = place }
 
-// ordered is a heap (container/heap) of elements that know their place in it, so that any of
-// them can be taken out; -1 is none.
-type ordered[E interface {
+// placed is an element of a heap that knows its place in it, so that it can be taken out; -1 is none.
+type placed[E any] interface {
 	before(E) bool
 	moved(place int)
-}] []E
+}
+
+var (
+	_ placed[*client] = (*client)(nil)
+	_ placed[*entry]  = (*entry)(nil)
+)
+
+// ordered is a heap (container/heap).
+type ordered[E placed[E]] []E
 
 func (h ordered[E]) Len() int           { return len(h) }
 func (h ordered[E]) Less(i, j int) bool { return h[i].before(h[j]) }
