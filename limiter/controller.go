@@ -311,7 +311,11 @@ func (s *ctrlState) restart() {
 // that a dependency has become slower: throughput comes back then, and if not, it is told by
 // one trial.
 func (s *ctrlState) leap(was ctrlMean) {
-	if f := s.ref.r / was.r; f > ctrlFast && was.x/s.ref.x > f/2 {
+	f := s.ref.r / was.r
+	if f > 1.5 && was.x/s.ref.x > f/1.3 && was.blocked >= .95 && s.ref.blocked >= .95 {
+		s.base *= f // a queue of our own does not grow while the limit stands
+	}
+	if f > ctrlFast && was.x/s.ref.x > f/2 {
 		s.grow = min(f, ctrlLeap)
 	}
 }
@@ -575,6 +579,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		}
 		s.from, s.ref = s.anchored, s.anchor
 		a, mean, clear = &s.ref, thr-1, true
+		s.spent = 0 // what is tried next is closer
 	}
 	// All that comes is served at the limit on trial, in the time it took before.
 	met := up && a.shed > .1 && m.shed < .02 && n >= 32 && math.Log(m.r/a.r) < .3*d
@@ -683,7 +688,10 @@ func (s *ctrlState) refuseUp(n, e, se, d float64) {
 // price returns for how many completions there is to be no other trial like the one that was
 // refused, so that what such trials cost in throughput stays small.
 func (s *ctrlState) price(e, se, d float64) float64 {
-	share := 1 - math.Exp(min(e*d+se*math.Abs(d), 0))
+	share := 1 - math.Exp(min(max(e, -1)*d+se*math.Abs(d), 0))
+	if d < 0 {
+		share = 1 - math.Exp(min(min(e, 1)*d-se*d, 0))
+	}
 	return s.spent * share / ctrlPrice
 }
 
