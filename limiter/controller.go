@@ -503,7 +503,20 @@ func (s *ctrlState) tried() *ctrlTried {
 func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	s.rounds++
 	s.mostSecs = 2 * s.ref.r
-	s.settled.add(w)
+	if s.limit < s.from && s.rounds > 1 && s.ref.blocked >= .95 {
+		// Throughput plainly follows: the mixture need not be the usual one to see that.
+		s.settled.add(w)
+		t := s.settled.mean(s.limit)
+		if e, se := s.evidence(t, w.open, s.ref, s.from); t.n >= 16 && e-2*se > .6 {
+			s.elasticity = e
+			s.refuseDown(t.n, e, se, math.Log(float64(s.limit)/float64(s.from)), true)
+			s.back()
+			return
+		}
+	}
+	if s.limit > s.from {
+		s.settled.add(w)
+	}
 	if s.limit > s.from && s.ref.blocked >= .95 {
 		// A higher limit needs time to be of use, but none to do harm.
 		t := &s.settled
@@ -659,20 +672,10 @@ func (s *ctrlState) measure(w ctrlWindow) {
 			s.toHold()
 			return
 		}
-		s.lastDown = min(max(n, 2*s.lastDown), 32*n)
-		if followed {
-			s.lastDown = 32 * n
-		}
 		if mean > .8 && se < .25 && a.shed > ctrlShed && a.blocked >= .95 {
 			s.pauseUp, s.grow = 0, ctrlFast // the limit is the bottleneck: it grows as it does at first
 		}
-		s.pauseDown = max(s.lastDown, s.price(mean, se, d))
-		if s.crowded {
-			s.pauseCrowd = s.lastDown
-		}
-		if followed {
-			s.doubt = s.lastDown
-		}
+		s.refuseDown(n, mean, se, d, followed)
 	}
 	*s.tried() = ctrlTried{s.limit, s.trial}
 	s.back()
@@ -683,6 +686,19 @@ func (s *ctrlState) refuseUp(n, e, se, d float64) {
 	s.grow, s.ramp = ctrlUp, false
 	s.lastUp = min(max(n, 2*s.lastUp), 12*n)
 	s.pauseUp = max(s.lastUp, s.price(e, se, d))
+}
+
+// refuseDown makes nothing of a trial down that saw n completions.
+func (s *ctrlState) refuseDown(n, e, se, d float64, followed bool) {
+	s.lastDown = min(max(n, 2*s.lastDown), 32*n)
+	if followed {
+		s.lastDown = 32 * n
+		s.doubt = s.lastDown
+	}
+	s.pauseDown = max(s.lastDown, s.price(e, se, d))
+	if s.crowded {
+		s.pauseCrowd = s.lastDown
+	}
 }
 
 // price returns for how many completions there is to be no other trial like the one that was
