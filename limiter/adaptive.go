@@ -47,6 +47,13 @@ type concCount struct {
 
 const adaptSmooth = 1 - 1./128
 
+// Until it is known how long work takes, the line is bounded by places rather than time: where
+// work is brief they are soon served, and where it is not there is a reason to wait.
+const (
+	adaptPatience = 5 * time.Second
+	adaptUnknown  = 64
+)
+
 // adaptBrief is the work, in seconds, below which its mean makes a yield pointless: to refuse a
 // request costs a server about as much as to serve it then, and a yield is a good part of it.
 const adaptBrief = 50e-6
@@ -300,7 +307,10 @@ func (a *adaptive) tune(c *Concurrency) {
 	x, b := a.ctrl.ref.x, a.ctrl.base
 	if x <= 0 || b <= 0 {
 		c.bound = 100 * time.Millisecond
-		c.places = 64
+		if a.ctrl.fresh {
+			c.bound = adaptPatience
+		}
+		c.places = adaptUnknown
 	} else {
 		tight := max(.4*b, 5/x)
 		wide := max(b*(1+a.ctrl.cv2), (11+6*a.ctrl.cv2)/x)
@@ -309,8 +319,15 @@ func (a *adaptive) tune(c *Concurrency) {
 		wide += min(2*a.ctrl.ref.y, .01)
 		u := min(max((.25-a.shedE)/.2, 0), 1)
 		bound := tight + u*(wide-tight)
-		c.bound = time.Duration(bound * 1e9)
 		c.places = 3 + int(1.5*x*bound)
+		if a.ctrl.fresh && a.gate.Load() == 0 && a.shedE < .15 {
+			// Nothing speaks against a higher limit yet, and it is on its way. What waits for a
+			// processor is another matter: a higher limit does not help it.
+			more := 1 + 1.5*min((.15-a.shedE)/.1, 1)
+			bound = max(bound, min(more*bound, adaptPatience.Seconds()))
+			c.places = max(3+int(1.5*x*bound), int(adaptUnknown*(more-1)))
+		}
+		c.bound = time.Duration(bound * 1e9)
 		if a.gate.Load() > 0 && a.shedE <= .15 {
 			// First in, first out at the pace of the processors: whoever comes beyond the bound would
 			// be refused when it is over, and can as well be told at once.

@@ -178,7 +178,7 @@ type ctrlState struct {
 	from    int        // the limit that a trial began at
 	ref     ctrlMean   // A: measured at limit
 	trial   ctrlWindow // measured at the limit on trial
-	settled ctrlWindow // seen before it was
+	settled ctrlWindow // seen before the trial had settled
 	rounds  int        // of settling
 
 	base  float64 // B: time in service without a queue of our own; 0 is not known yet
@@ -196,6 +196,7 @@ type ctrlState struct {
 	pauseCrowd         float64 // completions until the next such trial
 	doubt              float64 // completions for which the crowd is not believed: throughput followed a limit down
 	up, down           ctrlTried
+	fresh              bool       // since the start no trial up was refused
 	known              bool       // throughput has followed the limit where base was measured
 	stood              float64    // completions at limit since it was accepted
 	here               float64    // completions measured in this visit
@@ -214,7 +215,7 @@ type ctrlState struct {
 }
 
 func ctrlNew(start, least, most int) ctrlState {
-	return ctrlState{limit: start, least: least, most: most, from: start, grow: ctrlFast, first: true, ramp: true,
+	return ctrlState{limit: start, least: least, most: most, from: start, grow: ctrlFast, first: true, ramp: true, fresh: true,
 		needN: 8, needSecs: 0.002}
 }
 
@@ -312,8 +313,9 @@ func (s *ctrlState) restart() {
 // one trial.
 func (s *ctrlState) leap(was ctrlMean) {
 	f := s.ref.r / was.r
-	if f > 1.5 && was.x/s.ref.x > f/1.3 && was.blocked >= .95 && s.ref.blocked >= .95 {
-		s.base *= f // a queue of our own does not grow while the limit stands
+	if f > 2.5 && was.x/s.ref.x > f/1.3 && was.blocked >= .95 && s.ref.blocked >= .95 {
+		// The work itself takes longer: a queue of our own does not grow while the limit stands.
+		s.base *= f
 	}
 	if f > ctrlFast && was.x/s.ref.x > f/2 {
 		s.grow = min(f, ctrlLeap)
@@ -347,8 +349,8 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		if s.odd > 0 {
 			return // wait for the next one before anything is made of it
 		}
-		if w.shed > 0 && m.blocked > .95 && (a.blocked < .5 || s.ramp && a.blocked < .9) {
-			*a = ctrlMean{}
+		if (w.shed > 0 || s.fresh) && m.blocked > .95 && (a.blocked < .5 || s.ramp && a.blocked < .9) {
+			*a, s.anchor = ctrlMean{}, ctrlMean{}
 		}
 	}
 	if a.n == 0 {
@@ -441,7 +443,7 @@ func (s *ctrlState) consider(shed, open float64) {
 	if down && !high && !full && s.known && a.r < 1.3*s.base && s.stood < 40*(3*a.x*a.r+noise/(se*se*d*d)) {
 		down = false // there is hardly a queue to be got rid of
 	}
-	up := byLimit && shed > 0 && s.pauseUp == 0 && (byGate || !full)
+	up := byLimit && (shed > 0 || s.fresh && a.blocked-a.gated > .9) && s.pauseUp == 0 && (byGate || !full)
 	switch {
 	case down && s.pauseDown == 0 && s.limit > s.least && !(s.ramp && !s.first):
 		f := 1 / s.small(open)
@@ -503,23 +505,10 @@ func (s *ctrlState) tried() *ctrlTried {
 func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	s.rounds++
 	s.mostSecs = 2 * s.ref.r
-	if s.limit < s.from && s.rounds > 1 && s.ref.blocked >= .95 {
-		// Throughput plainly follows: the mixture need not be the usual one to see that.
-		s.settled.add(w)
-		t := s.settled.mean(s.limit)
-		if e, se := s.evidence(t, w.open, s.ref, s.from); t.n >= 16 && e-2*se > .6 {
-			s.elasticity = e
-			s.refuseDown(t.n, e, se, math.Log(float64(s.limit)/float64(s.from)), true)
-			s.back()
-			return
-		}
-	}
-	if s.limit > s.from {
-		s.settled.add(w)
-	}
 	if s.limit > s.from && s.ref.blocked >= .95 {
 		// A higher limit needs time to be of use, but none to do harm.
 		t := &s.settled
+		t.add(w)
 		e := math.Log(t.n / t.secs / s.ref.x)
 		se := math.Sqrt((s.cv2 + w.open + .1) * (1/t.n + 1/s.ref.n))
 		if t.n >= 8 && -e > .15+2*se {
@@ -595,7 +584,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		s.spent = 0 // what is tried next is closer
 	}
 	// All that comes is served at the limit on trial, in the time it took before.
-	met := up && a.shed > .1 && m.shed < .02 && n >= 32 && math.Log(m.r/a.r) < .3*d
+	met := up && (a.shed > .1 || a.shed == 0 && m.blocked < .5*a.blocked) && m.shed < .02 && n >= 32 && math.Log(m.r/a.r) < .3*d
 	// Those who wait no longer wait for the limit, and nothing takes longer for it.
 	harmless := up && m.gated > .5*m.blocked && n >= 32 && math.Log(m.r/a.r) < .3*d && mean > -se
 	if !clear && !met && !harmless {
@@ -605,7 +594,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		// Not clear, and the reference is as weak as the trial: measure that again.
 		*s.tried() = ctrlTried{s.limit, s.trial}
 		if up {
-			s.pauseUp = s.here
+			s.pauseUp, s.fresh = s.here, false
 		} else {
 			s.pauseDown = s.here
 		}
@@ -683,6 +672,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 
 // refuseUp makes nothing of a trial up that saw n completions.
 func (s *ctrlState) refuseUp(n, e, se, d float64) {
+	s.fresh = false
 	s.grow, s.ramp = ctrlUp, false
 	s.lastUp = min(max(n, 2*s.lastUp), 12*n)
 	s.pauseUp = max(s.lastUp, s.price(e, se, d))
@@ -702,12 +692,10 @@ func (s *ctrlState) refuseDown(n, e, se, d float64, followed bool) {
 }
 
 // price returns for how many completions there is to be no other trial like the one that was
-// refused, so that what such trials cost in throughput stays small.
+// refused, so that what such trials cost stays a share ctrlPrice of the throughput.
 func (s *ctrlState) price(e, se, d float64) float64 {
-	share := 1 - math.Exp(min(max(e, -1)*d+se*math.Abs(d), 0))
-	if d < 0 {
-		share = 1 - math.Exp(min(min(e, 1)*d-se*d, 0))
-	}
+	e = min(max(e, -1), 1) // beyond that it was chance
+	share := 1 - math.Exp(min(e*d+se*math.Abs(d), 0))
 	return s.spent * share / ctrlPrice
 }
 
