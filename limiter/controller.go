@@ -584,7 +584,7 @@ func (s *ctrlState) measure(w ctrlWindow) {
 		s.spent = 0 // what is tried next is closer
 	}
 	// All that comes is served at the limit on trial, in the time it took before.
-	met := up && (a.shed > .1 || a.shed == 0 && m.blocked < .5*a.blocked) && m.shed < .02 && n >= 32 && math.Log(m.r/a.r) < .3*d
+	met := up && a.shed > .1 && m.shed < .02 && n >= 32 && math.Log(m.r/a.r) < .3*d
 	// Those who wait no longer wait for the limit, and nothing takes longer for it.
 	harmless := up && m.gated > .5*m.blocked && n >= 32 && math.Log(m.r/a.r) < .3*d && mean > -se
 	if !clear && !met && !harmless {

@@ -35,8 +35,9 @@ func TestLabInBubble(t *testing.T) {
 				p.Release(Success)
 			})
 			got := sim.Score(from, to)
-			// Which of two that happen in the same nanosecond is first moves a trial, and with it all that follows.
-			if d := got.Goodput - want.Goodput; max(d, -d) > .03 || (got.P99-want.P99).Abs() > want.P99/5 {
+			// Which of two that happen in the same nanosecond is first moves a trial, and with it all that follows:
+			// another limit of those that are as good may stand in the end.
+			if d := got.Goodput - want.Goodput; max(d, -d) > .03 || (got.P99-want.P99).Abs() > max(want.P99/5, svc.Baseline(42)/2) {
 				t.Errorf("%s: with goroutines %+v, without %+v", svc.Name, got, want)
 			}
 			if s := c.Stats(); s.InFlight != 0 || s.Queued != 0 {
