@@ -1,0 +1,115 @@
+package limiter
+
+import "math"
+
+// ctrlWindow is what was seen in one window of time.
+type ctrlWindow struct {
+	secs     float64
+	n        float64 // successes
+	ended    float64 // whatever the outcome
+	extra    float64 // their weight beyond 1
+	sum      float64 // their time in service, s
+	squares  float64 // its square, s²
+	lag      float64 // the part of sum in which the work waited for a processor to begin, s
+	arrivals float64
+	blocked  float64 // arrivals that found no free permit
+	gated    float64 // of these, those that waited for a processor and not for the limit
+	shed     float64 // arrivals that were sent away, sooner or later
+	open     float64 // smoothed share of arrivals that found a free permit
+}
+
+func (w *ctrlWindow) add(v ctrlWindow) {
+	w.secs += v.secs
+	w.n += v.n
+	w.ended += v.ended
+	w.extra += v.extra
+	w.sum += v.sum
+	w.squares += v.squares
+	w.lag += v.lag
+	w.arrivals += v.arrivals
+	w.blocked += v.blocked
+	w.gated += v.gated
+	w.shed += v.shed
+	w.open = v.open
+}
+
+// ctrlMean is what a number of windows say: rates and shares.
+type ctrlMean struct {
+	n        float64 // behind it
+	x        float64 // throughput, 1/s, by both of the next
+	counted  float64
+	inferred float64 // 0 unless the limit was full
+	rounds   float64 // of work in flight
+	r        float64 // mean time in service, s
+	y        float64 // the part of r before the work began: the wait for a processor, s
+	shed     float64 // share of those who came that was sent away
+	blocked  float64 // share of arrivals that found no free permit
+	gated    float64 // share of arrivals that waited for a processor and not for the limit
+	ratio    float64 // completions for each arrival
+	load     float64 // arrivals, 1/s
+}
+
+// mean sums a window up that was seen at a limit.
+func (w *ctrlWindow) mean(limit int) ctrlMean {
+	m := ctrlMean{n: w.n, counted: w.n / w.secs, r: w.sum / w.n, shed: w.shed / (w.n + w.shed)}
+	m.y = min(max(w.lag/w.n, 0), m.r)
+	m.rounds = w.secs / m.r
+	if w.arrivals > 0 {
+		m.blocked = w.blocked / w.arrivals
+		m.gated = w.gated / w.arrivals
+		m.ratio = w.n / w.arrivals
+		m.load = w.arrivals / w.secs
+	}
+	if m.blocked-m.gated >= .95 {
+		m.inferred = float64(limit) * w.n / (max(w.ended, w.n) + w.extra) / m.r
+	}
+	m.weigh()
+	return m
+}
+
+// crowd is the share of the time in service that went by before the work began. Permits
+// of work that cannot begin are of no use: they are a queue in front of the processors.
+func (m *ctrlMean) crowd() float64 { return m.y / max(m.r, 1e-9) }
+
+// work is the time in service without the wait for a processor in front of it.
+func (m *ctrlMean) work() float64 { return max(m.r-m.y, .01*m.r) }
+
+// held is how long work took at a limit that was full, by what it held up: the first to
+// end are the short ones.
+func (m *ctrlMean) held(limit int) float64 {
+	if m.inferred > 0 {
+		return max(m.r, float64(limit)/m.counted)
+	}
+	return m.r
+}
+
+// weigh makes up its mind about the throughput. A count over a few rounds is off by the part of
+// a round that a window cuts, where work that began together ends together. While the
+// limit is full, Little's law gives it from the time in service, which is slower to
+// follow a change: the more rounds, the more the count is worth.
+func (m *ctrlMean) weigh() {
+	m.x = m.counted
+	if m.inferred > 0 {
+		k := m.rounds * m.rounds / (m.rounds*m.rounds + 4)
+		m.x = math.Exp(k*math.Log(m.counted) + (1-k)*math.Log(m.inferred))
+	}
+}
+
+// blend moves m towards v by a share of a.
+func (m *ctrlMean) blend(v ctrlMean, a float64) {
+	m.counted += a * (v.counted - m.counted)
+	if m.inferred > 0 && v.inferred > 0 {
+		m.inferred += a * (v.inferred - m.inferred)
+	} else {
+		m.inferred = 0
+	}
+	m.rounds = (1-a)*m.rounds + v.rounds
+	m.r += a * (v.r - m.r)
+	m.y += a * (v.y - m.y)
+	m.shed += a * (v.shed - m.shed)
+	m.blocked += a * (v.blocked - m.blocked)
+	m.gated += a * (v.gated - m.gated)
+	m.ratio += a * (v.ratio - m.ratio)
+	m.load += a * (v.load - m.load)
+	m.weigh()
+}
