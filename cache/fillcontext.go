@@ -40,15 +40,13 @@ func (c *fillContext) Err() error {
 // Value tells a handler of the same cache further inside that the fill is under way: it
 // would wait for itself.
 func (c *fillContext) Value(key any) any {
-	switch k := key.(type) {
-	case filling:
-		if k.cache == c.cache {
-			return true
-		}
-	case *int: // the key by which package context finds the one that ends, and why it did
-		return c.make().Value(key)
+	if k, ok := key.(filling); ok && k.cache == c.cache {
+		return true
 	}
-	return c.client.Value(key)
+	if c.client.Err() == nil && !c.made() {
+		return context.WithoutCancel(c.client).Value(key) // the leader's values, but not its end
+	}
+	return c.make().Value(key)
 }
 
 // made reports whether there is more to look at than the leader's own context.

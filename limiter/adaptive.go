@@ -27,7 +27,6 @@ type adaptive struct {
 	last     concCount     // the counts when it did
 	knocks   int64         // arrivals that found no free permit, in all
 	gated    int64         // of these, those that found the gate shut and no more
-	late     int64         // arrivals that found one at the second look
 	turns    int64         // arrivals sent away
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
@@ -141,9 +140,6 @@ func (a *adaptive) knocked(gated bool) {
 	a.shedE *= adaptSmooth
 	a.openE *= adaptSmooth
 }
-
-// passed counts an arrival that found a permit at the second look.
-func (a *adaptive) passed() { a.late++ }
 
 // turned counts one that was sent away.
 func (a *adaptive) turned() {

@@ -503,7 +503,6 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 		if limit := c.limit.Load(); c.state.Load()+min(weight, limit) <= limit && !c.shut() {
 			if p, ok := c.takeLocked(weight, now); ok {
 				if a := c.adapt; a != nil {
-					a.passed()
 					a.comes(p.slot)
 				}
 				return nil, p, woken, nil

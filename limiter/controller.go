@@ -212,8 +212,7 @@ func (s *ctrlState) stay(m ctrlMean) {
 	s.restart()
 	s.ref = m
 	s.leap(was)
-	s.needN = max(8, min(float64(s.limit), m.x*m.r))
-	s.needSecs = max(.005, m.r)
+	s.gather()
 }
 
 // hold measures the reference and decides whether to try another limit.
@@ -275,12 +274,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		s.known = true
 	}
 
-	s.needN = max(32, min(float64(s.limit), a.x*a.r))
-	if s.ramp {
-		s.needN = max(8, min(float64(s.limit), a.x*a.r))
-	}
-	s.needSecs = max(.005, a.r)
-
+	s.gather()
 	s.consider(w.shed, w.open)
 }
 
@@ -347,16 +341,20 @@ func (s *ctrlState) forget() {
 
 func (s *ctrlState) toHold() {
 	s.phase = ctrlHold
-	s.needN = max(32, min(float64(s.limit), s.ref.x*s.ref.r))
-	s.needSecs = max(.005, s.ref.r)
-	if s.ramp {
-		s.needN = max(8, min(float64(s.limit), s.ref.x*s.ref.r))
-	}
+	s.gather()
 	if s.ref.n == 0 {
-		s.needN, s.needSecs = max(32, float64(s.limit)), max(.005, s.r)
-		if s.ramp {
-			s.needN = max(8, float64(s.limit))
-		}
 		s.mostSecs = 4 * s.r
 	}
+}
+
+// gather sets what the next window of the reference has to hold: a round of work.
+func (s *ctrlState) gather() {
+	least, flight, r := 32., float64(s.limit), s.r
+	if s.ramp {
+		least = 8
+	}
+	if s.ref.n > 0 {
+		flight, r = min(flight, s.ref.x*s.ref.r), s.ref.r
+	}
+	s.needN, s.needSecs = max(least, flight), max(.005, r)
 }
