@@ -207,7 +207,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // fallBack answers with the fallback. The layers around are told that the handler was not asked, but a
 // cache is not: it would answer stale instead.
 func (h *breakerHandler) fallBack(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration) {
-	rec.shed, rec.shedBy = err, h.rejecter.layer
+	rec.shed, rec.shedBy = err, &h.rejecter
 	j := &h.rejecter
 	if j.count != nil {
 		j.counter().Add(1)

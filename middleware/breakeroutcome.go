@@ -38,7 +38,7 @@ func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool, 
 	if rec.shed != nil {
 		return breaker.Ignored
 	}
-	status := rec.status
+	status := int(rec.status)
 	if status == 0 && finished {
 		status = http.StatusOK
 	}

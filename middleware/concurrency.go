@@ -96,12 +96,18 @@ func (*concurrencyLayer) rank() rank { return rankConcurrency }
 func (c *concurrencyLayer) Handler(next http.Handler) http.Handler { return c.wrap(next, env{}) }
 
 func (c *concurrencyLayer) wrap(next http.Handler, e env) http.Handler {
-	return &concurrencyHandler{
+	h := &concurrencyHandler{
 		base:     newBase(next, e, c.config.common, rejecter{layer: "concurrency", status: http.StatusServiceUnavailable, spread: -1}),
 		l:        c.l,
 		adaptive: c.l.Stats().Adaptive,
 		config:   c.config,
 	}
+	if c.config.long != nil {
+		long := *h
+		long.untilFlush = true
+		h.long = &long
+	}
+	return h
 }
 
 func (c *concurrencyLayer) stats() LayerStats {
@@ -114,6 +120,9 @@ type concurrencyHandler struct {
 	l        *limiter.Concurrency
 	adaptive bool
 	config   concurrencyConfig
+
+	untilFlush bool                // the permits are given back at the first Flush
+	long       *concurrencyHandler // holds the permits for which that is so; nil without WithLongLived
 }
 
 func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -153,7 +162,11 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.fresh = false // Acquire may have waited or yielded
 	h.traceAdmitted(r, rec, "concurrency", req.Arrived)
 
-	rec.holds.addPermit(permitHold{layer: h, permit: permit, long: h.config.long != nil && h.config.long(r)})
+	holder := h
+	if h.long != nil && h.config.long(r) {
+		holder = h.long
+	}
+	rec.holds.addPermit(permitHold{layer: holder, permit: permit})
 	finished := false
 	defer func() {
 		if !finished {
@@ -169,7 +182,7 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *concurrencyHandler) becameLong(x *permitHold, k streamKind) {
 	switch k {
 	case streamFlush:
-		if !x.long {
+		if !h.untilFlush {
 			return
 		}
 	case streamPool:

@@ -17,14 +17,13 @@ import (
 type holds struct {
 	permit permitHold
 	call   callHold
-	slot   slotHold
+	slot   pool.Slot
+	more   *holds
 }
 
 type permitHold struct {
 	layer  *concurrencyHandler
 	permit limiter.Permit
-	long   bool // it becomes long-lived with its first Flush
-	next   *permitHold
 }
 
 type callHold struct {
@@ -32,58 +31,49 @@ type callHold struct {
 	call    breaker.Call
 	begun   time.Duration // since the recorder's start
 	request *http.Request // what the breaker passed on, for when it has to judge before the end
-	next    *callHold
-}
-
-type slotHold struct {
-	slot pool.Slot
-	held bool
-	next *slotHold
 }
 
 func (h *holds) addPermit(x permitHold) {
 	if h.permit.layer != nil {
-		first := h.permit
-		x.next = &first
+		h.more = &holds{permit: h.permit, more: h.more}
 	}
 	h.permit = x
 }
 
 func (h *holds) addCall(x callHold) {
 	if h.call.layer != nil {
-		first := h.call
-		x.next = &first
+		h.more = &holds{call: h.call, more: h.more}
 	}
 	h.call = x
 }
 
 func (h *holds) addSlot(s pool.Slot) {
-	x := slotHold{slot: s, held: true}
-	if h.slot.held {
-		first := h.slot
-		x.next = &first
+	if h.slot != (pool.Slot{}) {
+		h.more = &holds{slot: h.slot, more: h.more}
 	}
-	h.slot = x
+	h.slot = s
 }
 
 // becameLong is called before what k tells happens.
 func (h *holds) becameLong(rec *recorder, k streamKind) {
-	for x := &h.permit; x != nil && x.layer != nil; x = x.next {
-		x.layer.becameLong(x, k)
-	}
-	for x := &h.call; x != nil && x.layer != nil; x = x.next {
-		x.layer.becameLong(rec, x, k)
-	}
-	for x := &h.slot; x != nil && x.held; x = x.next {
+	for ; h != nil; h = h.more {
+		if x := &h.permit; x.layer != nil {
+			x.layer.becameLong(x, k)
+		}
+		if x := &h.call; x.layer != nil {
+			x.layer.becameLong(rec, x, k)
+		}
 		if k == streamEvents || k == streamSwitch {
-			x.slot.Leave() // a connection that stays open needs no CPU slot meanwhile
+			h.slot.Leave() // a connection that stays open needs no CPU slot meanwhile
 		}
 	}
 }
 
 // answered tells the breakers that the first byte of the final response goes out.
 func (h *holds) answered(now time.Time) {
-	for x := &h.call; x != nil && x.layer != nil; x = x.next {
-		x.call.AnsweredAt(now)
+	for ; h != nil; h = h.more {
+		if h.call.layer != nil {
+			h.call.call.AnsweredAt(now)
+		}
 	}
 }

@@ -52,6 +52,7 @@ type base struct {
 	// the two, so they can share a clock reading.
 	adjacent bool
 	mux      *http.ServeMux
+	last     bool // next is mux
 	rejecter rejecter
 	skip     []SkipFunc
 }
@@ -70,7 +71,8 @@ func newBase(next http.Handler, e env, c common, j rejecter) base {
 	j.count = e.count
 	j.custom = c.reject
 	j.trace = c.trace
-	return base{next: next, adjacent: adjacent, mux: e.mux, rejecter: j, skip: c.skip}
+	m, _ := next.(*http.ServeMux)
+	return base{next: next, adjacent: adjacent, mux: e.mux, last: m != nil && m == e.mux, rejecter: j, skip: c.skip}
 }
 
 // findMux returns the ServeMux behind h, looking through the layers of this package only: what
@@ -103,7 +105,13 @@ func (b *base) serve(w http.ResponseWriter, r *http.Request, rec *recorder) {
 	if !b.adjacent {
 		rec.fresh = false
 	}
-	b.next.ServeHTTP(w, r)
+	if h := rec.routed; h != nil && b.last {
+		rec.routed = nil
+		r.Pattern = rec.route
+		h.ServeHTTP(w, r)
+	} else {
+		b.next.ServeHTTP(w, r)
+	}
 	if !b.adjacent {
 		rec.fresh = false
 	}

@@ -92,8 +92,14 @@ func (rec *recorder) routeOf(r *http.Request, mux *http.ServeMux) string {
 		return r.Pattern
 	}
 	if !rec.hasRoute && mux != nil {
-		_, rec.route = mux.Handler(r)
+		var h http.Handler
+		h, rec.route = mux.Handler(r)
 		rec.hasRoute = true
+		// Where there are no wildcards to set, and for all targets but "*", a mux does no more than to
+		// set the pattern and call the handler: base.serve does that, and the mux is asked once.
+		if r.RequestURI != "*" && strings.IndexByte(rec.route, '{') < 0 {
+			rec.routed = h
+		}
 	}
 	return rec.route
 }

@@ -150,9 +150,9 @@ type rejecter struct {
 }
 
 func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration, policy string, body *rejectBody) {
-	rec.shedBy = j.layer
+	rec.shedBy = j
 	if rec.outer != nil {
-		rec.outer.shedBy = j.layer // it counts if the refusal gets there: the cache may have something better
+		rec.outer.shedBy = j // it counts if the refusal gets there: the cache may have something better
 	}
 	rec.MarkShed(err)
 	if j.count != nil {
@@ -218,7 +218,7 @@ func (j *rejecter) rejectFill(w http.ResponseWriter, r *http.Request, m cache.Sh
 		if out.reject != nil || out.trace != nil && out.trace.Rejected != nil {
 			return false
 		}
-		out.shedBy = j.layer // it counts if the refusal gets there: the cache may have something better
+		out.shedBy = j // it counts if the refusal gets there: the cache may have something better
 	}
 	m.MarkShed(err)
 	j.rejectLean(w, r, after, body)

@@ -47,11 +47,11 @@ type Result struct {
 
 func (rec *recorder) result(r *http.Request, d time.Duration, panicked bool) Result {
 	res := Result{
-		Route: r.Pattern, Status: rec.status, Bytes: rec.bytes, Duration: d, Cache: rec.cache,
+		Route: r.Pattern, Status: int(rec.status), Bytes: rec.bytes, Duration: d, Cache: rec.cache,
 		Panicked: panicked, Hijacked: rec.hijacked,
 	}
-	if rec.shed != nil {
-		res.Shed = rec.shedBy
+	if rec.shed != nil && rec.shedBy != nil {
+		res.Shed = rec.shedBy.layer
 	}
 	if res.Route == "" {
 		res.Route = rec.route

@@ -1,0 +1,71 @@
+package middleware_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
+)
+
+// A breaker that asks the mux for the route may call what the mux found; the handler, and who reads the request
+// afterwards, must not be able to tell.
+func TestTheMuxIsAskedOnceAndNobodyCanTell(t *testing.T) {
+	newMux := func() *http.ServeMux {
+		mux := http.NewServeMux()
+		tell := func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%s %q id=%q rest=%q own=%q", r.Method, r.Pattern, r.PathValue("id"), r.PathValue("rest"), r.PathValue("own"))
+		}
+		for _, pattern := range []string{"GET /plain", "/tree/", "/item/{id}", "/files/{rest...}", "/end/{$}", "example.org/host", "POST /post"} {
+			mux.HandleFunc(pattern, tell)
+		}
+		return mux
+	}
+	stacks := map[string][]middleware.Layer{
+		"breaker":  {middleware.Breaker(breaker.NewGroup())},
+		"pool":     {middleware.Breaker(breaker.NewGroup()), middleware.Pool(pool.New(pool.WithSlots(4)))},
+		"defaults": nil,
+		"for": {middleware.Breaker(breaker.NewGroup()),
+			middleware.For("/tree/", middleware.Pool(pool.New(pool.WithSlots(4))))},
+	}
+	for _, c := range []struct{ method, target, host string }{
+		{"GET", "/plain", ""}, {"HEAD", "/plain", ""}, {"POST", "/plain", ""}, {"GET", "/post", ""},
+		{"GET", "/tree", ""}, {"GET", "/tree/", ""}, {"GET", "/tree/a/b", ""}, {"GET", "/tree//a", ""}, {"GET", "/tree/../plain", ""},
+		{"GET", "/item/7", ""}, {"GET", "/item/a%2fb", ""}, {"GET", "/files/a/b", ""}, {"GET", "/end/", ""},
+		{"GET", "/host", "example.org"}, {"GET", "/host", "example.org:8080"}, {"GET", "/host", "example.net"},
+		{"GET", "/nothing", ""}, {"OPTIONS", "*", ""}, {"CONNECT", "/plain", ""}, {"CONNECT", "/tree", ""},
+	} {
+		ask := func(h http.Handler) (*httptest.ResponseRecorder, *http.Request) {
+			r := httptest.NewRequest(c.method, "/", nil)
+			if c.target == "*" {
+				r.URL.Path = "*"
+			} else {
+				r = httptest.NewRequest(c.method, "http://example.com"+c.target, nil)
+			}
+			r.RequestURI = c.target
+			if c.host != "" {
+				r.Host = c.host
+			}
+			r.SetPathValue("own", "kept")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			return w, r
+		}
+		bare, request := ask(newMux())
+		for name, layers := range stacks {
+			t.Run(fmt.Sprintf("%s %s%s through %s", c.method, c.host, c.target, name), func(t *testing.T) {
+				w, r := ask(middleware.Wrap(newMux(), layers...))
+				if w.Code != bare.Code || w.Body.String() != bare.Body.String() || w.Header().Get("Location") != bare.Header().Get("Location") {
+					t.Errorf("got %d %q to %q, without layers %d %q to %q", w.Code, w.Body, w.Header().Get("Location"),
+						bare.Code, bare.Body, bare.Header().Get("Location"))
+				}
+				if r.Pattern != request.Pattern {
+					t.Errorf("afterwards the pattern is %q, without layers %q", r.Pattern, request.Pattern)
+				}
+			})
+		}
+	}
+}
