@@ -108,13 +108,15 @@ func (c *Cache) Handler(next http.Handler, opts ...RouteOption) http.Handler {
 	for _, o := range opts {
 		o.applyRoute(&p)
 	}
-	return &route{cache: c, next: next, rules: &p}
+	gate, _ := next.(Gate)
+	return &route{cache: c, next: next, gate: gate, rules: &p}
 }
 
 // route is a handler behind the cache.
 type route struct {
 	cache *Cache
 	next  http.Handler
+	gate  Gate // next, if it is one
 	rules *rules
 }
 
@@ -265,7 +267,9 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	hash uint64, key []byte, extra string, res *resource, e *entry, attempt int) bool {
 	c := h.cache
 	flightKey := string(append(append(key, 0), extra...)) // one string for both
-	fl := &fill{h: h, w: w, r: r, asked: now, hash: hash, key: flightKey[:len(key)], extra: extra, have: e, forward: "uri-miss"}
+	fl := fills.Get().(*fill)
+	fl.h, fl.w, fl.r, fl.asked, fl.hash, fl.key, fl.extra, fl.have = h, w, r, now, hash, flightKey[:len(key)], extra, e
+	fl.forward = "uri-miss"
 	fl.validating = e != nil && (e.etag != "" || e.lastModified != "")
 	switch {
 	case e != nil && (cc.noCache || cc.maxAge != noDelta || cc.minFresh != noDelta) && e.fresh(now):
@@ -322,7 +326,9 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 				c.stats.missURL.Add(-1)
 				return false
 			}
+			fl.prompt = round == 0 && attempt == 0 && c.backing == nil && h.rules.keyFunc == nil
 			fl.run()
+			fl.recycle()
 			return true
 		}
 		switch vary, next := h.follow(w, r, f, e, extra); {
@@ -339,6 +345,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	}
 	fl.since = c.store.beginAlone(hash)
 	fl.run()
+	fl.recycle()
 	return true
 }
 

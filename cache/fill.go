@@ -45,6 +45,9 @@ type fill struct {
 
 	ctx    context.Context // the handler's
 	lease  fillContext     // which is this one if others may wait for the run
+	out    *http.Request   // what the handler gets; nil as long as a gate has not let it pass
+	prompt bool            // asked is still now: the gate is the first to take time
+	ours   bool            // a gate has refused, and nobody but it has seen this fill
 	own    flight          // f, if this run leads one
 	outer  headerSnapshot
 	mode   mode
@@ -75,10 +78,16 @@ func (fl *fill) run() {
 		fl.generation, fl.saves = c.backing.current(fl.asked)
 	}
 	fl.outer = snapshot(fl.w.Header())
-	out := fl.request()
+	fl.ctx = fl.r.Context()
+	if fl.f != nil {
+		fl.lease.client, fl.lease.cache, fl.lease.f, fl.lease.alone = fl.ctx, c, fl.f, fl.background
+		fl.ctx = &fl.lease
+	}
 	done := false
 	defer func() {
-		fl.r.Pattern = out.Pattern // the mux inside has found it
+		if fl.out != nil {
+			fl.r.Pattern = fl.out.Pattern // the mux inside has found it
+		}
 		if !done {
 			fl.abort()
 		}
@@ -89,15 +98,16 @@ func (fl *fill) run() {
 		c.recorded.Add(-fl.held)
 		c.stats.fills.Add(-1)
 	}()
-	fl.h.next.ServeHTTP(wrap(fl, fl.w), out)
+	fl.serve()
 	if fl.again {
 		fl.outer.restore(fl.header())
 		fl.again, fl.offers, fl.mode = false, nil, undecided
-		plain := *out
-		plain.Header = out.Header.Clone()
+		fl.prompt = false
+		plain := *fl.out
+		plain.Header = plain.Header.Clone()
 		delete(plain.Header, "If-None-Match")
-		out = &plain
-		fl.h.next.ServeHTTP(wrap(fl, fl.w), out)
+		fl.out = &plain
+		fl.serve()
 	}
 	done = true
 	fl.finish()
@@ -106,14 +116,19 @@ func (fl *fill) run() {
 	}
 }
 
+// serve has the handler write to the fill.
+func (fl *fill) serve() {
+	w, f := wrap(fl, fl.w), Fill{fl}
+	if g := fl.h.gate; g != nil {
+		g.ServeFill(w, fl.r, f)
+		return
+	}
+	fl.h.next.ServeHTTP(w, f.Request())
+}
+
 // request is what the handler gets: the client's request, with our conditions where there is
 // something to validate, and under a context that lasts as long as somebody reads.
 func (fl *fill) request() *http.Request {
-	fl.ctx = fl.r.Context()
-	if fl.f != nil {
-		fl.lease.client, fl.lease.cache, fl.lease.f, fl.lease.alone = fl.ctx, fl.h.cache, fl.f, fl.background
-		fl.ctx = &fl.lease
-	}
 	out := fl.r.WithContext(fl.ctx)
 	p := fl.h.rules
 	if fl.validating || len(fl.offers) != 0 || p.surrogate != "" {

@@ -37,6 +37,7 @@ type flight struct {
 	entry   *entry // the result
 	unwell  bool   // failed in a way that allows stale answers
 	readers int    // the leader's client and those who wait
+	joined  bool   // somebody has waited
 	gone    bool   // the context was cancelled
 	nudged  int    // counts requests to flush
 	cancel  context.CancelCauseFunc
@@ -95,6 +96,7 @@ func (f *flight) enter() bool {
 		return false
 	}
 	f.readers++
+	f.joined = true
 	return true
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 )
 
@@ -130,15 +131,40 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	var rec *recorder
-	var req limiter.Request
-	fill, out := filling(w) // what is refused there needs no recorder besides the client's
-	if fill != nil {
-		req.Arrived = time.Now()
-	} else {
-		w, rec = record(w)
-		req.Arrived = rec.now()
+	w, rec := record(w)
+	req := h.request(r, rec.now())
+	permit, err := h.l.Acquire(r.Context(), req)
+	if err != nil {
+		h.rejecter.reject(w, r, rec, err, retryAfterOf(err), "", reducedCapacity)
+		return
 	}
+	h.admitted(w, r, rec, permit, req.Arrived)
+}
+
+// ServeFill implements [cache.Gate]: what the cache inside which h is has no answer for needs a recorder
+// besides the client's only if it is let pass.
+func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cache.Fill) {
+	if h.skip != nil && h.skips(r) {
+		h.next.ServeHTTP(w, f.Request())
+		return
+	}
+	out := enclosing(w)
+	req := h.request(r, f.Now())
+	permit, err := h.l.Acquire(f.Context(), req)
+	if err != nil && h.rejecter.rejectFill(w, r, f, out, err, retryAfterOf(err), reducedCapacity) {
+		return
+	}
+	w, rec := newRecorder(w, out, req.Arrived)
+	if err != nil {
+		h.rejecter.reject(w, f.Request(), rec, err, retryAfterOf(err), "", reducedCapacity)
+		return
+	}
+	h.admitted(w, f.Request(), rec, permit, req.Arrived)
+}
+
+// request is what the limiter is asked for.
+func (h *concurrencyHandler) request(r *http.Request, arrived time.Time) limiter.Request {
+	req := limiter.Request{Arrived: arrived}
 	if h.config.priority != nil {
 		req.Priority = h.config.priority(r)
 	}
@@ -148,25 +174,12 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.config.client != nil {
 		req.Client = h.config.client(r)
 	}
-	permit, err := h.l.Acquire(r.Context(), req)
-	if err != nil && fill != nil && h.rejecter.rejectFill(w, r, fill, out, err, retryAfterOf(err), reducedCapacity) {
-		return
-	}
-	if fill != nil {
-		w, rec = newRecorder(w, out, req.Arrived)
-	}
-	if err != nil {
-		h.rejecter.reject(w, r, rec, err, retryAfterOf(err), "", reducedCapacity)
-		return
-	}
-	rec.fresh = false // Acquire may have waited or yielded
-	h.traceAdmitted(r, rec, "concurrency", req.Arrived)
+	return req
+}
 
-	holder := h
-	if h.long != nil && h.config.long(r) {
-		holder = h.long
-	}
-	rec.holds.addPermit(permitHold{layer: holder, permit: permit})
+// admitted passes on a request that has a permit.
+func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, rec *recorder, permit limiter.Permit, arrived time.Time) {
+	rec.fresh = false // Acquire may have waited or yielded
 	finished := false
 	defer func() {
 		if !finished {
@@ -175,6 +188,12 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		permit.ReleaseAt(concurrencyOutcome(r, rec, finished), rec.now())
 	}()
+	holder := h
+	if h.long != nil && h.config.long(r) {
+		holder = h.long
+	}
+	rec.holds.addPermit(permitHold{layer: holder, permit: permit})
+	h.traceAdmitted(r, rec, "concurrency", arrived)
 	h.serve(w, r, rec)
 	finished = true
 }

@@ -3,6 +3,8 @@ package middleware
 import (
 	"fmt"
 	"net/http"
+
+	"github.com/spillgate/spillgate/cache"
 )
 
 // For is a layer that holds only for the requests that match pattern, which is one of
@@ -67,11 +69,24 @@ type condHandler struct {
 func (h *condHandler) inner() http.Handler { return h.no }
 
 func (h *condHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.choose(r).ServeHTTP(w, r)
+}
+
+// ServeFill implements [cache.Gate] for what is chosen.
+func (h *condHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cache.Fill) {
+	next := h.choose(r)
+	if g, ok := next.(cache.Gate); ok {
+		g.ServeFill(w, r, f)
+		return
+	}
+	next.ServeHTTP(w, f.Request())
+}
+
+func (h *condHandler) choose(r *http.Request) http.Handler {
 	for _, m := range h.m {
 		if !m.match(r) {
-			h.no.ServeHTTP(w, r)
-			return
+			return h.no
 		}
 	}
-	h.yes.ServeHTTP(w, r)
+	return h.yes
 }

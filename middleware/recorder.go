@@ -102,18 +102,6 @@ func newRecorder(w http.ResponseWriter, out *recorder, start time.Time) (http.Re
 	return shape(rec), rec
 }
 
-// filling tells whether w is the writer of a fill of the cache, and finds the recorder around that.
-func filling(w http.ResponseWriter) (m cache.ShedMarker, out *recorder) {
-	if _, ok := w.(recorded); ok {
-		return nil, nil
-	}
-	m, ok := w.(cache.ShedMarker)
-	if !ok {
-		return nil, nil
-	}
-	return m, enclosing(w)
-}
-
 // enclosing finds the recorder around a writer that [recorderOf] does not look through.
 func enclosing(w http.ResponseWriter) *recorder {
 	for range 16 {

@@ -210,7 +210,7 @@ func (j *rejecter) canLean(w http.ResponseWriter) bool {
 
 // rejectFill is reject inside a fill of the cache, for a request that needed no recorder of its own so far. It
 // reports false, and has done nothing, if somebody is to be told who asks for one.
-func (j *rejecter) rejectFill(w http.ResponseWriter, r *http.Request, m cache.ShedMarker, out *recorder, err error, after time.Duration, body *rejectBody) bool {
+func (j *rejecter) rejectFill(w http.ResponseWriter, r *http.Request, f cache.Fill, out *recorder, err error, after time.Duration, body *rejectBody) bool {
 	if t := j.trace; t != nil && t.Rejected != nil || j.custom != nil {
 		return false
 	}
@@ -220,7 +220,7 @@ func (j *rejecter) rejectFill(w http.ResponseWriter, r *http.Request, m cache.Sh
 		}
 		out.shedBy = j // it counts if the refusal gets there: the cache may have something better
 	}
-	m.MarkShed(err)
+	f.Refuse(err)
 	j.rejectLean(w, r, after, body)
 	return true
 }
