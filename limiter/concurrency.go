@@ -53,6 +53,7 @@ type concSlot struct {
 	charged bool
 	lags    uint8 // for how many requests lag stands; 0 is not measured
 	coming  bool  // counted in adaptive.coming
+	late    bool  // something has come between Acquire and the work
 	weight  int64
 	start   time.Duration
 	client  *queueClient // whom to charge; nil for work that did not wait
@@ -196,6 +197,7 @@ func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 		return c.wait(ctx, &r)
 	}
 	if h := c.conf.trace.Admitted; h != nil {
+		p.slot.late = true
 		h(r, 0)
 	}
 	if a != nil && a.yield {
@@ -218,6 +220,7 @@ func (c *Concurrency) yield(s *concSlot) {
 	case n&7 == 0:
 		s.pause(8) // a sample is enough to know how long it takes
 	default:
+		s.late = true
 		runtime.Gosched()
 	}
 	c.begin(s)
@@ -239,6 +242,7 @@ func (c *Concurrency) begin(s *concSlot) {
 // work begins. How long that took since the permit was given tells how many of those in flight
 // only wait for a processor. It stands for the wait of n requests.
 func (s *concSlot) pause(n uint8) {
+	s.late = true
 	runtime.Gosched()
 	s.lag, s.lags = time.Since(s.c.base)-s.start, n
 }
@@ -333,7 +337,7 @@ func (c *Concurrency) shadowed(limit int64) {
 
 func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	s := concSlots.Get().(*concSlot)
-	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.coming = c, weight, now, nil, false, 0, false
+	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.coming, s.late = c, weight, now, nil, false, 0, false, false
 	c.cell(s).admitted.Add(1)
 	return s
 }
@@ -380,6 +384,10 @@ func (p Permit) ReleaseAt(o Outcome, now time.Time) {
 		h(from, to)
 	}
 }
+
+// AtOnce reports whether Acquire neither waited nor yielded, nor told a trace: if the caller read the clock just before,
+// for Request.Arrived, that is still the time. It must not be called after Release.
+func (p Permit) AtOnce() bool { return p.slot != nil && !p.slot.late }
 
 // Charge sets what the work counts as in the share of its client, in place of its weight
 // times the time until Release: CPU time, for example. Several charges add up. It must
@@ -473,6 +481,9 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 		if t := c.conf.trace; t.Admitted != nil || t.Shed != nil {
 			waited = time.Since(c.base) - now
 		}
+	}
+	if err == nil {
+		p.slot.late = true
 	}
 	if err == nil && c.adapt != nil && c.adapt.yield {
 		p.slot.pause(1)

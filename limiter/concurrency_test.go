@@ -266,3 +266,45 @@ func TestConcurrencyNeverExceeds(t *testing.T) {
 		})
 	}
 }
+
+// Who has read the clock before Acquire need not read it again if the permit was given at once.
+func TestPermitAtOnce(t *testing.T) {
+	acquire := func(t *testing.T, c *limiter.Concurrency) bool {
+		p, err := c.Acquire(t.Context(), limiter.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Release(limiter.Success)
+		return p.AtOnce()
+	}
+	told := limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{Admitted: func(limiter.Request, time.Duration) {}})
+	for name, c := range map[string]struct {
+		c    *limiter.Concurrency
+		want bool
+	}{
+		"fixed":                     {limiter.NewConcurrency(1), true},
+		"adaptive, without a yield": {limiter.NewAdaptive(limiter.WithoutYield()), true},
+		"adaptive, yields":          {limiter.NewAdaptive(), false},
+		"a trace was told":          {limiter.NewConcurrency(1, told), false},
+	} {
+		for range 3 { // slots are used again
+			if got := acquire(t, c.c); got != c.want {
+				t.Errorf("%s: at once is %v, want %v", name, got, c.want)
+			}
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(1, time.Minute))
+		held, _ := c.TryAcquire(limiter.Request{})
+		time.AfterFunc(time.Second, func() { held.Release(limiter.Success) })
+		if acquire(t, c) {
+			t.Error("a permit that was waited for was given at once")
+		}
+		if !acquire(t, c) {
+			t.Error("and the next one was not")
+		}
+	})
+	if (limiter.Permit{}).AtOnce() {
+		t.Error("the zero Permit was given at once")
+	}
+}

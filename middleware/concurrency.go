@@ -102,6 +102,7 @@ func (c *concurrencyLayer) wrap(next http.Handler, e env) http.Handler {
 		l:        c.l,
 		adaptive: c.l.Stats().Adaptive,
 		config:   c.config,
+		asks:     c.config.priority != nil || c.config.weight != nil || c.config.client != nil || c.config.long != nil,
 	}
 	if c.config.long != nil {
 		long := *h
@@ -121,6 +122,7 @@ type concurrencyHandler struct {
 	l        *limiter.Concurrency
 	adaptive bool
 	config   concurrencyConfig
+	asks     bool // a function of the user's for each request
 
 	untilFlush bool                // the permits are given back at the first Flush
 	long       *concurrencyHandler // holds the permits for which that is so; nil without WithLongLived
@@ -179,14 +181,18 @@ func (h *concurrencyHandler) request(r *http.Request, arrived time.Time) limiter
 
 // admitted passes on a request that has a permit.
 func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, rec *recorder, permit limiter.Permit, arrived time.Time) {
-	rec.fresh = false // Acquire may have waited or yielded
+	rec.fresh = rec.fresh && permit.AtOnce() && !h.asks
 	finished := false
 	defer func() {
 		if !finished {
 			rec.fresh = false
 			rec.panicked = true
 		}
-		permit.ReleaseAt(concurrencyOutcome(r, rec, finished), rec.now())
+		var now time.Time // zero: the limiter reads the clock if it needs the time, and a fixed limit seldom does
+		if h.adaptive || rec.fresh {
+			now = rec.now()
+		}
+		permit.ReleaseAt(concurrencyOutcome(r, rec, finished), now)
 	}()
 	holder := h
 	if h.long != nil && h.config.long(r) {
@@ -198,7 +204,7 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 	finished = true
 }
 
-func (h *concurrencyHandler) becameLong(x *permitHold, k streamKind) {
+func (h *concurrencyHandler) becameLong(rec *recorder, x *permitHold, k streamKind) {
 	switch k {
 	case streamFlush:
 		if !h.untilFlush {
@@ -208,6 +214,8 @@ func (h *concurrencyHandler) becameLong(x *permitHold, k streamKind) {
 		if !h.adaptive {
 			return // the user's number: it bounds whatever is inside
 		}
+		x.permit.ReleaseAt(limiter.Ignored, rec.now())
+		return
 	}
 	x.permit.Release(limiter.Ignored)
 }
@@ -240,12 +248,15 @@ func retryAfterOf(err error) time.Duration {
 	return 0
 }
 
+// traced says that there is somebody whom traceAdmitted may have to tell.
+func (b *base) traced(rec *recorder) bool { return b.rejecter.trace != nil || rec.trace != nil }
+
 // traceAdmitted tells the traces of the layer and of the stack.
 func (b *base) traceAdmitted(r *http.Request, rec *recorder, layer string, since time.Time) {
-	own, all := b.rejecter.trace, rec.trace
-	if own == nil && all == nil {
+	if !b.traced(rec) {
 		return
 	}
+	own, all := b.rejecter.trace, rec.trace
 	var waited time.Duration
 	if own != nil && own.Admitted != nil || all != nil && all.Admitted != nil {
 		waited = rec.now().Sub(since)

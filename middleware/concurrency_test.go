@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 )
@@ -415,4 +417,45 @@ func TestConcurrencyClientLeavesTheLine(t *testing.T) {
 			t.Errorf("%d in flight, %d admitted, %d shed; want 0, 2, 0", s.InFlight, s.Admitted, s.Shed)
 		}
 	})
+}
+
+// Layers side by side share clock readings, but not over what takes time: a wait in the line, or a function of the
+// user's, is no time of the handler.
+func TestWaitingIsNoTimeOfTheHandler(t *testing.T) {
+	slowly := func(*http.Request) int { time.Sleep(time.Second); return 1 }
+	for name, c := range map[string]struct {
+		opts []middleware.ConcurrencyOption
+		held bool
+	}{
+		"a wait in the line":     {nil, true},
+		"a function of priority": {[]middleware.ConcurrencyOption{middleware.WithPriority(slowly)}, false},
+		"a function of weight":   {[]middleware.ConcurrencyOption{middleware.WithWeight(slowly)}, false},
+		"a function of the client": {[]middleware.ConcurrencyOption{
+			middleware.WithClient(func(r *http.Request) string { slowly(r); return "" })}, false},
+		"a function of what is long-lived": {[]middleware.ConcurrencyOption{
+			middleware.WithLongLived(func(r *http.Request) bool { slowly(r); return false })}, false},
+	} {
+		for _, sleep := range []time.Duration{0, time.Second} {
+			t.Run(fmt.Sprintf("%s, and %v of work", name, sleep), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					l := limiter.NewConcurrency(1, limiter.WithQueue(1, time.Minute))
+					g := breaker.NewGroup(breaker.WithSlowCalls(500*time.Millisecond, 1))
+					h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(sleep) }),
+						middleware.Concurrency(l, c.opts...), middleware.Breaker(g))
+					if c.held {
+						held, _ := l.TryAcquire(limiter.Request{})
+						time.AfterFunc(time.Second, func() { held.Release(limiter.Ignored) })
+					}
+					h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+					want := uint64(0)
+					if sleep > 0 {
+						want = 1
+					}
+					if got := g.Get("").Stats().Slow; got != want {
+						t.Errorf("%d slow calls, want %d", got, want)
+					}
+				})
+			})
+		}
+	}
 }

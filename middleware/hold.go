@@ -58,7 +58,7 @@ func (h *holds) addSlot(s pool.Slot) {
 func (h *holds) becameLong(rec *recorder, k streamKind) {
 	for ; h != nil; h = h.more {
 		if x := &h.permit; x.layer != nil {
-			x.layer.becameLong(x, k)
+			x.layer.becameLong(rec, x, k)
 		}
 		if x := &h.call; x.layer != nil {
 			x.layer.becameLong(rec, x, k)

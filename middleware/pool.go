@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/pool"
@@ -97,7 +98,10 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w, rec := record(w)
-	since := rec.now()
+	var since time.Time
+	if h.traced(rec) {
+		since = rec.now()
+	}
 	opts := h.config.task
 	if h.config.each != nil {
 		opts = append(opts[:len(opts):len(opts)], h.config.each(r)...)

@@ -123,6 +123,9 @@ func (rec *recorder) now() time.Time {
 		rec.at = time.Since(rec.start)
 		rec.fresh = true
 	}
+	if rec.at == 0 {
+		return rec.start // which is what Add would come to, and not for nothing
+	}
 	return rec.start.Add(rec.at)
 }
 
