@@ -80,6 +80,10 @@ func FuzzXForwardedFor(f *testing.F) {
 	f.Add("10.0.0.1:1", "::", "0.0.0.0:80")
 	f.Add("10.0.0.1:1", "::ffff:1.2.3.4%x", "fe80::1%")
 	f.Add("@", "1.2.3.4", "x")
+	for _, remote := range []string{"192.0.2.01:1", "192.0.2.256:1", "0192.0.2.1:1", "192.0.2:1", "192.0.2.1.5:1", "0.0.0.0:1", "0.0.0.1:1",
+		"192.0.2.1:", "192.0.2.1:http", "192.0.2.1:1:2", "192.0.2.1", "192.0.2.:1", ".0.2.1:1", "255.255.255.255:65535"} {
+		f.Add(remote, "", "")
+	}
 	s := clientip.FromXForwardedFor(proxies, clientip.WithMaxHops(1000))
 	var nets []*net.IPNet
 	for _, p := range proxies {

@@ -174,7 +174,46 @@ func parsePeer(s string) (address, bool) {
 	if len(s) > maxEntryLen {
 		return address{}, false
 	}
+	if a, ok := parsePeer4(s); ok {
+		return a, true
+	}
 	return parseNode(s)
+}
+
+// parsePeer4 is parsePeer for what net/http writes for most peers, such as 192.0.2.1:4711, in one
+// pass. It reports false for all else, and for what it is not sure of.
+func parsePeer4(s string) (address, bool) {
+	var ip [4]byte
+	part, n, digits := 0, 0, 0
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case '0' <= c && c <= '9':
+			if n = n*10 + int(c-'0'); n > 255 || digits == 1 && n < 10 {
+				return address{}, false
+			}
+			digits++
+		case digits == 0:
+			return address{}, false
+		case c == '.' && part < 3:
+			ip[part] = byte(n)
+			part, n, digits = part+1, 0, 0
+		case c == ':' && part == 3:
+			ip[part] = byte(n)
+			for j := i + 1; j < len(s); j++ {
+				if s[j] < '0' || '9' < s[j] {
+					return address{}, false
+				}
+			}
+			if i+1 == len(s) {
+				return address{}, false
+			}
+			return knownAddress(address{ip: netip.AddrFrom4(ip), text: s[:i]})
+		default:
+			return address{}, false
+		}
+	}
+	return address{}, false
 }
 
 // parseNode reads an address with or without port. An IPv6 address may stand in
