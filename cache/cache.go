@@ -132,6 +132,15 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serveOther(w, r)
 		return
 	}
+	var stack [512]byte
+	key := p.appendKey(stack[:0], r)
+	now := clock(w)
+	hash := maphash.Bytes(c.store.seed, key)
+	left := c.marks.left(hash, c.second(now))
+	if left >= markAgain && (p.ignoreClient || len(r.Header["Cache-Control"]) == 0) {
+		h.passOn(w, r) // whatever else the request says, but for only-if-cached
+		return
+	}
 	if r.ContentLength != 0 || len(r.TransferEncoding) != 0 || len(r.Header["Upgrade"]) != 0 ||
 		originConditional(r.Header) || p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
 		h.passOn(w, r)
@@ -144,17 +153,12 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	var stack [512]byte
-	key := p.appendKey(stack[:0], r)
 	if len(key) > maxKey {
 		h.passOn(w, r)
 		return
 	}
-	now := clock(w)
-	hash := maphash.Bytes(c.store.seed, key)
 	if !cc.onlyIfCached {
-		second := c.second(now)
-		if left := c.marks.left(hash, second); left > 0 {
+		if left > 0 {
 			h.passOn(w, r)
 			if left < markAgain && p.stillRefused(w.Header()) {
 				// As long as there is traffic, no request has to find out again, with others waiting.
@@ -162,7 +166,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			return
 		}
-		if len(r.Header["Authorization"]) != 0 && c.marks.left(hash^authSalt, second) > 0 {
+		if len(r.Header["Authorization"]) != 0 && c.marks.left(hash^authSalt, c.second(now)) > 0 {
 			h.passOn(w, r)
 			return
 		}

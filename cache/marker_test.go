@@ -1,0 +1,59 @@
+package cache_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// A key whose responses are known not to be for sharing is passed on before anything else is looked at; but a client
+// that wants a stored response or none still gets none.
+func TestMarkedKey(t *testing.T) {
+	calls := 0
+	c := cache.New(1 << 20)
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		w.Header().Set("Cache-Control", "private")
+	}))
+	ask := func(cacheControl, name, value string) int {
+		r := httptest.NewRequest("GET", "/a", nil)
+		if cacheControl != "" {
+			r.Header.Set("Cache-Control", cacheControl)
+		}
+		if name != "" {
+			r.Header.Set(name, value)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	ask("", "", "")
+	if n := c.Stats().Misses; n != 1 {
+		t.Fatalf("%d misses before the key is marked, want 1", n)
+	}
+	for i, f := range [][2]string{{"", ""}, {"If-Match", `"x"`}, {"Upgrade", "websocket"}, {"Range", "bytes=0-1"}, {"Authorization", "Basic eDp5"}, {"Pragma", "no-cache"}} {
+		for j, cc := range []string{"", "no-cache", "no-store", "max-age=0"} {
+			if code := ask(cc, f[0], f[1]); code != 200 {
+				t.Errorf("Cache-Control %q with %s: %d", cc, f[0], code)
+			}
+			if want := i*4 + j + 2; calls != want {
+				t.Errorf("Cache-Control %q with %s: %d calls, want %d", cc, f[0], calls, want)
+			}
+		}
+	}
+	before := calls
+	if code := ask("only-if-cached", "", ""); code != http.StatusGatewayTimeout || calls != before {
+		t.Errorf("only-if-cached: %d after %d calls, want 504 after %d", code, calls, before)
+	}
+	if s := c.Stats(); s.Bypassed != 24 {
+		t.Errorf("%d bypassed, want 24", s.Bypassed)
+	}
+	r := httptest.NewRequest("GET", "/"+strings.Repeat("a", 5000), nil)
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != 200 {
+		t.Errorf("a key that is too long: %d", w.Code)
+	}
+}
