@@ -75,7 +75,11 @@ func clock(w http.ResponseWriter) time.Time {
 // count notes how a request was answered.
 func (c *Cache) count(w http.ResponseWriter, r *http.Request, res Result) {
 	c.stats.results[res].Add(1)
-	if m, ok := find[ResultMarker](w); ok {
+	m, ok := w.(ResultMarker) // the usual case: an assertion is remembered where it stands, but not in a generic function
+	if !ok {
+		m, ok = find[ResultMarker](w)
+	}
+	if ok {
 		m.MarkCache(res)
 	}
 	if c.trace.Served != nil {
