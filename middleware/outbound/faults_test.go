@@ -141,14 +141,19 @@ func TestFaultBackendIsGone(t *testing.T) {
 		set := newSet(t, urls("http://gone.test", "http://good.test"))
 		rt := outbound.New(base, outbound.Balance(set), outbound.Retry())
 		const size = 100 << 10
-		for i := range 20 {
+		sent := int64(0)
+		for i := range 200 { // the endpoint is drawn for each: it may take more than a few until the dead one has failed often enough
+			if set.Stats().Endpoints[0].Ejected {
+				break
+			}
+			sent++
 			body := io.MultiReader(strings.NewReader(strings.Repeat("x", size)))
 			if status, err := do(rt, request(t.Context(), "POST", "http://svc/", body)); status != 200 {
 				t.Fatalf("request %d: %v", i, err)
 			}
 		}
-		if got.Load() != 20*size {
-			t.Errorf("%d bytes arrived", got.Load())
+		if got.Load() != sent*size {
+			t.Errorf("%d bytes arrived, want %d", got.Load(), sent*size)
 		}
 		if e := set.Stats().Endpoints[0]; !e.Ejected {
 			t.Errorf("%+v", e)
