@@ -136,7 +136,8 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	key := p.appendKey(stack[:0], r)
 	now := clock(w)
 	hash := maphash.Bytes(c.store.seed, key)
-	left := c.marks.left(hash, c.second(now))
+	second := c.second(now)
+	left := c.marks.left(hash, second)
 	if left >= markAgain && (p.ignoreClient || len(r.Header["Cache-Control"]) == 0) {
 		h.passOn(w, r) // whatever else the request says, but for only-if-cached
 		return
@@ -166,7 +167,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			return
 		}
-		if len(r.Header["Authorization"]) != 0 && c.marks.left(hash^authSalt, c.second(now)) > 0 {
+		if len(r.Header["Authorization"]) != 0 && c.marks.left(hash^authSalt, second) > 0 {
 			h.passOn(w, r)
 			return
 		}

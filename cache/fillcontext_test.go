@@ -23,8 +23,8 @@ func TestFillContext(t *testing.T) {
 			}
 		},
 		"Err alone tells that nobody is left": func(t *testing.T, ctx context.Context) {
-			time.Sleep(2 * time.Second)
-			ctx.Err() // the first to ask learns it a moment later
+			time.Sleep(2 * time.Second) // of the bubble below
+			ctx.Err()                   // the first to ask learns it a moment later
 			synctest.Wait()
 			if ctx.Err() != context.Canceled {
 				t.Errorf("Err is %v after the client left", ctx.Err())

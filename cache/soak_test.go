@@ -146,7 +146,7 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// pacedWriter is a client that takes its time.
+// pacedWriter is a client that takes its time: that of the bubble in which TestSoak runs it.
 type pacedWriter struct {
 	*httptest.ResponseRecorder
 	pace time.Duration

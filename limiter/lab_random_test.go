@@ -45,11 +45,13 @@ func TestLabRandom(t *testing.T) {
 	out := make([]labOutcome, n)
 	labParallel(n, func(i int) { out[i] = labRandom(*labSeeds + uint64(i)) })
 	var good, p99, rej []float64
-	both, over, hit := 0, 0, 0
+	both, over, hit, short := 0, 0, 0, 0.
 	for _, o := range out {
 		good = append(good, o.Goodput)
 		if o.Goodput >= .95 {
 			hit++
+		} else {
+			short += .95 - o.Goodput
 		}
 		if o.Load >= 1.2 {
 			over++
@@ -72,7 +74,7 @@ func TestLabRandom(t *testing.T) {
 	if len(rej) > 0 {
 		quant("rejected", rej)
 	}
-	fmt.Fprintf(&b, "good >= .95: %d of %d; both: %d of %d\n", hit, n, both, over)
+	fmt.Fprintf(&b, "good >= .95: %d of %d, missing to it %.2f in all; both: %d of %d\n", hit, n, short, both, over)
 	if !labRace && !*labFull && (hit < n*8/10 || good[n/10] < .85) {
 		t.Errorf("good >= .95 on %d of %d, 10th percentile %.2f; want 80 %% and .85", hit, n, good[n/10])
 	}

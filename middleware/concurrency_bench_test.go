@@ -2,13 +2,11 @@ package middleware_test
 
 import (
 	"bytes"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/cache"
@@ -17,9 +15,10 @@ import (
 )
 
 // BenchmarkRejectPaired measures refused requests over loopback, by turns with a handler that only writes a 503 of the
-// same length: a burst over eight connections each, which keeps every processor busy, so that what the collector has to do for them
-// counts. The client costs as little as it can. of-bare is the median of the ratios over the pairs. Behind a cache, the key may be one whose answer it has seen and does not keep, or one that it has never
-// had an answer for: then it prepares to keep one, which others may wait for.
+// same length. The bursts keep every processor busy, so that what the collector has to do for them counts, and
+// the client costs as little as it can. of-bare is the cost in multiples of that handler's. Behind a cache, the key may be one whose
+// answer it has seen and does not keep, or one that it has never had an answer for: then it prepares to keep one, which
+// others may wait for.
 func BenchmarkRejectPaired(b *testing.B) {
 	full := limiter.NewConcurrency(1)
 	behindCache := func() []middleware.Layer {
@@ -47,64 +46,35 @@ func BenchmarkRejectPaired(b *testing.B) {
 			defer permit.Release(limiter.Ignored)
 			w := httptest.NewRecorder()
 			wrapped.ServeHTTP(w, benchRequest())
-			body := make([]byte, w.Body.Len())
-			sendBare := dialRaw(b, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				h := w.Header()
-				h.Set("Content-Type", "application/problem+json")
-				h.Set("Cache-Control", "no-store")
-				h.Set("Retry-After", "1")
-				w.WriteHeader(http.StatusServiceUnavailable)
-				_, _ = w.Write(body)
-			}))
-			sendWrapped := dialRaw(b, wrapped)
-			sendBare()
-			sendWrapped()
-			var ratios []float64
-			for b.Loop() {
-				x, z := sendBare(), sendWrapped()
-				ratios = append(ratios, float64(z)/float64(x))
-			}
-			slices.Sort(ratios)
-			b.ReportMetric(ratios[len(ratios)/2], "of-bare")
+			b.ReportMetric(paired(b, dialRaw(b, bare503(w.Body.Len())), dialRaw(b, wrapped)), "of-bare")
 		})
 	}
 }
 
-// dialRaw serves h on loopback and returns a function that sends a burst of requests and says how long it took.
-func dialRaw(b *testing.B, h http.Handler) func() time.Duration {
-	const burst, conns = 400, 8
+// dialRaw serves h on loopback and returns a function that sends a request on one of its connections and reads the 503.
+func dialRaw(b *testing.B, h http.Handler) func(conn int) error {
 	s := httptest.NewServer(h)
 	b.Cleanup(s.Close)
-	var all []net.Conn
-	for range conns {
+	var conns [pairedConns]net.Conn
+	var answers [pairedConns][4096]byte
+	for i := range conns {
 		conn, err := net.Dial("tcp", s.Listener.Addr().String())
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.Cleanup(func() { conn.Close() })
-		all = append(all, conn)
+		conns[i] = conn
 	}
 	request := []byte("GET /hello HTTP/1.1\r\nHost: example.com\r\n\r\n")
-	return func() time.Duration {
-		begun := time.Now()
-		var wg sync.WaitGroup
-		for _, conn := range all {
-			wg.Go(func() {
-				var answer [4096]byte
-				for range burst / conns {
-					if _, err := conn.Write(request); err != nil {
-						b.Error(err)
-						return
-					}
-					n, err := conn.Read(answer[:]) // short enough to come in one piece
-					if err != nil || !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 503")) {
-						b.Errorf("%q, %v", answer[:n], err)
-						return
-					}
-				}
-			})
+	return func(i int) error {
+		if _, err := conns[i].Write(request); err != nil {
+			return err
 		}
-		wg.Wait()
-		return time.Since(begun)
+		answer := answers[i][:]
+		n, err := conns[i].Read(answer) // short enough to come in one piece
+		if err == nil && !bytes.HasPrefix(answer[:n], []byte("HTTP/1.1 503")) {
+			err = fmt.Errorf("not a refusal: %q", answer[:n])
+		}
+		return err
 	}
 }
