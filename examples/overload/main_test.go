@@ -29,10 +29,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestShortForm holds what is beyond all noise: once the queues of the unprotected server have filled, at six
-// times the capacity and after it, the wrapped one serves at least three times as much in
-// time, and its health check, which no layer protects, is answered. On a quiet machine it is thirty times
+// TestShortForm holds what is beyond all noise once the queues of the unprotected server have filled, at six
+// times the capacity and after it. Of what it takes on, the wrapped server answers at least three times as
+// large a share in time; it serves more in time in all, and at least three times as much after the
+// surge; and its health check, which no layer protects, is answered. On a quiet machine it is thirty times
 // and more, and all of the health checks within 30 ms.
+//
+// How much the unprotected one still serves during the surge is luck: a connection that is new runs next, so that
+// those who come last may be served first, at up to half of the capacity, while all before them wait in vain.
 func TestShortForm(t *testing.T) {
 	p := newPlan(1, true, 0)
 	p.seed = 1
@@ -46,7 +50,8 @@ func TestShortForm(t *testing.T) {
 	}
 	t.Logf("\n%s", out.String())
 	o := all[0]
-	var bare, wrapped, healthy float64
+	var bare, wrapped, after sum
+	var healthy float64
 	for i, w := range o.wrapped {
 		b := o.bare[i]
 		if w.sent == 0 || b.sent == 0 {
@@ -56,17 +61,38 @@ func TestShortForm(t *testing.T) {
 			t.Errorf("%s: nothing was refused", w.step.name())
 		}
 		if i >= 2 { // in the first steps the unprotected one's queues are still filling
-			bare, wrapped = bare+b.good, wrapped+w.good
+			bare.add(b)
+			wrapped.add(w)
 			healthy = max(healthy, w.healthy)
 		}
 	}
-	if wrapped < 10 || wrapped < 3*bare {
-		t.Errorf("from %s on: wrapped %.0f/s in time, unprotected %.0f/s; want at least three times that", o.wrapped[2].step.name(), wrapped, bare)
+	from, last := o.wrapped[2].step.name(), len(o.wrapped)-1
+	after.add(o.wrapped[last])
+	if wrapped.share() < 3*bare.share() {
+		t.Errorf("from %s on: of what they took on, wrapped %.2f in time, unprotected %.2f; want at least three times that", from, wrapped.share(), bare.share())
+	}
+	if wrapped.good <= bare.good {
+		t.Errorf("from %s on: wrapped %.0f in time, unprotected %.0f; want more", from, wrapped.good, bare.good)
+	}
+	if bare := o.bare[last].good; after.good < 10 || o.wrapped[last].good < 3*bare {
+		t.Errorf("%s: wrapped %.0f/s in time, unprotected %.0f/s; want at least three times that", o.wrapped[last].step.name(), o.wrapped[last].good, bare)
 	}
 	if healthy < heldShare {
-		t.Errorf("from %s on: at most %.0f %% of the health checks were answered in time; want at least half in one of the steps", o.wrapped[2].step.name(), 100*healthy)
+		t.Errorf("from %s on: at most %.0f %% of the health checks were answered in time; want at least half in one of the steps", from, 100*healthy)
 	}
 }
+
+// sum is the requests of several steps.
+type sum struct{ good, taken float64 }
+
+func (s *sum) add(r result) {
+	good := r.good * r.step.d.Seconds()
+	s.good += good
+	s.taken += good + float64(r.late+r.lost)
+}
+
+// share is the part answered in time of all that were not refused.
+func (s sum) share() float64 { return s.good / max(1, s.taken) }
 
 // TestChart holds that the chart is well-formed and has a row for each profile.
 func TestChart(t *testing.T) {
