@@ -31,9 +31,8 @@ func TestMain(m *testing.M) {
 
 // TestShortForm holds what is beyond all noise once the queues of the unprotected server have filled, at six
 // times the capacity and after it. Of what it takes on, the wrapped server answers at least three times as
-// large a share in time; it serves more in time in all, and at least three times as much after the
-// surge; and its health check, which no layer protects, is answered. On a quiet machine it is thirty times
-// and more, and all of the health checks within 30 ms.
+// large a share in time; it serves half as much again in time in all, and at least three times as much after the
+// surge; and its health check, which no layer protects, is answered. With -v it says how much it was.
 //
 // How much the unprotected one still serves during the surge is luck: a connection that is new runs next, so that
 // those who come last may be served first, at up to half of the capacity, while all before them wait in vain.
@@ -50,7 +49,7 @@ func TestShortForm(t *testing.T) {
 	}
 	t.Logf("\n%s", out.String())
 	o := all[0]
-	var bare, wrapped, after sum
+	var bare, wrapped sum
 	var healthy float64
 	for i, w := range o.wrapped {
 		b := o.bare[i]
@@ -66,16 +65,17 @@ func TestShortForm(t *testing.T) {
 			healthy = max(healthy, w.healthy)
 		}
 	}
-	from, last := o.wrapped[2].step.name(), len(o.wrapped)-1
-	after.add(o.wrapped[last])
+	from := o.wrapped[2].step.name()
+	t.Logf("from %s on, in time: wrapped %.0f, %.3f of what it took on; unprotected %.0f, %.3f", from, wrapped.good, wrapped.share(), bare.good, bare.share())
 	if wrapped.share() < 3*bare.share() {
-		t.Errorf("from %s on: of what they took on, wrapped %.2f in time, unprotected %.2f; want at least three times that", from, wrapped.share(), bare.share())
+		t.Errorf("from %s on: of what they took on, wrapped %.3f in time, unprotected %.3f; want at least three times that", from, wrapped.share(), bare.share())
 	}
-	if wrapped.good <= bare.good {
-		t.Errorf("from %s on: wrapped %.0f in time, unprotected %.0f; want more", from, wrapped.good, bare.good)
+	if wrapped.good < 10*p.d.Seconds() || wrapped.good < 1.5*bare.good {
+		t.Errorf("from %s on: wrapped %.0f in time, unprotected %.0f; want at least one and a half times that", from, wrapped.good, bare.good)
 	}
-	if bare := o.bare[last].good; after.good < 10 || o.wrapped[last].good < 3*bare {
-		t.Errorf("%s: wrapped %.0f/s in time, unprotected %.0f/s; want at least three times that", o.wrapped[last].step.name(), o.wrapped[last].good, bare)
+	b, w := o.bare[len(o.bare)-1], o.wrapped[len(o.wrapped)-1]
+	if w.good < 3*b.good {
+		t.Errorf("%s: wrapped %.0f/s in time, unprotected %.0f/s; want at least three times that", w.step.name(), w.good, b.good)
 	}
 	if healthy < heldShare {
 		t.Errorf("from %s on: at most %.0f %% of the health checks were answered in time; want at least half in one of the steps", from, 100*healthy)

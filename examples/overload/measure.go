@@ -309,10 +309,10 @@ func (p plan) outcomeOf(st step, cal calibration, from, to cpuTimes, secs float6
 // in the one after the surge, it served in time at least this part of what was possible and of the health
 // checks, and if the median of what it did not refuse came in time.
 //
-// On a quiet machine the part is 0.9 to 1 and the median 10 to 30 ms; the unprotected server's are mostly 0 to
-// 0.1 and 1 s, once its queues have filled. A half lies far from both. What else runs on the machine takes cores away,
-// which is counted, and holds single requests up for time slices, which is not: that is why
-// nothing is asked of the 99th percentile.
+// On a quiet machine the part is 0.9 to 1 and the median 10 to 30 ms. The unprotected server's are mostly 0 to
+// 0.1 and 1 s, once its queues have filled; up to a half during the surge where it is lucky (see TestShortForm).
+// What else runs on the machine takes cores away, which is counted, and holds single requests up for time slices,
+// which is not: that is why nothing is asked of the 99th percentile.
 const heldShare = .5
 
 // held says what the wrapped server did not hold; nothing if it held.

@@ -141,15 +141,12 @@ func TestFaultBackendIsGone(t *testing.T) {
 		set := newSet(t, urls("http://gone.test", "http://good.test"))
 		rt := outbound.New(base, outbound.Balance(set), outbound.Retry())
 		const size = 100 << 10
+		// The endpoint is drawn for each: it may take more than a few until the dead one has failed often enough.
 		sent := int64(0)
-		for i := range 200 { // the endpoint is drawn for each: it may take more than a few until the dead one has failed often enough
-			if set.Stats().Endpoints[0].Ejected {
-				break
-			}
-			sent++
+		for ; sent < 200 && !set.Stats().Endpoints[0].Ejected; sent++ {
 			body := io.MultiReader(strings.NewReader(strings.Repeat("x", size)))
 			if status, err := do(rt, request(t.Context(), "POST", "http://svc/", body)); status != 200 {
-				t.Fatalf("request %d: %v", i, err)
+				t.Fatalf("request %d: %v", sent, err)
 			}
 		}
 		if got.Load() != sent*size {
