@@ -77,10 +77,11 @@ const (
 // refuse a burst that the permits have room for.
 const adaptPlaces = 12
 
-// NewAdaptive returns a limiter that finds its limit by experiment: while requests are
-// shed, it tries a limit beside the present one for as long as the measured variance of
-// the times in service demands, and keeps it if throughput follows. It needs no target latency
-// and no number at all. While nothing is shed, it does nothing.
+// NewAdaptive returns a limiter that finds its limit by experiment: it remembers how much throughput there was at
+// each limit that has been in force, weighs by Bayes' rule what curves of throughput over what is in flight that
+// leaves possible, and moves to where most is to be expected for least latency. How sure it has to be depends on the
+// measured variance of the times in service. It needs no target latency and no number at all. While requests
+// neither wait for a permit nor are refused, it does nothing.
 //
 // Where processors are what is short, requests wait for them in the line too, and not in the run queue of
 // Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
@@ -319,7 +320,7 @@ func (a *adaptive) tune(c *Concurrency) {
 		if a.ctrl.fresh && a.gate.Load() == 0 && a.shedE < .15 {
 			// Nothing speaks against a higher limit yet, and it is on its way. What waits for a
 			// processor is another matter: a higher limit does not help it.
-			more := 1 + 1.5*min((.15-a.shedE)/.1, 1)
+			more := 1 + 2.5*min((.15-a.shedE)/.1, 1)
 			bound = max(bound, min(more*bound, adaptPatience.Seconds()))
 			c.places = max(3+int(1.5*x*bound), int(adaptUnknown*(more-1)))
 		}

@@ -28,12 +28,12 @@ type ConcurrencyStats struct {
 	RetryAfter   time.Duration `json:"retry_after"`   // what a refusal would say now; 0 is not known
 	Shadow       bool          `json:"shadow"`        // nothing is refused; Shed counts what would have been
 	Adaptive     bool          `json:"adaptive"`      // the limit is found by experiment; the rest is 0 otherwise
-	Phase        string        `json:"phase"`         // of the experiment: hold, settle, measure, return
+	Phase        string        `json:"phase"`         // of the experiment: hold, or settle after the limit has moved
 	Gate         int           `json:"gate"`          // how many may be between permit and work, waiting for a processor; 0 is any number
 	BaseLatency  time.Duration `json:"base_latency"`  // time in service without a queue of our own, as estimated
 	Latency      time.Duration `json:"latency"`       // mean time in service lately
 	Throughput   float64       `json:"throughput"`    // successes a second lately
-	Elasticity   float64       `json:"elasticity"`    // of throughput to the limit, by the last experiment
+	Elasticity   float64       `json:"elasticity"`    // of throughput to the limit, as believed: 1 is all that is added, 0 is none
 	ShedFraction float64       `json:"shed_fraction"` // of about the last 128 arrivals
 }
 

@@ -6,90 +6,109 @@ import "math"
 type ctrlPhase uint8
 
 const (
-	ctrlHold    ctrlPhase = iota // the limit stands; the reference is being measured
-	ctrlSettle                   // another limit is being tried; not measured yet
-	ctrlMeasure                  // it is being measured
-	ctrlReturn                   // it was refused; the effects of it are to fade
+	ctrlHold   ctrlPhase = iota // the limit stands, and what it is worth is measured
+	ctrlSettle                  // it has just moved: nothing is measured yet
 )
 
-func (p ctrlPhase) String() string {
-	return [...]string{"hold", "settle", "measure", "return"}[p]
-}
+func (p ctrlPhase) String() string { return [...]string{"hold", "settle"}[p] }
 
 const (
-	ctrlUp    = 1.5  // a step up
-	ctrlFast  = 2.0  // a step up while every one of them wins
-	ctrlLeap  = 4.0  // a step up after a change that looks like a slow dependency
-	ctrlSE    = 0.2  // standard error of an elasticity that is good enough
-	ctrlShed  = 0.08 // share shed from which a lower limit is looked for
-	ctrlHigh  = 2.5  // multiple of the base latency that has to be explained
-	ctrlFree  = 1.15 // multiple of the base latency up to which more in flight is free
-	ctrlFull  = 0.25 // crowd from which more in flight can only wait for a processor
-	ctrlCrowd = 0.33 // crowd from which the limit is tried that would be without it
-	ctrlSpare = 1.2  // and how much more than that
-	ctrlPrice = .015 // share of the throughput that trials may cost
-	ctrlStart = 8
+	ctrlStart  = 8
+	ctrlShed   = .08 // share shed that is more than chance
+	ctrlOver   = .15 // and from which a lower limit is looked for
+	ctrlEager  = .85 // share that is blocked from which the first growth does not wait for refusals
+	ctrlFirst  = 8   // how much the square of the variation takes from the first window's word
+	ctrlHigh   = 2.5 // multiple of the base latency that has to be explained
+	ctrlCalm   = 1.2 // multiple of it up to which there is hardly a queue to be got rid of
+	ctrlFree   = 1.15
+	ctrlQueue  = 1.3
+	ctrlFull   = .25   // crowd from which more in flight can only wait for a processor
+	ctrlCrowd  = .33   // crowd from which the limit is tried that would be without it
+	ctrlSpare  = 1.2   // and how much more than that
+	ctrlGain   = .005  // what a limit has to be worth more to be moved to
+	ctrlDoubt  = .2    // and for each standard error of the throughput at the present one
+	ctrlLearn  = .1    // what a standard deviation that it would clear up is worth
+	ctrlJump   = .6    // change of the share that is blocked during which nothing is at rest
+	ctrlBrim   = .9    // part of the limit from which on it counts as full
+	ctrlSame   = 1.5   // multiple of the demand before up to which no more comes
+	ctrlLong   = 1.4   // multiple of the time in service from which on work has slowed down
+	ctrlLess   = .85   // part of the throughput before from which on there is less of it
+	ctrlSurer  = .6    // and by the second window
+	ctrlOdd    = .5    // surprise from which on windows are set aside
+	ctrlShock  = 5.    // surprise from which on the service has changed
+	ctrlAside  = 10    // how many windows are set aside at most
+	ctrlLeap   = 2.2   // slow-down from which on steps up are larger
+	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
+	ctrlLate   = 64.   // and at most
+	ctrlIdle   = 16    // windows in which nobody waits until the base latency is asked for again
+	ctrlYoung  = 100.  // completions from which on the variance is remembered
+	ctrlForget = 1000. // completions in which the variance that once was is forgotten
+	ctrlAge    = 20    // rounds in which a belief ages by one unit
 )
 
-// ctrlState is the controller: a limit and an experiment about it. It is a value and
-// step is a pure function of it and a window, without a clock.
+// ctrlState is the controller: a limit, and what is believed of the service behind it. It
+// is a value, and step is a pure function of it and a window, without a clock.
 //
-// The limit is found by trial. While requests are shed, a limit beside the present one is
-// in force for as long as the variance of the times in service demands, and what throughput
-// makes of it is the elasticity e = ln(X'/X) / ln(L'/L): at 1 the limit is the bottleneck, at 0
-// what it lets in besides is a queue, below 0 it is contention. That tells a slow dependency from
-// a queue of our own, which no latency can, and needs no base latency to be right: that
-// is only a prior, which says how much proof a higher limit needs and sizes the line.
+// Whatever limit is in force says something about the service: how much throughput there is with so much
+// in flight. All of that is kept (ctrlBelief), and Bayes' rule makes of it how probable each curve is of
+// throughput over what is in flight, of four shapes and for any optimum (ctrlPosterior). The limit moves to where it is
+// expected to be worth most, in throughput less a price for latency. That is growth as long as nothing speaks against
+// it, since more may be of use and costs little. How soon enough does depends on the variance of the times in
+// service. No latency has to be right, and a slow dependency is told from a queue of our own by what throughput
+// does.
 //
-//	hold -> settle -> measure -> hold, or return -> hold
+// What is known ages. Since a belief may be wrong, a higher limit is tried against it now and then and a lower
+// one after that, seldom enough to be afforded. What cannot be explained by any curve is a change of the
+// service: everything is forgotten but the optimum, which is about where it was, or higher by as much as work takes
+// longer.
 //
-// Where work waits for a processor before it begins, that wait is measured (ctrlMean.y),
-// and says at once what trials would take long to: how many permits are of no use. It chooses
-// the trial, and throughput decides about it as about any other.
+//	settle -> hold -> settle, or on with hold
 //
-// While every trial up wins (ramp), growth doubles and goes on until something speaks
-// against it; afterwards steps are as small as the variance allows. Two windows unlike the
-// reference begin everything anew.
+// Where work waits for a processor before it begins, that wait is measured (ctrlMean.y), and says at once what
+// trials would take long to: how many permits are of no use. It chooses the limit then, and throughput decides about it.
 type ctrlState struct {
 	limit, least, most int
 	phase              ctrlPhase
 
-	anchor   ctrlMean // the last limit that is proven, while growth goes on without proof
-	anchored int      // that limit
+	belief  ctrlBelief
+	scratch *ctrlPosterior // room to work in: nothing is kept there
 
-	from    int        // the limit that a trial began at
-	ref     ctrlMean   // A: measured at limit
-	trial   ctrlWindow // measured at the limit on trial
-	settled ctrlWindow // seen before the trial had settled
+	ref     ctrlMean   // lately, at this limit
+	jumped  bool       // of the last window at this limit, and ref is of what was before
+	stale   bool       // ref is of another one, or of what was before a jump
+	from    int        // the limit before this one
 	rounds  int        // of settling
+	path    ctrlWindow // all of these
+	blocked float64    // share of arrivals in the last window
 
-	base  float64 // B: time in service without a queue of our own; 0 is not known yet
-	cv2   float64 // square of the coefficient of variation of the time in service
-	ncv   float64
-	disp  float64 // what the throughput of saturated windows varied by: their size times the squared log
-	ndisp float64
-	grow  float64 // Q: the next step up
-	first bool    // no trial has been made yet
-	ramp  bool    // since the start, or since the world changed, every trial up has won
+	base   float64 // B: time in service without a queue of our own; 0 is not known yet
+	best   float64 // the same at the optimum, by what is believed; infinite is not known
+	idle   int     // windows since that was asked for
+	cv2    float64 // square of the coefficient of variation of the time in service
+	ncv    float64
+	varied float64 // the most that cv2 was lately: where it is mostly a queue, the time in service varies less than the work
+	disp   float64 // what the throughput of windows with a full limit varied by: their size times the squared log
+	ndisp  float64
 
-	pauseUp, pauseDown float64 // completions until the next trial in this direction
-	lastUp, lastDown   float64 // the last pause
-	crowded            bool    // the trial is one to a limit without the crowd
-	pauseCrowd         float64 // completions until the next such trial
-	doubt              float64 // completions for which the crowd is not believed: throughput followed a limit down
-	up, down           ctrlTried
-	fresh              bool       // since the start no trial up was refused
-	known              bool       // throughput has followed the limit where base was measured
-	stood              float64    // completions at limit since it was accepted
-	here               float64    // completions measured in this visit
-	spent              float64    // completions that the trial would have seen without it
-	old                ctrlMean   // the reference when it was put in doubt
-	shocks             int        // how often since a trial was accepted
-	odd                int        // windows in a row unlike the reference
-	oddly              ctrlWindow // these windows
-	elasticity         float64    // of the last trial
+	fresh bool // since the start, nothing has spoken against a higher limit
+	ramp  bool // since the start, or since the service changed
 
-	x, r float64 // of the last window
+	odd   int        // windows that were set aside since they surprise
+	oddly ctrlWindow // these
+	later ctrlWindow // these without the first
+
+	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
+	rested float64 // rounds since a higher limit was tried against all belief
+	pause  float64 // how many there have to be
+	below  bool    // a lower one is tried next
+
+	crowded    bool     // the limit was moved to be without the crowd
+	before     ctrlMean // what was known at the limit before that
+	pauseCrowd float64  // completions until it may be moved so again
+	doubt      float64  // completions for which the crowd is not believed: throughput followed the limit down
+	elasticity float64  // of throughput to the limit, as believed
+
+	r float64 // of the last window
 
 	// What the window that is open has to hold, and when it is closed without so many
 	// successes; 0 is never.
@@ -97,8 +116,8 @@ type ctrlState struct {
 }
 
 func ctrlNew(start, least, most int) ctrlState {
-	return ctrlState{limit: start, least: least, most: most, from: start, grow: ctrlFast, first: true, ramp: true, fresh: true,
-		needN: 8, needSecs: 0.002}
+	return ctrlState{limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
+		ramp: true, fresh: true, pause: ctrlSoon, needN: 8, needSecs: .002}
 }
 
 // step returns the state after a window that holds at least needN successes over at
@@ -108,9 +127,14 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 		return s
 	}
 	m := w.mean(s.limit)
-	cv2 := max(w.squares/w.n/(m.r*m.r)-1, 0)
-	if w.n > 1 {
-		cv2 *= w.n / (w.n - 1)
+	r, n := m.r, w.n
+	if a := &s.ref; s.phase == ctrlHold && a.n > 0 && !s.stale {
+		// About the mean of more than the window: few of a kind that varies much look alike.
+		r, n = (a.r*a.n+m.r*w.n)/(a.n+w.n), a.n+w.n
+	}
+	cv2 := max(w.squares/(w.n*r*r)-2*m.r/r+1, 0)
+	if n > 1 {
+		cv2 *= n / (n - 1)
 	}
 	// Until enough has been seen, half is believed of a variance of 1: what ends first
 	// is what is short, and alike.
@@ -119,169 +143,252 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	}
 	s.ncv = min(s.ncv+w.n, 400)
 	s.cv2 += min(w.n/s.ncv, 1) * (cv2 - s.cv2)
-	if s.phase != ctrlHold && s.changed(w, m, true) {
-		s.limit = s.from
-		s.restart()
-		return s
+	s.varied *= math.Exp(-w.n / ctrlForget)
+	if s.varied < s.cv2 || s.ncv < ctrlYoung {
+		s.varied = s.cv2 // what is believed before much has been seen is nothing to remember
 	}
-	s.x, s.r = m.x, m.r
+	s.r = m.r
 	s.mostSecs = 0
-	s.spent += s.ref.x * w.secs
-	switch s.phase {
-	case ctrlHold:
-		s.hold(w, m)
-	case ctrlSettle:
+	if s.phase == ctrlSettle {
 		s.settle(w, m)
-	case ctrlMeasure:
-		s.measure(w)
-	case ctrlReturn:
-		s.rounds++
-		s.mostSecs = 2 * max(s.r, s.ref.r)
-		if float64(s.rounds) >= s.mixing() {
-			s.toHold()
-		}
+	} else {
+		s.hold(w, m)
 	}
 	return s
 }
 
-// unlike reports that a window differs from the reference beyond chance: in what arrives
-// and, unless another limit is on trial, in throughput or time in service.
-func (s *ctrlState) unlike(m ctrlMean, open float64, trial bool) bool {
-	a := &s.ref
-	if a.load > 0 && m.load > 0 && math.Abs(math.Log(m.load/a.load)) > max(.35, 3*math.Sqrt(1/m.n+1/a.n)) {
-		// More than before cannot be told from before where the limit was full.
-		if !trial || a.blocked < .95 || m.load < a.load {
-			return true
-		}
+// settle waits until what is measured is of the new limit.
+func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
+	s.rounds++
+	s.mostSecs = 2 * max(s.r, s.ref.r)
+	if s.limit < s.from && m.blocked > .9 && s.collapsed(w, m) {
+		s.toHold(m)
+		return
 	}
-	far := max(.35, 3*math.Sqrt((s.cv2+open)/m.n))
-	return !trial && (math.Abs(math.Log(m.x/a.x)) > far || math.Abs(math.Log(m.r/a.r)) > far)
+	if s.limit > s.from && s.rounds < 4 && s.ref.blocked >= .95 && m.blocked < .9 {
+		return // demand has not filled the new limit yet
+	}
+	// After a change short work ends first and long work stays: it takes rounds until what is
+	// in flight is the usual mixture again. A higher limit that nothing takes longer for is no such change.
+	risen := 1.25
+	if s.ramp {
+		risen = 1.5
+	}
+	mixed := 1 + 1.5*min(s.cv2, 2)
+	if float64(s.rounds) < mixed && (m.r > risen*s.ref.r || s.limit < s.from) {
+		return
+	}
+	s.toHold(m)
 }
 
-// changed reports that two windows in a row, or as many as the variance demands, were
-// unlike the reference, each of them and together. They are in s.oddly then.
-func (s *ctrlState) changed(w ctrlWindow, m ctrlMean, trial bool) bool {
-	if s.ref.n == 0 || w.shed == 0 || !s.unlike(m, w.open, trial) {
-		s.odd, s.oddly = 0, ctrlWindow{}
+// collapsed reports that on the way to a lower limit there is less throughput than at either end: it is the service
+// that has changed.
+func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
+	s.path.add(w)
+	if s.belief.used == 0 || s.path.n < 8 {
 		return false
 	}
-	s.odd++
-	s.oddly.add(w)
-	if s.odd < 2 {
+	v := s.noise(&m, w.open)
+	q := s.scratch
+	s.belief.weigh(q, v)
+	y := math.Log(s.path.n / s.path.secs)
+	low, high := math.Log(float64(s.limit)), math.Log(float64(s.from))
+	if y > min(q.lowest(low), q.lowest(high)) {
 		return false
 	}
-	all := s.oddly.mean(s.limit)
-	far := math.Abs(math.Log(all.load / s.ref.load))
-	if !trial {
-		far = max(far, math.Abs(math.Log(all.x/s.ref.x)), math.Abs(math.Log(all.r/s.ref.r)))
+	v /= s.path.n
+	if min(q.surprise(low, y, v), q.surprise((low+high)/2, y, v), q.surprise(high, y, v)) < ctrlShock {
+		return false
 	}
-	// Five standard errors: windows follow each other while the mixture in flight still
-	// comes to rest, and are not independent.
-	return s.odd >= 6 || all.n*far*far >= 25*(s.cv2+w.open+.1) && s.unlike(all, w.open, trial)
+	s.shock(q, q.predict(low)-math.Log(m.counted))
+	return true
 }
 
-// restart forgets everything but the limit and the base latency.
-func (s *ctrlState) restart() {
-	s.forget()
-	s.pauseUp, s.pauseDown, s.lastUp, s.lastDown, s.pauseCrowd, s.doubt = 0, 0, 0, 0, 0, 0
-	s.ref, s.anchor = ctrlMean{}, ctrlMean{}
-	s.from = s.limit
-	s.ramp, s.grow = true, ctrlFast
-	s.toHold()
-}
-
-// leap makes the first step up after a restart as large as it has to be if what changed is
-// that a dependency has become slower: throughput comes back then, and if not, it is told by
-// one trial.
-func (s *ctrlState) leap(was ctrlMean) {
-	f := s.ref.r / was.r
-	if f > 2.5 && was.x/s.ref.x > f/1.3 && was.blocked >= .95 && s.ref.blocked >= .95 {
-		// The work itself takes longer: a queue of our own does not grow while the limit stands.
-		s.base *= f
-	}
-	if f > ctrlFast && was.x/s.ref.x > f/2 {
-		s.grow = min(f, ctrlLeap)
-	}
-}
-
-// stay takes a limit on trial for the one to go on from, with m measured there: the world changed
-// meanwhile, most likely a dependency became slower, and the way back would be as long as any.
-func (s *ctrlState) stay(m ctrlMean) {
-	was := s.ref
-	was.x *= float64(s.limit) / float64(s.from)
-	s.restart()
-	s.ref = m
-	s.leap(was)
+func (s *ctrlState) toHold(m ctrlMean) {
+	s.phase, s.stale, s.blocked = ctrlHold, true, m.blocked
 	s.gather()
 }
 
-// hold measures the reference and decides whether to try another limit.
+// noise returns the variance of ln X by one completion.
+func (s *ctrlState) noise(m *ctrlMean, open float64) float64 {
+	v := s.varied + 30/(s.ncv+20)*min(1, s.ncv/20) + open + .02 // the rare and long may not have been seen yet
+	switch {
+	case m.blocked < .95:
+		v += 2 * min(1, 2*(.95-m.blocked))
+	case s.ndisp >= 3:
+		v = max(v, s.disp)
+	}
+	return v
+}
+
+// point returns where a window stands: ln of what was in flight, and of throughput.
+func (s *ctrlState) point(w *ctrlWindow, m *ctrlMean) (at, y float64) {
+	if m.inferred > 0 {
+		return math.Log(float64(s.limit) * w.n / (max(w.ended, w.n) + w.extra)), math.Log(m.x)
+	}
+	// What is in flight is averaged over more than the window: where the time in service is longer by chance, more
+	// is in flight by the same chance, and the two would seem to hang together.
+	at = math.Log(min(m.x*m.r, float64(s.limit)))
+	if a := &s.ref; a.n > 0 && !s.stale {
+		k := w.n / (w.n + 4*a.n)
+		at = k*at + (1-k)*math.Log(min(a.x*a.r, float64(s.limit)))
+	}
+	return at, at - math.Log(m.r)
+}
+
+// hold learns from a window and decides whether to move. A window that surprises is set aside until the next ones
+// have told whether it was chance; one in which the limit has just begun to bind, or ceased to, is of neither state.
 func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
-	a := &s.ref
-	if a.n > 0 {
-		if s.changed(w, m, false) {
-			was, now := *a, s.oddly.mean(s.limit)
-			s.restart()
-			*a = now
-			s.leap(was)
-			s.consider(w.shed, w.open)
-			return
-		}
-		if s.odd > 0 {
-			return // wait for the next one before anything is made of it
-		}
-		if (w.shed > 0 || s.fresh) && m.blocked > .95 && (a.blocked < .5 || s.ramp && a.blocked < .9) {
-			*a, s.anchor = ctrlMean{}, ctrlMean{}
-		}
+	jump := math.Abs(m.blocked - s.blocked)
+	s.blocked = m.blocked
+	if s.slowed(&m) {
+		q := s.scratch
+		s.belief.weigh(q, s.noise(&m, w.open))
+		s.shock(q, math.Log(m.r/s.ref.r))
+		s.gather()
+		return
 	}
-	if a.n == 0 {
-		*a = m
-		if o := s.old; o.n > 0 {
-			s.old = ctrlMean{}
-			if s.shocks < 2 && math.Log(o.x/m.x) > .7 && math.Log(m.r/o.r) > .7 {
-				s.restart()
-				*a = m
-				s.leap(o)
+	s.jumped = false
+	if jump > ctrlJump && s.belief.used > 0 {
+		s.jumped = !s.stale
+		s.stale = true
+		s.heed()
+		s.gather()
+		return
+	}
+	at, y := s.point(&w, &m)
+	v := s.noise(&m, w.open)
+	if s.belief.used > 0 && (s.odd > 0 || !s.usual(&w, &m, v)) {
+		q := s.scratch
+		s.belief.weigh(q, v)
+		last := w
+		w.add(s.oddly)
+		m = w.mean(s.limit)
+		at, y = s.point(&w, &m)
+		if surprise := q.surprise(at, y, v/w.n); surprise > ctrlOdd && s.odd < ctrlAside {
+			if s.odd > 0 {
+				s.later.add(last)
 			}
+			s.odd++
+			s.oddly = w
+			if s.odd < 2 || surprise < ctrlShock {
+				s.gather()
+				return
+			}
+			w = s.later // the first was in part before the change
+			m = w.mean(s.limit)
+			at, y = s.point(&w, &m)
+			s.shock(q, q.predict(at)-y)
 		}
-	} else {
-		if m.blocked >= .95 && a.blocked >= .95 {
-			l := math.Log(m.x / a.x)
-			s.ndisp = min(s.ndisp+1, 16)
-			s.disp += (min(l*l/(1/w.n+1/a.n), 8) - s.disp) / s.ndisp
-		}
-		k := max(.1, w.n/(w.n+a.n))
-		a.blend(m, k)
-		a.n = 1 / ((1-k)*(1-k)/a.n + k*k/w.n)
 	}
-	s.stood += w.n
-	s.pauseUp = max(s.pauseUp-w.n, 0)
-	s.pauseDown = max(s.pauseDown-w.n, 0)
+	s.heed()
+	round := max(50*max(v, .05), math.Exp(at)) // or as much as it takes to learn anything
+	known := 1.
+	if s.belief.used == 0 && s.fresh && s.limit == s.from {
+		// From a standing start what is short ends first, and the more so the more it varies.
+		known = max(.02, math.Exp(-ctrlFirst*max(0, w.squares/(w.n*m.r*m.r)-1)))
+	}
+	s.follow(w, m)
+	if m.inferred > 0 || at >= math.Log(ctrlBrim*float64(s.limit)) {
+		s.belief.add(s.limit, at, y, known*w.n, v, w.n/(ctrlAge*round), 2*ctrlAge*round)
+	} else {
+		a := &s.ref
+		s.belief.stand(math.Log(min(a.x*a.r, float64(s.limit))), math.Log(a.x), known*a.n, w.n/(ctrlAge*round))
+	}
+	s.rested += w.n / round
 	s.pauseCrowd = max(s.pauseCrowd-w.n, 0)
 	s.doubt = max(s.doubt-w.n, 0)
-
-	safe := a.work() * (1 + math.Sqrt(s.cv2/a.n))
-	switch {
-	case s.base == 0:
-		if a.n >= 100 {
-			s.base = a.work()
-		}
-	case safe < s.base:
-		s.base += .5 * (safe - s.base)
-	}
-	if s.base > 0 && w.shed == 0 && m.blocked < .1 {
-		s.base += .05 * (m.work() - s.base)
-		s.known = true
-	}
-
 	s.gather()
 	s.consider(w.shed, w.open)
 }
 
-// consider begins a trial if there is reason to and the reference is good enough for it.
+// usual reports that a window is so much like those before it at this limit that no curve needs to be asked whether it
+// surprises.
+func (s *ctrlState) usual(w *ctrlWindow, m *ctrlMean, v float64) bool {
+	a := &s.ref
+	if s.stale || a.n < w.n {
+		return false
+	}
+	far := math.Log(m.r / a.r)
+	if m.inferred > 0 {
+		far = math.Log(m.x / a.x)
+	}
+	return beliefSurprise(far, v/w.n) < ctrlOdd
+}
+
+// slowed reports that it is the service that has changed: no more comes than before, and what was in flight no
+// longer fits. A surge looks the same but for that. Where the first window in which the limit is full may have been
+// a burst, the second decides.
+func (s *ctrlState) slowed(m *ctrlMean) bool {
+	a := &s.ref
+	if a.n < 64 || a.blocked >= .3 || m.blocked <= .5 {
+		return false
+	}
+	less := ctrlLess
+	if s.stale {
+		if !s.jumped {
+			return false
+		}
+		less = ctrlSurer
+	}
+	return m.load < ctrlSame*a.load && m.r > ctrlLong*a.r && m.counted < less*a.x
+}
+
+// heed forgets the windows that were set aside: they have been made something of.
+func (s *ctrlState) heed() { s.odd, s.oddly, s.later = 0, ctrlWindow{}, ctrlWindow{} }
+
+// follow has the reference follow a window.
+func (s *ctrlState) follow(w ctrlWindow, m ctrlMean) {
+	a := &s.ref
+	if s.stale || a.n == 0 {
+		*a, s.stale = m, false
+		return
+	}
+	if m.blocked >= .95 && a.blocked >= .95 {
+		l := math.Log(m.x / a.x)
+		s.ndisp = min(s.ndisp+1, 16)
+		s.disp += (min(l*l/(1/w.n+1/a.n), 8) - s.disp) / s.ndisp
+	}
+	k := max(.1, w.n/(w.n+a.n))
+	a.blend(m, k)
+	a.n = 1 / ((1-k)*(1-k)/a.n + k*k/w.n)
+}
+
+// shock begins anew after a change from q that made throughput fall by slower, in ln.
+func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
+	f := math.Exp(slower)
+	s.belief.carry(q, f)
+	s.ref, s.stale, s.jumped = ctrlMean{}, true, false
+	s.credit = max(f, 1)
+	s.pause, s.rested = ctrlSoon, 0
+	s.ramp = true
+	s.ndisp, s.disp = 0, 0
+	s.heed()
+}
+
+// consider moves the limit if there is reason to.
 func (s *ctrlState) consider(shed, open float64) {
 	a := &s.ref
-	noise := s.cv2 + open
+	work := a.work() * (1 + math.Sqrt(s.cv2/a.n))
+	s.base = work
+	if s.idle++; a.blocked+a.shed == 0 && s.idle < ctrlIdle && s.best > 0 {
+		s.base = min(s.base, s.best)
+		return // nobody waits: there is nothing to decide
+	}
+	s.idle = 0
+	v := s.noise(a, open)
+	q := s.scratch
+	s.belief.weigh(q, v)
+	_, sd, lnR, lnSeen := q.optimum()
+	s.best = math.Inf(1)
+	if sd < 1.3 {
+		s.best = math.Exp(lnR)
+	}
+	s.base = min(s.base, s.best)
+	seen := min(work, math.Exp(lnSeen)) // what nobody has seen is no reason to refuse some
+	here := math.Log(float64(s.limit))
+	s.elasticity = (q.predict(here+.1) - q.predict(here-.1)) / .2
+
 	most := ctrlFull
 	if a.shed <= ctrlShed {
 		most *= 2 // by chance, now and then: a longer run queue is better than a refusal
@@ -289,72 +396,142 @@ func (s *ctrlState) consider(shed, open float64) {
 	byGate := a.gated > .5*a.blocked             // most wait for a processor and not for the limit
 	byLimit := a.blocked-a.gated > .05*a.blocked // some wait for that
 	unused := byGate && a.x*a.r < .75*float64(s.limit)
+	s.judge(v)
 	full := a.crowd() > most && s.doubt == 0
-	if full && !unused && a.crowd() > ctrlCrowd && a.shed > ctrlShed && shed > 0 && s.pauseCrowd == 0 {
-		to := max(s.least, int(math.Ceil(ctrlSpare*float64(s.limit)*(1-a.crowd()))))
-		if d := math.Log(float64(s.limit) / float64(to)); to < s.limit {
-			if a.n >= min(s.mostN(), max(16, noise/(.25*d*d))) {
-				s.try(to)
-				s.crowded = true
-			}
-			return
-		}
-	}
-	d := math.Log(s.grow)
-	if s.grow <= ctrlUp {
-		s.grow = s.small(open)
-	}
-	if s.pauseUp > 0 {
-		d = math.Log(s.small(open))
-	}
-	se := ctrlSE
-	if s.ramp {
-		se = .5
-	}
-	if a.n < min(s.mostN(), noise/(se*se*d*d)) {
+	if full && !unused && shed > 0 && s.uncrowd(v) {
 		return
 	}
-	high := a.n >= 100 && s.base > 0 && a.r > ctrlHigh*s.base && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
-	down := high || !unused && a.shed > ctrlShed && (s.pauseUp > 0 || full || s.first && noise < .25)
-	if down && !high && !full && s.known && a.r < 1.3*s.base && s.stood < 40*(3*a.x*a.r+noise/(se*se*d*d)) {
-		down = false // there is hardly a queue to be got rid of
+	least := s.base
+	if a.shed < ctrlOver {
+		least = seen
 	}
-	up := byLimit && (shed > 0 || s.fresh && a.blocked-a.gated > .9) && s.pauseUp == 0 && (byGate || !full)
+	many := 100.
+	if a.blocked >= .95 && a.shed > ctrlShed && s.limit > s.from {
+		many = 24 // it was raised, and that is no chance
+	}
+	high := a.n >= many && a.r > ctrlHigh*least && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
+	up := byLimit && (shed > 0 || s.fresh && a.blocked-a.gated > ctrlEager) && (byGate || !full)
+	down := high || !unused && a.shed > ctrlOver && a.blocked > .9 && (full || a.r >= ctrlCalm*s.base)
+	if !up && !down {
+		return
+	}
+	to, gain := s.choose(q, up, down)
+	if up && to <= s.limit {
+		s.fresh, s.ramp = false, false
+	}
+	enough := ctrlGain
+	if !s.fresh || a.shed > .05 {
+		enough += ctrlDoubt * math.Sqrt(v/a.n)
+	}
 	switch {
-	case down && s.pauseDown == 0 && s.limit > s.least && !(s.ramp && !s.first):
-		f := 1 / s.small(open)
-		if s.base > 0 {
-			f = min(max(1.2*s.base/a.r, .5), f)
+	case gain > enough:
+		s.try(to)
+	case up && a.shed < .2 && a.blocked < .95 && a.n >= 32 && a.r < ctrlFree*seen:
+		// Little is shed: by chance, where the limit is about what is needed on average. Throughput
+		// cannot follow then, but a limit that costs no time in service is free.
+		s.try(s.limit * 3 / 2)
+	case down && s.below && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
+		s.below, s.rested = false, 0
+		s.try(min(int(float64(s.limit)/math.Exp(min(max(math.Sqrt(v/6), .2), .405))), s.limit-1))
+	case up && !high && shed > 0 && s.rested >= s.pause:
+		f := math.Exp(min(max(math.Sqrt(v/6), .2), .405)) // as small as the variance allows: its latency is felt
+		if a.shed > .9 && s.pause < 2*ctrlSoon {
+			f = 2
 		}
-		s.try(max(s.least, min(int(math.Ceil(float64(s.limit)*f)), s.limit-1)))
-	case up && s.limit < s.most:
-		s.try(min(s.most, max(int(float64(s.limit)*s.grow), s.limit+1)))
+		s.pause, s.rested, s.below = min(2*s.pause, ctrlLate), 0, true
+		s.try(int(float64(s.limit) * f))
 	}
 }
 
-// forget drops what was found about limits beside the one that stood until now.
-func (s *ctrlState) forget() {
-	s.up, s.down = ctrlTried{}, ctrlTried{}
-	s.stood = 0
-	s.odd, s.oddly = 0, ctrlWindow{}
+// choose returns the limit that promises most, and how much more than the present one.
+func (s *ctrlState) choose(q *ctrlPosterior, up, down bool) (to int, gain float64) {
+	here := math.Log(float64(s.limit))
+	worth := q.worth(here)
+	to = s.limit
+	highest := 4 // quarters of an octave
+	if s.credit > ctrlLeap {
+		highest = int(min(8, 4*math.Log2(s.credit)))
+	}
+	for k := -9; k <= highest; k++ {
+		c := int(math.Round(float64(s.limit) * math.Exp2(float64(k)/4)))
+		switch {
+		case k == -9:
+			c = s.from // back, to the very limit, or trials that come to nothing would add up
+		case k > 0:
+			c = max(c, s.limit+1)
+		}
+		c = min(max(c, s.least), s.most)
+		if c == s.limit || c > s.limit && !up || c < s.limit && !down {
+			continue
+		}
+		there := math.Log(float64(c))
+		if g := q.worth(there) + ctrlLearn*q.spread(here, there) - worth; g > gain {
+			to, gain = c, g
+		}
+	}
+	return to, gain
 }
 
-func (s *ctrlState) toHold() {
-	s.phase = ctrlHold
-	s.gather()
-	if s.ref.n == 0 {
+// uncrowd moves the limit to where it would be if nothing in flight waited for a processor; it reports whether that is
+// done, or waits only for more to be known.
+func (s *ctrlState) uncrowd(v float64) bool {
+	a := &s.ref
+	if a.crowd() <= ctrlCrowd || a.shed <= ctrlShed || s.pauseCrowd > 0 {
+		return false
+	}
+	to := max(s.least, int(math.Ceil(ctrlSpare*float64(s.limit)*(1-a.crowd()))))
+	if to >= s.limit {
+		return false
+	}
+	if d := math.Log(float64(s.limit) / float64(to)); a.n >= min(400, max(16, v/(.25*d*d))) {
+		before := *a
+		s.try(to)
+		s.crowded, s.before = true, before
+	}
+	return true
+}
+
+// judge decides whether throughput followed a limit that was moved for the crowd. Then the crowd is not its
+// own, and nothing is made of it for a while.
+func (s *ctrlState) judge(v float64) {
+	a, b := &s.ref, &s.before
+	if !s.crowded || a.n < min(400, max(16, 4*v)) {
+		return
+	}
+	s.crowded = false
+	if d := math.Log(float64(s.from) / float64(s.limit)); math.Log(b.x/a.x) > .5*d {
+		s.doubt = 32 * a.n
+		s.pauseCrowd = s.doubt
+	}
+}
+
+// try moves the limit.
+func (s *ctrlState) try(limit int) {
+	limit = min(max(limit, s.least), s.most)
+	if limit == s.limit {
+		limit = min(s.limit+1, s.most) // steps up are at least one
+	}
+	if limit == s.limit {
+		return
+	}
+	s.credit *= float64(s.limit) / float64(limit)
+	s.from, s.limit = s.limit, limit
+	s.jumped = false
+	s.phase, s.rounds, s.path = ctrlSettle, 0, ctrlWindow{}
+	s.crowded = false
+	s.heed()
+	s.needN = s.ref.x * s.ref.r
+	s.needSecs = s.ref.r
+	s.mostSecs = 2 * s.ref.r
+}
+
+// gather sets what the next window has to hold: a round of work.
+func (s *ctrlState) gather() {
+	flight, r := float64(s.limit), s.r
+	if s.ref.n > 0 && (!s.stale || s.limit > s.from) {
+		flight, r = min(flight, s.ref.x*s.ref.r), s.ref.r
+	} else {
 		s.mostSecs = 4 * s.r
 	}
-}
-
-// gather sets what the next window of the reference has to hold: a round of work.
-func (s *ctrlState) gather() {
-	least, flight, r := 32., float64(s.limit), s.r
-	if s.ramp {
-		least = 8
-	}
-	if s.ref.n > 0 {
-		flight, r = min(flight, s.ref.x*s.ref.r), s.ref.r
-	}
-	s.needN, s.needSecs = max(least, flight), max(.005, r)
+	s.needN, s.needSecs = max(8, flight), max(.005, r)
 }

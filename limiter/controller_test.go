@@ -65,8 +65,8 @@ func TestControllerCrowd(t *testing.T) {
 		{"crowded and shedding: straight to 1.2 L (1-Y)", ctrlComputes(1, .5), 8, 1, nil, 30, 2, [2]int{1, 2}, 8},
 		{"however high it is", ctrlComputes(2, .5), 128, 1, nil, 30, 3, [2]int{2, 3}, 128},
 		{"the floor holds", ctrlComputes(1, .5), 8, 4, nil, 30, 4, [2]int{4, 4}, 8},
-		{"a pause of trials down does not keep it", ctrlComputes(1, .5), 64, 1,
-			func(s *ctrlState) { s.first, s.ramp, s.pauseDown, s.lastDown = false, false, 1e6, 1e6 }, 30, 2, [2]int{1, 2}, 64},
+		{"nor does it matter what was believed of trials up", ctrlComputes(1, .5), 64, 1,
+			func(s *ctrlState) { s.fresh, s.ramp, s.rested = false, false, -1e6 }, 30, 2, [2]int{1, 2}, 64},
 		{"nothing is shed: it stands", ctrlComputes(1, 0), 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
 		{"little is shed: no trial up where most of the time is a wait", ctrlModel{x: ctrlConst(500), lag: ctrlConst(.6), shed: .05}, 8, 1, nil, 200, 0, [2]int{8, 8}, 8},
 		{"not crowded: up, as ever", ctrlModel{x: func(l float64) float64 { return 100 * l }, lag: ctrlConst(.1), shed: .3}, 8, 1, nil, 60, 16, [2]int{64, 1 << 20}, 1 << 20},
@@ -122,6 +122,7 @@ func FuzzController(f *testing.F) {
 	f.Add(uint8(255), []byte{255, 255, 255, 0, 0, 0, 128, 128, 128, 1})
 	f.Fuzz(func(t *testing.T, start uint8, b []byte) {
 		const least, most = 2, 300
+		b = b[:min(len(b), 2000)] // each five are a window
 		s := ctrlNew(min(max(int(start), least), most), least, most)
 		for len(b) >= 5 {
 			n := 1 + float64(b[0])
@@ -136,7 +137,7 @@ func FuzzController(f *testing.F) {
 			if s.limit < least || s.limit > most {
 				t.Fatalf("the limit is %d", s.limit)
 			}
-			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.grow, s.pauseCrowd, s.doubt, s.elasticity} {
+			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.elasticity} {
 				if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 && v != s.elasticity {
 					t.Fatalf("%v in %+v", v, s)
 				}
@@ -156,4 +157,28 @@ func TestControllerFull(t *testing.T) {
 	if m := w.mean(8); m.inferred != 0 || m.x != 500 {
 		t.Errorf("behind the gate: throughput %.0f/s, want the 500/s counted", m.x)
 	}
+}
+
+// BenchmarkController: what a window costs that is full of knowledge, at the lock of the limiter; there is one for
+// each round of work and at most one every 5 ms. The baseline is a window that says nothing.
+func BenchmarkController(b *testing.B) {
+	model := ctrlModel{x: func(l float64) float64 { return 1000 * l / (l + 20) }, lag: ctrlConst(0), shed: .4}
+	b.Run("nothing", func(b *testing.B) {
+		s := ctrlNew(8, 1, 1<<20)
+		for b.Loop() {
+			s = s.step(ctrlWindow{})
+		}
+	})
+	b.Run("window", func(b *testing.B) {
+		b.ReportAllocs()
+		s := ctrlNew(8, 1, 1<<20)
+		for range 500 {
+			s = s.step(model.window(s))
+		}
+		for b.Loop() {
+			s = s.step(model.window(s))
+		}
+		b.ReportMetric(float64(s.belief.used), "limits")
+		b.ReportMetric(float64(s.scratch.n), "curves")
+	})
 }

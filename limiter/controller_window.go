@@ -45,7 +45,6 @@ type ctrlMean struct {
 	shed     float64 // share of those who came that was sent away
 	blocked  float64 // share of arrivals that found no free permit
 	gated    float64 // share of arrivals that waited for a processor and not for the limit
-	ratio    float64 // completions for each arrival
 	load     float64 // arrivals, 1/s
 }
 
@@ -57,7 +56,6 @@ func (w *ctrlWindow) mean(limit int) ctrlMean {
 	if w.arrivals > 0 {
 		m.blocked = w.blocked / w.arrivals
 		m.gated = w.gated / w.arrivals
-		m.ratio = w.n / w.arrivals
 		m.load = w.arrivals / w.secs
 	}
 	if m.blocked-m.gated >= .95 {
@@ -73,15 +71,6 @@ func (m *ctrlMean) crowd() float64 { return m.y / max(m.r, 1e-9) }
 
 // work is the time in service without the wait for a processor in front of it.
 func (m *ctrlMean) work() float64 { return max(m.r-m.y, .01*m.r) }
-
-// held is how long work took at a limit that was full, by what it held up: the first to
-// end are the short ones.
-func (m *ctrlMean) held(limit int) float64 {
-	if m.inferred > 0 {
-		return max(m.r, float64(limit)/m.counted)
-	}
-	return m.r
-}
 
 // weigh makes up its mind about the throughput. A count over a few rounds is off by the part of
 // a round that a window cuts, where work that began together ends together. While the
@@ -109,7 +98,6 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 	m.shed += a * (v.shed - m.shed)
 	m.blocked += a * (v.blocked - m.blocked)
 	m.gated += a * (v.gated - m.gated)
-	m.ratio += a * (v.ratio - m.ratio)
 	m.load += a * (v.load - m.load)
 	m.weigh()
 }

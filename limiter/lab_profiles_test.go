@@ -176,8 +176,8 @@ func TestLabTrace(t *testing.T) {
 				return
 			}
 			last = s
-			t.Logf("%8.3f L %-4d %-7s x %.0f r %.1fms n %.0f shed %.2f blocked %.2f | base %.1fms cv2 %.2f e %.2f step %.2f pauses %.0f %.0f | bound %v places %d",
-				sim.Now().Seconds(), s.limit, s.phase, s.ref.x, s.ref.r*1e3, s.ref.n, s.ref.shed, s.ref.blocked, s.base*1e3, s.cv2, s.elasticity, s.grow, s.pauseUp, s.pauseDown, c.bound, c.places)
+			t.Logf("%8.3f L %-4d %-7s x %.0f r %.1fms n %.0f shed %.2f blocked %.2f | base %.1fms cv2 %.2f e %.2f rested %.0f of %.0f | bound %v places %d",
+				sim.Now().Seconds(), s.limit, s.phase, s.ref.x, s.ref.r*1e3, s.ref.n, s.ref.shed, s.ref.blocked, s.base*1e3, s.cv2, s.elasticity, s.rested, s.pause, c.bound, c.places)
 		}
 		labRun(sim, c)
 	}

@@ -9,16 +9,17 @@ import (
 
 // A limit that stood at nine tenths of the capacity for a while has had time to grow beyond what is of
 // use. When a surge comes, what is possible is served all the same from the second second on. A narrow
-// service gives few answers to learn from, and those that come too late are of no use: it takes longer.
+// service gives few answers to learn from: it takes until the fifth.
 func TestLabSurge(t *testing.T) {
 	if labRace {
 		t.Skip("no goroutines to race")
 	}
 	const calm, end = 10 * time.Second, 26 * time.Second
 	for _, svc := range limitersim.Profiles() {
-		from, least := calm+2*time.Second, .9
+		const least = .9
+		from := calm + 2*time.Second
 		if svc.Name == "narrow" {
-			from, least = calm+5*time.Second, .4
+			from = calm + 5*time.Second
 		}
 		base := svc.Baseline(42)
 		for _, load := range []float64{1.5, 3} {
