@@ -40,6 +40,7 @@ const (
 	ctrlLeap   = 2.2   // slow-down from which on steps up are larger
 	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
 	ctrlLate   = 64.   // and at most
+	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on there is no belief to try it against
 	ctrlIdle   = 16    // windows in which nobody waits until the base latency is asked for again
 	ctrlYoung  = 100.  // completions from which on the variance is remembered
 	ctrlForget = 1000. // completions in which the variance that once was is forgotten
@@ -381,7 +382,7 @@ func (s *ctrlState) consider(shed, open float64) {
 	s.belief.weigh(q, v)
 	_, sd, lnR, lnSeen := q.optimum()
 	s.best = math.Inf(1)
-	if sd < 1.3 {
+	if sd < ctrlUnsure {
 		s.best = math.Exp(lnR)
 	}
 	s.base = min(s.base, s.best)
@@ -433,7 +434,7 @@ func (s *ctrlState) consider(shed, open float64) {
 	case down && s.below && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
 		s.below, s.rested = false, 0
 		s.try(min(int(float64(s.limit)/math.Exp(min(max(math.Sqrt(v/6), .2), .405))), s.limit-1))
-	case up && !high && shed > 0 && s.rested >= s.pause:
+	case up && !high && shed > 0 && (s.rested >= s.pause || s.rested >= 1 && sd > ctrlUnsure):
 		f := math.Exp(min(max(math.Sqrt(v/6), .2), .405)) // as small as the variance allows: its latency is felt
 		if a.shed > .9 && s.pause < 2*ctrlSoon {
 			f = 2

@@ -30,7 +30,10 @@ func (b *ctrlBelief) weigh(q *ctrlPosterior, v float64) {
 	bins := b.bins[:b.used]
 	for i := range bins {
 		c := &bins[i]
-		low, high = min(low, c.at), max(high, c.at)
+		high = max(high, c.at)
+		if c.n >= 1 || len(bins) == 1 {
+			low = min(low, c.at) // what says next to nothing does not say where to look
+		}
 		j := i
 		for ; j > 0 && bins[order[j-1]].age < c.age; j-- {
 			order[j] = order[j-1]
@@ -52,6 +55,7 @@ func (b *ctrlBelief) weigh(q *ctrlPosterior, v float64) {
 	if b.used > 0 {
 		q.free += bins[order[b.used-1]].age * beliefDrift * beliefDrift
 	}
+	low = min(low, high)
 	q.low = low
 	high += beliefAbove
 	q.from = max(low-beliefBelow, high-beliefCell*(beliefCells-1), -1)
