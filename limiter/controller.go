@@ -14,14 +14,15 @@ func (p ctrlPhase) String() string { return [...]string{"hold", "settle"}[p] }
 
 const (
 	ctrlStart  = 8
-	ctrlShed   = .08 // share shed that is more than chance
-	ctrlOver   = .15 // and from which a lower limit is looked for
-	ctrlEager  = .85 // share that is blocked from which the first growth does not wait for refusals
-	ctrlFirst  = 8   // how much the square of the variation takes from the first window's word
-	ctrlHigh   = 2.5 // multiple of the base latency that has to be explained
-	ctrlCalm   = 1.2 // multiple of it up to which there is hardly a queue to be got rid of
-	ctrlFree   = 1.15
-	ctrlQueue  = 1.3
+	ctrlShed   = .08   // share shed that is more than chance
+	ctrlOver   = .15   // and from which a lower limit is looked for
+	ctrlEager  = .85   // share that is blocked from which the first growth does not wait for refusals
+	ctrlFirst  = 8     // how much the square of the variation takes from the first window's word
+	ctrlHigh   = 2.5   // multiple of the base latency that has to be explained
+	ctrlCalm   = 1.2   // multiple of it up to which there is hardly a queue to be got rid of
+	ctrlFree   = 1.15  // and up to which a limit costs no time in service
+	ctrlQueue  = 1.3   // and from which on a lower one is tried
+	ctrlBinds  = .95   // share that is blocked from which on the limit is full all the time
 	ctrlFull   = .25   // crowd from which more in flight can only wait for a processor
 	ctrlCrowd  = .33   // crowd from which the limit is tried that would be without it
 	ctrlSpare  = 1.2   // and how much more than that
@@ -117,6 +118,7 @@ type ctrlState struct {
 }
 
 func ctrlNew(start, least, most int) ctrlState {
+	shapes() // not at the first window, which is closed under a lock
 	return ctrlState{limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
 		ramp: true, fresh: true, pause: ctrlSoon, needN: 8, needSecs: .002}
 }
@@ -166,7 +168,7 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 		s.toHold(m)
 		return
 	}
-	if s.limit > s.from && s.rounds < 4 && s.ref.blocked >= .95 && m.blocked < .9 {
+	if s.limit > s.from && s.rounds < 4 && s.ref.blocked >= ctrlBinds && m.blocked < .9 {
 		return // demand has not filled the new limit yet
 	}
 	// After a change short work ends first and long work stays: it takes rounds until what is
@@ -190,8 +192,7 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 		return false
 	}
 	v := s.noise(&m, w.open)
-	q := s.scratch
-	s.belief.weigh(q, v)
+	q := s.weigh(v)
 	y := math.Log(s.path.n / s.path.secs)
 	low, high := math.Log(float64(s.limit)), math.Log(float64(s.from))
 	if y > min(q.lowest(low), q.lowest(high)) {
@@ -210,12 +211,18 @@ func (s *ctrlState) toHold(m ctrlMean) {
 	s.gather()
 }
 
+// weigh returns how probable each curve is if each completion has variance v. It holds until the next call.
+func (s *ctrlState) weigh(v float64) *ctrlPosterior {
+	s.belief.weigh(s.scratch, v)
+	return s.scratch
+}
+
 // noise returns the variance of ln X by one completion.
 func (s *ctrlState) noise(m *ctrlMean, open float64) float64 {
 	v := s.varied + 30/(s.ncv+20)*min(1, s.ncv/20) + open + .02 // the rare and long may not have been seen yet
 	switch {
-	case m.blocked < .95:
-		v += 2 * min(1, 2*(.95-m.blocked))
+	case m.blocked < ctrlBinds:
+		v += 2 * min(1, 2*(ctrlBinds-m.blocked))
 	case s.ndisp >= 3:
 		v = max(v, s.disp)
 	}
@@ -243,9 +250,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	jump := math.Abs(m.blocked - s.blocked)
 	s.blocked = m.blocked
 	if s.slowed(&m) {
-		q := s.scratch
-		s.belief.weigh(q, s.noise(&m, w.open))
-		s.shock(q, math.Log(m.r/s.ref.r))
+		s.shock(s.weigh(s.noise(&m, w.open)), math.Log(m.r/s.ref.r))
 		s.gather()
 		return
 	}
@@ -260,8 +265,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	at, y := s.point(&w, &m)
 	v := s.noise(&m, w.open)
 	if s.belief.used > 0 && (s.odd > 0 || !s.usual(&w, &m, v)) {
-		q := s.scratch
-		s.belief.weigh(q, v)
+		q := s.weigh(v)
 		last := w
 		w.add(s.oddly)
 		m = w.mean(s.limit)
@@ -345,7 +349,7 @@ func (s *ctrlState) follow(w ctrlWindow, m ctrlMean) {
 		*a, s.stale = m, false
 		return
 	}
-	if m.blocked >= .95 && a.blocked >= .95 {
+	if m.blocked >= ctrlBinds && a.blocked >= ctrlBinds {
 		l := math.Log(m.x / a.x)
 		s.ndisp = min(s.ndisp+1, 16)
 		s.disp += (min(l*l/(1/w.n+1/a.n), 8) - s.disp) / s.ndisp
@@ -378,8 +382,7 @@ func (s *ctrlState) consider(shed, open float64) {
 	}
 	s.idle = 0
 	v := s.noise(a, open)
-	q := s.scratch
-	s.belief.weigh(q, v)
+	q := s.weigh(v)
 	_, sd, lnR, lnSeen := q.optimum()
 	s.best = math.Inf(1)
 	if sd < ctrlUnsure {
@@ -407,7 +410,7 @@ func (s *ctrlState) consider(shed, open float64) {
 		least = seen
 	}
 	many := 100.
-	if a.blocked >= .95 && a.shed > ctrlShed && s.limit > s.from {
+	if a.blocked >= ctrlBinds && a.shed > ctrlShed && s.limit > s.from {
 		many = 24 // it was raised, and that is no chance
 	}
 	high := a.n >= many && a.r > ctrlHigh*least && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
@@ -424,23 +427,23 @@ func (s *ctrlState) consider(shed, open float64) {
 	if !s.fresh || a.shed > .05 {
 		enough += ctrlDoubt * math.Sqrt(v/a.n)
 	}
+	step := math.Exp(min(max(math.Sqrt(v/6), .2), .405)) // of a trial: as small as the variance allows, since its latency is felt
 	switch {
 	case gain > enough:
 		s.try(to)
-	case up && a.shed < .2 && a.blocked < .95 && a.n >= 32 && a.r < ctrlFree*seen:
+	case up && a.shed < .2 && a.blocked < ctrlBinds && a.n >= 32 && a.r < ctrlFree*seen:
 		// Little is shed: by chance, where the limit is about what is needed on average. Throughput
 		// cannot follow then, but a limit that costs no time in service is free.
 		s.try(s.limit * 3 / 2)
 	case down && s.below && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
 		s.below, s.rested = false, 0
-		s.try(min(int(float64(s.limit)/math.Exp(min(max(math.Sqrt(v/6), .2), .405))), s.limit-1))
+		s.try(min(int(float64(s.limit)/step), s.limit-1))
 	case up && !high && shed > 0 && (s.rested >= s.pause || s.rested >= 1 && sd > ctrlUnsure):
-		f := math.Exp(min(max(math.Sqrt(v/6), .2), .405)) // as small as the variance allows: its latency is felt
 		if a.shed > .9 && s.pause < 2*ctrlSoon {
-			f = 2
+			step = 2
 		}
 		s.pause, s.rested, s.below = min(2*s.pause, ctrlLate), 0, true
-		s.try(int(float64(s.limit) * f))
+		s.try(int(float64(s.limit) * step))
 	}
 }
 

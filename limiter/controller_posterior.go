@@ -55,10 +55,9 @@ func (b *ctrlBelief) weigh(q *ctrlPosterior, v float64) {
 	if b.used > 0 {
 		q.free += bins[order[b.used-1]].age * beliefDrift * beliefDrift
 	}
-	low = min(low, high)
-	q.low = low
+	q.low = min(low, high)
 	high += beliefAbove
-	q.from = max(low-beliefBelow, high-beliefCell*(beliefCells-1), -1)
+	q.from = max(q.low-beliefBelow, high-beliefCell*(beliefCells-1), -1)
 	q.cells = min(max(int((high-q.from)/beliefCell)+1, 1), beliefCells)
 	tables := shapes()
 	best := math.Inf(-1)

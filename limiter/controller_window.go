@@ -58,7 +58,7 @@ func (w *ctrlWindow) mean(limit int) ctrlMean {
 		m.gated = w.gated / w.arrivals
 		m.load = w.arrivals / w.secs
 	}
-	if m.blocked-m.gated >= .95 {
+	if m.blocked-m.gated >= ctrlBinds {
 		m.inferred = float64(limit) * w.n / (max(w.ended, w.n) + w.extra) / m.r
 	}
 	m.weigh()
