@@ -73,14 +73,26 @@ func (r *replica) leave(t *testing.T) {
 	}
 }
 
-// freePort finds one that is likely to stay free.
-func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// reservePort finds an address, and holds it so that nobody else is given it
+// while a replica is away: a socket that is bound and does not listen refuses
+// connections, and lets another listen that says SO_REUSEADDR as it does.
+func reservePort(t *testing.T) string {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", addr.(*syscall.SockaddrInet4).Port)
 }
 
 // edit replaces what differs between the file that is shipped and the test, and
@@ -146,9 +158,25 @@ func startProxy(t *testing.T, l net.Listener, env string, name string, args ...s
 		cmd.Process.Signal(syscall.SIGTERM)
 		<-ended
 		if t.Failed() {
-			t.Logf("%s said:\n%s", name, said.String())
+			t.Logf("%s said:\n%s", name, unexpected(said.String()))
 		}
 	})
+}
+
+// unexpected is what a proxy said but for what it says of each request while a
+// replica is away.
+func unexpected(said string) string {
+	var s strings.Builder
+	refused := 0
+	for line := range strings.Lines(said) {
+		if strings.Contains(line, "Connection refused") {
+			refused++
+			continue
+		}
+		s.WriteString(line)
+	}
+	fmt.Fprintf(&s, "and %d times that a connection was refused\n", refused)
+	return s.String()
 }
 
 // While clients POST without a pause, each of two replicas is restarted behind a
@@ -180,7 +208,7 @@ func TestRollingRestart(t *testing.T) {
 			command(t, p.name)
 			var replicas []*replica
 			for _, name := range []string{"a", "b"} {
-				r := &replica{args: append([]string{"-addr", freePort(t), "-name", name, "-work", "4ms", "-drain-wait", drainWait.String()}, p.args...)}
+				r := &replica{args: append([]string{"-addr", reservePort(t), "-name", name, "-work", "4ms", "-drain-wait", drainWait.String()}, p.args...)}
 				r.start(t)
 				replicas = append(replicas, r)
 				t.Cleanup(func() { r.cmd.Process.Kill() })

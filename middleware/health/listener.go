@@ -11,6 +11,7 @@ import (
 // its name, and without its server noticing before it is shut down.
 type listener struct {
 	net.Listener
+	shared bool // by other processes, which serve what is in the queue
 	once   sync.Once
 	closed chan struct{}
 	handed chan struct{} // closed when the server has accepted all that stop took over
@@ -21,8 +22,8 @@ type listener struct {
 	queued  []net.Conn // taken over by stop, not yet accepted
 }
 
-func newListener(l net.Listener) *listener {
-	return &listener{Listener: l, closed: make(chan struct{}), handed: make(chan struct{})}
+func newListener(l net.Listener, shared bool) *listener {
+	return &listener{Listener: l, shared: shared, closed: make(chan struct{}), handed: make(chan struct{})}
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -55,7 +56,9 @@ func (l *listener) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stopped = true
-	l.queued = takeQueue(l.Listener)
+	if !l.shared {
+		l.queued = takeQueue(l.Listener)
+	}
 	l.Listener.Close()
 }
 

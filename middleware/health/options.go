@@ -20,6 +20,7 @@ type config struct {
 	drainStatus                    int
 	wait, idle                     time.Duration
 	shutdown, release              time.Duration
+	shared                         bool
 }
 
 func defaultConfig() config {
@@ -129,6 +130,15 @@ func WithShutdownTimeout(d time.Duration) Option {
 func WithReleaseTimeout(d time.Duration) Option {
 	notNegative("WithReleaseTimeout", d)
 	return optionFunc(func(c *config) { c.release = d })
+}
+
+// WithSharedListener tells [Health.Serve] that other processes have the socket
+// too: a manager that activates this one by socket, or the successor it was handed
+// on to. Then the socket is closed here and goes on listening for them, and the
+// connections that wait on it are theirs. Without this option the socket ends, on
+// Linux, for all who have it.
+func WithSharedListener() Option {
+	return optionFunc(func(c *config) { c.shared = true })
 }
 
 func notNegative(option string, d time.Duration) {

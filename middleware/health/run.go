@@ -40,7 +40,8 @@ func (h *Health) Run(ctx context.Context, srv *http.Server, last ...Shutdowner) 
 	return h.Serve(ctx, l, srv, last...)
 }
 
-// Serve is [Health.Run] on a listener that is already open.
+// Serve is [Health.Run] on a listener that is already open. If other processes
+// have its socket too, [WithSharedListener] is needed.
 //
 // Both do more than [Health.Drain] can do for a server that is served by others:
 // before Shutdown they stop listening, answer what the system had accepted in
@@ -56,7 +57,7 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 	srv.Handler = h.Handler(handler)
 	conns := &connections{}
 	conns.follow(srv, h)
-	listener := newListener(l)
+	listener := newListener(l, h.shared)
 
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)

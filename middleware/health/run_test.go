@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -151,6 +152,58 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	cancel()
 	if err := <-returned; err != nil || !released {
 		t.Errorf("%v, released in time: %v", err, released)
+	}
+}
+
+// Another process that has the socket is there afterwards only if it was said
+// that there is one.
+func TestSharedListenerGoesOn(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere closing never ends a shared socket")
+	}
+	for _, tc := range []struct {
+		name   string
+		opts   []health.Option
+		goesOn bool
+	}{
+		{"with the option", []health.Option{health.WithSharedListener()}, true},
+		{"without", nil, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := l.(*net.TCPListener).File() // what the other process has
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			other, err := net.FileListener(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			ctx, leave := context.WithCancel(t.Context())
+			leave()
+			h := health.New(append(tc.opts, health.WithDrainWait(0))...)
+			if err := h.Serve(ctx, l, &http.Server{Handler: http.NotFoundHandler()}); err != nil {
+				t.Fatal(err)
+			}
+			c, err := net.Dial("tcp", l.Addr().String())
+			if (err == nil) != tc.goesOn {
+				t.Fatalf("connecting afterwards: %v", err)
+			}
+			if !tc.goesOn {
+				return
+			}
+			defer c.Close()
+			taken, err := other.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			taken.Close()
+		})
 	}
 }
 
