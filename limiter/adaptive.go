@@ -77,6 +77,9 @@ const (
 // refuse a burst that the permits have room for.
 const adaptPlaces = 12
 
+// adaptInside is the part of the time in service beyond the base latency that is taken for a wait.
+const adaptInside = .7
+
 // NewAdaptive returns a limiter that finds its limit by experiment: it remembers how much throughput there was at
 // each limit that has been in force, weighs by Bayes' rule what curves of throughput over what is in flight that
 // leaves possible, and moves to where most is to be expected for least latency. How sure it has to be depends on the
@@ -310,7 +313,9 @@ func (a *adaptive) tune(c *Concurrency) {
 		c.places = adaptUnknown
 	} else {
 		tight := max(.4*b, 5/x)
-		wide := max(b*(1+a.ctrl.cv2), (11+6*a.ctrl.cv2)/x)
+		// Chance needs room for so many to wait; those that wait inside the limit are of them.
+		inside := max(0, a.ctrl.ref.r-a.ctrl.ref.y-b)
+		wide := max(b*(1+a.ctrl.cv2), (11+6*a.ctrl.cv2)/x-adaptInside*inside)
 		// While no processor is idle the scheduler looks at the sockets every 10 ms: what
 		// arrives comes by the batch, and a batch is no overload. The mean wait is half of that.
 		wide += min(2*a.ctrl.ref.y, .01)
