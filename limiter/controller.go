@@ -270,7 +270,9 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		w.add(s.oddly)
 		m = w.mean(s.limit)
 		at, y = s.point(&w, &m)
-		if surprise := q.surprise(at, y, v/w.n); surprise > ctrlOdd && s.odd < ctrlAside {
+		// Not enough of a surprise for a change, but more than what they contradict: they are learned from.
+		outweigh := s.odd >= 2 && w.n >= s.ref.n
+		if surprise := q.surprise(at, y, v/w.n); surprise > ctrlOdd && s.odd < ctrlAside && (surprise >= ctrlShock || !outweigh) {
 			if s.odd > 0 {
 				s.later.add(last)
 			}
