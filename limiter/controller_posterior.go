@@ -31,7 +31,7 @@ func (b *ctrlBelief) weigh(q *ctrlPosterior, v float64) {
 	for i := range bins {
 		c := &bins[i]
 		high = max(high, c.at)
-		if c.n >= 1 || len(bins) == 1 {
+		if c.n >= 1 {
 			low = min(low, c.at) // what says next to nothing does not say where to look
 		}
 		j := i

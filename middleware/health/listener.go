@@ -22,8 +22,8 @@ type listener struct {
 	queued  []net.Conn // taken over by stop, not yet accepted
 }
 
-func newListener(l net.Listener, shared bool) *listener {
-	return &listener{Listener: l, shared: shared, closed: make(chan struct{}), handed: make(chan struct{})}
+func newListener(l net.Listener) *listener {
+	return &listener{Listener: l, closed: make(chan struct{}), handed: make(chan struct{})}
 }
 
 func (l *listener) Accept() (net.Conn, error) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,6 +70,65 @@ func TestStopListeningTakesOverTheQueue(t *testing.T) {
 	l.Close()
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Accept ended with %v", err)
+	}
+}
+
+// Whoever got a connection while listening stops gets an answer on it, however
+// close the two come.
+func TestStopListeningResetsNobody(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only on Linux can the queue be taken over")
+	}
+	for range 20 {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, stop := health.NewListener(tcp)
+		var served sync.WaitGroup
+		served.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				served.Go(func() {
+					defer c.Close()
+					io.CopyN(c, c, 5)
+				})
+			}
+		})
+		var clients sync.WaitGroup
+		enough := make(chan struct{})
+		reached := sync.OnceFunc(func() { close(enough) })
+		for range 16 {
+			clients.Go(func() {
+				defer reached()
+				for n := 0; ; n++ {
+					if n == 20 {
+						reached()
+					}
+					c, err := net.Dial("tcp", tcp.Addr().String())
+					if err != nil {
+						return // nobody listens any more
+					}
+					b := make([]byte, 5)
+					_, err = io.WriteString(c, "hello")
+					if err == nil {
+						_, err = io.ReadFull(c, b)
+					}
+					c.Close()
+					if err != nil {
+						t.Errorf("after %d connections: %v", n, err)
+					}
+				}
+			})
+		}
+		<-enough
+		stop()
+		clients.Wait()
+		l.Close()
+		served.Wait()
 	}
 }
 

@@ -57,7 +57,8 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 	srv.Handler = h.Handler(handler)
 	conns := &connections{}
 	conns.follow(srv, h)
-	listener := newListener(l, h.shared)
+	listener := newListener(l)
+	listener.shared = h.shared
 
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
