@@ -54,10 +54,12 @@ func Random(seed uint64) *RandomService {
 		}
 	}
 	svc.Capacity = k.cap
-	secs := min(30, max(3, 5000/k.cap))
-	b := newSimulation(svc, .5, seed, secs+3)
+	// Long enough for the longest work to have come to its end: what is still under way is not counted.
+	from := math.Ceil(max(2, 10*k.r))
+	to := from + math.Ceil(1+max(min(30, max(3, 5000/k.cap)), 10*k.r))
+	b := newSimulation(svc, .5, seed, to)
 	b.Run(nil)
-	k.Baseline = b.score(2, secs+3).P99
+	k.Baseline = b.score(from, to).P99
 	k.svc.deadline = max(.25, 4*k.Baseline.Seconds())
 	k.Load = k.load * k.svc.Capacity / k.cap
 	return k
@@ -71,7 +73,7 @@ func (k *RandomService) New(limit func() int) *Simulation {
 	if k.event > 0 {
 		begin = k.event
 	}
-	s := newSimulation(k.svc, k.load, k.seed, begin+240) // for the seconds; cut below
+	s := newSimulation(k.svc, k.load, k.seed, begin+2000) // for the seconds; cut below
 	s.capacity = k.cap
 	if k.calm > 0 {
 		calm := toDuration(k.calm)
@@ -89,7 +91,7 @@ func (k *RandomService) New(limit func() int) *Simulation {
 		}
 		seen = true
 		rounds := math.Abs(math.Log2(k.Optimum / float64(limit())))
-		s.counted.from = math.Ceil(begin + min(120, max(2, 300*k.cv2*rounds/k.cap, 3*k.r*rounds)))
+		s.counted.from = math.Ceil(begin + max(2, 300*k.cv2*rounds/k.cap, 3*k.r*rounds))
 		s.counted.to = s.counted.from + math.Ceil(k.length)
 		s.end = s.counted.to + .5
 	}
