@@ -99,7 +99,7 @@ func TestHijackInsideACacheGivesThePermitBack(t *testing.T) {
 		rw.Flush()
 	}), middleware.Cache(cache.New(1<<20)), middleware.Concurrency(l))
 	s.want("/a", 200, "my")
-	s.srv.Close()
+	s.close()
 	if during != 0 {
 		t.Errorf("%d permits held by a hijacked connection", during)
 	}

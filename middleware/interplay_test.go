@@ -27,19 +27,31 @@ import (
 
 // site is a real server behind a stack.
 type site struct {
-	t     *testing.T
-	stack *middleware.Stack
-	srv   *httptest.Server
+	t      *testing.T
+	stack  *middleware.Stack
+	srv    *httptest.Server
+	inside sync.WaitGroup // handlers that have not returned
 }
 
 func newSite(t *testing.T, h http.Handler, layers ...middleware.Layer) *site {
 	t.Helper()
 	s := &site{t: t, stack: middleware.New(layers...)}
-	s.srv = httptest.NewUnstartedServer(s.stack.Handler(h))
+	guarded := s.stack.Handler(h)
+	s.srv = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.inside.Add(1)
+		defer s.inside.Done()
+		guarded.ServeHTTP(w, r)
+	}))
 	s.srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.srv.Start()
 	t.Cleanup(s.srv.Close)
 	return s
+}
+
+// close closes the server and waits for all handlers: the server does not wait for one that has hijacked its connection.
+func (s *site) close() {
+	s.srv.Close()
+	s.inside.Wait()
 }
 
 func (s *site) get(path string) (int, string, http.Header) {
@@ -152,7 +164,7 @@ func TestHitTakesNoPermit(t *testing.T) {
 	}
 	b.release()
 	<-done
-	s.srv.Close()
+	s.close()
 	checkAtRest(t, s.stack)
 }
 
@@ -179,7 +191,7 @@ func TestShedByPoolIsNoFailure(t *testing.T) {
 	}
 	b.release()
 	<-done
-	s.srv.Close()
+	s.close()
 	checkAtRest(t, s.stack)
 }
 
@@ -283,7 +295,7 @@ func TestStaleAnswers(t *testing.T) {
 				t.Errorf("Cache-Status %q of a stale answer; want a hit", h.Get("Cache-Status"))
 			}
 			w.block.release()
-			s.srv.Close()
+			s.close()
 			checkAtRest(t, s.stack)
 		})
 	}
@@ -332,7 +344,7 @@ func TestClientThatLeavesIsNoFailure(t *testing.T) {
 			t.Fatal("the request was answered")
 		}
 	}
-	s.srv.Close()
+	s.close()
 	if st := g.Get("").Stats(); st.State != breaker.Closed || st.Failures != 0 || st.Ignored != 20 {
 		t.Errorf("breaker is %v with %d failures, %d ignored; want closed, 0, 20", st.State, st.Failures, st.Ignored)
 	}
@@ -435,7 +447,7 @@ func TestStressLeavesNothingBehind(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	s.srv.Close()
+	s.close()
 	checkAtRest(t, s.stack)
 }
 
@@ -497,7 +509,7 @@ func TestPoolWaitersLeaveAdaptiveLimit(t *testing.T) {
 	}
 	b.release()
 	wg.Wait()
-	s.srv.Close()
+	s.close()
 	checkAtRest(t, s.stack)
 }
 
