@@ -50,8 +50,9 @@ func TestLabRandom(t *testing.T) {
 	most := 0
 	for _, o := range out {
 		good = append(good, o.Goodput)
-		reached = append(reached, o.Goodput*min(1, o.Load)/min(o.Attainable(), o.Load))
-		if reached[len(reached)-1] >= .95 {
+		part := o.Goodput * min(1, o.Load) / min(o.Attainable(), o.Load)
+		reached = append(reached, part)
+		if part >= .95 {
 			most++
 		}
 		if o.Goodput >= .95 {

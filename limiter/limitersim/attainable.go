@@ -8,26 +8,23 @@ import "math"
 // gets beyond that; a limiter that sees into the service might.
 //
 // It is that of a closed queueing network with processor sharing and a delay, which has a product form whatever the
-// work is distributed like (Baskett, Chandy, Muntz and Palacios, Open, Closed, and Mixed Networks of Queues, 1975). It is computed anew by each call, and may be called at any time by many.
+// work is distributed like (Baskett, Chandy, Muntz and Palacios, Open, Closed, and Mixed Networks of Queues, 1975). It is
+// computed anew by each call, and may be called at any time by many.
 func (k *RandomService) Attainable() float64 {
 	if k.svc.Name != "usl" {
 		return 1
 	}
-	s := newSimulation(k.svc, k.load, k.seed, 1)
-	s.now = k.event + 1 // as it is where it counts
-	stages := k.svc.build(s)
+	svc := k.changed()
+	stages := svc.build(newSimulation(svc, k.load, k.seed, 1))
 	if len(stages) < 2 {
 		return 1
 	}
-	wait := stages[1].secs
-	if k.svc.slow != nil {
-		wait *= k.svc.slow(s.now)
+	wait, speed := stages[1].secs, 1.
+	if k.event > 0 {
+		wait *= svc.slow(0)
+		speed = svc.speed(0)
 	}
 	station := stages[0].at.(*shared)
-	speed := 1.
-	if k.svc.speed != nil {
-		speed = k.svc.speed(s.now)
-	}
 	rate := func(n int) float64 { return speed * float64(n) * station.speed(float64(n)) / stages[0].secs }
 	best := 0.
 	low, high := int(.4*k.Optimum)+1, int(1.5*k.Optimum)+2

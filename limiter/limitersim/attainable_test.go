@@ -93,3 +93,16 @@ func TestBaselineOfSlowWork(t *testing.T) {
 		}
 	}
 }
+
+// However far a limit is from the optimum, and however slow the work, what counts is simulated.
+func TestCountingMayBeginLate(t *testing.T) {
+	k := Random(93144)
+	s := k.New(func() int { return 1 })
+	s.Run(&held{n: int(k.Optimum)})
+	if s.counted.from < 300 {
+		t.Errorf("counted from %v s on; want a service where it is later", s.counted.from)
+	}
+	if g := k.Score(s).Goodput; g < .9 {
+		t.Errorf("goodput with the optimum in flight: %.2f of what is possible", g)
+	}
+}

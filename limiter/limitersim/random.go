@@ -37,7 +37,20 @@ type RandomService struct {
 // seconds, and whether capacity halves or the dependency slows down under way. The same seed draws the same.
 func Random(seed uint64) *RandomService {
 	k := draw(seed)
-	// The baseline, in the state that is counted.
+	svc := k.changed()
+	// Long enough for the longest work to have come to its end: what is still under way is not counted.
+	from := math.Ceil(max(2, 10*k.r))
+	to := from + math.Ceil(1+max(min(30, max(3, 5000/k.cap)), 10*k.r))
+	b := newSimulation(svc, .5, seed, to)
+	b.Run(nil)
+	k.Baseline = b.score(from, to).P99
+	k.svc.deadline = max(.25, 4*k.Baseline.Seconds())
+	k.Load = k.load * k.svc.Capacity / k.cap
+	return k
+}
+
+// changed returns the service in the state that is counted.
+func (k *RandomService) changed() Service {
 	svc := k.svc
 	if k.event > 0 {
 		k.slowed(&svc)
@@ -54,15 +67,7 @@ func Random(seed uint64) *RandomService {
 		}
 	}
 	svc.Capacity = k.cap
-	// Long enough for the longest work to have come to its end: what is still under way is not counted.
-	from := math.Ceil(max(2, 10*k.r))
-	to := from + math.Ceil(1+max(min(30, max(3, 5000/k.cap)), 10*k.r))
-	b := newSimulation(svc, .5, seed, to)
-	b.Run(nil)
-	k.Baseline = b.score(from, to).P99
-	k.svc.deadline = max(.25, 4*k.Baseline.Seconds())
-	k.Load = k.load * k.svc.Capacity / k.cap
-	return k
+	return svc
 }
 
 // New returns a simulation of k. limit tells the limit at the time the load begins or the service changes: the further it
@@ -73,7 +78,7 @@ func (k *RandomService) New(limit func() int) *Simulation {
 	if k.event > 0 {
 		begin = k.event
 	}
-	s := newSimulation(k.svc, k.load, k.seed, begin+2000) // for the seconds; cut below
+	s := newSimulation(k.svc, k.load, k.seed, begin+240) // the end is known when the load has begun
 	s.capacity = k.cap
 	if k.calm > 0 {
 		calm := toDuration(k.calm)
@@ -94,6 +99,7 @@ func (k *RandomService) New(limit func() int) *Simulation {
 		s.counted.from = math.Ceil(begin + max(2, 300*k.cv2*rounds/k.cap, 3*k.r*rounds))
 		s.counted.to = s.counted.from + math.Ceil(k.length)
 		s.end = s.counted.to + .5
+		s.seconds = append(s.seconds, make([]second, max(0, int(math.Ceil(s.end))+1-len(s.seconds)))...)
 	}
 	return s
 }
