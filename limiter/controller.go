@@ -60,9 +60,9 @@ const (
 // does.
 //
 // What is known ages. Since a belief may be wrong, a higher limit is tried against it now and then and a lower
-// one after that, seldom enough to be afforded. What cannot be explained by any curve is a change of the
-// service: everything is forgotten but the optimum, which is about where it was, or higher by as much as work takes
-// longer.
+// one after that, seldom enough to be afforded; while latency is far above what is believed to be the least, it is
+// a lower one each time. What cannot be explained by any curve is a change of the service: everything is forgotten but
+// the optimum, which is about where it was, or higher by as much as work takes longer.
 //
 //	settle -> hold -> settle, or on with hold
 //
@@ -100,7 +100,7 @@ type ctrlState struct {
 	later ctrlWindow // these without the first
 
 	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
-	rested float64 // rounds since a higher limit was tried against all belief
+	rested float64 // rounds since a limit was tried against all belief
 	pause  float64 // how many there have to be
 	below  bool    // a lower one is tried next
 
@@ -437,7 +437,7 @@ func (s *ctrlState) consider(shed, open float64) {
 		// Little is shed: by chance, where the limit is about what is needed on average. Throughput
 		// cannot follow then, but a limit that costs no time in service is free.
 		s.try(s.limit * 3 / 2)
-	case down && s.below && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
+	case down && (s.below || high) && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
 		s.below, s.rested = false, 0
 		s.try(min(int(float64(s.limit)/step), s.limit-1))
 	case up && !high && shed > 0 && (s.rested >= s.pause || s.rested >= 1 && sd > ctrlUnsure):

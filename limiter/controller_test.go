@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 )
 
@@ -113,6 +114,42 @@ func TestControllerBase(t *testing.T) {
 	}
 	if s.base < .0019 || s.base > .0021 {
 		t.Errorf("the base is %.4f s, want .002: of .016 s, .014 s are the run queue", s.base)
+	}
+}
+
+// TestControllerDoubts: whatever is believed of a service, it is put to the test: another limit is tried before
+// three times as much has been seen as has to be between two trials. Where latency is higher than it should be by what
+// is believed, that is a lower one.
+func TestControllerDoubts(t *testing.T) {
+	optima := []float64{10, 33}
+	if labRace {
+		optima = optima[:1]
+	}
+	curves := map[string]func(z float64) float64{
+		"store":      func(z float64) float64 { return min(z, 1) },
+		"processors": func(z float64) float64 { return z / math.Pow(1+math.Pow(z, 4), .25) },
+		"contended":  func(z float64) float64 { return 2.3 * z / (1 + .3*z + z*z) },
+	}
+	for name, curve := range curves {
+		for _, optimum := range optima {
+			for _, start := range []int{64, 300} {
+				for _, noise := range []float64{0, .1} {
+					rnd := rand.New(rand.NewPCG(1, 2))
+					x := func(l float64) float64 {
+						return 10 * optimum * curve(l/optimum) * math.Exp(noise*rnd.NormFloat64())
+					}
+					model := ctrlModel{x: x, lag: ctrlConst(0), shed: .5}
+					s := ctrlNew(start, 1, 1<<20)
+					for range 4000 {
+						if s = s.step(model.window(s)); s.rested > 3*s.pause {
+							t.Errorf("%s with its optimum at %.0f, started at %d, noise %.1f: nothing was tried for %.0f rounds at %d, where %.0f have to pass",
+								name, optimum, start, noise, s.rested, s.limit, s.pause)
+							break
+						}
+					}
+				}
+			}
+		}
 	}
 }
 
