@@ -46,6 +46,7 @@ const (
 	ctrlYoung  = 100.  // completions from which on the variance is remembered
 	ctrlForget = 1000. // completions in which the variance that once was is forgotten
 	ctrlAge    = 20    // rounds in which a belief ages by one unit
+	ctrlUnrest = 8.    // variance for each completion that a single window does not make believe in
 )
 
 // ctrlState is the controller: a limit, and what is believed of the service behind it. It
@@ -354,7 +355,9 @@ func (s *ctrlState) follow(w ctrlWindow, m ctrlMean) {
 	if m.blocked >= ctrlBinds && a.blocked >= ctrlBinds {
 		l := math.Log(m.x / a.x)
 		s.ndisp = min(s.ndisp+1, 16)
-		s.disp += (min(l*l/(1/w.n+1/a.n), 8) - s.disp) / s.ndisp
+		// One window has no great say, but they have no bound in the long run: what makes throughput vary besides,
+		// such as a neighbour, does not get less with the size of a window.
+		s.disp += (min(l*l/(1/w.n+1/a.n), max(ctrlUnrest, 4*s.disp)) - s.disp) / s.ndisp
 	}
 	k := max(.1, w.n/(w.n+a.n))
 	a.blend(m, k)
@@ -369,7 +372,9 @@ func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	s.credit = max(f, 1)
 	s.pause, s.rested = ctrlSoon, 0
 	s.ramp = true
-	s.ndisp, s.disp = 0, 0
+	if s.disp <= ctrlUnrest {
+		s.ndisp, s.disp = 0, 0 // else it may well be that which was taken for a change
+	}
 	s.heed()
 }
 

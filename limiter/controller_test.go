@@ -153,6 +153,34 @@ func TestControllerDoubts(t *testing.T) {
 	}
 }
 
+// TestControllerUnrest: where throughput varies from window to window by more than the number of completions
+// makes it, as beside a neighbour or a garbage collector, that is neither one change of the service after another
+// nor a reason to believe in ever higher limits.
+func TestControllerUnrest(t *testing.T) {
+	windows := 2000
+	if labRace {
+		windows = 600
+	}
+	for _, optimum := range []float64{10, 100, 1000, 10000} {
+		for _, noise := range []float64{.1, .2} {
+			for seed := range uint64(4) {
+				rnd := rand.New(rand.NewPCG(1, seed))
+				model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 {
+					return 10 * min(l, optimum) * math.Exp(noise*rnd.NormFloat64())
+				}}
+				s := ctrlNew(8, 1, 1<<20)
+				for i := range windows {
+					// At first it is not known how much is noise.
+					if s = s.step(model.window(s)); i >= 300 && float64(s.limit) > 16*optimum {
+						t.Errorf("optimum %.0f, noise %.1f, seed %d: the limit is %d after %d windows", optimum, noise, seed, s.limit, i)
+						break
+					}
+				}
+			}
+		}
+	}
+}
+
 // FuzzController: the limit stays within its bounds and every figure finite whatever a window says.
 func FuzzController(f *testing.F) {
 	f.Add(uint8(8), []byte{1, 200, 3, 255, 0, 90, 17, 66, 200, 3})
