@@ -46,7 +46,7 @@ const (
 	ctrlYoung  = 100.  // completions from which on the variance is remembered
 	ctrlForget = 1000. // completions in which the variance that once was is forgotten
 	ctrlAge    = 20    // rounds in which a belief ages by one unit
-	ctrlUnrest = 8.    // variance for each completion that a single window does not make believe in
+	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
 )
 
 // ctrlState is the controller: a limit, and what is believed of the service behind it. It
