@@ -25,6 +25,9 @@ type adaptive struct {
 	ctrl     ctrlState
 	opened   time.Duration // when the window began
 	last     concCount     // the counts when it did
+	cells    []concTimes   // one for each of those of the Concurrency
+	times    concSums      // over them when the window began
+	window   ctrlTimes     // and since, when it is closed
 	knocks   int64         // arrivals that found no free permit, in all
 	gated    int64         // of these, those that found the gate shut and no more
 	turns    int64         // arrivals sent away
@@ -37,12 +40,24 @@ type adaptive struct {
 
 // concCount is a sum over the cells with the counts of the slow path.
 type concCount struct {
-	n, ended, sum          int64
+	n, ended               int64
 	squares                float64
 	lag, lags, extra       int64
 	arrivals, knocks, turn int64
 	gated                  int64
 }
+
+// concTimes counts successes by their time in service, ns.
+type concTimes [timesCells]struct{ n, sum atomic.Int64 }
+
+func (t *concTimes) add(took int64) {
+	c := &t[timesCell(took)]
+	c.n.Add(1)
+	c.sum.Add(took)
+}
+
+// concSums is a sum over several of these.
+type concSums [timesCells]struct{ n, sum int64 }
 
 const adaptSmooth = 1 - 1./128
 
@@ -83,8 +98,8 @@ const adaptInside = .7
 // NewAdaptive returns a limiter that finds its limit by experiment: it remembers how much throughput there was at
 // each limit that has been in force, weighs by Bayes' rule what curves of throughput over what is in flight that
 // leaves possible, and moves to where most is to be expected for least latency. How sure it has to be depends on the
-// measured variance of the times in service. It needs no target latency and no number at all. While requests
-// neither wait for a permit nor are refused, it does nothing.
+// measured variance of the times in service, without what it owes to a mixture of quick requests and slow ones. It
+// needs no target latency and no number at all. While requests neither wait for a permit nor are refused, it does nothing.
 //
 // Where processors are what is short, requests wait for them in the line too, and not in the run queue of
 // Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
@@ -110,6 +125,7 @@ func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 		openE:    1,
 		hasQueue: !c.conf.queueSet || c.conf.places > 0,
 	}
+	a.cells = make([]concTimes, len(c.cells))
 	a.gates = a.yield && !c.conf.shadow && (!c.conf.queueSet || c.conf.places >= adaptPlaces)
 	a.every.Store(1)
 	c.limit.Store(int64(start))
@@ -158,7 +174,6 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 		cell := &c.cells[i]
 		t.n += cell.done[Success].Load()
 		t.ended += cell.done[Success].Load() + cell.done[Failure].Load() + cell.done[Ignored].Load()
-		t.sum += cell.sum.Load()
 		t.squares += float64(cell.squares.Load())
 		t.lag += cell.lag.Load()
 		t.lags += cell.lags.Load()
@@ -170,6 +185,32 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 	t.gated = a.gated
 	t.turn = a.turns
 	return t
+}
+
+// spread sums the times in service up.
+func (a *adaptive) spread() (t concSums) {
+	for i := range a.cells {
+		for j := range t {
+			if c := &a.cells[i][j]; c.n.Load() > 0 {
+				t[j].n += c.n.Load()
+				t[j].sum += c.sum.Load()
+			}
+		}
+	}
+	return t
+}
+
+// since sets the times of the window that is closed, and returns how many there are, and their sum in seconds.
+func (a *adaptive) since(t *concSums) (n, sum float64) {
+	for i := range t {
+		w := &a.window[i]
+		w.n = float64(t[i].n - a.times[i].n)
+		w.sum = float64(t[i].sum-a.times[i].sum) / 1e9
+		n += w.n
+		sum += w.sum
+	}
+	a.times = *t
+	return n, sum
 }
 
 // close closes the window if it is full, and sets limit and line by what the controller
@@ -195,6 +236,11 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		return
 	}
 	a.lacks.Store(0)
+	times := a.spread()
+	n, sum := a.since(&times)
+	if n == 0 {
+		return // counted, and its time not yet
+	}
 	arrivals := float64(t.arrivals - a.last.arrivals)
 	knocks := float64(t.knocks - a.last.knocks)
 	a.pass(arrivals - knocks)
@@ -203,7 +249,8 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		n:        n,
 		ended:    float64(t.ended - a.last.ended),
 		extra:    float64(t.extra - a.last.extra),
-		sum:      float64(t.sum-a.last.sum) / 1e9,
+		sum:      sum,
+		times:    &a.window,
 		squares:  (t.squares - a.last.squares) * (1.024e-6 * 1.024e-6),
 		arrivals: arrivals,
 		blocked:  knocks,
@@ -348,7 +395,7 @@ func (a *adaptive) restart(c *Concurrency, limit int, now time.Duration) {
 	base := a.ctrl.base
 	a.ctrl = ctrlNew(limit, a.least, a.most)
 	a.ctrl.base = base
-	a.opened, a.last = now, a.counts(c)
+	a.opened, a.last, a.times = now, a.counts(c), a.spread()
 	a.next.Store(int64(now) + int64(a.ctrl.needSecs*1e9))
 }
 

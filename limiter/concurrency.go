@@ -74,12 +74,11 @@ const concWaiting = 1 << 62
 type concCell struct {
 	admitted atomic.Int64
 	done     [3]atomic.Int64
-	sum      atomic.Int64  // time in service of successes, ns
-	squares  atomic.Uint64 // its square, in units of 1,024 ns
-	lag      atomic.Int64  // the part of sum before the work began, ns, by sample
+	squares  atomic.Uint64 // square of the time in service of successes, in units of 1,024 ns
+	lag      atomic.Int64  // the part of that time before the work began, ns, by sample
 	lags     atomic.Int64  // how many successes the sample stands for
 	extra    atomic.Int64  // weight beyond 1 of what was released
-	_        [128 - 72]byte
+	_        [128 - 64]byte
 }
 
 // Concurrency limits how much work is in flight, by permits. What finds no permit waits
@@ -342,9 +341,9 @@ func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	return s
 }
 
-func (c *Concurrency) cell(s *concSlot) *concCell {
-	return &c.cells[int(s.cell)&(len(c.cells)-1)]
-}
+func (c *Concurrency) cell(s *concSlot) *concCell { return &c.cells[c.index(s)] }
+
+func (c *Concurrency) index(s *concSlot) int { return int(s.cell) & (len(c.cells) - 1) }
 
 // giveBack returns weight to the limiter and grants it to whoever waits.
 func (c *Concurrency) giveBack(weight int64) {
@@ -402,7 +401,8 @@ func (p Permit) Charge(cost time.Duration) {
 // release is ReleaseAt for the one that won the slot; now is 0 if nothing has needed it so
 // far. It returns who has to be told, and what the limit was and is.
 func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken *queueWaiter, from, to int) {
-	cell := c.cell(s)
+	index := c.index(s)
+	cell := &c.cells[index]
 	o = min(o, Ignored)
 	cell.done[o].Add(1)
 	if s.weight > 1 {
@@ -419,7 +419,7 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	due := false
 	if a := c.adapt; a != nil {
 		if o == Success {
-			cell.sum.Add(int64(took))
+			a.cells[index].add(int64(took))
 			u := uint64(min(took, time.Minute)) >> 10
 			cell.squares.Add(u * u)
 			if lags != 0 {

@@ -65,6 +65,8 @@ const (
 // a lower one each time. What cannot be explained by any curve is a change of the service: everything is forgotten but
 // the optimum, which is about where it was, or higher by as much as work takes longer.
 //
+// Where there are quick requests and slow ones, both are told apart, and what counts is what each takes (ctrlKinds).
+//
 //	settle -> hold -> settle, or on with hold
 //
 // Where work waits for a processor before it begins, that wait is measured (ctrlMean.y), and says at once what
@@ -74,6 +76,7 @@ type ctrlState struct {
 	phase              ctrlPhase
 
 	belief  ctrlBelief
+	kinds   ctrlKinds
 	scratch *ctrlPosterior // room to work in: nothing is kept there
 
 	ref     ctrlMean   // lately, at this limit
@@ -120,7 +123,7 @@ type ctrlState struct {
 
 func ctrlNew(start, least, most int) ctrlState {
 	shapes() // not at the first window, which is closed under a lock
-	return ctrlState{limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
+	return ctrlState{belief: ctrlBelief{leant: kindsLeant}, limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
 		ramp: true, fresh: true, pause: ctrlSoon, needN: 8, needSecs: .002}
 }
 
@@ -130,13 +133,15 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	if !(w.n >= 1 && w.secs > 0 && w.sum > 0) {
 		return s
 	}
+	s.even(&w)
 	m := w.mean(s.limit)
-	r, n := m.r, w.n
+	mean := w.sum / w.n
+	r, n := mean, w.n
 	if a := &s.ref; s.phase == ctrlHold && a.n > 0 && !s.stale {
 		// About the mean of more than the window: few of a kind that varies much look alike.
-		r, n = (a.r*a.n+m.r*w.n)/(a.n+w.n), a.n+w.n
+		r, n = (a.r*a.n+r*w.n)/(a.n+w.n), a.n+w.n
 	}
-	cv2 := max(w.squares/(w.n*r*r)-2*m.r/r+1, 0)
+	cv2 := max(w.squares/(w.n*r*r)-2*mean/r+1, 0)
 	if n > 1 {
 		cv2 *= n / (n - 1)
 	}
@@ -159,6 +164,38 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 		s.hold(w, m)
 	}
 	return s
+}
+
+// even tells the kinds of work in a window apart.
+func (s *ctrlState) even(w *ctrlWindow) {
+	if w.times == nil {
+		return
+	}
+	k := &s.kinds
+	apart := k.gap > 0
+	r, shift := k.see(w.times, float64(s.limit))
+	w.times = nil // it is the caller's
+	part := (k.within + .1) / (s.varied + .1)
+	if k.gap == 0 {
+		if apart {
+			s.belief.plain()
+			s.belief.less(part)
+			s.ref.plain()
+			s.before.plain()
+		}
+		return
+	}
+	if !(r > 0) {
+		return
+	}
+	w.usual = r * w.n
+	if !apart {
+		s.belief.less(part)
+	} else if shift != 0 {
+		s.belief.shift(shift)
+		s.ref.shift(shift)
+		s.before.shift(shift)
+	}
 }
 
 // settle waits until what is measured is of the new limit.
@@ -194,8 +231,8 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 	}
 	v := s.noise(&m, w.open)
 	q := s.weigh(v)
-	y := math.Log(s.path.n / s.path.secs)
 	low, high := math.Log(float64(s.limit)), math.Log(float64(s.from))
+	y := s.belief.level((low+high)/2, math.Log(s.path.n/s.path.secs*s.path.sum/s.path.even()), m.kinds)
 	if y > min(q.lowest(low), q.lowest(high)) {
 		return false
 	}
@@ -203,7 +240,7 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 	if min(q.surprise(low, y, v), q.surprise((low+high)/2, y, v), q.surprise(high, y, v)) < ctrlShock {
 		return false
 	}
-	s.shock(q, q.predict(low)-math.Log(m.counted))
+	s.shock(q, q.predict(low)-s.belief.level(low, math.Log(m.counted), m.kinds))
 	return true
 }
 
@@ -220,7 +257,11 @@ func (s *ctrlState) weigh(v float64) *ctrlPosterior {
 
 // noise returns the variance of ln X by one completion.
 func (s *ctrlState) noise(m *ctrlMean, open float64) float64 {
-	v := s.varied + 30/(s.ncv+20)*min(1, s.ncv/20) + open + .02 // the rare and long may not have been seen yet
+	v := s.varied
+	if k := &s.kinds; k.gap > 0 {
+		v = min(v, 1.2*k.within+.02)
+	}
+	v += 30/(s.ncv+20)*min(1, s.ncv/20) + open + .02 // the rare and long may not have been seen yet
 	switch {
 	case m.blocked < ctrlBinds:
 		v += 2 * min(1, 2*(ctrlBinds-m.blocked))
@@ -273,7 +314,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		at, y = s.point(&w, &m)
 		// Not enough of a surprise for a change, but more than what they contradict: they are learned from.
 		outweigh := s.odd >= 2 && w.n >= s.ref.n
-		if surprise := q.surprise(at, y, v/w.n); surprise > ctrlOdd && s.odd < ctrlAside && (surprise >= ctrlShock || !outweigh) {
+		if surprise := q.surprise(at, s.belief.level(at, y, m.kinds), v/w.n); surprise > ctrlOdd && s.odd < ctrlAside && (surprise >= ctrlShock || !outweigh) {
 			if s.odd > 0 {
 				s.later.add(last)
 			}
@@ -286,7 +327,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 			w = s.later // the first was in part before the change
 			m = w.mean(s.limit)
 			at, y = s.point(&w, &m)
-			s.shock(q, q.predict(at)-y)
+			s.shock(q, q.predict(at)-s.belief.level(at, y, m.kinds))
 		}
 	}
 	s.heed()
@@ -298,7 +339,9 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 	s.follow(w, m)
 	if m.inferred > 0 || at >= math.Log(ctrlBrim*float64(s.limit)) {
-		s.belief.add(s.limit, at, y, known*w.n, v, w.n/(ctrlAge*round), 2*ctrlAge*round)
+		seen := ctrlBin{at: at, y: y, mix: m.mixed, n: known * w.n, kinds: m.kinds}
+		s.belief.add(s.limit, seen, v, w.n/(ctrlAge*round), 2*ctrlAge*round)
+		s.belief.tilt(s.varied + w.open)
 	} else {
 		a := &s.ref
 		s.belief.stand(math.Log(min(a.x*a.r, float64(s.limit))), math.Log(a.x), known*a.n, w.n/(ctrlAge*round))

@@ -31,12 +31,14 @@ const beliefStand = -1
 
 // ctrlBin is what is known of the throughput with about so much in flight.
 type ctrlBin struct {
-	key int     // which limit, or beliefStand
-	at  float64 // ln of what is in flight
-	y   float64 // ln of throughput
-	n   float64 // completions behind it
-	err float64 // standard error besides
-	age float64 // since it was last seen
+	key   int     // which limit, or beliefStand
+	at    float64 // ln of what is in flight
+	y     float64 // ln of throughput
+	mix   float64 // how much of that is since it is of the usual mixture of kinds, and not of that which there was
+	n     float64 // completions behind it
+	kinds bool    // it is of the usual mixture of kinds
+	err   float64 // standard error besides
+	age   float64 // since it was last seen
 }
 
 // ctrlBelief is all that is known of a service: the throughput at the limits that have been in force, and
@@ -46,28 +48,105 @@ type ctrlBelief struct {
 	used  int
 	prior [beliefCells]float64 // of ln K at beliefCell*i
 	trust float64              // in prior, against a flat one
+	lean  float64              // what a higher limit does to the mixture of kinds, in ln X for each unit of ln of what is in flight
+	about float64              // and where it does nothing
+	leans float64              // probability that it does anything
+	leant float64              // and what that was before anything was seen
 }
 
-// add enters n completions at a limit that was full, with ln X at y where ln of what is in flight is at. Each has
-// variance v. All else ages. A bin that has more than most completions follows what is new.
-func (b *ctrlBelief) add(limit int, at, y, n, v, age, most float64) {
-	key := int(math.Round(math.Log(float64(limit)) / beliefBin))
+// add enters what was seen while the limit was full: n completions with ln X at y where ln of what is in flight is at. Each
+// has variance v. All else ages. A bin that has more than most completions follows what is new.
+func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
+	seen.key = int(math.Round(math.Log(float64(limit)) / beliefBin))
 	b.grow(age)
 	for i := range b.bins[:b.used] {
 		c := &b.bins[i]
-		if c.key != key {
+		if c.key != seen.key {
 			continue
 		}
 		c.age -= age
 		c.n = 1 / (1/c.n + c.age*beliefFollow*beliefFollow/max(v, 1e-3))
 		c.age = 0
-		k := n / (c.n + n)
-		c.at += k * (at - c.at)
-		c.y += k * (y - c.y)
-		c.n = min(c.n+n, max(most, n))
+		k := seen.n / (c.n + seen.n)
+		c.at += k * (seen.at - c.at)
+		c.y += k * (seen.y - c.y)
+		c.mix += k * (seen.mix - c.mix)
+		c.kinds = c.kinds || seen.kinds
+		c.n = min(c.n+seen.n, max(most, seen.n))
 		return
 	}
-	*b.free() = ctrlBin{key, at, y, n, beliefModel, 0}
+	seen.err = beliefModel
+	*b.free() = seen
+}
+
+// less has what was seen so far count for that part of the completions.
+func (b *ctrlBelief) less(part float64) {
+	for i := range b.bins[:b.used] {
+		b.bins[i].n *= part
+	}
+}
+
+// shift adds to ln X of all, since it is known better what the usual mixture of kinds is. What was seen before they were told
+// apart was of the mixture that was taken for the usual one then.
+func (b *ctrlBelief) shift(ln float64) {
+	for i := range b.bins[:b.used] {
+		b.bins[i].y += ln
+		b.bins[i].mix += ln
+	}
+}
+
+// plain makes all of it of the mixture that there was.
+func (b *ctrlBelief) plain() {
+	for i := range b.bins[:b.used] {
+		c := &b.bins[i]
+		c.y -= c.mix
+		c.mix, c.kinds = 0, false
+	}
+}
+
+// tilt sets lean by what has been seen, where each completion has variance v with the mixture there was. It may be that the
+// mixture depends on the limit, the more work being slow the more is in flight. Then that is no kind of work but what
+// the limit does to it, and the usual mixture would hide it. Few completions do not tell that from chance and it is taken for
+// unlikely; many do.
+func (b *ctrlBelief) tilt(v float64) {
+	var n, at, mix float64
+	for i := range b.bins[:b.used] {
+		if c := &b.bins[i]; c.kinds {
+			n += c.n
+			at += c.n * c.at
+			mix += c.n * c.mix
+		}
+	}
+	if n == 0 {
+		return
+	}
+	at /= n
+	mix /= n
+	var square, product float64
+	for i := range b.bins[:b.used] {
+		if c := &b.bins[i]; c.kinds {
+			square += c.n * (c.at - at) * (c.at - at)
+			product += c.n * (c.at - at) * (c.mix - mix)
+		}
+	}
+	b.about, b.lean = at, 0
+	if !(product > 0) {
+		return
+	}
+	known, slope := v/square, product/square
+	of := kindsLean * kindsLean / (kindsLean*kindsLean + known) // the part of that slope which is no chance, if it is not all chance
+	odds := math.Exp(min(.5*slope*slope/known*of, 50)) * math.Sqrt(1-of)
+	odds *= b.leant / (1 - b.leant)
+	b.leans = odds / (1 + odds)
+	b.lean = b.leans * of * slope
+}
+
+// level returns ln X of what was seen with the usual mixture, less what the limit does to that.
+func (b *ctrlBelief) level(at, y float64, kinds bool) float64 {
+	if kinds {
+		y -= b.lean * (at - b.about)
+	}
+	return y
 }
 
 // stand notes where the service stands while the limit is not full, from n completions. Then it is the arrivals that say
@@ -86,7 +165,7 @@ func (b *ctrlBelief) stand(at, y, n, age float64) {
 	if found == nil {
 		found = b.free()
 	}
-	*found = ctrlBin{beliefStand, at, y, n, beliefLoose, 0}
+	*found = ctrlBin{key: beliefStand, at: at, y: y, n: n, err: beliefLoose}
 }
 
 // grow makes everything older.
@@ -115,7 +194,7 @@ func (b *ctrlBelief) free() *ctrlBin {
 // carry forgets everything but q, which was believed until a change after which work takes longer by f: the
 // machine has become slower, and the optimum is where it was, or a dependency has, and more in flight makes up for it.
 func (b *ctrlBelief) carry(q *ctrlPosterior, f float64) {
-	*b = ctrlBelief{trust: beliefTrust}
+	*b = ctrlBelief{trust: beliefTrust, lean: b.lean, about: b.about, leans: b.leans, leant: min(max(b.leans, kindsLeant), .9)}
 	further := math.Log(max(f, .5))
 	put := func(lnK, p float64) {
 		b.prior[min(max(int(math.Round(lnK/beliefCell)), 0), beliefCells-1)] += p / 2

@@ -71,7 +71,7 @@ func (b *ctrlBelief) weigh(q *ctrlPosterior, v float64) {
 			if j > 0 {
 				less = .5 / spread[j]
 			}
-			tables[s].miss(l, level, c.at-q.from, c.y, gain[j], less)
+			tables[s].miss(l, level, c.at-q.from, b.level(c.at, c.y, c.kinds), gain[j], less)
 		}
 		for k := range l {
 			if lnK := q.at(k); lnK < 0 {

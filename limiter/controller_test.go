@@ -195,12 +195,19 @@ func FuzzController(f *testing.F) {
 			w.arrivals = n + w.shed
 			w.blocked = min(w.arrivals, w.shed*2)
 			w.lag = n * r * float64(b[4]&15) / 10
+			slow := float64(b[3]&7) / 16 // takes ten times as long
+			w.times = new(ctrlTimes)
+			for _, k := range []struct{ n, r float64 }{{n * (1 - slow), r / (1 + 9*slow)}, {n * slow, 10 * r / (1 + 9*slow)}} {
+				c := &w.times[timesCell(int64(k.r*1e9))]
+				c.n += k.n
+				c.sum += k.n * k.r
+			}
 			b = b[5:]
 			s = s.step(w)
 			if s.limit < least || s.limit > most {
 				t.Fatalf("the limit is %d", s.limit)
 			}
-			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.disp, s.elasticity} {
+			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.disp, s.kinds.share, s.kinds.within, s.elasticity} {
 				if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 && v != s.elasticity {
 					t.Fatalf("%v in %+v", v, s)
 				}
@@ -235,11 +242,22 @@ func BenchmarkController(b *testing.B) {
 	b.Run("window", func(b *testing.B) {
 		b.ReportAllocs()
 		s := ctrlNew(8, 1, 1<<20)
+		rnd := rand.New(rand.NewPCG(1, 1))
+		var times ctrlTimes // of two kinds
+		for range 200 {
+			work, _ := kindsDraw(rnd, .05)
+			times.enter(.01 * work)
+		}
+		step := func() {
+			w := model.window(s)
+			w.times = &times
+			s = s.step(w)
+		}
 		for range 500 {
-			s = s.step(model.window(s))
+			step()
 		}
 		for b.Loop() {
-			s = s.step(model.window(s))
+			step()
 		}
 		b.ReportMetric(float64(s.belief.used), "limits")
 		b.ReportMetric(float64(s.scratch.n), "curves")

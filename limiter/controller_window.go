@@ -5,12 +5,14 @@ import "math"
 // ctrlWindow is what was seen in one window of time.
 type ctrlWindow struct {
 	secs     float64
-	n        float64 // successes
-	ended    float64 // whatever the outcome
-	extra    float64 // their weight beyond 1
-	sum      float64 // their time in service, s
-	squares  float64 // its square, s²
-	lag      float64 // the part of sum in which the work waited for a processor to begin, s
+	n        float64    // successes
+	ended    float64    // whatever the outcome
+	extra    float64    // their weight beyond 1
+	sum      float64    // their time in service, s
+	times    *ctrlTimes // how that is spread; nil is not known
+	usual    float64    // sum for the usual mixture of kinds; 0 is as it is
+	squares  float64    // its square, s²
+	lag      float64    // the part of sum in which the work waited for a processor to begin, s
 	arrivals float64
 	blocked  float64 // arrivals that found no free permit
 	gated    float64 // of these, those that waited for a processor and not for the limit
@@ -23,6 +25,9 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 	w.n += v.n
 	w.ended += v.ended
 	w.extra += v.extra
+	if w.usual > 0 || v.usual > 0 {
+		w.usual = w.even() + v.even()
+	}
 	w.sum += v.sum
 	w.squares += v.squares
 	w.lag += v.lag
@@ -33,6 +38,14 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 	w.open = v.open
 }
 
+// even is the time in service with the usual mixture of kinds, s.
+func (w *ctrlWindow) even() float64 {
+	if w.usual > 0 {
+		return w.usual
+	}
+	return w.sum
+}
+
 // ctrlMean is what a number of windows say: rates and shares.
 type ctrlMean struct {
 	n        float64 // behind it
@@ -40,6 +53,8 @@ type ctrlMean struct {
 	counted  float64
 	inferred float64 // 0 unless the limit was full
 	rounds   float64 // of work in flight
+	kinds    bool    // these are of the usual mixture of kinds
+	mixed    float64 // ln of how much more throughput there is with that than with the mixture there was
 	r        float64 // mean time in service, s
 	y        float64 // the part of r before the work began: the wait for a processor, s
 	shed     float64 // share of those who came that was sent away
@@ -50,7 +65,11 @@ type ctrlMean struct {
 
 // mean sums a window up that was seen at a limit.
 func (w *ctrlWindow) mean(limit int) ctrlMean {
-	m := ctrlMean{n: w.n, counted: w.n / w.secs, r: w.sum / w.n, shed: w.shed / (w.n + w.shed)}
+	even := w.even()
+	m := ctrlMean{n: w.n, counted: w.n / w.secs * w.sum / even, r: even / w.n, shed: w.shed / (w.n + w.shed)}
+	if w.usual > 0 {
+		m.kinds, m.mixed = true, math.Log(w.sum/even)
+	}
 	m.y = min(max(w.lag/w.n, 0), m.r)
 	m.rounds = w.secs / m.r
 	if w.arrivals > 0 {
@@ -75,13 +94,34 @@ func (m *ctrlMean) work() float64 { return max(m.r-m.y, .01*m.r) }
 // weigh makes up its mind about the throughput. A count over a few rounds is off by the part of
 // a round that a window cuts, where work that began together ends together. While the
 // limit is full, Little's law gives it from the time in service, which is slower to
-// follow a change: the more rounds, the more the count is worth.
+// follow a change: the more rounds, the more the count is worth. Where kinds are told apart the count is worth nothing:
+// slow work that has just been admitted is in flight, and not yet of the mixture.
 func (m *ctrlMean) weigh() {
 	m.x = m.counted
-	if m.inferred > 0 {
+	switch {
+	case m.inferred > 0 && m.kinds:
+		m.x = m.inferred
+	case m.inferred > 0:
 		k := m.rounds * m.rounds / (m.rounds*m.rounds + 4)
 		m.x = math.Exp(k*math.Log(m.counted) + (1-k)*math.Log(m.inferred))
 	}
+}
+
+// shift has throughput be more, by its ln, for work that takes less.
+func (m *ctrlMean) shift(ln float64) {
+	f := math.Exp(ln)
+	m.x *= f
+	m.counted *= f
+	m.inferred *= f
+	m.mixed += ln
+	m.r /= f
+}
+
+// plain makes it of the mixture that there was.
+func (m *ctrlMean) plain() {
+	m.kinds = false
+	m.shift(-m.mixed)
+	m.weigh()
 }
 
 // blend moves m towards v by a share of a.
@@ -93,6 +133,8 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 		m.inferred = 0
 	}
 	m.rounds = (1-a)*m.rounds + v.rounds
+	m.kinds = m.kinds || v.kinds
+	m.mixed += a * (v.mixed - m.mixed)
 	m.r += a * (v.r - m.r)
 	m.y += a * (v.y - m.y)
 	m.shed += a * (v.shed - m.shed)

@@ -1,0 +1,191 @@
+package limiter
+
+import (
+	"math"
+	"math/bits"
+)
+
+// ctrlTimes is how many successes took about how long in a window, and how long in all, s.
+type ctrlTimes [timesCells]struct{ n, sum float64 }
+
+// A time belongs to a cell by its power of two, in units of 1,024 ns, and by which half of it.
+const timesCells = 64
+
+// timesCell returns the cell of a time in service, ns.
+func timesCell(took int64) int {
+	u := uint64(took) >> 10
+	l := bits.Len64(u)
+	if l < 2 {
+		return l
+	}
+	return min(2*l-2+int(u>>(l-2)&1), timesCells-1)
+}
+
+// ctrlKinds tells two kinds of work apart by how long they take, where there are two: many requests that are
+// quick and a few that are slow, and hardly any between. Chance decides how many slow ones a window holds, and if
+// they are ten times as slow, that makes nearly all of its variance. It says nothing about the limit: what does is how
+// long each kind takes. So the mean time in service is that of the usual mixture of what each kind takes in a window
+// (post-stratification), and the variance is that within the kinds.
+//
+// What is quick and what is slow depends on how much is in flight, and is measured in units of what the faster
+// half takes. The zero value knows of no kinds.
+type ctrlKinds struct {
+	spread [kindsCells]float64 // how many took how many units: by its ln from kindsFrom, in kindsCell
+	n      float64             // in all
+	gap    float64             // units between the kinds; 0 is one kind
+	share  float64             // of the slow kind
+	quick  float64             // mean of each kind lately, s
+	slow   float64
+	within float64 // square of the coefficient of variation of the time in service without what the mixture does
+}
+
+const (
+	kindsCells  = 45
+	kindsFrom   = -2.
+	kindsCell   = .2
+	kindsGap    = 3     // cells between two kinds
+	kindsEmpty  = .1    // part of the slow kind that may be there
+	kindsLess   = .6    // part of the variance that is within the kinds, at most, where they are told apart
+	kindsVary   = .25   // and square of the coefficient of variation: a queue alone makes two kinds that vary by less
+	kindsMany   = 24.   // successes from which on they are
+	kindsFew    = 2.    // and slow ones
+	kindsForget = 1000. // successes in which the spread is forgotten, at least
+	kindsRounds = 30.   // and rounds: what was admitted at once comes back at once, and what is slow late
+	kindsLate   = 1.    // successes that the slow kind's mean before a window counts for
+	kindsScale  = .2    // how much of what slows the quick kind down multiplies the slow one's time; the rest is added
+	kindsLean   = .5    // standard deviation of what a higher limit may do to the mixture, in ln X for each unit of ln L
+	kindsLeant  = .03   // probability that it does anything
+)
+
+// see learns from a window that was seen with so many in flight. It returns the mean time in service with the usual
+// mixture, and by how much ln X of what was seen before changes since it is known better what is usual.
+func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
+	n, sum := 0., 0.
+	for i := range t {
+		n += t[i].n
+		sum += t[i].sum
+	}
+	r = sum / n
+	unit := t.faster(n)
+	if !(unit > 0) {
+		return r, 0
+	}
+	forget := max(kindsForget, kindsRounds*flight)
+	k.learn(t, unit, n, math.Exp(-n/forget))
+	gap, share, ratio := k.split()
+	if gap == 0 {
+		k.gap = 0
+		return r, 0
+	}
+	var quick, slow struct{ n, sum float64 }
+	for i := range t {
+		switch c := &t[i]; {
+		case c.n == 0:
+		case c.sum > gap*unit*c.n:
+			slow.n += c.n
+			slow.sum += c.sum
+		default:
+			quick.n += c.n
+			quick.sum += c.sum
+		}
+	}
+	if quick.n == 0 {
+		return r, 0
+	}
+	m := quick.sum / quick.n
+	if k.gap == 0 {
+		k.quick, k.slow = m, ratio*m
+	} else {
+		more := k.slow/k.quick - 1
+		shift = math.Log((1 + k.share*more) / (1 + share*more))
+	}
+	guess := max(k.slow+m-k.quick+kindsScale*(k.slow-k.quick)*(m/k.quick-1), m)
+	k.quick = m
+	k.slow = (slow.sum + kindsLate*guess) / (slow.n + kindsLate)
+	k.gap, k.share = gap, share
+	return (1-share)*k.quick + share*k.slow, shift
+}
+
+// faster returns the mean of the faster half of n successes.
+func (t *ctrlTimes) faster(n float64) float64 {
+	left, sum := n/2, 0.
+	for i := range t {
+		if c := &t[i]; c.n > 0 {
+			part := min(left, c.n)
+			sum += part * c.sum / c.n
+			if left -= part; left <= 0 {
+				break
+			}
+		}
+	}
+	return sum / (n / 2)
+}
+
+// learn enters a window into the spread, of which that part is kept.
+func (k *ctrlKinds) learn(t *ctrlTimes, unit, n, keep float64) {
+	k.n = k.n*keep + n
+	for i := range k.spread {
+		k.spread[i] *= keep
+	}
+	for i := range t {
+		c := &t[i]
+		if c.n == 0 {
+			continue
+		}
+		at := min(max((math.Log(c.sum/c.n/unit)-kindsFrom)/kindsCell, 0), kindsCells-1.001)
+		j := int(at)
+		k.spread[j] += c.n * (1 - at + float64(j))
+		k.spread[j+1] += c.n * (at - float64(j))
+	}
+}
+
+// split looks for the gap between two kinds in the spread that explains most of the variance. It returns where it
+// is, in units, the share of the slow kind, and how many times as long that takes.
+func (k *ctrlKinds) split() (gap, share, ratio float64) {
+	if k.n < kindsMany {
+		return 0, 0, 0
+	}
+	type moments struct{ n, sum, squares float64 }
+	var at [kindsCells]float64
+	var all, below, between moments
+	for i := range at {
+		at[i] = math.Exp(kindsFrom + kindsCell*float64(i))
+		n := k.spread[i]
+		all.n += n
+		all.sum += n * at[i]
+		all.squares += n * at[i] * at[i]
+	}
+	for i := range kindsGap - 1 {
+		between.n += k.spread[i]
+		between.sum += k.spread[i] * at[i]
+	}
+	mean := all.sum / all.n
+	best, first, last := 0., 0, 0
+	for i := 0; i+kindsGap < kindsCells; i++ {
+		j := i + kindsGap - 1
+		between.n += k.spread[j]
+		between.sum += k.spread[j] * at[j]
+		n, sum := all.n-below.n-between.n, all.sum-below.sum-between.sum // above
+		if n >= kindsFew && below.n >= n && between.n <= kindsEmpty*n {
+			d := sum/n - below.sum/below.n
+			switch v := below.n * n / (all.n * all.n) * d * d; {
+			case v > 1.02*best:
+				best, first, last = v, i, i
+				share, ratio = n/all.n, sum/n*below.n/below.sum
+			case v > .98*best:
+				last = i
+			}
+		}
+		below.n += k.spread[i]
+		below.sum += k.spread[i] * at[i]
+		between.n -= k.spread[i]
+		between.sum -= k.spread[i] * at[i]
+	}
+	whole := all.squares/all.n - mean*mean
+	rest := whole - best
+	if best == 0 || rest > kindsLess*whole || whole < kindsVary*mean*mean {
+		return 0, 0, 0
+	}
+	k.within = max(rest, 0) / (mean * mean)
+	return math.Exp(kindsFrom + kindsCell*(float64(first+last)/2+(kindsGap-1)/2.)), share, ratio
+}

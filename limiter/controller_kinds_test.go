@@ -1,0 +1,231 @@
+package limiter
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// enter adds one that took so long, in s.
+func (t *ctrlTimes) enter(took float64) {
+	c := &t[timesCell(int64(took*1e9))]
+	c.n++
+	c.sum += took
+}
+
+// kindsDraw returns one of two kinds of work, of 1 on average, where the slow one is a share of all that takes ten times
+// as long, and whether it is that.
+func kindsDraw(rnd *rand.Rand, share float64) (work float64, slow bool) {
+	work = (.8 + .4*rnd.Float64()) / 1.45
+	if slow = rnd.Float64() < share; slow {
+		work *= 10
+	}
+	return work, slow
+}
+
+// TestTimesCell: a cell is half an octave, they are in order, and everything has one.
+func TestTimesCell(t *testing.T) {
+	for _, tt := range []struct {
+		took int64
+		cell int
+	}{
+		{0, 0}, {1023, 0}, {1024, 1}, {2047, 1}, {2048, 2}, {3071, 2}, {3072, 3}, {4096, 4}, {6143, 4}, {6144, 5},
+		{1 << 40, 60}, {1<<42 - 1, 63}, {math.MaxInt64, 63},
+	} {
+		if got := timesCell(tt.took); got != tt.cell {
+			t.Errorf("%d ns: cell %d, want %d", tt.took, got, tt.cell)
+		}
+	}
+	last := 0
+	for took := int64(1); took < 1<<45; took += took/64 + 1 {
+		got := timesCell(took)
+		if got < last || got > last+1 {
+			t.Fatalf("%d ns: cell %d after %d", took, got, last)
+		}
+		last = got
+	}
+}
+
+// TestKindsMean: where there are two kinds, the mean time in service is known far better than from as many
+// completions without telling them apart, whether what is in flight multiplies the time of each or adds to it.
+func TestKindsMean(t *testing.T) {
+	for _, n := range []int{12, 50, 400} {
+		for _, rule := range []string{"multiplies", "adds"} {
+			t.Run(fmt.Sprint(rule, "/", n), func(t *testing.T) {
+				rnd := rand.New(rand.NewPCG(7, uint64(n)))
+				var k ctrlKinds
+				var even, plain, bias float64
+				windows := 0
+				for i := range 2000 {
+					more := 1 + .5*float64(i/20%3)
+					var times ctrlTimes
+					for range n {
+						work, _ := kindsDraw(rnd, .05)
+						if rule == "adds" {
+							work += more - 1
+						} else {
+							work *= more
+						}
+						times.enter(.01 * work)
+					}
+					sum := 0.
+					for _, c := range times {
+						sum += c.sum
+					}
+					r, _ := k.see(&times, 16)
+					if i < 200 {
+						continue
+					}
+					// The usual mixture is that of the last thousand, which is known so well and no better.
+					usual := 1 + 9./1.45*(k.share-.05)
+					if rule == "adds" {
+						usual += more - 1
+					} else {
+						usual *= more
+					}
+					d := math.Log(r / (.01 * usual))
+					even += d * d
+					bias += d
+					d = math.Log(sum / float64(n) / (.01 * more))
+					plain += d * d
+					windows++
+				}
+				even, plain, bias = math.Sqrt(even/float64(windows)), math.Sqrt(plain/float64(windows)), bias/float64(windows)
+				t.Logf("the mean of %d is off by %.3f, without telling them apart by %.3f", n, even, plain)
+				if even > plain/2 || math.Abs(bias) > .03 {
+					t.Errorf("the mean of %d is off by %.3f, %+.3f on average; without telling them apart it is by %.3f: want half of that, and .03", n, even, bias, plain)
+				}
+			})
+		}
+	}
+}
+
+// TestKindsOne: what is of one kind is not told apart, however much it varies, nor is a queue that some wait in.
+func TestKindsOne(t *testing.T) {
+	for _, tt := range []struct {
+		rule string
+		draw func(rnd *rand.Rand) float64
+	}{
+		{"always the same", func(*rand.Rand) float64 { return 1 }},
+		{"a fifth either way", func(rnd *rand.Rand) float64 { return .8 + .4*rnd.Float64() }},
+		{"exponential", (*rand.Rand).ExpFloat64},
+		{"lognormal", func(rnd *rand.Rand) float64 { return math.Exp(.7 * rnd.NormFloat64()) }},
+		{"lognormal, and wide", func(rnd *rand.Rand) float64 { return math.Exp(1.2 * rnd.NormFloat64()) }},
+		{"half of it waits for the other half", func(rnd *rand.Rand) float64 { return .9 + .2*rnd.Float64() + float64(rnd.IntN(2)) }},
+		{"as slow as it is, it is as frequent as anything between", func(rnd *rand.Rand) float64 { return math.Exp(3 * rnd.Float64()) }},
+	} {
+		t.Run(tt.rule, func(t *testing.T) {
+			apart, windows := 0, 0
+			for seed := range uint64(50) {
+				rnd := rand.New(rand.NewPCG(3, seed))
+				var k ctrlKinds
+				for range 60 {
+					var times ctrlTimes
+					for range 16 {
+						times.enter(.01 * tt.draw(rnd))
+					}
+					k.see(&times, 16)
+					windows++
+					if k.gap > 0 {
+						apart++
+					}
+				}
+			}
+			if apart > windows/100 {
+				t.Errorf("told apart in %d of %d windows", apart, windows)
+			}
+		})
+	}
+}
+
+// kindsModel is a service of places for so much at once, all of which are shared by what is in flight, and of two
+// kinds of work.
+type kindsModel struct {
+	places float64
+	share  float64
+	rnd    *rand.Rand
+}
+
+func (m *kindsModel) window(s ctrlState) ctrlWindow {
+	slower := max(1, float64(s.limit)/m.places) * .01
+	n := int(math.Ceil(max(s.needN, s.needSecs*float64(s.limit)/(slower*(1+9*m.share)/1.45))))
+	var times ctrlTimes
+	var sum, squares float64
+	for range n {
+		work, _ := kindsDraw(m.rnd, m.share)
+		sum += work * slower
+		squares += work * slower * work * slower
+		times.enter(work * slower)
+	}
+	w := ctrlWindow{secs: sum / float64(s.limit), n: float64(n), ended: float64(n), sum: sum, squares: squares, times: &times}
+	w.arrivals = 2 * w.n
+	w.blocked, w.shed = w.arrivals, w.n
+	return w
+}
+
+// TestKindsMixture: another mixture of kinds is not another service. Nothing of what is known of the limit is
+// forgotten, and it stays where it is.
+func TestKindsMixture(t *testing.T) {
+	for seed := range uint64(8) {
+		m := kindsModel{places: 20, share: .03, rnd: rand.New(rand.NewPCG(5, seed))}
+		s := ctrlNew(8, 1, 1<<20)
+		for i := range 900 {
+			if i == 500 {
+				m.share = .12
+			}
+			s = s.step(m.window(s))
+			if i < 300 {
+				continue
+			}
+			if s.kinds.gap == 0 {
+				t.Fatalf("seed %d: one kind in window %d", seed, i)
+			}
+			if s.belief.used < 3 || s.limit < 10 || s.limit > 80 {
+				t.Fatalf("seed %d: in window %d the limit is %d with %d known, 20 places", seed, i, s.limit, s.belief.used)
+			}
+		}
+		if math.Abs(s.kinds.share-.12) > .05 {
+			t.Errorf("seed %d: a share of %.3f is slow, want about .12", seed, s.kinds.share)
+		}
+	}
+}
+
+// TestKindsAstray: where it is the limit that makes work slow, it is no other kind of work: beyond 20
+// in flight there is no more throughput, and a few that take twenty times as long are what there is instead.
+func TestKindsAstray(t *testing.T) {
+	apart := false
+	for seed := range uint64(8) {
+		rnd := rand.New(rand.NewPCG(11, seed))
+		s := ctrlNew(8, 1, 1<<20)
+		for i := range 1500 {
+			mean := max(float64(s.limit)/2000, .01)
+			share := min((mean-.01)/.19, .4)
+			quick := mean / (1 + 19*share)
+			x := float64(s.limit) / mean
+			n := int(math.Ceil(max(s.needN, s.needSecs*x)))
+			var times ctrlTimes
+			var sum, squares float64
+			for range n {
+				took := quick * (.9 + .2*rnd.Float64())
+				if rnd.Float64() < share {
+					took *= 20
+				}
+				sum += took
+				squares += took * took
+				times.enter(took)
+			}
+			w := ctrlWindow{secs: float64(n) / x, n: float64(n), ended: float64(n), sum: sum, squares: squares, times: &times}
+			w.arrivals = 2 * w.n
+			w.blocked, w.shed = w.arrivals, w.n
+			s = s.step(w)
+			apart = apart || s.kinds.gap > 0
+			if s.limit > 16*20 {
+				t.Fatalf("seed %d: the limit is %d after %d windows", seed, s.limit, i)
+			}
+		}
+	}
+	if !apart {
+		t.Error("they were never told apart: this says nothing")
+	}
+}
