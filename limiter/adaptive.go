@@ -200,17 +200,14 @@ func (a *adaptive) spread() (t concSums) {
 	return t
 }
 
-// since sets the times of the window that is closed, and returns how many there are, and their sum in seconds.
-func (a *adaptive) since(t *concSums) (n, sum float64) {
+// since sets the times of the window that is closed.
+func (a *adaptive) since(t *concSums) {
 	for i := range t {
 		w := &a.window[i]
 		w.n = float64(t[i].n - a.times[i].n)
 		w.sum = float64(t[i].sum-a.times[i].sum) / 1e9
-		n += w.n
-		sum += w.sum
 	}
 	a.times = *t
-	return n, sum
 }
 
 // close closes the window if it is full, and sets limit and line by what the controller
@@ -237,7 +234,8 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	}
 	a.lacks.Store(0)
 	times := a.spread()
-	n, sum := a.since(&times)
+	a.since(&times)
+	n, sum := a.window.total()
 	if n == 0 {
 		return // counted, and its time not yet
 	}

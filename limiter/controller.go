@@ -123,7 +123,8 @@ type ctrlState struct {
 
 func ctrlNew(start, least, most int) ctrlState {
 	shapes() // not at the first window, which is closed under a lock
-	return ctrlState{belief: ctrlBelief{leant: kindsLeant}, limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
+	kindsUnits()
+	return ctrlState{belief: ctrlBelief{leant: beliefLeant}, limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
 		ramp: true, fresh: true, pause: ctrlSoon, needN: 8, needSecs: .002}
 }
 

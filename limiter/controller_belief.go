@@ -24,6 +24,8 @@ const (
 	beliefLeast  = 1e-5 // and from which on it counts at all
 	beliefTrust  = .7   // in what was believed before a change, against everything else
 	beliefFade   = 3.0  // how fast that trust ages
+	beliefLean   = .5   // standard deviation of what a higher limit may do to the mixture of kinds, in ln X for each unit of ln L
+	beliefLeant  = .03  // probability that it does anything
 )
 
 // beliefStand is the key of a bin for what is in flight at some demand, where the limit is not full.
@@ -134,7 +136,7 @@ func (b *ctrlBelief) tilt(v float64) {
 		return
 	}
 	known, slope := v/square, product/square
-	of := kindsLean * kindsLean / (kindsLean*kindsLean + known) // the part of that slope which is no chance, if it is not all chance
+	of := beliefLean * beliefLean / (beliefLean*beliefLean + known) // the part of that slope which is no chance, if it is not all chance
 	odds := math.Exp(min(.5*slope*slope/known*of, 50)) * math.Sqrt(1-of)
 	odds *= b.leant / (1 - b.leant)
 	b.leans = odds / (1 + odds)
@@ -194,7 +196,7 @@ func (b *ctrlBelief) free() *ctrlBin {
 // carry forgets everything but q, which was believed until a change after which work takes longer by f: the
 // machine has become slower, and the optimum is where it was, or a dependency has, and more in flight makes up for it.
 func (b *ctrlBelief) carry(q *ctrlPosterior, f float64) {
-	*b = ctrlBelief{trust: beliefTrust, lean: b.lean, about: b.about, leans: b.leans, leant: min(max(b.leans, kindsLeant), .9)}
+	*b = ctrlBelief{trust: beliefTrust, lean: b.lean, about: b.about, leans: b.leans, leant: min(max(b.leans, beliefLeant), .9)}
 	further := math.Log(max(f, .5))
 	put := func(lnK, p float64) {
 		b.prior[min(max(int(math.Round(lnK/beliefCell)), 0), beliefCells-1)] += p / 2

@@ -3,6 +3,7 @@ package limiter
 import (
 	"math"
 	"math/bits"
+	"sync"
 )
 
 // ctrlTimes is how many successes took about how long in a window, and how long in all, s.
@@ -31,7 +32,6 @@ func timesCell(took int64) int {
 // half takes. The zero value knows of no kinds.
 type ctrlKinds struct {
 	spread [kindsCells]float64 // how many took how many units: by its ln from kindsFrom, in kindsCell
-	n      float64             // in all
 	gap    float64             // units between the kinds; 0 is one kind
 	share  float64             // of the slow kind
 	quick  float64             // mean of each kind lately, s
@@ -53,25 +53,28 @@ const (
 	kindsRounds = 30.   // and rounds: what was admitted at once comes back at once, and what is slow late
 	kindsLate   = 1.    // successes that the slow kind's mean before a window counts for
 	kindsScale  = .2    // how much of what slows the quick kind down multiplies the slow one's time; the rest is added
-	kindsLean   = .5    // standard deviation of what a higher limit may do to the mixture, in ln X for each unit of ln L
-	kindsLeant  = .03   // probability that it does anything
 )
+
+// kindsUnits are the units of each cell of a spread.
+var kindsUnits = sync.OnceValue(func() *[kindsCells]float64 {
+	var at [kindsCells]float64
+	for i := range at {
+		at[i] = math.Exp(kindsFrom + kindsCell*float64(i))
+	}
+	return &at
+})
 
 // see learns from a window that was seen with so many in flight. It returns the mean time in service with the usual
 // mixture, and by how much ln X of what was seen before changes since it is known better what is usual.
 func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
-	n, sum := 0., 0.
-	for i := range t {
-		n += t[i].n
-		sum += t[i].sum
-	}
+	n, sum := t.total()
 	r = sum / n
 	unit := t.faster(n)
 	if !(unit > 0) {
 		return r, 0
 	}
 	forget := max(kindsForget, kindsRounds*flight)
-	k.learn(t, unit, n, math.Exp(-n/forget))
+	k.learn(t, unit, math.Exp(-n/forget))
 	gap, share, ratio := k.split()
 	if gap == 0 {
 		k.gap = 0
@@ -106,6 +109,15 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
 	return (1-share)*k.quick + share*k.slow, shift
 }
 
+// total returns how many there are, and their sum, s.
+func (t *ctrlTimes) total() (n, sum float64) {
+	for i := range t {
+		n += t[i].n
+		sum += t[i].sum
+	}
+	return n, sum
+}
+
 // faster returns the mean of the faster half of n successes.
 func (t *ctrlTimes) faster(n float64) float64 {
 	left, sum := n/2, 0.
@@ -122,8 +134,7 @@ func (t *ctrlTimes) faster(n float64) float64 {
 }
 
 // learn enters a window into the spread, of which that part is kept.
-func (k *ctrlKinds) learn(t *ctrlTimes, unit, n, keep float64) {
-	k.n = k.n*keep + n
+func (k *ctrlKinds) learn(t *ctrlTimes, unit, keep float64) {
 	for i := range k.spread {
 		k.spread[i] *= keep
 	}
@@ -142,18 +153,17 @@ func (k *ctrlKinds) learn(t *ctrlTimes, unit, n, keep float64) {
 // split looks for the gap between two kinds in the spread that explains most of the variance. It returns where it
 // is, in units, the share of the slow kind, and how many times as long that takes.
 func (k *ctrlKinds) split() (gap, share, ratio float64) {
-	if k.n < kindsMany {
-		return 0, 0, 0
-	}
 	type moments struct{ n, sum, squares float64 }
-	var at [kindsCells]float64
 	var all, below, between moments
+	at := kindsUnits()
 	for i := range at {
-		at[i] = math.Exp(kindsFrom + kindsCell*float64(i))
 		n := k.spread[i]
 		all.n += n
 		all.sum += n * at[i]
 		all.squares += n * at[i] * at[i]
+	}
+	if all.n < kindsMany {
+		return 0, 0, 0
 	}
 	for i := range kindsGap - 1 {
 		between.n += k.spread[i]

@@ -14,14 +14,14 @@ func (t *ctrlTimes) enter(took float64) {
 	c.sum += took
 }
 
-// kindsDraw returns one of two kinds of work, of 1 on average, where the slow one is a share of all that takes ten times
-// as long, and whether it is that.
-func kindsDraw(rnd *rand.Rand, share float64) (work float64, slow bool) {
-	work = (.8 + .4*rnd.Float64()) / 1.45
-	if slow = rnd.Float64() < share; slow {
+// kindsDraw returns one of two kinds of work, where the slow one is a share of all that takes ten times as long. It is 1 on
+// average if that share is .05.
+func kindsDraw(rnd *rand.Rand, share float64) float64 {
+	work := (.8 + .4*rnd.Float64()) / 1.45
+	if rnd.Float64() < share {
 		work *= 10
 	}
-	return work, slow
+	return work
 }
 
 // TestTimesCell: a cell is half an octave, they are in order, and everything has one.
@@ -61,7 +61,7 @@ func TestKindsMean(t *testing.T) {
 					more := 1 + .5*float64(i/20%3)
 					var times ctrlTimes
 					for range n {
-						work, _ := kindsDraw(rnd, .05)
+						work := kindsDraw(rnd, .05)
 						if rule == "adds" {
 							work += more - 1
 						} else {
@@ -69,10 +69,7 @@ func TestKindsMean(t *testing.T) {
 						}
 						times.enter(.01 * work)
 					}
-					sum := 0.
-					for _, c := range times {
-						sum += c.sum
-					}
+					_, sum := times.total()
 					r, _ := k.see(&times, 16)
 					if i < 200 {
 						continue
@@ -139,42 +136,36 @@ func TestKindsOne(t *testing.T) {
 	}
 }
 
-// kindsModel is a service of places for so much at once, all of which are shared by what is in flight, and of two
-// kinds of work.
-type kindsModel struct {
-	places float64
-	share  float64
-	rnd    *rand.Rand
-}
-
-func (m *kindsModel) window(s ctrlState) ctrlWindow {
-	slower := max(1, float64(s.limit)/m.places) * .01
-	n := int(math.Ceil(max(s.needN, s.needSecs*float64(s.limit)/(slower*(1+9*m.share)/1.45))))
+// kindsWindow is what a window of s looks like where the limit is full, half is shed, there is throughput x, and each takes
+// what draw says, s.
+func kindsWindow(s ctrlState, x float64, draw func() float64) ctrlWindow {
 	var times ctrlTimes
-	var sum, squares float64
-	for range n {
-		work, _ := kindsDraw(m.rnd, m.share)
-		sum += work * slower
-		squares += work * slower * work * slower
-		times.enter(work * slower)
+	var squares float64
+	for range int(math.Ceil(max(s.needN, s.needSecs*x))) {
+		took := draw()
+		squares += took * took
+		times.enter(took)
 	}
-	w := ctrlWindow{secs: sum / float64(s.limit), n: float64(n), ended: float64(n), sum: sum, squares: squares, times: &times}
-	w.arrivals = 2 * w.n
-	w.blocked, w.shed = w.arrivals, w.n
-	return w
+	n, sum := times.total()
+	return ctrlWindow{secs: sum / float64(s.limit), n: n, ended: n, sum: sum, squares: squares, times: &times,
+		arrivals: 2 * n, blocked: 2 * n, shed: n}
 }
 
 // TestKindsMixture: another mixture of kinds is not another service. Nothing of what is known of the limit is
 // forgotten, and it stays where it is.
 func TestKindsMixture(t *testing.T) {
 	for seed := range uint64(8) {
-		m := kindsModel{places: 20, share: .03, rnd: rand.New(rand.NewPCG(5, seed))}
+		rnd := rand.New(rand.NewPCG(5, seed))
+		share := .03
 		s := ctrlNew(8, 1, 1<<20)
 		for i := range 900 {
 			if i == 500 {
-				m.share = .12
+				share = .12
 			}
-			s = s.step(m.window(s))
+			slower := max(1, float64(s.limit)/20) * .01
+			s = s.step(kindsWindow(s, float64(s.limit)/(slower*(1+9*share)/1.45), func() float64 {
+				return kindsDraw(rnd, share) * slower
+			}))
 			if i < 300 {
 				continue
 			}
@@ -202,23 +193,13 @@ func TestKindsAstray(t *testing.T) {
 			mean := max(float64(s.limit)/2000, .01)
 			share := min((mean-.01)/.19, .4)
 			quick := mean / (1 + 19*share)
-			x := float64(s.limit) / mean
-			n := int(math.Ceil(max(s.needN, s.needSecs*x)))
-			var times ctrlTimes
-			var sum, squares float64
-			for range n {
+			s = s.step(kindsWindow(s, float64(s.limit)/mean, func() float64 {
 				took := quick * (.9 + .2*rnd.Float64())
 				if rnd.Float64() < share {
 					took *= 20
 				}
-				sum += took
-				squares += took * took
-				times.enter(took)
-			}
-			w := ctrlWindow{secs: float64(n) / x, n: float64(n), ended: float64(n), sum: sum, squares: squares, times: &times}
-			w.arrivals = 2 * w.n
-			w.blocked, w.shed = w.arrivals, w.n
-			s = s.step(w)
+				return took
+			}))
 			apart = apart || s.kinds.gap > 0
 			if s.limit > 16*20 {
 				t.Fatalf("seed %d: the limit is %d after %d windows", seed, s.limit, i)

@@ -245,8 +245,7 @@ func BenchmarkController(b *testing.B) {
 		rnd := rand.New(rand.NewPCG(1, 1))
 		var times ctrlTimes // of two kinds
 		for range 200 {
-			work, _ := kindsDraw(rnd, .05)
-			times.enter(.01 * work)
+			times.enter(.01 * kindsDraw(rnd, .05))
 		}
 		step := func() {
 			w := model.window(s)
