@@ -46,6 +46,8 @@ const (
 	ctrlYoung  = 100.  // completions from which on the variance is remembered
 	ctrlForget = 1000. // completions in which the variance that once was is forgotten
 	ctrlAge    = 20    // rounds in which a belief ages by one unit
+	ctrlAgain  = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
+	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most
 	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
 )
 
@@ -104,6 +106,7 @@ type ctrlState struct {
 	later ctrlWindow // these without the first
 
 	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
+	change float64 // rounds since the service changed; infinite is never
 	rested float64 // rounds since a limit was tried against all belief
 	pause  float64 // how many there have to be
 	below  bool    // a lower one is tried next
@@ -125,7 +128,7 @@ func ctrlNew(start, least, most int) ctrlState {
 	shapes() // not at the first window, which is closed under a lock
 	kindsUnits()
 	return ctrlState{belief: ctrlBelief{leant: beliefLeant}, limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
-		ramp: true, fresh: true, pause: ctrlSoon, needN: 8, needSecs: .002}
+		ramp: true, fresh: true, change: math.Inf(1), pause: ctrlSoon, needN: 8, needSecs: .002}
 }
 
 // step returns the state after a window that holds at least needN successes over at
@@ -307,7 +310,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 	at, y := s.point(&w, &m)
 	v := s.noise(&m, w.open)
-	if s.belief.used > 0 && (s.odd > 0 || !s.usual(&w, &m, v)) {
+	if s.belief.used > 0 && !s.overdone(&m) && (s.odd > 0 || !s.usual(&w, &m, v)) {
 		q := s.weigh(v)
 		last := w
 		w.add(s.oddly)
@@ -348,6 +351,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 		s.belief.stand(math.Log(min(a.x*a.r, float64(s.limit))), math.Log(a.x), known*a.n, w.n/(ctrlAge*round))
 	}
 	s.rested += w.n / round
+	s.change += w.n / round
 	s.pauseCrowd = max(s.pauseCrowd-w.n, 0)
 	s.doubt = max(s.doubt-w.n, 0)
 	s.gather()
@@ -366,6 +370,13 @@ func (s *ctrlState) usual(w *ctrlWindow, m *ctrlMean, v float64) bool {
 		far = math.Log(m.x / a.x)
 	}
 	return beliefSurprise(far, v/w.n) < ctrlOdd
+}
+
+// overdone reports that a limit which has just been raised, soon after the service had changed, has less throughput
+// than the lower one had. It is not likely that the service has changed again in that very moment: the limit is too high, or
+// what was let in at once is more than the service can take. To believe in a change would raise it further.
+func (s *ctrlState) overdone(m *ctrlMean) bool {
+	return s.stale && s.limit > s.from && s.change < ctrlAgain && m.x < s.ref.x
 }
 
 // slowed reports that it is the service that has changed: no more comes than before, and what was in flight no
@@ -414,7 +425,7 @@ func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	s.belief.carry(q, f)
 	s.ref, s.stale, s.jumped = ctrlMean{}, true, false
 	s.credit = max(f, 1)
-	s.pause, s.rested = ctrlSoon, 0
+	s.pause, s.rested, s.change = ctrlSoon, 0, 0
 	s.ramp = true
 	if s.disp <= ctrlUnrest {
 		s.ndisp, s.disp = 0, 0 // else it may well be that which was taken for a change
@@ -585,6 +596,9 @@ func (s *ctrlState) gather() {
 	flight, r := float64(s.limit), s.r
 	if s.ref.n > 0 && (!s.stale || s.limit > s.from) {
 		flight, r = min(flight, s.ref.x*s.ref.r), s.ref.r
+		if s.stale && s.change < ctrlAgain {
+			s.mostSecs = ctrlBurst * r
+		}
 	} else {
 		s.mostSecs = 4 * s.r
 	}

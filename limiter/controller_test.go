@@ -179,6 +179,46 @@ func TestControllerUnrest(t *testing.T) {
 	}
 }
 
+// TestControllerOverdone: a dependency becomes slower, and more in flight makes up for it until it is too much, where
+// throughput collapses. That is not taken for a dependency that has become slower still, which more in flight would have to
+// make up for too: the limit comes back at once.
+func TestControllerOverdone(t *testing.T) {
+	for _, optimum := range []float64{8, 40, 300, 2000} {
+		for _, further := range []float64{3, 5, 8} {
+			for _, left := range []float64{.05, .15, .4} { // of the throughput, beyond the new optimum
+				model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 {
+					z := l / optimum
+					return 10 * optimum * 2.3 * z / (1 + .3*z + z*z)
+				}}
+				s := ctrlNew(int(optimum), 1, 1<<20)
+				for range 300 {
+					s = s.step(model.window(s))
+				}
+				model.x = func(l float64) float64 {
+					if l > further*optimum {
+						return 10 * optimum * left
+					}
+					return 10 * l / further
+				}
+				most, beyond := 0, 0
+				for range 100 {
+					s = s.step(model.window(s))
+					most = max(most, s.limit)
+					if float64(s.limit) > further*optimum {
+						beyond++
+					} else if beyond > 0 {
+						break // it has come back
+					}
+				}
+				if float64(most) > 2.1*further*optimum || beyond == 0 || beyond > 4 {
+					t.Errorf("optimum %.0f, then %.0f, and beyond it %.0f %%: the limit went to %d, and was beyond for %d windows",
+						optimum, further*optimum, 100*left, most, beyond)
+				}
+			}
+		}
+	}
+}
+
 // FuzzController: the limit stays within its bounds and every figure finite whatever a window says.
 func FuzzController(f *testing.F) {
 	f.Add(uint8(8), []byte{1, 200, 3, 255, 0, 90, 17, 66, 200, 3})
