@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strconv"
 	"strings"
@@ -113,6 +115,36 @@ func TestRecalledLooksTheSame(t *testing.T) {
 		third := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
 		want(t, "validated", get(third, "http://example.com/y", "Accept: a").Header.Get("Cache-Status"), "spillgate; hit; fwd=stale; fwd-status=304")
 	})
+}
+
+// meanwhile is a context that runs a function when the cache, which has found nothing, asks whether it is inside a fill.
+type meanwhile struct {
+	context.Context
+	do func()
+}
+
+func (m *meanwhile) Value(key any) any {
+	if do := m.do; do != nil && fmt.Sprintf("%T", key) == "cache.filling" {
+		m.do = nil
+		do()
+	}
+	return m.Context.Value(key)
+}
+
+// What is stored between a request's look into memory and its turn is a hit, and not a miss as well.
+func TestFoundMeanwhile(t *testing.T) {
+	var calls, not atomic.Int64
+	c := cache.New(1 << 20)
+	h := c.Handler(validator(&calls, &not, "Cache-Control: max-age=60"))
+	ctx := &meanwhile{Context: t.Context()}
+	ctx.do = func() { get(h, "http://example.com/x") }
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "http://example.com/x", nil))
+	want(t, "status", w.Result().Header.Get("Cache-Status"), "spillgate; hit; ttl=60")
+	want(t, "calls", calls.Load(), 1)
+	want(t, "hits", c.Stats().Hits, 1)
+	want(t, "misses", c.Stats().Misses, 1)
+	want(t, "of these, nothing stored", c.Stats().MissURL, 1)
 }
 
 // A store that fails or hangs costs its timeout at most, and no purge is lost.

@@ -275,23 +275,19 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	fl := fills.Get().(*fill)
 	fl.h, fl.w, fl.r, fl.asked, fl.hash, fl.key, fl.extra, fl.have = h, w, r, now, hash, flightKey[:len(key)], extra, e
 	fl.forward = "uri-miss"
+	reason := &c.stats.missURL
 	fl.validating = e != nil && (e.etag != "" || e.lastModified != "")
 	switch {
 	case e != nil && (cc.noCache || cc.maxAge != noDelta || cc.minFresh != noDelta) && e.fresh(now):
-		fl.forward = "request"
-		c.stats.missRequest.Add(1)
+		fl.forward, reason = "request", &c.stats.missRequest
 	case e != nil:
-		fl.forward = "stale"
-		c.stats.missStale.Add(1)
+		fl.forward, reason = "stale", &c.stats.missStale
 	case res != nil && res.onlyParts():
 		fl.forward = "partial"
-		c.stats.missURL.Add(1)
 	case res != nil:
-		fl.forward = "vary-miss"
-		c.stats.missVary.Add(1)
-	default:
-		c.stats.missURL.Add(1)
+		fl.forward, reason = "vary-miss", &c.stats.missVary
 	}
+	reason.Add(1) // until it is told to look again
 
 	ranged := len(r.Header["Range"]) != 0
 	if r.Method == http.MethodHead {
@@ -320,6 +316,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 		f, leader, again := c.store.join(fl, flightKey+secondary(names, r.Header), res)
 		if again {
 			if attempt < 8 {
+				reason.Add(-1)
 				return false
 			}
 			break
@@ -328,7 +325,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			if c.backing != nil && res == nil && attempt == 0 && !cc.noCache && fl.recall() {
 				fl.end(recalled, nil, false)
 				c.store.over(hash, fl.since)
-				c.stats.missURL.Add(-1)
+				reason.Add(-1)
 				return false
 			}
 			fl.prompt = round == 0 && attempt == 0 && c.backing == nil && h.rules.keyFunc == nil
@@ -340,7 +337,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 		case next == served:
 			return true
 		case next == lookAgain && attempt < 8:
-			c.stats.missURL.Add(-1)
+			reason.Add(-1)
 			return false
 		case next == otherVariant && round == 0:
 			names = vary
