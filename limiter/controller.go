@@ -375,9 +375,10 @@ func (s *ctrlState) usual(w *ctrlWindow, m *ctrlMean, v float64) bool {
 // overdone reports that a limit which has just been raised, soon after the service had changed, has less throughput
 // than the lower one had. It is not likely that the service has changed again in that very moment: the limit is too high, or
 // what was let in at once is more than the service can take. To believe in a change would raise it further.
-func (s *ctrlState) overdone(m *ctrlMean) bool {
-	return s.stale && s.limit > s.from && s.change < ctrlAgain && m.x < s.ref.x
-}
+func (s *ctrlState) overdone(m *ctrlMean) bool { return s.catchesUp() && m.x < s.ref.x }
+
+// catchesUp reports that the limit has just been raised, to make up for a change of the service not long ago.
+func (s *ctrlState) catchesUp() bool { return s.stale && s.limit > s.from && s.change < ctrlAgain }
 
 // slowed reports that it is the service that has changed: no more comes than before, and what was in flight no
 // longer fits. A surge looks the same but for that. Where the first window in which the limit is full may have been
@@ -596,7 +597,7 @@ func (s *ctrlState) gather() {
 	flight, r := float64(s.limit), s.r
 	if s.ref.n > 0 && (!s.stale || s.limit > s.from) {
 		flight, r = min(flight, s.ref.x*s.ref.r), s.ref.r
-		if s.stale && s.change < ctrlAgain {
+		if s.catchesUp() {
 			s.mostSecs = ctrlBurst * r
 		}
 	} else {
