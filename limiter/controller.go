@@ -39,6 +39,10 @@ const (
 	ctrlShock  = 5.    // surprise from which on the service has changed
 	ctrlAside  = 10    // how many windows are set aside at most
 	ctrlLeap   = 2.2   // slow-down from which on steps up are larger
+	ctrlProbe  = 2     // and the first one, until it has brought more, in quarters of an octave
+	ctrlFails  = .75   // part of the throughput before from which on a higher limit fails
+	ctrlWorse  = 1.5   // multiple of the time in service, if that is longer too
+	ctrlSure   = 3.    // and standard errors of the throughput
 	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
 	ctrlLate   = 64.   // and at most
 	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on there is no belief to try it against
@@ -107,6 +111,7 @@ type ctrlState struct {
 
 	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
 	change float64 // rounds since the service changed; infinite is never
+	proven bool    // the last limit that was tried was a higher one, before the change, or one after it has brought more
 	rested float64 // rounds since a limit was tried against all belief
 	pause  float64 // how many there have to be
 	below  bool    // a lower one is tried next
@@ -128,7 +133,7 @@ func ctrlNew(start, least, most int) ctrlState {
 	shapes() // not at the first window, which is closed under a lock
 	kindsUnits()
 	return ctrlState{belief: ctrlBelief{leant: beliefLeant}, limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
-		ramp: true, fresh: true, change: math.Inf(1), pause: ctrlSoon, needN: 8, needSecs: .002}
+		ramp: true, fresh: true, proven: true, change: math.Inf(1), pause: ctrlSoon, needN: 8, needSecs: .002}
 }
 
 // step returns the state after a window that holds at least needN successes over at
@@ -165,7 +170,7 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	if s.phase == ctrlSettle {
 		s.settle(w, m)
 	} else {
-		s.hold(w, m)
+		s.hold(w, m, 0)
 	}
 	return s
 }
@@ -206,8 +211,23 @@ func (s *ctrlState) even(w *ctrlWindow) {
 func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	s.rounds++
 	s.mostSecs = 2 * max(s.r, s.ref.r)
-	if s.limit < s.from && m.blocked > .9 && s.collapsed(w, m) {
+	if s.limit < s.from && s.r < s.ref.r {
+		s.needN, s.needSecs = max(8, float64(s.limit)), s.r // a round is what it is now
+	}
+	switch {
+	case m.blocked <= .9:
+	case s.limit < s.from:
+		if s.collapsed(w, m) {
+			s.toHold(m)
+			return
+		}
+	case s.fails(w, m):
+		w, m = s.path, s.path.mean(s.limit)
+		// The limit is what is in flight, and what was counted is the throughput: the time in service is behind.
+		m.x, m.inferred = m.counted, 0
+		m.r = float64(s.limit) / m.x
 		s.toHold(m)
+		s.hold(w, m, beliefFails)
 		return
 	}
 	if s.limit > s.from && s.rounds < 4 && s.ref.blocked >= ctrlBinds && m.blocked < .9 {
@@ -224,6 +244,18 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 		return
 	}
 	s.toHold(m)
+}
+
+// fails reports that on the way to a higher limit there is clearly less throughput than there was, and work takes
+// longer: it is too high. To wait until it is known how much too high would take the longer the worse it is.
+func (s *ctrlState) fails(w ctrlWindow, m ctrlMean) bool {
+	if s.belief.used == 0 || s.ref.blocked <= .9 {
+		return false
+	}
+	s.path.add(w)
+	part := s.path.n / s.path.secs / s.ref.x
+	return part < ctrlFails && m.r > ctrlWorse*s.ref.r &&
+		-math.Log(part) > ctrlSure*math.Sqrt(s.noise(&m, w.open)*(1/s.path.n+1/s.ref.n))
 }
 
 // collapsed reports that on the way to a lower limit there is less throughput than at either end: it is the service
@@ -292,7 +324,8 @@ func (s *ctrlState) point(w *ctrlWindow, m *ctrlMean) (at, y float64) {
 
 // hold learns from a window and decides whether to move. A window that surprises is set aside until the next ones
 // have told whether it was chance; one in which the limit has just begun to bind, or ceased to, is of neither state.
-func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
+// What is not at rest yet has a standard error err besides, and is no surprise.
+func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	jump := math.Abs(m.blocked - s.blocked)
 	s.blocked = m.blocked
 	if s.slowed(&m) {
@@ -310,7 +343,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 	at, y := s.point(&w, &m)
 	v := s.noise(&m, w.open)
-	if s.belief.used > 0 && !s.overdone(&m) && (s.odd > 0 || !s.usual(&w, &m, v)) {
+	if s.belief.used > 0 && err == 0 && !s.overdone(&m) && (s.odd > 0 || !s.usual(&w, &m, v)) {
 		q := s.weigh(v)
 		last := w
 		w.add(s.oddly)
@@ -334,6 +367,9 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 			s.shock(q, q.predict(at)-s.belief.level(at, y, m.kinds))
 		}
 	}
+	if s.stale && s.limit > s.from && s.ref.n > 0 && m.x > s.ref.x {
+		s.proven = true
+	}
 	s.heed()
 	round := max(50*max(v, .05), math.Exp(at)) // or as much as it takes to learn anything
 	known := 1.
@@ -343,7 +379,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	}
 	s.follow(w, m)
 	if m.inferred > 0 || at >= math.Log(ctrlBrim*float64(s.limit)) {
-		seen := ctrlBin{at: at, y: y, mix: m.mixed, n: known * w.n, kinds: m.kinds}
+		seen := ctrlBin{at: at, y: y, mix: m.mixed, n: known * w.n, kinds: m.kinds, err: err}
 		s.belief.add(s.limit, seen, v, w.n/(ctrlAge*round), 2*ctrlAge*round)
 		s.belief.tilt(s.varied + w.open)
 	} else {
@@ -355,7 +391,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean) {
 	s.pauseCrowd = max(s.pauseCrowd-w.n, 0)
 	s.doubt = max(s.doubt-w.n, 0)
 	s.gather()
-	s.consider(w.shed, w.open)
+	s.consider(w.shed, w.open, err > 0)
 }
 
 // usual reports that a window is so much like those before it at this limit that no curve needs to be asked whether it
@@ -427,15 +463,15 @@ func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	s.ref, s.stale, s.jumped = ctrlMean{}, true, false
 	s.credit = max(f, 1)
 	s.pause, s.rested, s.change = ctrlSoon, 0, 0
-	s.ramp = true
+	s.ramp, s.proven = true, s.limit > s.from
 	if s.disp <= ctrlUnrest {
 		s.ndisp, s.disp = 0, 0 // else it may well be that which was taken for a change
 	}
 	s.heed()
 }
 
-// consider moves the limit if there is reason to.
-func (s *ctrlState) consider(shed, open float64) {
+// consider moves the limit if there is reason to, and in any case if it has failed.
+func (s *ctrlState) consider(shed, open float64, failed bool) {
 	a := &s.ref
 	work := a.work() * (1 + math.Sqrt(s.cv2/a.n))
 	s.base = work
@@ -453,6 +489,12 @@ func (s *ctrlState) consider(shed, open float64) {
 	}
 	s.base = min(s.base, s.best)
 	seen := min(work, math.Exp(lnSeen)) // what nobody has seen is no reason to refuse some
+	if failed {
+		// What is between the last one and this is not known to be any better.
+		to, _ := s.choose(q, false, true)
+		s.try(min(to, s.from))
+		return
+	}
 	here := math.Log(float64(s.limit))
 	s.elasticity = (q.predict(here+.1) - q.predict(here-.1)) / .2
 
@@ -518,6 +560,11 @@ func (s *ctrlState) choose(q *ctrlPosterior, up, down bool) (to int, gain float6
 	highest := 4 // quarters of an octave
 	if s.credit > ctrlLeap {
 		highest = int(min(8, 4*math.Log2(s.credit)))
+	}
+	if !s.proven {
+		// The limit had come down from a higher one, which was no better. If it is the machine that has become slower, more
+		// will make it worse, and show it the later the more it is.
+		highest = min(highest, ctrlProbe)
 	}
 	for k := -9; k <= highest; k++ {
 		c := int(math.Round(float64(s.limit) * math.Exp2(float64(k)/4)))
@@ -590,6 +637,11 @@ func (s *ctrlState) try(limit int) {
 	s.needN = s.ref.x * s.ref.r
 	s.needSecs = s.ref.r
 	s.mostSecs = 2 * s.ref.r
+	if s.limit < s.from {
+		// What is beyond it has to end, and a part of a round of what stays, which is shorter.
+		s.needN = min(s.needN, float64(s.from)-.5*float64(s.limit))
+		s.needSecs *= float64(s.limit) / float64(s.from)
+	}
 }
 
 // gather sets what the next window has to hold: a round of work.

@@ -13,6 +13,7 @@ const (
 const (
 	beliefBelow  = 2.1  // how far below what was seen, and above, the optimum is looked for, in ln
 	beliefAbove  = 3.0  //
+	beliefFails  = .2   // standard error of a throughput that was still falling
 	beliefModel  = .02  // standard error of a throughput that no number of samples makes up for
 	beliefLoose  = .2   // the same where the limit was not full, so that what was in flight varied
 	beliefDemand = .3   // what two demands differ by, in ln
@@ -77,7 +78,7 @@ func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
 		c.n = min(c.n+seen.n, max(most, seen.n))
 		return
 	}
-	seen.err = beliefModel
+	seen.err = max(seen.err, beliefModel)
 	*b.free() = seen
 }
 

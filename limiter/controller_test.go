@@ -219,6 +219,92 @@ func TestControllerOverdone(t *testing.T) {
 	}
 }
 
+// TestControllerFails: a higher limit at which throughput collapses is given up with the first window that shows it, and
+// not after as many rounds of slow work as it takes to be at rest; and the limit that it comes back to is measured in
+// rounds of its own.
+func TestControllerFails(t *testing.T) {
+	for _, optimum := range []float64{100, 700, 3000} {
+		for _, left := range []float64{.05, .1, .2} { // of the throughput, beyond it
+			for _, cv2 := range []float64{0, 1, 3} {
+				model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 {
+					if l > optimum {
+						return 10 * optimum * left
+					}
+					return 10 * l
+				}}
+				s := ctrlNew(8, 1, 1<<20)
+				beyond, back := 0, 0.
+				for range 300 {
+					w := model.window(s)
+					w.squares *= 1 + cv2
+					s = s.step(w)
+					if float64(s.limit) > optimum {
+						if back > 0 {
+							break
+						}
+						beyond++
+					} else if beyond > 0 {
+						if back += w.secs; s.phase == ctrlHold && s.ref.n > 0 && !s.stale {
+							break
+						}
+					}
+				}
+				// The last of the windows beyond is the first of those secs.
+				slow := 2 * optimum / model.x(2*optimum)
+				if beyond != 1 || back > 2*slow+8*.1 {
+					t.Errorf("optimum %.0f, beyond it %.0f %%, variation %.0f: beyond for %d windows and measured again after %.1f s, of which a round beyond is %.1f",
+						optimum, 100*left, cv2, beyond, back, slow)
+				}
+			}
+		}
+	}
+}
+
+// TestControllerProves: work takes longer, and it is not known whether a dependency has become slower, so that more in
+// flight makes up for it, or the machine has, so that it makes it worse. Where more had been no better before, the first
+// step up is a small one, and a dependency is made up for soon all the same.
+func TestControllerProves(t *testing.T) {
+	for _, optimum := range []float64{16, 100, 700, 3000} {
+		for _, slower := range []float64{3, 5, 8} {
+			for _, machine := range []bool{true, false} {
+				model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 {
+					z := l / optimum
+					return 10 * optimum * 2.3 * z / (1 + .3*z + z*z)
+				}}
+				s := ctrlNew(int(optimum), 1, 1<<20)
+				for range 300 {
+					s = s.step(model.window(s))
+				}
+				held := s.limit
+				s.from = held + held/4 + 1 // it has come down from there
+				before := model.x
+				model.x = func(l float64) float64 {
+					if machine {
+						return 10 * optimum / slower * math.Pow(max(1, l/optimum*1.5), -2)
+					}
+					return before(l / slower)
+				}
+				most, rounds := 0, 0
+				for range 40 {
+					if s = s.step(model.window(s)); s.change < 40 {
+						rounds++
+						most = max(most, s.limit)
+					}
+					if !machine && float64(s.limit) > .7*slower*optimum {
+						break
+					}
+				}
+				if machine && float64(most) > 1.6*float64(held) {
+					t.Errorf("optimum %.0f, the machine is slower by %.0f: the limit was raised from %d to %d", optimum, slower, held, most)
+				}
+				if !machine && (rounds == 0 || rounds > 20) {
+					t.Errorf("optimum %.0f, the dependency is slower by %.0f: the limit is %d after %d windows", optimum, slower, s.limit, rounds)
+				}
+			}
+		}
+	}
+}
+
 // FuzzController: the limit stays within its bounds and every figure finite whatever a window says.
 func FuzzController(f *testing.F) {
 	f.Add(uint8(8), []byte{1, 200, 3, 255, 0, 90, 17, 66, 200, 3})
