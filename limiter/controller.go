@@ -638,9 +638,7 @@ func (s *ctrlState) try(limit int) {
 	s.needSecs = s.ref.r
 	s.mostSecs = 2 * s.ref.r
 	if s.limit < s.from {
-		// What is beyond it has to end, and a part of a round of what stays, which is shorter.
-		s.needN = min(s.needN, float64(s.from)-.5*float64(s.limit))
-		s.needSecs *= float64(s.limit) / float64(s.from)
+		s.needSecs *= float64(s.limit) / float64(s.from) // a round of what stays is shorter
 	}
 }
 
