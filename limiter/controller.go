@@ -39,7 +39,7 @@ const (
 	ctrlShock  = 5.    // surprise from which on the service has changed
 	ctrlAside  = 10    // how many windows are set aside at most
 	ctrlLeap   = 2.2   // slow-down from which on steps up are larger
-	ctrlProbe  = 2     // and the first one, until it has brought more, in quarters of an octave
+	ctrlProbe  = 2     // the most that they are where more had been no better, until it is, in quarters of an octave
 	ctrlFails  = .75   // part of the throughput before from which on a higher limit fails
 	ctrlWorse  = 1.5   // multiple of the time in service, if that is longer too
 	ctrlSure   = 3.    // and standard errors of the throughput
