@@ -489,14 +489,14 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	}
 	s.base = min(s.base, s.best)
 	seen := min(work, math.Exp(lnSeen)) // what nobody has seen is no reason to refuse some
+	here := math.Log(float64(s.limit))
+	s.elasticity = (q.predict(here+.1) - q.predict(here-.1)) / .2
 	if failed {
 		// What is between the last one and this is not known to be any better.
 		to, _ := s.choose(q, false, true)
 		s.try(min(to, s.from))
 		return
 	}
-	here := math.Log(float64(s.limit))
-	s.elasticity = (q.predict(here+.1) - q.predict(here-.1)) / .2
 
 	most := ctrlFull
 	if a.shed <= ctrlShed {
