@@ -45,6 +45,7 @@ const (
 	ctrlSure   = 3.    // and standard errors of the throughput
 	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
 	ctrlLate   = 64.   // and at most
+	ctrlRisk   = .1    // what that may be worth less by what is believed, before a smaller step is made of it
 	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on there is no belief to try it against
 	ctrlIdle   = 16    // windows in which nobody waits until the base latency is asked for again
 	ctrlYoung  = 100.  // completions from which on the variance is remembered
@@ -112,7 +113,7 @@ type ctrlState struct {
 	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
 	change float64 // rounds since the service changed; infinite is never
 	proven bool    // the last limit that was tried was a higher one, before the change, or one after it has brought more
-	rested float64 // rounds since a limit was tried against all belief
+	rested float64 // rounds since the limit was raised, or one was tried against all belief
 	pause  float64 // how many there have to be
 	below  bool    // a lower one is tried next
 
@@ -544,12 +545,23 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 		s.below, s.rested = false, 0
 		s.try(min(int(float64(s.limit)/step), s.limit-1))
 	case up && !high && shed > 0 && (s.rested >= s.pause || s.rested >= 1 && sd > ctrlUnsure):
-		if a.shed > .9 && s.pause < 2*ctrlSoon {
-			step = 2
-		}
+		step = s.stride(q, step)
 		s.pause, s.rested, s.below = min(2*s.pause, ctrlLate), 0, true
 		s.try(int(float64(s.limit) * step))
 	}
+}
+
+// stride returns how large a step a trial of a higher limit takes against all belief, where the variance demands so large
+// a one.
+func (s *ctrlState) stride(q *ctrlPosterior, step float64) float64 {
+	if s.ref.shed > .9 && s.pause < 2*ctrlSoon {
+		step = 2
+	}
+	here := math.Log(float64(s.limit))
+	if q.worth(here)-q.worth(here+math.Log(step)) > ctrlRisk {
+		step = math.Sqrt(step) // what would be lost is known well enough for a smaller one to do
+	}
+	return step
 }
 
 // choose returns the limit that promises most, and how much more than the present one.
@@ -629,6 +641,9 @@ func (s *ctrlState) try(limit int) {
 		return
 	}
 	s.credit *= float64(s.limit) / float64(limit)
+	if limit > s.limit {
+		s.rested = 0 // a higher one is being tried
+	}
 	s.from, s.limit = s.limit, limit
 	s.jumped = false
 	s.phase, s.rounds, s.path = ctrlSettle, 0, ctrlWindow{}

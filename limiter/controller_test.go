@@ -305,6 +305,74 @@ func TestControllerProves(t *testing.T) {
 }
 
 // FuzzController: the limit stays within its bounds and every figure finite whatever a window says.
+// TestControllerRests: a limit that has just been raised was a trial of a higher one: the next, against all belief, comes
+// some rounds after it, and not at once since none was needed on the way up.
+func TestControllerRests(t *testing.T) {
+	for _, optimum := range []float64{30, 100, 700, 3000} {
+		for _, shed := range []float64{.3, .6, .95} {
+			model, _ := ctrlContended(optimum)
+			model.shed = shed
+			s := ctrlNew(ctrlStart, 1, 1<<20)
+			trials, since := 0, 0.
+			for range 300 {
+				w := model.window(s)
+				w.squares *= 1.5
+				before := s
+				s = s.step(w)
+				since += w.secs * w.n / w.sum
+				if s.limit <= before.limit {
+					continue
+				}
+				if s.pause > before.pause {
+					if trials++; since < ctrlSoon {
+						t.Errorf("optimum %.0f, %.0f %% shed: %d was tried against all belief, %.1f rounds after the limit had been raised to %d", optimum, shed*100, s.limit, since, before.limit)
+						break
+					}
+				}
+				since = 0
+			}
+			if trials == 0 {
+				t.Errorf("optimum %.0f, %.0f %% shed: nothing was tried against all belief", optimum, shed*100)
+			}
+		}
+	}
+}
+
+// TestControllerRisks: a trial against all belief takes as long a step as the variance demands where that costs less than a
+// tenth by what is believed, and a shorter one beyond the optimum of work that is known to slow itself down.
+func TestControllerRisks(t *testing.T) {
+	flat := func(l float64) float64 { return min(l, 1) }
+	contended := func(z float64) float64 { return 2.3 * z / (1 + .3*z + z*z) }
+	tests := []struct {
+		rule string
+		x    func(z float64) float64
+		at   float64 // in multiples of the optimum
+		shed float64
+		want float64
+	}{
+		{"a store that is full: nothing but time in service", flat, 1, .5, 1.5},
+		{"nearly all is shed: a long step", flat, .8, .95, 2},
+		{"below the optimum: up to it", contended, .6, .5, 1.5},
+		{"just beyond the optimum: a short step", contended, 1.1, .5, math.Sqrt(1.5)},
+		{"far beyond it, too", contended, 1.3, .5, math.Sqrt(1.5)},
+		{"nearly all is shed: as long as another", contended, 1, .95, math.Sqrt2},
+	}
+	for _, tt := range tests {
+		t.Run(tt.rule, func(t *testing.T) {
+			for _, optimum := range []float64{30, 700, 3000} {
+				s := ctrlNew(int(tt.at*optimum), 1, 1<<20)
+				s.ref.shed = tt.shed
+				for _, z := range []float64{.5, .7, .9, 1.1, 1.4, 1.8} {
+					s.belief.add(int(z*optimum), ctrlBin{at: math.Log(z * optimum), y: math.Log(tt.x(z)), n: 4000}, 1, 0, 1e6)
+				}
+				if got := s.stride(s.weigh(1), 1.5); math.Abs(got-tt.want) > 1e-9 {
+					t.Errorf("optimum %.0f: from %d the limit is multiplied by %.3f, want %.3f", optimum, s.limit, got, tt.want)
+				}
+			}
+		})
+	}
+}
+
 func FuzzController(f *testing.F) {
 	f.Add(uint8(8), []byte{1, 200, 3, 255, 0, 90, 17, 66, 200, 3})
 	f.Add(uint8(255), []byte{255, 255, 255, 0, 0, 0, 128, 128, 128, 1})
