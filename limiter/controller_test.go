@@ -43,12 +43,13 @@ func ctrlUneven(x func(limit float64) float64, noise float64, seed uint64) ctrlM
 	return ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return x(l) * math.Exp(noise*rnd.NormFloat64()) }}
 }
 
+// ctrlSlows is the throughput of work that slows itself down, in multiples of the most there is, with z times the
+// optimum in flight.
+func ctrlSlows(z float64) float64 { return 2.3 * z / (1 + .3*z + z*z) }
+
 // ctrlContended is work that slows itself down, best with optimum in flight, and a controller that has come to know it.
 func ctrlContended(optimum float64) (ctrlModel, ctrlState) {
-	model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 {
-		z := l / optimum
-		return 10 * optimum * 2.3 * z / (1 + .3*z + z*z)
-	}}
+	model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return 10 * optimum * ctrlSlows(l/optimum) }}
 	s := ctrlNew(int(optimum), 1, 1<<20)
 	for range 300 {
 		s = s.step(model.window(s))
@@ -146,7 +147,7 @@ func TestControllerDoubts(t *testing.T) {
 	curves := map[string]func(z float64) float64{
 		"store":      func(z float64) float64 { return min(z, 1) },
 		"processors": func(z float64) float64 { return z / math.Pow(1+math.Pow(z, 4), .25) },
-		"contended":  func(z float64) float64 { return 2.3 * z / (1 + .3*z + z*z) },
+		"contended":  ctrlSlows,
 	}
 	for name, curve := range curves {
 		for _, optimum := range optima {
@@ -342,7 +343,6 @@ func TestControllerRests(t *testing.T) {
 // tenth by what is believed, and a shorter one beyond the optimum of work that is known to slow itself down.
 func TestControllerRisks(t *testing.T) {
 	flat := func(l float64) float64 { return min(l, 1) }
-	contended := func(z float64) float64 { return 2.3 * z / (1 + .3*z + z*z) }
 	tests := []struct {
 		rule string
 		x    func(z float64) float64
@@ -352,10 +352,10 @@ func TestControllerRisks(t *testing.T) {
 	}{
 		{"a store that is full: nothing but time in service", flat, 1, .5, 1.5},
 		{"nearly all is shed: a long step", flat, .8, .95, 2},
-		{"below the optimum: up to it", contended, .6, .5, 1.5},
-		{"just beyond the optimum: a short step", contended, 1.1, .5, math.Sqrt(1.5)},
-		{"far beyond it, too", contended, 1.3, .5, math.Sqrt(1.5)},
-		{"nearly all is shed: as long as another", contended, 1, .95, math.Sqrt2},
+		{"below the optimum: up to it", ctrlSlows, .6, .5, 1.5},
+		{"just beyond the optimum: a short step", ctrlSlows, 1.1, .5, math.Sqrt(1.5)},
+		{"far beyond it, too", ctrlSlows, 1.3, .5, math.Sqrt(1.5)},
+		{"nearly all is shed: as long as another", ctrlSlows, 1, .95, math.Sqrt2},
 	}
 	for _, tt := range tests {
 		t.Run(tt.rule, func(t *testing.T) {
