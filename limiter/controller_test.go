@@ -47,14 +47,18 @@ func ctrlUneven(x func(limit float64) float64, noise float64, seed uint64) ctrlM
 // optimum in flight.
 func ctrlSlows(z float64) float64 { return 2.3 * z / (1 + .3*z + z*z) }
 
-// ctrlContended is work that slows itself down, best with optimum in flight, and a controller that has come to know it.
-func ctrlContended(optimum float64) (ctrlModel, ctrlState) {
-	model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return 10 * optimum * ctrlSlows(l/optimum) }}
-	s := ctrlNew(int(optimum), 1, 1<<20)
+// ctrlContended is work that slows itself down, best with optimum in flight.
+func ctrlContended(optimum float64) ctrlModel {
+	return ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return 10 * optimum * ctrlSlows(l/optimum) }}
+}
+
+// known is a controller that has come to know the service, from a limit on.
+func (m ctrlModel) known(limit float64) ctrlState {
+	s := ctrlNew(int(limit), 1, 1<<20)
 	for range 300 {
-		s = s.step(model.window(s))
+		s = s.step(m.window(s))
 	}
-	return model, s
+	return s
 }
 
 func ctrlConst(v float64) func(float64) float64 { return func(float64) float64 { return v } }
@@ -200,7 +204,8 @@ func TestControllerOverdone(t *testing.T) {
 	for _, optimum := range []float64{8, 40, 300, 2000} {
 		for _, further := range []float64{3, 5, 8} {
 			for _, left := range []float64{.05, .15, .4} { // of the throughput, beyond the new optimum
-				model, s := ctrlContended(optimum)
+				model := ctrlContended(optimum)
+				s := model.known(optimum)
 				model.x = func(l float64) float64 {
 					if l > further*optimum {
 						return 10 * optimum * left
@@ -274,7 +279,8 @@ func TestControllerProves(t *testing.T) {
 	for _, optimum := range []float64{16, 100, 700, 3000} {
 		for _, slower := range []float64{3, 5, 8} {
 			for _, machine := range []bool{true, false} {
-				model, s := ctrlContended(optimum)
+				model := ctrlContended(optimum)
+				s := model.known(optimum)
 				held := s.limit
 				s.from = held + held/4 + 1 // it has come down from there
 				before := model.x
@@ -305,13 +311,12 @@ func TestControllerProves(t *testing.T) {
 	}
 }
 
-// FuzzController: the limit stays within its bounds and every figure finite whatever a window says.
 // TestControllerRests: a limit that has just been raised was a trial of a higher one: the next, against all belief, comes
 // some rounds after it, and not at once since none was needed on the way up.
 func TestControllerRests(t *testing.T) {
 	for _, optimum := range []float64{30, 100, 700, 3000} {
 		for _, shed := range []float64{.3, .6, .95} {
-			model, _ := ctrlContended(optimum)
+			model := ctrlContended(optimum)
 			model.shed = shed
 			s := ctrlNew(ctrlStart, 1, 1<<20)
 			trials, since := 0, 0.
@@ -373,6 +378,7 @@ func TestControllerRisks(t *testing.T) {
 	}
 }
 
+// FuzzController: the limit stays within its bounds and every figure finite whatever a window says.
 func FuzzController(f *testing.F) {
 	f.Add(uint8(8), []byte{1, 200, 3, 255, 0, 90, 17, 66, 200, 3})
 	f.Add(uint8(255), []byte{255, 255, 255, 0, 0, 0, 128, 128, 128, 1})
