@@ -39,14 +39,14 @@ const (
 	ctrlShock  = 5.    // surprise from which on the service has changed
 	ctrlAside  = 10    // how many windows are set aside at most
 	ctrlLeap   = 2.2   // slow-down from which on steps up are larger
-	ctrlProbe  = 2     // the most that they are where more had been no better, until it is, in quarters of an octave
+	ctrlProbe  = 2     // the most that they are after a change of the service, until more has been better, in quarters of an octave
 	ctrlFails  = .75   // part of the throughput before from which on a higher limit fails
 	ctrlWorse  = 1.5   // multiple of the time in service, if that is longer too
 	ctrlSure   = 3.    // and standard errors of the throughput
 	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
 	ctrlLate   = 64.   // and at most
 	ctrlRisk   = .1    // what that may be worth less by what is believed, before a smaller step is made of it
-	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on there is no belief to try it against
+	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on nothing is known of it
 	ctrlIdle   = 16    // windows in which nobody waits until the base latency is asked for again
 	ctrlYoung  = 100.  // completions from which on the variance is remembered
 	ctrlForget = 1000. // completions in which the variance that once was is forgotten
@@ -112,7 +112,7 @@ type ctrlState struct {
 
 	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
 	change float64 // rounds since the service changed; infinite is never
-	proven bool    // the last limit that was tried was a higher one, before the change, or one after it has brought more
+	proven bool    // since the service changed, if it has, a higher limit has brought more, or nothing was known of the optimum before
 	rested float64 // rounds since the limit was raised, or one was tried against all belief
 	pause  float64 // how many there have to be
 	below  bool    // a lower one is tried next
@@ -464,7 +464,8 @@ func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	s.ref, s.stale, s.jumped = ctrlMean{}, true, false
 	s.credit = max(f, 1)
 	s.pause, s.rested, s.change = ctrlSoon, 0, 0
-	s.ramp, s.proven = true, s.limit > s.from
+	_, sd, _, _ := q.optimum()
+	s.ramp, s.proven = true, s.limit > s.from && sd > ctrlUnsure
 	if s.disp <= ctrlUnrest {
 		s.ndisp, s.disp = 0, 0 // else it may well be that which was taken for a change
 	}
@@ -574,8 +575,7 @@ func (s *ctrlState) choose(q *ctrlPosterior, up, down bool) (to int, gain float6
 		highest = int(min(8, 4*math.Log2(s.credit)))
 	}
 	if !s.proven {
-		// The limit had come down from a higher one, which was no better. If it is the machine that has become slower, more
-		// will make it worse, and show it the later the more it is.
+		// If it is the machine that has become slower, more will make it worse, and show it the later the more it is.
 		highest = min(highest, ctrlProbe)
 	}
 	for k := -9; k <= highest; k++ {
