@@ -31,7 +31,7 @@ func (k *RandomService) Attainable() float64 {
 	for n := low; n <= high; n += max(1, (high-low)/100) {
 		best = max(best, closed(n, wait, rate))
 	}
-	return min(best/k.cap, 1)
+	return min(best/k.Capacity, 1)
 }
 
 // closed returns the throughput of n in flight, each of which waits for a time and then shares a station that does

@@ -2,6 +2,7 @@ package limitersim
 
 import (
 	"math"
+	"strings"
 	"testing"
 	"time"
 )
@@ -104,5 +105,29 @@ func TestCountingMayBeginLate(t *testing.T) {
 	}
 	if g := k.Score(s).Goodput; g < .9 {
 		t.Errorf("goodput with the optimum in flight: %.2f of what is possible", g)
+	}
+}
+
+// A random service says when it changes, and what is best before: a slower dependency leaves its capacity and takes
+// more in flight, a slower machine leaves it half of its capacity and needs no more.
+func TestRandomServicesSayWhatChanges(t *testing.T) {
+	for seed := range uint64(200) {
+		k := draw(seed)
+		slower, halved := strings.Contains(k.Description, "dep x"), strings.Contains(k.Description, "halved")
+		begins := k.calm
+		switch {
+		case !slower && !halved:
+			if k.Before != 0 || k.Changes != 0 {
+				t.Errorf("%s: changes at %v from an optimum of %.1f; want never", k.Description, k.Changes, k.Before)
+			}
+			continue
+		case slower && !(k.Capacity == k.svc.Capacity && k.Optimum > k.Before*1.1):
+			t.Errorf("%s: capacity %.1f from %.1f, optimum %.1f from %.1f", k.Description, k.Capacity, k.svc.Capacity, k.Optimum, k.Before)
+		case halved && !(k.Capacity == k.svc.Capacity/2 && k.Optimum <= k.Before*(1+1e-9) && k.Optimum >= k.Before/2):
+			t.Errorf("%s: capacity %.1f from %.1f, optimum %.1f from %.1f", k.Description, k.Capacity, k.svc.Capacity, k.Optimum, k.Before)
+		}
+		if k.Changes.Seconds() < begins+5 || k.Changes.Seconds() > begins+20.001 {
+			t.Errorf("%s: changes at %v; want 5 to 20 s after the load begins", k.Description, k.Changes)
+		}
 	}
 }

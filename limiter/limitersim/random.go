@@ -13,8 +13,13 @@ type RandomService struct {
 	Description string
 	// Load is the load that is counted, in multiples of the capacity there is then.
 	Load float64
+	// Capacity is the most that is done in a second in the state that is counted.
+	Capacity float64
 	// Optimum is how many requests are in flight at that capacity, if none waits.
 	Optimum float64
+	// Before is the same until the service changes, and Changes when that is; both are 0 if it does not.
+	Before  float64
+	Changes time.Duration
 	// Baseline is the 99th percentile of the time to answer at half that capacity without a limiter. The
 	// deadline is four times as long, and 250 ms at least.
 	Baseline time.Duration
@@ -26,7 +31,6 @@ type RandomService struct {
 	event  float64 // when it changes; 0 is never
 	cv2    float64
 	r      float64 // time in service at the optimum
-	cap    float64 // capacity in the state that is counted
 	length float64 // counted
 	slowed func(svc *Service)
 }
@@ -40,12 +44,12 @@ func Random(seed uint64) *RandomService {
 	svc := k.changed()
 	// Long enough for the longest work to have come to its end: what is still under way is not counted.
 	from := math.Ceil(max(2, 10*k.r))
-	to := from + math.Ceil(1+max(min(30, max(3, 5000/k.cap)), 10*k.r))
+	to := from + math.Ceil(1+max(min(30, max(3, 5000/k.Capacity)), 10*k.r))
 	b := newSimulation(svc, .5, seed, to)
 	b.Run(nil)
 	k.Baseline = b.score(from, to).P99
 	k.svc.deadline = max(.25, 4*k.Baseline.Seconds())
-	k.Load = k.load * k.svc.Capacity / k.cap
+	k.Load = k.load * k.svc.Capacity / k.Capacity
 	return k
 }
 
@@ -66,7 +70,7 @@ func (k *RandomService) changed() Service {
 			}
 		}
 	}
-	svc.Capacity = k.cap
+	svc.Capacity = k.Capacity
 	return svc
 }
 
@@ -79,7 +83,7 @@ func (k *RandomService) New(limit func() int) *Simulation {
 		begin = k.event
 	}
 	s := newSimulation(k.svc, k.load, k.seed, begin+240) // the end is known when the load has begun
-	s.capacity = k.cap
+	s.capacity = k.Capacity
 	if k.calm > 0 {
 		calm := toDuration(k.calm)
 		s.Rate = func(now time.Duration) float64 {
@@ -96,7 +100,7 @@ func (k *RandomService) New(limit func() int) *Simulation {
 		}
 		seen = true
 		rounds := math.Abs(math.Log2(k.Optimum / float64(limit())))
-		s.counted.from = math.Ceil(begin + max(2, 300*k.cv2*rounds/k.cap, 3*k.r*rounds))
+		s.counted.from = math.Ceil(begin + max(2, 300*k.cv2*rounds/k.Capacity, 3*k.r*rounds))
 		s.counted.to = s.counted.from + math.Ceil(k.length)
 		s.end = s.counted.to + .5
 		s.seconds = append(s.seconds, make([]second, max(0, int(math.Ceil(s.end))+1-len(s.seconds)))...)
@@ -182,21 +186,26 @@ func draw(seed uint64) *RandomService {
 		halve = .5
 		how += ", halved"
 	}
-	k.cap = k.svc.Capacity * halve
+	k.Capacity = k.svc.Capacity * halve
 	if slow > 1 || halve < 1 {
 		k.event = k.calm + max(5, min(20, 1000/k.svc.Capacity))
 	}
-	work := secs / halve
-	if kind == "usl" {
-		work = c / k.cap
+	inside := func(speed float64) float64 { // time in service at the optimum without the dependency
+		if kind == "usl" {
+			return c / (k.svc.Capacity * speed)
+		}
+		return secs / speed
 	}
-	k.r = work + dep*slow
-	k.Optimum = k.cap * k.r
+	k.r = inside(halve) + dep*slow
+	k.Optimum = k.Capacity * k.r
+	if k.event > 0 {
+		k.Before, k.Changes = k.svc.Capacity*(inside(1)+dep), toDuration(k.event)
+	}
 	k.length = 20
-	if x := k.cap * k.load; x > 5000 {
+	if x := k.Capacity * k.load; x > 5000 {
 		k.length = max(4, 20*5000/x)
-	} else if k.cap < 150 {
-		k.length = min(60, 3000/k.cap)
+	} else if k.Capacity < 150 {
+		k.length = min(60, 3000/k.Capacity)
 	}
 	k.slowed = func(svc *Service) {
 		svc.slow = func(float64) float64 { return slow }
