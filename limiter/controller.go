@@ -112,7 +112,7 @@ type ctrlState struct {
 
 	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
 	change float64 // rounds since the service changed; infinite is never
-	proven bool    // since the service changed, if it has, a higher limit has brought more, or nothing was known of the optimum before
+	proven bool    // since the service changed, if it has, a higher limit has brought more, or it had come up to this one with nothing known of the optimum
 	rested float64 // rounds since the limit was raised, or one was tried against all belief
 	pause  float64 // how many there have to be
 	below  bool    // a lower one is tried next

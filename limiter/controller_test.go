@@ -276,45 +276,38 @@ func TestControllerFails(t *testing.T) {
 // flight makes up for it, or the machine has, so that it makes it worse. Wherever the limit had come from, the first
 // step up is a small one, and a dependency is made up for soon all the same.
 func TestControllerProves(t *testing.T) {
-	type change struct {
-		slower, from float64
-		machine      bool
-	}
-	var changes []change
-	for _, slower := range []float64{3, 5, 8} {
-		for _, from := range []float64{.75, 1.25} {
-			changes = append(changes, change{slower, from, true}, change{slower, from, false})
-		}
-	}
 	for _, optimum := range []float64{16, 100, 700, 3000} {
-		for _, c := range changes {
-			slower, machine := c.slower, c.machine
-			model := ctrlContended(optimum)
-			s := model.known(optimum)
-			held := s.limit
-			s.from = int(c.from * float64(held)) // before this one
-			before := model.x
-			model.x = func(l float64) float64 {
-				if machine {
-					return 10 * optimum / slower * math.Pow(max(1, l/optimum*1.5), -2)
+		for _, slower := range []float64{3, 5, 8} {
+			for _, from := range []float64{.75, 1.25} { // the limit before, of the present one
+				for _, machine := range []bool{true, false} {
+					model := ctrlContended(optimum)
+					s := model.known(optimum)
+					held := s.limit
+					s.from = int(from * float64(held))
+					before := model.x
+					model.x = func(l float64) float64 {
+						if machine {
+							return 10 * optimum / slower * math.Pow(max(1, l/optimum*1.5), -2)
+						}
+						return before(l / slower)
+					}
+					most, rounds := 0, 0
+					for range 40 {
+						if s = s.step(model.window(s)); !math.IsInf(s.change, 1) { // it has been noticed
+							rounds++
+							most = max(most, s.limit)
+						}
+						if !machine && float64(s.limit) > .7*slower*optimum {
+							break
+						}
+					}
+					if machine && float64(most) > 1.6*float64(held) {
+						t.Errorf("optimum %.0f, from %.2f of it, the machine is slower by %.0f: the limit was raised from %d to %d", optimum, from, slower, held, most)
+					}
+					if !machine && (rounds == 0 || rounds > 20) {
+						t.Errorf("optimum %.0f, from %.2f of it, the dependency is slower by %.0f: the limit is %d after %d windows", optimum, from, slower, s.limit, rounds)
+					}
 				}
-				return before(l / slower)
-			}
-			most, rounds := 0, 0
-			for range 40 {
-				if s = s.step(model.window(s)); !math.IsInf(s.change, 1) { // it has been noticed
-					rounds++
-					most = max(most, s.limit)
-				}
-				if !machine && float64(s.limit) > .7*slower*optimum {
-					break
-				}
-			}
-			if machine && float64(most) > 1.6*float64(held) {
-				t.Errorf("optimum %.0f, from %.2f of it, the machine is slower by %.0f: the limit was raised from %d to %d", optimum, c.from, slower, held, most)
-			}
-			if !machine && (rounds == 0 || rounds > 20) {
-				t.Errorf("optimum %.0f, from %.2f of it, the dependency is slower by %.0f: the limit is %d after %d windows", optimum, c.from, slower, s.limit, rounds)
 			}
 		}
 	}

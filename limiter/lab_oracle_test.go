@@ -19,19 +19,21 @@ var labOracle = flag.Bool("lab.oracle", false, "run the random services with the
 // capacity, since what is admitted at once may be more than the service can take.
 func labKnown(seed uint64, times float64) float64 {
 	k := limitersim.Random(seed)
-	after := max(1, int(math.Round(k.Optimum*times)))
-	before := after
-	if k.Changes > 0 {
-		before = max(1, int(math.Round(k.Before*times)))
+	places := func(optimum float64) int { return max(1, int(math.Round(optimum*times))) }
+	before, after := places(k.Optimum), places(k.Optimum)
+	if k.Changes() > 0 {
+		before = places(k.Before)
 	}
 	c := NewAdaptive(WithLimits(before, before))
 	sim := k.New(c.Limit)
-	steps := min(1000, max(after-before, before-after))
-	took := float64(max(after-before, before-after)) / (.8 * k.Capacity)
+	far := max(after-before, before-after)
+	took := float64(far) / (.8 * k.Capacity)
+	steps := min(1000, far)
 	for i := 1; i <= steps; i++ {
 		part := float64(i) / float64(steps)
 		n := before + int(math.Round(part*float64(after-before)))
-		sim.At(k.Changes+time.Duration(part*took*1e9), func() {
+		sim.At(k.Changes()+time.Duration(part*took*1e9), func() {
+			// SetLimit reads the clock, and forgets what is known of the service.
 			a := c.adapt
 			a.least, a.most = n, n
 			a.ctrl.least, a.ctrl.most, a.ctrl.limit = n, n, n

@@ -17,9 +17,8 @@ type RandomService struct {
 	Capacity float64
 	// Optimum is how many requests are in flight at that capacity, if none waits.
 	Optimum float64
-	// Before is the same until the service changes, and Changes when that is; both are 0 if it does not.
-	Before  float64
-	Changes time.Duration
+	// Before is the same until the service changes; 0 if it does not.
+	Before float64
 	// Baseline is the 99th percentile of the time to answer at half that capacity without a limiter. The
 	// deadline is four times as long, and 250 ms at least.
 	Baseline time.Duration
@@ -52,6 +51,9 @@ func Random(seed uint64) *RandomService {
 	k.Load = k.load * k.svc.Capacity / k.Capacity
 	return k
 }
+
+// Changes returns when the service changes, after the beginning of a run; 0 is never.
+func (k *RandomService) Changes() time.Duration { return toDuration(k.event) }
 
 // changed returns the service in the state that is counted.
 func (k *RandomService) changed() Service {
@@ -190,16 +192,14 @@ func draw(seed uint64) *RandomService {
 	if slow > 1 || halve < 1 {
 		k.event = k.calm + max(5, min(20, 1000/k.svc.Capacity))
 	}
-	inside := func(speed float64) float64 { // time in service at the optimum without the dependency
-		if kind == "usl" {
-			return c / (k.svc.Capacity * speed)
-		}
-		return secs / speed
+	work := secs // at the optimum
+	if kind == "usl" {
+		work = c / k.svc.Capacity
 	}
-	k.r = inside(halve) + dep*slow
+	k.r = work/halve + dep*slow
 	k.Optimum = k.Capacity * k.r
 	if k.event > 0 {
-		k.Before, k.Changes = k.svc.Capacity*(inside(1)+dep), toDuration(k.event)
+		k.Before = k.svc.Capacity * (work + dep)
 	}
 	k.length = 20
 	if x := k.Capacity * k.load; x > 5000 {
