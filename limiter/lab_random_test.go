@@ -3,6 +3,7 @@ package limiter
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -83,6 +84,9 @@ func TestLabRandom(t *testing.T) {
 		quant("rejected", rej)
 	}
 	fmt.Fprintf(&b, "good >= .95: %d of %d, missing to it %.2f in all; both: %d of %d; of what is attainable: %d\n", hit, n, short, both, over, most)
+	if *labFull {
+		b.WriteString(labByKind(out))
+	}
 	if !labRace && !*labFull && (hit < n*85/100 || good[n/10] < .9) {
 		t.Errorf("good >= .95 on %d of %d, 10th percentile %.2f; want 85 %% and .9", hit, n, good[n/10])
 	}
@@ -93,4 +97,44 @@ func TestLabRandom(t *testing.T) {
 		}
 	}
 	t.Log("\n" + b.String())
+}
+
+// labByKind returns a table of how random services went: by what they run on, and by what happened to them.
+func labByKind(out []labOutcome) string {
+	type row struct {
+		n, hit, low int
+		least       float64
+	}
+	rows := map[string]*row{}
+	for _, o := range out {
+		kind, _, _ := strings.Cut(o.Description, " ")
+		event := "unchanged"
+		switch {
+		case o.Changes() == 0:
+		case strings.HasSuffix(o.Description, ", halved"):
+			event = "halved"
+		default:
+			event = "slow dependency"
+		}
+		key := fmt.Sprintf("%-5s %-15s", kind, event)
+		r := rows[key]
+		if r == nil {
+			r = &row{least: math.Inf(1)}
+			rows[key] = r
+		}
+		r.n++
+		if o.Goodput >= .95 {
+			r.hit++
+		}
+		if o.Goodput < .92 {
+			r.low++
+		}
+		r.least = min(r.least, o.Goodput)
+	}
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(rows)) {
+		r := rows[key]
+		fmt.Fprintf(&b, "%s %4d, good >= .95: %4d, < .92: %3d, least %.2f\n", key, r.n, r.hit, r.low, r.least)
+	}
+	return b.String()
 }
