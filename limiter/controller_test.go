@@ -197,6 +197,28 @@ func TestControllerUnrest(t *testing.T) {
 	}
 }
 
+// TestControllerMoved: work that takes ten times as long as before, all of it, does not vary more than before. Work
+// that varies still does.
+func TestControllerMoved(t *testing.T) {
+	window := func(r, cv2 float64) ctrlWindow {
+		return ctrlWindow{secs: 4 * r, n: 32, ended: 32, sum: 32 * r, squares: 32 * r * r * (1 + cv2), arrivals: 32, open: 1}
+	}
+	for _, cv2 := range []float64{.01, .6, 2, 4} {
+		s := ctrlNew(8, 1, 1000)
+		for range 20 {
+			s = s.step(window(.01, cv2))
+		}
+		before := s.varied
+		for range 8 {
+			s = s.step(window(.1, cv2))
+			if s.varied > 1.3*before+.05 {
+				t.Errorf("varies by %.2f: %.2f was believed, %.2f after it had become slower", cv2, before, s.varied)
+				break
+			}
+		}
+	}
+}
+
 // TestControllerOverdone: a dependency becomes slower, and more in flight makes up for it until it is too much, where
 // throughput collapses. That is not taken for a dependency that has become slower still, which more in flight would have to
 // make up for too: the limit comes back at once.
