@@ -49,8 +49,8 @@ const (
 	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on nothing is known of it
 	ctrlIdle   = 16    // windows in which nobody waits until the base latency is asked for again
 	ctrlYoung  = 100.  // completions from which on the variance is remembered
-	ctrlApart  = 4.    // standard errors from which on a window's mean time in service has moved
 	ctrlForget = 1000. // completions in which the variance that once was is forgotten
+	ctrlApart  = 4.    // standard errors from which on a window's mean time in service has moved
 	ctrlAge    = 20    // rounds in which a belief ages by one unit
 	ctrlAgain  = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
 	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most
@@ -148,10 +148,13 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	m := w.mean(s.limit)
 	mean := w.sum / w.n
 	r, n := mean, w.n
-	if a := &s.ref; s.phase == ctrlHold && a.n > 0 && !s.stale && math.Abs(mean-a.r) < ctrlApart*a.r*math.Sqrt((s.varied+.05)*(1/a.n+1/w.n)) {
+	if a := &s.ref; s.phase == ctrlHold && a.n > 0 && !s.stale {
 		// About the mean of more than the window: few of a kind that varies much look alike. But a mean that has moved is
 		// no variance: if it were taken for that, and remembered, nothing that is seen after it would count for much.
-		r, n = (a.r*a.n+r*w.n)/(a.n+w.n), a.n+w.n
+		chance := a.r * math.Sqrt((s.varied+.05)*(1/a.n+1/w.n)) // even what does not vary waits for other work
+		if math.Abs(mean-a.r) < ctrlApart*chance {
+			r, n = (a.r*a.n+r*w.n)/(a.n+w.n), a.n+w.n
+		}
 	}
 	cv2 := max(w.squares/(w.n*r*r)-2*mean/r+1, 0)
 	if n > 1 {

@@ -73,6 +73,9 @@ func TestLabRandom(t *testing.T) {
 	}
 	var b strings.Builder
 	quant := func(name string, v []float64) {
+		if len(v) == 0 {
+			return
+		}
 		slices.Sort(v)
 		q := func(p float64) float64 { return v[min(int(p*float64(len(v))), len(v)-1)] }
 		fmt.Fprintf(&b, "%-9s min %.3f p5 %.3f p10 %.3f p25 %.3f p50 %.3f p75 %.3f p95 %.3f max %.3f (%d)\n", name, v[0], q(.05), q(.10), q(.25), q(.5), q(.75), q(.95), v[len(v)-1], len(v))
@@ -80,9 +83,7 @@ func TestLabRandom(t *testing.T) {
 	quant("good", good)
 	quant("attained", reached)
 	quant("p99/base", p99)
-	if len(rej) > 0 {
-		quant("rejected", rej)
-	}
+	quant("rejected", rej)
 	fmt.Fprintf(&b, "good >= .95: %d of %d, missing to it %.2f in all; both: %d of %d; of what is attainable: %d\n", hit, n, short, both, over, most)
 	if *labFull {
 		b.WriteString(labByKind(out))
