@@ -92,6 +92,16 @@ const (
 // refuse a burst that the permits have room for.
 const adaptPlaces = 12
 
+// What comes by chance and takes as long as chance has it leaves a line with K places empty for a part of exp(-2 K shed/(1 +
+// cv2 (1-shed))) of the time, cv2 being the square of the coefficient of variation of the time in service and shed the
+// share of arrivals that is refused: the heavy-traffic approximation of a queue that is cut off at K. adaptRunDry is half
+// the -ln of that part which is put up with, 2 %.
+const adaptRunDry = 2
+
+// adaptNewest is the share of arrivals that is shed from which on the newest come first. Below it a line from whose end
+// requests are dropped holds too few to last through a lull.
+const adaptNewest = .3
+
 // adaptInside is the part of the time in service beyond the base latency that is taken for a wait.
 const adaptInside = .7
 
@@ -105,7 +115,8 @@ const adaptInside = .7
 // Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
 //
 // The waiting line in front of it is bounded in time by what the experiment found: about
-// the time of service while little is shed, half of it and newest first in overload.
+// the time of service while little is shed, as much as chance demands for the service not to run dry while more is, two fifths of the
+// time of service at least, and newest first in overload.
 //
 // The time in service is the time between Acquire and Release of work that ends with
 // [Success]; release permits of work that turns into something else, such as a connection
@@ -364,8 +375,8 @@ func (a *adaptive) tune(c *Concurrency) {
 		// While no processor is idle the scheduler looks at the sockets every 10 ms: what
 		// arrives comes by the batch, and a batch is no overload. The mean wait is half of that.
 		wide += min(2*a.ctrl.ref.y, .01)
-		u := min(max((.25-a.shedE)/.2, 0), 1)
-		bound := tight + u*(wide-tight)
+		few := adaptRunDry * (1 + a.ctrl.cv2*(1-a.shedE)) / a.shedE
+		bound := max(tight, min(few/x, wide))
 		c.places = 3 + int(1.5*x*bound)
 		if a.ctrl.fresh && a.gate.Load() == 0 && a.shedE < .15 {
 			// Nothing speaks against a higher limit yet, and it is on its way. What waits for a
@@ -381,7 +392,7 @@ func (a *adaptive) tune(c *Concurrency) {
 			c.places = 2 + int(1.1*x*bound)
 		}
 	}
-	c.line.lifo = a.shedE > .15
+	c.line.lifo = a.shedE > adaptNewest
 	if c.conf.queueSet {
 		c.bound = min(c.bound, c.conf.maxWait)
 		c.places = min(c.places, c.conf.places)
