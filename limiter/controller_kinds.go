@@ -52,6 +52,7 @@ const (
 	kindsForget = 1000. // successes in which the spread is forgotten, at least
 	kindsRounds = 30.   // and rounds: what was admitted at once comes back at once, and what is slow late
 	kindsLate   = 1.    // successes that the slow kind's mean before a window counts for
+	kindsJump   = 5     // times the share, and standard errors of it, from which on more slow ones are no chance
 	kindsScale  = .2    // how much of what slows the quick kind down multiplies the slow one's time; the rest is added
 )
 
@@ -93,6 +94,10 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
 		}
 	}
 	if quick.n == 0 {
+		return r, 0
+	}
+	if usual := k.share * n; k.gap > 0 && slow.n > kindsFew+kindsJump*(usual+math.Sqrt(usual)) {
+		*k = ctrlKinds{} // what was quick has become slow: it is the service that has changed
 		return r, 0
 	}
 	m := quick.sum / quick.n

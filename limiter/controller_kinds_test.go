@@ -182,6 +182,34 @@ func TestKindsMixture(t *testing.T) {
 	}
 }
 
+// TestKindsChanged: where many of the quick take as long as the slow all at once, it is no other mixture but another service, and the
+// mean is that of what there is. Three times as many slow ones as usual are chance, or another mixture.
+func TestKindsChanged(t *testing.T) {
+	for seed := range uint64(20) {
+		rnd := rand.New(rand.NewPCG(13, seed))
+		see := func(k *ctrlKinds, share float64) (r, mean float64) {
+			var times ctrlTimes
+			for range 400 {
+				times.enter(.01 * kindsDraw(rnd, share))
+			}
+			n, sum := times.total()
+			r, _ = k.see(&times, 16)
+			return r, sum / n
+		}
+		var k ctrlKinds
+		for range 20 {
+			see(&k, .05)
+		}
+		mixed, changed := k, k
+		if see(&mixed, .15); mixed.gap == 0 {
+			t.Errorf("seed %d: three times as many slow ones: no longer told apart", seed)
+		}
+		if r, mean := see(&changed, .45); changed.gap != 0 || r != mean {
+			t.Errorf("seed %d: nearly half is slow: the mean is %.4f, want %.4f, with one kind", seed, r, mean)
+		}
+	}
+}
+
 // TestKindsAstray: where it is the limit that makes work slow, it is no other kind of work: beyond 20
 // in flight there is no more throughput, and a few that take twenty times as long are what there is instead.
 func TestKindsAstray(t *testing.T) {
