@@ -98,6 +98,10 @@ const adaptPlaces = 12
 // the -ln of that part which is put up with, 2 %.
 const adaptRunDry = 2
 
+// adaptUnseen is the mean wait, in seconds, of what has arrived and nothing in the process knows of yet while no processor is idle:
+// the scheduler looks at the sockets every 10 ms then.
+const adaptUnseen = .005
+
 // adaptNewest is the share of arrivals that is shed from which on the newest come first. Below it a line from whose end
 // requests are dropped holds too few to last through a lull.
 const adaptNewest = .3
@@ -372,11 +376,15 @@ func (a *adaptive) tune(c *Concurrency) {
 		// Chance needs room for so many to wait; those that wait inside the limit are of them.
 		inside := max(0, a.ctrl.ref.r-a.ctrl.ref.y-b)
 		wide := max(b*(1+a.ctrl.cv2), (11+6*a.ctrl.cv2)/x-adaptInside*inside)
-		// While no processor is idle the scheduler looks at the sockets every 10 ms: what
-		// arrives comes by the batch, and a batch is no overload. The mean wait is half of that.
-		wide += min(2*a.ctrl.ref.y, .01)
-		few := adaptRunDry * (1 + a.ctrl.cv2*(1-a.shedE)) / a.shedE
-		bound := max(tight, min(few/x, wide))
+		// What arrives comes by the batch while no processor is idle, and a batch is no overload.
+		wide += min(2*a.ctrl.ref.y, 2*adaptUnseen)
+		varies, seen := a.ctrl.cv2, 0.
+		if a.gate.Load() > 0 {
+			// There it is the wait for a processor that varies, more than the work; and the sockets are a line, too.
+			varies, seen = 0, adaptUnseen
+		}
+		dry := adaptRunDry*(1+varies*(1-a.shedE))/(a.shedE*x) - seen
+		bound := max(tight, min(dry, wide))
 		c.places = 3 + int(1.5*x*bound)
 		if a.ctrl.fresh && a.gate.Load() == 0 && a.shedE < .15 {
 			// Nothing speaks against a higher limit yet, and it is on its way. What waits for a

@@ -200,3 +200,19 @@ func (l *leaving) Err() error {
 	}
 	return l.Context.Err()
 }
+
+// The line behind a gate is no longer for a time in service that varies: there it is the wait for a processor that does.
+func TestAdaptiveLineBehindGate(t *testing.T) {
+	c := NewAdaptive()
+	a := c.adapt
+	a.ctrl.fresh, a.ctrl.base, a.ctrl.cv2, a.shedE = false, .002, 1, 1./3
+	a.ctrl.ref.x, a.ctrl.ref.r = 500, .002
+	bound := func(gate int64) time.Duration {
+		a.gate.Store(gate)
+		a.tune(c)
+		return c.bound.Round(time.Millisecond)
+	}
+	if open, gated := bound(0), bound(1); open != 20*time.Millisecond || gated != 10*time.Millisecond {
+		t.Errorf("a third is shed of 750/s: the line holds for %v, behind a gate for %v; want 20ms and 10ms", open, gated)
+	}
+}
