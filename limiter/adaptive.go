@@ -119,8 +119,8 @@ const adaptInside = .7
 // Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
 //
 // The waiting line in front of it is bounded in time by what the experiment found: about
-// the time of service while little is shed, as much as chance demands for the service not to run dry while more is, two fifths of the
-// time of service at least, and newest first in overload.
+// the time of service while little is shed, and while more is, as much as chance demands for the service
+// not to run dry, two fifths of that time at least. In overload it is newest first.
 //
 // The time in service is the time between Acquire and Release of work that ends with
 // [Success]; release permits of work that turns into something else, such as a connection
@@ -364,7 +364,7 @@ func (a *adaptive) tune(c *Concurrency) {
 		c.places = 0
 		return
 	}
-	x, b := a.ctrl.ref.x, a.ctrl.base
+	x, b, gated := a.ctrl.ref.x, a.ctrl.base, a.gate.Load() > 0
 	if x <= 0 || b <= 0 {
 		c.bound = 100 * time.Millisecond
 		if a.ctrl.fresh {
@@ -379,14 +379,14 @@ func (a *adaptive) tune(c *Concurrency) {
 		// What arrives comes by the batch while no processor is idle, and a batch is no overload.
 		wide += min(2*a.ctrl.ref.y, 2*adaptUnseen)
 		varies, seen := a.ctrl.cv2, 0.
-		if a.gate.Load() > 0 {
+		if gated {
 			// There it is the wait for a processor that varies, more than the work; and the sockets are a line, too.
 			varies, seen = 0, adaptUnseen
 		}
 		dry := adaptRunDry*(1+varies*(1-a.shedE))/(a.shedE*x) - seen
 		bound := max(tight, min(dry, wide))
 		c.places = 3 + int(1.5*x*bound)
-		if a.ctrl.fresh && a.gate.Load() == 0 && a.shedE < .15 {
+		if a.ctrl.fresh && !gated && a.shedE < .15 {
 			// Nothing speaks against a higher limit yet, and it is on its way. What waits for a
 			// processor is another matter: a higher limit does not help it.
 			more := 1 + 2.5*min((.15-a.shedE)/.1, 1)
@@ -394,7 +394,7 @@ func (a *adaptive) tune(c *Concurrency) {
 			c.places = max(3+int(1.5*x*bound), int(adaptUnknown*(more-1)))
 		}
 		c.bound = time.Duration(bound * 1e9)
-		if a.gate.Load() > 0 && a.shedE <= .15 {
+		if gated && a.shedE <= .15 {
 			// First in, first out at the pace of the processors: whoever comes beyond the bound would
 			// be refused when it is over, and can as well be told at once.
 			c.places = 2 + int(1.1*x*bound)

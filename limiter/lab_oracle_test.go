@@ -88,7 +88,7 @@ func TestLabOracle(t *testing.T) {
 }
 
 // Where few are in flight and their work varies much, the line has to hold more for the service not to run dry by chance, though
-// a third is refused.
+// a fifth to a quarter is refused.
 func TestLabRunsDry(t *testing.T) {
 	for _, seed := range []uint64{706755, 707124, 708281} {
 		good := labKnown(seed, 1)
