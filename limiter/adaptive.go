@@ -106,6 +106,10 @@ const adaptUnseen = .005
 // requests are dropped holds too few to last through a lull.
 const adaptNewest = .3
 
+// adaptInTime is the part of what is served within the bound of a line that may wait in it, so that whoever does is served
+// before the bound is over.
+const adaptInTime = .9
+
 // adaptInside is the part of the time in service beyond the base latency that is taken for a wait.
 const adaptInside = .7
 
@@ -394,10 +398,10 @@ func (a *adaptive) tune(c *Concurrency) {
 			c.places = max(3+int(1.5*x*bound), int(adaptUnknown*(more-1)))
 		}
 		c.bound = time.Duration(bound * 1e9)
-		if gated && a.shedE <= .15 {
-			// First in, first out at the pace of the processors: whoever comes beyond the bound would
-			// be refused when it is over, and can as well be told at once.
-			c.places = 2 + int(1.1*x*bound)
+		if gated && a.shedE <= adaptNewest {
+			// First in, first out at the pace of the processors: whoever would still be waiting when the
+			// bound is over can as well be told at once.
+			c.places = 2 + int(adaptInTime*x*bound)
 		}
 	}
 	c.line.lifo = a.shedE > adaptNewest

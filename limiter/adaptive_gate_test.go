@@ -216,3 +216,25 @@ func TestAdaptiveLineBehindGate(t *testing.T) {
 		t.Errorf("a third is shed of 750/s: the line holds for %v, behind a gate for %v; want 20ms and 10ms", open, gated)
 	}
 }
+
+// First in, first out behind a gate, nobody who finds room in the line waits for longer than its bound: the processors
+// keep a steady pace, so who would is refused on arrival. Newest first refuses those at the end.
+func TestAdaptivePlacesBehindGate(t *testing.T) {
+	const x = 500
+	for _, shed := range []float64{.01, .1, .16, .2, .29} {
+		c := NewAdaptive()
+		a := c.adapt
+		a.ctrl.fresh, a.ctrl.base, a.shedE = false, .002, shed
+		a.ctrl.ref.x, a.ctrl.ref.r = x, .002
+		a.gate.Store(1)
+		a.tune(c)
+		// One is at work, for half of its time yet, when the one in the last place comes.
+		last := time.Duration((float64(c.places) - .5) / x * 1e9)
+		if c.line.lifo || last > c.bound+time.Second/x {
+			t.Errorf("%.2f shed, newest first %v: whoever has the last of %d places waits %v; the bound is %v", shed, c.line.lifo, c.places, last, c.bound)
+		}
+		if least := c.bound - 4*time.Second/x; last < least {
+			t.Errorf("%.2f shed: whoever has the last of %d places waits %v, at least %v expected: it is refused what could be served", shed, c.places, last, least)
+		}
+	}
+}
