@@ -97,7 +97,7 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
 		return r, 0
 	}
 	if usual := k.share * n; k.gap > 0 && slow.n > kindsFew+kindsJump*(usual+math.Sqrt(usual)) {
-		*k = ctrlKinds{} // what was quick has become slow: it is the service that has changed
+		*k = ctrlKinds{within: k.within} // what was quick has become slow: it is the service that has changed
 		return r, 0
 	}
 	m := quick.sum / quick.n

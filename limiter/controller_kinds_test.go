@@ -207,6 +207,9 @@ func TestKindsChanged(t *testing.T) {
 		if r, mean := see(&changed, .45); changed.gap != 0 || r != mean {
 			t.Errorf("seed %d: nearly half is slow: the mean is %.4f, want %.4f, with one kind", seed, r, mean)
 		}
+		if changed.within < k.within/2 {
+			t.Errorf("seed %d: the variance within the kinds was %.3f and is %.3f now: what is known was as exact as that", seed, k.within, changed.within)
+		}
 	}
 }
 
