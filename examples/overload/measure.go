@@ -62,7 +62,10 @@ type result struct {
 func (r result) share() float64 { return r.good / r.possible }
 
 // plain is the part served in time of what was offered and could have been served without refusals.
-func (r result) plain(capacity float64) float64 { return r.good / min(r.step.rate, capacity) }
+func (r result) plain(capacity float64) float64 { return r.good / min(r.offered(), capacity) }
+
+// offered is how many requests were due, a second: by chance more or less than the rate of the step.
+func (r result) offered() float64 { return max(1, float64(r.sent)) / r.step.d.Seconds() }
 
 // outcome is a profile's results.
 type outcome struct {
@@ -271,7 +274,7 @@ func (p plan) staircase(pr profile, wrapped bool, cal calibration, left time.Dur
 		r.no99, r.lag99 = quantile(t.refused, .99), quantile(t.lag, .99)
 		r.health99 = quantile(healths[i].open, .99)
 		r.healthy = float64(healths[i].good) / float64(max(1, healths[i].sent))
-		r.possible = min(r.step.rate, cal.capacity)
+		r.possible = min(r.offered(), cal.capacity)
 		if r.cpu >= 0 && cal.answer > 0 {
 			cores := min(float64(p.procs), float64(runtime.NumCPU())-r.others) - r.refused*cal.refusal
 			r.possible = max(1, min(r.possible, cores/cal.answer))

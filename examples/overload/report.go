@@ -92,5 +92,5 @@ func row(w io.Writer, server string, cal calibration, r result) {
 		cores, others = fmt.Sprintf("%.2f", r.cpu), fmt.Sprintf("%.2f", r.others)
 	}
 	fmt.Fprintf(w, "%s\t%.0f\t%s\t%.0f\t%.2f\t%.2f\t%.0f\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
-		r.step.name(), r.step.rate, server, r.good, r.plain(cal.capacity), r.share(), r.refused, r.late, r.lost, ms(r.p50), ms(r.p99), ms(r.no99), ms(r.health99), limit, cores, others, ms(r.lag99))
+		r.step.name(), r.offered(), server, r.good, r.plain(cal.capacity), r.share(), r.refused, r.late, r.lost, ms(r.p50), ms(r.p99), ms(r.no99), ms(r.health99), limit, cores, others, ms(r.lag99))
 }
