@@ -106,8 +106,8 @@ const adaptUnseen = .005
 // requests are dropped holds too few to last through a lull.
 const adaptNewest = .3
 
-// adaptInTime is the part of what is served within the bound of a line that may wait in it, so that whoever does is served
-// before the bound is over.
+// adaptInTime is the part of what is served within the bound of a line that has a place in it: whoever has one is served before
+// the bound is over.
 const adaptInTime = .9
 
 // adaptInside is the part of the time in service beyond the base latency that is taken for a wait.
@@ -368,6 +368,7 @@ func (a *adaptive) tune(c *Concurrency) {
 		c.places = 0
 		return
 	}
+	c.line.lifo = a.shedE > adaptNewest
 	x, b, gated := a.ctrl.ref.x, a.ctrl.base, a.gate.Load() > 0
 	if x <= 0 || b <= 0 {
 		c.bound = 100 * time.Millisecond
@@ -398,13 +399,12 @@ func (a *adaptive) tune(c *Concurrency) {
 			c.places = max(3+int(1.5*x*bound), int(adaptUnknown*(more-1)))
 		}
 		c.bound = time.Duration(bound * 1e9)
-		if gated && a.shedE <= adaptNewest {
+		if gated && !c.line.lifo {
 			// First in, first out at the pace of the processors: whoever would still be waiting when the
 			// bound is over can as well be told at once.
 			c.places = 2 + int(adaptInTime*x*bound)
 		}
 	}
-	c.line.lifo = a.shedE > adaptNewest
 	if c.conf.queueSet {
 		c.bound = min(c.bound, c.conf.maxWait)
 		c.places = min(c.places, c.conf.places)

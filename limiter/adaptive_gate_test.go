@@ -201,17 +201,20 @@ func (l *leaving) Err() error {
 	return l.Context.Err()
 }
 
-// The line behind a gate is no longer for a time in service that varies: there it is the wait for a processor that does.
-func TestAdaptiveLineBehindGate(t *testing.T) {
+// adaptLine returns a limiter with 2 ms of work each, 500/s and that share shed, whose line is set by that.
+func adaptLine(shed, cv2 float64, gate int64) *Concurrency {
 	c := NewAdaptive()
 	a := c.adapt
-	a.ctrl.fresh, a.ctrl.base, a.ctrl.cv2, a.shedE = false, .002, 1, 1./3
+	a.ctrl.fresh, a.ctrl.base, a.ctrl.cv2, a.shedE = false, .002, cv2, shed
 	a.ctrl.ref.x, a.ctrl.ref.r = 500, .002
-	bound := func(gate int64) time.Duration {
-		a.gate.Store(gate)
-		a.tune(c)
-		return c.bound.Round(time.Millisecond)
-	}
+	a.gate.Store(gate)
+	a.tune(c)
+	return c
+}
+
+// The line behind a gate is no longer for a time in service that varies: there it is the wait for a processor that does.
+func TestAdaptiveLineBehindGate(t *testing.T) {
+	bound := func(gate int64) time.Duration { return adaptLine(1./3, 1, gate).bound.Round(time.Millisecond) }
 	if open, gated := bound(0), bound(1); open != 20*time.Millisecond || gated != 10*time.Millisecond {
 		t.Errorf("a third is shed of 750/s: the line holds for %v, behind a gate for %v; want 20ms and 10ms", open, gated)
 	}
@@ -220,20 +223,15 @@ func TestAdaptiveLineBehindGate(t *testing.T) {
 // First in, first out behind a gate, nobody who finds room in the line waits for longer than its bound: the processors
 // keep a steady pace, so who would is refused on arrival. Newest first refuses those at the end.
 func TestAdaptivePlacesBehindGate(t *testing.T) {
-	const x = 500
+	const work = 2 * time.Millisecond
 	for _, shed := range []float64{.01, .1, .16, .2, .29} {
-		c := NewAdaptive()
-		a := c.adapt
-		a.ctrl.fresh, a.ctrl.base, a.shedE = false, .002, shed
-		a.ctrl.ref.x, a.ctrl.ref.r = x, .002
-		a.gate.Store(1)
-		a.tune(c)
+		c := adaptLine(shed, 1, 1)
 		// One is at work, for half of its time yet, when the one in the last place comes.
-		last := time.Duration((float64(c.places) - .5) / x * 1e9)
-		if c.line.lifo || last > c.bound+time.Second/x {
+		last := time.Duration(c.places)*work - work/2
+		if c.line.lifo || last > c.bound+work {
 			t.Errorf("%.2f shed, newest first %v: whoever has the last of %d places waits %v; the bound is %v", shed, c.line.lifo, c.places, last, c.bound)
 		}
-		if least := c.bound - 4*time.Second/x; last < least {
+		if least := c.bound - 4*work; last < least {
 			t.Errorf("%.2f shed: whoever has the last of %d places waits %v, at least %v expected: it is refused what could be served", shed, c.places, last, least)
 		}
 	}
