@@ -137,7 +137,7 @@ func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 	}
 	start = min(max(start, c.conf.least), c.conf.most)
 	a := &adaptive{
-		yield:    !c.conf.noYield,
+		yield:    !c.conf.noYield && !c.conf.shadow,
 		least:    c.conf.least,
 		most:     c.conf.most,
 		ctrl:     ctrlNew(start, c.conf.least, c.conf.most),
@@ -145,7 +145,7 @@ func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 		hasQueue: !c.conf.queueSet || c.conf.places > 0,
 	}
 	a.cells = make([]concTimes, len(c.cells))
-	a.gates = a.yield && !c.conf.shadow && (!c.conf.queueSet || c.conf.places >= adaptPlaces)
+	a.gates = a.yield && (!c.conf.queueSet || c.conf.places >= adaptPlaces)
 	a.every.Store(1)
 	c.limit.Store(int64(start))
 	c.adapt = a

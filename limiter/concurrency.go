@@ -18,7 +18,7 @@ type Request struct {
 	// [WithPriorityStep], so that nobody waits for ever: a request waits behind those of a
 	// higher priority only if they came less than step times the difference after it.
 	Priority int
-	// Weight is how many permits the work takes; 0 means 1. A weight above the limit
+	// Weight is how many permits the work takes; less than 1 means 1. A weight above the limit
 	// counts as the limit, so that the work runs alone.
 	Weight int
 	// Client is who asks. Requests of different clients share the permits evenly while
@@ -28,8 +28,8 @@ type Request struct {
 	// Arrived is when the request arrived, with a monotonic reading; zero reads the clock
 	// if the time is needed. It spares a clock read where the caller has read it already.
 	Arrived time.Time
-	// Work is how long the work is expected to take; 0 means not known. A request whose
-	// context leaves less than this is refused with [ErrWouldMissDeadline].
+	// Work is how long the work is expected to take; 0 means not known. Acquire refuses a request whose
+	// context leaves less than this with [ErrWouldMissDeadline].
 	Work time.Duration
 }
 
@@ -56,9 +56,10 @@ type concSlot struct {
 	late    bool  // something has come between Acquire and the work
 	weight  int64
 	start   time.Duration
-	client  *queueClient // whom to charge; nil for work that did not wait
-	cost    time.Duration
-	lag     time.Duration // from start until the work began
+	client  *queueClient  // whom to charge; nil for work that did not wait
+	cost    time.Duration // what Charge was told
+	guess   float32       // what the client was charged to begin with
+	lag     float32       // from start until the work began, ns
 }
 
 var (
@@ -69,6 +70,9 @@ var (
 // concWaiting is set in Concurrency.state while the line is not empty, so that one load
 // or add tells both whether there is room and whether anybody has to be told.
 const concWaiting = 1 << 62
+
+// concMost is the highest limit. What thousands add at the same time to see that there is no room stays far below concWaiting.
+const concMost = 1 << 50
 
 // concCell holds the counters of some of the permits, on cache lines of its own.
 type concCell struct {
@@ -113,12 +117,12 @@ type Concurrency struct {
 	emptied time.Duration // when the line was last seen empty
 
 	// gap is the mean time between two grants to the line, per weight, over about the
-	// last 32; service is the mean time that work which was granted from the line took.
+	// last 32; service is the mean cost, per weight, of work that was granted from the line.
 	gap       float64
 	gapOff    float64 // mean distance from gap, likewise
 	gaps      int
 	lastGrant time.Duration
-	service   time.Duration
+	service   float64
 
 	queued   int64
 	shed     [queueReasons]int64
@@ -131,10 +135,10 @@ type Concurrency struct {
 }
 
 // NewConcurrency returns a limiter that lets at most limit permits be in flight. Without
-// [WithQueue] whatever finds no permit is refused at once. It panics if limit is less than 1.
+// [WithQueue] whatever finds no permit is refused at once. It panics if limit is less than 1 or more than 2^50.
 func NewConcurrency(limit int, opts ...ConcurrencyOption) *Concurrency {
-	if limit < 1 {
-		panic(fmt.Sprintf("limiter: NewConcurrency: limit is %d; it must be at least 1", limit))
+	if limit < 1 || int64(limit) > concMost {
+		panic(fmt.Sprintf("limiter: NewConcurrency: limit is %d; it must be from 1 to %d", limit, int64(concMost)))
 	}
 	return concNew(limit, concConfig{}, opts)
 }
@@ -142,7 +146,10 @@ func NewConcurrency(limit int, opts ...ConcurrencyOption) *Concurrency {
 func concNew(limit int, conf concConfig, opts []ConcurrencyOption) *Concurrency {
 	conf.step = 100 * time.Millisecond
 	conf.clients = 1024
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("limiter: option %d of a Concurrency is nil; leave it out", i))
+		}
 		o.applyConcurrency(&conf)
 	}
 	n := 1
@@ -183,6 +190,14 @@ func concWeight(r *Request) int64 {
 // Acquire from taking a permit that is free. On an adaptive limiter Acquire lets other
 // goroutines run before it returns (see [WithoutYield]).
 func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
+	if r.Work > 0 && c.inVain(ctx, &r) {
+		if err := c.refuseInVain(&r); !c.conf.shadow {
+			return Permit{}, err
+		}
+	}
+	if c.conf.shadow {
+		return c.shadow(&r), nil
+	}
 	var now time.Duration
 	a := c.adapt
 	if a != nil {
@@ -195,9 +210,9 @@ func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 	if !ok {
 		return c.wait(ctx, &r)
 	}
-	if h := c.conf.trace.Admitted; h != nil {
+	if c.conf.trace.Admitted != nil {
 		p.slot.late = true
-		h(r, 0)
+		c.admitted(p, &r, 0)
 	}
 	if a != nil && a.yield {
 		a.comes(p.slot)
@@ -213,8 +228,8 @@ func (c *Concurrency) yield(s *concSlot) {
 	switch every := c.adapt.every.Load(); {
 	case every > 1 && n&(every-1) == 0:
 		s.pause(uint8(every))
-		c.adapt.saw(s.lag)
-		s.lag /= time.Duration(every) // the others did not wait
+		c.adapt.saw(time.Duration(s.lag))
+		s.lag /= float32(every) // the others did not wait
 	case every > 1:
 	case n&7 == 0:
 		s.pause(8) // a sample is enough to know how long it takes
@@ -243,20 +258,23 @@ func (c *Concurrency) begin(s *concSlot) {
 func (s *concSlot) pause(n uint8) {
 	s.late = true
 	runtime.Gosched()
-	s.lag, s.lags = time.Since(s.c.base)-s.start, n
+	s.lag, s.lags = float32(time.Since(s.c.base)-s.start), n
 }
 
 // TryAcquire takes a permit for r if there is one and nobody waits for it.
 // It neither waits nor yields.
 func (c *Concurrency) TryAcquire(r Request) (Permit, bool) {
+	if c.conf.shadow {
+		return c.shadow(&r), true
+	}
 	var now time.Duration
 	if c.adapt != nil {
 		now = c.since(r.Arrived)
 	}
 	p, ok := c.take(concWeight(&r), now)
 	if ok {
-		if h := c.conf.trace.Admitted; h != nil {
-			h(r, 0)
+		if c.conf.trace.Admitted != nil {
+			c.admitted(p, &r, 0)
 		}
 		return p, true
 	}
@@ -287,6 +305,41 @@ func (c *Concurrency) refuseAtOnce(r *Request) error {
 // errFull is the refusal of a limiter without a line, which knows no times.
 var errFull = &Error{Err: ErrSaturated}
 
+// admitted tells the trace.
+func (c *Concurrency) admitted(p Permit, r *Request, waited time.Duration) {
+	p.tell(func() { c.conf.trace.Admitted(*r, waited) })
+}
+
+// tell calls a hook. If that panics nobody else will release the permit.
+func (p Permit) tell(hook func()) {
+	told := false
+	defer func() {
+		if !told {
+			p.Release(Ignored)
+		}
+	}()
+	hook()
+	told = true
+}
+
+// inVain reports that ctx leaves r less than its work takes.
+func (c *Concurrency) inVain(ctx context.Context, r *Request) bool {
+	t, ok := ctx.Deadline()
+	return ok && time.Until(t) < r.Work
+}
+
+// refuseInVain refuses whatever the room. It says nothing about the limit, so that none is learned from it.
+func (c *Concurrency) refuseInVain(r *Request) error {
+	c.mu.Lock()
+	c.shed[queueDeadline]++
+	err := c.refusal(queueDeadline)
+	c.mu.Unlock()
+	if h := c.conf.trace.Shed; h != nil {
+		h(*r, err, 0)
+	}
+	return err
+}
+
 // take is the whole of Acquire when there is room and nobody waits.
 func (c *Concurrency) take(weight int64, now time.Duration) (Permit, bool) {
 	if weight = c.room(weight); weight == 0 {
@@ -296,42 +349,59 @@ func (c *Concurrency) take(weight int64, now time.Duration) (Permit, bool) {
 	return Permit{s, s.gen.Load()}, true
 }
 
-// room takes weight, or the limit if that is less, if there is room for it and nobody waits;
-// it returns how much it took.
+// room takes weight, or the limit if that is less, if there is room for it and nobody waits, or
+// nothing is refused; it returns how much it took.
 func (c *Concurrency) room(weight int64) int64 {
 	limit := c.limit.Load()
 	weight = min(weight, limit)
 	if c.state.Load()+weight > limit && !c.conf.shadow {
 		return 0
 	}
-	if c.state.Add(weight) > limit {
-		return c.noRoom(weight, limit)
-	}
-	return weight
-}
-
-// noRoom is the rest of room where there was none for the weight that was added.
-func (c *Concurrency) noRoom(weight, limit int64) int64 {
-	if !c.conf.shadow {
+	if c.state.Add(weight) > limit && !c.conf.shadow {
 		c.giveBack(weight)
 		return 0
 	}
-	c.shadowed(limit)
 	return weight
 }
 
-// shadowed counts a request that finds no room where nothing is refused.
-func (c *Concurrency) shadowed(limit int64) {
+// shadow is Acquire where nothing is refused: it counts and tells what would have been.
+func (c *Concurrency) shadow(r *Request) Permit {
+	var now time.Duration
+	if c.adapt != nil {
+		now = c.since(r.Arrived)
+	}
+	limit := c.limit.Load()
+	weight := min(concWeight(r), limit)
+	over := c.state.Add(weight) - limit
+	s := c.newSlot(weight, now)
+	p := Permit{s, s.gen.Load()}
+	if over > 0 {
+		err := c.wouldShed(over)
+		if h := c.conf.trace.Shed; h != nil && err != nil {
+			s.late = true
+			p.tell(func() { h(*r, err, 0) })
+		}
+	}
+	if c.conf.trace.Admitted != nil {
+		s.late = true
+		c.admitted(p, r, 0)
+	}
+	return p
+}
+
+// wouldShed counts a request that is so much over the limit where nothing is refused; it returns what it would have been
+// refused with, or nil if it would have waited.
+func (c *Concurrency) wouldShed(over int64) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.adapt != nil {
 		c.adapt.knocked(false)
 	}
-	if c.state.Load() > limit+int64(c.places) {
-		c.count(queueFull)
-	} else {
-		c.queued++
+	if over > int64(c.places) {
+		return c.refuse(queueFull)
 	}
-	c.mu.Unlock()
+	c.queued++
+	return nil
 }
 
 func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
@@ -394,7 +464,7 @@ func (p Permit) AtOnce() bool { return p.slot != nil && !p.slot.late }
 // while there is room for all, nobody's share is kept.
 func (p Permit) Charge(cost time.Duration) {
 	if s := p.slot; s != nil && s.gen.Load() == p.gen && s.client != nil {
-		s.cost, s.charged = s.cost-cost, true
+		s.cost, s.charged = s.cost+cost, true
 	}
 }
 
@@ -408,9 +478,13 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	if s.weight > 1 {
 		cell.extra.Add(s.weight - 1)
 	}
-	weight, client, cost, charged := s.weight, s.client, s.cost, s.charged
+	weight, client := s.weight, s.client
 	took := max(now-s.start, 0)
 	lag, lags := int64(s.lag), int64(s.lags)
+	var cost, guess float64
+	if client != nil {
+		cost, guess = s.had(took), float64(s.guess)
+	}
 	if s.coming { // it will not begin
 		c.adapt.coming.Add(-1)
 	}
@@ -442,12 +516,9 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 		c.mu.Lock()
 	}
 	if client != nil {
-		if !charged {
-			cost -= time.Duration(weight) * took
-		}
-		c.line.charge(client, -cost)
+		c.line.charge(client, cost-guess)
 		if o != Ignored {
-			c.service += (took - c.service) / 16
+			c.service += (cost/float64(weight) - c.service) / 16
 		}
 	}
 	if due {
@@ -456,6 +527,14 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	woken = c.dispatch(now)
 	c.mu.Unlock()
 	return woken, from, to
+}
+
+// had is what work that took so long counts as in the share of its client.
+func (s *concSlot) had(took time.Duration) float64 {
+	if s.charged {
+		return float64(s.cost)
+	}
+	return float64(s.weight) * float64(took)
 }
 
 // wait is Acquire when there was no room.
@@ -468,11 +547,9 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 	if t, ok := ctx.Deadline(); ok {
 		latest = max(t.Sub(c.base)-r.Work, 1)
 	}
+	done := ctx.Err()
 	c.mu.Lock()
-	w, p, woken, err := c.enter(r, now, latest, ctx.Err())
-	if c.line.n > 0 {
-		c.arm(now)
-	}
+	w, p, woken, err := c.enter(r, now, latest, done)
 	c.mu.Unlock()
 	concWake(woken)
 	waited := time.Duration(0)
@@ -496,8 +573,8 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 			}
 		}
 	}
-	if h := c.conf.trace.Admitted; err == nil && h != nil {
-		h(*r, waited)
+	if err == nil && c.conf.trace.Admitted != nil {
+		c.admitted(p, r, waited)
 	} else if h := c.conf.trace.Shed; err != nil && h != nil {
 		h(*r, err, waited)
 	}
@@ -533,13 +610,14 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	}
 	client := c.line.clientFor(r.Client)
 	level := queueLevel(r.Priority)
-	if latest != 0 && (now > latest || c.line.n > 0 && now+c.expected(client, level, now) > latest) {
+	size := min(weight, c.limit.Load())
+	if latest != 0 && (now > latest || c.late(client, level, size, now, latest)) {
 		return nil, Permit{}, woken, c.refuse(queueDeadline)
 	}
 	w = c.waiter()
-	w.level, w.weight, w.entered, w.arrived, w.latest = level, weight, now, now, latest
+	w.level, w.weight, w.size, w.entered, w.arrived, w.latest = level, weight, size, now, now, latest
 	if !r.Arrived.IsZero() {
-		w.arrived = r.Arrived.Sub(c.base)
+		w.arrived = min(r.Arrived.Sub(c.base), now)
 	}
 	c.queued++
 	c.line.push(w, client)
@@ -659,6 +737,8 @@ func (c *Concurrency) dispatch(now time.Duration) (woken *queueWaiter) {
 	}
 	if c.line.n == 0 {
 		c.settled(now)
+	} else {
+		c.arm(now)
 	}
 	return woken
 }
@@ -691,13 +771,13 @@ func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
 	} else {
 		s = c.newSlot(weight, now)
 		c.granted++
-		c.waited += now - w.entered
+		c.waited += max(now-w.entered, 0) // the clock may have been read long before the lock was had
 		if c.adapt != nil {
 			c.adapt.comes(s)
 		}
 	}
-	s.client, s.cost = client, time.Duration(weight)*max(c.service, 1)
-	c.line.serve(client, s.cost)
+	s.client, s.cost, s.guess = client, 0, float32(float64(weight)*max(c.service, 1))
+	c.line.serve(client, float64(s.guess))
 	w.slot = s
 	return true
 }
@@ -708,6 +788,8 @@ func (c *Concurrency) settled(now time.Duration) {
 	if c.flagged {
 		c.flagged = false
 		c.state.Add(-concWaiting)
+		c.line.settle()
+		c.regime(now)
 	}
 }
 
@@ -769,7 +851,7 @@ func (c *Concurrency) retryAfter() time.Duration {
 	if c.gaps == 0 {
 		return 0
 	}
-	d := time.Duration(c.gap * float64(c.line.n+1))
+	d := time.Duration(min(c.gap*float64(c.line.size+1), float64(time.Minute)))
 	unit := time.Millisecond
 	for unit*4 < d {
 		unit *= 2
@@ -777,18 +859,24 @@ func (c *Concurrency) retryAfter() time.Duration {
 	return min((d+unit-1)/unit*unit, time.Minute)
 }
 
-// expected is how long a newcomer has to wait, by what is ahead of it: until that many grants and
-// its own have been made. Under a lasting overload the line is as long as this lets it
+// late reports that a newcomer would begin too late, by what is ahead of it.
+func (c *Concurrency) late(client *queueClient, level int, size int64, now, latest time.Duration) bool {
+	if c.line.n == 0 || c.gaps < 8 {
+		return false
+	}
+	left := float64(latest - now)
+	return c.expected(c.line.size, size, now) > left && c.expected(c.line.ahead(client, level, size), size, now) > left
+}
+
+// expected is how long a newcomer has to wait, ns: until that much weight and its own have been granted.
+// Under a lasting overload the line is as long as this lets it
 // become, so that everybody in it is a borderline case. So as not to send one in two of them
 // away after it has waited in vain, it is the mean and two and a half standard deviations (of which
 // one is 1.25 of the mean distance).
-func (c *Concurrency) expected(client *queueClient, level int, now time.Duration) time.Duration {
-	if c.gaps < 8 {
-		return 0
-	}
-	n := float64(c.line.ahead(client, level))
-	mean := c.gap*n + max(c.gap-float64(now-c.lastGrant), 0)
-	return time.Duration(mean + 3*c.gapOff*math.Sqrt(n+1))
+func (c *Concurrency) expected(ahead, size int64, now time.Duration) float64 {
+	n, own := float64(ahead), float64(size)
+	mean := c.gap*n + max(c.gap*own-float64(now-c.lastGrant), 0)
+	return mean + 3*c.gapOff*math.Sqrt((n+own)*own)
 }
 
 func (c *Concurrency) recycle(w *queueWaiter) {
@@ -826,7 +914,7 @@ func (c *Concurrency) arm(now time.Duration) {
 	if c.line.oldest == nil {
 		return // only permits that stand back, and these wait without an end
 	}
-	at := c.line.oldest.entered + c.bound + 1
+	at := c.line.oldest.entered + min(c.bound, math.MaxInt64/2) + 1
 	if c.timerAt != 0 && c.timerAt <= at {
 		return
 	}
@@ -843,9 +931,6 @@ func (c *Concurrency) expire() {
 	c.mu.Lock()
 	c.timerAt = 0
 	woken := c.dispatch(now)
-	if c.line.n > 0 {
-		c.arm(now)
-	}
 	c.mu.Unlock()
 	concWake(woken)
 }
@@ -855,10 +940,10 @@ func (c *Concurrency) Limit() int { return int(c.limit.Load()) }
 
 // SetLimit changes the limit. A higher one is granted to the waiting line at once; a
 // lower one is reached as work ends. An adaptive limiter goes on from n. It returns an
-// error and changes nothing if n is less than 1, or outside the limits of an adaptive limiter.
+// error and changes nothing if n is less than 1 or more than 2^50, or outside the limits of an adaptive limiter.
 func (c *Concurrency) SetLimit(n int) error {
-	if n < 1 {
-		return fmt.Errorf("limiter: SetLimit: limit is %d; it must be at least 1", n)
+	if n < 1 || int64(n) > concMost {
+		return fmt.Errorf("limiter: SetLimit: limit is %d; it must be from 1 to %d", n, int64(concMost))
 	}
 	if a := c.adapt; a != nil && (n < a.least || n > a.most) {
 		return fmt.Errorf("limiter: SetLimit: limit is %d; it must be from %d to %d, see WithLimits", n, a.least, a.most)

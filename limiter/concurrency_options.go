@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -28,8 +29,8 @@ func (f concOption) applyConcurrency(c *concConfig) { f(c) }
 
 // WithQueue gives the limiter a waiting line for at most length requests, each of which
 // waits maxWait at most. The line is first-in-first-out unless [WithCoDel] says
-// otherwise. When it is full, one of the client that has more than its share of the places goes: the
-// newcomer if that client is its own.
+// otherwise. When it is full, one of a client that has more than its share of the places goes, of the
+// newcomer's own if that has: the one that would be served last.
 //
 // An adaptive limiter has a line without this option; there it sets upper bounds for
 // what the limiter chooses, and length 0 takes the line away.
@@ -61,18 +62,19 @@ func WithCoDel(target time.Duration) ConcurrencyOption {
 
 // WithPriorityStep sets how much waiting time one level of [Request].Priority is worth;
 // the default is 100 ms. A waiting request is overtaken by one of a higher priority only
-// if that came less than step, times the difference in priority, after it.
+// if that came less than step, times the difference in priority, after it. Years are as good as any more: a higher
+// priority always goes first.
 //
 // WithPriorityStep panics if step is negative.
 func WithPriorityStep(step time.Duration) ConcurrencyOption {
 	if step < 0 {
 		panic(fmt.Sprintf("limiter: WithPriorityStep: step is %v; it must not be negative", step))
 	}
-	return concOption(func(c *concConfig) { c.step = step })
+	return concOption(func(c *concConfig) { c.step = min(step, math.MaxInt64/(4*queueLevels)) })
 }
 
 // WithClients sets how many clients the waiting line tells apart at the same time; the
-// default is 1,024, at about 400 bytes for each that waits or has waited. Beyond it clients share records,
+// default is 1,024, at about 500 bytes for each that waits or has waited. Beyond it clients share records,
 // and the fairness with it.
 //
 // WithClients panics if n is less than 1.
@@ -86,10 +88,10 @@ func WithClients(n int) ConcurrencyOption {
 // WithLimits bounds the limit of an adaptive limiter; the default is 1 to 1,000,000. It has no
 // effect on a fixed one.
 //
-// WithLimits panics unless 1 <= least <= most.
+// WithLimits panics unless 1 <= least <= most <= 2^50.
 func WithLimits(least, most int) ConcurrencyOption {
-	if least < 1 || most < least {
-		panic(fmt.Sprintf("limiter: WithLimits: limits are %d to %d; they must be at least 1 and in order", least, most))
+	if least < 1 || most < least || int64(most) > concMost {
+		panic(fmt.Sprintf("limiter: WithLimits: limits are %d to %d; they must be from 1 to %d and in order", least, most, int64(concMost)))
 	}
 	return concOption(func(c *concConfig) { c.least, c.most = least, most })
 }
@@ -144,7 +146,7 @@ type ConcurrencyTrace struct {
 
 // WithShadow makes a [Concurrency] decide and count without ever refusing or delaying
 // anything: what would have been shed is counted in Stats and told to the trace. What is
-// in flight then exceeds the limit. It serves to see what a limit would do before it does it.
+// in flight then exceeds the limit, and an adaptive one does not yield. It serves to see what a limit would do before it does it.
 func WithShadow() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.shadow = true })
 }

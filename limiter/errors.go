@@ -13,8 +13,8 @@ var (
 	// ErrSaturated says that every permit is taken and the waiting line is full,
 	// or that the wait in it grew too long.
 	ErrSaturated = errors.New("limiter: saturated")
-	// ErrWouldMissDeadline says that the work was refused at once because it could not
-	// have begun before the deadline of its context.
+	// ErrWouldMissDeadline says that the work was refused, at once or as soon as that was clear, because it could not
+	// have begun in time for the deadline of its context.
 	ErrWouldMissDeadline = errors.New("limiter: would miss the deadline")
 )
 

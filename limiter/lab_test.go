@@ -18,6 +18,7 @@ type labDriver struct {
 
 // labRun runs a simulation with c.
 func labRun(sim *limitersim.Simulation, c *Concurrency) {
+	c.timerAt = 1 // never armed: watch does what it would
 	sim.Run(&labDriver{sim: sim, c: c, slots: make(map[*limitersim.Request]*concSlot), waits: make(map[*queueWaiter]*limitersim.Request)})
 }
 

@@ -34,6 +34,7 @@ type queueWaiter struct {
 	client     *queueClient
 	level      int
 	weight     int64
+	size       int64         // what it counts as while it waits: weight, or the limit if that was less
 	arrived    time.Duration // what aging counts from
 	entered    time.Duration // what the bound on the wait counts from
 	latest     time.Duration // work that begins later is in vain; 0 is never
@@ -52,10 +53,12 @@ type queueClient struct {
 	hash   uint64
 	index  int // in queueLine.order; -1 while nobody of this client waits
 	n      int
-	vtime  time.Duration
-	levels uint32 // a bit for each list that is not empty
+	size   int64   // of all who wait
+	vtime  float64 // weight times ns
+	turn   uint64  // of clients with the same vtime, the one with the least is next
+	levels uint32  // a bit for each list that is not empty
 	lists  [queueLevels]struct{ first, last *queueWaiter }
-	count  [queueLevels]int32
+	sizes  [queueLevels]int64
 
 	older, newer *queueClient // among the clients of which nobody waits
 	idle         bool
@@ -65,23 +68,29 @@ type queueClient struct {
 // queueLine is the waiting line: who waits, who is next, who goes when it is full. It
 // is a plain data structure without a clock or a lock.
 //
-// Between clients it is fair by start-time fair queueing (Goyal, Vin, Cheng 1996): next
-// is the client that has had the least service, where a client that was away starts level
-// with the one being served. That is deficit round robin with the cost allowed to be
-// corrected after the fact, when the work was measured, without going round a ring to pay
-// off a debt. Within a client the order is the static key arrival - priority*step, or
+// Between clients it is fair by the service they have had: next is the client that has had the least, or of those
+// that have had as much the one whose turn was longest ago. A client that was away starts level with the
+// virtual time of weighted fair queueing (Demers, Keshav, Shenker 1989), which goes on by its part of all
+// service that is given: so one that has been served is next again after a round, however many new
+// ones come meanwhile. That is deficit round robin with the cost allowed to be corrected after the fact, when the work was
+// measured, without going round a ring to pay off a debt. Debts end with the line: once nobody waits all start anew.
+//
+// Within a client the order is the static key arrival - priority*step, or
 // with the sign of the arrival turned while the line is last-in-first-out. The lists for
 // each level are in order of arrival, so that only their ends need comparing, and a
 // waiter leaves in constant time from anywhere.
 type queueLine struct {
 	oldest, newest *queueWaiter
 	n              int // all who wait
-	kept           int // of these, permits that stand back
+	size           int64
+	kept           int // of n, permits that stand back
 	lifo           bool
 	step           time.Duration // what one level of priority is worth in waiting time
 
 	order    []*queueClient // a heap by vtime of the clients that have waiters
-	vnow     time.Duration
+	vnow     float64        // the virtual time
+	vmost    float64        // the most that any client has had
+	turns    uint64
 	single   *queueClient // for requests that name no client
 	clients  map[uint64]*queueClient
 	overflow []*queueClient // shared by clients beyond the bound
@@ -130,6 +139,7 @@ func (l *queueLine) clientFor(name string) *queueClient {
 	}
 	c := &queueClient{hash: h, index: -1, known: true}
 	l.clients[h] = c
+	l.toIdle(c) // it may never wait
 	return c
 }
 
@@ -168,10 +178,11 @@ func queueLevel(priority int) int {
 	return min(max(priority, queueMinPriority), queueMaxPriority) - queueMinPriority
 }
 
-// push puts w at the end of its client's list, or where it belongs by its arrival if it is kept.
+// push puts w where it belongs by its arrival: at the end of its client's list in most cases, near the beginning if it is kept.
 func (l *queueLine) push(w *queueWaiter, c *queueClient) {
 	w.client, w.queued, w.reason = c, true, queueNone
 	l.n++
+	l.size += w.size
 	list := &c.lists[w.level]
 	w.up, w.down = list.last, nil
 	if w.kept != nil {
@@ -182,6 +193,9 @@ func (l *queueLine) push(w *queueWaiter, c *queueClient) {
 			w.up, w.down = w.down, w.down.down
 		}
 	} else {
+		for w.up != nil && w.up.arrived > w.arrived {
+			w.up, w.down = w.up.up, w.up
+		}
 		w.prev = l.newest
 		if l.newest != nil {
 			l.newest.next = w
@@ -201,11 +215,13 @@ func (l *queueLine) push(w *queueWaiter, c *queueClient) {
 		list.last = w
 	}
 	c.levels |= 1 << w.level
-	c.count[w.level]++
+	c.sizes[w.level] += w.size
+	c.size += w.size
 	c.n++
 	if c.index < 0 {
 		l.unidle(c)
 		c.vtime = max(c.vtime, l.vnow)
+		l.rejoin(c)
 		c.index = len(l.order)
 		l.order = append(l.order, c)
 		l.siftUp(c.index)
@@ -215,6 +231,7 @@ func (l *queueLine) push(w *queueWaiter, c *queueClient) {
 // remove takes w out, from wherever it stands.
 func (l *queueLine) remove(w *queueWaiter) {
 	l.n--
+	l.size -= w.size
 	if w.kept != nil {
 		l.kept--
 	} else {
@@ -245,7 +262,8 @@ func (l *queueLine) remove(w *queueWaiter) {
 	if list.first == nil {
 		c.levels &^= 1 << w.level
 	}
-	c.count[w.level]--
+	c.sizes[w.level] -= w.size
+	c.size -= w.size
 	c.n--
 	if c.n == 0 {
 		i := c.index
@@ -351,34 +369,64 @@ func (l *queueLine) victim(newcomer *queueClient) *queueWaiter {
 }
 
 // charge says that a client has had service worth d more (or less) than was thought.
-func (l *queueLine) charge(c *queueClient, d time.Duration) {
+func (l *queueLine) charge(c *queueClient, d float64) {
 	c.vtime += d
+	l.vmost = max(l.vmost, c.vtime)
 	if c.index >= 0 {
 		l.fix(c.index)
 	}
+	if l.n == 0 {
+		l.settle()
+	}
 }
 
-// serve moves the line's own virtual time to the client that is being served.
-func (l *queueLine) serve(c *queueClient, cost time.Duration) {
-	l.vnow = max(l.vnow, c.vtime)
+// serve says that a client, whose turn it was, is being served and what that is thought to cost.
+func (l *queueLine) serve(c *queueClient, cost float64) {
+	others := len(l.order)
+	if c.index >= 0 {
+		others--
+	}
+	from := max(l.vnow, c.vtime)
+	// Costs are guesses, so the virtual time has a bound: nobody who comes has to wait for more than a round.
+	l.vnow = max(l.vnow, min(from+cost/float64(others+1), c.vtime+cost))
+	l.rejoin(c)
 	l.charge(c, cost)
 }
 
-// ahead returns at least how many would be served before a newcomer.
-func (l *queueLine) ahead(c *queueClient, level int) int {
-	n := 0
-	from := level
-	if l.lifo {
-		from++
+// rejoin puts a client behind those that have had as much as it has.
+func (l *queueLine) rejoin(c *queueClient) {
+	l.turns++
+	c.turn = l.turns
+}
+
+// settle ends all debts: nobody waits.
+func (l *queueLine) settle() { l.vnow = max(l.vnow, l.vmost) }
+
+// ahead returns about how much weight would be served before a newcomer of that weight: of its own client those who
+// are before it, and as much of each other client that has had no more. Where the newest goes first nobody of its own is.
+func (l *queueLine) ahead(c *queueClient, level int, weight int64) int64 {
+	own := int64(0)
+	if !l.lifo {
+		for _, size := range c.sizes[level:] {
+			own += size
+		}
 	}
-	for i := from; i < queueLevels; i++ {
-		n += int(c.count[i])
-	}
-	others := len(l.order)
+	vtime := c.vtime
 	if c.index < 0 {
-		others++
+		vtime = max(vtime, l.vnow)
 	}
-	return min(n*others, n+l.n-c.n)
+	all := own
+	for _, x := range l.order {
+		if x == c {
+			continue
+		}
+		before := own
+		if x.vtime <= vtime {
+			before += weight
+		}
+		all += min(x.size, before)
+	}
+	return all
 }
 
 func (l *queueLine) swap(i, j int) {
@@ -395,7 +443,7 @@ func (l *queueLine) fix(i int) {
 func (l *queueLine) siftUp(i int) {
 	for i > 0 {
 		p := (i - 1) / 2
-		if l.order[p].vtime <= l.order[i].vtime {
+		if !l.order[i].before(l.order[p]) {
 			return
 		}
 		l.swap(i, p)
@@ -410,14 +458,18 @@ func (l *queueLine) siftDown(i int) bool {
 		if k >= len(l.order) {
 			break
 		}
-		if r := k + 1; r < len(l.order) && l.order[r].vtime < l.order[k].vtime {
+		if r := k + 1; r < len(l.order) && l.order[r].before(l.order[k]) {
 			k = r
 		}
-		if l.order[i].vtime <= l.order[k].vtime {
+		if !l.order[k].before(l.order[i]) {
 			break
 		}
 		l.swap(i, k)
 		i = k
 	}
 	return i > from
+}
+
+func (c *queueClient) before(d *queueClient) bool {
+	return c.vtime < d.vtime || c.vtime == d.vtime && c.turn < d.turn
 }

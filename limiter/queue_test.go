@@ -12,8 +12,10 @@ import (
 type queueModel struct {
 	waiters []*queueWaiter
 	names   map[*queueWaiter]string
-	vtime   map[string]time.Duration
-	vnow    time.Duration
+	vtime   map[string]float64
+	turn    map[string]int // when it was last put behind the others
+	turns   int
+	vnow    float64
 	lifo    bool
 	step    time.Duration
 }
@@ -31,6 +33,7 @@ func (m *queueModel) count(name string) int {
 func (m *queueModel) push(w *queueWaiter, name string) {
 	if m.count(name) == 0 {
 		m.vtime[name] = max(m.vtime[name], m.vnow)
+		m.behind(name)
 	}
 	m.waiters = append(m.waiters, w)
 	m.names[w] = name
@@ -40,6 +43,34 @@ func (m *queueModel) remove(w *queueWaiter) {
 	m.waiters = slices.DeleteFunc(m.waiters, func(x *queueWaiter) bool { return x == w })
 }
 
+func (m *queueModel) behind(name string) {
+	m.turns++
+	m.turn[name] = m.turns
+}
+
+// serve is for w, which is next: the virtual time goes on by what each of those who waited got of its cost, but
+// never past what w's client has had then.
+func (m *queueModel) serve(w *queueWaiter, cost float64) {
+	name := m.names[w]
+	waited := map[string]bool{}
+	for _, x := range m.waiters {
+		waited[m.names[x]] = true
+	}
+	m.remove(w)
+	m.vnow = max(m.vnow, min(max(m.vnow, m.vtime[name])+cost/float64(len(waited)), m.vtime[name]+cost))
+	m.behind(name)
+	m.charge(name, cost)
+}
+
+func (m *queueModel) charge(name string, d float64) {
+	m.vtime[name] += d
+	if len(m.waiters) == 0 {
+		for _, v := range m.vtime {
+			m.vnow = max(m.vnow, v)
+		}
+	}
+}
+
 func (m *queueModel) key(w *queueWaiter) time.Duration {
 	if m.lifo {
 		return -w.arrived - time.Duration(w.level)*m.step
@@ -47,16 +78,17 @@ func (m *queueModel) key(w *queueWaiter) time.Duration {
 	return w.arrived - time.Duration(w.level)*m.step
 }
 
-// mayBeNext reports whether w is one that the rules allow to be next: of a client that has
-// had the least, the one with the least key.
+// mayBeNext reports whether w is the one that the rules allow to be next: of the client that has
+// had the least, for the longest time, the one with the least key.
 func (m *queueModel) mayBeNext(w *queueWaiter) error {
-	least := time.Duration(1<<63 - 1)
-	for _, x := range m.waiters {
-		least = min(least, m.vtime[m.names[x]])
-	}
 	name := m.names[w]
-	if m.vtime[name] != least {
-		return fmt.Errorf("client %q has had %v, another %v", name, m.vtime[name], least)
+	for _, x := range m.waiters {
+		switch other := m.names[x]; {
+		case m.vtime[other] < m.vtime[name]:
+			return fmt.Errorf("client %q has had %v, another %v", name, m.vtime[name], m.vtime[other])
+		case m.vtime[other] == m.vtime[name] && m.turn[other] < m.turn[name]:
+			return fmt.Errorf("client %q has had as much as another that came before it", name)
+		}
 	}
 	for _, x := range m.waiters {
 		if m.names[x] == name && m.key(x) < m.key(w) {
@@ -74,7 +106,7 @@ func TestQueueAgreesWithModel(t *testing.T) {
 		step := time.Duration(r.IntN(3)) * 10 * time.Millisecond
 		var l queueLine
 		l.init(step, 100)
-		m := &queueModel{names: map[*queueWaiter]string{}, vtime: map[string]time.Duration{}, step: step}
+		m := &queueModel{names: map[*queueWaiter]string{}, vtime: map[string]float64{}, turn: map[string]int{}, step: step}
 		now := time.Duration(0)
 		clients := []string{"", "a", "b", "c"}
 		served := map[*queueClient]string{}
@@ -95,14 +127,12 @@ func TestQueueAgreesWithModel(t *testing.T) {
 				}
 				c, name := w.client, m.names[w]
 				l.remove(w)
-				cost := time.Duration(r.IntN(1000))
+				cost := float64(r.IntN(1000))
 				l.serve(c, cost)
-				m.remove(w)
-				m.vnow = max(m.vnow, m.vtime[name])
-				m.vtime[name] += cost
+				m.serve(w, cost)
 				if r.IntN(2) == 0 {
 					l.charge(c, cost)
-					m.vtime[name] += cost
+					m.charge(name, cost)
 				}
 			case k == 8 && l.n > 0:
 				w := m.waiters[r.IntN(len(m.waiters))]

@@ -13,7 +13,8 @@ import (
 //
 // The wait is not bounded, and r is never refused nor sent away: it is on its way already. Only
 // if ctx ends first Yield returns what ctx.Err returns, and no permit; the work must end then.
-// The permit returned takes the place of p, of which all copies are released. The permits in
+// The permit returned takes the place of p, of which all copies are released; none of them may be released at the
+// same time. The permits in
 // flight never weigh more than the limit meanwhile.
 //
 // Where nobody more urgent is next, Yield returns p. While nobody waits at all that costs
@@ -30,16 +31,18 @@ func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 	now := time.Since(c.base)
 	arrived := now
 	if !r.Arrived.IsZero() {
-		arrived = r.Arrived.Sub(c.base)
+		arrived = min(r.Arrived.Sub(c.base), now)
 	}
 	c.mu.Lock()
+	woken := c.dispatch(now) // who is past its time is no reason to stand back
 	if !c.line.urgent(queueLevel(r.Priority), arrived) || !s.gen.CompareAndSwap(p.gen, p.gen+1) {
 		c.mu.Unlock()
+		concWake(woken)
 		return p, nil
 	}
-	w, woken := c.standBack(s, &r, arrived, now)
+	w, granted := c.standBack(s, &r, arrived, now)
 	c.mu.Unlock()
-	concWake(woken)
+	concWake(concJoin(granted, woken))
 	return c.park(ctx, w)
 }
 
@@ -47,14 +50,12 @@ func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 // gives what it held to the head of the line. The lock is held.
 func (c *Concurrency) standBack(s *concSlot, r *Request, arrived, now time.Duration) (w, woken *queueWaiter) {
 	if s.client != nil {
-		if !s.charged {
-			s.cost -= time.Duration(s.weight) * max(now-s.start, 0)
-		}
-		c.line.charge(s.client, -s.cost)
+		c.line.charge(s.client, s.had(max(now-s.start, 0))-float64(s.guess))
 		s.client = nil
 	}
 	w = c.waiter()
 	w.level, w.weight, w.entered, w.arrived, w.latest, w.kept = queueLevel(r.Priority), concWeight(r), now, arrived, 0, s
+	w.size = min(w.weight, c.limit.Load())
 	client := c.line.clientFor(r.Client)
 	head := c.line.head()
 	c.state.Add(-s.weight)
