@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -47,6 +50,81 @@ func TestConcurrencyPriorityAges(t *testing.T) {
 		want := []string{"beyond the range", "high, 50 ms", "higher, 160 ms", "low, 0 ms", "high, 160 ms", "below the range"}
 		if !slices.Equal(order, want) {
 			t.Errorf("served %q\nwant   %q", order, want)
+		}
+	})
+}
+
+// Age counts from Arrived: whoever came before others to the line did so, also if it asks after them. What arrives in
+// the future arrives now.
+func TestConcurrencyOrderByArrived(t *testing.T) {
+	type ask struct {
+		name     string
+		after    time.Duration // the one before it
+		arrived  time.Duration // since the test began
+		priority int
+	}
+	const ms = time.Millisecond
+	for _, k := range []struct {
+		name string
+		asks []ask
+		want []string
+	}{
+		{"out of order, of one priority", []ask{{"b", 0, 10 * ms, 0}, {"c", 0, 20 * ms, 0}, {"a", 0, 5 * ms, 0}}, []string{"a", "b", "c"}},
+		{"out of order, against a higher priority", []ask{{"b", 0, 500 * ms, 0}, {"c", 0, 550 * ms, 1}, {"a", 0, 0, 0}}, []string{"a", "c", "b"}},
+		{"in the future", []ask{{"b", 0, time.Second, 0}, {"a", 50 * ms, time.Hour, 1}, {"c", 60 * ms, time.Hour, 1}}, []string{"a", "b", "c"}},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute), limiter.WithPriorityStep(100*ms))
+				p := concMust(t, c, limiter.Request{})
+				began := time.Now()
+				time.Sleep(time.Second)
+				q := concCrowdOf(t, c, ms)
+				for _, a := range k.asks {
+					time.Sleep(a.after)
+					q.join(t.Context(), a.name, limiter.Request{Priority: a.priority, Arrived: began.Add(a.arrived)})
+				}
+				p.Release(limiter.Success)
+				q.wg.Wait()
+				if !slices.Equal(q.served, k.want) {
+					t.Errorf("served %q\nwant   %q", q.served, k.want)
+				}
+			})
+		})
+	}
+}
+
+// A step as long as can be said makes a higher priority always go first.
+func TestConcurrencyStrictPriority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute), limiter.WithPriorityStep(math.MaxInt64))
+		p := concMust(t, c, limiter.Request{})
+		q := concCrowdOf(t, c, time.Millisecond)
+		for _, priority := range []int{0, 7, -8, 6, 1} {
+			q.join(t.Context(), strconv.Itoa(priority), limiter.Request{Priority: priority})
+			time.Sleep(time.Millisecond)
+		}
+		p.Release(limiter.Success)
+		q.wg.Wait()
+		if want := []string{"7", "6", "1", "0", "-8"}; !slices.Equal(q.served, want) {
+			t.Errorf("served %q\nwant   %q", q.served, want)
+		}
+	})
+}
+
+// In a line without a bound on the wait there is nothing for the timer to do, and it does nothing.
+func TestConcurrencyWaitsForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, math.MaxInt64))
+		p := concMust(t, c, limiter.Request{})
+		time.Sleep(time.Second)
+		q := concCrowdOf(t, c, 0)
+		q.join(t.Context(), "it", limiter.Request{})
+		time.Sleep(10_000 * time.Hour)
+		p.Release(limiter.Success)
+		q.wg.Wait()
+		if q.waited["it"] != 10_000*time.Hour {
+			t.Errorf("waited %v, refused with %v", q.waited["it"], q.refused["it"])
 		}
 	})
 }
@@ -210,6 +288,106 @@ func TestConcurrencyCoDel(t *testing.T) {
 	})
 }
 
+// When a queue is seen to stand its bound shrinks at once: nobody has to wait for the end of the old one.
+func TestConcurrencyTimerFollowsTheBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ms = time.Millisecond
+		c := limiter.NewConcurrency(1, limiter.WithQueue(100, 100*ms), limiter.WithCoDel(5*ms))
+		p := concMust(t, c, limiter.Request{})
+		granted := make(chan limiter.Permit, 10)
+		ask := func() <-chan time.Duration { // when it was refused
+			refused := make(chan time.Duration, 1)
+			start := time.Now()
+			go func() {
+				q, err := c.Acquire(t.Context(), limiter.Request{})
+				if err == nil {
+					granted <- q
+					return
+				}
+				refused <- time.Since(start)
+			}()
+			synctest.Wait()
+			return refused
+		}
+		next := func() {
+			p.Release(limiter.Success)
+			p = <-granted
+		}
+		ask() // at 0: the timer is set for 100
+		time.Sleep(5 * ms)
+		next() // the line is empty
+		time.Sleep(5 * ms)
+		ask() // at 10: it is not empty from here on
+		time.Sleep(85 * ms)
+		ask() // at 95
+		time.Sleep(ms)
+		next() // at 96 that of 10 is served; at 100 the timer is set for that of 95, for 195
+		time.Sleep(10 * ms)
+		refused := ask() // at 106
+		time.Sleep(2 * ms)
+		ask() // at 108
+		time.Sleep(3 * ms)
+		next() // at 111 the queue stands: that of 108 is served, that of 95 goes, that of 106 has waited for 5
+		if d := <-refused; d > 6*ms {
+			t.Errorf("one waited %v in a standing queue, want the target of 5ms", d)
+		}
+		p.Release(limiter.Success)
+	})
+}
+
+// After an overload the line is as it was before, and says so.
+func TestConcurrencyOverloadEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ms = time.Millisecond
+		c := limiter.NewConcurrency(1, limiter.WithQueue(100, 100*ms), limiter.WithCoDel(5*ms))
+		p := concMust(t, c, limiter.Request{})
+		q := concCrowdOf(t, c, ms)
+		for range 250 {
+			q.join(t.Context(), "it", limiter.Request{})
+			time.Sleep(ms)
+		}
+		if s := c.Stats(); !s.NewestFirst || s.QueueWait != 5*ms {
+			t.Errorf("a standing queue: %+v", s)
+		}
+		p.Release(limiter.Success)
+		q.wg.Wait()
+		if s := c.Stats(); s.NewestFirst || s.QueueWait != 100*ms || s.Queued != 0 {
+			t.Errorf("nobody waits any more: %+v", s)
+		}
+	})
+}
+
+// A time that was read long before the lock was had makes no wait negative.
+func TestConcurrencyWaitTimeOfAnOldClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(3, time.Minute))
+		granted := make(chan limiter.Permit)
+		ask := func() {
+			go func() {
+				p, err := c.Acquire(t.Context(), limiter.Request{})
+				if err != nil {
+					t.Error(err)
+				}
+				granted <- p
+			}()
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		p := concMust(t, c, limiter.Request{})
+		ask()
+		p.Release(limiter.Success)
+		p = <-granted // it has waited: the time that is given to ReleaseAt counts
+		now := time.Now()
+		time.Sleep(time.Millisecond)
+		ask()
+		p.ReleaseAt(limiter.Success, now)
+		(<-granted).Release(limiter.Success)
+		if s := c.Stats(); s.WaitTime < 0 || s.Waited != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // What leaves a long line costs the same as what leaves a short one, and none is lost.
 func TestConcurrencyTenThousandCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -263,6 +441,85 @@ func TestConcurrencyShadow(t *testing.T) {
 	}
 }
 
+// In shadow mode the trace is told of as many as are counted: those that would have found no place in the line.
+func TestConcurrencyShadowTells(t *testing.T) {
+	for name, k := range map[string]struct {
+		opts []limiter.ConcurrencyOption
+		want int64 // of three beyond the limit
+	}{
+		"no line":              {nil, 3},
+		"a line of two":        {[]limiter.ConcurrencyOption{limiter.WithQueue(2, time.Second)}, 1},
+		"a line without bound": {[]limiter.ConcurrencyOption{limiter.WithQueue(math.MaxInt, time.Second)}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var admitted, shed int64
+			c := limiter.NewConcurrency(2, append(k.opts, limiter.WithShadow(), limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{
+				Admitted: func(limiter.Request, time.Duration) { admitted++ },
+				Shed: func(_ limiter.Request, err error, waited time.Duration) {
+					if shed++; !errors.Is(err, limiter.ErrSaturated) || waited != 0 {
+						t.Errorf("told %v after %v", err, waited)
+					}
+				},
+			}))...)
+			for i := range 5 {
+				if i%2 == 0 {
+					concMust(t, c, limiter.Request{})
+				} else if _, err := c.Acquire(t.Context(), limiter.Request{}); err != nil {
+					t.Error(err)
+				}
+			}
+			if s := c.Stats(); shed != k.want || s.Shed != k.want || admitted != 5 {
+				t.Errorf("told of %d admitted and %d shed, want 5 and %d; %+v", admitted, shed, k.want, s)
+			}
+		})
+	}
+}
+
+// A hook that panics does so on the goroutine that asks, and leaves no permit held.
+func TestConcurrencyHookPanics(t *testing.T) {
+	admitted := limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{Admitted: func(limiter.Request, time.Duration) { panic("hook") }})
+	shed := limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{Shed: func(limiter.Request, error, time.Duration) { panic("hook") }})
+	acquire := func(t *testing.T, c *limiter.Concurrency) { c.Acquire(t.Context(), limiter.Request{}) }
+	try := func(_ *testing.T, c *limiter.Concurrency) { c.TryAcquire(limiter.Request{}) }
+	for name, k := range map[string]struct {
+		make func() *limiter.Concurrency
+		busy bool // for a second
+		ask  func(*testing.T, *limiter.Concurrency)
+	}{
+		"Admitted, at once":    {func() *limiter.Concurrency { return limiter.NewConcurrency(1, admitted) }, false, acquire},
+		"Admitted, adaptive":   {func() *limiter.Concurrency { return limiter.NewAdaptive(admitted) }, false, acquire},
+		"Admitted, TryAcquire": {func() *limiter.Concurrency { return limiter.NewConcurrency(1, admitted) }, false, try},
+		"Admitted, in shadow":  {func() *limiter.Concurrency { return limiter.NewConcurrency(1, admitted, limiter.WithShadow()) }, true, acquire},
+		"Shed, in shadow":      {func() *limiter.Concurrency { return limiter.NewConcurrency(1, shed, limiter.WithShadow()) }, true, acquire},
+		"Shed, no room":        {func() *limiter.Concurrency { return limiter.NewConcurrency(1, shed) }, true, try},
+		"Admitted, from a line": {func() *limiter.Concurrency {
+			return limiter.NewConcurrency(1, admitted, limiter.WithQueue(1, time.Minute))
+		}, true, acquire},
+		"Admitted, from a line, adaptive": {func() *limiter.Concurrency {
+			return limiter.NewAdaptive(limiter.WithStart(1), admitted)
+		}, true, acquire},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := k.make()
+				if k.busy {
+					n := c.TryTake(1)
+					time.AfterFunc(time.Second, func() { c.Give(n) })
+				}
+				var got any
+				func() {
+					defer func() { got = recover() }()
+					k.ask(t, c)
+				}()
+				time.Sleep(time.Minute)
+				if s := c.Stats(); got != "hook" || s.InFlight != 0 || s.Queued != 0 {
+					t.Errorf("panicked with %v; %+v", got, s)
+				}
+			})
+		})
+	}
+}
+
 func TestConcurrencyTrace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []string
@@ -300,6 +557,19 @@ func TestConcurrencyAllocations(t *testing.T) {
 	full.TryAcquire(limiter.Request{})
 	line := limiter.NewAdaptive(limiter.WithStart(1), limiter.WithQueue(0, 0))
 	line.TryAcquire(limiter.Request{})
+	few := limiter.NewConcurrency(10, limiter.WithQueue(10, time.Minute), limiter.WithClients(2))
+	passed := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute), limiter.WithClients(2))
+	held := concMust(t, passed, limiter.Request{})
+	next := make(chan limiter.Permit)
+	defer close(next)
+	go func() { // releases each permit when somebody waits for it
+		for p := range next {
+			for passed.Stats().Queued == 0 {
+				runtime.Gosched()
+			}
+			p.Release(limiter.Success)
+		}
+	}()
 	for name, do := range map[string]func(){
 		"fixed": func() {
 			p, _ := fixed.Acquire(ctx, limiter.Request{Client: "c"})
@@ -308,6 +578,14 @@ func TestConcurrencyAllocations(t *testing.T) {
 		"adaptive": func() {
 			p, _ := adaptive.Acquire(ctx, limiter.Request{Client: "c"})
 			p.Release(limiter.Success)
+		},
+		"few clients told apart": func() {
+			p, _ := few.Acquire(ctx, limiter.Request{Client: "c"})
+			p.Release(limiter.Success)
+		},
+		"from the line": func() {
+			next <- held
+			held, _ = passed.Acquire(ctx, limiter.Request{Client: "c"})
 		},
 		"TryAcquire": func() {
 			p, _ := fixed.TryAcquire(limiter.Request{})
@@ -335,6 +613,18 @@ func TestAdaptiveSetLimit(t *testing.T) {
 	}
 }
 
+// The highest limit is as much of a limit as any.
+func TestConcurrencyHighestLimit(t *testing.T) {
+	highest := int64(1) << 50
+	c := limiter.NewConcurrency(int(highest))
+	p := concMust(t, c, limiter.Request{Weight: math.MaxInt})
+	concFull(t, c)
+	p.Release(limiter.Success)
+	if s := c.Stats(); s.InFlight != 0 {
+		t.Errorf("in flight: %d", s.InFlight)
+	}
+}
+
 func TestConcurrencyMisusePanics(t *testing.T) {
 	for name, f := range map[string]func(){
 		"limit 0":             func() { limiter.NewConcurrency(0) },
@@ -346,6 +636,10 @@ func TestConcurrencyMisusePanics(t *testing.T) {
 		"limits out of order": func() { limiter.WithLimits(5, 4) },
 		"least 0":             func() { limiter.WithLimits(0, 4) },
 		"start 0":             func() { limiter.WithStart(0) },
+		"limit too high":      func() { limiter.NewConcurrency(math.MaxInt) },
+		"limits too high":     func() { limiter.WithLimits(1, math.MaxInt) },
+		"nil option":          func() { limiter.NewConcurrency(1, limiter.WithShadow(), nil) },
+		"nil option, adapt":   func() { limiter.NewAdaptive(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

@@ -3,6 +3,9 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"math"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -108,8 +111,8 @@ func TestConcurrencyHeavyIsNotPassed(t *testing.T) {
 func TestConcurrencySetLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute))
-		for _, n := range []int{0, -3} {
-			if err := c.SetLimit(n); err == nil || c.Limit() != 1 {
+		for _, n := range []int{0, -3, math.MaxInt} {
+			if err := c.SetLimit(n); err == nil || !strings.Contains(err.Error(), "from 1 to 1125899906842624") || c.Limit() != 1 {
 				t.Errorf("SetLimit(%d): error %v, limit %d", n, err, c.Limit())
 			}
 		}
@@ -226,6 +229,149 @@ func TestConcurrencyDeadlineRefusedInAdvance(t *testing.T) {
 	})
 }
 
+// What is foretold of the line counts by weight: so much has to be served before a newcomer.
+func TestConcurrencyForetellsByWeight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(10, limiter.WithQueue(100, time.Minute))
+		q := concCrowdOf(t, c, 100*time.Millisecond)
+		for range 20 {
+			q.join(t.Context(), "before", limiter.Request{Weight: 10})
+		}
+		time.Sleep(1050 * time.Millisecond) // ten are done, nine wait
+		if d := c.Stats().RetryAfter; d < 900*time.Millisecond || d > 1300*time.Millisecond {
+			t.Errorf("nine wait, each for all permits and for 100 ms: come back after %v", d)
+		}
+		for _, left := range []time.Duration{800 * time.Millisecond, 1200 * time.Millisecond} {
+			ctx, cancel := context.WithTimeout(t.Context(), left)
+			defer cancel()
+			q.join(ctx, left.String(), limiter.Request{Weight: 10})
+		}
+		q.wg.Wait()
+		if err := q.refused["800ms"]; !errors.Is(err, limiter.ErrWouldMissDeadline) {
+			t.Errorf("nine in front at 100 ms each with 800 ms to go: %v", err)
+		}
+		if err := q.refused["1.2s"]; err != nil {
+			t.Errorf("it can be met: %v", err)
+		}
+	})
+}
+
+// A deadline that can be met is no reason to refuse, however long the line is.
+func TestConcurrencyDeadlineThatCanBeMet(t *testing.T) {
+	const service = 10 * time.Millisecond
+	for _, k := range []struct {
+		name string
+		opts []limiter.ConcurrencyOption
+		line func(t *testing.T, q *concCrowd) // brings the others into the line
+		r    limiter.Request
+		left time.Duration
+	}{
+		{"a flood, many small clients and some of its own before it",
+			[]limiter.ConcurrencyOption{limiter.WithQueue(2000, time.Hour)},
+			func(t *testing.T, q *concCrowd) {
+				p := concMust(t, q.c, limiter.Request{})
+				for range 500 {
+					q.join(t.Context(), "flood", limiter.Request{Client: "flood"})
+				}
+				for i := range 48 {
+					q.join(t.Context(), "small", limiter.Request{Client: strconv.Itoa(i)})
+				}
+				for range 10 {
+					q.join(t.Context(), "own", limiter.Request{Client: "own"})
+				}
+				time.AfterFunc(1, func() { p.Release(limiter.Success) })
+			},
+			limiter.Request{Client: "own"}, 100 * service},
+		{"newest first, and all others have a higher priority",
+			[]limiter.ConcurrencyOption{limiter.WithQueue(1000, 2*time.Second), limiter.WithCoDel(time.Second), limiter.WithPriorityStep(time.Millisecond)},
+			func(t *testing.T, q *concCrowd) {
+				for range 1000 {
+					q.join(t.Context(), "other", limiter.Request{Priority: 1})
+					time.Sleep(service / 2)
+				}
+				if !q.c.Stats().NewestFirst {
+					t.Fatalf("not a standing queue: %+v", q.c.Stats())
+				}
+			},
+			limiter.Request{}, 30 * service},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := limiter.NewConcurrency(1, k.opts...)
+				q := concCrowdOf(t, c, service)
+				for range 20 { // it is known how fast the line moves
+					q.join(t.Context(), "first", limiter.Request{})
+				}
+				q.wg.Wait()
+				k.line(t, q)
+				ctx, cancel := context.WithTimeout(t.Context(), k.left)
+				defer cancel()
+				q.join(ctx, "it", k.r)
+				q.wg.Wait()
+				if err := q.refused["it"]; err != nil {
+					t.Errorf("with %v to go: %v", k.left, err)
+				}
+			})
+		})
+	}
+}
+
+// Work that takes longer than its deadline leaves is refused at once, though there is room.
+func TestConcurrencyWorkInVain(t *testing.T) {
+	for name, k := range map[string]struct {
+		make   func(...limiter.ConcurrencyOption) *limiter.Concurrency
+		shadow bool
+	}{
+		"fixed": {func(o ...limiter.ConcurrencyOption) *limiter.Concurrency {
+			return limiter.NewConcurrency(1, append(o, limiter.WithQueue(1, time.Second))...)
+		}, false},
+		"fixed, without a line": {func(o ...limiter.ConcurrencyOption) *limiter.Concurrency { return limiter.NewConcurrency(1, o...) }, false},
+		"adaptive":              {limiter.NewAdaptive, false},
+		"fixed, shadow": {func(o ...limiter.ConcurrencyOption) *limiter.Concurrency {
+			return limiter.NewConcurrency(1, append(o, limiter.WithShadow())...)
+		}, true},
+		"adaptive, shadow": {func(o ...limiter.ConcurrencyOption) *limiter.Concurrency {
+			return limiter.NewAdaptive(append(o, limiter.WithShadow())...)
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var shed, admitted int64
+				c := k.make(limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{
+					Admitted: func(limiter.Request, time.Duration) { admitted++ },
+					Shed: func(_ limiter.Request, err error, waited time.Duration) {
+						if shed++; !errors.Is(err, limiter.ErrWouldMissDeadline) || waited != 0 {
+							t.Errorf("told %v after %v", err, waited)
+						}
+					},
+				}))
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				for range 100 {
+					p, err := c.Acquire(ctx, limiter.Request{Work: 101 * time.Millisecond})
+					if k.shadow && err != nil || !k.shadow && !errors.Is(err, limiter.ErrWouldMissDeadline) {
+						t.Fatal(err)
+					}
+					p.Release(limiter.Success)
+				}
+				want := int64(0)
+				if k.shadow {
+					want = 100
+				}
+				s := c.Stats()
+				if s.Deadline != 100 || s.Shed != 100 || shed != 100 || s.Admitted != want || admitted != want || s.InFlight != 0 || s.ShedFraction != 0 {
+					t.Errorf("told of %d refused and %d admitted; %+v", shed, admitted, s)
+				}
+				p, err := c.Acquire(ctx, limiter.Request{Work: 100 * time.Millisecond})
+				if err != nil {
+					t.Errorf("work that fits exactly: %v", err)
+				}
+				p.Release(limiter.Success)
+			})
+		})
+	}
+}
+
 func TestConcurrencyNeverExceeds(t *testing.T) {
 	for name, c := range map[string]*limiter.Concurrency{
 		"fixed":         limiter.NewConcurrency(3),
@@ -285,6 +431,7 @@ func TestPermitAtOnce(t *testing.T) {
 		"fixed":                     {limiter.NewConcurrency(1), true},
 		"adaptive, without a yield": {limiter.NewAdaptive(limiter.WithoutYield()), true},
 		"adaptive, yields":          {limiter.NewAdaptive(), false},
+		"adaptive, shadow":          {limiter.NewAdaptive(limiter.WithShadow()), true},
 		"a trace was told":          {limiter.NewConcurrency(1, told), false},
 	} {
 		for range 3 { // slots are used again

@@ -2,6 +2,7 @@ package limiter_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -179,6 +180,29 @@ func TestYield(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		}
+	})
+}
+
+// One that is past its time is sent away, and nobody stands back for it.
+func TestYieldNotForOnePastItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute))
+		r := limiter.Request{Arrived: time.Now()}
+		p := concMust(t, c, r)
+		q := concCrowdOf(t, c, 0)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		q.join(ctx, "too late", limiter.Request{Priority: 1, Work: 900 * time.Millisecond})
+		time.Sleep(500 * time.Millisecond)
+		same, err := p.Yield(t.Context(), r)
+		if err != nil || same != p {
+			t.Errorf("stood back: %v", err)
+		}
+		q.wg.Wait()
+		if err := q.refused["too late"]; !errors.Is(err, limiter.ErrWouldMissDeadline) {
+			t.Errorf("it is refused with %v", err)
+		}
+		same.Release(limiter.Success)
 	})
 }
 

@@ -1,0 +1,278 @@
+package limiter_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// concCrowd is requests that ask for a permit of c one after the other, and what became of them.
+type concCrowd struct {
+	c    *limiter.Concurrency
+	hold time.Duration // how long each keeps its permit
+
+	wg      sync.WaitGroup
+	mu      sync.Mutex
+	served  []string // may be read when wg is done
+	refused map[string]error
+	waited  map[string]time.Duration // of those that were served
+}
+
+// concCrowdOf belongs in a bubble, which ends when all of the crowd have done.
+func concCrowdOf(t *testing.T, c *limiter.Concurrency, hold time.Duration) *concCrowd {
+	q := &concCrowd{c: c, hold: hold, refused: map[string]error{}, waited: map[string]time.Duration{}}
+	t.Cleanup(q.wg.Wait)
+	return q
+}
+
+// join lets one more ask, and returns when that waits or is at work.
+func (q *concCrowd) join(ctx context.Context, name string, r limiter.Request) {
+	q.wg.Go(func() {
+		start := time.Now()
+		p, err := q.c.Acquire(ctx, r)
+		q.mu.Lock()
+		if err != nil {
+			q.refused[name] = err
+		} else {
+			q.served = append(q.served, name)
+			q.waited[name] = time.Since(start)
+		}
+		q.mu.Unlock()
+		if err == nil {
+			time.Sleep(q.hold)
+			p.Release(limiter.Success)
+		}
+	})
+	synctest.Wait()
+}
+
+// last is who was served last.
+func (q *concCrowd) last() string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.served[len(q.served)-1]
+}
+
+// Clients that have had as much are served in the order they came.
+func TestConcurrencyClientsInOrderOfArrival(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(100, time.Minute))
+		p := concMust(t, c, limiter.Request{})
+		q := concCrowdOf(t, c, 10*time.Millisecond)
+		var want []string
+		for i := range 8 {
+			want = append(want, strconv.Itoa(i))
+			q.join(t.Context(), want[i], limiter.Request{Client: want[i]})
+		}
+		p.Release(limiter.Success)
+		q.wg.Wait()
+		if !slices.Equal(q.served, want) {
+			t.Errorf("served %q\nwant   %q", q.served, want)
+		}
+	})
+}
+
+// New clients that keep coming, more of them than can be served, keep nobody waiting who came before them.
+func TestConcurrencyNewClientsStarveNobody(t *testing.T) {
+	const service = 10 * time.Millisecond
+	for _, k := range []struct {
+		name   string
+		client func(i int) string // of the i-th of the twenty that came first
+		most   time.Duration      // any of them may wait
+	}{
+		{"twenty that have had nothing", func(i int) string { return "old" + strconv.Itoa(i) }, 20 * service},
+		{"ten that have been served", func(i int) string { return "old" + strconv.Itoa(i%10) }, 60 * service},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := limiter.NewConcurrency(1, limiter.WithQueue(100, 2*time.Second))
+				p := concMust(t, c, limiter.Request{})
+				q := concCrowdOf(t, c, service)
+				var old []string
+				for i := range 20 {
+					old = append(old, "old request "+strconv.Itoa(i))
+					q.join(t.Context(), old[i], limiter.Request{Client: k.client(i)})
+				}
+				p.Release(limiter.Success)
+				for i := range 600 {
+					time.Sleep(service * 9 / 10)
+					name := "new" + strconv.Itoa(i)
+					q.join(t.Context(), name, limiter.Request{Client: name})
+				}
+				q.wg.Wait()
+				for _, name := range old {
+					if err := q.refused[name]; err != nil || q.waited[name] > k.most {
+						t.Errorf("%s: waited %v, refused with %v; want at most %v", name, q.waited[name], err, k.most)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A client of which somebody always waits is next again after a round, although every other one in the line has
+// never been seen before.
+func TestConcurrencyNextAfterARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const others, service = 9, 10 * time.Millisecond
+		c := limiter.NewConcurrency(1, limiter.WithQueue(1000, time.Hour))
+		p := concMust(t, c, limiter.Request{})
+		q := concCrowdOf(t, c, service)
+		n := 0
+		fresh := func() {
+			n++
+			q.join(t.Context(), "fresh", limiter.Request{Client: strconv.Itoa(n)})
+		}
+		for range 100 {
+			q.join(t.Context(), "regular", limiter.Request{Client: "regular"})
+		}
+		for range others {
+			fresh()
+		}
+		p.Release(limiter.Success)
+		for since := 0; n < 400; time.Sleep(service) {
+			synctest.Wait()
+			if q.last() == "regular" {
+				since = 0
+				continue
+			}
+			fresh()
+			// What work costs is known after the first rounds.
+			if since++; since > others+1 && n > 100 {
+				t.Fatalf("%d new clients were served in a row with %d in the line", since, others)
+			}
+		}
+	})
+}
+
+// Debts end when nobody waits: what a client once had makes it no worse off later.
+func TestConcurrencyDebtsEnd(t *testing.T) {
+	for _, k := range []struct {
+		name  string
+		waits bool // somebody does when the long work ends
+	}{
+		{"the long work ends while somebody waits", true},
+		{"the long work ends when nobody does", false},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const service = 10 * time.Millisecond
+				c := limiter.NewConcurrency(2, limiter.WithQueue(100, time.Hour))
+				a, b := concMust(t, c, limiter.Request{}), concMust(t, c, limiter.Request{})
+				long := concCrowdOf(t, c, 10*time.Minute)
+				long.join(t.Context(), "long", limiter.Request{Client: "honest"})
+				a.Release(limiter.Success)
+				if !k.waits {
+					b.Release(limiter.Success)
+				}
+				time.Sleep(9 * time.Minute)
+				q := concCrowdOf(t, c, service)
+				if k.waits {
+					q.join(t.Context(), "short", limiter.Request{Client: "other"})
+				}
+				long.wg.Wait()
+				q.wg.Wait()
+				b.Release(limiter.Success)
+				time.Sleep(time.Hour)
+
+				a, b = concMust(t, c, limiter.Request{}), concMust(t, c, limiter.Request{})
+				q = concCrowdOf(t, c, service)
+				var want []string
+				for range 10 {
+					for _, name := range []string{"flood", "honest"} {
+						q.join(t.Context(), name, limiter.Request{Client: name})
+						want = append(want, name)
+					}
+				}
+				a.Release(limiter.Success)
+				q.wg.Wait()
+				if !slices.Equal(q.served, want) {
+					t.Errorf("served %q\nwant   %q", q.served, want)
+				}
+				b.Release(limiter.Success)
+			})
+		})
+	}
+}
+
+// Shares stay even for as long as work goes on, also where a weight is a number of bytes.
+func TestConcurrencyHeavyStaysFair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1<<30, limiter.WithQueue(100, time.Second))
+		ctx, stop := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		var n [2]atomic.Int64
+		for i, name := range []string{"a", "b"} {
+			for range 10 {
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						p, err := c.Acquire(ctx, limiter.Request{Client: name, Weight: 256 << 20})
+						if err != nil {
+							return
+						}
+						time.Sleep(100 * time.Millisecond)
+						n[i].Add(1)
+						p.Release(limiter.Success)
+					}
+				})
+			}
+		}
+		var last [2]int64
+		for range 18 {
+			time.Sleep(10 * time.Second)
+			a, b := n[0].Load()-last[0], n[1].Load()-last[1]
+			last = [2]int64{n[0].Load(), n[1].Load()}
+			if a+b < 390 || max(a, b)-min(a, b) > 8 {
+				t.Errorf("in ten seconds a was served %d times, b %d times, want 400 in all and half of them each", a, b)
+			}
+		}
+		stop()
+		wg.Wait()
+	})
+}
+
+// Clients that were refused in advance leave the records to those who wait.
+func TestConcurrencyRefusedKeepNoRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const clients = 20 // more than the records that those share who have none of their own
+		c := limiter.NewConcurrency(1, limiter.WithQueue(100, time.Minute), limiter.WithClients(clients))
+		q := concCrowdOf(t, c, 100*time.Millisecond)
+		for range 20 {
+			q.join(t.Context(), "", limiter.Request{})
+		}
+		time.Sleep(1050 * time.Millisecond) // ten are done, nine wait
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		for i := range clients {
+			name := "short" + strconv.Itoa(i)
+			q.join(ctx, name, limiter.Request{Client: name})
+			if !errors.Is(q.refused[name], limiter.ErrWouldMissDeadline) {
+				t.Fatalf("%s: %v", name, q.refused[name])
+			}
+		}
+		time.Sleep(time.Minute)
+
+		p := concMust(t, c, limiter.Request{})
+		q = concCrowdOf(t, c, 0)
+		var want []string
+		for i := range clients {
+			want = append(want, strconv.Itoa(i))
+			for range 2 {
+				q.join(t.Context(), want[i], limiter.Request{Client: want[i]})
+			}
+		}
+		p.Release(limiter.Success)
+		q.wg.Wait()
+		if got := q.served[:clients]; !slices.Equal(got, want) {
+			t.Errorf("in the first round %q were served\nwant %q", got, want)
+		}
+	})
+}
