@@ -34,10 +34,7 @@ type Breaker struct {
 // New returns a closed breaker. It panics if an option is out of its range.
 func New(opts ...Option) *Breaker {
 	c := defaultConfig()
-	for _, o := range opts {
-		o.applyBreaker(&c)
-	}
-	if err := c.check(); err != nil {
+	if err := c.apply(opts); err != nil {
 		panic("breaker: New: " + err.Error())
 	}
 	return newBreaker(c.name, &c)
@@ -286,10 +283,7 @@ func (b *Breaker) Set(opts ...Option) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := *b.cfg.Load()
-	for _, o := range opts {
-		o.applyBreaker(&c)
-	}
-	if err := c.check(); err != nil {
+	if err := c.apply(opts); err != nil {
 		return errors.New("breaker: Set: " + err.Error())
 	}
 	b.set(&c)

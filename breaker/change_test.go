@@ -185,6 +185,7 @@ func TestWrongOptionsPanicWithTheRemedy(t *testing.T) {
 		{breaker.WithLease(-1), "WithLease"},
 		{breaker.WithRamp(-1), "WithRamp"},
 		{breaker.WithMinClients(33), "WithMinClients"},
+		{nil, "option 0 is nil; leave it out"},
 	} {
 		func() {
 			defer func() {
@@ -205,10 +206,10 @@ func TestWrongOptionsPanicWithTheRemedy(t *testing.T) {
 			t.Errorf("%s: a Set that failed changed something", c.says)
 		}
 	}
-	for _, o := range []breaker.GroupOption{breaker.WithKeys(0), breaker.WithIdle(0)} {
+	for _, o := range []breaker.GroupOption{breaker.WithKeys(0), breaker.WithIdle(0), nil} {
 		func() {
 			defer func() {
-				if s := fmt.Sprint(recover()); !strings.HasPrefix(s, "breaker: NewGroup: With") {
+				if s := fmt.Sprint(recover()); !strings.HasPrefix(s, "breaker: NewGroup: With") && s != "breaker: NewGroup: option 0 is nil; leave it out" {
 					t.Errorf("got %q", s)
 				}
 			}()

@@ -49,6 +49,16 @@ type groupConfig struct {
 	idle    time.Duration
 }
 
+func (c *groupConfig) apply(opts []GroupOption) error {
+	for i, o := range opts {
+		if o == nil {
+			return fmt.Errorf("option %d is nil; leave it out", i)
+		}
+		o.applyGroup(c)
+	}
+	return c.check()
+}
+
 func (c *groupConfig) check() error {
 	switch {
 	case c.keys < 1 || c.keys > 1<<20:
@@ -79,10 +89,7 @@ func WithIdle(d time.Duration) GroupOption { return groupOption(func(c *groupCon
 // its range.
 func NewGroup(opts ...GroupOption) *Group {
 	c := groupConfig{breaker: defaultConfig(), keys: 1024, idle: 10 * time.Minute}
-	for _, o := range opts {
-		o.applyGroup(&c)
-	}
-	if err := c.check(); err != nil {
+	if err := c.apply(opts); err != nil {
 		panic("breaker: NewGroup: " + err.Error())
 	}
 	g := &Group{base: time.Now(), seed: maphash.MakeSeed(), untold: New()}
@@ -205,10 +212,7 @@ func (g *Group) Set(opts ...GroupOption) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c := *g.cfg.Load()
-	for _, o := range opts {
-		o.applyGroup(&c)
-	}
-	if err := c.check(); err != nil {
+	if err := c.apply(opts); err != nil {
 		return errors.New("breaker: Set: " + err.Error())
 	}
 	g.cfg.Store(&c)

@@ -150,6 +150,17 @@ func WithClassify(f func(ctx context.Context, err error) Outcome) Option {
 	return option(func(c *config) { c.classify = f })
 }
 
+// apply returns what is wrong with the options or with what they come to, in words that follow "breaker: New: ".
+func (c *config) apply(opts []Option) error {
+	for i, o := range opts {
+		if o == nil {
+			return fmt.Errorf("option %d is nil; leave it out", i)
+		}
+		o.applyBreaker(c)
+	}
+	return c.check()
+}
+
 // check returns what is wrong with the settings, in words that follow "breaker: ".
 func (s *Settings) check() error {
 	// The negated comparisons refuse NaN as well.

@@ -54,7 +54,10 @@ func New(maxBytes int64, opts ...Option) *Cache {
 			ifUnreachable: 60 * time.Second,
 		},
 	}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("cache: New: option %d is nil; leave it out", i))
+		}
 		o.applyCache(&cfg)
 	}
 	c := &Cache{
@@ -105,7 +108,10 @@ func (c *Cache) Handler(next http.Handler, opts ...RouteOption) http.Handler {
 		panic("cache: Handler(nil): give it the handler to cache")
 	}
 	p := c.rules
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("cache: Handler: option %d is nil; leave it out", i))
+		}
 		o.applyRoute(&p)
 	}
 	gate, _ := next.(Gate)

@@ -261,6 +261,7 @@ func TestWrongArguments(t *testing.T) {
 	for name, f := range map[string]func(){
 		"budget": func() { cache.New(10) }, "handler": func() { cache.New(1 << 20).Handler(nil) },
 		"purge": func() { cache.New(1 << 20).PurgeHandler(nil) }, "object": func() { cache.WithMaxObject(0) },
+		"nil option": func() { cache.New(1<<20, nil) }, "nil route option": func() { cache.New(1<<20).Handler(http.NotFoundHandler(), nil) },
 		"name": func() { cache.WithName("a b") }, "ttl": func() { cache.WithTTL(-time.Second) },
 	} {
 		func() {

@@ -93,7 +93,10 @@ func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 	if fault := policyCheck(limit, burst); fault != "" {
 		panic("limiter: NewRate: " + fault)
 	}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("limiter: NewRate: option %d is nil; leave it out", i))
+		}
 		o.applyRate(&cfg)
 	}
 	cfg.check()

@@ -42,11 +42,12 @@ func TestRateWrongOptionsPanic(t *testing.T) {
 		"key limits over a store": {"WithKeyLimit", func() {
 			limiter.NewRate(1, 1, limiter.WithStore(limiter.NewMemoryStore(1)), limiter.WithKeyLimit(func(string) (rate.Limit, int) { return 1, 1 }))
 		}},
+		"a nil option":             {"NewRate", func() { limiter.NewRate(1, 1, limiter.WithName("a"), nil) }},
 		"memory store for no keys": {"WithMaxKeys", func() { limiter.NewMemoryStore(0) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
-				if s, _ := recover().(string); !strings.HasPrefix(s, "limiter: ") || !strings.Contains(s, c.names) || !regexp.MustCompile("give|drop").MatchString(s) {
+				if s, _ := recover().(string); !strings.HasPrefix(s, "limiter: ") || !strings.Contains(s, c.names) || !regexp.MustCompile("give|drop|leave").MatchString(s) {
 					t.Errorf("message %q", s)
 				}
 			}()

@@ -87,7 +87,10 @@ var overcommitted atomic.Bool
 // Only one can be open in a process. The error says so, or that the pool was shut down.
 func Overcommit(p *Pool, opts ...OvercommitOption) (*Overcommitted, error) {
 	var c overConfig
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("pool: Overcommit: option %d is nil; leave it out", i))
+		}
 		o.applyOvercommit(&c)
 	}
 	if !overcommitted.CompareAndSwap(false, true) {

@@ -113,7 +113,10 @@ func WithPriorityStep(step time.Duration) Option {
 // runs. See [WithSlots] for a fixed number and [Overcommit] for using every core.
 func New(opts ...Option) *Pool {
 	c := config{reserve: 1, length: 256, maxWait: 30 * time.Second, step: 100 * time.Millisecond}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("pool: New: option %d is nil; leave it out", i))
+		}
 		o.applyPool(&c)
 	}
 	switch {

@@ -862,10 +862,12 @@ func TestMisusePanics(t *testing.T) {
 		"WithWeight(0)":        func() { pool.WithWeight(0) },
 		"WithNice(19)":         func() { pool.WithNice(19) },
 		"WithThreads(0)":       func() { pool.WithThreads(0) },
+		"New(nil)":             func() { pool.New(nil) },
+		"Overcommit(p, nil)":   func() { pool.Overcommit(pool.New(), nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
-				if s, _ := recover().(string); !strings.HasPrefix(s, "pool: With") {
+				if s, _ := recover().(string); !strings.HasPrefix(s, "pool: ") {
 					t.Errorf("panic %q", s)
 				}
 			}()

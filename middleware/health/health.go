@@ -34,6 +34,7 @@ package health
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -63,7 +64,10 @@ type Health struct {
 // value that cannot work.
 func New(opts ...Option) *Health {
 	h := &Health{config: defaultConfig(), born: time.Now(), leaving: make(chan struct{})}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("health: New: option %d is nil; leave it out", i))
+		}
 		o.apply(&h.config)
 	}
 	h.manual.Store(h.manualStart)

@@ -233,6 +233,7 @@ func TestWrongOptionsPanic(t *testing.T) {
 		"idle":              func() health.Option { return health.WithDrainIdle(-1) },
 		"shutdown":          func() health.Option { return health.WithShutdownTimeout(-1) },
 		"release":           func() health.Option { return health.WithReleaseTimeout(-1) },
+		"nil":               func() health.Option { health.New(nil); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

@@ -26,7 +26,10 @@ func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 		g = breaker.NewGroup()
 	}
 	cfg := breakerConfig{key: hostOf}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Breaker", i))
+		}
 		o.applyBreaker(&cfg)
 	}
 	return Layer{

@@ -40,6 +40,13 @@ func TestMisusePanicsWithARemedy(t *testing.T) {
 		"max ejected":         func() { outbound.WithMaxEjected(1.5) },
 		"slow start":          func() { outbound.WithSlowStart(-1) },
 		"probe path":          func() { outbound.WithProbe(outbound.Probe{Path: "readyz"}) },
+		"nil timeout option":  func() { outbound.Timeout(1, nil) },
+		"nil limit option":    func() { outbound.Limit(nil) },
+		"nil hedge option":    func() { outbound.Hedge(nil) },
+		"nil retry option":    func() { outbound.Retry(outbound.WithTries(3), nil) },
+		"nil breaker option":  func() { outbound.Breaker(nil, nil) },
+		"nil set option":      func() { outbound.NewSet(nil, nil) },
+		"nil ejection option": func() { outbound.WithEjection(nil) },
 		"probe interval":      func() { outbound.WithProbe(outbound.Probe{Path: "/", Interval: -1}) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -25,7 +25,10 @@ import (
 // The first response below 500 wins; the other try is cancelled.
 func Hedge(opts ...HedgeOption) Layer {
 	cfg := hedgeConfig{key: hostOf}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Hedge", i))
+		}
 		o.applyHedge(&cfg)
 	}
 	own := newBudgets(defaultBudgetRatio)

@@ -18,7 +18,10 @@ import (
 // It panics if neither option is given.
 func Limit(opts ...LimitOption) Layer {
 	cfg := limitConfig{key: hostOf}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Limit", i))
+		}
 		o.applyLimit(&cfg)
 	}
 	if cfg.rate == nil && cfg.fresh == nil {

@@ -27,6 +27,7 @@
 package outbound
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 )
@@ -120,6 +121,11 @@ func New(base http.RoundTripper, layers ...Layer) *Transport {
 		t.outer = l.wrap(t.outer, c)
 	}
 	return t
+}
+
+// nilOption is the text of a panic.
+func nilOption(of string, i int) string {
+	return fmt.Sprintf("outbound: %s: option %d is nil; leave it out", of, i)
 }
 
 // Defaults returns the layers that [New] uses when it is given none: [Retry] and

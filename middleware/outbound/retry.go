@@ -42,7 +42,10 @@ func Retry(opts ...RetryOption) Layer {
 		key: hostOf, tries: 2, ratio: defaultBudgetRatio, maxBody: 64 << 10,
 		base: 50 * time.Millisecond, limit: 2 * time.Second, maxRetryAfter: 10 * time.Second,
 	}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Retry", i))
+		}
 		o.applyRetry(&cfg)
 	}
 	b := newBudgets(cfg.ratio)

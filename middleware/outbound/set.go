@@ -53,7 +53,10 @@ type roster struct {
 // With [WithProbe] a set has a goroutine for each endpoint until [Set.Close].
 func NewSet(endpoints []Endpoint, opts ...SetOption) (*Set, error) {
 	s := &Set{setConfig: defaultSetConfig(), clock: newClock()}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("NewSet", i))
+		}
 		o.applySet(&s.setConfig)
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())

@@ -66,6 +66,11 @@ func WithHash(key func(*http.Request) string) SetOption {
 // [breaker.WithSlowCalls]; and as P2C leaves a slow endpoint few requests, where
 // there is little traffic also a longer window or a smaller volume.
 func WithEjection(opts ...breaker.Option) SetOption {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("WithEjection", i))
+		}
+	}
 	return setOption(func(c *setConfig) { c.ejection = append(c.ejection, opts...) })
 }
 

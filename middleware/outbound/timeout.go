@@ -18,7 +18,10 @@ func Timeout(d time.Duration, opts ...TimeoutOption) Layer {
 		panic(fmt.Sprintf("outbound: Timeout(%v): give a positive duration, or leave the layer out", d))
 	}
 	cfg := timeoutConfig{header: d}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Timeout", i))
+		}
 		o.applyTimeout(&cfg)
 	}
 	return Layer{

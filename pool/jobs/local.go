@@ -95,7 +95,10 @@ func NewLocal(m *Mux, p *pool.Pool, opts ...LocalOption) *Local {
 		retain: time.Hour, priority: -4,
 	}
 	c.share = c.unfinished / 4
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("jobs: NewLocal: option %d is nil; leave it out", i))
+		}
 		o.applyLocal(&c)
 	}
 	l := &Local{

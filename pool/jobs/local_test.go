@@ -553,6 +553,8 @@ func TestMisusePanics(t *testing.T) {
 		"no kind":       func() { jobs.Register(m, "", nop) },
 		"twice":         func() { jobs.Register(m, "k", nop) },
 		"no pool":       func() { jobs.NewLocal(m, nil) },
+		"nil option":    func() { jobs.NewLocal(m, pool.New(), nil) },
+		"nil of a kind": func() { jobs.Register(m, "other", nop, nil) },
 		"WithAttempts":  func() { jobs.WithAttempts(0) },
 		"WithBackoff":   func() { jobs.WithBackoff(2, 1) },
 		"WithTimeout":   func() { jobs.WithTimeout(0) },

@@ -121,7 +121,10 @@ func Register[A, R any](m *Mux, kind string, f func(ctx context.Context, a A) (R
 			return b, nil
 		},
 	}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("jobs: Register: option %d of kind %q is nil; leave it out", i, kind))
+		}
 		o.applyKind(&h.policy)
 	}
 	m.mu.Lock()
