@@ -518,6 +518,9 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	if client != nil {
 		c.line.charge(client, cost-guess)
 		if o != Ignored {
+			if c.service == 0 {
+				c.service = cost / float64(weight) // no need to creep up on it
+			}
 			c.service += (cost/float64(weight) - c.service) / 16
 		}
 	}
