@@ -6,14 +6,18 @@ import (
 )
 
 // line holds the jobs that could begin now. Between clients it is fair by the run time
-// they have had (start-time fair queueing, as in package limiter); the jobs of one client
+// they have had, as the line of package limiter is: next is the client that has had the least, or of those that have had
+// as much the one whose turn was longest ago; one that was away starts level with a virtual time that goes on by its
+// part of all run time, and all debts end when no job waits. The jobs of one client
 // go by arrival - priority*step, so that none is overtaken for ever. It is a data structure
 // without clock or lock.
 type line struct {
 	n       int
 	clients map[string]*client
 	order   ordered[*client] // of those with jobs in the line
-	now     time.Duration
+	now     time.Duration    // the virtual time
+	most    time.Duration    // the most that any client has had
+	turns   uint64
 }
 
 // client is the part of the line that belongs to one client. It exists while the client has
@@ -22,7 +26,8 @@ type client struct {
 	name       string
 	jobs       ordered[*entry]
 	vtime      time.Duration
-	index      int // in line.order; -1 while nothing waits
+	turn       uint64 // of clients with the same vtime, the one with the least is next
+	index      int    // in line.order; -1 while nothing waits
 	unfinished int
 }
 
@@ -58,6 +63,7 @@ func (l *line) push(e *entry, now time.Duration) {
 	l.n++
 	if c.index < 0 {
 		c.vtime = max(c.vtime, l.now)
+		l.rejoin(c)
 		heap.Push(&l.order, c)
 	}
 }
@@ -67,18 +73,19 @@ func (l *line) pop(cost time.Duration) *entry {
 	if l.n == 0 {
 		return nil
 	}
+	e := l.head()
 	c := l.order[0]
-	e := heap.Pop(&c.jobs).(*entry)
-	l.n--
-	l.now = max(l.now, c.vtime)
-	c.vtime += cost
-	if len(c.jobs) == 0 {
-		heap.Pop(&l.order)
-	} else {
-		heap.Fix(&l.order, 0)
-	}
+	from := max(l.now, c.vtime)
+	// The cost is a guess, so the virtual time has a bound: nobody who comes has to wait for more than a round.
+	l.now = max(l.now, min(from+cost/time.Duration(len(l.order)), c.vtime+cost))
+	l.rejoin(c)
+	l.charge(c.name, cost)
+	l.remove(e)
 	return e
 }
+
+// head is the job that pop would take out. There must be one.
+func (l *line) head() *entry { return l.order[0].jobs[0] }
 
 func (l *line) remove(e *entry) {
 	c := l.clients[e.client]
@@ -87,20 +94,38 @@ func (l *line) remove(e *entry) {
 	if len(c.jobs) == 0 {
 		heap.Remove(&l.order, c.index)
 	}
+	l.settle()
+}
+
+// rejoin puts a client behind those that have had as much as it has.
+func (l *line) rejoin(c *client) {
+	l.turns++
+	c.turn = l.turns
+}
+
+// settle ends all debts if no job waits.
+func (l *line) settle() {
+	if l.n == 0 {
+		l.now = max(l.now, l.most)
+	}
 }
 
 // charge corrects what a client was charged.
 func (l *line) charge(name string, d time.Duration) {
 	if c := l.clients[name]; c != nil {
 		c.vtime += d
+		l.most = max(l.most, c.vtime)
 		if c.index >= 0 {
 			heap.Fix(&l.order, c.index)
 		}
+		l.settle()
 	}
 }
 
-func (c *client) before(o *client) bool { return c.vtime < o.vtime }
-func (c *client) moved(place int)       { c.index = place }
+func (c *client) before(o *client) bool {
+	return c.vtime < o.vtime || c.vtime == o.vtime && c.turn < o.turn
+}
+func (c *client) moved(place int) { c.index = place }
 
 // before orders entries by rank and then by the order they were submitted in. An entry is
 // in at most one heap at a time: ready, delayed or finished.

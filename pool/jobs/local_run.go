@@ -108,19 +108,20 @@ func (l *Local) work(ctx context.Context) {
 	l.coming--
 	now := l.now()
 	l.tidy(now)
-	var e *entry
-	for e == nil {
-		e = l.ready.pop(max(l.mean, 1))
-		if e == nil {
-			l.mu.Unlock()
-			return
+	for l.ready.n > 0 {
+		e := l.ready.head()
+		if e.deadline.IsZero() || !time.Now().After(e.deadline) {
+			break
 		}
-		if !e.deadline.IsZero() && time.Now().After(e.deadline) {
-			l.end(e, Failed, ErrDeadline.Error(), "", nil)
-			e = nil
-		}
+		l.ready.remove(e)
+		l.end(e, Failed, ErrDeadline.Error(), "", nil)
 	}
 	charged := max(l.mean, 1)
+	e := l.ready.pop(charged)
+	if e == nil {
+		l.mu.Unlock()
+		return
+	}
 	ctx, e.cancel = context.WithCancelCause(ctx)
 	stop := e.cancel
 	l.running[e] = struct{}{}

@@ -44,7 +44,7 @@ func (l *Local) Shutdown(ctx context.Context) error {
 		l.drop(e)
 	}
 	for l.ready.n > 0 {
-		l.drop(l.ready.order[0].jobs[0])
+		l.drop(l.ready.head())
 	}
 	var running []string
 	for e := range l.running {

@@ -216,6 +216,10 @@ func TestOrder(t *testing.T) {
 			order = append(order, a.N)
 			return 0, nil
 		})
+		jobs.Register(m, "long", func(context.Context, args) (int, error) {
+			time.Sleep(10 * time.Minute)
+			return 0, nil
+		})
 		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
 		l.Submit(ctx, "k", []byte(`{"n":-1}`), jobs.SubmitOptions{})
 		synctest.Wait() // that one runs; what follows waits
@@ -258,6 +262,91 @@ func TestOrder(t *testing.T) {
 			}
 			if last > 11 {
 				t.Errorf("the small client's last job came %dth: %v", last+1, got)
+			}
+		})
+	})
+	t.Run("clients that have had as much go in order of arrival", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var want []int
+			got := run(t, func(l *jobs.Local) {
+				for n := range 8 {
+					want = append(want, n)
+					submit(t, l, fmt.Sprintf(`{"n":%d}`, n), jobs.SubmitOptions{Client: fmt.Sprint(n)})
+				}
+			})
+			if !slices.Equal(got, want) {
+				t.Errorf("%v, want %v", got, want)
+			}
+		})
+	})
+	t.Run("one that was served is next again after a round, though new clients keep coming", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const others = 9
+			got := run(t, func(l *jobs.Local) {
+				for range 20 {
+					submit(t, l, `{"n":1}`, jobs.SubmitOptions{Client: "regular"})
+				}
+				for i := range others + 300 {
+					submit(t, l, `{"n":0}`, jobs.SubmitOptions{Client: fmt.Sprint(i)})
+					if i >= others {
+						time.Sleep(10 * time.Millisecond)
+					}
+				}
+			})
+			for i := range 20 {
+				n := slices.Index(got, 1)
+				if n < 0 || n > 4*others { // each of them makes the line one longer
+					t.Fatalf("%d new clients were served before the regular one's job %d", n, i+1)
+				}
+				got = got[n+1:]
+			}
+		})
+	})
+	for name, waits := range map[string]bool{
+		"debts end when no job waits: it ran while one did":  true,
+		"debts end when no job waits: it ran while none did": false,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				got := run(t, func(l *jobs.Local) {
+					l.Submit(ctx, "long", []byte(`{}`), jobs.SubmitOptions{Client: "honest"})
+					submit(t, l, `{"n":0}`, jobs.SubmitOptions{Client: "honest", NotBefore: time.Now().Add(24 * time.Hour)})
+					time.Sleep(9 * time.Minute)
+					if waits {
+						submit(t, l, `{"n":0}`, jobs.SubmitOptions{Client: "other"})
+					}
+					time.Sleep(time.Hour)
+					submit(t, l, `{"n":0}`, jobs.SubmitOptions{})
+					synctest.Wait()
+					for range 5 {
+						submit(t, l, `{"n":1}`, jobs.SubmitOptions{Client: "flood"})
+						submit(t, l, `{"n":2}`, jobs.SubmitOptions{Client: "honest"})
+					}
+				})
+				got = slices.DeleteFunc(got, func(n int) bool { return n == 0 })
+				if want := []int{1, 2, 1, 2, 1, 2, 1, 2, 1, 2}; !slices.Equal(got, want) {
+					t.Errorf("%v, want %v", got, want)
+				}
+			})
+		})
+	}
+	t.Run("a job that was too late to begin costs its client nothing", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			got := run(t, func(l *jobs.Local) {
+				time.Sleep(time.Second) // it is known how long a job takes
+				submit(t, l, `{"n":0}`, jobs.SubmitOptions{})
+				synctest.Wait()
+				soon := time.Now().Add(time.Millisecond)
+				for range 3 {
+					submit(t, l, `{"n":0}`, jobs.SubmitOptions{Client: "a", Deadline: soon})
+				}
+				for range 3 {
+					submit(t, l, `{"n":1}`, jobs.SubmitOptions{Client: "a"})
+					submit(t, l, `{"n":2}`, jobs.SubmitOptions{Client: "b"})
+				}
+			})
+			if want := []int{0, 1, 2, 1, 2, 1, 2}; !slices.Equal(got, want) {
+				t.Errorf("%v, want %v", got, want)
 			}
 		})
 	})
