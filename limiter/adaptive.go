@@ -33,6 +33,11 @@ type adaptive struct {
 	turns    int64         // arrivals sent away
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
+	first    time.Duration // when somebody first found no free permit since; 0 is nobody has
+	idle     bool          // less than half the limit was in flight then
+	burst    ctrlWindow    // the last one in which somebody came
+	relieved int           // the limit before it was lowered since nothing succeeds; 0 is not
+	drains   bool          // the next window opens once what is in flight has ended
 	hasQueue bool
 	gates    bool    // there may be a gate: it needs the yield, and a line to wait in
 	lag      float64 // mean time that work waits for a processor before it begins lately, s
@@ -42,7 +47,8 @@ type adaptive struct {
 type concCount struct {
 	n, ended               int64
 	squares                float64
-	lag, lags, extra       int64
+	lag, lags              int64
+	heavy, lost            uint64
 	arrivals, knocks, turn int64
 	gated                  int64
 }
@@ -66,6 +72,28 @@ const adaptSmooth = 1 - 1./128
 const (
 	adaptPatience = 5 * time.Second
 	adaptUnknown  = 64
+)
+
+// adaptUnit is that of sums of time in service, in seconds.
+const adaptUnit = 1.024e-6
+
+// adaptEbbs is the share of arrivals that find no permit at most, for the last of a burst.
+const adaptEbbs = .9
+
+// A window closes before it is over if so many times as much has ended as it has to hold: work is much faster than
+// it was. That is looked for after adaptGlance, in seconds, and twice that, and so on.
+const (
+	adaptFaster = 8
+	adaptGlance = .05
+)
+
+// Next to nothing succeeds if so many times as many come to nothing; the limit is lowered for that by a factor of adaptLower at
+// least, but of adaptRelief at most in all, and what was in flight has ended after adaptDrained times the time that it takes.
+const (
+	adaptStarved = 10
+	adaptLower   = 1.5
+	adaptRelief  = 16
+	adaptDrained = 1.5
 )
 
 // adaptBrief is the work, in seconds, below which its mean makes a yield pointless: to refuse a
@@ -171,7 +199,10 @@ func (a *adaptive) comes(s *concSlot) {
 
 // knocked counts an arrival that did not get a permit at once, or that would have had one but
 // for the gate or the line in front of it.
-func (a *adaptive) knocked(gated bool) {
+func (a *adaptive) knocked(gated bool, now time.Duration) {
+	if a.first == 0 {
+		a.first = now
+	}
 	if gated {
 		a.gated++
 	}
@@ -196,7 +227,8 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 		t.squares += float64(cell.squares.Load())
 		t.lag += cell.lag.Load()
 		t.lags += cell.lags.Load()
-		t.extra += cell.extra.Load()
+		t.heavy += cell.heavy.Load()
+		t.lost += cell.lost.Load()
 		admitted += cell.admitted.Load()
 	}
 	t.arrivals = admitted - c.granted + a.knocks
@@ -233,15 +265,32 @@ func (a *adaptive) since(t *concSums) {
 // makes of it. The lock is held.
 func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	from = a.ctrl.limit
-	to = from
 	if int64(now) < a.next.Load() {
-		return
+		return from, from
 	}
 	t := a.counts(c)
+	if a.drains {
+		a.drains = false
+		a.times = a.spread()
+		a.begin(c, now, t)
+		return from, from
+	}
 	secs := (now - a.opened).Seconds()
+	if took := a.starves(&t, secs); took > 0 && !c.conf.shadow {
+		a.relieve(c, took, now, t)
+		return from, a.ctrl.limit
+	}
 	n := float64(t.n - a.last.n)
 	late := a.ctrl.mostSecs > 0 && secs >= a.ctrl.mostSecs && n > 0
-	if (n < a.ctrl.needN || secs < a.ctrl.needSecs) && !late {
+	switch {
+	case late:
+	case secs < a.ctrl.needSecs:
+		if n < adaptFaster*a.ctrl.needN {
+			a.next.Store(int64(a.opened) + int64(min(2*secs, a.ctrl.needSecs)*1e9))
+			a.lacks.Store(0)
+			return from, from
+		}
+	case n < a.ctrl.needN:
 		// Windows must close at exactly the completion that fills them: where work takes
 		// the same time each, completions come in bursts, and one more or less is a round.
 		lacks := math.Ceil(a.ctrl.needN - n)
@@ -249,14 +298,14 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 			lacks = min(lacks, max(1, lacks/4))
 		}
 		a.lacks.Store(int64(lacks))
-		return
+		return from, from
 	}
 	a.lacks.Store(0)
 	times := a.spread()
 	a.since(&times)
 	n, sum := a.window.total()
 	if n == 0 {
-		return // counted, and its time not yet
+		return from, from // counted, and its time not yet
 	}
 	arrivals := float64(t.arrivals - a.last.arrivals)
 	knocks := float64(t.knocks - a.last.knocks)
@@ -264,29 +313,107 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	w := ctrlWindow{
 		secs:     secs,
 		n:        n,
-		ended:    float64(t.ended - a.last.ended),
-		extra:    float64(t.extra - a.last.extra),
 		sum:      sum,
+		heavy:    float64(t.heavy-a.last.heavy) * adaptUnit,
+		lost:     float64(t.lost-a.last.lost) * adaptUnit,
 		times:    &a.window,
-		squares:  (t.squares - a.last.squares) * (1.024e-6 * 1.024e-6),
+		squares:  (t.squares - a.last.squares) * (adaptUnit * adaptUnit),
 		arrivals: arrivals,
 		blocked:  knocks,
 		gated:    float64(t.gated - a.last.gated),
 		shed:     float64(t.turn - a.last.turn),
 		open:     a.openE,
 	}
+	a.relieved = 0
+	a.gather(&w, c.line.n > 0)
 	a.crowd(t, &w)
 	if c.conf.shadow {
 		a.watch(w)
 	} else {
 		a.ctrl = a.ctrl.step(w)
 	}
-	a.opened, a.last = now, t
-	a.next.Store(int64(now) + int64(a.ctrl.needSecs*1e9))
-	to = a.ctrl.limit
-	c.limit.Store(int64(to))
+	a.move(c)
+	a.begin(c, now, t)
+	return from, a.ctrl.limit
+}
+
+// gather makes up for what comes in bursts: then a window is mostly idle, or nobody comes in it since all came before.
+func (a *adaptive) gather(w *ctrlWindow, waits bool) {
+	if b := &a.burst; w.arrivals > 0 {
+		*b = *w
+	} else if b.arrivals > 0 {
+		// What they met who came at once stands for the whole of their work.
+		w.arrivals, w.blocked, w.gated = b.arrivals, b.blocked, b.gated
+		if w.shed += w.n * b.shed / b.n; !waits {
+			w.blocked = min(w.blocked, adaptEbbs*w.arrivals) // the limit is no longer full
+		}
+	}
+	// Where most found the limit full it was, but for the time before, in which there was little to do.
+	if before := (a.first - a.opened).Seconds(); a.idle && 2*before > w.secs && 2*w.blocked > w.arrivals {
+		w.secs = max(w.secs-before, 1e-9)
+	}
+}
+
+// begin opens a window.
+func (a *adaptive) begin(c *Concurrency, now time.Duration, t concCount) {
+	a.opened, a.last, a.first = now, t, 0
+	a.idle = 2*(c.state.Load()&^concWaiting) < c.limit.Load()
+	// It may be that work is over much sooner than it was.
+	a.next.Store(int64(now) + int64(min(a.ctrl.needSecs, adaptGlance)*1e9))
+}
+
+// move sets limit and line by the state of the controller.
+func (a *adaptive) move(c *Concurrency) {
+	c.limit.Store(int64(a.ctrl.limit))
 	a.tune(c)
-	return from, to
+}
+
+// starves reports that next to nothing succeeds of what is let in, though it is given the time that it took when it did: it
+// comes too late, or more is in flight than can be served in time. No success need ever close a window then. It returns the mean
+// time that it takes; 0 is no.
+func (a *adaptive) starves(t *concCount, secs float64) (took float64) {
+	s := &a.ctrl
+	n := float64(t.n - a.last.n)
+	lost := float64(t.ended-a.last.ended) - n
+	usual := 1 / (1 - s.ref.lost()) // it may be that much of it always came to nothing
+	weight := max(s.ref.worth, 1)
+	if lost < adaptStarved*usual*max(1, n) || lost*weight < float64(s.limit) {
+		return 0
+	}
+	busy := float64(t.lost-a.last.lost) * adaptUnit
+	took = busy / lost / weight
+	if took < .5*s.base || 2*busy < secs*float64(s.limit) {
+		return 0 // refused elsewhere, or few
+	}
+	return took
+}
+
+// relieve shortens the line and has the newest come first; and unless that may be enough it lowers the limit, to where as much
+// would end in the time that it used to take or further, by a factor of adaptRelief at most in all until something succeeds.
+func (a *adaptive) relieve(c *Concurrency, took float64, now time.Duration, t concCount) {
+	s := &a.ctrl
+	a.shedE, s.fresh = 1, false
+	a.lacks.Store(0)
+	part := 1.
+	if a.relieved == 0 {
+		a.relieved = s.limit
+	} else {
+		part = 1 / adaptLower
+	}
+	if s.base > 0 {
+		part = min(part, s.base/took)
+	}
+	if to := max(int(float64(s.limit)*part), a.relieved/adaptRelief, s.least); to < s.limit {
+		s.starved(float64(t.n-a.last.n) / (now - a.opened).Seconds())
+		s.try(to)
+		// What ends first was let in by the limit before.
+		a.drains = true
+		a.next.Store(int64(now) + int64(adaptDrained*took*1e9))
+	} else {
+		a.times = a.spread()
+		a.begin(c, now, t)
+	}
+	a.move(c)
 }
 
 // crowd adds to a window how long its work waited for a processor before it began, and sets the
@@ -377,6 +504,7 @@ func (a *adaptive) tune(c *Concurrency) {
 		}
 		c.places = adaptUnknown
 	} else {
+		x = max(x, 1/b) // one at a time does as much: if less is done, less comes
 		tight := max(.4*b, 5/x)
 		// Chance needs room for so many to wait; those that wait inside the limit are of them.
 		inside := max(0, a.ctrl.ref.r-a.ctrl.ref.y-b)
@@ -416,8 +544,9 @@ func (a *adaptive) restart(c *Concurrency, limit int, now time.Duration) {
 	base := a.ctrl.base
 	a.ctrl = ctrlNew(limit, a.least, a.most)
 	a.ctrl.base = base
-	a.opened, a.last, a.times = now, a.counts(c), a.spread()
-	a.next.Store(int64(now) + int64(a.ctrl.needSecs*1e9))
+	a.times, a.drains = a.spread(), false
+	a.lacks.Store(0)
+	a.begin(c, now, a.counts(c))
 }
 
 func (a *adaptive) stats(s *ConcurrencyStats) {

@@ -81,8 +81,9 @@ type concCell struct {
 	squares  atomic.Uint64 // square of the time in service of successes, in units of 1,024 ns
 	lag      atomic.Int64  // the part of that time before the work began, ns, by sample
 	lags     atomic.Int64  // how many successes the sample stands for
-	extra    atomic.Int64  // weight beyond 1 of what was released
-	_        [128 - 64]byte
+	heavy    atomic.Uint64 // time in service of successes by weight, as far as that is beyond 1, in units of 1,024 ns
+	lost     atomic.Uint64 // and of all else, by weight
+	_        [128 - 72]byte
 }
 
 // Concurrency limits how much work is in flight, by permits. What finds no permit waits
@@ -291,7 +292,7 @@ func (c *Concurrency) refuseAtOnce(r *Request) error {
 	} else {
 		c.mu.Lock()
 		if c.adapt != nil {
-			c.adapt.knocked(false)
+			c.adapt.knocked(false, time.Since(c.base))
 		}
 		err = c.refuse(queueFull)
 		c.mu.Unlock()
@@ -376,7 +377,7 @@ func (c *Concurrency) shadow(r *Request) Permit {
 	s := c.newSlot(weight, now)
 	p := Permit{s, s.gen.Load()}
 	if over > 0 {
-		err := c.wouldShed(over)
+		err := c.wouldShed(over, now)
 		if h := c.conf.trace.Shed; h != nil && err != nil {
 			s.late = true
 			p.tell(func() { h(*r, err, 0) })
@@ -391,11 +392,11 @@ func (c *Concurrency) shadow(r *Request) Permit {
 
 // wouldShed counts a request that is so much over the limit where nothing is refused; it returns what it would have been
 // refused with, or nil if it would have waited.
-func (c *Concurrency) wouldShed(over int64) error {
+func (c *Concurrency) wouldShed(over int64, now time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.adapt != nil {
-		c.adapt.knocked(false)
+		c.adapt.knocked(false, now)
 	}
 	if over > int64(c.places) {
 		return c.refuse(queueFull)
@@ -475,9 +476,6 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	cell := &c.cells[index]
 	o = min(o, Ignored)
 	cell.done[o].Add(1)
-	if s.weight > 1 {
-		cell.extra.Add(s.weight - 1)
-	}
 	weight, client := s.weight, s.client
 	took := max(now-s.start, 0)
 	lag, lags := int64(s.lag), int64(s.lags)
@@ -496,10 +494,15 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 			a.cells[index].add(int64(took))
 			u := uint64(min(took, time.Minute)) >> 10
 			cell.squares.Add(u * u)
+			if weight > 1 {
+				cell.heavy.Add(uint64(took) >> 10 * uint64(weight-1))
+			}
 			if lags != 0 {
 				cell.lag.Add(lag * lags)
 				cell.lags.Add(lags)
 			}
+		} else {
+			cell.lost.Add(uint64(took) >> 10 * uint64(weight))
 		}
 		due = int64(now) >= a.next.Load() && a.lacks.Add(-1) <= 0
 	}
@@ -602,7 +605,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	}
 	if a := c.adapt; a != nil {
 		limit := c.limit.Load()
-		a.knocked(c.state.Load()&^concWaiting+min(weight, limit) <= limit)
+		a.knocked(c.state.Load()&^concWaiting+min(weight, limit) <= limit, now)
 	}
 	if done != nil {
 		c.left++

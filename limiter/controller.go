@@ -13,48 +13,50 @@ const (
 func (p ctrlPhase) String() string { return [...]string{"hold", "settle"}[p] }
 
 const (
-	ctrlStart  = 8
-	ctrlShed   = .08   // share shed that is more than chance
-	ctrlOver   = .15   // and from which a lower limit is looked for
-	ctrlEager  = .85   // share that is blocked from which the first growth does not wait for refusals
-	ctrlFirst  = 8     // how much the square of the variation takes from the first window's word
-	ctrlHigh   = 2.5   // multiple of the base latency that has to be explained
-	ctrlCalm   = 1.2   // multiple of it up to which there is hardly a queue to be got rid of
-	ctrlFree   = 1.15  // and up to which a limit costs no time in service
-	ctrlQueue  = 1.3   // and from which on a lower one is tried
-	ctrlBinds  = .95   // share that is blocked from which on the limit is full all the time
-	ctrlFull   = .25   // crowd from which more in flight can only wait for a processor
-	ctrlCrowd  = .33   // crowd from which the limit is tried that would be without it
-	ctrlSpare  = 1.2   // and how much more than that
-	ctrlGain   = .005  // what a limit has to be worth more to be moved to
-	ctrlDoubt  = .2    // and for each standard error of the throughput at the present one
-	ctrlLearn  = .1    // what a standard deviation that it would clear up is worth
-	ctrlJump   = .6    // change of the share that is blocked during which nothing is at rest
-	ctrlBrim   = .9    // part of the limit from which on it counts as full
-	ctrlSame   = 1.5   // multiple of the demand before up to which no more comes
-	ctrlLong   = 1.4   // multiple of the time in service from which on work has slowed down
-	ctrlLess   = .85   // part of the throughput before from which on there is less of it
-	ctrlSurer  = .6    // and by the second window
-	ctrlOdd    = .5    // surprise from which on windows are set aside
-	ctrlShock  = 5.    // surprise from which on the service has changed
-	ctrlAside  = 10    // how many windows are set aside at most
-	ctrlLeap   = 2.2   // slow-down from which on steps up are larger
-	ctrlProbe  = 2     // the most that they are after a change of the service, until more has been better, in quarters of an octave
-	ctrlFails  = .75   // part of the throughput before from which on a higher limit fails
-	ctrlWorse  = 1.5   // multiple of the time in service, if that is longer too
-	ctrlSure   = 3.    // and standard errors of the throughput
-	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
-	ctrlLate   = 64.   // and at most
-	ctrlRisk   = .1    // what that may be worth less by what is believed, before a smaller step is made of it
-	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on nothing is known of it
-	ctrlIdle   = 16    // windows in which nobody waits until the base latency is asked for again
-	ctrlYoung  = 100.  // completions from which on the variance is remembered
-	ctrlForget = 1000. // completions in which the variance that once was is forgotten
-	ctrlApart  = 4.    // standard errors from which on a window's mean time in service has moved
-	ctrlAge    = 20    // rounds in which a belief ages by one unit
-	ctrlAgain  = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
-	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most
-	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
+	ctrlStart   = 8
+	ctrlShed    = .08   // share shed that is more than chance
+	ctrlOver    = .15   // and from which a lower limit is looked for
+	ctrlEager   = .85   // share that is blocked from which the first growth does not wait for refusals
+	ctrlFirst   = 8     // how much the square of the variation takes from the first window's word
+	ctrlHigh    = 2.5   // multiple of the base latency that has to be explained
+	ctrlCalm    = 1.2   // multiple of it up to which there is hardly a queue to be got rid of
+	ctrlFree    = 1.15  // and up to which a limit costs no time in service
+	ctrlQueue   = 1.3   // and from which on a lower one is tried
+	ctrlVain    = .2    // part of what is in flight that comes to nothing from which on more costs
+	ctrlNothing = 16.   // part of the throughput before that counts as none, and how many completions say so
+	ctrlBinds   = .95   // share that is blocked from which on the limit is full all the time
+	ctrlFull    = .25   // crowd from which more in flight can only wait for a processor
+	ctrlCrowd   = .33   // crowd from which the limit is tried that would be without it
+	ctrlSpare   = 1.2   // and how much more than that
+	ctrlGain    = .005  // what a limit has to be worth more to be moved to
+	ctrlDoubt   = .2    // and for each standard error of the throughput at the present one
+	ctrlLearn   = .1    // what a standard deviation that it would clear up is worth
+	ctrlJump    = .6    // change of the share that is blocked during which nothing is at rest
+	ctrlBrim    = .9    // part of the limit from which on it counts as full
+	ctrlSame    = 1.5   // multiple of the demand before up to which no more comes
+	ctrlLong    = 1.4   // multiple of the time in service from which on work has slowed down
+	ctrlLess    = .85   // part of the throughput before from which on there is less of it
+	ctrlSurer   = .6    // and by the second window
+	ctrlOdd     = .5    // surprise from which on windows are set aside
+	ctrlShock   = 5.    // surprise from which on the service has changed
+	ctrlAside   = 10    // how many windows are set aside at most
+	ctrlLeap    = 2.2   // slow-down from which on steps up are larger
+	ctrlProbe   = 2     // the most that they are after a change of the service, until more has been better, in quarters of an octave
+	ctrlFails   = .75   // part of the throughput before from which on a higher limit fails
+	ctrlWorse   = 1.5   // multiple of the time in service, if that is longer too
+	ctrlSure    = 3.    // and standard errors of the throughput
+	ctrlSoon    = 6.    // rounds until a higher limit is tried against all belief, the first time
+	ctrlLate    = 64.   // and at most
+	ctrlRisk    = .1    // what that may be worth less by what is believed, before a smaller step is made of it
+	ctrlUnsure  = 1.3   // standard deviation of the optimum, in ln, from which on nothing is known of it
+	ctrlIdle    = 16    // windows in which nobody waits until the base latency is asked for again
+	ctrlYoung   = 100.  // completions from which on the variance is remembered
+	ctrlForget  = 1000. // completions in which the variance that once was is forgotten
+	ctrlApart   = 4.    // standard errors from which on a window's mean time in service has moved
+	ctrlAge     = 20    // rounds in which a belief ages by one unit
+	ctrlAgain   = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
+	ctrlBurst   = 1.5   // times in service that a window after such a limit lasts at most
+	ctrlUnrest  = 8.    // most variance of each completion that one window makes believe in
 )
 
 // ctrlState is the controller: a limit, and what is believed of the service behind it. It
@@ -124,7 +126,7 @@ type ctrlState struct {
 	doubt      float64  // completions for which the crowd is not believed: throughput followed the limit down
 	elasticity float64  // of throughput to the limit, as believed
 
-	r float64 // of the last window
+	r, more float64 // of the last window
 
 	// What the window that is open has to hold, and when it is closed without so many
 	// successes; 0 is never.
@@ -135,7 +137,7 @@ func ctrlNew(start, least, most int) ctrlState {
 	shapes() // not at the first window, which is closed under a lock
 	kindsUnits()
 	return ctrlState{belief: ctrlBelief{leant: beliefLeant}, limit: start, least: least, most: most, from: start, scratch: new(ctrlPosterior),
-		ramp: true, fresh: true, proven: true, change: math.Inf(1), pause: ctrlSoon, needN: 8, needSecs: .002}
+		ramp: true, fresh: true, proven: true, change: math.Inf(1), pause: ctrlSoon, more: 1, needN: 8, needSecs: .002}
 }
 
 // step returns the state after a window that holds at least needN successes over at
@@ -171,7 +173,7 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	if s.varied < s.cv2 || s.ncv < ctrlYoung {
 		s.varied = s.cv2 // what is believed before much has been seen is nothing to remember
 	}
-	s.r = m.r
+	s.r, s.more = m.r, m.more
 	s.mostSecs = 0
 	if s.phase == ctrlSettle {
 		s.settle(w, m)
@@ -188,7 +190,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	}
 	k := &s.kinds
 	apart := k.gap > 0
-	r, shift := k.see(w.times, float64(s.limit))
+	r, shift := k.see(w.times, float64(s.limit)*w.sum/(w.sum+w.heavy+w.lost))
 	w.times = nil // it is the caller's
 	part := (k.within + .1) / (s.varied + .1)
 	if k.gap == 0 {
@@ -218,7 +220,7 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	s.rounds++
 	s.mostSecs = 2 * max(s.r, s.ref.r)
 	if s.limit < s.from && s.r < s.ref.r {
-		s.needN, s.needSecs = max(8, float64(s.limit)), s.r // a round is what it is now
+		s.needN, s.needSecs = max(8, float64(s.limit)/s.more), s.r // a round is what it is now
 	}
 	switch {
 	case m.blocked <= .9:
@@ -231,7 +233,7 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 		w, m = s.path, s.path.mean(s.limit)
 		// The limit is what is in flight, and what was counted is the throughput: the time in service is behind.
 		m.x, m.inferred = m.counted, 0
-		m.r = float64(s.limit) / m.x
+		m.r = float64(s.limit) / m.more / m.x
 		s.toHold(m)
 		s.hold(w, m, beliefFails)
 		return
@@ -264,6 +266,14 @@ func (s *ctrlState) fails(w ctrlWindow, m ctrlMean) bool {
 		-math.Log(part) > ctrlSure*math.Sqrt(s.noise(&m, w.open)*(1/s.path.n+1/s.ref.n))
 }
 
+// starved learns that there is next to no throughput, x, at this limit.
+func (s *ctrlState) starved(x float64) {
+	a := &s.ref
+	x = max(x, a.x/ctrlNothing)
+	seen := ctrlBin{at: math.Log(float64(s.limit)), y: math.Log(x * a.worth), n: ctrlNothing, kinds: a.kinds, err: beliefFails}
+	s.belief.add(s.limit, seen, 1, 0, ctrlNothing)
+}
+
 // collapsed reports that on the way to a lower limit there is less throughput than at either end: it is the service
 // that has changed.
 func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
@@ -274,7 +284,7 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 	v := s.noise(&m, w.open)
 	q := s.weigh(v)
 	low, high := math.Log(float64(s.limit)), math.Log(float64(s.from))
-	y := s.belief.level((low+high)/2, math.Log(s.path.n/s.path.secs*s.path.sum/s.path.even()), m.kinds)
+	y := s.belief.level((low+high)/2, math.Log(m.worth*s.path.n/s.path.secs*s.path.sum/s.path.even()), m.kinds)
 	if y > min(q.lowest(low), q.lowest(high)) {
 		return false
 	}
@@ -282,7 +292,7 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 	if min(q.surprise(low, y, v), q.surprise((low+high)/2, y, v), q.surprise(high, y, v)) < ctrlShock {
 		return false
 	}
-	s.shock(q, q.predict(low)-s.belief.level(low, math.Log(m.counted), m.kinds))
+	s.shock(q, q.predict(low)-s.belief.level(low, math.Log(m.worth*m.counted), m.kinds))
 	return true
 }
 
@@ -303,7 +313,7 @@ func (s *ctrlState) noise(m *ctrlMean, open float64) float64 {
 	if k := &s.kinds; k.gap > 0 {
 		v = min(v, 1.2*k.within+.02)
 	}
-	v += 30/(s.ncv+20)*min(1, s.ncv/20) + open + .02 // the rare and long may not have been seen yet
+	v += m.lost() + 30/(s.ncv+20)*min(1, s.ncv/20) + open + .02 // the rare and long may not have been seen yet
 	switch {
 	case m.blocked < ctrlBinds:
 		v += 2 * min(1, 2*(ctrlBinds-m.blocked))
@@ -313,19 +323,19 @@ func (s *ctrlState) noise(m *ctrlMean, open float64) float64 {
 	return v
 }
 
-// point returns where a window stands: ln of what was in flight, and of throughput.
+// point returns where a window stands: ln of what was in flight, by weight, and of the weight that was done in a second.
 func (s *ctrlState) point(w *ctrlWindow, m *ctrlMean) (at, y float64) {
 	if m.inferred > 0 {
-		return math.Log(float64(s.limit) * w.n / (max(w.ended, w.n) + w.extra)), math.Log(m.x)
+		return math.Log(float64(s.limit)), math.Log(m.x * m.worth)
 	}
 	// What is in flight is averaged over more than the window: where the time in service is longer by chance, more
 	// is in flight by the same chance, and the two would seem to hang together.
-	at = math.Log(min(m.x*m.r, float64(s.limit)))
+	at = math.Log(min(m.flight(), float64(s.limit)))
 	if a := &s.ref; a.n > 0 && !s.stale {
 		k := w.n / (w.n + 4*a.n)
-		at = k*at + (1-k)*math.Log(min(a.x*a.r, float64(s.limit)))
+		at = k*at + (1-k)*math.Log(min(a.flight(), float64(s.limit)))
 	}
-	return at, at - math.Log(m.r)
+	return at, at - math.Log(m.r*m.more/m.worth)
 }
 
 // hold learns from a window and decides whether to move. A window that surprises is set aside until the next ones
@@ -377,7 +387,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 		s.proven = true
 	}
 	s.heed()
-	round := max(50*max(v, .05), math.Exp(at)) // or as much as it takes to learn anything
+	round := max(50*max(v, .05), math.Exp(at)/m.more) // or as much as it takes to learn anything
 	known := 1.
 	if s.belief.used == 0 && s.fresh && s.limit == s.from {
 		// From a standing start what is short ends first, and the more so the more it varies.
@@ -390,7 +400,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 		s.belief.tilt(s.varied + w.open)
 	} else {
 		a := &s.ref
-		s.belief.stand(math.Log(min(a.x*a.r, float64(s.limit))), math.Log(a.x), known*a.n, w.n/(ctrlAge*round))
+		s.belief.stand(math.Log(min(a.flight(), float64(s.limit))), math.Log(a.x*a.worth), known*a.n, w.n/(ctrlAge*round))
 	}
 	s.rested += w.n / round
 	s.change += w.n / round
@@ -409,7 +419,7 @@ func (s *ctrlState) usual(w *ctrlWindow, m *ctrlMean, v float64) bool {
 	}
 	far := math.Log(m.r / a.r)
 	if m.inferred > 0 {
-		far = math.Log(m.x / a.x)
+		far = math.Log(m.x * m.worth / (a.x * a.worth))
 	}
 	return beliefSurprise(far, v/w.n) < ctrlOdd
 }
@@ -511,7 +521,7 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	}
 	byGate := a.gated > .5*a.blocked             // most wait for a processor and not for the limit
 	byLimit := a.blocked-a.gated > .05*a.blocked // some wait for that
-	unused := byGate && a.x*a.r < .75*float64(s.limit)
+	unused := byGate && a.flight() < .75*float64(s.limit)
 	s.judge(v)
 	full := a.crowd() > most && s.doubt == 0
 	if full && !unused && shed > 0 && s.uncrowd(v) {
@@ -525,9 +535,9 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	if a.blocked >= ctrlBinds && a.shed > ctrlShed && s.limit > s.from {
 		many = 24 // it was raised, and that is no chance
 	}
-	high := a.n >= many && a.r > ctrlHigh*least && 2*a.x*a.r > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
+	high := a.n >= many && a.r > ctrlHigh*least && 2*a.flight() > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
 	up := byLimit && (shed > 0 || s.fresh && a.blocked-a.gated > ctrlEager) && (byGate || !full)
-	down := high || !unused && a.shed > ctrlOver && a.blocked > .9 && (full || a.r >= ctrlCalm*s.base)
+	down := high || !unused && a.shed > ctrlOver && a.blocked > .9 && (full || a.r >= ctrlCalm*s.base || a.lost() > ctrlVain)
 	if !up && !down {
 		return
 	}
@@ -543,7 +553,7 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	switch {
 	case gain > enough:
 		s.try(to)
-	case up && a.shed < .2 && a.blocked < ctrlBinds && a.n >= 32 && a.r < ctrlFree*seen:
+	case up && a.shed < .2 && a.blocked < ctrlBinds && a.n >= 32 && a.r < ctrlFree*seen && a.lost() < ctrlVain:
 		// Little is shed: by chance, where the limit is about what is needed on average. Throughput
 		// cannot follow then, but a limit that costs no time in service is free.
 		s.try(s.limit * 3 / 2)
@@ -664,7 +674,7 @@ func (s *ctrlState) try(limit int) {
 
 // gather sets what the next window has to hold: a round of work.
 func (s *ctrlState) gather() {
-	flight, r := float64(s.limit), s.r
+	flight, r := float64(s.limit)/s.more, s.r // successes
 	if s.ref.n > 0 && (!s.stale || s.limit > s.from) {
 		flight, r = min(flight, s.ref.x*s.ref.r), s.ref.r
 		if s.catchesUp() {

@@ -26,6 +26,7 @@ const (
 	beliefTrust  = .7   // in what was believed before a change, against everything else
 	beliefFade   = 3.0  // how fast that trust ages
 	beliefLean   = .5   // standard deviation of what a higher limit may do to the mixture of kinds, in ln X for each unit of ln L
+	beliefSome   = .1   // completions that a bin stands for at least
 	beliefLeant  = .03  // probability that it does anything
 )
 
@@ -82,10 +83,12 @@ func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
 	*b.free() = seen
 }
 
-// less has what was seen so far count for that part of the completions.
+// less has what was seen so far count for that part of the completions, but for a tenth of one at least: how often it is
+// told so has no bound.
 func (b *ctrlBelief) less(part float64) {
 	for i := range b.bins[:b.used] {
-		b.bins[i].n *= part
+		c := &b.bins[i]
+		c.n = max(c.n*part, min(c.n, beliefSome))
 	}
 }
 

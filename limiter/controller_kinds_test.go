@@ -147,7 +147,7 @@ func kindsWindow(s ctrlState, x float64, draw func() float64) ctrlWindow {
 		times.enter(took)
 	}
 	n, sum := times.total()
-	return ctrlWindow{secs: sum / float64(s.limit), n: n, ended: n, sum: sum, squares: squares, times: &times,
+	return ctrlWindow{secs: sum / float64(s.limit), n: n, sum: sum, squares: squares, times: &times,
 		arrivals: 2 * n, blocked: 2 * n, shed: n}
 }
 

@@ -24,7 +24,7 @@ func (m ctrlModel) window(s ctrlState) ctrlWindow {
 		r = m.r(float64(s.limit))
 	}
 	n := math.Ceil(max(s.needN, s.needSecs*x, 1))
-	w := ctrlWindow{secs: n / x, n: n, ended: n, sum: n * r, squares: n * r * r, lag: n * r * m.lag(float64(s.limit)), open: 1}
+	w := ctrlWindow{secs: n / x, n: n, sum: n * r, squares: n * r * r, lag: n * r * m.lag(float64(s.limit)), open: 1}
 	w.arrivals = n / (1 - m.shed)
 	w.shed = w.arrivals - n
 	if m.shed > 0 {
@@ -201,7 +201,7 @@ func TestControllerUnrest(t *testing.T) {
 // that varies still does.
 func TestControllerMoved(t *testing.T) {
 	window := func(r, cv2 float64) ctrlWindow {
-		return ctrlWindow{secs: 4 * r, n: 32, ended: 32, sum: 32 * r, squares: 32 * r * r * (1 + cv2), arrivals: 32, open: 1}
+		return ctrlWindow{secs: 4 * r, n: 32, sum: 32 * r, squares: 32 * r * r * (1 + cv2), arrivals: 32, open: 1}
 	}
 	for _, cv2 := range []float64{.01, .6, 2, 4} {
 		s := ctrlNew(8, 1, 1000)
@@ -413,7 +413,7 @@ func FuzzController(f *testing.F) {
 		for len(b) >= 5 {
 			n := 1 + float64(b[0])
 			r := math.Exp(float64(b[1])/16 - 12)
-			w := ctrlWindow{secs: math.Exp(float64(b[2])/16 - 12), n: n, ended: n, sum: n * r, squares: n * r * r * (1 + float64(b[3])/64)}
+			w := ctrlWindow{secs: math.Exp(float64(b[2])/16 - 12), n: n, sum: n * r, squares: n * r * r * (1 + float64(b[3])/64)}
 			w.shed = float64(b[4] >> 4)
 			w.arrivals = n + w.shed
 			w.blocked = min(w.arrivals, w.shed*2)
@@ -442,7 +442,7 @@ func FuzzController(f *testing.F) {
 // TestControllerFull: throughput is inferred from the time in service only where the limit is full, which
 // it is not while arrivals wait for a processor.
 func TestControllerFull(t *testing.T) {
-	w := ctrlWindow{secs: .01, n: 5, ended: 5, sum: .02, arrivals: 10, blocked: 10, shed: 5}
+	w := ctrlWindow{secs: .01, n: 5, sum: .02, arrivals: 10, blocked: 10, shed: 5}
 	if m := w.mean(8); m.inferred == 0 || m.x < 600 {
 		t.Errorf("a full limit of 8 at 4 ms each: throughput %.0f/s, want more than was counted", m.x)
 	}

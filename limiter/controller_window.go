@@ -6,9 +6,9 @@ import "math"
 type ctrlWindow struct {
 	secs     float64
 	n        float64    // successes
-	ended    float64    // whatever the outcome
-	extra    float64    // their weight beyond 1
 	sum      float64    // their time in service, s
+	heavy    float64    // the same by weight, as far as that is beyond 1
+	lost     float64    // and of all that was no success, by weight
 	times    *ctrlTimes // how that is spread; nil is not known
 	usual    float64    // sum for the usual mixture of kinds; 0 is as it is
 	squares  float64    // its square, s²
@@ -23,8 +23,8 @@ type ctrlWindow struct {
 func (w *ctrlWindow) add(v ctrlWindow) {
 	w.secs += v.secs
 	w.n += v.n
-	w.ended += v.ended
-	w.extra += v.extra
+	w.heavy += v.heavy
+	w.lost += v.lost
 	if w.usual > 0 || v.usual > 0 {
 		w.usual = w.even() + v.even()
 	}
@@ -55,6 +55,8 @@ type ctrlMean struct {
 	rounds   float64 // of work in flight
 	kinds    bool    // these are of the usual mixture of kinds
 	mixed    float64 // ln of how much more throughput there is with that than with the mixture there was
+	more     float64 // how much more was in flight, by weight, than successes
+	worth    float64 // what each of these weighs
 	r        float64 // mean time in service, s
 	y        float64 // the part of r before the work began: the wait for a processor, s
 	shed     float64 // share of those who came that was sent away
@@ -70,6 +72,8 @@ func (w *ctrlWindow) mean(limit int) ctrlMean {
 	if w.usual > 0 {
 		m.kinds, m.mixed = true, math.Log(w.sum/even)
 	}
+	m.worth = 1 + w.heavy/w.sum
+	m.more = m.worth + w.lost/w.sum
 	m.y = min(max(w.lag/w.n, 0), m.r)
 	m.rounds = w.secs / m.r
 	if w.arrivals > 0 {
@@ -78,7 +82,7 @@ func (w *ctrlWindow) mean(limit int) ctrlMean {
 		m.load = w.arrivals / w.secs
 	}
 	if m.blocked-m.gated >= ctrlBinds {
-		m.inferred = float64(limit) * w.n / (max(w.ended, w.n) + w.extra) / m.r
+		m.inferred = float64(limit) / m.more / m.r
 	}
 	m.weigh()
 	return m
@@ -90,6 +94,12 @@ func (m *ctrlMean) crowd() float64 { return m.y / max(m.r, 1e-9) }
 
 // work is the time in service without the wait for a processor in front of it.
 func (m *ctrlMean) work() float64 { return max(m.r-m.y, .01*m.r) }
+
+// flight is what was in flight, by weight.
+func (m *ctrlMean) flight() float64 { return m.x * m.r * m.more }
+
+// lost is the part of what was in flight that came to nothing.
+func (m *ctrlMean) lost() float64 { return (m.more - m.worth) / max(m.more, 1) }
 
 // weigh makes up its mind about the throughput. A count over a few rounds is off by the part of
 // a round that a window cuts, where work that began together ends together. While the
@@ -135,6 +145,8 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 	m.rounds = (1-a)*m.rounds + v.rounds
 	m.kinds = m.kinds || v.kinds
 	m.mixed += a * (v.mixed - m.mixed)
+	m.more += a * (v.more - m.more)
+	m.worth += a * (v.worth - m.worth)
 	m.r += a * (v.r - m.r)
 	m.y += a * (v.y - m.y)
 	m.shed += a * (v.shed - m.shed)

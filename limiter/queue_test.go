@@ -208,7 +208,7 @@ func FuzzCtrlStep(f *testing.F) {
 	f.Add(.001, 1., 10., 100., 0., 0., 0., 0., uint8(9))
 	f.Fuzz(func(t *testing.T, secs, n, sum, squares, arrivals, blocked, shed, open float64, times uint8) {
 		s := ctrlNew(8, 1, 100_000)
-		w := ctrlWindow{secs: secs, n: n, ended: n, sum: sum, squares: squares, arrivals: arrivals, blocked: blocked, shed: shed, open: open}
+		w := ctrlWindow{secs: secs, n: n, sum: sum, squares: squares, arrivals: arrivals, blocked: blocked, shed: shed, open: open}
 		for _, v := range []float64{secs, n, sum, squares, arrivals, blocked, shed, open} {
 			if !(v >= 0 && v < 1e9) {
 				t.Skip() // the counters cannot say that
