@@ -22,7 +22,7 @@ func (k *RandomService) Attainable() float64 {
 	wait, speed := stages[1].secs, 1.
 	if k.event > 0 {
 		wait *= svc.slow(0)
-		speed = svc.speed(0)
+		speed = svc.Speed(0)
 	}
 	station := stages[0].at.(*shared)
 	rate := func(n int) float64 { return speed * float64(n) * station.speed(float64(n)) / stages[0].secs }

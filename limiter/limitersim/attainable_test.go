@@ -39,7 +39,7 @@ func TestClosedNetwork(t *testing.T) {
 	for _, how := range []struct {
 		name string
 		svc  Service
-	}{{"exponential", Service{demand: exponential}}, {"bimodal", Service{demand: bimodal(.05, 10)}}, {"jitter", Service{demand: jitter}}} {
+	}{{"exponential", Service{Demand: exponential}}, {"bimodal", Service{Demand: bimodal(.05, 10)}}, {"jitter", Service{Demand: jitter}}} {
 		for _, n := range []int{12, 20, 28} {
 			svc := how.svc
 			svc.Capacity = uslPeak(work, alpha, beta)

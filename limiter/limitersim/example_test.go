@@ -39,6 +39,40 @@ func ExampleSimulation_Run() {
 	// narrow     0.0 of what is possible
 }
 
+// A store that takes twice as long for some time, with room for all that come.
+func ExampleStore() {
+	svc := limitersim.Store(16, 10*time.Millisecond)
+	svc.Speed = func(now time.Duration) float64 {
+		if now >= 10*time.Second && now < 20*time.Second {
+			return .5
+		}
+		return 1
+	}
+	sim := limitersim.New(svc, .4, 42, 30*time.Second)
+	sim.Run(&places{free: 100})
+	for now := 5 * time.Second; now < 30*time.Second; now += 10 * time.Second {
+		fmt.Println(sim.Score(now, now+5*time.Second).P99.Round(time.Millisecond))
+	}
+	// Output:
+	// 12ms
+	// 33ms
+	// 12ms
+}
+
+// Work that computes on four processors, for which eight places are enough.
+func ExampleProcessors() {
+	svc := limitersim.Processors(4, 10*time.Millisecond)
+	for _, n := range []int{2, 8, 200} {
+		sim := limitersim.New(svc, 3, 42, 30*time.Second)
+		sim.Run(&places{free: n})
+		fmt.Printf("%-3d places: %.1f of what is possible\n", n, sim.Score(2*time.Second, 30*time.Second).Goodput)
+	}
+	// Output:
+	// 2   places: 0.5 of what is possible
+	// 8   places: 1.0 of what is possible
+	// 200 places: 0.0 of what is possible
+}
+
 // The same number of places on a service that was drawn at random.
 func ExampleRandom() {
 	k := limitersim.Random(3)

@@ -2,6 +2,7 @@ package limitersim_test
 
 import (
 	"context"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,7 +23,7 @@ func score(sim *limitersim.Simulation, l limitersim.Limiter) limitersim.Score {
 
 // Whatever the kind of service: at half load nothing is lost, above its capacity it collapses without a limiter.
 func TestServicesHaveTheirCapacity(t *testing.T) {
-	for _, svc := range limitersim.Profiles() {
+	for _, svc := range append(limitersim.Profiles(), limitersim.Store(16, 10*time.Millisecond), limitersim.Processors(4, 10*time.Millisecond)) {
 		t.Run(svc.Name, func(t *testing.T) {
 			if s := score(limitersim.New(svc, .5, 1, to), nil); s.Goodput < .97 || s.Rejected != 0 || s.P99 <= 0 {
 				t.Errorf("half load: %+v", s)
@@ -145,6 +146,91 @@ func TestRandomServicesHaveTheirOptimum(t *testing.T) {
 	}
 }
 
+// Bursts come besides what arrives anyway.
+func TestBurst(t *testing.T) {
+	sim := limitersim.New(limitersim.Store(10, 10*time.Millisecond), 0, 1, 5*time.Second)
+	for at := time.Second; at < 4*time.Second; at += time.Second {
+		sim.At(at, func() { sim.Burst(15) })
+	}
+	sim.Run(&places{free: 10})
+	if s := sim.Score(0, 4*time.Second); s.Rejected < .33 || s.Rejected > .34 || s.Goodput < .66 || s.Goodput > .67 {
+		t.Errorf("3 bursts of 15 to 10 places: %+v, want two thirds and a third", s)
+	}
+}
+
+// At half its speed a service has half its capacity, and so it has if its work is twice as much.
+func TestSpeedAndDemand(t *testing.T) {
+	halve := func(time.Duration) float64 { return .5 }
+	twice := func(*rand.Rand) float64 { return 2 }
+	for _, svc := range []limitersim.Service{limitersim.Store(16, 10*time.Millisecond), limitersim.Processors(16, 10*time.Millisecond)} {
+		slow, much := svc, svc
+		slow.Speed, much.Demand = halve, twice
+		for what, svc := range map[string]limitersim.Service{"slow": slow, "much": much} {
+			if s := score(limitersim.New(svc, 2, 1, to), &places{free: 20}); s.Goodput < .48 || s.Goodput > .52 {
+				t.Errorf("%s, %s: goodput %.3f of the usual capacity, want 0.5", svc.Name, what, s.Goodput)
+			}
+		}
+	}
+}
+
+// leaving lets everybody in, and cancels every other request some time after it arrived, or when its work has ended if that is before.
+type leaving struct {
+	sim       *limitersim.Simulation
+	after     time.Duration
+	inside    map[*limitersim.Request]bool
+	cancelled int
+	other     bool
+}
+
+func (l *leaving) Arrive(r *limitersim.Request) {
+	l.inside[r] = true
+	r.Admit()
+	if l.other = !l.other; l.other {
+		l.sim.At(r.Arrived()+l.after, func() {
+			if l.inside[r] {
+				delete(l.inside, r)
+				l.cancelled++
+				r.Cancel()
+			}
+		})
+	}
+}
+
+func (l *leaving) Release(r *limitersim.Request) {
+	if !l.inside[r] {
+		panic("released, and had left")
+	}
+	delete(l.inside, r)
+}
+
+// Work that is cancelled takes up nothing from then on, whether it is served or waits: the rest is served as if half as much
+// came, or as much as it had until then.
+func TestCancel(t *testing.T) {
+	const least = .49 // of what arrives
+	for _, tt := range []struct {
+		svc   limitersim.Service
+		load  float64
+		after time.Duration
+	}{
+		{limitersim.Store(16, 10*time.Millisecond), 1.8, 0},
+		{limitersim.Store(16, 10*time.Millisecond), 1.25, 5 * time.Millisecond},
+		{limitersim.Processors(16, 10*time.Millisecond), 1.8, 0},
+		{limitersim.Processors(16, 10*time.Millisecond), 1.25, 5 * time.Millisecond},
+		{limitersim.SlowDependency(), 1.8, 0},
+		{limitersim.SlowDependency(), 1.2, 15 * time.Millisecond},
+	} {
+		sim := limitersim.New(tt.svc, tt.load, 1, to)
+		l := &leaving{sim: sim, after: tt.after, inside: map[*limitersim.Request]bool{}}
+		sim.Run(l)
+		s := sim.Score(from, 10*time.Second)
+		good := s.Goodput / max(1, tt.load)
+		t.Logf("%s at %v, every other one leaves after %v: %.3f of all are served, p99 %v, %d left", tt.svc.Name, tt.load, tt.after, good, s.P99, l.cancelled)
+		if good < least || l.cancelled == 0 {
+			t.Errorf("%s at %v, every other one leaves after %v: %.3f of all are served, want %.3f; %d left", tt.svc.Name, tt.load, tt.after, good, least, l.cancelled)
+		}
+	}
+}
+
 // The rate of arrivals may vary, and Watch sees every event in order.
 func TestRateAndWatch(t *testing.T) {
 	svc := limitersim.Profiles()[0]
@@ -180,6 +266,9 @@ func TestMisusePanics(t *testing.T) {
 		"score of nothing":        func() { ran.Score(from, from) },
 		"score before the run":    func() { limitersim.New(svc, 1, 1, to).Score(from, to) },
 		"random, not run":         func() { k := limitersim.Random(1); k.Score(k.New(func() int { return 1 })) },
+		"a store of no places":    func() { limitersim.Store(0, time.Second) },
+		"processors for no time":  func() { limitersim.Processors(1, 0) },
+		"cancelled, not admitted": func() { limitersim.New(svc, 1, 1, to).Run(cancelled{}) },
 		"a request decided twice": func() { limitersim.New(svc, 1, 1, to).Run(twice{}) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -192,6 +281,12 @@ func TestMisusePanics(t *testing.T) {
 		})
 	}
 }
+
+// cancelled cancels what has not begun.
+type cancelled struct{}
+
+func (cancelled) Arrive(r *limitersim.Request) { r.Cancel() }
+func (cancelled) Release(*limitersim.Request)  {}
 
 // twice answers twice.
 type twice struct{}

@@ -136,15 +136,15 @@ func draw(seed uint64) *RandomService {
 	}
 	switch r.IntN(4) {
 	case 0:
-		k.svc.demand, k.cv2 = jitter, .0133
+		k.svc.Demand, k.cv2 = jitter, .0133
 	case 1:
-		k.svc.demand, k.cv2 = exponential, 1
+		k.svc.Demand, k.cv2 = exponential, 1
 	case 2:
-		k.svc.demand, k.cv2 = lognormal(.7), math.Exp(.49)-1
+		k.svc.Demand, k.cv2 = lognormal(.7), math.Exp(.49)-1
 	case 3:
 		p, f := .05, 10.
 		m := 1 - p + p*f
-		k.svc.demand, k.cv2 = bimodal(p, f), (1-p+p*f*f)/(m*m)-1
+		k.svc.Demand, k.cv2 = bimodal(p, f), (1-p+p*f*f)/(m*m)-1
 	}
 	k.svc.Name = kind
 	k.svc.Capacity = c / secs
@@ -209,7 +209,7 @@ func draw(seed uint64) *RandomService {
 	}
 	k.slowed = func(svc *Service) {
 		svc.slow = func(float64) float64 { return slow }
-		svc.speed = func(float64) float64 { return halve }
+		svc.Speed = func(time.Duration) float64 { return halve }
 	}
 	if k.event > 0 {
 		at := k.event
@@ -221,11 +221,12 @@ func draw(seed uint64) *RandomService {
 				return factor
 			}
 		}
-		k.svc.slow, k.svc.speed = from(slow), from(halve)
+		slower := from(halve)
+		k.svc.slow, k.svc.Speed = from(slow), func(now time.Duration) float64 { return slower(now.Seconds()) }
 		if kind == "fifo" {
 			// A store's own time is not the dependency's.
 			k.svc.slow = nil
-			k.slowed = func(svc *Service) { svc.speed = func(float64) float64 { return halve } }
+			k.slowed = func(svc *Service) { svc.Speed = func(time.Duration) float64 { return halve } }
 			if dep > 0 {
 				inner := k.svc.build
 				k.svc.build = func(s *Simulation) []stage {

@@ -1,24 +1,27 @@
 package limitersim
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"time"
 )
 
-// Service says what the work is made of and what it runs on. It comes from [Profiles] or [SlowDependency].
+// Service says what the work is made of and what it runs on. It comes from [Profiles], [SlowDependency], [Store] or
+// [Processors].
 type Service struct {
 	Name string
 	// Capacity is the most it can do in a second.
 	Capacity float64
+	// Demand draws a factor for all demands of one piece of work. Its mean has to be 1 for Capacity to hold; nil is 1 each.
+	Demand func(r *rand.Rand) float64
+	// Speed is the factor of the speed of places and processors at a time, which Capacity knows nothing of; nil is 1.
+	Speed func(now time.Duration) float64
 
 	deadline float64 // what a client waits for, s
 	build    func(s *Simulation) []stage
-	demand   func(r *rand.Rand) float64 // a factor for all demands of one piece of work, mean 1
 	// slow is the factor of the demands of dependencies at a time, if they vary.
 	slow func(now float64) float64
-	// speed is the factor of the speed of the machine at a time, if it varies.
-	speed func(now float64) float64
 }
 
 // Baseline returns the 99th percentile of the time to answer at half the capacity without a limiter:
@@ -42,26 +45,26 @@ func (svc Service) Baseline(seed uint64) time.Duration {
 // Times vary by a fifth either way where nothing else is said.
 func Profiles() []Service {
 	return []Service{
-		{Name: "cpu", Capacity: 500, demand: jitter, build: func(s *Simulation) []stage {
+		{Name: "cpu", Capacity: 500, Demand: jitter, build: func(s *Simulation) []stage {
 			return []stage{{cores(s, 1), .002}}
 		}},
-		{Name: "cpuio", Capacity: 500, demand: jitter, build: func(s *Simulation) []stage {
+		{Name: "cpuio", Capacity: 500, Demand: jitter, build: func(s *Simulation) []stage {
 			cpu := cores(s, 1)
 			return []stage{{cpu, .001}, {delay{s}, .005}, {cpu, .001}}
 		}},
-		{Name: "io", Capacity: 1600, demand: jitter, build: func(s *Simulation) []stage {
+		{Name: "io", Capacity: 1600, Demand: jitter, build: func(s *Simulation) []stage {
 			return []stage{{&store{s: s, slots: 16}, .010}}
 		}},
-		{Name: "mixed", Capacity: 8 / .0118, demand: bimodal(.05, 10), build: func(s *Simulation) []stage {
+		{Name: "mixed", Capacity: 8 / .0118, Demand: bimodal(.05, 10), build: func(s *Simulation) []stage {
 			return []stage{{&store{s: s, slots: 8}, .0118}}
 		}},
-		{Name: "contended", Capacity: uslPeak(.010, .02, .002), demand: jitter, build: func(s *Simulation) []stage {
+		{Name: "contended", Capacity: uslPeak(.010, .02, .002), Demand: jitter, build: func(s *Simulation) []stage {
 			return []stage{{usl(s, .02, .002), .010}}
 		}},
-		{Name: "wide", Capacity: 3200, demand: jitter, build: func(s *Simulation) []stage {
+		{Name: "wide", Capacity: 3200, Demand: jitter, build: func(s *Simulation) []stage {
 			return []stage{{&store{s: s, slots: 160}, .050}}
 		}},
-		{Name: "narrow", Capacity: 4 / .060, demand: jitter, build: func(s *Simulation) []stage {
+		{Name: "narrow", Capacity: 4 / .060, Demand: jitter, build: func(s *Simulation) []stage {
 			return []stage{{&store{s: s, slots: 4}, .060}}
 		}},
 	}
@@ -70,7 +73,7 @@ func Profiles() []Service {
 // SlowDependency returns a service that needs 10 ms of one of eight processors, and 10 ms of a dependency which takes
 // ten times as long from second 10 to second 40. Times are exponential; the deadline is a second.
 func SlowDependency() Service {
-	return Service{Name: "dependency", Capacity: 800, deadline: 1, demand: exponential,
+	return Service{Name: "dependency", Capacity: 800, deadline: 1, Demand: exponential,
 		slow: func(now float64) float64 {
 			if now >= 10 && now < 40 {
 				return 10
@@ -80,6 +83,30 @@ func SlowDependency() Service {
 		build: func(s *Simulation) []stage {
 			return []stage{{cores(s, 8), .010}, {delay{s}, .010}}
 		}}
+}
+
+// Store returns a service that takes a time and has so many places, first come, first served, with a deadline of 250 ms.
+// Times vary by a fifth either way. It panics if places or took is not positive.
+func Store(places int, took time.Duration) Service {
+	mustHave("Store", places, took)
+	return Service{Name: "store", Capacity: float64(places) / took.Seconds(), Demand: jitter, build: func(s *Simulation) []stage {
+		return []stage{{&store{s: s, slots: places}, took.Seconds()}}
+	}}
+}
+
+// Processors returns a service that computes for a time on one of n processors, which all work in flight shares, with a
+// deadline of 250 ms. Times vary by a fifth either way. It panics if n or took is not positive.
+func Processors(n int, took time.Duration) Service {
+	mustHave("Processors", n, took)
+	return Service{Name: "processors", Capacity: float64(n) / took.Seconds(), Demand: jitter, build: func(s *Simulation) []stage {
+		return []stage{{cores(s, float64(n)), took.Seconds()}}
+	}}
+}
+
+func mustHave(what string, n int, took time.Duration) {
+	if n < 1 || took <= 0 {
+		panic(fmt.Sprintf("limitersim: %s: %d of them for %v; give 1 or more for a positive time", what, n, took))
+	}
 }
 
 // Demands, each with mean 1.

@@ -43,6 +43,7 @@ type Request struct {
 	arrived float64
 	decided bool
 	factor  float64
+	at      station // where the work is; nil is nowhere
 	stage   int
 	left    float64 // finish in the virtual time of a shared processor
 	done    chan struct{}
@@ -59,6 +60,20 @@ func (r *Request) Admit() {
 func (r *Request) Reject() {
 	r.decide("Reject")
 	r.sim.second().rejected++
+}
+
+// Arrived returns when r arrived, after the beginning of the run.
+func (r *Request) Arrived() time.Duration { return toDuration(r.arrived) }
+
+// Cancel ends the work of r before it is done, as work does that ends with its client. What it held is free at
+// once, and it counts as no answer; there is no call of Release. It panics unless the work of r has begun and not ended.
+func (r *Request) Cancel() {
+	if r.at == nil {
+		panic("limitersim: Cancel: the work has not begun or has ended; cancel what was admitted, until Release is called")
+	}
+	at := r.at
+	r.at = nil
+	at.leave(r)
 }
 
 func (r *Request) decide(method string) {
@@ -144,6 +159,13 @@ func (s *Simulation) Now() time.Duration { return toDuration(s.now) }
 // At has f called when the simulation has come to a time, or next if that has passed. It is the timer of a [Limiter].
 func (s *Simulation) At(t time.Duration, f func()) { s.at(max(t.Seconds(), s.now), f) }
 
+// Burst has n requests arrive now, besides those that arrive by Rate or the load. It may be called in what was given to At.
+func (s *Simulation) Burst(n int) {
+	for range n {
+		s.arrive()
+	}
+}
+
 func (s *Simulation) at(t float64, do func()) { heap.Push(&s.events, event{t, do}) }
 
 func toDuration(secs float64) time.Duration { return time.Duration(secs * 1e9) }
@@ -197,8 +219,8 @@ func (s *Simulation) second() *second { return &s.seconds[int(s.now)] }
 func (s *Simulation) arrive() {
 	s.second().arrived++
 	r := &Request{sim: s, arrived: s.now, factor: 1}
-	if s.svc.demand != nil {
-		r.factor = s.svc.demand(s.work)
+	if s.svc.Demand != nil {
+		r.factor = s.svc.Demand(s.work)
 	}
 	if s.lim == nil {
 		r.Admit()
@@ -212,9 +234,11 @@ func (s *Simulation) advance(r *Request) {
 	r.stage++
 	if r.stage < len(s.stages) {
 		st := s.stages[r.stage]
+		r.at = st.at
 		st.at.enter(r, st.secs*r.factor)
 		return
 	}
+	r.at = nil
 	sec := s.second()
 	sec.done++
 	d := s.now - r.arrived

@@ -1,6 +1,9 @@
 package limitersim
 
-import "container/heap"
+import (
+	"container/heap"
+	"slices"
+)
 
 // stage is one step of the work: some seconds at a station.
 type stage struct {
@@ -11,6 +14,8 @@ type stage struct {
 // station is where work is done.
 type station interface {
 	enter(r *Request, secs float64)
+	// leave is told that the work of a request that is there is no longer wanted.
+	leave(r *Request)
 }
 
 // delay is a dependency that takes its time whatever the load.
@@ -21,7 +26,16 @@ func (d delay) enter(r *Request, secs float64) {
 	if s.svc.slow != nil {
 		secs *= s.svc.slow(s.now)
 	}
-	s.at(s.now+secs, func() { s.advance(r) })
+	s.at(s.now+secs, func() { s.waited(r) })
+}
+
+func (d delay) leave(*Request) {}
+
+// waited goes on with r, unless that has left.
+func (s *Simulation) waited(r *Request) {
+	if r.at != nil {
+		s.advance(r)
+	}
 }
 
 // ownDelay is a dependency with a factor of its own.
@@ -31,8 +45,10 @@ type ownDelay struct {
 }
 
 func (d ownDelay) enter(r *Request, secs float64) {
-	d.s.at(d.s.now+secs*d.factor(d.s.now), func() { d.s.advance(r) })
+	d.s.at(d.s.now+secs*d.factor(d.s.now), func() { d.s.waited(r) })
 }
+
+func (d ownDelay) leave(*Request) {}
 
 // store serves first come, first served, at most slots at a time.
 type store struct {
@@ -57,18 +73,34 @@ func (st *store) serve(r *Request, secs float64) {
 	if st.s.svc.slow != nil {
 		secs *= st.s.svc.slow(st.s.now)
 	}
-	if st.s.svc.speed != nil {
-		secs /= st.s.svc.speed(st.s.now)
+	if st.s.svc.Speed != nil {
+		secs /= st.s.svc.Speed(st.s.Now())
 	}
 	st.s.at(st.s.now+secs, func() {
-		st.busy--
-		if len(st.queue) > 0 {
-			r, secs := st.queue[0], st.secs[0]
-			st.queue, st.secs = st.queue[1:], st.secs[1:]
-			st.serve(r, secs)
+		if r.at == nil {
+			return // its place is another's
 		}
+		st.free()
 		st.s.advance(r)
 	})
+}
+
+// free gives a place to who is next.
+func (st *store) free() {
+	st.busy--
+	if len(st.queue) > 0 {
+		r, secs := st.queue[0], st.secs[0]
+		st.queue, st.secs = st.queue[1:], st.secs[1:]
+		st.serve(r, secs)
+	}
+}
+
+func (st *store) leave(r *Request) {
+	if i := slices.Index(st.queue, r); i >= 0 {
+		st.queue, st.secs = slices.Delete(st.queue, i, i+1), slices.Delete(st.secs, i, i+1)
+		return
+	}
+	st.free()
 }
 
 // shared is shared by all who are in it: each of n goes at speed(n).
@@ -102,8 +134,8 @@ func uslPeak(secs, alpha, beta float64) float64 {
 
 func (p *shared) pace() float64 {
 	v := p.speed(float64(len(p.jobs)))
-	if p.s.svc.speed != nil {
-		v *= p.s.svc.speed(p.s.now)
+	if p.s.svc.Speed != nil {
+		v *= p.s.svc.Speed(p.s.Now())
 	}
 	return v
 }
@@ -119,6 +151,12 @@ func (p *shared) enter(r *Request, secs float64) {
 	p.progress()
 	r.left = p.v + secs
 	heap.Push(&p.jobs, r)
+	p.plan()
+}
+
+func (p *shared) leave(r *Request) {
+	p.progress()
+	heap.Remove(&p.jobs, slices.Index(p.jobs, r))
 	p.plan()
 }
 
