@@ -452,6 +452,24 @@ func TestControllerFull(t *testing.T) {
 	}
 }
 
+// What was seen may be made less of any number of times: it comes to count for next to nothing, and what is believed stays finite.
+func TestControllerLess(t *testing.T) {
+	b := ctrlBelief{leant: beliefLeant}
+	b.add(8, ctrlBin{at: math.Log(8), y: 5, n: 100}, 1, 0, 1e6)
+	for range 300 {
+		b.less(.08)
+		b.add(16, ctrlBin{at: math.Log(16), y: 5.5, n: 100}, 1, .1, 1e6)
+	}
+	if n := b.bins[0].n; !(n > 0 && n < 1) {
+		t.Errorf("100 completions that were made less 300 times count for %v", n)
+	}
+	var q ctrlPosterior
+	b.weigh(&q, 1)
+	if y := q.predict(math.Log(16)); math.Abs(y-5.5) > .1 || q.n == 0 {
+		t.Errorf("ln X at 16 is believed to be %v by %d likely curves, want 5.5", y, q.n)
+	}
+}
+
 // BenchmarkController: what a window costs that is full of knowledge, at the lock of the limiter; there is one for
 // each round of work and at most one every 5 ms. The baseline is a window that says nothing.
 func BenchmarkController(b *testing.B) {

@@ -14,22 +14,29 @@ type labDriver struct {
 	slots map[*limitersim.Request]*concSlot
 	waits map[*queueWaiter]*limitersim.Request
 	wake  time.Duration // when the timer of the line fires; 0 is not armed
+
+	weight  int                                 // of each request; 0 is 1
+	work    func(r *limitersim.Request)         // begins what was admitted; nil is r.Admit
+	outcome func(r *limitersim.Request) Outcome // of what the service has done; nil is success
 }
 
 // labRun runs a simulation with c.
-func labRun(sim *limitersim.Simulation, c *Concurrency) {
+func labRun(sim *limitersim.Simulation, c *Concurrency) { sim.Run(labDrive(sim, c)) }
+
+// labDrive returns a driver for a simulation with c.
+func labDrive(sim *limitersim.Simulation, c *Concurrency) *labDriver {
 	c.timerAt = 1 // never armed: watch does what it would
-	sim.Run(&labDriver{sim: sim, c: c, slots: make(map[*limitersim.Request]*concSlot), waits: make(map[*queueWaiter]*limitersim.Request)})
+	return &labDriver{sim: sim, c: c, slots: make(map[*limitersim.Request]*concSlot), waits: make(map[*queueWaiter]*limitersim.Request)}
 }
 
 func (d *labDriver) now() time.Duration { return d.sim.Now() + 1 }
 
 func (d *labDriver) Arrive(r *limitersim.Request) {
-	if p, ok := d.c.take(1, d.now()); ok {
+	if p, ok := d.c.take(int64(max(d.weight, 1)), d.now()); ok {
 		d.admit(r, p.slot)
 		return
 	}
-	w, p, woken, err := d.c.enter(&Request{}, d.now(), 0, nil)
+	w, p, woken, err := d.c.enter(&Request{Weight: d.weight}, d.now(), 0, nil)
 	switch {
 	case err != nil:
 		r.Reject()
@@ -43,16 +50,29 @@ func (d *labDriver) Arrive(r *limitersim.Request) {
 }
 
 func (d *labDriver) Release(r *limitersim.Request) {
+	o := Success
+	if d.outcome != nil {
+		o = d.outcome(r)
+	}
+	d.end(r, o)
+}
+
+// end gives the permit of r back.
+func (d *labDriver) end(r *limitersim.Request, o Outcome) {
 	slot := d.slots[r]
 	delete(d.slots, r)
 	slot.gen.Add(1)
-	woken, _, _ := d.c.release(slot, Success, d.now())
+	woken, _, _ := d.c.release(slot, o, d.now())
 	d.tell(woken)
 	d.watch()
 }
 
 func (d *labDriver) admit(r *limitersim.Request, slot *concSlot) {
 	d.slots[r] = slot
+	if d.work != nil {
+		d.work(r)
+		return
+	}
 	r.Admit()
 }
 

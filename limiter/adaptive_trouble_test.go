@@ -1,0 +1,90 @@
+package limiter_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+// Little comes, one after the other, and then what is in flight hangs. Who comes then is refused within a second, however seldom
+// anybody came before: for the line, one permit counts as being at work all the time.
+func TestAdaptiveLineWhereLittleComes(t *testing.T) {
+	for _, every := range []time.Duration{time.Second, time.Minute, 10 * time.Minute} {
+		t.Run("one each "+every.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const work, most = 20 * time.Millisecond, time.Second
+				c := limiter.NewAdaptive()
+				for range 30 {
+					p, err := c.Acquire(t.Context(), limiter.Request{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(work)
+					p.Release(limiter.Success)
+					time.Sleep(every)
+				}
+				var hang []limiter.Permit
+				for range c.Limit() {
+					p, err := c.Acquire(t.Context(), limiter.Request{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					hang = append(hang, p)
+				}
+				from := time.Now()
+				_, err := c.Acquire(t.Context(), limiter.Request{})
+				took := time.Since(from)
+				t.Logf("%d hang, and the next is refused after %v", len(hang), took)
+				if err == nil || took > most {
+					t.Errorf("%d hang, and the next gets %v after %v; want to be refused within %v", len(hang), err, took, most)
+				}
+				for _, p := range hang {
+					p.Release(limiter.Failure)
+				}
+			})
+		})
+	}
+}
+
+// SetLimit begins a new window, whatever the one before still lacked.
+func TestSetLimitBeginsAWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewAdaptive(limiter.WithStart(1000))
+		round := func(n int) {
+			var permits []limiter.Permit
+			for range n {
+				p, err := c.Acquire(t.Context(), limiter.Request{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				permits = append(permits, p)
+			}
+			time.Sleep(time.Second)
+			for _, p := range permits {
+				p.Release(limiter.Success)
+			}
+		}
+		for range 20 {
+			round(900)
+		}
+		for range 3 {
+			round(2) // the window that is open is due, and lacks nearly all
+		}
+		if err := c.SetLimit(8); err != nil {
+			t.Fatal(err)
+		}
+		if c.Stats().Latency != 0 {
+			t.Fatal("SetLimit has kept what was measured at the limit before")
+		}
+		n := 0
+		for c.Stats().Latency == 0 && n < 10_000 {
+			round(8)
+			n += 8
+		}
+		if n > 16 {
+			t.Errorf("the first window after SetLimit was closed by success %d, want 8 or 16", n)
+		}
+	})
+}
