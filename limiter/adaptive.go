@@ -12,7 +12,7 @@ import (
 // atomics belong to the lock of the Concurrency.
 type adaptive struct {
 	next   atomic.Int64 // when the window is long enough, since base
-	lacks  atomic.Int64 // from then on: how many successes it lacks
+	lacks  atomic.Int64 // from then on: how many have to end, of any outcome, until it is looked at again
 	every  atomic.Int64 // of how many requests one yields before its work: a power of two, at most 64
 	brief  atomic.Bool  // work is over so soon that it is not worth a yield before it
 	gate   atomic.Int64 // how many may be between permit and work; 0 is any number
@@ -151,8 +151,10 @@ const adaptInside = .7
 // Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
 //
 // The waiting line in front of it is bounded in time by what the experiment found: about
-// the time of service while little is shed, and while more is, as much as chance demands for the service
-// not to run dry, two fifths of that time at least. In overload it is newest first.
+// the time of service while little is shed, or that in which a dozen are served, and while more is, as much as chance
+// demands for the service not to run dry, two fifths of that time at least. Where little comes, one permit counts as
+// being at work all the time. Until something speaks against a higher limit it is several times that, up to 5 s. In
+// overload it is newest first.
 //
 // The time in service is the time between Acquire and Release of work that ends with
 // [Success]; release permits of work that turns into something else, such as a connection

@@ -26,7 +26,9 @@ type Request struct {
 	// Empty is a client like any other.
 	Client string
 	// Arrived is when the request arrived, with a monotonic reading; zero reads the clock
-	// if the time is needed. It spares a clock read where the caller has read it already.
+	// if the time is needed. It spares a clock read where the caller has read it already. On an adaptive
+	// limiter the time in service of what is admitted at once begins there, so it should be read just
+	// before Acquire.
 	Arrived time.Time
 	// Work is how long the work is expected to take; 0 means not known. Acquire refuses a request whose
 	// context leaves less than this with [ErrWouldMissDeadline].

@@ -141,7 +141,7 @@ func ctrlNew(start, least, most int) ctrlState {
 }
 
 // step returns the state after a window that holds at least needN successes over at
-// least needSecs seconds.
+// least needSecs seconds. Copies of a state share scratch, and must not step at the same time.
 func (s ctrlState) step(w ctrlWindow) ctrlState {
 	if !(w.n >= 1 && w.secs > 0 && w.sum > 0) {
 		return s

@@ -8,11 +8,15 @@ const (
 	// Success: the work was done. Only successes count as throughput and as a
 	// measurement of the time in service.
 	Success Outcome = iota
-	// Failure: the work was tried and failed. Failures that grow with the limit make
-	// an adaptive limit fall.
+	// Failure: the work was tried and failed. To an adaptive limit it is no throughput, but it occupied a permit
+	// for its time, which is reckoned in: the limit is what successes and failures need together. A limit at which
+	// more fails and as much succeeds is not lowered for that. Where next to nothing succeeds, less than a
+	// tenth, and what ends takes as long as successes did, the line is shortened and the limit lowered until
+	// something succeeds.
 	Failure
-	// Ignored: what happened says nothing about this server, for example because the
-	// client left or because another layer refused. It is counted and never measured.
+	// Ignored: what happened says nothing about how well the work went, for example because the client left or
+	// because another layer refused. An adaptive limit does with it what it does with Failure: clients that
+	// leave may have waited in vain.
 	Ignored
 )
 
