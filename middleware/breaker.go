@@ -193,7 +193,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			rec.panicked = true
 		}
 		now := rec.now()
-		o := h.outcome(r, rec, finished, now)
+		o := h.outcome(r, rec, finished)
 		if rec.lasting && !finished && o == breaker.Failure {
 			call.Fail() // it was reported when it began
 			return

@@ -34,7 +34,7 @@ func latency(rec *recorder, begun, now time.Time) time.Duration {
 }
 
 // outcome is what the request says about its handler.
-func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool, now time.Time) breaker.Outcome {
+func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool) breaker.Outcome {
 	if rec.shed != nil {
 		return breaker.Ignored
 	}
@@ -42,24 +42,9 @@ func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool, 
 	if status == 0 && finished {
 		status = http.StatusOK
 	}
-	// The value of a panic is not looked at: ReverseProxy throws the same http.ErrAbortHandler
-	// for a backend that died and for a client that left. The context tells the two apart.
-	var err error
-	switch r.Context().Err() {
-	case nil:
-		if !finished {
-			err = ErrPanicked
-		}
-	case context.Canceled:
-		if !writeTimedOut(r, rec, now) {
-			return breaker.Ignored
-		}
-		err = os.ErrDeadlineExceeded
-	default:
-		err = context.Cause(r.Context())
-		if !finished {
-			err = ErrPanicked
-		}
+	err, gone := ending(r, rec, finished)
+	if gone {
+		return breaker.Ignored
 	}
 	if h.config.classify != nil {
 		return h.config.classify(r, status, err)
@@ -67,25 +52,55 @@ func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool, 
 	if err != nil {
 		return breaker.Failure
 	}
-	switch status {
-	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	switch {
+	case failed(status):
 		return breaker.Failure
-	case http.StatusTooManyRequests:
+	case status == http.StatusTooManyRequests:
 		return breaker.Ignored // a quota further in says nothing about health
 	}
 	return breaker.Success
 }
 
+// failed says that a handler answered that it could not do its work, and not what was wrong with the request.
+func failed(status int) bool {
+	switch status {
+	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// ending is what made a request fail whatever its handler answered, nil if nothing did. gone says that its client
+// left, so that it says nothing about the handler.
+//
+// The value of a panic is not looked at: ReverseProxy throws the same http.ErrAbortHandler for a backend that died and
+// for a client that left. The context tells the two apart.
+func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool) {
+	ctx := r.Context()
+	end := ctx.Err()
+	switch {
+	case end == context.Canceled && !writeTimedOut(r, rec):
+		return nil, true
+	case end == context.Canceled:
+		return os.ErrDeadlineExceeded, false
+	case !finished:
+		return ErrPanicked, false
+	case end != nil:
+		return context.Cause(ctx), false
+	}
+	return nil, false
+}
+
 // writeTimedOut tells a handler that was too slow from a client that left. Both look the same: a write
 // after Server.WriteTimeout fails, and net/http cancels the context as if the client had gone.
-func writeTimedOut(r *http.Request, rec *recorder, now time.Time) bool {
+func writeTimedOut(r *http.Request, rec *recorder) bool {
 	srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if !ok || srv.WriteTimeout <= 0 {
 		return false
 	}
 	// net/http's clock started when it had read the header, a little before ours.
 	const ahead = 20 * time.Millisecond
-	return now.Sub(rec.start)+min(ahead, srv.WriteTimeout/20) >= srv.WriteTimeout
+	return time.Since(rec.start)+min(ahead, srv.WriteTimeout/20) >= srv.WriteTimeout
 }
 
 // becameLong reports a request that may last for hours when that begins. What merely flushes,
@@ -95,5 +110,5 @@ func (h *breakerHandler) becameLong(rec *recorder, x *callHold, k streamKind) {
 		return
 	}
 	now := rec.read()
-	x.call.DoneAt(h.outcome(x.request, rec, true, now), latency(rec, rec.start.Add(x.begun), now), now)
+	x.call.DoneAt(h.outcome(x.request, rec, true), latency(rec, rec.start.Add(x.begun), now), now)
 }

@@ -1,7 +1,6 @@
 package middleware
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -18,8 +17,15 @@ import (
 // With an adaptive limit, a request that comes to a pool inside gives its permit back there, before it waits for a slot: the
 // pool bounds what computes, and requests that wait for it shall not keep cheap ones out.
 //
-// When l refuses, the response is 503 with Retry-After. A request refused by a layer inside, one whose client left, and a
-// long-lived one are no measurement to an adaptive limit.
+// When l refuses, the response is 503 with Retry-After.
+//
+// An adaptive limit seeks the most throughput, and what counts as such is known when a request ends:
+//
+//   - a panic, a final status of 500, 502, 503 or 504, and a request that ran into the deadline of its context or into
+//     [http.Server.WriteTimeout] are a [limiter.Failure], as to [Breaker]: no throughput, however fast they are;
+//   - a request whose client left, one that a layer of ours inside refused, one answered 429, and one that became
+//     long-lived are [limiter.Ignored]: no throughput, and nothing that failed;
+//   - all others are a [limiter.Success], 4xx, 501 and 505 among them.
 //
 // It panics if l is nil.
 func Concurrency(l *limiter.Concurrency, opts ...ConcurrencyOption) Layer {
@@ -220,24 +226,25 @@ func (h *concurrencyHandler) becameLong(rec *recorder, x *permitHold, k streamKi
 	x.permit.Release(limiter.Ignored)
 }
 
+// concurrencyOutcome is what the request was to the limiter. What is a failure to a breaker is none of the throughput either: work
+// that is cut off ends at the same rate whatever the dependency does.
 func concurrencyOutcome(r *http.Request, rec *recorder, finished bool) limiter.Outcome {
-	switch {
-	case rec.shed != nil:
+	if rec.shed != nil {
 		return limiter.Ignored // a layer of ours refused: no work was measured
-	case clientGone(r):
+	}
+	switch err, gone := ending(r, rec, finished); {
+	case gone:
 		return limiter.Ignored // cut short, however it ended
-	case !finished:
-		return limiter.Failure
-	case rec.status == http.StatusServiceUnavailable || rec.status == http.StatusGatewayTimeout:
+	case err != nil:
 		return limiter.Failure
 	}
+	switch {
+	case failed(int(rec.status)):
+		return limiter.Failure
+	case rec.status == http.StatusTooManyRequests:
+		return limiter.Ignored
+	}
 	return limiter.Success
-}
-
-// clientGone says that the request's context was cancelled, which net/http does when the
-// connection is lost.
-func clientGone(r *http.Request) bool {
-	return errors.Is(r.Context().Err(), context.Canceled)
 }
 
 // retryAfterOf reads the wait that an error of one of our packages carries; 0 if none.

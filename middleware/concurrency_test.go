@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -353,37 +355,52 @@ func TestConcurrencyLongLivedLeaves(t *testing.T) {
 	}
 }
 
-// How a request ended, as the limiter is told.
+// How a request ended, as the limiter is told. Each has a second until its deadline, and 0.6 s until the server's WriteTimeout.
 func TestConcurrencyOutcomes(t *testing.T) {
+	answer := func(status int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
+	}
 	for _, c := range []struct {
 		name string
 		h    http.HandlerFunc
 		want limiter.Outcome
 	}{
 		{"nothing written is a 200", func(http.ResponseWriter, *http.Request) {}, limiter.Success},
-		{"a client's error is work done", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }, limiter.Success},
-		{"an error of the handler took its time", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, limiter.Success},
-		{"503 of the handler", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, limiter.Failure},
-		{"504", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(504) }, limiter.Failure},
+		{"a client's error is work done", answer(404), limiter.Success},
+		{"501", answer(501), limiter.Success},
+		{"500", answer(500), limiter.Failure},
+		{"502", answer(502), limiter.Failure},
+		{"503 of the handler", answer(503), limiter.Failure},
+		{"504", answer(504), limiter.Failure},
+		{"a quota further in", answer(429), limiter.Ignored},
 		{"a panic", func(http.ResponseWriter, *http.Request) { panic("x") }, limiter.Failure},
 		{"http.ErrAbortHandler", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, limiter.Failure},
+		{"the deadline is over", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, limiter.Failure},
+		{"the deadline is over, and the handler panics", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done(); panic("x") }, limiter.Failure},
+		{"an answer after the deadline", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done(); w.WriteHeader(200) }, limiter.Failure},
 		{"the client left", func(_ http.ResponseWriter, r *http.Request) { cancelOf(r)() }, limiter.Ignored},
 		{"the client left, and the handler panics", func(_ http.ResponseWriter, r *http.Request) { cancelOf(r)(); panic("x") }, limiter.Ignored},
 		{"the client left after a 503", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503); cancelOf(r)() }, limiter.Ignored},
+		{"the server's WriteTimeout is over, as net/http tells it", func(_ http.ResponseWriter, r *http.Request) {
+			time.Sleep(600 * time.Millisecond)
+			cancelOf(r)()
+		}, limiter.Failure},
 	} {
-		l := limiter.NewConcurrency(1)
-		h := middleware.Concurrency(l).Handler(c.h)
-		ctx, cancel := context.WithCancel(t.Context())
-		r := httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel))
-		func() {
-			defer func() { _ = recover() }()
-			h.ServeHTTP(httptest.NewRecorder(), r)
-		}()
-		cancel()
-		s := l.Stats()
-		if got := [3]int64{s.Success, s.Failure, s.Ignored}; s.InFlight != 0 || got[c.want] != 1 || s.Admitted != 1 {
-			t.Errorf("%s: %d in flight, outcomes %v; want one of %v", c.name, s.InFlight, got, c.want)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			l := limiter.NewConcurrency(1)
+			h := middleware.Concurrency(l).Handler(c.h)
+			ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{WriteTimeout: 600 * time.Millisecond}), time.Second)
+			defer cancel()
+			r := httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel))
+			func() {
+				defer func() { _ = recover() }()
+				h.ServeHTTP(httptest.NewRecorder(), r)
+			}()
+			s := l.Stats()
+			if got := [3]int64{s.Success, s.Failure, s.Ignored}; s.InFlight != 0 || got[c.want] != 1 || s.Admitted != 1 {
+				t.Errorf("%s: %d in flight, outcomes %v; want one of %v", c.name, s.InFlight, got, c.want)
+			}
+		})
 	}
 }
 
@@ -391,6 +408,84 @@ type cancelKey struct{}
 
 func cancelOf(r *http.Request) context.CancelFunc {
 	return r.Context().Value(cancelKey{}).(context.CancelFunc)
+}
+
+// What is cut off ends at the same rate whatever the dependency does, and work that fails soon ends at any rate. If that
+// were throughput the limit would follow it up and stay there. The dependency has 10 connections and takes 20 ms, so that 500/s are
+// possible, and a request has 200 ms.
+func TestAdaptiveLimitDoesNotLearnFromFailures(t *testing.T) {
+	const usual = 20 * time.Millisecond
+	for name, c := range map[string]struct {
+		load  float64       // 1/s
+		takes time.Duration // for a while
+		late  int           // what the handler answers where its time is over; 0 is nothing
+		fails int64         // of so many requests one fails after 1 ms, for that while
+	}{
+		"cut off, with nothing written": {750, 300 * time.Millisecond, 0, 0},
+		"cut off, and 502 written":      {750, 300 * time.Millisecond, 502, 0},
+		"all fail soon":                 {750, usual, 0, 1},
+		"every second fails soon":       {1500, usual, 0, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := limiter.NewAdaptive()
+				free := make(chan struct{}, 10)
+				var takes, fails, asked, good atomic.Int64
+				takes.Store(int64(usual))
+				h := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if n := fails.Load(); n > 0 && asked.Add(1)%n == 0 {
+						time.Sleep(time.Millisecond) // in a synctest bubble
+						w.WriteHeader(500)
+						return
+					}
+					select {
+					case free <- struct{}{}:
+						defer func() { <-free }()
+						select {
+						case <-time.After(time.Duration(takes.Load())):
+							good.Add(1)
+							return
+						case <-r.Context().Done():
+						}
+					case <-r.Context().Done():
+					}
+					if c.late != 0 {
+						w.WriteHeader(c.late)
+					}
+				}))
+				rnd := rand.New(rand.NewPCG(1, 2))
+				next := time.Now()
+				// load lets requests come for that long, and returns how many a second were served.
+				load := func(d time.Duration) float64 {
+					before := good.Load()
+					for end := next.Add(d); next.Before(end); {
+						next = next.Add(time.Duration(rnd.ExpFloat64() / c.load * 1e9))
+						time.Sleep(time.Until(next)) // in a synctest bubble
+						go func() {
+							ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+							defer cancel()
+							h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(ctx))
+						}()
+					}
+					return float64(good.Load()-before) / d.Seconds()
+				}
+				before := load(5 * time.Second)
+				takes.Store(int64(c.takes))
+				fails.Store(c.fails)
+				load(10 * time.Second)
+				takes.Store(int64(usual))
+				fails.Store(0)
+				if n := l.Stats().Limit; n > 40 {
+					t.Errorf("limit %d after the failures, want one near the 10 that work at a time", n)
+				}
+				load(8 * time.Second)
+				if after := load(5 * time.Second); after < .9*before {
+					t.Errorf("%.0f/s served before, %.0f/s from 8 s after the failures on; limit %d", before, after, l.Stats().Limit)
+				}
+				pass(time.Second) // what is left
+			})
+		})
+	}
 }
 
 // A request that gives up in the line is answered too, takes no permit, and makes room.
