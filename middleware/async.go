@@ -40,8 +40,9 @@ import (
 // DELETE is 204 if the job had not begun, 202 if it runs and was asked to stop, 409 if it
 // had ended.
 //
-// The id is the path value "id", or else the last element of the path. The handler holds
-// no slot of a pool and no permit while the job runs.
+// The id is the path value "id", or else the last element of the path. While a client waits for the job, by its
+// preference or in a stream, its request holds no slot of a [Pool] and no permit of a [Concurrency] around the
+// handler, and is no slow call to a [Breaker].
 //
 // Async panics if e is nil or kind is empty.
 func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
@@ -91,8 +92,8 @@ func WithOwner(f func(*http.Request) string) AsyncOption {
 }
 
 // WithWait makes a POST wait up to d for the job to end if the client states no preference, and
-// never longer than longest whatever it prefers; the defaults are 0 and one minute. It panics
-// unless 0 <= d <= longest.
+// never longer than longest whatever it prefers; the defaults are 0 and one minute. At most 1,000 wait at a
+// time; beyond that a POST is answered at once. It panics unless 0 <= d <= longest.
 func WithWait(d, longest time.Duration) AsyncOption {
 	if d < 0 || longest < d {
 		panic(fmt.Sprintf("middleware: WithWait(%v, %v): the times must not be negative and in order", d, longest))
@@ -142,7 +143,11 @@ type async struct {
 	kind   string
 	config asyncConfig
 	open   atomic.Int64 // event streams
+	waits  atomic.Int64 // POSTs that wait for their job
 }
+
+// asyncWaits bounds how many POSTs wait for their jobs: they hold no permit that would.
+const asyncWaits = 1000
 
 func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
@@ -197,14 +202,10 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Add("Vary", "Prefer")
 	if wait = min(wait, a.config.longest); wait > 0 && !j.State.Final() {
-		ctx, cancel := context.WithTimeout(r.Context(), wait)
-		for next, err := range a.engine.Watch(ctx, j.ID) {
-			if err != nil {
-				break // the time is over, or the client has gone
-			}
-			j = next
+		var waited bool
+		if j, waited = a.await(w, r, j, wait); !waited {
+			wait, p.hasWait = 0, false
 		}
-		cancel()
 	}
 	location := a.config.location(r, j.ID)
 	var applied []string
@@ -224,6 +225,26 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.write(w, r, j, http.StatusAccepted, formJSON)
+}
+
+// await returns the job as it is when it has ended or the time is over, and false if too many wait already.
+func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait time.Duration) (jobs.Job, bool) {
+	defer a.waits.Add(-1)
+	if a.waits.Add(1) > asyncWaits {
+		return j, false
+	}
+	if rec := recorderOf(w); rec != nil {
+		rec.becameLong(streamJob)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), wait)
+	defer cancel()
+	for next, err := range a.engine.Watch(ctx, j.ID) {
+		if err != nil {
+			break // the time is over, or the client has gone
+		}
+		j = next
+	}
+	return j, true
 }
 
 // jobLocation is the default of WithLocation.

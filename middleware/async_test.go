@@ -160,6 +160,60 @@ func TestAsyncLife(t *testing.T) {
 	})
 }
 
+// Who waits for a job holds nothing that others need meanwhile: it is the client's own choice, and may take a minute.
+func TestAsyncWaitHoldsNothing(t *testing.T) {
+	for name, l := range map[string]*limiter.Concurrency{"fixed": limiter.NewConcurrency(2), "adaptive": limiter.NewAdaptive()} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newAsync(t, nil)
+				slots := pool.New(pool.WithSlots(1))
+				g := breaker.NewGroup(breaker.WithSlowCalls(100*time.Millisecond, 0.5), breaker.WithConsecutiveFailures(2))
+				s.Handler = middleware.Wrap(s.Handler, middleware.Concurrency(l), middleware.Breaker(g), middleware.Pool(slots))
+				var all [20]*httptest.ResponseRecorder
+				var wg sync.WaitGroup
+				for i := range all {
+					wg.Go(func() { all[i] = s.do("POST", "/reports", `{"ms":200}`, "Prefer", "wait=60") })
+					synctest.Wait()
+				}
+				if n, used := l.Stats().InFlight, slots.Stats().Used; n != 0 || used != 0 {
+					t.Errorf("20 clients that wait for their jobs hold %d permits and %d slots, want none", n, used)
+				}
+				wg.Wait()
+				for i, w := range all {
+					if w.Code != 200 || decodeJob(t, w.Body.Bytes()).State != "succeeded" {
+						t.Errorf("client %d is answered %d: %s", i, w.Code, w.Body)
+					}
+				}
+				if b := g.Get("POST /reports").Stats(); b.Successes != 20 || b.Slow != 0 {
+					t.Errorf("breaker: %d successes, %d slow calls; want 20 and none", b.Successes, b.Slow)
+				}
+			})
+		})
+	}
+}
+
+// Beyond a thousand a POST is answered at once, whatever it prefers.
+func TestAsyncWaitsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		post := func() *httptest.ResponseRecorder {
+			return s.do("POST", "/reports", `{"ms":1000}`, "Prefer", "wait=10", "Idempotency-Key", "one")
+		}
+		for range 1000 {
+			go post()
+		}
+		synctest.Wait()
+		began := time.Now()
+		w := post()
+		status(t, w, 202)
+		if d := time.Since(began); d != 0 || w.Header().Get("Preference-Applied") != "" {
+			t.Errorf("one more is answered after %v, with Preference-Applied %q; want at once, with none", d, w.Header().Get("Preference-Applied"))
+		}
+		pass(2 * time.Second)
+		status(t, post(), 200) // there is room again
+	})
+}
+
 func TestAsyncPrefer(t *testing.T) {
 	for _, c := range []struct {
 		name, prefer string

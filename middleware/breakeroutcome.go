@@ -106,7 +106,7 @@ func writeTimedOut(r *http.Request, rec *recorder) bool {
 // becameLong reports a request that may last for hours when that begins. What merely flushes,
 // or waits for a pool, is judged at its end.
 func (h *breakerHandler) becameLong(rec *recorder, x *callHold, k streamKind) {
-	if k != streamEvents && k != streamSwitch {
+	if !k.lasts() {
 		return
 	}
 	now := rec.read()

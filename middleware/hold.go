@@ -13,7 +13,7 @@ import (
 // the usual stack allocates none; a further layer of a kind pushes the first one on.
 //
 // A request that becomes long-lived is told to all of them, once for each [streamKind]: it was
-// hijacked, switched protocols, began to stream, or waits for a pool.
+// hijacked, switched protocols, began to stream, or waits for a pool or a job.
 type holds struct {
 	permit permitHold
 	call   callHold
@@ -63,8 +63,8 @@ func (h *holds) becameLong(rec *recorder, k streamKind) {
 		if x := &h.call; x.layer != nil {
 			x.layer.becameLong(rec, x, k)
 		}
-		if k == streamEvents || k == streamSwitch {
-			h.slot.Leave() // a connection that stays open needs no CPU slot meanwhile
+		if k.lasts() {
+			h.slot.Leave() // what only stays open needs no CPU slot meanwhile
 		}
 	}
 }

@@ -32,7 +32,7 @@ type recorder struct {
 	panicked  bool
 	hijacked  bool
 	flushed   bool
-	lasting   bool // hijacked, switched to another protocol, or an event stream
+	lasting   bool // hijacked, switched to another protocol, an event stream, or waits for a job
 	hasRoute  bool
 	cache     cache.Result
 
@@ -54,7 +54,11 @@ const (
 	streamEvents                   // the first Flush of a text/event-stream
 	streamSwitch                   // Hijack, or status 101
 	streamPool                     // the request is about to wait for a slot of a pool
+	streamJob                      // the request is about to wait for a background job
 )
+
+// lasts says that the request does no more work of its own, however long it stays.
+func (k streamKind) lasts() bool { return k == streamEvents || k == streamSwitch || k == streamJob }
 
 // recorded is a writer that is a recorder in one of its shapes.
 type recorded interface{ record() *recorder }
@@ -137,7 +141,7 @@ func (rec *recorder) read() time.Time { return rec.start.Add(time.Since(rec.star
 func (rec *recorder) Now() time.Time { return rec.now() }
 
 func (rec *recorder) becameLong(k streamKind) {
-	rec.lasting = rec.lasting || k == streamEvents || k == streamSwitch
+	rec.lasting = rec.lasting || k.lasts()
 	rec.holds.becameLong(rec, k)
 }
 
