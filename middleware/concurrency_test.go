@@ -264,60 +264,70 @@ func (l *pipeListener) dial() net.Conn {
 	return a
 }
 
+// unwrapper is what is often put around a handler to log the status: it unwraps, and has no other optional method.
+type unwrapper struct{ http.ResponseWriter }
+
+func (u unwrapper) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
 // What becomes long-lived gives its permit back when it does, not when it ends, and is no measurement.
 func TestConcurrencyLongLivedLeaves(t *testing.T) {
 	flush := func(w http.ResponseWriter) { w.(http.Flusher).Flush() }
 	plain := func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "x"); flush(w) }
+	stream := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "Text/Event-Stream")
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			panic(err)
+		}
+	}
+	takeOver := func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+		rw.Flush()
+		go func() { // as a websocket does
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		}()
+	}
 	for _, c := range []struct {
 		name string
 		opts []middleware.ConcurrencyOption
 		open func(http.ResponseWriter, *http.Request)
 		held int // permits while it stays open
 		want limiter.Outcome
+		deep bool // an unwrapper is around the layers
 	}{
-		{"a handler that only takes long", nil, func(http.ResponseWriter, *http.Request) {}, 1, limiter.Success},
-		{"a response that is flushed", nil, plain, 1, limiter.Success},
+		{"a handler that only takes long", nil, func(http.ResponseWriter, *http.Request) {}, 1, limiter.Success, false},
+		{"a response that is flushed", nil, plain, 1, limiter.Success, false},
 		{"an event stream before its first flush", nil, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			io.WriteString(w, "data: x\n\n")
-		}, 1, limiter.Success},
+		}, 1, limiter.Success, false},
 		{"an event stream", nil, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 			io.WriteString(w, "data: x\n\n")
 			flush(w)
-		}, 0, limiter.Ignored},
-		{"an event stream, flushed through ResponseController", nil, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "Text/Event-Stream")
-			if err := http.NewResponseController(w).Flush(); err != nil {
-				panic(err)
-			}
-		}, 0, limiter.Ignored},
+		}, 0, limiter.Ignored, false},
+		{"an event stream, flushed through ResponseController", nil, stream, 0, limiter.Ignored, false},
+		{"an event stream, flushed past a writer around that unwraps", nil, stream, 0, limiter.Ignored, true},
 		{"what WithLongLived names", []middleware.ConcurrencyOption{
 			middleware.WithLongLived(func(r *http.Request) bool { return r.URL.Path == "/open" }),
-		}, plain, 0, limiter.Ignored},
+		}, plain, 0, limiter.Ignored, false},
 		{"what WithLongLived does not name", []middleware.ConcurrencyOption{
 			middleware.WithLongLived(func(r *http.Request) bool { return r.URL.Path == "/other" }),
-		}, plain, 1, limiter.Success},
-		{"a switched protocol, taken over by hijacking", nil, func(w http.ResponseWriter, r *http.Request) {
-			conn, rw, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				panic(err)
-			}
-			rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
-			rw.Flush()
-			go func() { // as a websocket does
-				io.Copy(io.Discard, conn)
-				conn.Close()
-			}()
-		}, 0, limiter.Ignored},
+		}, plain, 1, limiter.Success, false},
+		{"a switched protocol, taken over by hijacking", nil, takeOver, 0, limiter.Ignored, false},
+		{"a switched protocol, taken over past a writer around that unwraps", nil, takeOver, 0, limiter.Ignored, true},
 		{"status 101 from the handler", nil, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Connection", "Upgrade")
 			w.Header().Set("Upgrade", "x")
 			w.WriteHeader(http.StatusSwitchingProtocols)
-		}, 0, limiter.Ignored},
+		}, 0, limiter.Ignored, false},
 		{"informational responses", nil, func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusEarlyHints)
-		}, 1, limiter.Success},
+		}, 1, limiter.Success, false},
 	} {
 		for _, adaptive := range []bool{false, true} {
 			t.Run(c.name+"/adaptive="+strconv.FormatBool(adaptive), func(t *testing.T) {
@@ -328,10 +338,16 @@ func TestConcurrencyLongLivedLeaves(t *testing.T) {
 					}
 					ln := &pipeListener{make(chan net.Conn), make(chan struct{})}
 					leave := make(chan struct{})
-					srv := &http.Server{Handler: middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						c.open(w, r)
 						<-leave
-					}), middleware.Concurrency(l, c.opts...))}
+					}), middleware.Concurrency(l, c.opts...))
+					srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if c.deep {
+							w = unwrapper{w}
+						}
+						h.ServeHTTP(w, r)
+					})}
 					go srv.Serve(ln)
 					conn := ln.dial()
 					go io.WriteString(conn, "GET /open HTTP/1.1\r\nHost: x\r\n\r\n")

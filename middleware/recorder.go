@@ -147,8 +147,6 @@ func (rec *recorder) becameLong(k streamKind) {
 
 func (rec *recorder) Header() http.Header { return rec.w.Header() }
 
-func (rec *recorder) Unwrap() http.ResponseWriter { return rec.w }
-
 func (rec *recorder) WriteHeader(code int) {
 	if rec.status == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
 		rec.wroteFinal(code)
@@ -203,15 +201,11 @@ func (rec *recorder) flush() error {
 		}
 		rec.becameLong(k)
 	}
-	if f, ok := rec.w.(interface{ FlushError() error }); ok {
-		return f.FlushError()
-	}
-	rec.w.(http.Flusher).Flush()
-	return nil
+	return http.NewResponseController(rec.w).Flush()
 }
 
 func (rec *recorder) hijack() (net.Conn, *bufio.ReadWriter, error) {
-	c, rw, err := rec.w.(http.Hijacker).Hijack()
+	c, rw, err := http.NewResponseController(rec.w).Hijack()
 	if err == nil && !rec.hijacked {
 		rec.hijacked = true
 		if rec.status == 0 {

@@ -113,3 +113,52 @@ func shape(rec *recorder) http.ResponseWriter {
 	}
 	return rec
 }
+
+// A writer around the layers may have Unwrap and none of the optional methods: http.ResponseController then looks further
+// in, and would flush or hijack past the recorder. It meets one of these on its way. A type assertion on the recorder
+// does not, and finds what it would find without.
+type (
+	belowF  struct{ *recorder }
+	belowH  struct{ *recorder }
+	belowFH struct{ belowF }
+)
+
+func (b belowF) FlushError() error                             { return b.flush() }
+func (b belowH) Hijack() (net.Conn, *bufio.ReadWriter, error)  { return b.hijack() }
+func (b belowFH) Hijack() (net.Conn, *bufio.ReadWriter, error) { return b.hijack() }
+
+func (b belowF) Unwrap() http.ResponseWriter { return b.w }
+func (b belowH) Unwrap() http.ResponseWriter { return b.w }
+
+// Unwrap leads to the writer below, for [http.ResponseController].
+func (rec *recorder) Unwrap() http.ResponseWriter {
+	_, f := rec.w.(http.Flusher)
+	_, h := rec.w.(http.Hijacker)
+	if f && h {
+		return rec.w
+	}
+	var deepF, deepH bool
+	for w := rec.w; ; {
+		switch w.(type) {
+		case http.Flusher, interface{ FlushError() error }:
+			deepF = true
+		}
+		if _, ok := w.(http.Hijacker); ok {
+			deepH = true
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = u.Unwrap()
+	}
+	switch f, h = !f && deepF, !h && deepH; {
+	case f && h:
+		return belowFH{belowF{rec}}
+	case f:
+		return belowF{rec}
+	case h:
+		return belowH{rec}
+	}
+	return rec.w
+}
