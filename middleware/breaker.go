@@ -214,5 +214,6 @@ func (h *breakerHandler) fallBack(w http.ResponseWriter, r *http.Request, rec *r
 	}
 	j.tell(r, rec, Rejection{Layer: j.layer, Status: j.status, RetryAfter: after, Err: err, body: reducedCapacity})
 	j.setHeader(w.Header(), after)
+	own(w.Header())
 	h.config.fallback.ServeHTTP(w, r)
 }

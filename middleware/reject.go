@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -40,7 +41,10 @@ func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 	if status == 0 {
 		status = http.StatusServiceUnavailable
 	}
-	b.write(w, r, status)
+	h := w.Header()
+	h["Content-Type"] = slices.Clone(problemType) // see own
+	h["Content-Length"] = slices.Clone(b.length)
+	b.writeBody(w, r, status)
 }
 
 // rejectBody is a problem document with its header fields, made once.
@@ -80,6 +84,10 @@ func (b *rejectBody) write(w http.ResponseWriter, r *http.Request, status int) {
 	h := w.Header()
 	h["Content-Type"] = problemType
 	h["Content-Length"] = b.length
+	b.writeBody(w, r, status)
+}
+
+func (b *rejectBody) writeBody(w http.ResponseWriter, r *http.Request, status int) {
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(b.json) // a client that has gone needs no answer
@@ -176,10 +184,19 @@ func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder,
 func (j *rejecter) rejectSlow(w http.ResponseWriter, r *http.Request, rec *recorder, custom RejectFunc, x Rejection) {
 	j.tell(r, rec, x)
 	if custom != nil {
+		own(w.Header())
 		custom(w, r, &x)
 		return
 	}
-	x.Write(w, r)
+	x.body.write(w, r, x.Status)
+}
+
+// own gives a response header values of its own, for a function of the user's that may edit them in place: what the
+// layers set is shared by all responses.
+func own(h http.Header) {
+	for k, v := range h {
+		h[k] = slices.Clone(v)
+	}
 }
 
 // rejectLean is reject for a request without a recorder, where nobody is to be told: no other layer of

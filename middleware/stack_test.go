@@ -175,6 +175,39 @@ func TestRejectReplacesTheResponse(t *testing.T) {
 	}
 }
 
+// A function of the user's may edit the header in place: no other response has the same values.
+func TestRefusalHeaderIsTheResponsesOwn(t *testing.T) {
+	edit := func(w http.ResponseWriter, _ *http.Request) {
+		for _, v := range w.Header() {
+			for i := range v {
+				v[i] = "edited"
+			}
+		}
+	}
+	layers := refusing(t)
+	handlers := map[string]http.Handler{}
+	for name, layer := range layers {
+		handlers[name] = middleware.Wrap(answer(200), layer, middleware.WithReject(func(w http.ResponseWriter, r *http.Request, j *middleware.Rejection) {
+			edit(w, r)
+			j.Write(w, r)
+			edit(w, r)
+		}))
+	}
+	open := breaker.NewGroup()
+	open.Get("").ForceOpen()
+	handlers["fallback"] = middleware.Wrap(answer(200), middleware.Breaker(open, middleware.WithFallback(http.HandlerFunc(edit))))
+	for edits, h := range handlers {
+		get(h, "GET", "/")
+		for name, layer := range layers {
+			for k, v := range get(middleware.Wrap(answer(200), layer), "GET", "/").Header {
+				if slices.Contains(v, "edited") {
+					t.Fatalf("edited for %s, %s of a refusal by %s is %q too", edits, k, name, v)
+				}
+			}
+		}
+	}
+}
+
 func TestRejectionErrorsTellWhy(t *testing.T) {
 	want := map[string]error{"rate": limiter.ErrRateLimited, "concurrency": limiter.ErrSaturated, "breaker": breaker.ErrOpen}
 	for name, layer := range refusing(t) {
