@@ -195,51 +195,63 @@ func TestShedByPoolIsNoFailure(t *testing.T) {
 	checkAtRest(t, s.stack)
 }
 
-func TestShedByInnerLayersIsNoFailureOutside(t *testing.T) {
-	open := breaker.NewGroup()
-	open.Get("").ForceOpen()
-	full := limiter.NewConcurrency(1)
-	if _, ok := full.TryAcquire(limiter.Request{}); !ok {
-		t.Fatal("no permit of a new limiter")
-	}
-	for name, inner := range map[string]middleware.Layer{
-		"breaker":     middleware.Breaker(open),
-		"concurrency": middleware.Concurrency(full),
-	} {
-		t.Run(name, func(t *testing.T) {
-			g, l := breaker.NewGroup(breaker.WithFailureRatio(0.1, 5)), limiter.NewAdaptive()
-			foreign := func(next http.Handler) http.Handler {
-				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(w, r) })
-			}
-			h := middleware.Chain(middleware.Concurrency(l).Handler, middleware.Breaker(g).Handler, foreign, inner.Handler)(http.NotFoundHandler())
-			s := httptest.NewServer(h)
-			defer s.Close()
-			for range 30 {
-				res, err := s.Client().Get(s.URL)
-				if err != nil {
-					t.Fatal(err)
-				}
-				res.Body.Close()
-				if res.StatusCode != 503 {
-					t.Fatalf("status %d, want 503", res.StatusCode)
-				}
-			}
-			if st := g.Get("").Stats(); st.Failures != 0 || st.Ignored != 30 || l.Stats().Ignored != 30 {
-				t.Errorf("outer breaker: %d failures, %d ignored; outer limit ignored %d; want 0, 30, 30", st.Failures, st.Ignored, l.Stats().Ignored)
-			}
+// inBetween is what may stand between two layers of ours, by what it makes of their ResponseWriter.
+var inBetween = map[string]middleware.Func{
+	"the same writer": func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(w, r) })
+	},
+	"a writer that unwraps": func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(unwrapper{w}, r) })
+	},
+	"a writer that does not": func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			next.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 		})
+	},
+	"http.TimeoutHandler": func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Minute, "") },
+}
+
+func TestShedByInnerLayersIsNoFailureOutside(t *testing.T) {
+	layers := refusing(t)
+	layers["pool, with WithReject"] = middleware.For("/", layers["pool"], middleware.WithReject(
+		func(w http.ResponseWriter, r *http.Request, j *middleware.Rejection) { j.Write(w, r) }))
+	for between, f := range inBetween {
+		for name, inner := range layers {
+			t.Run(name+" behind "+between, func(t *testing.T) {
+				g, l := breaker.NewGroup(breaker.WithFailureRatio(0.1, 5)), limiter.NewAdaptive()
+				var res middleware.Result
+				h := middleware.Wrap(f(inner.Handler(http.NotFoundHandler())), middleware.Concurrency(l), middleware.Breaker(g),
+					middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, r middleware.Result) { res = r }}))
+				for range 30 {
+					if status := get(h, "GET", "/").StatusCode; status != 503 && status != 429 {
+						t.Fatalf("status %d, want a refusal", status)
+					}
+				}
+				if st := g.Get("").Stats(); st.Failures != 0 || st.Ignored != 30 || l.Stats().Ignored != 30 {
+					t.Errorf("outer breaker: %d failures, %d ignored; outer limit ignored %d; want 0, 30, 30", st.Failures, st.Ignored, l.Stats().Ignored)
+				}
+				if !strings.HasPrefix(name, res.Shed) || res.Shed == "" {
+					t.Errorf("the trace is told of a refusal by %q", res.Shed)
+				}
+			})
+		}
 	}
 }
 
-// A 503 that the handler writes itself is a failure: the mark counts, not the status.
+// A 503 that the handler writes itself is a failure: the mark counts, not the status, nor what else looks like a refusal.
 func TestHandlers503IsAFailure(t *testing.T) {
-	g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 5))
-	s := newSite(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }), middleware.Breaker(g))
-	for range 20 {
-		s.get("/")
-	}
-	if st := g.Get("").State(); st != breaker.Open {
-		t.Errorf("breaker is %v, want open", st)
+	for between, f := range inBetween {
+		g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 5))
+		h := middleware.Wrap(f(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "no-store")
+			new(middleware.Rejection).Write(w, r)
+		})), middleware.Breaker(g))
+		for range 20 {
+			get(h, "GET", "/")
+		}
+		if st := g.Get("").State(); st != breaker.Open {
+			t.Errorf("behind %s the breaker is %v, want open", between, st)
+		}
 	}
 }
 

@@ -8,6 +8,9 @@ type SkipFunc = func(*http.Request) bool
 // RejectFunc writes the response to a refused request. Retry-After, Cache-Control and the
 // RateLimit fields are already set in w.Header(); the function may change them. It must not
 // keep j. [Rejection.Write] writes what would have been written without it.
+//
+// Around a writer without Unwrap, as that of [http.TimeoutHandler], the layers know a refusal by its Cache-Control: with another
+// one, or with a status below 400, it is to them what its status says.
 type RejectFunc = func(w http.ResponseWriter, r *http.Request, j *Rejection)
 
 // Option is an option that every layer takes. It is also a [Layer]: given to [Wrap] or [New]

@@ -150,8 +150,11 @@ func (rec *recorder) Header() http.Header { return rec.w.Header() }
 func (rec *recorder) WriteHeader(code int) {
 	if rec.status == 0 && (code >= 200 || code == http.StatusSwitchingProtocols) {
 		rec.wroteFinal(code)
-		if code == http.StatusSwitchingProtocols {
+		switch {
+		case code == http.StatusSwitchingProtocols:
 			rec.becameLong(streamSwitch)
+		case code >= 400:
+			rec.passRefusal()
 		}
 	}
 	rec.w.WriteHeader(code)
@@ -234,6 +237,15 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 	}
 	rec.bytes += n
 	return n, err
+}
+
+// refusedBy says which layer refuses the request, and why.
+func (rec *recorder) refusedBy(j *rejecter, err error) {
+	rec.shedBy = j
+	if rec.outer != nil {
+		rec.outer.shedBy = j // it counts if the refusal gets there: the cache may have something better
+	}
+	rec.MarkShed(err)
 }
 
 // MarkShed implements [cache.ShedMarker]: a layer of ours refuses the request with the

@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -158,11 +159,7 @@ type rejecter struct {
 }
 
 func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration, policy string, body *rejectBody) {
-	rec.shedBy = j
-	if rec.outer != nil {
-		rec.outer.shedBy = j // it counts if the refusal gets there: the cache may have something better
-	}
-	rec.MarkShed(err)
+	rec.refusedBy(j, err)
 	if j.count != nil {
 		j.counter().Add(1)
 	}
@@ -249,7 +246,55 @@ func (j *rejecter) setHeader(h http.Header, after time.Duration) {
 		spread = max(2*time.Second, after/2)
 	}
 	setRetryAfter(h, after, spread)
-	h["Cache-Control"] = noStore
+	h["Cache-Control"] = j.noStore()
+}
+
+// refusals are what tells a refusal by a layer from a handler's answer where no writer leads from one recorder to the
+// next, as through http.TimeoutHandler: a Cache-Control that is this very slice, and not one that is equal. There is
+// one for each layer. It goes wherever header values go within the process, and not beyond.
+var refusals = func() (t [5]refusal) {
+	for i, layer := range []string{"rate", "concurrency", "breaker", "pool", "drain"} {
+		t[i] = refusal{rejecter{layer: layer}, []string{"no-store"}}
+	}
+	return t
+}()
+
+type refusal struct {
+	by      rejecter // no more of it than the name of the layer
+	noStore []string
+}
+
+func (j *rejecter) noStore() []string {
+	for i := range refusals {
+		if refusals[i].by.layer == j.layer {
+			return refusals[i].noStore
+		}
+	}
+	return noStore
+}
+
+var errRefusedInside = errors.New("middleware: a layer inside refused the request")
+
+// passRefusal is called before an error is answered. It sees to it that a refusal is known for one by the recorders around this
+// one, and finds out whether the error is a refusal itself.
+func (rec *recorder) passRefusal() {
+	h := rec.w.Header()
+	v := h["Cache-Control"]
+	if len(v) != 1 || v[0] != "no-store" {
+		return
+	}
+	if rec.shed != nil {
+		if rec.shedBy != nil {
+			h["Cache-Control"] = rec.shedBy.noStore() // in place of what own gave to the user's function
+		}
+		return
+	}
+	for i := range refusals {
+		if r := &refusals[i]; &v[0] == &r.noStore[0] {
+			rec.refusedBy(&r.by, errRefusedInside)
+			return
+		}
+	}
 }
 
 // tell calls the traces of the layer and of the stack.
