@@ -17,6 +17,8 @@ import (
 // With an adaptive limit, a request that comes to a pool inside gives its permit back there, before it waits for a slot: the
 // pool bounds what computes, and requests that wait for it shall not keep cheap ones out.
 //
+// A request takes the permits of l once, where it first comes to l: a layer of the same limiter further in lets it pass.
+//
 // When l refuses, the response is 503 with Retry-After.
 //
 // An adaptive limit seeks the most throughput, and what counts as such is known when a request ends:
@@ -140,6 +142,10 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w, rec := record(w)
+	if rec.hasPermit(h.l) {
+		h.serve(w, r, rec)
+		return
+	}
 	req := h.request(r, rec.now())
 	permit, err := h.l.Acquire(r.Context(), req)
 	if err != nil {
@@ -157,6 +163,11 @@ func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f
 		return
 	}
 	out := enclosing(w)
+	if out.hasPermit(h.l) {
+		w, rec := newRecorder(w, out, f.Now())
+		h.serve(w, f.Request(), rec)
+		return
+	}
 	req := h.request(r, f.Now())
 	permit, err := h.l.Acquire(f.Context(), req)
 	if err != nil && h.rejecter.rejectFill(w, r, f, out, err, retryAfterOf(err), reducedCapacity) {
@@ -198,6 +209,7 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 		if h.adaptive || rec.fresh {
 			now = rec.now()
 		}
+		rec.holds.dropPermit(permit)
 		permit.ReleaseAt(concurrencyOutcome(r, rec, finished), now)
 	}()
 	holder := h
@@ -211,6 +223,7 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 }
 
 func (h *concurrencyHandler) becameLong(rec *recorder, x *permitHold, k streamKind) {
+	var now time.Time // zero: the limiter reads the clock
 	switch k {
 	case streamFlush:
 		if !h.untilFlush {
@@ -220,10 +233,10 @@ func (h *concurrencyHandler) becameLong(rec *recorder, x *permitHold, k streamKi
 		if !h.adaptive {
 			return // the user's number: it bounds whatever is inside
 		}
-		x.permit.ReleaseAt(limiter.Ignored, rec.now())
-		return
+		now = rec.now()
 	}
-	x.permit.Release(limiter.Ignored)
+	x.permit.ReleaseAt(limiter.Ignored, now)
+	*x = permitHold{}
 }
 
 // concurrencyOutcome is what the request was to the limiter. What is a failure to a breaker is none of the throughput either: work

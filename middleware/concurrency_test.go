@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 )
@@ -368,6 +369,53 @@ func TestConcurrencyLongLivedLeaves(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A request never waits for a permit that it holds itself, however often the layer stands in its way; and what it held before is
+// no permit now.
+func TestConcurrencyTakesAPermitOnce(t *testing.T) {
+	ok := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	public := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Cache-Control", "public, max-age=60") })
+	for _, c := range []struct {
+		name string
+		h    func(middleware.Layer) http.Handler
+		want int64 // times that a permit is taken
+	}{
+		{"two For that both match", func(l middleware.Layer) http.Handler {
+			return middleware.Wrap(ok, middleware.For("/", l), middleware.For("GET /report", l))
+		}, 1},
+		{"around the mux and on a route", func(l middleware.Layer) http.Handler {
+			mux := http.NewServeMux()
+			mux.Handle("/report", l.Handler(ok))
+			return middleware.Wrap(mux, l)
+		}, 1},
+		{"another limit in between", func(l middleware.Layer) http.Handler {
+			other := middleware.Concurrency(limiter.NewConcurrency(1))
+			return middleware.Chain(l.Handler, other.Handler, l.Handler, other.Handler)(ok)
+		}, 1},
+		{"around a cache and inside it", func(l middleware.Layer) http.Handler {
+			return middleware.Chain(l.Handler, middleware.Cache(cache.New(1<<20)).Handler, l.Handler)(public)
+		}, 1},
+		{"one after the other", func(l middleware.Layer) http.Handler {
+			first, second := l.Handler(ok), l.Handler(ok)
+			other := middleware.Concurrency(limiter.NewConcurrency(1))
+			return other.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				first.ServeHTTP(w, r)
+				second.ServeHTTP(w, r)
+			}))
+		}, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Second))
+				w := httptest.NewRecorder()
+				c.h(middleware.Concurrency(l)).ServeHTTP(w, httptest.NewRequest("GET", "/report", nil))
+				if s := l.Stats(); w.Code != 200 || s.Admitted != c.want || s.Success != c.want || s.InFlight != 0 {
+					t.Errorf("status %d, %d admitted, %d successes, %d in flight; want 200, %d, %d, 0", w.Code, s.Admitted, s.Success, s.InFlight, c.want, c.want)
+				}
+			})
+		})
 	}
 }
 

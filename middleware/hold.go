@@ -40,6 +40,28 @@ func (h *holds) addPermit(x permitHold) {
 	h.permit = x
 }
 
+// dropPermit forgets a permit that is given back.
+func (h *holds) dropPermit(p limiter.Permit) {
+	for ; h != nil; h = h.more {
+		if h.permit.permit == p {
+			h.permit = permitHold{}
+			return
+		}
+	}
+}
+
+// hasPermit says that the request, or the one for which this is a fill of the cache, has a permit of l.
+func (rec *recorder) hasPermit(l *limiter.Concurrency) bool {
+	for ; rec != nil; rec = rec.outer {
+		for h := &rec.holds; h != nil; h = h.more {
+			if x := h.permit.layer; x != nil && x.l == l {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (h *holds) addCall(x callHold) {
 	if h.call.layer != nil {
 		h.more = &holds{call: h.call, more: h.more}
