@@ -22,6 +22,8 @@ import (
 //     nor success, and a probe that ends so gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //
+// A request is let through by a breaker once, and counts once: a layer with the same breaker further in lets it pass.
+//
 // With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not
 // slow; requests that wait for theirs count as slow once they are overdue, also if the client gave up. A
 // connection that was hijacked or switched protocols, and an event stream, are judged when they begin; a
@@ -153,11 +155,10 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w, rec := record(w)
-	var key string
-	if h.config.key != nil {
-		key = h.config.key(r)
-	} else {
-		key = rec.routeOf(r, h.mux)
+	key := h.key(rec, r)
+	if rec.hasCall(h.group, key) {
+		h.serve(w, r, rec)
+		return
 	}
 	b := h.group.Get(key)
 	s := b.Settings()
@@ -192,6 +193,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			rec.fresh = false
 			rec.panicked = true
 		}
+		rec.holds.dropCall(call)
 		now := rec.now()
 		o := h.outcome(r, rec, finished)
 		if rec.lasting && !finished && o == breaker.Failure {
@@ -202,6 +204,13 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	h.serve(w, r, rec)
 	finished = true
+}
+
+func (h *breakerHandler) key(rec *recorder, r *http.Request) string {
+	if h.config.key != nil {
+		return h.config.key(r)
+	}
+	return rec.routeOf(r, h.mux)
 }
 
 // fallBack answers with the fallback. The layers around are told that the handler was not asked, but a

@@ -69,6 +69,29 @@ func (h *holds) addCall(x callHold) {
 	h.call = x
 }
 
+// dropCall forgets a call that has been reported.
+func (h *holds) dropCall(c breaker.Call) {
+	for ; h != nil; h = h.more {
+		if h.call.call == c {
+			h.call = callHold{}
+			return
+		}
+	}
+}
+
+// hasCall says that the request, or the one for which this is a fill of the cache, has been let through by the breaker
+// of the key.
+func (rec *recorder) hasCall(g *breaker.Group, key string) bool {
+	for ; rec != nil; rec = rec.outer {
+		for h := &rec.holds; h != nil; h = h.more {
+			if x := &h.call; x.layer != nil && x.layer.group == g && x.layer.key(rec, x.request) == key {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (h *holds) addSlot(s pool.Slot) {
 	if h.slot != (pool.Slot{}) {
 		h.more = &holds{slot: h.slot, more: h.more}

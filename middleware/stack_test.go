@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
@@ -280,6 +281,32 @@ func TestBreakerByRoute(t *testing.T) {
 }
 
 // The defaults have a breaker only where a mux tells the routes apart.
+// Around the mux and on a route there is one breaker: the request is counted once, and does not want a second probe.
+func TestBreakerLetsARequestThroughOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup(breaker.WithConsecutiveFailures(2), breaker.WithProbes(1))
+		layer := middleware.Breaker(g)
+		status := 500
+		mux := http.NewServeMux()
+		mux.Handle("/report", layer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })))
+		h := middleware.Wrap(mux, layer)
+		get(h, "GET", "/report")
+		b := g.Get("/report")
+		if s := b.Stats(); s.State != breaker.Closed || s.Failures != 1 {
+			t.Errorf("after one failure: %v with %d failures", s.State, s.Failures)
+		}
+		get(h, "GET", "/report")
+		if s := b.State(); s != breaker.Open {
+			t.Errorf("after two: %v", s)
+		}
+		status = 200
+		time.Sleep(b.RetryAfter())
+		if got := get(h, "GET", "/report").StatusCode; got != 200 || b.State() != breaker.Closed {
+			t.Errorf("the probe is answered %d, and the breaker is %v; want 200 and closed", got, b.State())
+		}
+	})
+}
+
 func TestDefaultsKnowTheRoute(t *testing.T) {
 	failing := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/bad") {
