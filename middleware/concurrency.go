@@ -112,11 +112,12 @@ func (c *concurrencyLayer) wrap(next http.Handler, e env) http.Handler {
 		config:   c.config,
 		asks:     c.config.priority != nil || c.config.weight != nil || c.config.client != nil || c.config.long != nil,
 	}
-	if c.config.long != nil {
-		long := *h
-		long.untilFlush = true
-		h.long = &long
-	}
+	h.usual = permitSource{h.l, func(rec *recorder, x *permitHold, k streamKind) {
+		if k != streamFlush {
+			h.becameLong(rec, x, k)
+		}
+	}}
+	h.long = permitSource{h.l, h.becameLong}
 	return h
 }
 
@@ -132,8 +133,7 @@ type concurrencyHandler struct {
 	config   concurrencyConfig
 	asks     bool // a function of the user's for each request
 
-	untilFlush bool                // the permits are given back at the first Flush
-	long       *concurrencyHandler // holds the permits for which that is so; nil without WithLongLived
+	usual, long permitSource // those of long are given back at the first Flush
 }
 
 func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -212,11 +212,11 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 		rec.holds.dropPermit(permit)
 		permit.ReleaseAt(concurrencyOutcome(r, rec, finished), now)
 	}()
-	holder := h
-	if h.long != nil && h.config.long(r) {
-		holder = h.long
+	from := &h.usual
+	if h.config.long != nil && h.config.long(r) {
+		from = &h.long
 	}
-	rec.holds.addPermit(permitHold{layer: holder, permit: permit})
+	rec.holds.addPermit(permitHold{from, permit})
 	h.traceAdmitted(r, rec, "concurrency", arrived)
 	h.serve(w, r, rec)
 	finished = true
@@ -224,12 +224,7 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 
 func (h *concurrencyHandler) becameLong(rec *recorder, x *permitHold, k streamKind) {
 	var now time.Time // zero: the limiter reads the clock
-	switch k {
-	case streamFlush:
-		if !h.untilFlush {
-			return
-		}
-	case streamPool:
+	if k == streamPool {
 		if !h.adaptive {
 			return // the user's number: it bounds whatever is inside
 		}

@@ -22,8 +22,15 @@ type holds struct {
 }
 
 type permitHold struct {
-	layer  *concurrencyHandler
+	from   *permitSource
 	permit limiter.Permit
+}
+
+// permitSource is where a permit came from, and what becomes of it when the request becomes long-lived. The gate of a
+// stack is one, too, with a permit that is none.
+type permitSource struct {
+	l          *limiter.Concurrency
+	becameLong func(rec *recorder, x *permitHold, k streamKind)
 }
 
 type callHold struct {
@@ -34,7 +41,7 @@ type callHold struct {
 }
 
 func (h *holds) addPermit(x permitHold) {
-	if h.permit.layer != nil {
+	if h.permit.from != nil {
 		h.more = &holds{permit: h.permit, more: h.more}
 	}
 	h.permit = x
@@ -54,7 +61,7 @@ func (h *holds) dropPermit(p limiter.Permit) {
 func (rec *recorder) hasPermit(l *limiter.Concurrency) bool {
 	for ; rec != nil; rec = rec.outer {
 		for h := &rec.holds; h != nil; h = h.more {
-			if x := h.permit.layer; x != nil && x.l == l {
+			if x := h.permit.from; x != nil && x.l == l {
 				return true
 			}
 		}
@@ -102,8 +109,8 @@ func (h *holds) addSlot(s pool.Slot) {
 // becameLong is called before what k tells happens.
 func (h *holds) becameLong(rec *recorder, k streamKind) {
 	for ; h != nil; h = h.more {
-		if x := &h.permit; x.layer != nil {
-			x.layer.becameLong(rec, x, k)
+		if x := &h.permit; x.from != nil {
+			x.from.becameLong(rec, x, k)
 		}
 		if x := &h.call; x.layer != nil {
 			x.layer.becameLong(rec, x, k)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/rand/v2"
@@ -16,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
@@ -493,6 +495,72 @@ func TestShutdownDrains(t *testing.T) {
 	}
 	if n := s.stack.Stats().Rejected.Drain; n != 1 {
 		t.Errorf("%d rejected while draining, want 1", n)
+	}
+}
+
+// What has been upgraded by hijacking its connection is no request any more: Shutdown does not wait for it, and shuts the pools.
+func TestShutdownDoesNotWaitForUpgraded(t *testing.T) {
+	for name, status101 := range map[string]bool{"the handler writes to the connection": false, "the handler answers 101 first, as ReverseProxy does": true} {
+		for _, late := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, late=%v", name, late), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pool.New()
+					stack := middleware.New(middleware.Cache(cache.New(1<<20)), middleware.Concurrency(limiter.NewConcurrency(10)),
+						middleware.For("/cpu", middleware.Pool(p)))
+					upgrade, leave := make(chan struct{}), make(chan struct{})
+					srv := &http.Server{Handler: stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+						<-upgrade
+						if status101 {
+							w.WriteHeader(http.StatusSwitchingProtocols)
+						}
+						conn, _, err := http.NewResponseController(w).Hijack()
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						<-leave
+						conn.Close()
+					}))}
+					ln := &pipeListener{make(chan net.Conn), make(chan struct{})}
+					go srv.Serve(ln)
+					conn := ln.dial()
+					go io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+					go io.Copy(io.Discard, conn)
+					if !late {
+						close(upgrade)
+					}
+					synctest.Wait()
+					done := make(chan error, 1)
+					go func() { done <- stack.Shutdown(t.Context()) }()
+					synctest.Wait()
+					if late {
+						if len(done) > 0 {
+							t.Error("Shutdown did not wait for a request that is not upgraded yet")
+						}
+						close(upgrade)
+						synctest.Wait()
+					}
+					select {
+					case err := <-done:
+						if err != nil {
+							t.Errorf("Shutdown: %v", err)
+						}
+					default:
+						t.Error("Shutdown waits for a connection that is no longer HTTP")
+					}
+					if err := p.Do(t.Context(), func(context.Context) error { return nil }); err == nil {
+						t.Error("the pool takes work after Shutdown")
+					}
+					close(leave)
+					synctest.Wait()
+					if n := stack.Stats().InFlight; n != 0 {
+						t.Errorf("%d requests in flight at the end", n)
+					}
+					conn.Close()
+					srv.Close()
+				})
+			})
+		}
 	}
 }
 

@@ -161,7 +161,7 @@ func buildCaches(next http.Handler, all []placed, e env) http.Handler {
 
 // Stats is a reading of a stack; the parts are in the order of the layers.
 type Stats struct {
-	InFlight int64        `json:"in_flight"` // requests inside the stack
+	InFlight int64        `json:"in_flight"` // requests inside the stack; an upgraded connection is none
 	Rejected RejectStats  `json:"rejected"`  // by the layer that refused
 	Layers   []LayerStats `json:"layers"`
 }
@@ -218,8 +218,9 @@ func (s *Stack) Stats() Stats {
 }
 
 // Shutdown drains the stack: from now on its handlers answer 503 with Connection: close; it waits
-// until the requests inside have ended, then shuts down its pools. If ctx ends first, Shutdown stops
-// waiting and returns an error that wraps the cause and says how many requests were left. Call it after
+// until the requests inside have ended, then shuts down its pools. As [http.Server.Shutdown] it does not wait for what
+// was upgraded to another protocol by hijacking the connection. If ctx ends first, Shutdown stops
+// waiting, leaves the pools open and returns an error that wraps the cause and says how many requests were left. Call it after
 // the load balancer has been told (see package health) and before or beside [http.Server.Shutdown]. A
 // second call waits again.
 func (s *Stack) Shutdown(ctx context.Context) error {
@@ -316,6 +317,23 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.rejecter.reject(w, r, rec, errDraining, 0, "", reducedCapacity)
 		return
 	}
+	if _, ok := r.Header["Upgrade"]; ok {
+		h.upgrade(w, r, cell)
+		return
+	}
 	defer h.gate.leave(cell)
+	h.next.ServeHTTP(w, r)
+}
+
+// upgrade serves a request that leaves when its connection is hijacked.
+func (h *gateHandler) upgrade(w http.ResponseWriter, r *http.Request, cell uint32) {
+	leave := sync.OnceFunc(func() { h.gate.leave(cell) })
+	defer leave()
+	w, rec := record(w)
+	rec.holds.addPermit(permitHold{from: &permitSource{becameLong: func(rec *recorder, _ *permitHold, _ streamKind) {
+		if rec.hijacked {
+			leave()
+		}
+	}}})
 	h.next.ServeHTTP(w, r)
 }
