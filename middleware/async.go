@@ -44,7 +44,7 @@ import (
 // preference or in a stream, its request holds no slot of a [Pool] and no permit of a [Concurrency] around the
 // handler, and is no slow call to a [Breaker].
 //
-// Async panics if e is nil or kind is empty.
+// Async panics if e or an option is nil, or kind is empty.
 func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
 	if e == nil || kind == "" {
 		panic("middleware: Async: it needs an engine and the kind of job that the route submits")
@@ -57,7 +57,10 @@ func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
 		location:  jobLocation,
 		owner:     func(*http.Request) string { return "" },
 	}}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Async", i))
+		}
 		o.applyAsync(&a.config)
 	}
 	return a

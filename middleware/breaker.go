@@ -38,13 +38,16 @@ import (
 // Whoever finds a URL that makes a handler fail can close its route to all: keep the keys as narrow as
 // routes, and see [breaker.WithMinClients], for which [WithBreakerClient] says who the client is.
 //
-// It panics if g is nil.
+// It panics if g or an option is nil.
 func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 	if g == nil {
 		panic("middleware: Breaker: g is nil; give one made by breaker.NewGroup")
 	}
 	c := breakerConfig{client: new(clientip.Source).Key}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Breaker", i))
+		}
 		o.applyBreaker(&c)
 	}
 	return &breakerLayer{group: g, config: c, seed: maphash.MakeSeed()}

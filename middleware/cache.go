@@ -11,13 +11,16 @@ import (
 // or one of them refuses, a stored response is served stale within the windows that the response or
 // an option of c allows. What they refuse is never stored.
 //
-// It panics if c is nil.
+// It panics if c or an option is nil.
 func Cache(c *cache.Cache, opts ...CacheOption) Layer {
 	if c == nil {
 		panic("middleware: Cache: c is nil; give one made by cache.New")
 	}
 	cfg := cacheConfig{}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Cache", i))
+		}
 		o.applyCache(&cfg)
 	}
 	return &cacheLayer{c: c, config: cfg}
@@ -39,7 +42,14 @@ func (f cacheOption) applyCache(c *cacheConfig) { f(c) }
 // some routes. The responses are in the same cache and the same budget.
 //
 //	middleware.For("/news/", middleware.Cache(c, middleware.WithRoute(cache.WithTTL(time.Minute))))
+//
+// It panics if an option is nil.
 func WithRoute(opts ...cache.RouteOption) CacheOption {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("WithRoute", i))
+		}
+	}
 	return cacheOption(func(c *cacheConfig) { c.route = append(c.route, opts...) })
 }
 

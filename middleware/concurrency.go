@@ -29,13 +29,16 @@ import (
 //     long-lived are [limiter.Ignored]: no throughput, and nothing that failed;
 //   - all others are a [limiter.Success], 4xx, 501 and 505 among them.
 //
-// It panics if l is nil.
+// It panics if l or an option is nil.
 func Concurrency(l *limiter.Concurrency, opts ...ConcurrencyOption) Layer {
 	if l == nil {
 		panic("middleware: Concurrency: l is nil; give one made by limiter.NewConcurrency or limiter.NewAdaptive")
 	}
 	c := concurrencyConfig{}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Concurrency", i))
+		}
 		o.applyConcurrency(&c)
 	}
 	return &concurrencyLayer{l: l, config: c}

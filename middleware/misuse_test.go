@@ -8,9 +8,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
+	"github.com/spillgate/spillgate/pool/jobs"
 )
 
 // What is wrong in the source panics at construction, naming the package, the argument and what to do.
@@ -23,6 +26,15 @@ func TestMisusePanicsWithTheRemedy(t *testing.T) {
 		want []string
 	}{
 		{"nil limiter.Rate", func() { middleware.Rate(nil) }, []string{"middleware: Rate:", "limiter.NewRate"}},
+		{"nil option of Rate", func() { middleware.Rate(limiter.NewRate(1, 1), nil) }, []string{"middleware: Rate: option 0 is nil", "leave it out"}},
+		{"nil option of Concurrency", func() {
+			middleware.Concurrency(limiter.NewConcurrency(1), middleware.WithTrace(nil), nil)
+		}, []string{"middleware: Concurrency: option 1 is nil", "leave it out"}},
+		{"nil option of Breaker", func() { middleware.Breaker(breaker.NewGroup(), nil) }, []string{"middleware: Breaker: option 0 is nil", "leave it out"}},
+		{"nil option of Cache", func() { middleware.Cache(cache.New(1<<20), nil) }, []string{"middleware: Cache: option 0 is nil", "leave it out"}},
+		{"nil option of a route's cache", func() { middleware.WithRoute(nil) }, []string{"middleware: WithRoute: option 0 is nil", "leave it out"}},
+		{"nil option of Pool", func() { middleware.Pool(pool.New(), nil) }, []string{"middleware: Pool: option 0 is nil", "leave it out"}},
+		{"nil option of Async", func() { middleware.Async(new(jobs.Local), "report", nil) }, []string{"middleware: Async: option 0 is nil", "leave it out"}},
 		{"nil limiter.Concurrency", func() { middleware.Concurrency(nil) }, []string{"middleware: Concurrency:", "limiter.NewConcurrency"}},
 		{"nil breaker.Group", func() { middleware.Breaker(nil) }, []string{"middleware: Breaker:", "breaker.NewGroup"}},
 		{"nil cache", func() { middleware.Cache(nil) }, []string{"middleware: Cache:", "cache.New"}},

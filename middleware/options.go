@@ -1,6 +1,9 @@
 package middleware
 
-import "net/http"
+import (
+	"fmt"
+	"net/http"
+)
 
 // SkipFunc says that a request passes a layer by, as if the layer were not there.
 type SkipFunc = func(*http.Request) bool
@@ -50,6 +53,11 @@ func (f commonOption) wrap(next http.Handler, e env) http.Handler {
 	next = orDefaultMux(next)
 	_, adjacent := next.(ours)
 	return &settingHandler{next: next, adjacent: adjacent, common: c, bare: innermost(next)}
+}
+
+// nilOption is what a panic says of an option that is nil.
+func nilOption(of string, i int) string {
+	return fmt.Sprintf("middleware: %s: option %d is nil; leave it out", of, i)
 }
 
 // WithTrace calls the functions of t as requests pass. As an option of one layer it reports that

@@ -19,13 +19,16 @@ import (
 // When p refuses, the response is 503 with Retry-After, or 429 where the client that the
 // task is for ([pool.WithClient], by [WithTaskFunc]) has its share of the line waiting already.
 //
-// It panics if p is nil.
+// It panics if p or an option is nil.
 func Pool(p *pool.Pool, opts ...PoolOption) Layer {
 	if p == nil {
 		panic("middleware: Pool: p is nil; give one made by pool.New")
 	}
 	c := poolConfig{}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Pool", i))
+		}
 		o.applyPool(&c)
 	}
 	return &poolLayer{p: p, config: c}

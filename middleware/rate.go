@@ -22,13 +22,16 @@ import (
 //
 // Where l has a store that does not answer and is set to refuse then, the response is 503.
 //
-// It panics if l is nil.
+// It panics if l or an option is nil.
 func Rate(l *limiter.Rate, opts ...RateOption) Layer {
 	if l == nil {
 		panic("middleware: Rate: l is nil; give one made by limiter.NewRate")
 	}
 	c := rateConfig{key: KeyClient(new(clientip.Source)), headers: DraftHeaders}
-	for _, o := range opts {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Rate", i))
+		}
 		o.applyRate(&c)
 	}
 	return &rateLayer{l: l, config: c}
