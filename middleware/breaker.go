@@ -24,6 +24,10 @@ import (
 //
 // A request is let through by a breaker once, and counts once: a layer with the same breaker further in lets it pass.
 //
+// Over HTTP/1 [http.Server.WriteTimeout] shows when a write fails. An answer of a few KiB waits in net/http's buffers until the handler
+// has returned: it is lost then with nobody to see it, and counts as it was meant. A deadline of the context shows in any case, and
+// so does [http.TimeoutHandler].
+//
 // With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not
 // slow; requests that wait for theirs count as slow once they are overdue, also if the client gave up. A
 // connection that was hijacked or switched protocols, and an event stream, are judged when they begin; a

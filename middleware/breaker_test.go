@@ -378,6 +378,23 @@ func TestR4ATooSlowHandlerIsNotAClientThatLeft(t *testing.T) {
 	})
 }
 
+// The time is no sign: a handler may have moved its deadline.
+func TestR4AHandlerThatHasMoreTimeIsNotTooSlow(t *testing.T) {
+	onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+			panic(err)
+		}
+		time.Sleep(10 * time.Second)
+	}), func(s *guarded) {
+		s.server.WriteTimeout = 3 * time.Second
+		code, _ := s.get("/")
+		if code != 200 {
+			s.Errorf("status %d, want 200", code)
+		}
+		s.wantCounts(1, 0, 0)
+	})
+}
+
 func TestR4ClientsThatGiveUpOnAHungHandlerOpenIt(t *testing.T) {
 	onEachProtocol(t, protocolsOfRules, []breaker.GroupOption{breaker.WithSlowCalls(2*time.Second, 0.8)}, nil,
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { untilGone(r) }),

@@ -24,7 +24,8 @@ import (
 // An adaptive limit seeks the most throughput, and what counts as such is known when a request ends:
 //
 //   - a panic, a final status of 500, 502, 503 or 504, and a request that ran into the deadline of its context or into
-//     [http.Server.WriteTimeout] are a [limiter.Failure], as to [Breaker]: no throughput, however fast they are;
+//     [http.Server.WriteTimeout] are a [limiter.Failure], as to [Breaker], which says what shows of the last: no
+//     throughput, however fast they are;
 //   - a request whose client left, one that a layer of ours inside refused, one answered 429, and one that became
 //     long-lived are [limiter.Ignored]: no throughput, and nothing that failed;
 //   - all others are a [limiter.Success], 4xx, 501 and 505 among them.
