@@ -404,13 +404,13 @@ func TestControllerRisks(t *testing.T) {
 
 // FuzzController: the limit stays within its bounds and every figure finite whatever a window says.
 func FuzzController(f *testing.F) {
-	f.Add(uint8(8), []byte{1, 200, 3, 255, 0, 90, 17, 66, 200, 3})
-	f.Add(uint8(255), []byte{255, 255, 255, 0, 0, 0, 128, 128, 128, 1})
+	f.Add(uint8(8), []byte{1, 200, 3, 255, 0, 0, 90, 17, 66, 200, 3, 255})
+	f.Add(uint8(255), []byte{255, 255, 255, 0, 0, 7, 0, 128, 128, 128, 1, 128})
 	f.Fuzz(func(t *testing.T, start uint8, b []byte) {
 		const least, most = 2, 300
-		b = b[:min(len(b), 2000)] // each five are a window
+		b = b[:min(len(b), 2000)] // each six are a window
 		s := ctrlNew(min(max(int(start), least), most), least, most)
-		for len(b) >= 5 {
+		for len(b) >= 6 {
 			n := 1 + float64(b[0])
 			r := math.Exp(float64(b[1])/16 - 12)
 			w := ctrlWindow{secs: math.Exp(float64(b[2])/16 - 12), n: n, sum: n * r, squares: n * r * r * (1 + float64(b[3])/64)}
@@ -425,12 +425,18 @@ func FuzzController(f *testing.F) {
 				c.n += k.n
 				c.sum += k.n * k.r
 			}
-			b = b[5:]
+			w.heavy = n * r * float64(b[5]&3)
+			w.lost = n * r * (math.Exp(float64(b[5]>>2)/4) - 1)
+			if b[5] == 255 && s.ref.n > 0 {
+				s.starved(w.n / w.secs)
+				s.try(s.limit / 2)
+			}
+			b = b[6:]
 			s = s.step(w)
 			if s.limit < least || s.limit > most {
 				t.Fatalf("the limit is %d", s.limit)
 			}
-			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.disp, s.kinds.share, s.kinds.within, s.elasticity} {
+			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.ref.more, s.ref.worth, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.disp, s.kinds.share, s.kinds.within, s.elasticity} {
 				if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 && v != s.elasticity {
 					t.Fatalf("%v in %+v", v, s)
 				}

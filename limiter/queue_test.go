@@ -226,8 +226,8 @@ func FuzzCtrlStep(f *testing.F) {
 			if s.needN != s.needN || s.needSecs != s.needSecs || s.mostSecs != s.mostSecs || s.base != s.base {
 				t.Fatalf("step %d: not a number: %+v", i, s)
 			}
-			if shed == 0 && s.limit > limit {
-				t.Fatalf("step %d: grew from %d to %d while nothing was shed", i, limit, s.limit)
+			if shed == 0 && blocked <= ctrlEager*arrivals && s.limit > limit {
+				t.Fatalf("step %d: grew from %d to %d while nothing was shed, and most found a permit", i, limit, s.limit)
 			}
 		}
 	})
