@@ -33,9 +33,11 @@ type adaptive struct {
 	turns    int64         // arrivals sent away
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
-	first    time.Duration // when somebody first found no free permit since; 0 is nobody has
-	idle     bool          // less than half the limit was in flight then
+	knock    time.Duration // when somebody last found no free permit, or the window was opened
+	lull     time.Duration // the longest time between two of these
 	burst    ctrlWindow    // the last one in which somebody came
+	barren   concCount     // the counts when something was last seen to have succeeded
+	sterile  time.Duration // and when that was
 	relieved int           // the limit before it was lowered since nothing succeeds; 0 is not
 	drains   bool          // the next window opens once what is in flight has ended
 	hasQueue bool
@@ -77,8 +79,12 @@ const (
 // adaptUnit is that of sums of time in service, in seconds.
 const adaptUnit = 1.024e-6
 
-// adaptEbbs is the share of arrivals that find no permit at most, for the last of a burst.
-const adaptEbbs = .9
+// adaptCrest is the share of arrivals that find no permit from which on they may be a burst, and adaptEbbs at most that of
+// the last of one.
+const (
+	adaptCrest = .8
+	adaptEbbs  = .9
+)
 
 // A window closes before it is over if so many times as much has ended as it has to hold: work is much faster than
 // it was. That is looked for after adaptGlance, in seconds, and twice that, and so on.
@@ -87,7 +93,7 @@ const (
 	adaptGlance = .05
 )
 
-// Next to nothing succeeds if so many times as many come to nothing; the limit is lowered for that by a factor of adaptLower at
+// Nothing succeeds if so many, of those of which one usually does, come to nothing; the limit is lowered for that by a factor of adaptLower at
 // least, but of adaptRelief at most in all, and what was in flight has ended after adaptDrained times the time that it takes.
 const (
 	adaptStarved = 10
@@ -202,9 +208,7 @@ func (a *adaptive) comes(s *concSlot) {
 // knocked counts an arrival that did not get a permit at once, or that would have had one but
 // for the gate or the line in front of it.
 func (a *adaptive) knocked(gated bool, now time.Duration) {
-	if a.first == 0 {
-		a.first = now
-	}
+	a.lull, a.knock = max(a.lull, now-a.knock), now
 	if gated {
 		a.gated++
 	}
@@ -274,11 +278,11 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	if a.drains {
 		a.drains = false
 		a.times = a.spread()
-		a.begin(c, now, t)
+		a.begin(now, t)
 		return from, from
 	}
 	secs := (now - a.opened).Seconds()
-	if took := a.starves(&t, secs); took > 0 && !c.conf.shadow {
+	if took := a.starves(&t, now); took > 0 && !c.conf.shadow {
 		a.relieve(c, took, now, t)
 		return from, a.ctrl.limit
 	}
@@ -327,7 +331,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		open:     a.openE,
 	}
 	a.relieved = 0
-	a.gather(&w, c.line.n > 0)
+	a.gather(&w, float64(from), c.line.n > 0, now)
 	a.crowd(t, &w)
 	if c.conf.shadow {
 		a.watch(w)
@@ -335,31 +339,31 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		a.ctrl = a.ctrl.step(w)
 	}
 	a.move(c)
-	a.begin(c, now, t)
+	a.begin(now, t)
 	return from, a.ctrl.limit
 }
 
 // gather makes up for what comes in bursts: then a window is mostly idle, or nobody comes in it since all came before.
-func (a *adaptive) gather(w *ctrlWindow, waits bool) {
-	if b := &a.burst; w.arrivals > 0 {
-		*b = *w
-	} else if b.arrivals > 0 {
+func (a *adaptive) gather(w *ctrlWindow, limit float64, waits bool, now time.Duration) {
+	b := &a.burst
+	switch lull := max(a.lull, now-a.knock).Seconds(); {
+	case w.arrivals == 0 && b.arrivals > 0:
 		// What they met who came at once stands for the whole of their work.
 		w.arrivals, w.blocked, w.gated = b.arrivals, b.blocked, b.gated
 		if w.shed += w.n * b.shed / b.n; !waits {
 			w.blocked = min(w.blocked, adaptEbbs*w.arrivals) // the limit is no longer full
 		}
+		return
+	case w.blocked > adaptCrest*w.arrivals && 2*lull > w.secs:
+		// Nearly all found the limit full, and for most of the time none of them came: there was nothing to do.
+		w.secs = max(w.secs-lull, (w.sum+w.heavy+w.lost)/limit)
 	}
-	// Where most found the limit full it was, but for the time before, in which there was little to do.
-	if before := (a.first - a.opened).Seconds(); a.idle && 2*before > w.secs && 2*w.blocked > w.arrivals {
-		w.secs = max(w.secs-before, 1e-9)
-	}
+	*b = *w
 }
 
 // begin opens a window.
-func (a *adaptive) begin(c *Concurrency, now time.Duration, t concCount) {
-	a.opened, a.last, a.first = now, t, 0
-	a.idle = 2*(c.state.Load()&^concWaiting) < c.limit.Load()
+func (a *adaptive) begin(now time.Duration, t concCount) {
+	a.opened, a.last, a.lull, a.knock = now, t, 0, now
 	// It may be that work is over much sooner than it was.
 	a.next.Store(int64(now) + int64(min(a.ctrl.needSecs, adaptGlance)*1e9))
 }
@@ -370,21 +374,30 @@ func (a *adaptive) move(c *Concurrency) {
 	a.tune(c)
 }
 
-// starves reports that next to nothing succeeds of what is let in, though it is given the time that it took when it did: it
+// starves reports that nothing succeeds of what is let in, though it is given the time that it took when it did: it
 // comes too late, or more is in flight than can be served in time. No success need ever close a window then. It returns the mean
 // time that it takes; 0 is no.
-func (a *adaptive) starves(t *concCount, secs float64) (took float64) {
+func (a *adaptive) starves(t *concCount, now time.Duration) (took float64) {
+	if t.n != a.barren.n {
+		a.barren, a.sterile = *t, now
+	}
 	s := &a.ctrl
-	n := float64(t.n - a.last.n)
-	lost := float64(t.ended-a.last.ended) - n
+	lost := float64(t.ended - a.barren.ended)
 	usual := 1 / (1 - s.ref.lost()) // it may be that much of it always came to nothing
 	weight := max(s.ref.worth, 1)
-	if lost < adaptStarved*usual*max(1, n) || lost*weight < float64(s.limit) {
+	round := s.limit
+	if s.phase == ctrlSettle {
+		round = max(round, s.from) // what was let in before
+	}
+	if lost < adaptStarved*usual || lost*weight < float64(round) {
 		return 0
 	}
-	busy := float64(t.lost-a.last.lost) * adaptUnit
+	if a.relieved > 0 && t.n > a.last.n {
+		return 0 // something succeeds since
+	}
+	busy := float64(t.lost-a.barren.lost) * adaptUnit
 	took = busy / lost / weight
-	if took < .5*s.base || 2*busy < secs*float64(s.limit) {
+	if took < .5*s.base || 2*busy < (now-a.sterile).Seconds()*float64(s.limit) {
 		return 0 // refused elsewhere, or few
 	}
 	return took
@@ -396,14 +409,15 @@ func (a *adaptive) relieve(c *Concurrency, took float64, now time.Duration, t co
 	s := &a.ctrl
 	a.shedE, s.fresh = 1, false
 	a.lacks.Store(0)
+	a.barren, a.sterile = t, now
 	part := 1.
-	if a.relieved == 0 {
+	switch {
+	case s.base <= 0: // nothing has ever succeeded: it may be anything
+	case a.relieved > 0:
+		part = min(1/adaptLower, s.base/took)
+	default:
 		a.relieved = s.limit
-	} else {
-		part = 1 / adaptLower
-	}
-	if s.base > 0 {
-		part = min(part, s.base/took)
+		part = min(1, s.base/took)
 	}
 	if to := max(int(float64(s.limit)*part), a.relieved/adaptRelief, s.least); to < s.limit {
 		s.starved(float64(t.n-a.last.n) / (now - a.opened).Seconds())
@@ -413,7 +427,7 @@ func (a *adaptive) relieve(c *Concurrency, took float64, now time.Duration, t co
 		a.next.Store(int64(now) + int64(adaptDrained*took*1e9))
 	} else {
 		a.times = a.spread()
-		a.begin(c, now, t)
+		a.begin(now, t)
 	}
 	a.move(c)
 }
@@ -548,7 +562,7 @@ func (a *adaptive) restart(c *Concurrency, limit int, now time.Duration) {
 	a.ctrl.base = base
 	a.times, a.drains = a.spread(), false
 	a.lacks.Store(0)
-	a.begin(c, now, a.counts(c))
+	a.begin(now, a.counts(c))
 }
 
 func (a *adaptive) stats(s *ConcurrencyStats) {

@@ -424,13 +424,18 @@ func (s *ctrlState) usual(w *ctrlWindow, m *ctrlMean, v float64) bool {
 	return beliefSurprise(far, v/w.n) < ctrlOdd
 }
 
-// overdone reports that a limit which has just been raised, soon after the service had changed, has less throughput
-// than the lower one had. It is not likely that the service has changed again in that very moment: the limit is too high, or
+// overdone reports that a limit which has just been raised has less throughput than the lower one had, soon after the service had
+// changed, or since more of the work comes to nothing. It is not likely that the service has changed again in that very moment: the limit is too high, or
 // what was let in at once is more than the service can take. To believe in a change would raise it further.
-func (s *ctrlState) overdone(m *ctrlMean) bool { return s.catchesUp() && m.x < s.ref.x }
+func (s *ctrlState) overdone(m *ctrlMean) bool {
+	return s.raised() && m.x < s.ref.x && (s.change < ctrlAgain || m.lost() > s.ref.lost()+ctrlVain)
+}
+
+// raised reports that the limit has just been raised.
+func (s *ctrlState) raised() bool { return s.stale && s.limit > s.from }
 
 // catchesUp reports that the limit has just been raised, to make up for a change of the service not long ago.
-func (s *ctrlState) catchesUp() bool { return s.stale && s.limit > s.from && s.change < ctrlAgain }
+func (s *ctrlState) catchesUp() bool { return s.raised() && s.change < ctrlAgain }
 
 // slowed reports that it is the service that has changed: no more comes than before, and what was in flight no
 // longer fits. A surge looks the same but for that. Where the first window in which the limit is full may have been
