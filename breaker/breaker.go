@@ -61,7 +61,8 @@ type Request struct {
 	// taken for one client.
 	Client uint64
 	// Long says that the call may last, such as a stream or an upgraded connection: it is not taken
-	// for a probe.
+	// for a probe, unless the breaker has been half-open for the time of a lease (see [WithLease]) and
+	// no other call took the place.
 	Long bool
 }
 
@@ -101,12 +102,17 @@ func (b *Breaker) admit(now int64, client uint8, long bool) (Call, error) {
 				return Call{}, b.refuse(p, wait)
 			}
 			if long {
-				// It cannot tell soon whether the dependency works; others will.
+				// It cannot tell soon whether the dependency works; others will. Where none come, it must.
 				b.refresh(now)
-				if q := b.phase.Load(); q.state == Open || q.state == HalfOpen {
-					return Call{}, b.refuse(q, max(q.until.Load()-now, int64(b.cfg.Load().lease())))
+				lease := int64(b.cfg.Load().lease())
+				switch q := b.phase.Load(); {
+				case q.state == Open:
+					return Call{}, b.refuse(q, max(q.until.Load()-now, lease))
+				case q.state == HalfOpen && now-q.since < lease:
+					return Call{}, b.refuse(q, max(q.until.Load()-now, q.since+lease-now))
 				}
-			} else if c, err, ok := b.probe(now); ok {
+			}
+			if c, err, ok := b.probe(now); ok {
 				return c, err
 			}
 		case ForcedOpen:

@@ -254,6 +254,27 @@ func TestR14LongCallsAreNoProbes(t *testing.T) {
 	})
 }
 
+// A dependency that is asked for nothing but streams or websockets has no other probes.
+func TestR14LongCallsAreProbesWhereNoOthersCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady()...)
+		trip(t, b)
+		opened := time.Now()
+		for b.State() != breaker.Closed {
+			if time.Since(opened) > time.Minute {
+				t.Fatalf("still %v after %v", b.State(), time.Since(opened))
+			}
+			if call, err := b.Admit(breaker.Request{Long: true}); err == nil {
+				call.Done(breaker.Success, 0)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if d := time.Since(opened); d < 10*time.Second || d > 11*time.Second {
+			t.Errorf("closed after %v, want the open time and the time of a lease", d)
+		}
+	})
+}
+
 func TestR14SlowProbeFails(t *testing.T) {
 	for _, o := range []breaker.Outcome{breaker.Success, breaker.Ignored} {
 		synctest.Test(t, func(t *testing.T) {

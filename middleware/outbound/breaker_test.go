@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -365,4 +366,39 @@ func TestBreakerOutcomeAndKeyOptions(t *testing.T) {
 			t.Errorf("/other: %v", err)
 		}
 	})
+}
+
+// A host that is asked for nothing but upgrades has no other probes.
+func TestUpgradesAloneBringAHostBack(t *testing.T) {
+	for name, layer := range map[string]func(t *testing.T) outbound.Layer{
+		"Breaker": func(*testing.T) outbound.Layer { return outbound.Breaker(group()) },
+		"Balance": func(t *testing.T) outbound.Layer {
+			return outbound.Balance(newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var well atomic.Bool
+				rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
+					if well.Load() {
+						return answer(101)
+					}
+					return answer(503)
+				}}, layer(t))
+				upgraded := 0
+				for i := range 1200 {
+					well.Store(i >= 300)
+					req := request(t.Context(), "GET", "http://a.test/", nil)
+					req.Header.Set("Upgrade", "websocket")
+					if status, _ := do(rt, req); status == 101 {
+						upgraded++
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+				if upgraded < 300 {
+					t.Errorf("%d of 900 upgrades in the 90 s in which the host was well", upgraded)
+				}
+			})
+		})
+	}
 }
