@@ -45,8 +45,10 @@ func (b *body[E]) Read(p []byte) (int, error) {
 }
 
 func (b *body[E]) Close() error {
+	// Claimed before it is closed beneath: that makes a Read under way fail.
+	first := b.over.CompareAndSwap(false, true)
 	err := b.ReadCloser.Close()
-	if b.over.CompareAndSwap(false, true) {
+	if first {
 		b.state.ended(nil)
 	}
 	return err

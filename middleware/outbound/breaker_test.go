@@ -149,6 +149,64 @@ func TestO2BodyThatBreaksOffIsAFailure(t *testing.T) {
 	}
 }
 
+// Whoever has read enough of a stream closes it while a Read waits. That Read
+// fails, and the host has not.
+func TestO2BodyClosedDuringAReadIsNoFailure(t *testing.T) {
+	for name, layers := range map[string]func(*outbound.Set, *breaker.Group) []outbound.Layer{
+		"Breaker": func(_ *outbound.Set, g *breaker.Group) []outbound.Layer { return []outbound.Layer{outbound.Breaker(g)} },
+		"Balance": func(s *outbound.Set, _ *breaker.Group) []outbound.Layer { return []outbound.Layer{outbound.Balance(s)} },
+		"all inside": func(_ *outbound.Set, g *breaker.Group) []outbound.Layer {
+			return []outbound.Layer{outbound.Breaker(g), outbound.Retry(), outbound.Hedge(), outbound.Timeout(time.Minute, outbound.WithStall(time.Hour))}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				set, g := newSet(t, urls("http://a.test")), group()
+				rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
+					resp, _ := answer(200)
+					resp.Body = &streamBody{closed: make(chan struct{}), read: make(chan struct{})}
+					return resp, nil
+				}}, layers(set, g)...)
+				for range 10 {
+					resp, err := rt.RoundTrip(request(t.Context(), "GET", "http://a.test/", nil))
+					if err != nil {
+						t.Fatal(err)
+					}
+					read := make(chan error)
+					go func() {
+						_, err := resp.Body.Read(make([]byte, 1))
+						read <- err
+					}()
+					synctest.Wait()
+					resp.Body.Close()
+					if err := <-read; err == nil {
+						t.Error("the read went on")
+					}
+				}
+				if f, b := set.Stats().Endpoints[0].Failures, g.Get("a.test").Stats(); f != 0 || b.Failures != 0 || b.State != breaker.Closed {
+					t.Errorf("%d failures of the endpoint; of the host %+v", f, b)
+				}
+			})
+		})
+	}
+}
+
+// A streamBody is one of HTTP/2 as far as Close is concerned, which returns when
+// the stream is over and the Read that waited has failed.
+type streamBody struct{ closed, read chan struct{} }
+
+func (s *streamBody) Read([]byte) (int, error) {
+	<-s.closed
+	defer time.AfterFunc(time.Millisecond, func() { close(s.read) })
+	return 0, errors.New("http2: response body closed")
+}
+
+func (s *streamBody) Close() error {
+	close(s.closed)
+	<-s.read
+	return nil
+}
+
 func TestO3UpgradedConnectionStaysWritable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
