@@ -156,6 +156,10 @@ func (t *limited) RoundTrip(req *http.Request) (*http.Response, error) {
 	}()
 	resp, err := t.next.RoundTrip(req)
 	returned = true
+	if err != nil && refusedByUs(err) {
+		permit.Release(limiter.Ignored)
+		return nil, err
+	}
 	h := held{permit: permit, req: req, failed: err != nil || resp.StatusCode >= http.StatusInternalServerError}
 	if err != nil {
 		h.ended(nil)

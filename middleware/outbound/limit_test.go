@@ -110,3 +110,19 @@ func TestLimitRefusalIsNotRetriedNorJudged(t *testing.T) {
 		}
 	})
 }
+
+// What the breaker refuses says nothing about how much the host can take.
+func TestLimitIsNotToldOfRefusalsAsFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := limiter.NewConcurrency(10)
+		g := group()
+		rt := outbound.New(world{"a.test": always(503)}, outbound.Breaker(g),
+			outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
+		for range 100 {
+			get(t, rt, "http://a.test/")
+		}
+		if s := l.Stats(); s.Failure != 3 || s.Ignored != 97 {
+			t.Errorf("%d failures and %d ignored, want those of the host, 3, and the refusals", s.Failure, s.Ignored)
+		}
+	})
+}
