@@ -136,10 +136,10 @@ func (c Call) answered() bool {
 	return true
 }
 
-// Fail adds a failure that showed after the call was reported: the body of a response that began
-// well and was cut, a handler that panics after it took over the connection. It counts as one more
-// call in the window while the breaker is in the state that let the call through and is [Closed] or
-// [ForcedClosed], and is dropped and counted as such otherwise.
+// Fail says that a call failed after it was reported as a success: the body of a response that began
+// well and was cut, a handler that panics after it took over the connection. It counts as a failure now,
+// and not as one more call, while the breaker is in the state that let the call through and is [Closed]
+// or [ForcedClosed], and is dropped and counted as such otherwise.
 func (c Call) Fail() {
 	if c.p == nil {
 		return
@@ -151,6 +151,6 @@ func (c Call) Fail() {
 	}
 	now := b.now()
 	p.win.row.Add(1)
-	p.win.count(bad, now, c.client)
+	p.win.count(broke, now, c.client)
 	b.judge(p, now)
 }

@@ -572,6 +572,43 @@ func TestSecondDoneDoesNothing(t *testing.T) {
 	})
 }
 
+// A body that was cut is one call that failed, and not a success and a failure.
+func TestCallsThatFailAfterTheyWereReportedOpen(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		cut   int // of 10
+		lasts time.Duration
+		open  bool
+	}{
+		{"6 of 10 at once", 6, 0, true},
+		{"6 of 10 after a second", 6, time.Second, true},
+		{"all after twice the window", 10, 20 * time.Second, true},
+		{"4 of 10 at once", 4, 0, false},
+		{"4 of 10 after a second", 4, time.Second, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.New(steady()...)
+				for i := range 1000 {
+					call, err := b.Allow()
+					if err != nil {
+						break
+					}
+					call.Done(breaker.Success, 0)
+					if i*7%10 < c.cut {
+						time.AfterFunc(c.lasts, call.Fail)
+					}
+					time.Sleep(50 * time.Millisecond)
+				}
+				if open := b.Stats().Openings > 0; open != c.open {
+					t.Errorf("opened %v, want %v: %+v", open, c.open, b.Stats())
+				}
+				time.Sleep(c.lasts)
+			})
+		})
+	}
+}
+
 func TestForcedStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady()...)

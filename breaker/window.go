@@ -16,7 +16,8 @@ const (
 	goodSlow
 	bad // failed
 	badSlow
-	gone // ignored, but slow: its client left, perhaps because of that
+	gone  // ignored, but slow: its client left, perhaps because of that
+	broke // failed after it was counted as one of the others
 	kinds
 )
 
@@ -144,10 +145,10 @@ func (w *window) count(kind int, now int64, client uint8) {
 		return
 	}
 	bit := uint64(1) << client
-	if kind == bad || kind == badSlow {
+	if kind == bad || kind == badSlow || kind == broke {
 		mark(&w.seen[i].failed, bit)
 	}
-	if kind != bad {
+	if kind != bad && kind != broke {
 		mark(&w.seen[i].slow, bit)
 	}
 }
@@ -205,9 +206,12 @@ type counts struct {
 	failClients, slowClients uint64
 }
 
-// returned is how many calls came back with an outcome, failed how many of them failed.
-func (c *counts) returned() uint64 { return c.n[good] + c.n[goodSlow] + c.n[bad] + c.n[badSlow] }
-func (c *counts) failed() uint64   { return c.n[bad] + c.n[badSlow] }
+// returned is how many calls came back with an outcome, failed how many of them failed. One that broke
+// may have come back before the window.
+func (c *counts) returned() uint64 {
+	return max(c.n[good]+c.n[goodSlow]+c.n[bad]+c.n[badSlow], c.failed())
+}
+func (c *counts) failed() uint64 { return c.n[bad] + c.n[badSlow] + c.n[broke] }
 
 // timed is how many calls say something about slowness, slow how many of them are slow.
 func (c *counts) timed() uint64 { return c.returned() + c.n[gone] + c.overdue }

@@ -13,8 +13,8 @@ import (
 //
 // A try is judged when its header has come: 500, 502, 503, 504 and transport
 // errors are failures; 429 says nothing about the host; every other response is
-// a success. A body that breaks off later adds a failure; one that the caller
-// closes early does not. A caller that cancels, or whose request body cannot be
+// a success, and becomes a failure if its body breaks off, but not if the caller
+// closes it early. A caller that cancels, or whose request body cannot be
 // read to its end, says nothing about the host, and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
@@ -117,8 +117,9 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	returned = true
 	now := t.clock.now()
 	took := now.Sub(began)
-	call.DoneAt(t.judge(req, resp, err, up, took, b), took, now)
-	if err == nil {
+	o := t.judge(req, resp, err, up, took, b)
+	call.DoneAt(o, took, now)
+	if err == nil && o == breaker.Success {
 		watch(resp, judged{call, req})
 	}
 	return resp, err
@@ -135,7 +136,7 @@ func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error,
 	return outcome(req, resp, err, took, b)
 }
 
-// judged adds a failure if a body that began well breaks off.
+// judged makes a success a failure if its body breaks off.
 type judged struct {
 	call breaker.Call
 	req  *http.Request

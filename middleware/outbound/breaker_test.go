@@ -126,7 +126,7 @@ func TestO2BodyThatBreaksOffIsAFailure(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 6))
+				g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 5))
 				rt := outbound.New(world{"a.test": cut}, outbound.Breaker(g))
 				var err error
 				for range 5 {

@@ -265,6 +265,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		s.release()
 		return nil, err
 	}
+	s.good = o == breaker.Success
 	s.failed = resp.StatusCode >= http.StatusInternalServerError
 	watch(resp, s)
 	return resp, nil
@@ -276,14 +277,17 @@ type sent struct {
 	call   breaker.Call
 	req    *http.Request
 	permit limiter.Permit
-	failed bool
+	good   bool // to the breaker, at its header
+	failed bool // to the limiter
 }
 
 func (s sent) ended(err error) {
 	if err != nil && s.req.Context().Err() == nil {
 		s.failed = true
-		s.e.failed.Add(1)
-		s.call.Fail()
+		if s.good {
+			s.e.failed.Add(1)
+			s.call.Fail()
+		}
 	}
 	s.release()
 }
