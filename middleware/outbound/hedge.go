@@ -22,7 +22,9 @@ import (
 // if it is given. A hedge never waits for a limit, and is not sent to a host
 // whose breaker is not closed, nor by a set that has no other endpoint for it.
 //
-// The first response below 500 wins; the other try is cancelled.
+// The first response below 500 wins; the other try is cancelled. A panic in the
+// second try travels on in the caller's goroutine; one that comes when the first
+// has won is counted in [Stats], as the caller is gone.
 func Hedge(opts ...HedgeOption) Layer {
 	cfg := hedgeConfig{key: hostOf}
 	for i, o := range opts {
@@ -108,7 +110,16 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 	secondCtx, cancelSecond := context.WithCancelCause(context.WithValue(ctx, hedgeKey{}, true))
 	timer := time.AfterFunc(after, func() {
 		defer close(r.over)
-		second, ok := h.copyOf(req, secondCtx)
+		defer func() {
+			if v := recover(); v == nil {
+				return
+			} else if r.die(v) {
+				cancelFirst(nil)
+			} else { // the first try has won and is gone
+				h.counts.hedgePanics.Add(1)
+			}
+		}()
+		second, ok := r.copyOf(req, secondCtx)
 		if !ok {
 			return
 		}
@@ -140,18 +151,23 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}()
 	resp, err := h.next.RoundTrip(req.WithContext(firstCtx))
-	returned = true
 	ok := good(resp, err)
 	if ok || ctx.Err() == nil && context.Cause(firstCtx) == errOtherWon {
 		seen.add(time.Since(began)) // or more, if it was cancelled
 	}
 	hedged := !timer.Stop()
 	if !hedged || ok && r.win(resp) {
+		returned = true
 		cancelSecond(errOtherWon)
 		return finishing(resp, err, cancelFirst)
 	}
 	// The second try is ahead, or the first one failed and it decides.
 	<-r.over
+	if r.died != nil {
+		discard(resp)
+		panic(r.died)
+	}
+	returned = true
 	if r.winner == nil || r.winner == resp {
 		cancelSecond(nil)
 		return finishing(resp, err, cancelFirst)
@@ -161,9 +177,15 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 	return finishing(r.winner, nil, cancelSecond)
 }
 
-// copyOf makes the second try of a request.
-func (h *hedge) copyOf(req *http.Request, ctx context.Context) (*http.Request, bool) {
-	second := req.WithContext(ctx)
+// copyOf makes the second try of a request, unless the first has won. Whoever has
+// closed the response of that may change the request, at which the second may be still.
+func (r *race) copyOf(req *http.Request, ctx context.Context) (*http.Request, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.winner != nil {
+		return nil, false
+	}
+	second := req.Clone(ctx)
 	if req.GetBody != nil && req.Body != nil && req.Body != http.NoBody {
 		body, err := req.GetBody()
 		if err != nil {
@@ -180,15 +202,27 @@ type race struct {
 
 	mu     sync.Mutex
 	winner *http.Response
+	died   any // a panic of the second try, for the caller's goroutine
 }
 
 func (r *race) win(resp *http.Response) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.winner != nil {
+	if r.winner != nil || r.died != nil {
 		return false
 	}
 	r.winner = resp
+	return true
+}
+
+// die ends the race with a panic of the second try. It reports false if the first has won.
+func (r *race) die(v any) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.winner != nil {
+		return false
+	}
+	r.died = v
 	return true
 }
 

@@ -236,3 +236,78 @@ func TestO8HedgeDoesNotProbe(t *testing.T) {
 		}
 	})
 }
+
+// The second try runs in a goroutine that no server watches over: a panic there
+// would end the process.
+func TestHedgePanicTravelsOnInTheCallersGoroutine(t *testing.T) {
+	for _, tc := range []struct {
+		name         string
+		first, after time.Duration // when the first try answers, and the second panics
+		travels      bool
+	}{
+		{"first under way", time.Second, 10 * time.Millisecond, true},
+		{"first has won", 100 * time.Millisecond, 0, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				first := sleepy(tc.first, 200)
+				rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+					if calls.Add(1) == 1 {
+						return first(req)
+					}
+					if tc.after == 0 {
+						<-req.Context().Done()
+					}
+					time.Sleep(tc.after)
+					panic(errCut)
+				}}, outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+				began := time.Now()
+				defer func() {
+					v := recover()
+					if v != nil && v != any(errCut) || (v != nil) != tc.travels {
+						t.Errorf("recovered %v", v)
+					}
+					if d := time.Since(began); d > 100*time.Millisecond {
+						t.Errorf("after %v", d)
+					}
+					synctest.Wait()
+					if n := rt.Stats().HedgePanics; (n == 1) == tc.travels {
+						t.Errorf("%d counted, travelled on: %v", n, tc.travels)
+					}
+				}()
+				if status, err := get(t, rt, "http://a.test/"); status != 200 {
+					t.Error(status, err)
+				}
+			})
+		})
+	}
+}
+
+// A caller may change a request whose response it has closed.
+func TestHedgeThatLostHasARequestOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		first := sleepy(100*time.Millisecond, 200)
+		rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+			if calls.Add(1) == 1 {
+				return first(req)
+			}
+			<-req.Context().Done()
+			time.Sleep(time.Millisecond)
+			if n := len(req.Header); n != 0 {
+				t.Errorf("%d header fields", n)
+			}
+			return nil, req.Context().Err()
+		}}, outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+		req := request(t.Context(), "GET", "http://a.test/", nil)
+		if status, err := do(rt, req); status != 200 {
+			t.Fatal(status, err)
+		}
+		req.Header.Set("X-Next", "1")
+		time.Sleep(time.Second)
+		if calls.Load() != 2 {
+			t.Errorf("%d calls", calls.Load())
+		}
+	})
+}

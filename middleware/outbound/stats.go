@@ -17,6 +17,9 @@ type Stats struct {
 	HedgesWon uint64 `json:"hedges_won"`
 	// HedgesDenied would have been made if the budget had allowed it.
 	HedgesDenied uint64 `json:"hedges_denied"`
+	// HedgePanics are panics in hedges that had lost: there was no caller left for
+	// them to travel on to.
+	HedgePanics uint64 `json:"hedge_panics"`
 	// Timeouts are tries that got no response header in time, and bodies that stalled.
 	Timeouts uint64 `json:"timeouts"`
 	// Limited are the tries that Limit refused.
@@ -30,6 +33,7 @@ type Stats struct {
 type counts struct {
 	requests, retries, retriesDenied    atomic.Uint64
 	hedges, hedgesWon, hedgesDenied     atomic.Uint64
+	hedgePanics                         atomic.Uint64
 	timeouts, limited, open, noEndpoint atomic.Uint64
 }
 
@@ -43,6 +47,7 @@ func (t *Transport) Stats() Stats {
 		Hedges:        c.hedges.Load(),
 		HedgesWon:     c.hedgesWon.Load(),
 		HedgesDenied:  c.hedgesDenied.Load(),
+		HedgePanics:   c.hedgePanics.Load(),
 		Timeouts:      c.timeouts.Load(),
 		Limited:       c.limited.Load(),
 		Open:          c.open.Load(),
