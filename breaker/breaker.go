@@ -64,14 +64,18 @@ type Request struct {
 	// for a probe, unless the breaker has been half-open for the time of a lease (see [WithLease]) and
 	// no other call took the place.
 	Long bool
+	// Waits says that the call has something else to wait for before it is made, such as a limiter of
+	// ours: [Call.Begin] says when. Until then it is not in flight, and a probe that has not begun when
+	// its lease ends gives its place to the next call.
+	Waits bool
 }
 
 // Allow asks whether a call may be made. If so, report what became of it to the [Call] it returns;
 // if not, the error is an [*OpenError]. Nothing is allocated either way, except by a probe.
-func (b *Breaker) Allow() (Call, error) { return b.admit(b.now(), 0, false) }
+func (b *Breaker) Allow() (Call, error) { return b.admit(b.now(), 0, false, false) }
 
 // AllowAt is [Breaker.Allow] for a caller that has read the clock: now is that time.
-func (b *Breaker) AllowAt(now time.Time) (Call, error) { return b.admit(b.at(now), 0, false) }
+func (b *Breaker) AllowAt(now time.Time) (Call, error) { return b.admit(b.at(now), 0, false, false) }
 
 // Admit is [Breaker.Allow] for a caller that knows more about the call.
 func (b *Breaker) Admit(r Request) (Call, error) {
@@ -82,10 +86,10 @@ func (b *Breaker) Admit(r Request) (Call, error) {
 		now = b.at(r.Arrived)
 	}
 	// Fibonacci hashing: the six highest bits of the product tell clients apart.
-	return b.admit(now, uint8(r.Client*0x9E3779B97F4A7C15>>58), r.Long)
+	return b.admit(now, uint8(r.Client*0x9E3779B97F4A7C15>>58), r.Long, r.Waits)
 }
 
-func (b *Breaker) admit(now int64, client uint8, long bool) (Call, error) {
+func (b *Breaker) admit(now int64, client uint8, long, waits bool) (Call, error) {
 	for {
 		p := b.phase.Load()
 		switch p.state {
@@ -96,7 +100,7 @@ func (b *Breaker) admit(now int64, client uint8, long bool) (Call, error) {
 			if now < p.rampEnd && !b.lucky(p, now) {
 				return Call{}, b.refuse(p, p.rampEnd-now)
 			}
-			return newCall(p, now, -1, p.win.begin(now, client), client), nil
+			return p.pass(now, client, waits), nil
 		case Open, HalfOpen:
 			if wait := p.until.Load() - now; wait > 0 {
 				return Call{}, b.refuse(p, wait)
@@ -112,17 +116,26 @@ func (b *Breaker) admit(now int64, client uint8, long bool) (Call, error) {
 					return Call{}, b.refuse(q, max(q.until.Load()-now, q.since+lease-now))
 				}
 			}
-			if c, err, ok := b.probe(now); ok {
+			if c, err, ok := b.probe(now, waits); ok {
 				return c, err
 			}
 		case ForcedOpen:
 			return Call{}, b.refuse(p, 0)
 		case ForcedClosed:
-			return newCall(p, now, -1, p.win.begin(now, client), client), nil
+			return p.pass(now, client, waits), nil
 		default:
 			return Call{}, nil
 		}
 	}
+}
+
+// pass lets a call through that is no probe.
+func (p *phase) pass(now int64, client uint8, waits bool) Call {
+	at := uint8(uncounted)
+	if !waits {
+		at = p.win.begin(now, client)
+	}
+	return newCall(p, now, -1, at, client)
 }
 
 // rampFloor is the share of calls that pass when the ramp begins.

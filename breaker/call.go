@@ -103,6 +103,23 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 	b.judge(p, now)
 }
 
+// Begin says that a call that was let through with [Request] Waits is made now, and returns the call to
+// report. Its latency and, if it is a probe, its lease count from now. A probe whose place went to
+// another takes a place that is free, or that of one that has not begun.
+func (c Call) Begin(now time.Time) Call {
+	if c.p == nil {
+		return c
+	}
+	b := c.p.b
+	c.start = b.at(now)
+	if c.probe < 0 {
+		c.at = c.p.win.begin(c.start, c.client)
+		return c
+	}
+	b.beginProbe(&c)
+	return c
+}
+
 // Answered says that the dependency has begun to answer, while [Call.Done] is still due: however
 // long the answer takes to pass, the call is not overdue any more, and if it is a probe whose lease ends
 // before it is reported, the probe has passed. A call that is reported when the answer begins needs

@@ -36,6 +36,7 @@ type lease struct {
 	done     func(error) // gobreaker's; nil: free
 	end      int64
 	answered bool
+	waits    bool    // the call has not begun
 	ticket   *ticket // of the call
 	seq      uint32
 }
@@ -187,9 +188,13 @@ func (b *Breaker) pass(now int64) {
 			}
 			done := l.done
 			l.done = nil
-			if l.answered {
+			switch {
+			case l.answered:
 				done(nil)
-			} else {
+			case l.waits:
+				done(errIgnored)
+				p.opening.granted--
+			default:
 				b.lost++
 				done(errFailed)
 			}
@@ -204,7 +209,7 @@ func (b *Breaker) pass(now int64) {
 
 // probe lets a call pass as a probe if gobreaker does. It reports false if the breaker is neither
 // open nor half-open any more.
-func (b *Breaker) probe(now int64) (Call, error, bool) {
+func (b *Breaker) probe(now int64, waits bool) (Call, error, bool) {
 	b.mu.Lock()
 	defer b.tell()
 	defer b.mu.Unlock()
@@ -227,10 +232,42 @@ func (b *Breaker) probe(now int64) (Call, error, bool) {
 		i++
 	}
 	c := newCall(p, now, int16(i), 0, 0)
-	p.opening.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease()), ticket: c.ticket, seq: c.seq}
+	p.opening.leases[i] = lease{done: done, end: now + int64(b.cfg.Load().lease()), waits: waits, ticket: c.ticket, seq: c.seq}
 	p.opening.granted++
 	p.gate()
 	return c, nil, true
+}
+
+// beginProbe renews the lease of a probe that waited, or gives it another.
+func (b *Breaker) beginProbe(c *Call) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	o := c.p.opening
+	if b.phase.Load() != c.p || c.ticket.seq.Load() != c.seq {
+		return
+	}
+	l := &o.leases[c.probe]
+	for i := 0; !l.of(*c); i++ {
+		if i == len(o.leases) {
+			return // all have begun
+		}
+		switch other := &o.leases[i]; {
+		case other.done != nil && other.waits:
+		case other.done == nil && o.granted < o.probes:
+			done, err := o.machine.Allow()
+			if err != nil {
+				return
+			}
+			other.done = done
+			o.granted++
+		default:
+			continue
+		}
+		c.probe, l = int16(i), &o.leases[i]
+		l.ticket, l.seq, l.answered = c.ticket, c.seq, false
+	}
+	l.waits, l.end = false, c.start+int64(b.cfg.Load().lease())
+	c.p.gate()
 }
 
 // gate says from when on a call can pass: at once if a probe is left, else when the first lease ends.

@@ -143,6 +143,73 @@ func TestR9IgnoredProbeGivesItsPlaceBack(t *testing.T) {
 	})
 }
 
+func TestR14ProbeThatWaitsHasItsLeaseFromWhenItBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithProbes(1))...)
+		trip(t, b)
+		time.Sleep(5 * time.Second)
+		waiting := breaker.Request{Waits: true}
+		first, err := b.Admit(waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Admit(waiting); err == nil {
+			t.Fatal("a second probe before the lease of the first ended")
+		}
+		time.Sleep(5 * time.Second)
+		second, err := b.Admit(waiting)
+		if err != nil {
+			t.Fatal("the place of a probe that never began was lost:", err)
+		}
+		begun := first.Begin(time.Now()) // its place is that of the second now
+		second = second.Begin(time.Now())
+		time.Sleep(4 * time.Second)
+		want(t, b, breaker.HalfOpen)
+		second.Done(breaker.Failure, -1)
+		want(t, b, breaker.HalfOpen)
+		begun.Done(breaker.Success, -1)
+		want(t, b, breaker.Closed)
+		if s := b.Stats(); s.LostProbes != 0 || s.Openings != 1 || s.Dropped != 1 {
+			t.Errorf("%+v", s)
+		}
+		trip(t, b)
+		time.Sleep(10 * time.Second)
+		lost, _ := b.Admit(waiting)
+		time.Sleep(time.Minute)
+		lost.Begin(time.Now())
+		time.Sleep(5 * time.Second)
+		want(t, b, breaker.Open)
+	})
+}
+
+func TestCallThatWaitsIsNotInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.5))...)
+		var calls []breaker.Call
+		for range 30 {
+			call, _ := b.Admit(breaker.Request{Waits: true})
+			calls = append(calls, call)
+		}
+		time.Sleep(5 * time.Second)
+		want(t, b, breaker.Closed)
+		for i, call := range calls {
+			calls[i] = call.Begin(time.Now())
+		}
+		if n := b.Stats().InFlight; n != 30 {
+			t.Errorf("%d in flight, want 30", n)
+		}
+		calls[0].Done(breaker.Success, -1)
+		if s := b.Stats(); s.Successes != 1 || s.Slow != 0 || s.InFlight != 29 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(3 * time.Second)
+		want(t, b, breaker.Open)
+		if call := (breaker.Call{}).Begin(time.Now()); call != (breaker.Call{}) {
+			t.Errorf("%+v", call)
+		}
+	})
+}
+
 func TestR9RefusalOfAnotherBreakerIsIgnored(t *testing.T) {
 	inner, outer := breaker.New(), breaker.New(breaker.WithConsecutiveFailures(1))
 	inner.ForceOpen()

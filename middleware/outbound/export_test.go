@@ -25,7 +25,7 @@ func SetStreamError(target any, code uint32) bool {
 
 // Pick chooses an endpoint, ends the request there at once, and returns its name.
 func (s *Set) Pick(req *http.Request, now time.Time) (string, error) {
-	e, call, err := s.pick(req, now)
+	e, call, err := s.pick(req, now, false)
 	if err != nil {
 		return "", err
 	}

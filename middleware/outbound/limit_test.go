@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,6 +14,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware/outbound"
 )
@@ -125,4 +128,45 @@ func TestLimitIsNotToldOfRefusalsAsFailures(t *testing.T) {
 			t.Errorf("%d failures and %d ignored, want those of the host, 3, and the refusals", s.Failure, s.Ignored)
 		}
 	})
+}
+
+// A try that waits for a limit of ours is not in flight at its endpoint, where it
+// would be overdue, and a probe's lease does not run out meanwhile.
+func TestLimitWaitIsNotTheEndpoints(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		limit    outbound.LimitOption
+		each     time.Duration // between requests
+		broken   int           // how many of them come before the endpoint is well
+		openings uint64
+	}{
+		{"overdue", outbound.WithConcurrency(func() *limiter.Concurrency {
+			return limiter.NewConcurrency(1, limiter.WithQueue(1000, time.Minute))
+		}), 40 * time.Millisecond, 0, 0},
+		{"probe", outbound.WithRate(limiter.NewRate(rate.Every(2*time.Second), 1, limiter.WithMaxWait(time.Minute))), 500 * time.Millisecond, 20, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				set := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1),
+					outbound.WithEjection(breaker.WithSlowCalls(500*time.Millisecond, 0.5), breaker.WithJitter(0)))
+				var broken atomic.Bool
+				rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+					if broken.Load() {
+						return answer(503)
+					}
+					return sleepy(50*time.Millisecond, 200)(req)
+				}}, outbound.Balance(set), outbound.Limit(tc.limit))
+				var all sync.WaitGroup
+				for i := range 1000 {
+					broken.Store(i < tc.broken)
+					all.Go(func() { get(t, rt, "http://svc/") })
+					time.Sleep(tc.each)
+				}
+				all.Wait()
+				if b := set.Stats().Endpoints[0].Breaker; b.Openings != tc.openings || b.LostProbes != 0 || b.InFlight != 0 || b.State != breaker.Closed {
+					t.Errorf("%d openings, want %d: %+v", b.Openings, tc.openings, b)
+				}
+			})
+		})
+	}
 }

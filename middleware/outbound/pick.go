@@ -29,11 +29,12 @@ const (
 	hashed
 )
 
-// pick chooses an endpoint and asks its breaker. It allocates nothing.
-func (s *Set) pick(req *http.Request, now time.Time) (*endpoint, breaker.Call, error) {
+// pick chooses an endpoint and asks its breaker, for a try that waits for a limit
+// before it is made if waits is true. It allocates nothing.
+func (s *Set) pick(req *http.Request, now time.Time, waits bool) (*endpoint, breaker.Call, error) {
 	list := s.list.Load()
 	at := now.Sub(s.clock.start)
-	ask := breaker.Request{Arrived: now, Long: req.Header["Upgrade"] != nil}
+	ask := breaker.Request{Arrived: now, Long: req.Header["Upgrade"] != nil, Waits: waits}
 	t := triesIn(req.Context())
 	first := t == nil || !t.any()
 

@@ -218,7 +218,7 @@ type balance struct {
 
 func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := b.set.clock.now()
-	e, call, err := b.set.pick(req, began)
+	e, call, err := b.set.pick(req, began, b.limits != nil)
 	if err != nil {
 		b.counts.noEndpoint.Add(1)
 		return refuse(req, err)
@@ -250,6 +250,8 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 			return refuse(req, err)
 		}
 		began = b.set.clock.now() // the wait was ours
+		call = call.Begin(began)
+		s.call = call
 	}
 	resp, err := b.next.RoundTrip(out)
 	returned = true
