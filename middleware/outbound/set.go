@@ -103,12 +103,16 @@ func (s *Set) update(endpoints []Endpoint, initial bool) error {
 	}
 
 	next := &roster{}
+	changed := len(entries) != len(have)
 	byTier := map[int][]*endpoint{}
 	for _, n := range entries {
 		e := n.endpoint
-		e.weight.Store(int64(n.Weight))
+		if e.weight.Swap(int64(n.Weight)) != int64(n.Weight) {
+			changed = true
+		}
 		e.tier.Store(int64(n.Tier))
 		if have[e.name] == nil {
+			changed = true
 			if !initial {
 				s.warmUp(e)
 			}
@@ -122,6 +126,13 @@ func (s *Set) update(endpoints []Endpoint, initial bool) error {
 	}
 	slices.SortFunc(next.tiers, func(a, b []*endpoint) int { return int(a[0].tier.Load() - b[0].tier.Load()) })
 	s.list.Store(next)
+	if changed { // what was owed by other weights could take as long to pay back as they were large
+		s.turns.Lock()
+		for _, e := range next.all {
+			e.turn = 0
+		}
+		s.turns.Unlock()
+	}
 	for name, e := range have {
 		if !seen[name] && e.probing != nil {
 			e.probing()

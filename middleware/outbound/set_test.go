@@ -102,6 +102,32 @@ func TestRoundRobinIsSmooth(t *testing.T) {
 	})
 }
 
+// What the turns of large weights owed starves nobody when the weights are small.
+func TestRoundRobinBeginsAnewWithOtherWeights(t *testing.T) {
+	set := newSet(t, []outbound.Endpoint{{URL: "http://a.test", Weight: 100_000}, {URL: "http://b.test"}, {URL: "http://c.test"}},
+		outbound.WithPolicy(outbound.RoundRobin))
+	req, now := request(t.Context(), "GET", "http://svc/", nil), time.Now()
+	for range 50_000 {
+		set.Pick(req, now)
+	}
+	if err := set.Update(urls("http://a.test", "http://b.test", "http://c.test")); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int{}
+	for range 600 {
+		name, _ := set.Pick(req, now)
+		got[name]++
+	}
+	for name, n := range got {
+		if n != 200 {
+			t.Errorf("%s got %d of 600, want 200", name, n)
+		}
+	}
+	if len(got) != 3 {
+		t.Errorf("%d endpoints got work: %v", len(got), got)
+	}
+}
+
 func TestHashKeepsKeysInPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at sync.Map
