@@ -573,6 +573,24 @@ func TestHungDependencyOpensWithNoCallCompleted(t *testing.T) {
 	}
 }
 
+func TestHungDependencyOpensAfterQuickCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.8))...)
+		for range 2000 {
+			report(t, b, breaker.Success, 0)
+			time.Sleep(10 * time.Millisecond)
+		}
+		hung := time.Now()
+		for b.State() == breaker.Closed && time.Since(hung) < time.Minute {
+			b.Allow()
+			time.Sleep(10 * time.Millisecond)
+		}
+		if d := time.Since(hung); d < 7*time.Second || d > 9*time.Second {
+			t.Errorf("open after %v, want about 8s", d)
+		}
+	})
+}
+
 func TestAnyNumberOfLostProbesCannotWedgeIt(t *testing.T) {
 	for probes := 1; probes <= 5; probes++ {
 		for lost := 1; lost <= probes; lost++ {

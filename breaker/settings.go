@@ -87,8 +87,10 @@ func WithConsecutiveFailures(n int) Option {
 // calls in the window, above 0 to 1. 0.8 is a good share; a slow of 0, the default, turns the rule off.
 //
 // A call in flight counts as slow as soon as it is overdue: a dependency that hangs opens the breaker
-// within slow and one slice of the window, though no call has come back. (With a slow of more than
-// ten windows, a slice is a hundredth of it.)
+// though no call has come back. Where the window held none, it does so within slow and one slice of the
+// window; after calls that were quick, when those overdue are that share of all, for which these have
+// to leave the window: with a steady load, a slow of 1 s, a ratio of 0.8 and a window of 10 s, after 8 s.
+// (With a slow of more than ten windows, a slice is a hundredth of it.)
 func WithSlowCalls(slow time.Duration, ratio float64) Option {
 	return option(func(c *config) { c.SlowCall, c.SlowRatio = slow, ratio })
 }
