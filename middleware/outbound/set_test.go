@@ -268,6 +268,16 @@ func TestEndpointsThatAreNotValid(t *testing.T) {
 	}
 }
 
+// The first endpoint may come much later, from a goroutine that nobody watches over.
+func TestWrongEjectionPanicsWithoutEndpoints(t *testing.T) {
+	defer func() {
+		if s, _ := recover().(string); !strings.Contains(s, "WithProbes(0)") {
+			t.Errorf("panic %q does not name the option", s)
+		}
+	}()
+	outbound.NewSet(nil, outbound.WithEjection(breaker.WithProbes(0)))
+}
+
 func TestWeightZeroIsOne(t *testing.T) {
 	s := newSet(t, urls("http://a.test"))
 	if w := s.Stats().Endpoints[0].Weight; w != 1 {
