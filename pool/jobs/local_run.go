@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -136,6 +137,13 @@ func (l *Local) work(ctx context.Context) {
 	err := ErrGoexit
 	defer func() {
 		stop(nil)
+		if err == nil && len(result) > l.conf.result {
+			err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", ErrTooLarge, len(result), l.conf.result)
+		}
+		var failed *failure
+		if err != nil {
+			failed = failureOf(err)
+		}
 		l.mu.Lock()
 		took := l.now() - now
 		l.ready.charge(e.client, took-charged)
@@ -143,7 +151,7 @@ func (l *Local) work(ctx context.Context) {
 			l.mean = took
 		}
 		l.mean += (took - l.mean) / 8
-		l.finish(e, result, err)
+		l.finish(e, result, failed)
 		l.mu.Unlock()
 	}()
 	if !deadline.IsZero() {
@@ -163,25 +171,44 @@ func (l *Local) report(e *entry, p Progress) {
 	}
 }
 
-// finish takes in how an attempt ended. The lock is held.
-func (l *Local) finish(e *entry, result []byte, err error) {
+// failure is what the engine keeps of the error that an attempt ended with.
+type failure struct {
+	text, detail string
+	panicked     bool
+	retry        bool // another attempt may do better
+}
+
+// failureOf asks an error of a handler what it says. The error's methods are the handler's: no lock is held, since they may
+// call the engine, and where one of them panics, as that of a nil pointer does, the handler has panicked.
+func failureOf(err error) (f *failure) {
+	defer func() {
+		if v := recover(); v != nil {
+			f = failureOf(&PanicError{Value: v, Stack: debug.Stack()})
+		}
+	}()
+	f = &failure{text: clip(err.Error(), 1024), retry: Retryable(err)}
+	var p *PanicError
+	if errors.As(err, &p) {
+		f.detail = clip(fmt.Sprintf("panic: %v\n\n%s", p.Value, p.Stack), 8192)
+		f.panicked = true
+	}
+	return f
+}
+
+// finish takes in how an attempt ended; failed is nil if it did not fail. The lock is held.
+func (l *Local) finish(e *entry, result []byte, failed *failure) {
 	delete(l.running, e)
 	e.cancel = nil
-	if err == nil && len(result) > l.conf.result {
-		err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", ErrTooLarge, len(result), l.conf.result)
-	}
-	if err == nil {
+	if failed == nil {
 		l.end(e, Succeeded, "", "", result)
 		return
 	}
-	text, detail := clip(err.Error(), 1024), ""
-	var p *PanicError
-	if errors.As(err, &p) {
-		detail = clip(fmt.Sprintf("panic: %v\n\n%s", p.Value, p.Stack), 8192)
+	text, detail := failed.text, failed.detail
+	if failed.panicked {
 		l.counts.Panics++
 	}
 	now := l.now()
-	switch retry := !e.cancelling && Retryable(err) && e.attempt < e.attempts; {
+	switch retry := !e.cancelling && failed.retry && e.attempt < e.attempts; {
 	case e.cancelling:
 		l.end(e, Cancelled, ErrCancelled.Error(), detail, nil)
 	case retry && l.ctx.Err() == nil:

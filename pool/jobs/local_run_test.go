@@ -1,0 +1,55 @@
+package jobs_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/pool"
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+// errorFunc is an error whose text is made when it is asked for.
+type errorFunc func() string
+
+func (f errorFunc) Error() string { return f() }
+
+// noDisk is an error that cannot be used while it is nil, and yet is no nil error.
+type noDisk struct{ path string }
+
+func (e *noDisk) Error() string { return "no disk at " + e.path }
+
+func TestErrorOfHandler(t *testing.T) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // a lock that is held for ever shows in no bubble
+	defer cancel()
+	var l *jobs.Local
+	m := jobs.NewMux()
+	jobs.Register(m, "panics", func(context.Context, args) (int, error) { return 0, (*noDisk)(nil) })
+	jobs.Register(m, "calls", func(context.Context, args) (int, error) {
+		return 0, errorFunc(func() string { return fmt.Sprintf("%d run", l.Stats().Running) })
+	})
+	l = jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+	for kind, want := range map[string]string{
+		"panics": (&jobs.PanicError{}).Error(),
+		"calls":  "1 run",
+	} {
+		t.Run(kind, func(t *testing.T) {
+			ended := make(chan jobs.Job, 1)
+			go func() {
+				j, _, _ := l.Submit(ctx, kind, []byte(`{}`), jobs.SubmitOptions{})
+				for j = range l.Watch(ctx, j.ID) {
+				}
+				ended <- j
+			}()
+			select {
+			case j := <-ended:
+				if j.State != jobs.Failed || j.Err != want {
+					t.Errorf("%+v", j)
+				}
+			case <-ctx.Done():
+				t.Fatal("the engine does not answer any more")
+			}
+		})
+	}
+}
