@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -114,6 +115,9 @@ func NewLocal(m *Mux, p *pool.Pool, opts ...LocalOption) *Local {
 
 func (l *Local) now() time.Duration { return time.Since(l.base) }
 
+// after is now+d, or as late as can be said.
+func after(now, d time.Duration) time.Duration { return now + min(d, math.MaxInt64-now) }
+
 // Submit implements [Engine]. What the context carries is not passed on to the job.
 func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o SubmitOptions) (Job, bool, error) {
 	if ctx.Err() != nil {
@@ -178,7 +182,7 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 	l.ready.begin(e.client)
 	l.counts.Submitted++
 	if d := time.Until(o.NotBefore); !o.NotBefore.IsZero() && d > 0 {
-		l.delay(e, now+d)
+		l.delay(e, after(now, d))
 	} else {
 		e.next = time.Time{}
 		l.ready.push(e, now)

@@ -213,7 +213,7 @@ func (l *Local) finish(e *entry, result []byte, failed *failure) {
 		l.end(e, Cancelled, ErrCancelled.Error(), detail, nil)
 	case retry && l.ctx.Err() == nil:
 		policy, _ := l.mux.Policy(e.kind)
-		at := now + policy.Delay(e.attempt)
+		at := after(now, policy.Delay(e.attempt))
 		if !e.deadline.IsZero() && l.base.Add(at).After(e.deadline) {
 			l.end(e, Failed, text, detail, nil)
 			return
@@ -254,7 +254,7 @@ func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	}
 	policy, _ := l.mux.Policy(e.kind)
 	keep := cmp.Or(policy.Retain, l.conf.retain)
-	e.rank, e.next = now+keep, e.ended.Add(keep)
+	e.rank, e.next = after(now, keep), e.ended.Add(keep)
 	l.bytes += e.bytes()
 	heap.Push(&l.finished, e)
 	l.ready.end(e.client)

@@ -2,8 +2,11 @@ package jobs_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spillgate/spillgate/pool"
@@ -52,4 +55,25 @@ func TestErrorOfHandler(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestFarFuture(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { return 1, nil }, jobs.WithRetain(math.MaxInt64))
+		jobs.Register(m, "fails", func(context.Context, args) (int, error) { return 1, errors.New("broken") },
+			jobs.WithAttempts(2), jobs.WithBackoff(math.MaxInt64, math.MaxInt64))
+		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+		defer l.Close()
+		time.Sleep(time.Second)
+		later := submit(t, l, `{}`, jobs.SubmitOptions{NotBefore: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)})
+		kept := submit(t, l, `{}`, jobs.SubmitOptions{})
+		again, _, _ := l.Submit(ctx, "fails", []byte(`{}`), jobs.SubmitOptions{})
+		time.Sleep(time.Hour)
+		for id, want := range map[string]jobs.State{later.ID: jobs.Queued, kept.ID: jobs.Succeeded, again.ID: jobs.Retrying} {
+			if j, err := l.Get(ctx, id); err != nil || j.State != want {
+				t.Errorf("want %s, got %+v, %v", want, j, err)
+			}
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime/debug"
 	"sync"
@@ -44,7 +45,7 @@ func (p Policy) Delay(attempt int) time.Duration {
 	if n := max(attempt-1, 0); n < 62 && p.BaseDelay <= p.MaxDelay>>n {
 		d = p.BaseDelay << n
 	}
-	return rand.N(max(d, 0) + 1)
+	return rand.N(min(max(d, 0), math.MaxInt64-1) + 1)
 }
 
 // KindOption sets one thing about a kind of job.
