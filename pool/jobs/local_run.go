@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spillgate/spillgate/pool"
@@ -233,9 +234,10 @@ func (l *Local) finish(e *entry, result []byte, failed *failure) {
 	}
 }
 
+// clip returns the first n bytes of s and does not keep the rest in memory.
 func clip(s string, n int) string {
 	if len(s) > n {
-		return s[:n]
+		return strings.Clone(s[:n])
 	}
 	return s
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,4 +78,38 @@ func TestFarFuture(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestTextsPinNoMemory(t *testing.T) {
+	const n, each = 50, 1 << 20
+	m := jobs.NewMux()
+	large := func() string { return strings.Repeat("x", each) }
+	jobs.Register(m, "error", func(context.Context, args) (int, error) { return 0, errors.New(large()) })
+	jobs.Register(m, "panic", func(context.Context, args) (int, error) { panic(large()) })
+	jobs.Register(m, "note", func(ctx context.Context, _ args) (int, error) {
+		jobs.Report(ctx, jobs.Progress{Note: large()})
+		return 0, errors.New("broken")
+	})
+	l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+	defer l.Close()
+	for kind := range map[string]bool{"error": true, "panic": true, "note": true} {
+		heap := func() int64 {
+			runtime.GC()
+			runtime.GC()
+			var s runtime.MemStats
+			runtime.ReadMemStats(&s)
+			return int64(s.HeapAlloc)
+		}
+		before := heap()
+		for range n {
+			j, _, err := l.Submit(ctx, kind, []byte(`{}`), jobs.SubmitOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			final(t, l, j.ID)
+		}
+		if more := (heap() - before) / n; more > each/8 {
+			t.Errorf("%s: a failed job keeps %d bytes", kind, more)
+		}
+	}
 }

@@ -196,9 +196,7 @@ func Current(ctx context.Context) (Attempt, bool) {
 // Report says how far the job is that ctx belongs to. Outside a job it does nothing.
 func Report(ctx context.Context, p Progress) {
 	if a, ok := Current(ctx); ok && a.Report != nil {
-		if len(p.Note) > 256 {
-			p.Note = p.Note[:256]
-		}
+		p.Note = clip(p.Note, 256)
 		a.Report(p)
 	}
 }
