@@ -15,23 +15,28 @@ type line struct {
 	n       int
 	clients map[string]*client
 	order   ordered[*client] // of those with jobs in the line
+	owing   ordered[*client] // of those without unfinished jobs that have had more than others
 	now     time.Duration    // the virtual time
 	most    time.Duration    // the most that any client has had
 	turns   uint64
 }
 
 // client is the part of the line that belongs to one client. It exists while the client has
-// unfinished jobs.
+// unfinished jobs or is owing.
 type client struct {
 	name       string
 	jobs       ordered[*entry]
 	vtime      time.Duration
 	turn       uint64 // of clients with the same vtime, the one with the least is next
-	index      int    // in line.order; -1 while nothing waits
+	index      int    // in line.order or line.owing; -1 while in neither
 	unfinished int
 }
 
 const priorityStep = time.Second
+
+// maxOwing bounds how many clients without unfinished jobs are remembered. Of more than that those
+// that owe least are forgotten: to get rid of a debt by other names takes larger debts in these.
+const maxOwing = 1024
 
 func (l *line) client(name string) *client {
 	c := l.clients[name]
@@ -45,14 +50,33 @@ func (l *line) client(name string) *client {
 	return c
 }
 
-// begin counts an unfinished job of the client, end counts it out again.
-func (l *line) begin(name string) { l.client(name).unfinished++ }
+// begin counts an unfinished job of the client, end counts it out again. With its last job a client is
+// forgotten only if it owes nothing: one that submits a job when the one before it has ended would never pay for any.
+func (l *line) begin(name string) {
+	c := l.client(name)
+	if c.unfinished == 0 && c.index >= 0 {
+		heap.Remove(&l.owing, c.index)
+	}
+	c.unfinished++
+}
 
 func (l *line) end(name string) {
-	if c := l.clients[name]; c != nil {
-		if c.unfinished--; c.unfinished == 0 {
-			delete(l.clients, name)
-		}
+	c := l.clients[name]
+	if c == nil {
+		return
+	}
+	if c.unfinished--; c.unfinished == 0 {
+		c.jobs = nil
+		heap.Push(&l.owing, c)
+		l.forgive()
+	}
+}
+
+// forgive forgets clients that owe nothing any more, or too little to be remembered.
+func (l *line) forgive() {
+	for len(l.owing) > 0 && (l.owing[0].vtime <= l.now || len(l.owing) > maxOwing) {
+		c := heap.Pop(&l.owing).(*client)
+		delete(l.clients, c.name)
 	}
 }
 
@@ -81,6 +105,7 @@ func (l *line) pop(cost time.Duration) *entry {
 	l.rejoin(c)
 	l.charge(c.name, cost)
 	l.remove(e)
+	l.forgive()
 	return e
 }
 
@@ -107,6 +132,7 @@ func (l *line) rejoin(c *client) {
 func (l *line) settle() {
 	if l.n == 0 {
 		l.now = max(l.now, l.most)
+		l.forgive()
 	}
 }
 

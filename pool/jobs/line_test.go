@@ -1,0 +1,60 @@
+package jobs_test
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+func TestDebtOutlastsTheJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine()
+		defer l.Close()
+		const length = 5 * time.Minute
+		began := time.Now()
+		go func() { // always one job that waits at least
+			for time.Since(began) < length {
+				if l.Stats().Queued < 5 {
+					l.Submit(ctx, "k", []byte(`{"n":100}`), jobs.SubmitOptions{Client: "many"})
+				} else {
+					time.Sleep(50 * time.Millisecond)
+				}
+			}
+		}()
+		time.Sleep(time.Second)
+		var one time.Duration
+		for time.Since(began) < length {
+			final(t, l, submit(t, l, `{"n":1000}`, jobs.SubmitOptions{Client: "one"}).ID)
+			one += time.Second
+		}
+		if share := float64(one) / float64(length); share < 0.4 || share > 0.55 {
+			t.Errorf("the client with one long job at a time had %.0f %% of the run time, want half", 100*share)
+		}
+	})
+}
+
+func TestDebtsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine()
+		defer l.Close()
+		const n = 4000
+		for i := range n {
+			submit(t, l, `{"n":1}`, jobs.SubmitOptions{Client: fmt.Sprint(i)})
+		}
+		most := 0
+		for l.Stats().Queued > 0 {
+			time.Sleep(time.Millisecond)
+			most = max(most, l.Owing())
+		}
+		if most < 1000 || most > 1024 {
+			t.Errorf("up to %d clients remembered", most)
+		}
+		time.Sleep(time.Second)
+		if n := l.Owing(); n != 0 {
+			t.Errorf("%d clients owe something when no job waits", n)
+		}
+	})
+}
