@@ -45,6 +45,7 @@ type Local struct {
 	finished ordered[*entry] // by the time at which they are forgotten
 	running  map[*entry]struct{}
 	bytes    int64
+	kept     int64 // of bytes, those of finished jobs
 	number   uint64
 	mean     time.Duration // of the run time, moves by 1/8
 	runners  int           // goroutines that run a job or wait for a slot
@@ -200,12 +201,13 @@ func (l *Local) wait(n int) time.Duration {
 	return min(max(d, time.Second), time.Minute)
 }
 
-// room makes room for size bytes by forgetting finished jobs, and reports whether there is.
+// room makes room for size bytes by forgetting finished jobs, and reports whether there is. Where all of them are not
+// enough it forgets none.
 func (l *Local) room(size int64) bool {
+	if l.bytes-l.kept+size > l.conf.bytes {
+		return false
+	}
 	for l.bytes+size > l.conf.bytes {
-		if len(l.finished) == 0 {
-			return false
-		}
 		l.forget(l.finished[0])
 	}
 	return true
@@ -219,6 +221,7 @@ func (l *Local) forget(e *entry) {
 		delete(l.keys, jobKey{e.client, e.key})
 	}
 	l.bytes -= e.bytes()
+	l.kept -= e.bytes()
 	l.counts.Forgotten++
 	l.tell(e)
 }

@@ -258,6 +258,7 @@ func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	keep := cmp.Or(policy.Retain, l.conf.retain)
 	e.rank, e.next = after(now, keep), e.ended.Add(keep)
 	l.bytes += e.bytes()
+	l.kept += e.bytes()
 	heap.Push(&l.finished, e)
 	l.ready.end(e.client)
 	switch s {

@@ -1,0 +1,29 @@
+package jobs_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+func TestRefusalForgetsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine(jobs.WithSizes(100, 100, 250))
+		defer l.Close()
+		done := final(t, l, submit(t, l, `{"n":1}`, jobs.SubmitOptions{}).ID)
+		big := `{"x":"` + strings.Repeat("x", 90) + `"}`
+		later := jobs.SubmitOptions{NotBefore: time.Now().Add(time.Minute)}
+		submit(t, l, big, later)
+		submit(t, l, big, later)
+		if _, _, err := l.Submit(ctx, "k", []byte(big), later); !errors.Is(err, jobs.ErrFull) {
+			t.Fatalf("got %v", err)
+		}
+		if j, err := l.Get(ctx, done.ID); err != nil || string(j.Result) != "1" {
+			t.Errorf("a job that ended before: %+v, %v", j, err)
+		}
+	})
+}
