@@ -223,7 +223,6 @@ func (l *Local) forget(e *entry) {
 	l.bytes -= e.bytes()
 	l.kept -= e.bytes()
 	l.counts.Forgotten++
-	l.tell(e)
 }
 
 func (e *entry) bytes() int64 {

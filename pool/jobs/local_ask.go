@@ -96,15 +96,17 @@ func (l *Local) withdraw(e *entry) {
 // Watch implements [Engine].
 func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
+		l.mu.Lock()
+		e, err := l.find(id)
+		l.mu.Unlock()
+		if err != nil {
+			yield(Job{}, err)
+			return
+		}
 		var seen uint64
-		for {
+		for { // e is looked at also when it is forgotten: it is final then, and that is what was waited for
 			l.mu.Lock()
-			e, err := l.find(id)
-			if err != nil {
-				l.mu.Unlock()
-				yield(Job{}, err)
-				return
-			}
+			l.tidy(l.now())
 			j := l.view(e)
 			if e.changed == nil && !j.State.Final() {
 				e.changed = make(chan struct{})

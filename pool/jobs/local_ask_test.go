@@ -27,3 +27,29 @@ func TestRefusalForgetsNothing(t *testing.T) {
 		}
 	})
 }
+
+func TestWatchSeesTheEndOfWhatIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine(jobs.WithCapacity(10, 10, 1))
+		defer l.Close()
+		j := submit(t, l, `{"n":1000}`, jobs.SubmitOptions{})
+		synctest.Wait()
+		var states []jobs.State
+		for j, err := range l.Watch(ctx, j.ID) {
+			if err != nil {
+				t.Fatalf("after %v: %v", states, err)
+			}
+			states = append(states, j.State)
+			if j.State == jobs.Running { // a slow watcher: meanwhile it ends, and then another does
+				time.Sleep(10 * time.Second)
+				final(t, l, submit(t, l, `{"n":1}`, jobs.SubmitOptions{}).ID)
+			}
+		}
+		if n := len(states); n != 2 || states[1] != jobs.Succeeded {
+			t.Errorf("%v", states)
+		}
+		if _, err := l.Get(ctx, j.ID); !errors.Is(err, jobs.ErrExpired) {
+			t.Errorf("Get: %v", err)
+		}
+	})
+}

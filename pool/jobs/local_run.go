@@ -289,10 +289,6 @@ func (l *Local) done() {
 // change counts a change and tells those who watch.
 func (l *Local) change(e *entry) {
 	e.version++
-	l.tell(e)
-}
-
-func (l *Local) tell(e *entry) {
 	if e.changed != nil {
 		close(e.changed)
 		e.changed = nil
