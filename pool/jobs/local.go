@@ -43,6 +43,8 @@ type Local struct {
 	ready    line
 	delayed  ordered[*entry] // by the time at which they become ready
 	finished ordered[*entry] // by the time at which they are forgotten
+	oldest   *entry          // of these, the one that ended first
+	newest   *entry
 	running  map[*entry]struct{}
 	bytes    int64
 	kept     int64 // of bytes, those of finished jobs
@@ -67,6 +69,8 @@ type entry struct {
 	number   uint64
 	place    int
 	priority int
+
+	older, newer *entry // while finished: those that ended before and after it
 
 	id, kind, client, key string
 	hash                  [16]byte // of kind and payload; where key is set
@@ -208,21 +212,49 @@ func (l *Local) room(size int64) bool {
 		return false
 	}
 	for l.bytes+size > l.conf.bytes {
-		l.forget(l.finished[0])
+		l.forget(l.oldest)
 	}
 	return true
 }
 
 // forget drops a finished job; its id will be answered with ErrExpired.
 func (l *Local) forget(e *entry) {
-	heap.Remove(&l.finished, e.place)
+	l.leave(e)
 	delete(l.jobs, e.id)
 	if e.key != "" {
 		delete(l.keys, jobKey{e.client, e.key})
 	}
 	l.bytes -= e.bytes()
-	l.kept -= e.bytes()
 	l.counts.Forgotten++
+}
+
+// keep puts a job among the finished ones, leave takes it out.
+func (l *Local) keep(e *entry) {
+	heap.Push(&l.finished, e)
+	l.kept += e.bytes()
+	e.older = l.newest
+	if e.older != nil {
+		e.older.newer = e
+	} else {
+		l.oldest = e
+	}
+	l.newest = e
+}
+
+func (l *Local) leave(e *entry) {
+	heap.Remove(&l.finished, e.place)
+	l.kept -= e.bytes()
+	if e.older != nil {
+		e.older.newer = e.newer
+	} else {
+		l.oldest = e.newer
+	}
+	if e.newer != nil {
+		e.newer.older = e.older
+	} else {
+		l.newest = e.older
+	}
+	e.older, e.newer = nil, nil
 }
 
 func (e *entry) bytes() int64 {

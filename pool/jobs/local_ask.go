@@ -149,8 +149,7 @@ func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
 	case l.unfinished() >= l.conf.unfinished:
 		return l.view(e), &Error{ErrFull, l.wait(1)}
 	}
-	heap.Remove(&l.finished, e.place)
-	l.kept -= e.bytes()
+	l.leave(e)
 	l.bytes -= int64(len(e.detail))
 	e.state, e.attempt, e.err, e.detail, e.cancelling = Queued, 0, "", "", false
 	e.ended, e.started, e.next, e.deadline = time.Time{}, time.Time{}, time.Time{}, time.Time{}

@@ -1,12 +1,14 @@
 package jobs_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/spillgate/spillgate/pool"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -24,6 +26,34 @@ func TestRefusalForgetsNothing(t *testing.T) {
 		}
 		if j, err := l.Get(ctx, done.ID); err != nil || string(j.Result) != "1" {
 			t.Errorf("a job that ended before: %+v, %v", j, err)
+		}
+	})
+}
+
+func TestShortRetentionAmongLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		nop := func(context.Context, args) (int, error) { return 1, nil }
+		jobs.Register(m, "k", nop)
+		jobs.Register(m, "short", nop, jobs.WithRetain(time.Minute))
+		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)), jobs.WithCapacity(10, 10, 5))
+		defer l.Close()
+		var first jobs.Job
+		for i := range 5 {
+			if j := final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{}).ID); i == 0 {
+				first = j
+			}
+		}
+		j, _, err := l.Submit(ctx, "short", []byte(`{}`), jobs.SubmitOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if j, err := l.Get(ctx, j.ID); err != nil || j.State != jobs.Succeeded {
+			t.Errorf("just ended: %+v, %v", j, err)
+		}
+		if _, err := l.Get(ctx, first.ID); !errors.Is(err, jobs.ErrExpired) {
+			t.Errorf("the one that ended first: %v", err)
 		}
 	})
 }

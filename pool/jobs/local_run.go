@@ -258,8 +258,7 @@ func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	keep := cmp.Or(policy.Retain, l.conf.retain)
 	e.rank, e.next = after(now, keep), e.ended.Add(keep)
 	l.bytes += e.bytes()
-	l.kept += e.bytes()
-	heap.Push(&l.finished, e)
+	l.keep(e)
 	l.ready.end(e.client)
 	switch s {
 	case Succeeded:
@@ -271,7 +270,7 @@ func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	}
 	l.change(e)
 	for len(l.finished) > l.conf.finished || l.bytes > l.conf.bytes && len(l.finished) > 1 {
-		l.forget(l.finished[0])
+		l.forget(l.oldest)
 	}
 	if l.closed && l.unfinished() == 0 {
 		l.done()

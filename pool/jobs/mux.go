@@ -81,7 +81,7 @@ func WithTimeout(d time.Duration) KindOption {
 	return kindOption(func(p *Policy) { p.Timeout = d })
 }
 
-// WithRetain sets how long a job of this kind is kept after it has ended; the default is the
+// WithRetain sets how long a job of this kind is kept after it has ended, room permitting; the default is the
 // engine's. It panics if d is not positive.
 func WithRetain(d time.Duration) KindOption {
 	if d <= 0 {
