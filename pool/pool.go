@@ -29,6 +29,7 @@ type Pool struct {
 
 	draining atomic.Bool   // Shutdown was called
 	stopped  atomic.Bool   // the time for draining is over
+	had      int           // the slots there were then; once stopped is set
 	idle     chan struct{} // closed when nothing waits or runs any more
 	once     sync.Once
 
@@ -195,8 +196,12 @@ func (p *Pool) Resize(slots int) error {
 	return p.line.SetLimit(slots)
 }
 
-// Slots returns how many slots the pool has now.
+// Slots returns how many slots the pool has now, or had when [Pool.Shutdown] dropped its tasks.
 func (p *Pool) Slots() int {
 	p.follow(p.now())
-	return p.line.Limit()
+	n := p.line.Limit()
+	if p.stopped.Load() { // looked at after the limit, which is opened after it
+		return p.had
+	}
+	return n
 }

@@ -26,7 +26,10 @@ func (p *Pool) Shutdown(ctx context.Context) error {
 	}
 	dropped := p.kinds.dropped()
 	p.mu.Lock()
-	p.stopped.Store(true)
+	if !p.stopped.Load() {
+		p.had = p.line.Limit()
+		p.stopped.Store(true)
+	}
 	p.mu.Unlock()
 	// The gate is opened for all who wait; each finds on the other side that it is too late.
 	p.line.SetLimit(math.MaxInt32)

@@ -40,10 +40,10 @@ type KindStats struct {
 
 // Stats returns counts and state.
 func (p *Pool) Stats() Stats {
-	p.follow(p.now())
+	slots := p.Slots()
 	l := p.line.Stats()
 	s := Stats{
-		Slots: l.Limit, Used: l.InFlight, Waiting: l.Queued,
+		Slots: slots, Used: l.InFlight, Waiting: l.Queued,
 		Full: l.Full, Evicted: l.Evicted, Expired: l.Expired, Deadline: l.Deadline + p.late.Load(), Left: l.Left,
 		RetryAfter: l.RetryAfter,
 		Draining:   p.draining.Load(),

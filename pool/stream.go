@@ -27,7 +27,7 @@ func Stream[A, R any](ctx context.Context, p *Pool, in iter.Seq[A], fn func(cont
 		}()
 		more := true
 		for {
-			for window := 2 * p.line.Limit(); more && len(ahead) < window; {
+			for window := 2 * p.Slots(); more && len(ahead) < window; {
 				var a A
 				if a, more = next(); !more {
 					break
