@@ -286,9 +286,17 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 		}
 		defer p.shares.part(t.client)
 	}
-	permit, err := p.line.Acquire(t.limit(ctx), limiter.Request{
-		Priority: t.priority, Weight: t.weight, Client: t.client, Work: k.usual(), Arrived: p.at(arrived),
+	usual := k.usual()
+	limited, stop := t.limit(ctx, usual)
+	defer stop()
+	permit, err := p.line.Acquire(limited, limiter.Request{
+		Priority: t.priority, Weight: t.weight, Client: t.client, Work: usual, Arrived: p.at(arrived),
 	})
+	if err == context.DeadlineExceeded && context.Cause(limited) == errLate {
+		p.overdue.Add(1)
+		p.late.Add(1)
+		return permit, errLate
+	}
 	if err == nil && p.stopped.Load() {
 		// Only because Shutdown opened the gate.
 		permit.Release(limiter.Ignored)
@@ -297,16 +305,18 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 	return permit, err
 }
 
-// limit returns ctx with the task's own deadline, for the waiting line to look at. It does
-// not end at the deadline: the line drops by it what has not begun.
-func (t *task) limit(ctx context.Context) context.Context {
+// limit returns ctx with the task's own deadline, for the waiting line to look at. It ends with errLate when
+// work that usually takes so long can no longer be done by then: the line itself looks only when a slot comes free. stop
+// is to be called after the wait.
+func (t *task) limit(ctx context.Context, usual time.Duration) (limited context.Context, stop context.CancelFunc) {
 	if t.deadline.IsZero() {
-		return ctx
+		return ctx, func() {}
 	}
 	if d, ok := ctx.Deadline(); ok && d.Before(t.deadline) {
-		return ctx
+		return ctx, func() {}
 	}
-	return &deadlined{ctx, t.deadline}
+	ctx, stop = context.WithDeadlineCause(ctx, t.deadline.Add(1-usual), errLate) // at t.deadline-usual it is just in time
+	return &deadlined{ctx, t.deadline}, stop
 }
 
 type deadlined struct {

@@ -36,7 +36,8 @@ type Pool struct {
 	_       [64]byte         // what stands below is written all the time while there is a line
 	waiting [16]atomic.Int64 // by priority, lowest first
 	shares  shares
-	late    atomic.Int64 // tasks that came after their own deadline
+	late    atomic.Int64 // tasks that were late by their own deadline and that the line has not counted so
+	overdue atomic.Int64 // of these, those that the line has counted as Left
 	crowded atomic.Int32 // how many waiters are not to make way: see makeWay
 }
 

@@ -52,8 +52,8 @@ func WithKind(name string) TaskOption { return TaskOption{what: setKind, s: name
 
 // WithDeadline says when the task must be finished. It is refused with
 // [limiter.ErrWouldMissDeadline] as soon as it is plain that it would be late, before it has
-// used any CPU: at once if the deadline has passed, and while it would have to wait by what
-// is ahead of it and how long its kind usually runs. Where a slot is free it is tried, and
+// used any CPU: at once if the deadline has passed, while it would have to wait by what
+// is ahead of it and how long its kind usually runs, and in the line when that leaves too little time. Where a slot is free it is tried, and
 // once it runs the deadline is not enforced. The earlier of this and the
 // context's own deadline counts.
 func WithDeadline(t time.Time) TaskOption { return TaskOption{what: setDeadline, t: t} }
