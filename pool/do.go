@@ -286,7 +286,7 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 		}
 		defer p.shares.part(t.client)
 	}
-	usual := k.usual()
+	usual := k.expected(p.now())
 	limited, stop := t.limit(ctx, usual)
 	defer stop()
 	permit, err := p.line.Acquire(limited, limiter.Request{
@@ -295,7 +295,10 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 	if err == context.DeadlineExceeded && context.Cause(limited) == errLate {
 		p.overdue.Add(1)
 		p.late.Add(1)
-		return permit, errLate
+		err = errLate
+	}
+	if errors.Is(err, limiter.ErrWouldMissDeadline) {
+		k.refusedBy(usual, p.now())
 	}
 	if err == nil && p.stopped.Load() {
 		// Only because Shutdown opened the gate.

@@ -27,6 +27,8 @@ type kind struct {
 	ended   atomic.Int64 // of these, those that gave it back
 	mean    atomic.Int64 // of the run time, ns; moves by 1/16 with each task
 	spread  atomic.Int64 // mean distance from the mean, likewise
+	doubt   atomic.Int64 // when one was first refused by the mean since one was measured, on the pool's clock; 0 if none was
+	trying  atomic.Bool  // one was let through because of doubt
 	run     histogram
 	_       [64]byte
 	wait    histogram // of those that waited
@@ -35,6 +37,14 @@ type kind struct {
 // ran records that a task of this kind took d.
 func (k *kind) ran(d time.Duration) {
 	k.run.add(d)
+	if k.doubt.Load() != 0 {
+		k.doubt.Store(0)
+		if k.trying.Swap(false) { // what was known is old
+			k.mean.Store(int64(d))
+			k.spread.Store(0)
+			return
+		}
+	}
 	// A lost update among several at once does no harm to an estimate.
 	m := k.mean.Load()
 	if m == 0 {
@@ -68,6 +78,26 @@ func (k *kind) brief() bool {
 // from it, in the manner of TCP's timeout (RFC 6298); 0 while nothing is known.
 func (k *kind) usual() time.Duration {
 	return time.Duration(k.mean.Load() + 2*k.spread.Load())
+}
+
+// expected is usual for a task that has to wait, by which it may be refused. Where tasks of this kind have been refused for
+// ten times as long as they usually take, and none was measured since, it is 0 for one of them: a kind that
+// was slow once would be refused for ever where no slot is free when it comes.
+func (k *kind) expected(now time.Duration) time.Duration {
+	usual := k.usual()
+	since := k.doubt.Load()
+	if since == 0 || now-time.Duration(since) < 10*usual || !k.doubt.CompareAndSwap(since, int64(now)) {
+		return usual
+	}
+	k.trying.Store(true)
+	return 0
+}
+
+// refusedBy says that a task was refused that was expected to take so long.
+func (k *kind) refusedBy(expected, now time.Duration) {
+	if expected > 0 {
+		k.doubt.CompareAndSwap(0, int64(now))
+	}
 }
 
 // kinds finds records by name. The map is replaced and not changed, so that finding one

@@ -53,9 +53,10 @@ func WithKind(name string) TaskOption { return TaskOption{what: setKind, s: name
 // WithDeadline says when the task must be finished. It is refused with
 // [limiter.ErrWouldMissDeadline] as soon as it is plain that it would be late, before it has
 // used any CPU: at once if the deadline has passed, while it would have to wait by what
-// is ahead of it and how long its kind usually runs, and in the line when that leaves too little time. Where a slot is free it is tried, and
-// once it runs the deadline is not enforced. The earlier of this and the
-// context's own deadline counts.
+// is ahead of it and how long its kind usually runs, and in the line when that leaves too
+// little time. Where a slot is free it is tried, and so is one now and then of a kind that is
+// always refused by how long it took once; once it runs the deadline is not enforced. The
+// earlier of this and the context's own deadline counts.
 func WithDeadline(t time.Time) TaskOption { return TaskOption{what: setDeadline, t: t} }
 
 // WithPlainContext gives the func of [Pool.Do] the context that Do was given, without the slot
