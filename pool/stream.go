@@ -2,7 +2,10 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"iter"
+
+	"github.com/spillgate/spillgate/limiter"
 )
 
 // Stream calls fn for every element of in and yields the results in the order of in, while
@@ -11,37 +14,73 @@ import (
 //
 // The first error, in the order of in, is yielded and ends the stream; it cancels the
 // context of the elements that still run. Leaving the loop does the same. In both cases
-// Stream returns once they have all returned. Errors are those of [Future.Wait]. in is read on
+// Stream returns once they have all returned. Errors are those of [Future.Wait]; an element that the line refused
+// while it was read ahead is no error yet: it is submitted again when it is next. in is read on
 // the consumer's goroutine. opts apply to every element.
 func Stream[A, R any](ctx context.Context, p *Pool, in iter.Seq[A], fn func(context.Context, A) (R, error), opts ...TaskOption) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		next, stop := iter.Pull(in)
 		defer stop()
-		var ahead []*Future[R]
+		var ahead []*element[A, R]
 		defer func() {
 			cancel()
-			for _, f := range ahead {
-				f.Wait(context.WithoutCancel(ctx))
+			for _, e := range ahead {
+				e.wait(ctx)
 			}
 		}()
+		submit := func(e *element[A, R]) {
+			e.future = Submit(ctx, p, func(ctx context.Context) (R, error) {
+				e.begun = true
+				return fn(ctx, e.in)
+			}, opts...)
+		}
 		more := true
 		for {
 			for window := 2 * p.Slots(); more && len(ahead) < window; {
-				var a A
-				if a, more = next(); !more {
+				e := new(element[A, R])
+				if e.in, more = next(); !more {
 					break
 				}
-				ahead = append(ahead, Submit(ctx, p, func(ctx context.Context) (R, error) { return fn(ctx, a) }, opts...))
+				submit(e)
+				ahead = append(ahead, e)
 			}
 			if len(ahead) == 0 {
 				return
 			}
-			r, err := ahead[0].Wait(context.WithoutCancel(ctx))
+			e := ahead[0]
+			r, err := e.wait(ctx)
+			// It may be those read ahead that had the slots or the places in the line.
+			for i := 1; i <= len(ahead) && e.refused(err); i++ {
+				if i < len(ahead) {
+					if ahead[i].wait(ctx); !ahead[i].begun {
+						continue
+					}
+				}
+				submit(e)
+				r, err = e.wait(ctx)
+			}
 			ahead = ahead[1:]
 			if !yield(r, err) || err != nil {
 				return
 			}
 		}
 	}
+}
+
+// element is one element of a stream that was read.
+type element[A, R any] struct {
+	in     A
+	future *Future[R]
+	begun  bool // fn was called; to be looked at after wait
+}
+
+// wait returns the element's result, also when ctx has ended: that ends the element's work.
+func (e *element[A, R]) wait(ctx context.Context) (R, error) {
+	return e.future.Wait(context.WithoutCancel(ctx))
+}
+
+// refused reports whether err says that there was no slot for the element in time.
+func (e *element[A, R]) refused(err error) bool {
+	return !e.begun && (errors.Is(err, limiter.ErrSaturated) || errors.Is(err, limiter.ErrRateLimited))
 }

@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,4 +45,43 @@ func TestStreamReadsNoFurtherAtShutdown(t *testing.T) {
 		}
 		empty(t, p)
 	})
+}
+
+func TestStreamIsNotRefusedByItself(t *testing.T) {
+	for name, opts := range map[string][]pool.Option{
+		"no line":          {pool.WithSlots(2), pool.WithQueue(0, 0)},
+		"a line of one":    {pool.WithSlots(3), pool.WithQueue(1, time.Minute)},
+		"a share of one":   {pool.WithSlots(3), pool.WithClientShare(1)},
+		"a short patience": {pool.WithSlots(1), pool.WithQueue(10, time.Millisecond)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(opts...)
+				const n = 50
+				in := func(yield func(int) bool) {
+					for i := range n {
+						if !yield(i) {
+							return
+						}
+					}
+				}
+				ran := make([]atomic.Int64, n)
+				got := 0
+				for i, err := range pool.Stream(context.Background(), p, in, func(_ context.Context, i int) (int, error) {
+					time.Sleep(time.Duration(i%7+1) * 10 * time.Millisecond)
+					ran[i].Add(1)
+					return i, nil
+				}, pool.WithClient("c")) {
+					if err != nil || i != got || ran[i].Load() != 1 {
+						t.Fatalf("result %d: %d, %v, ran %d times", got, i, err, ran[i].Load())
+					}
+					got++
+				}
+				if got != n {
+					t.Errorf("%d results of %d", got, n)
+				}
+				empty(t, p)
+			})
+		})
+	}
 }
