@@ -106,8 +106,8 @@ type SubmitOptions struct {
 	Priority int
 	// NotBefore is when the job may begin; zero is now.
 	NotBefore time.Time
-	// Deadline is when the job has to be done: it is not begun later, and its context
-	// ends then. Zero is never.
+	// Deadline is when the job has to be done: one that has not begun by then becomes Failed, and the
+	// context of one that runs ends then. Zero is never.
 	Deadline time.Time
 	// MaxAttempts replaces that of the kind; 0 keeps it.
 	MaxAttempts int

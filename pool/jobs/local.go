@@ -42,6 +42,7 @@ type Local struct {
 	keys     map[jobKey]*entry
 	ready    line
 	delayed  ordered[*entry] // by the time at which they become ready
+	due      ordered[*due]   // those that wait and have a deadline
 	finished ordered[*entry] // by the time at which they are forgotten
 	oldest   *entry          // of these, the one that ended first
 	newest   *entry
@@ -85,9 +86,20 @@ type entry struct {
 	created, started, ended time.Time
 	next                    time.Time // not before; of a final job, when it is forgotten
 	deadline                time.Time
+	due                     *due                    // set while it waits, where there is a deadline
 	cancel                  context.CancelCauseFunc // while it runs
 	changed                 chan struct{}           // closed at the next change; made for the first who watches
 }
+
+// due is the end of a job's wait.
+type due struct {
+	e     *entry
+	at    time.Duration
+	place int
+}
+
+func (d *due) before(o *due) bool { return d.at < o.at }
+func (d *due) moved(place int)    { d.place = place }
 
 // NewLocal returns an engine that runs the kinds of m in the slots of p. It panics if one of
 // them is nil.
@@ -185,6 +197,7 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 		l.keys[jobKey{o.Client, o.Key}] = e
 	}
 	l.ready.begin(e.client)
+	l.await(e, now)
 	l.counts.Submitted++
 	if d := time.Until(o.NotBefore); !o.NotBefore.IsZero() && d > 0 {
 		l.delay(e, after(now, d))

@@ -14,8 +14,13 @@ import (
 	"github.com/spillgate/spillgate/pool"
 )
 
-// tidy forgets what has expired and makes ready what has waited long enough.
+// tidy forgets what has expired, ends what can no longer begin in time and makes ready what has waited long enough.
 func (l *Local) tidy(now time.Duration) {
+	for len(l.due) > 0 && l.due[0].at <= now {
+		e := l.due[0].e
+		l.withdraw(e)
+		l.end(e, Failed, ErrDeadline.Error(), "", nil)
+	}
 	for len(l.finished) > 0 && l.finished[0].rank <= now {
 		l.forget(l.finished[0])
 	}
@@ -32,6 +37,21 @@ func (l *Local) delay(e *entry, at time.Duration) {
 	heap.Push(&l.delayed, e)
 }
 
+// await has a job that waits end at its deadline, waited says that it waits no more.
+func (l *Local) await(e *entry, now time.Duration) {
+	if !e.deadline.IsZero() {
+		e.due = &due{e: e, at: max(after(now, time.Until(e.deadline)), 1)}
+		heap.Push(&l.due, e.due)
+	}
+}
+
+func (l *Local) waited(e *entry) {
+	if e.due != nil {
+		heap.Remove(&l.due, e.due.place)
+		e.due = nil
+	}
+}
+
 // arm sets the timer for the next thing that time alone brings about.
 func (l *Local) arm(now time.Duration) {
 	var at time.Duration
@@ -39,6 +59,9 @@ func (l *Local) arm(now time.Duration) {
 		if len(h) > 0 && (at == 0 || h[0].rank < at) {
 			at = h[0].rank
 		}
+	}
+	if len(l.due) > 0 && (at == 0 || l.due[0].at < at) {
+		at = l.due[0].at
 	}
 	if l.pause > now && l.ready.n > 0 && (at == 0 || l.pause < at) {
 		at = l.pause
@@ -124,6 +147,7 @@ func (l *Local) work(ctx context.Context) {
 		l.mu.Unlock()
 		return
 	}
+	l.waited(e)
 	ctx, e.cancel = context.WithCancelCause(ctx)
 	stop := e.cancel
 	l.running[e] = struct{}{}
@@ -228,6 +252,7 @@ func (l *Local) finish(e *entry, result []byte, failed *failure) {
 		e.state, e.err, e.detail = Retrying, text, ""
 		l.counts.Retried++
 		l.delay(e, at)
+		l.await(e, now)
 		l.change(e)
 	default:
 		l.end(e, Failed, text, detail, nil)
@@ -245,6 +270,7 @@ func clip(s string, n int) string {
 // end makes a job final that is in no heap any more. The lock is held.
 func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	now := l.now()
+	l.waited(e)
 	l.bytes -= e.bytes()
 	if s != Failed {
 		e.payload = nil // a failed one may be queued again

@@ -113,3 +113,25 @@ func TestTextsPinNoMemory(t *testing.T) {
 		}
 	}
 }
+
+func TestDeadlineWhileNoSlotIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine(jobs.WithCapacity(4, 1, 10))
+		submit(t, l, `{"n":3600000}`, jobs.SubmitOptions{})
+		synctest.Wait()
+		began := time.Now()
+		soon := began.Add(time.Minute)
+		for _, o := range []jobs.SubmitOptions{
+			{Client: "a", Deadline: soon},
+			{Client: "b", Deadline: soon, NotBefore: soon.Add(time.Hour)},
+			{Client: "c", Deadline: soon.Add(time.Second)},
+		} {
+			j := final(t, l, submit(t, l, `{"n":1}`, o).ID)
+			if j.State != jobs.Failed || j.Err != jobs.ErrDeadline.Error() || !j.Finished.Equal(o.Deadline) {
+				t.Errorf("after %v: %+v", time.Since(began), j)
+			}
+			submit(t, l, `{"n":1}`, jobs.SubmitOptions{Client: o.Client}) // its place is free again
+		}
+		l.Close()
+	})
+}
