@@ -22,8 +22,8 @@ import (
 // bytes of payloads and results, the time for which a finished job is kept. Jobs do not
 // survive the process.
 //
-// It has goroutines only while jobs can run, and a timer while one is to be retried
-// or forgotten; [Local.Close] ends them. The zero value does not work; use [NewLocal].
+// It has goroutines only while jobs can run, and a timer while one waits or is to be
+// forgotten; [Local.Close] ends them. The zero value does not work; use [NewLocal].
 // Safe for concurrent use.
 type Local struct {
 	mux  *Mux
@@ -56,6 +56,7 @@ type Local struct {
 	timer    *time.Timer
 	timerAt  time.Duration // 0: not armed
 	pause    time.Duration // no runner is started before this: the pool was full
+	look     time.Duration // when to see whether the pool has more slots by now, for the jobs that have no runner
 	closed   bool
 	drained  time.Duration // when closed: what cannot begin by then is dropped
 	dropped  []string

@@ -66,6 +66,9 @@ func (l *Local) arm(now time.Duration) {
 	if l.pause > now && l.ready.n > 0 && (at == 0 || l.pause < at) {
 		at = l.pause
 	}
+	if l.look > now && l.ready.n > l.coming && (at == 0 || l.look < at) {
+		at = l.look
+	}
 	if l.ctx.Err() != nil || at == l.timerAt {
 		return
 	}
@@ -100,6 +103,9 @@ func (l *Local) start(now time.Duration) {
 		l.coming++
 		l.runs.Add(1)
 		go l.runner()
+	}
+	if l.coming < l.ready.n && l.look <= now {
+		l.look = now + time.Second
 	}
 }
 

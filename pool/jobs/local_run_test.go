@@ -135,3 +135,25 @@ func TestDeadlineWhileNoSlotIsFree(t *testing.T) {
 		l.Close()
 	})
 }
+
+func TestMoreSlotsAreUsedSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { time.Sleep(time.Hour); return 0, nil })
+		p := pool.New(pool.WithSlots(1))
+		l := jobs.NewLocal(m, p)
+		for range 5 {
+			submit(t, l, `{}`, jobs.SubmitOptions{})
+		}
+		time.Sleep(10 * time.Minute)
+		if err := p.Resize(4); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := l.Stats(); s.Running != 4 || s.Queued != 1 {
+			t.Errorf("%+v", s)
+		}
+		l.Close()
+	})
+}
