@@ -244,6 +244,9 @@ func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duratio
 	if arrived == 0 {
 		arrived = now
 	}
+	if !t.arrival.IsZero() {
+		arrived = min(arrived, max(t.arrival.Sub(p.base), 0))
+	}
 	w := &waited{standing: standing{arrived: arrived}}
 	s := &w.slot
 	s.fill(ctx, k, t, t.weight)

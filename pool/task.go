@@ -23,6 +23,7 @@ const (
 	setWeight
 	setKind
 	setDeadline
+	setArrival
 	setPlain
 )
 
@@ -59,6 +60,10 @@ func WithKind(name string) TaskOption { return TaskOption{what: setKind, s: name
 // earlier of this and the context's own deadline counts.
 func WithDeadline(t time.Time) TaskOption { return TaskOption{what: setDeadline, t: t} }
 
+// WithArrival says when the task arrived, where that was before now: one that was refused and
+// comes again keeps what it has aged, see [WithPriority]. How long it may wait in the line counts from now.
+func WithArrival(t time.Time) TaskOption { return TaskOption{what: setArrival, t: t} }
+
 // WithPlainContext gives the func of [Pool.Do] the context that Do was given, without the slot
 // in it, and [Pool.Enter] returns the context that it was given; Do then allocates nothing. It is
 // for short work that does not use the pool itself: a Do, Submit or Map under that
@@ -73,6 +78,7 @@ type task struct {
 	client   string
 	kind     string
 	deadline time.Time
+	arrival  time.Time
 	plain    bool
 }
 
@@ -91,6 +97,8 @@ func gather(opts []TaskOption) task {
 			t.kind = o.s
 		case setDeadline:
 			t.deadline = o.t
+		case setArrival:
+			t.arrival = o.t
 		case setPlain:
 			t.plain = true
 		}

@@ -102,22 +102,23 @@ func (l *Local) start(now time.Duration) {
 		l.runners++
 		l.coming++
 		l.runs.Add(1)
-		go l.runner()
+		go l.runner(l.refused)
 	}
 	if l.coming < l.ready.n && l.look <= now {
 		l.look = now + time.Second
 	}
 }
 
-// runner waits for a slot and runs the job that is next when it has one.
-func (l *Local) runner() {
+// runner waits for a slot and runs the job that is next when it has one. Where the pool has refused runners since
+// arrival it comes as one of them: else a line that is always full would never have one for so long that it has aged.
+func (l *Local) runner(arrival time.Time) {
 	defer l.runs.Done()
 	begun := false
 	_, err := pool.Submit(l.ctx, l.pool, func(ctx context.Context) (struct{}, error) {
 		begun = true
 		l.work(ctx)
 		return struct{}{}, nil
-	}, pool.WithKind("jobs"), pool.WithPriority(l.conf.priority)).Wait(context.Background())
+	}, pool.WithKind("jobs"), pool.WithPriority(l.conf.priority), pool.WithArrival(arrival)).Wait(context.Background())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
@@ -126,6 +127,9 @@ func (l *Local) runner() {
 		l.coming--
 		if err != nil {
 			l.pause = now + time.Second // the pool's line is full, or it is shut down
+			if l.refused.IsZero() {
+				l.refused = time.Now()
+			}
 		}
 	}
 	l.tidy(now)
@@ -137,6 +141,7 @@ func (l *Local) runner() {
 func (l *Local) work(ctx context.Context) {
 	l.mu.Lock()
 	l.coming--
+	l.refused = time.Time{}
 	now := l.now()
 	l.tidy(now)
 	for l.ready.n > 0 {

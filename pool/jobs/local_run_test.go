@@ -7,6 +7,7 @@ import (
 	"math"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,6 +155,34 @@ func TestMoreSlotsAreUsedSoon(t *testing.T) {
 		if s := l.Stats(); s.Running != 4 || s.Queued != 1 {
 			t.Errorf("%+v", s)
 		}
+		l.Close()
+	})
+}
+
+func TestNotStarvedByAFullLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { time.Sleep(20 * time.Millisecond); return 0, nil })
+		p := pool.New(pool.WithSlots(1), pool.WithQueue(64, 30*time.Second))
+		l := jobs.NewLocal(m, p)
+		began := time.Now()
+		var requests sync.WaitGroup
+		requests.Go(func() {
+			for time.Since(began) < time.Minute { // twice what there is a slot for
+				requests.Go(func() {
+					p.Do(ctx, func(context.Context) error { time.Sleep(20 * time.Millisecond); return nil })
+				})
+				time.Sleep(10*time.Millisecond + time.Microsecond)
+			}
+		})
+		time.Sleep(10 * time.Second)
+		for range 5 {
+			j := final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{}).ID)
+			if waited := j.Started.Sub(j.Created); waited > 5*time.Second {
+				t.Errorf("waited %v", waited)
+			}
+		}
+		requests.Wait()
 		l.Close()
 	})
 }
