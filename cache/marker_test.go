@@ -3,8 +3,11 @@ package cache_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/spillgate/spillgate/cache"
 )
@@ -55,5 +58,32 @@ func TestMarkedKey(t *testing.T) {
 	w := httptest.NewRecorder()
 	if h.ServeHTTP(w, r); w.Code != 200 {
 		t.Errorf("a key that is too long: %d", w.Code)
+	}
+}
+
+// An error that says no-store says nothing of the next response: the key goes on being cached.
+func TestErrorsMarkNoKey(t *testing.T) {
+	for _, status := range []int{408, 429, 500, 502, 503, 504} {
+		t.Run(strconv.Itoa(status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				calls, failing := 0, true
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					calls++
+					if failing {
+						w.Header().Set("Cache-Control", "no-store")
+						w.WriteHeader(status)
+						return
+					}
+					w.Header().Set("Cache-Control", "s-maxage=60")
+				}))
+				get(h, "http://example.com/x")
+				failing, calls = false, 0
+				for range 20 {
+					get(h, "http://example.com/x")
+					time.Sleep(time.Second)
+				}
+				want(t, "calls in the 20 s after one error", calls, 1)
+			})
+		})
 	}
 }

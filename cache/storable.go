@@ -28,7 +28,9 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	d, targeted := p.control(h)
 	v := verdict{whileStale: d.whileStale, ifError: d.ifErring, omit: d.omit}
 	no := func(reason string, byself bool) verdict {
-		v.reason, v.byself = reason, byself
+		// A failure says nothing of the next response: to send all requests to a handler that is
+		// overloaded because it said so would keep it there.
+		v.reason, v.byself = reason, byself && !passing(status)
 		return v
 	}
 
@@ -109,6 +111,17 @@ func storableStatus(status int) bool {
 		return false
 	}
 	return status >= 200
+}
+
+// passing reports whether a status tells of the moment, and not of what is under the URL.
+func passing(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented:
+		return false
+	}
+	return status >= 500
 }
 
 // storablePart takes only parts that say what they are: one range, in answer to one.
