@@ -167,9 +167,13 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !cc.onlyIfCached {
 		if left > 0 {
 			h.passOn(w, r)
-			if left < markAgain && p.stillRefused(w.Header()) {
+			switch {
+			case left >= markAgain:
+			case p.stillRefused(w.Header()):
 				// As long as there is traffic, no request has to find out again, with others waiting.
 				c.mark(hash, time.Now())
+			default:
+				c.marks.remove(hash) // before one that is one user's alone renews it
 			}
 			return
 		}

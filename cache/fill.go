@@ -332,7 +332,7 @@ func (fl *fill) pass(reason string, mark bool) {
 	if mark && !fl.special && fl.ctx.Err() == nil && fl.forward != "request" {
 		// Not where a client insisted on asking: he would turn off the cache for everybody. Nor where
 		// the handler may have given up because its time was over.
-		c.mark(fl.hash, fl.asked)
+		fl.markKey()
 	} else if reason == "authorization" {
 		c.mark(fl.hash^authSalt, fl.asked)
 	}
@@ -351,6 +351,15 @@ func (fl *fill) pass(reason string, mark bool) {
 		}
 	}
 	fl.w.WriteHeader(fl.status)
+}
+
+// markKey notes that responses for the key are not for sharing, unless others of its variants are: that
+// one user has a page of his own must not turn off the cache for all who have none.
+func (fl *fill) markKey() {
+	c := fl.h.cache
+	if fl.have != nil || !c.store.inUse(fl.hash, fl.key, time.Now()) {
+		c.mark(fl.hash, fl.asked)
+	}
 }
 
 func (fl *fill) write(p []byte) (int, error) {
@@ -442,7 +451,7 @@ func (fl *fill) overflow() {
 		fl.f.end(released, nil, false)
 	}
 	if int64(len(body)) > fl.h.cache.maxObject.Load()/2 {
-		fl.h.cache.mark(fl.hash, fl.asked)
+		fl.markKey()
 	}
 	switch {
 	case fl.background:

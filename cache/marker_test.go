@@ -87,3 +87,34 @@ func TestErrorsMarkNoKey(t *testing.T) {
 		})
 	}
 }
+
+// A response that is one user's alone does not turn off the cache for the others.
+func TestOneUsersVariantMarksNoKey(t *testing.T) {
+	for _, first := range []string{"user=1", ""} {
+		synctest.Test(t, func(t *testing.T) {
+			shared := 0
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Vary", "Cookie")
+				if r.Header.Get("Cookie") != "" {
+					w.Header().Set("Cache-Control", "private")
+					return
+				}
+				shared++
+				w.Header().Set("Cache-Control", "max-age=60")
+			}))
+			if first != "" {
+				get(h, "http://example.com/x", "Cookie: "+first)
+			}
+			for i := range 600 {
+				get(h, "http://example.com/x")
+				if i%10 == 5 {
+					get(h, "http://example.com/x", "Cookie: user=1")
+				}
+				time.Sleep(time.Second)
+			}
+			if shared > 30 {
+				t.Errorf("%d of 600 requests without a cookie came to the handler in ten lifetimes", shared)
+			}
+		})
+	}
+}

@@ -3,8 +3,10 @@ package cache
 import (
 	"hash/maphash"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
@@ -148,6 +150,17 @@ func (sh *shard) peek(hash uint64, key string) *resource {
 		return r
 	}
 	return nil
+}
+
+// inUse reports whether there is a variant under a key that is fresh, or was a short while ago.
+func (s *store) inUse(hash uint64, key string, now time.Time) bool {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	r := sh.peek(hash, key)
+	sh.mu.Unlock()
+	return r != nil && slices.ContainsFunc(r.variants, func(e *entry) bool {
+		return !e.noCache && !e.soft.Load() && e.age(now) < e.lifetime+markFor
+	})
 }
 
 // put stores a variant beside the others of its resource, in place of the one that it supersedes.

@@ -84,7 +84,7 @@ func (fl *fill) hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if fl.mode != straight {
 		fl.mode, fl.body = straight, nil
 		fl.end(released, nil, false)
-		fl.h.cache.mark(fl.hash, fl.asked)
+		fl.markKey()
 	}
 	return fl.w.(http.Hijacker).Hijack()
 }
