@@ -275,6 +275,12 @@ func (fl *fill) save() {
 	})
 }
 
+// unsave deletes from the store what memory no longer has.
+func (fl *fill) unsave() {
+	b := fl.h.cache.backing
+	b.turn(fl.hash, func(ctx context.Context) { b.failed(b.store.Delete(ctx, fl.key)) })
+}
+
 // useful is how long an entry may still be of use: fresh, stale, or to be validated.
 func (p *rules) useful(e *entry, now time.Time) time.Duration {
 	window := max(e.whileStale, e.ifError, p.whileStale, p.ifError, p.ifUnreachable)

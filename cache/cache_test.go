@@ -337,6 +337,42 @@ var stamp = time.Date(1994, 11, 6, 8, 49, 37, 0, time.UTC)
 
 // TestAllocations holds what the package promises of the heap: a hit allocates its key at most, and
 // a route that is known to be uncacheable nothing.
+// A stale response that the handler has taken back is not served again, however it said so, and whether or not anybody waited.
+func TestStaleIsForgottenWhereTheHandlerSaysSo(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		status int
+		fields string
+	}{
+		{"not found", 404, ""},
+		{"gone, no-store", 410, "no-store"},
+		{"private from now on", 200, "private"},
+		{"the same, but private from now on", 304, "private"},
+	} {
+		for _, window := range []string{"stale-while-revalidate", "stale-if-error"} {
+			t.Run(test.name+", "+window, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var calls atomic.Int64
+					answer := page(&calls, "old", `Etag: "1"`, "Cache-Control: max-age=10, "+window+"=86400")
+					h := cache.New(1<<20, cache.WithStore(newMapStore(), time.Second)).Handler(
+						http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
+					get(h, "http://example.com/x")
+					answer = func(w http.ResponseWriter, r *http.Request) {
+						w.Header().Set("Cache-Control", test.fields)
+						w.WriteHeader(test.status)
+					}
+					time.Sleep(20 * time.Second)
+					get(h, "http://example.com/x")
+					time.Sleep(10 * time.Minute) // the mark of the key is over
+					synctest.Wait()
+					answer = func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+					want(t, "status", get(h, "http://example.com/x").StatusCode, http.StatusServiceUnavailable)
+				})
+			})
+		}
+	}
+}
+
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")

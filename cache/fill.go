@@ -61,6 +61,7 @@ type fill struct {
 	sent   int    // bytes of the recorded body that this goroutine wrote to the client
 	pump   *pump
 	stored *entry // what discarding serves
+	gone   bool   // the handler has something else under the URL now, which is not for the store
 	kept   bool   // the result is in memory
 	saves  bool   // and is to go to the Store,
 	// under the generation of when the handler was asked: one that a purge began since is not for it
@@ -111,8 +112,11 @@ func (fl *fill) run() {
 	}
 	done = true
 	fl.finish()
-	if fl.kept && fl.saves {
+	switch {
+	case fl.kept && fl.saves:
 		fl.save()
+	case fl.gone && c.backing != nil:
+		fl.unsave()
 	}
 }
 
@@ -333,6 +337,7 @@ func (fl *fill) pass(reason string, mark bool) {
 		// Not where a client insisted on asking: he would turn off the cache for everybody. Nor where
 		// the handler may have given up because its time was over.
 		fl.markKey()
+		fl.supersede()
 	} else if reason == "authorization" {
 		c.mark(fl.hash^authSalt, fl.asked)
 	}
@@ -359,6 +364,15 @@ func (fl *fill) markKey() {
 	c := fl.h.cache
 	if fl.have != nil || !c.store.inUse(fl.hash, fl.key, time.Now()) {
 		c.mark(fl.hash, fl.asked)
+	}
+}
+
+// supersede forgets the stale response that the handler was asked about, once its answer shows that this is
+// not what it would say now (RFC 9111, section 4.3.3): it is not to come back within a window for stale ones.
+func (fl *fill) supersede() {
+	if fl.have != nil {
+		fl.gone = true
+		fl.h.cache.store.remove(fl.hash, fl.key, fl.have)
 	}
 }
 
@@ -704,6 +718,8 @@ func (fl *fill) finishDiscarding() {
 	fl.outer.restore(h)
 	if fl.v.store {
 		fl.keep(e)
+	} else if fl.v.byself && fl.forward == "stale" {
+		fl.supersede()
 	}
 	if fl.v.share {
 		fl.end(complete, e, false)

@@ -266,6 +266,16 @@ func (s *store) purge(hash uint64, key string, soft bool) int {
 	return len(r.variants)
 }
 
+// remove takes one variant out, and voids no fill.
+func (s *store) remove(hash uint64, key string, gone *entry) {
+	sh := s.shard(hash)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if r := sh.peek(hash, key); r != nil {
+		s.dropMatching(sh, r, false, func(_ *resource, e *entry) bool { return e == gone })
+	}
+}
+
 func (s *store) drop(sh *shard, r *resource, soft bool) {
 	if soft {
 		for _, e := range r.variants {
