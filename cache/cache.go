@@ -321,6 +321,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	}
 	fl.deferred = fl.validating && (ranged || conditional(r.Header))
 
+	waited := false
 	names := res.varyNames(extra, e)
 	for round := 0; !alone; round++ {
 		f, leader, again := c.store.join(fl, flightKey+secondary(names, r.Header), res)
@@ -338,11 +339,15 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 				reason.Add(-1)
 				return false
 			}
+			if waited {
+				fl.asked = time.Now()
+			}
 			fl.prompt = round == 0 && attempt == 0 && c.backing == nil && h.rules.keyFunc == nil
 			fl.run()
 			fl.recycle()
 			return true
 		}
+		waited = true
 		switch vary, next := h.follow(w, r, f, e, extra); {
 		case next == served:
 			return true
@@ -354,6 +359,9 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			continue
 		}
 		break
+	}
+	if waited {
+		fl.asked = time.Now() // waiting made nothing older that the handler will say now
 	}
 	fl.since = c.store.beginAlone(hash)
 	fl.run()

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,4 +118,45 @@ func TestOneUsersVariantMarksNoKey(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A handler that takes longer than its response lasts is slow, and the response still for sharing: to let all
+// requests through would make the handler slower.
+func TestSlowHandlerMarksNoKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		takes := 3 * time.Second
+		c := cache.New(1 << 20)
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(takes)
+			w.Header().Set("Cache-Control", "max-age=2")
+		}))
+		get(h, "http://example.com/x")
+		takes = time.Second / 10
+		get(h, "http://example.com/x")
+		get(h, "http://example.com/x")
+		want(t, "hits", c.Stats().Hits, 1)
+		want(t, "bypassed", c.Stats().Bypassed, 0)
+	})
+}
+
+// The time that a request waited for another one is no age of what the handler says then.
+func TestWaitingIsNoAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		first := true
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if first {
+				first = false
+				<-hang
+			}
+			w.Header().Set("Cache-Control", "max-age=5")
+		}))
+		var wg sync.WaitGroup
+		wg.Go(func() { get(h, "http://example.com/x") })
+		synctest.Wait()
+		get(h, "http://example.com/x")
+		want(t, "after", get(h, "http://example.com/x").Header.Get("Cache-Status"), "spillgate; hit; ttl=5")
+		close(hang)
+		wg.Wait()
+	})
 }

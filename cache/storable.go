@@ -95,7 +95,8 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	if !usable {
 		validator := len(h["Etag"]) != 0 || len(h["Last-Modified"]) != 0
 		if !(explicit || d.noCache) || !validator {
-			return no("not-fresh", true)
+			// That the handler took longer than its response lasts is a matter of the moment as well.
+			return no("not-fresh", d.noCache || life <= age-received.Sub(asked))
 		}
 	}
 	v.store, v.share = true, usable
