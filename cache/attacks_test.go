@@ -911,6 +911,7 @@ func TestAttack24InterimAndHungResponses(t *testing.T) {
 				first = false
 				<-hang
 			}
+			w.Header().Set("Cache-Control", "max-age=1")
 			io.WriteString(w, "body")
 		}))
 		var wg sync.WaitGroup
@@ -919,6 +920,10 @@ func TestAttack24InterimAndHungResponses(t *testing.T) {
 		begun := time.Now()
 		want(t, "follower", text(t, get(h, "http://example.com/x")), "body")
 		want(t, "waited", time.Since(begun), 5*time.Second)
+		time.Sleep(2 * time.Second)
+		begun = time.Now()
+		want(t, "the next one", text(t, get(h, "http://example.com/x")), "body")
+		want(t, "waited for a run that was given up", time.Since(begun), 0)
 		close(hang)
 		wg.Wait()
 	})

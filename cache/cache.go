@@ -348,7 +348,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			return true
 		}
 		waited = true
-		switch vary, next := h.follow(w, r, f, e, extra); {
+		switch vary, next := h.follow(w, r, hash, f, e, extra); {
 		case next == served:
 			return true
 		case next == lookAgain && attempt < 8:
@@ -412,7 +412,7 @@ const (
 )
 
 // follow waits for the response of a flight, and answers with it if it may.
-func (h *route) follow(w http.ResponseWriter, r *http.Request, f *flight, have *entry, extra string) (vary []string, next whatNext) {
+func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *flight, have *entry, extra string) (vary []string, next whatNext) {
 	c := h.cache
 	ctx := r.Context()
 	left := false
@@ -431,6 +431,8 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, f *flight, have *
 		if err != nil {
 			leave(err)
 			if errors.Is(err, errWaited) {
+				// Whoever comes from now on waits for another run, and not for as long again for this one.
+				c.store.land(hash, f)
 				return nil, goAlone
 			}
 			return nil, h.giveUp(w, r, err)

@@ -75,7 +75,7 @@ func (s *store) join(fl *fill, flightKey string, seen *resource) (f *flight, lea
 	return f, true, false
 }
 
-// land takes the flight out of the store.
+// land takes the flight out of the store, so that nobody joins it any more.
 func (s *store) land(hash uint64, f *flight) {
 	sh := s.shard(hash)
 	sh.mu.Lock()
