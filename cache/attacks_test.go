@@ -928,3 +928,36 @@ func TestAttack24InterimAndHungResponses(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// Clients that read slowly, or not at all, do not keep the responses for others from being stored.
+func TestAttack25SlowReaders(t *testing.T) {
+	for _, field := range [][2]string{{}, {"Authorization", "Basic eDp5"}, {"Range", "bytes=0-"}} {
+		synctest.Test(t, func(t *testing.T) {
+			const budget = 1 << 20
+			body := strings.Repeat("x", budget/64)
+			c := cache.New(budget)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "public, max-age=60")
+				w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+				io.WriteString(w, body)
+			}))
+			read := make(chan struct{})
+			var wg sync.WaitGroup
+			for i := range 17 {
+				wg.Go(func() {
+					r := httptest.NewRequest("GET", fmt.Sprintf("http://example.com/%d", i), nil)
+					if field[0] != "" {
+						r.Header.Set(field[0], field[1])
+					}
+					h.ServeHTTP(slowWriter{httptest.NewRecorder(), read}, r)
+				})
+			}
+			synctest.Wait()
+			get(h, "http://example.com/x")
+			want(t, "stored", get(h, "http://example.com/x").Header.Get("Cache-Status"), "spillgate; hit; ttl=60")
+			close(read)
+			wg.Wait()
+			want(t, "recording", c.Stats().Recording, 0)
+		})
+	}
+}

@@ -96,7 +96,7 @@ func (fl *fill) run() {
 			fl.lease.release()
 		}
 		c.store.over(fl.hash, fl.since)
-		c.recorded.Add(-fl.held)
+		fl.unreserve()
 		c.stats.fills.Add(-1)
 	}()
 	fl.serve()
@@ -233,6 +233,7 @@ func (fl *fill) decide(status int) {
 		fl.v.store, fl.v.reason = false, "request"
 	}
 	if fl.v.store && fl.length > 0 && !fl.reserve(fl.length) {
+		fl.unreserve()
 		fl.v.store, fl.v.reason = false, "busy"
 	}
 	if !fl.v.store {
@@ -450,11 +451,22 @@ func (fl *fill) sniffType(p []byte) {
 }
 
 // reserve counts bytes that are recorded and not yet in the store. Together they may take a
-// quarter of the budget; past that responses go straight through.
+// quarter of the budget; past that responses go straight through. A run without a flight goes at
+// the pace of its client, and such runs leave a quarter of the room to the others.
 func (fl *fill) reserve(n int64) bool {
 	c := fl.h.cache
+	room := c.store.maxBytes.Load() / 4
+	if fl.f == nil && c.collapseWait > 0 {
+		room -= room / 4
+	}
 	fl.held += n
-	return c.recorded.Add(n) <= c.store.maxBytes.Load()/4
+	return c.recorded.Add(n) <= room
+}
+
+// unreserve takes back what reserve has counted.
+func (fl *fill) unreserve() {
+	fl.h.cache.recorded.Add(-fl.held)
+	fl.held = 0
 }
 
 // overflow gives up recording in the middle of a response: it is larger than what is stored, or
@@ -480,8 +492,7 @@ func (fl *fill) overflow() {
 	}
 	fl.mode = straight
 	fl.body = nil
-	fl.h.cache.recorded.Add(-fl.held)
-	fl.held = 0
+	fl.unreserve()
 }
 
 // readFrom keeps the copy that the writer below can do better, such as sendfile.
@@ -625,7 +636,9 @@ func (fl *fill) finishRecording() {
 	} else {
 		e.complete(slices.Clip(body))
 	}
-	fl.keep(e)
+	if fl.keep(e) {
+		fl.unreserve() // before it is sent: the client may take its time
+	}
 	fl.end(complete, e, false)
 	if fl.background {
 		return
