@@ -242,6 +242,33 @@ func TestValidationOfVariants(t *testing.T) {
 	want(t, "calls", calls.Load(), 6)
 }
 
+// A client gets no coding that it did not name, though the handler gives the same entity tag to all of them.
+func TestNoVariantInACodingNotAskedFor(t *testing.T) {
+	for _, test := range []struct{ accepts, coding string }{
+		{"", ""}, {"br", ""}, {"identity", ""}, {"gzip;q=0", ""}, {"br, gzip; q=0.0, *", ""}, {"br, GZIP;q=0.5", "gzip"},
+	} {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			hd := w.Header()
+			hd.Set("Cache-Control", "max-age=60")
+			hd.Set("Vary", "Accept-Encoding")
+			hd.Set("Etag", `"v1"`)
+			if r.Header.Get("If-None-Match") != "" {
+				w.WriteHeader(http.StatusNotModified)
+				return
+			}
+			if r.Header.Get("Accept-Encoding") == "gzip" {
+				hd.Set("Content-Encoding", "gzip")
+			}
+			io.WriteString(w, "body")
+		}))
+		get(h, "http://example.com/x", "Accept-Encoding: gzip")
+		for range 2 {
+			res := get(h, "http://example.com/x", "Accept-Encoding: "+test.accepts)
+			want(t, test.accepts, res.Header.Get("Content-Encoding"), test.coding)
+		}
+	}
+}
+
 func TestCollapse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64

@@ -102,6 +102,41 @@ func matches(names []string, want []selected, language string, h http.Header) bo
 	return true
 }
 
+// decodable reports whether a client names each coding of the content in its Accept-Encoding.
+func (e *entry) decodable(acceptEncoding []string) bool {
+	codings, _ := e.values("Content-Encoding")
+	for _, line := range codings {
+		for coding := range strings.SplitSeq(line, ",") {
+			if coding = trimOWS(coding); coding != "" && !strings.EqualFold(coding, "identity") && !accepted(acceptEncoding, coding) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// accepted reports whether a list of content negotiation has a member by name, and not with a quality of 0.
+func accepted(lines []string, name string) bool {
+	for _, line := range lines {
+		for m := range strings.SplitSeq(line, ",") {
+			if member, q := weighed(m); q > 0 && strings.EqualFold(member, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// weighed takes a member of content negotiation apart, in thousandths.
+func weighed(m string) (name string, quality int) {
+	name, params, _ := strings.Cut(m, ";")
+	quality = 1000
+	if q, v, ok := strings.Cut(trimOWS(params), "="); ok && strings.EqualFold(trimOWS(q), "q") {
+		quality = thousandths(trimOWS(v))
+	}
+	return trimOWS(name), quality
+}
+
 // preferred is the language that an Accept-Language puts before all others, in lower case, or ""
 // where there is no such one. A handler that has a variant in it sends that one, whatever else the
 // list holds (RFC 9110, section 12.5.4).
@@ -109,12 +144,7 @@ func preferred(lines []string) string {
 	best, quality, tie := "", 0, false
 	for _, line := range lines {
 		for m := range strings.SplitSeq(line, ",") {
-			tag, params, _ := strings.Cut(m, ";")
-			tag = trimOWS(tag)
-			q := 1000
-			if name, v, ok := strings.Cut(trimOWS(params), "="); ok && strings.EqualFold(trimOWS(name), "q") {
-				q = thousandths(trimOWS(v))
-			}
+			tag, q := weighed(m)
 			switch {
 			case tag == "" || q == 0:
 			case q > quality:
