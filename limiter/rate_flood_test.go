@@ -109,6 +109,25 @@ func TestRateNewKeyBudget(t *testing.T) {
 	})
 }
 
+// That a key was displaced, or resembles one that was, refuses nobody who is within his quota.
+func TestRateDisplacedKeyIsNotRefused(t *testing.T) {
+	for _, burst := range []int{1, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			r := limiter.NewRate(rate.Limit(burst), burst, limiter.WithMaxKeys(8))
+			refused := 0
+			for i := range 600 {
+				if !r.AllowN(strconv.Itoa(i%12), burst).OK { // each every 1.2 s
+					refused++
+				}
+				time.Sleep(time.Second / 10)
+			}
+			if refused > 0 || r.Stats().EvictedLive == 0 {
+				t.Errorf("burst %d: %d of 600 events refused, %d displaced", burst, refused, r.Stats().EvictedLive)
+			}
+		})
+	}
+}
+
 func TestRateForgetsTheFullestBucket(t *testing.T) {
 	r := limiter.NewRate(0.001, 10, limiter.WithMaxKeys(8))
 	for i := range 8 {

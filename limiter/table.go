@@ -260,6 +260,10 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []P
 		sh.rules.spendOne(cells, q.ns)
 	}
 	sh.decide(q, cells, !displaced, each, marks, a)
+	if displaced && !a.ok {
+		*a = tableAnswer{}
+		sh.decide(q, cells, true, each, marks, a)
+	}
 	if !a.ok {
 		return
 	}

@@ -5,7 +5,8 @@ package limiter
 // before: then its bucket is full later than those of keys that come once, and stays.
 //
 // Without it who comes once in the time that a flood needs to displace a whole set would be new each
-// time. One new key in 37 resembles a ghost by chance, and starts with a token less.
+// time. One new key in 37 resembles a ghost by chance, and starts with a token less. Where that token is
+// the one that is asked for, it is there: nobody is refused for what is only guessed.
 type tableGhosts [][tableGhostWays]byte
 
 // tableGhostWays leaves a slot of one policy at less than 17 bytes.
