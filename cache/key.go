@@ -125,7 +125,11 @@ func (p *rules) extra(r *http.Request) string {
 		return ""
 	}
 	var b strings.Builder
-	if rewritten {
+	switch {
+	case rewritten && p.query != nil:
+		b.WriteString(r.URL.EscapedPath())
+		b.Write(p.query.appendTo(nil, r.URL.RawQuery))
+	case rewritten:
 		b.WriteString(r.URL.RequestURI())
 	}
 	for _, name := range p.keyHeaders {

@@ -199,6 +199,20 @@ func TestOptionsOfKeys(t *testing.T) {
 	}
 }
 
+// The rules for queries hold behind a layer that rewrites the URL too.
+func TestQueryRulesBehindStripPrefix(t *testing.T) {
+	var calls atomic.Int64
+	h := http.StripPrefix("/shop", cache.New(1<<20).Handler(page(&calls, "x", "Cache-Control: max-age=60"),
+		cache.WithoutQuery("utm"), cache.WithSortedQuery()))
+	for _, query := range []string{"a=1&b=2", "utm=1&a=1&b=2", "a=1&utm=2&b=2", "b=2&a=1"} {
+		get(h, "http://example.com/shop/x?"+query)
+	}
+	want(t, "calls", calls.Load(), 1)
+	get(h, "http://example.com/shop/y?a=1&b=2")
+	get(h, "http://example.com/shop/x?a=1")
+	want(t, "others", calls.Load(), 3)
+}
+
 func TestTagsStripped(t *testing.T) {
 	var calls atomic.Int64
 	c := cache.New(1<<20, cache.WithTags(true, "X-Tags"))
