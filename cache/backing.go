@@ -205,6 +205,20 @@ func (r *recordedEntry) entry(now time.Time) *entry {
 func (fl *fill) recall() bool {
 	c := fl.h.cache
 	b := c.backing
+	done := false
+	defer func() {
+		if !done { // the store has panicked, and there is no run that would end the flight
+			fl.end(failed, nil, false)
+			c.store.over(fl.hash, fl.since)
+		}
+	}()
+	found := fl.recallFrom(b)
+	done = true
+	return found
+}
+
+func (fl *fill) recallFrom(b *backing) bool {
+	c := fl.h.cache
 	id, ok := b.current(fl.asked)
 	if !ok {
 		return false

@@ -194,6 +194,71 @@ func TestStoreThatFails(t *testing.T) {
 	})
 }
 
+// A Store that panics breaks the requests that it is asked for, and nobody waits for them.
+func TestStoreThatPanics(t *testing.T) {
+	for i := range 4 {
+		synctest.Test(t, func(t *testing.T) {
+			s := panicStore{newMapStore(), i}
+			c := cache.New(1<<20, cache.WithStore(&s, time.Second))
+			h := c.Handler(page(new(atomic.Int64), "x", "Cache-Control: max-age=60"))
+			func() {
+				defer func() { recover() }()
+				get(h, "http://example.com/x")
+			}()
+			begun := time.Now()
+			want(t, "body", text(t, get(h, "http://example.com/x")), "x")
+			want(t, "waited", time.Since(begun), 0)
+			want(t, "fills", c.Stats().Fills, 0)
+		})
+	}
+}
+
+// panicStore panics at the call of Get or Set with that number.
+type panicStore struct {
+	*mapStore
+	left int
+}
+
+func (s *panicStore) turn() {
+	if s.left--; s.left == -1 {
+		panic("store")
+	}
+}
+
+func (s *panicStore) Get(ctx context.Context, key string) ([]byte, error) {
+	s.turn()
+	return s.mapStore.Get(ctx, key)
+}
+
+func (s *panicStore) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	s.turn()
+	return s.mapStore.Set(ctx, key, value, ttl)
+}
+
+// A function of the user's that panics when the handler has returned leaves nobody waiting.
+func TestPanicAfterTheHandler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		panics := true
+		h := cache.New(1<<20, cache.WithTTLFunc(func(*http.Request, int, http.Header) time.Duration {
+			if panics {
+				panics = false
+				panic("ttl")
+			}
+			return time.Minute
+		})).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) }))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			defer func() { recover() }()
+			get(h, "http://example.com/x")
+		})
+		synctest.Wait()
+		begun := time.Now()
+		get(h, "http://example.com/x")
+		want(t, "waited", time.Since(begun), 2*time.Second)
+		wg.Wait()
+	})
+}
+
 func TestPurgeRaceWithStore(t *testing.T) {
 	for i := range purgeRounds {
 		s := newMapStore()

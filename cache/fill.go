@@ -75,22 +75,22 @@ type fill struct {
 func (fl *fill) run() {
 	c := fl.h.cache
 	c.stats.fills.Add(1)
-	if c.backing != nil {
-		fl.generation, fl.saves = c.backing.current(fl.asked)
-	}
 	fl.outer = snapshot(fl.w.Header())
 	fl.ctx = fl.r.Context()
 	if fl.f != nil {
 		fl.lease.client, fl.lease.cache, fl.lease.f, fl.lease.alone = fl.ctx, c, fl.f, fl.background
 		fl.ctx = &fl.lease
 	}
-	done := false
+	done, finished := false, false
 	defer func() {
 		if fl.out != nil {
 			fl.r.Pattern = fl.out.Pattern // the mux inside has found it
 		}
-		if !done {
+		switch {
+		case !done:
 			fl.abort()
+		case !finished:
+			fl.end(failed, nil, false) // what is called of the user's has panicked: those who wait are told
 		}
 		if fl.ctx == &fl.lease {
 			fl.lease.release()
@@ -99,6 +99,9 @@ func (fl *fill) run() {
 		fl.unreserve()
 		c.stats.fills.Add(-1)
 	}()
+	if c.backing != nil {
+		fl.generation, fl.saves = c.backing.current(fl.asked)
+	}
 	fl.serve()
 	if fl.again {
 		fl.outer.restore(fl.header())
@@ -112,6 +115,7 @@ func (fl *fill) run() {
 	}
 	done = true
 	fl.finish()
+	finished = true
 	switch {
 	case fl.kept && fl.saves:
 		fl.save()
