@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -23,6 +24,8 @@ type Cache struct {
 	backing   *backing    // nil without a Store
 	began     time.Time
 	rules     rules
+	queriesMu sync.Mutex
+	queries   []*queryRules // of the routes that have rules of their own, for purges
 	maxObject atomic.Int64
 	fixedMax  bool // WithMaxObject was given
 	recorded  atomic.Int64
@@ -113,6 +116,13 @@ func (c *Cache) Handler(next http.Handler, opts ...RouteOption) http.Handler {
 			panic(fmt.Sprintf("cache: Handler: option %d is nil; leave it out", i))
 		}
 		o.applyRoute(&p)
+	}
+	if p.query != c.rules.query {
+		c.queriesMu.Lock()
+		if !slices.ContainsFunc(c.queries, p.query.equal) {
+			c.queries = append(c.queries, p.query)
+		}
+		c.queriesMu.Unlock()
 	}
 	gate, _ := next.(Gate)
 	return &route{cache: c, next: next, gate: gate, rules: &p}

@@ -76,6 +76,10 @@ type queryRules struct {
 	only, sort  bool
 }
 
+func (q *queryRules) equal(o *queryRules) bool {
+	return slices.Equal(q.allow, o.allow) && slices.Equal(q.deny, o.deny) && q.only == o.only && q.sort == o.sort
+}
+
 func (q *queryRules) appendTo(b []byte, query string) []byte {
 	var kept []string
 	for pair := range strings.SplitSeq(query, "&") {

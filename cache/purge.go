@@ -22,25 +22,48 @@ func (c *Cache) purgeURL(rawURL string, soft bool) int {
 	if err != nil {
 		return 0
 	}
-	target := u.RequestURI()
 	if u.Host == "" {
 		if !strings.HasPrefix(rawURL, "/") {
 			return 0
 		}
-		suffix := string(c.rules.appendURL(nil, false, "", target))[len("http://"):]
-		return c.purgeMany(soft, func(r *resource, _ *entry) bool { return pathOf(r.key) == suffix })
+		keys := c.keysFor(false, "", rawURL, u)
+		return c.purgeMany(soft, func(r *resource, _ *entry) bool {
+			path := pathOf(r.key)
+			return slices.ContainsFunc(keys, func(key string) bool { return key[len("http://"):] == path })
+		})
 	}
-	return c.purgeKey(u.Host, target, soft)
-}
-
-// purgeKey purges one URL of one host, for both schemes.
-func (c *Cache) purgeKey(host, target string, soft bool) int {
 	n := 0
-	for _, tls := range [...]bool{false, true} {
-		key := c.rules.appendURL(nil, tls, host, target)
-		n += c.purgeOne(key, soft)
+	for _, tls := range [...]bool{false, true} { // both schemes
+		for _, key := range c.keysFor(tls, u.Host, rawURL, u) {
+			n += c.purgeOne([]byte(key), soft)
+		}
 	}
 	return n
+}
+
+// keysFor are the keys that a URL may be stored under: spelled as it is and as url.Parse would, under the
+// rules for queries of each route.
+func (c *Cache) keysFor(tls bool, host, rawURL string, u *url.URL) (keys []string) {
+	targets := []string{u.RequestURI()}
+	written, _, _ := strings.Cut(rawURL, "#")
+	if _, rest, ok := strings.Cut(written, "//"); ok && u.Host != "" {
+		written = rest[max(0, strings.IndexAny(rest, "/?")):]
+	}
+	if strings.HasPrefix(written, "/") {
+		targets = append(targets, written)
+	}
+	c.queriesMu.Lock()
+	queries := append([]*queryRules{c.rules.query}, c.queries...)
+	c.queriesMu.Unlock()
+	for _, q := range queries {
+		for _, target := range targets {
+			key := string((&rules{query: q}).appendURL(nil, tls, host, target))
+			if !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
 }
 
 // pathOf is a key without scheme and host.

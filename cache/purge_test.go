@@ -62,6 +62,29 @@ func TestPurge(t *testing.T) {
 	}
 }
 
+// A URL is purged as the client wrote it, under the rules for queries of the route it is stored by.
+func TestPurgeUnderTheRulesOfRoutes(t *testing.T) {
+	var calls atomic.Int64
+	c := cache.New(1 << 20)
+	answer := page(&calls, "x", "Cache-Control: max-age=60")
+	plain, sorted, without := c.Handler(answer), c.Handler(answer, cache.WithSortedQuery()), c.Handler(answer, cache.WithoutQuery("utm"))
+	for _, test := range []struct {
+		h          http.Handler
+		url, purge string
+	}{
+		{plain, "http://example.com/p?b=1&a=2", "http://example.com/p?b=1&a=2#part"},
+		{sorted, "http://example.com/s?b=1&a=2", "http://example.com/s?b=1&a=2"},
+		{without, "http://example.com/w?utm=1&a=2", "http://example.com/w?utm=1&a=2"},
+		{without, "http://example.com/v?utm=1&a=2", "/v?utm=1&a=2"},
+		{plain, "http://example.com/a|b?c=|", "http://example.com/a|b?c=|"},
+		{plain, "http://example.com/a|c", "/a|c"},
+		{plain, "http://example.com/", "http://example.com"},
+	} {
+		get(test.h, test.url)
+		want(t, test.url, c.Purge(test.purge), 1)
+	}
+}
+
 func TestPurgeRemovesVariants(t *testing.T) {
 	var calls atomic.Int64
 	c := cache.New(1<<20, cache.WithKeyCookies("lang"))
