@@ -612,8 +612,12 @@ func (fl *fill) finishRecording() {
 			short = true // more than it says it is
 		}
 	}
-	whole := !short && !fl.broken && (fl.length >= 0 || fl.ctx.Err() == nil) && !hasTrailers(fl.header())
+	trailers := hasTrailers(fl.header())
+	whole := !short && !fl.broken && (fl.length >= 0 || fl.ctx.Err() == nil) && !trailers
 	if !whole {
+		if trailers && !fl.special {
+			fl.markKey() // the next ones need not wait to the end to hear of it
+		}
 		fl.end(failed, nil, false)
 		if !fl.background {
 			if fl.deferred {

@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -158,5 +159,25 @@ func TestWaitingIsNoAge(t *testing.T) {
 		want(t, "after", get(h, "http://example.com/x").Header.Get("Cache-Status"), "spillgate; hit; ttl=5")
 		close(hang)
 		wg.Wait()
+	})
+}
+
+// A response with trailers that nobody announced is not for sharing, which shows at its end: nobody waits for that again.
+func TestTrailersNobodyAnnounced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "body")
+			time.Sleep(time.Second)
+			w.Header().Set(http.TrailerPrefix+"Sum", "1")
+		}))
+		get(h, "http://example.com/x")
+		begun := time.Now()
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { get(h, "http://example.com/x") })
+		}
+		wg.Wait()
+		want(t, "took", time.Since(begun), time.Second)
 	})
 }
