@@ -639,6 +639,48 @@ func TestAttack15RevalidationFloodOnDeadOrigin(t *testing.T) {
 	})
 }
 
+// A background validation that ran out of time or broke off has failed, whatever its status.
+func TestRevalidationThatBreaksOff(t *testing.T) {
+	for name, broken := range map[string]http.HandlerFunc{
+		"time": func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"time, in the body": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "bo")
+			<-r.Context().Done()
+		},
+		"short": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Content-Length", "4")
+			io.WriteString(w, "bo")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				first := true
+				c := cache.New(1<<20, cache.WithRevalidations(16, time.Second/10, 10*time.Second))
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if !first {
+						broken(w, r)
+						return
+					}
+					first = false
+					w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=1000")
+					io.WriteString(w, "body")
+				}))
+				get(h, "http://example.com/x")
+				time.Sleep(2 * time.Second)
+				for range 60 {
+					want(t, "body", text(t, get(h, "http://example.com/x")), "body")
+					time.Sleep(time.Second)
+				}
+				s := c.Stats()
+				want(t, "validations in a minute", s.Revalidations, 3) // after 0, 10 and 30 s
+				want(t, "failed", s.RevalidationErrors, 3)
+			})
+		})
+	}
+}
+
 func TestAttack16Arithmetic(t *testing.T) {
 	for _, test := range []struct {
 		name   string

@@ -641,5 +641,5 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 		}
 	}()
 	fl.run()
-	good = fl.shed == nil && fl.status < 500 && fl.status != 0
+	good = fl.shed == nil && fl.status < 500 && fl.status != 0 && !fl.broken
 }

@@ -66,7 +66,7 @@ type fill struct {
 	saves  bool   // and is to go to the Store,
 	// under the generation of when the handler was asked: one that a purge began since is not for it
 	generation uint64
-	broken     bool   // wrote more than it declared
+	broken     bool   // wrote more than it declared, or in the end less
 	sniff      string // the Content-Type that net/http finds for the client
 	reason     string // detail for a stale answer
 }
@@ -116,6 +116,9 @@ func (fl *fill) run() {
 	done = true
 	fl.finish()
 	finished = true
+	if fl.background && !fl.kept && fl.ctx.Err() != nil {
+		fl.broken = true // its time was up
+	}
 	switch {
 	case fl.kept && fl.saves:
 		fl.save()
@@ -618,6 +621,7 @@ func (fl *fill) finishRecording() {
 		if trailers && !fl.special {
 			fl.markKey() // the next ones need not wait to the end to hear of it
 		}
+		fl.broken = !trailers
 		fl.end(failed, nil, false)
 		if !fl.background {
 			if fl.deferred {
