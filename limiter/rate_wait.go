@@ -61,10 +61,13 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	case <-ctx.Done():
 	}
 	now = time.Now()
-	if r.single != nil {
+	q.ns = r.reading(now)
+	switch {
+	case r.single != nil:
 		r.single.giveBack(&reserved, now)
-	} else {
-		q.ns = r.reading(now)
+	case a.shared:
+		r.table.budget.giveBack(&q, a.mark)
+	default:
 		r.table.giveBack(&q, a.rules, &marks)
 	}
 	return ctx.Err()

@@ -3,6 +3,7 @@ package limiter_test
 import (
 	"context"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -83,4 +84,26 @@ func rateWaits(t *testing.T, seed uint64, opts ...limiter.RateOption) {
 			t.Errorf("seed %d: %+v of %+v at rest", seed, each[i], p)
 		}
 	}
+}
+
+// A new key that gives up waiting gives back what it had of the bucket that new keys share.
+func TestRateWaitGivesTheBudgetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := limiter.NewRate(0.001, 5, limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(1, 1))
+		for i := range 8 {
+			r.Allow(strconv.Itoa(i))
+		}
+		r.Allow("first")
+		for i := range 100 {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Millisecond, cancel)
+			if err := r.Wait(ctx, "leaves"+strconv.Itoa(i)); err != context.Canceled {
+				t.Fatalf("%d: %v", i, err)
+			}
+		}
+		time.Sleep(time.Second)
+		if d := r.Allow("honest"); !d.OK {
+			t.Errorf("after all others have left: %+v", d)
+		}
+	})
 }

@@ -83,6 +83,7 @@ type tableAnswer struct {
 	state   PolicyState   // of policy
 	burst   int           // of policy
 	rules   *tableRules
+	mark    int64 // with shared, what was written to the bucket of new keys
 
 	storeErr error // the store's, if it did not decide
 	closed   bool  // refused for that
@@ -480,9 +481,19 @@ func (b *tableBudget) take(q *tableTake, each []PolicyState, a *tableAnswer) {
 		}
 	default:
 		b.cell = reading + after
+		a.mark = b.cell
 		if short > p.grace {
 			a.wait = max(a.wait, wait)
 		}
+	}
+}
+
+// giveBack is that of table for the bucket of new keys.
+func (b *tableBudget) giveBack(q *tableTake, mark int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.rule.infinite {
+		b.rule.giveBack(q, &b.cell, mark)
 	}
 }
 
@@ -570,10 +581,15 @@ func (t *table) giveBack(q *tableTake, rules *tableRules, marks *[ratePolicyMax]
 		if p.infinite {
 			continue
 		}
-		reading := p.clock(q.ns)
-		if back := p.cost(q.n) - (cells[i] - marks[i]); back > 0 && back <= p.cost(q.n) {
-			cells[i] = reading + max(0, p.spent(cells[i], reading)-back)
-		}
+		p.giveBack(q, &cells[i], marks[i])
+	}
+}
+
+// giveBack returns to one bucket what was reserved when its word became mark.
+func (p *policyRule) giveBack(q *tableTake, cell *int64, mark int64) {
+	reading := p.clock(q.ns)
+	if back := p.cost(q.n) - (*cell - mark); back > 0 && back <= p.cost(q.n) {
+		*cell = reading + max(0, p.spent(*cell, reading)-back)
 	}
 }
 
