@@ -71,6 +71,7 @@ func newBase(next http.Handler, e env, c common, j rejecter) base {
 	j.count = e.count
 	j.custom = c.reject
 	j.trace = c.trace
+	j.mark = noStoreOf(j.layer)
 	m, _ := next.(*http.ServeMux)
 	return base{next: next, adjacent: adjacent, mux: e.mux, last: m != nil && m == e.mux, rejecter: j, skip: c.skip}
 }

@@ -156,6 +156,7 @@ type rejecter struct {
 	custom RejectFunc
 	trace  *Trace
 	count  *rejectCounts
+	mark   []string // the Cache-Control of its refusals; nil is to be looked up
 }
 
 func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration, policy string, body *rejectBody) {
@@ -265,8 +266,16 @@ type refusal struct {
 }
 
 func (j *rejecter) noStore() []string {
+	if j.mark == nil {
+		return noStoreOf(j.layer)
+	}
+	return j.mark
+}
+
+// noStoreOf is the Cache-Control of the refusals of a layer.
+func noStoreOf(layer string) []string {
 	for i := range refusals {
-		if refusals[i].by.layer == j.layer {
+		if refusals[i].by.layer == layer {
 			return refusals[i].noStore
 		}
 	}
@@ -285,7 +294,9 @@ func (rec *recorder) passRefusal() {
 	}
 	if rec.shed != nil {
 		if rec.shedBy != nil {
-			h["Cache-Control"] = rec.shedBy.noStore() // in place of what own gave to the user's function
+			if mark := rec.shedBy.noStore(); &mark[0] != &v[0] {
+				h["Cache-Control"] = mark // in place of what own gave to the user's function
+			}
 		}
 		return
 	}
