@@ -947,15 +947,7 @@ func TestAttack24InterimAndHungResponses(t *testing.T) {
 	// A handler that hangs holds up those who wait no longer than they are willing to.
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})
-		first := true
-		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if first {
-				first = false
-				<-hang
-			}
-			w.Header().Set("Cache-Control", "max-age=1")
-			io.WriteString(w, "body")
-		}))
+		h := cache.New(1 << 20).Handler(hangsOnce(hang, "max-age=1"))
 		var wg sync.WaitGroup
 		wg.Go(func() { get(h, "http://example.com/x") })
 		synctest.Wait()
@@ -1002,4 +994,17 @@ func TestAttack25SlowReaders(t *testing.T) {
 			want(t, "recording", c.Stats().Recording, 0)
 		})
 	}
+}
+
+// hangsOnce is a handler whose first run waits for hang to be closed.
+func hangsOnce(hang <-chan struct{}, control string) http.Handler {
+	first := true
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if first {
+			first = false
+			<-hang
+		}
+		w.Header().Set("Cache-Control", control)
+		io.WriteString(w, "body")
+	})
 }

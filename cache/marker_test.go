@@ -82,7 +82,7 @@ func TestErrorsMarkNoKey(t *testing.T) {
 				failing, calls = false, 0
 				for range 20 {
 					get(h, "http://example.com/x")
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // in a synctest bubble
 				}
 				want(t, "calls in the 20 s after one error", calls, 1)
 			})
@@ -112,7 +112,7 @@ func TestOneUsersVariantMarksNoKey(t *testing.T) {
 				if i%10 == 5 {
 					get(h, "http://example.com/x", "Cookie: user=1")
 				}
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 			}
 			if shared > 30 {
 				t.Errorf("%d of 600 requests without a cookie came to the handler in ten lifetimes", shared)
@@ -128,7 +128,7 @@ func TestSlowHandlerMarksNoKey(t *testing.T) {
 		takes := 3 * time.Second
 		c := cache.New(1 << 20)
 		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(takes)
+			time.Sleep(takes) // in a synctest bubble
 			w.Header().Set("Cache-Control", "max-age=2")
 		}))
 		get(h, "http://example.com/x")
@@ -144,14 +144,7 @@ func TestSlowHandlerMarksNoKey(t *testing.T) {
 func TestWaitingIsNoAge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang := make(chan struct{})
-		first := true
-		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if first {
-				first = false
-				<-hang
-			}
-			w.Header().Set("Cache-Control", "max-age=5")
-		}))
+		h := cache.New(1 << 20).Handler(hangsOnce(hang, "max-age=5"))
 		var wg sync.WaitGroup
 		wg.Go(func() { get(h, "http://example.com/x") })
 		synctest.Wait()
@@ -168,7 +161,7 @@ func TestTrailersNobodyAnnounced(t *testing.T) {
 		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Cache-Control", "max-age=60")
 			io.WriteString(w, "body")
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			w.Header().Set(http.TrailerPrefix+"Sum", "1")
 		}))
 		get(h, "http://example.com/x")

@@ -37,7 +37,7 @@ func TestRequestDirectives(t *testing.T) {
 				var calls atomic.Int64
 				h := cache.New(1 << 20).Handler(page(&calls, "x", "Cache-Control: "+test.of))
 				get(h, "http://example.com/x")
-				time.Sleep(test.wait * time.Second)
+				time.Sleep(test.wait * time.Second) // in a synctest bubble
 				res := get(h, "http://example.com/x", "Cache-Control: "+test.cc)
 				want(t, "status", res.StatusCode, test.status)
 				want(t, "asked", calls.Load() == 2, test.asked)
@@ -123,7 +123,7 @@ func TestFollowersOfAFailure(t *testing.T) {
 		c := cache.New(1 << 20)
 		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			calls.Add(1)
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			if failing {
 				w.WriteHeader(http.StatusBadGateway)
 				return
@@ -132,7 +132,7 @@ func TestFollowersOfAFailure(t *testing.T) {
 			io.WriteString(w, "good")
 		}))
 		get(h, "http://example.com/x")
-		time.Sleep(11 * time.Second)
+		time.Sleep(11 * time.Second) // in a synctest bubble
 		failing = true
 		calls.Store(0)
 		var wg sync.WaitGroup
@@ -148,7 +148,7 @@ func TestFollowersOfAFailure(t *testing.T) {
 func TestFollowerWhoseTimeIsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(3 * time.Second)
+			time.Sleep(3 * time.Second) // in a synctest bubble
 			w.Header().Set("Cache-Control", "max-age=10")
 		}))
 		go get(h, "http://example.com/x")

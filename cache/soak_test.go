@@ -42,7 +42,7 @@ func TestSoak(t *testing.T) {
 				n, _ := strconv.Atoi(r.URL.Path[1:])
 				b := body(n, user(n, r))
 				if n%5 == 0 {
-					time.Sleep(time.Duration(rand.IntN(2000)) * time.Millisecond)
+					time.Sleep(time.Duration(rand.IntN(2000)) * time.Millisecond) // in a synctest bubble
 				}
 				switch n % 4 {
 				case 0:
@@ -90,7 +90,7 @@ func TestSoak(t *testing.T) {
 				n, wait := rng.IntN(urls), time.Duration(rng.IntN(10_000))*time.Millisecond
 				kind := rng.IntN(8)
 				wg.Go(func() {
-					time.Sleep(wait)
+					time.Sleep(wait) // in a synctest bubble
 					ctx, cancel := context.WithCancel(context.Background())
 					defer cancel()
 					r := httptest.NewRequest("GET", "http://example.com/"+strconv.Itoa(n), nil).WithContext(ctx)
@@ -130,7 +130,7 @@ func TestSoak(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute) // in a synctest bubble
 			synctest.Wait()
 			s := c.Stats()
 			want(t, "fills", s.Fills, 0)
@@ -153,6 +153,6 @@ type pacedWriter struct {
 }
 
 func (w *pacedWriter) Write(p []byte) (int, error) {
-	time.Sleep(w.pace)
+	time.Sleep(w.pace) // in a synctest bubble
 	return w.ResponseRecorder.Write(p)
 }

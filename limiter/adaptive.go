@@ -331,7 +331,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		open:     a.openE,
 	}
 	a.relieved = 0
-	a.gather(&w, float64(from), c.line.n > 0, now)
+	a.unbunch(&w, float64(from), c.line.n > 0, now)
 	a.crowd(t, &w)
 	if c.conf.shadow {
 		a.watch(w)
@@ -343,8 +343,8 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	return from, a.ctrl.limit
 }
 
-// gather makes up for what comes in bursts: then a window is mostly idle, or nobody comes in it since all came before.
-func (a *adaptive) gather(w *ctrlWindow, limit float64, waits bool, now time.Duration) {
+// unbunch makes up for what comes in bursts: then a window is mostly idle, or nobody comes in it since all came before.
+func (a *adaptive) unbunch(w *ctrlWindow, limit float64, waits bool, now time.Duration) {
 	b := &a.burst
 	switch lull := max(a.lull, now-a.knock).Seconds(); {
 	case w.arrivals == 0 && b.arrivals > 0:

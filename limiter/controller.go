@@ -13,50 +13,50 @@ const (
 func (p ctrlPhase) String() string { return [...]string{"hold", "settle"}[p] }
 
 const (
-	ctrlStart   = 8
-	ctrlShed    = .08   // share shed that is more than chance
-	ctrlOver    = .15   // and from which a lower limit is looked for
-	ctrlEager   = .85   // share that is blocked from which the first growth does not wait for refusals
-	ctrlFirst   = 8     // how much the square of the variation takes from the first window's word
-	ctrlHigh    = 2.5   // multiple of the base latency that has to be explained
-	ctrlCalm    = 1.2   // multiple of it up to which there is hardly a queue to be got rid of
-	ctrlFree    = 1.15  // and up to which a limit costs no time in service
-	ctrlQueue   = 1.3   // and from which on a lower one is tried
-	ctrlVain    = .2    // part of what is in flight that comes to nothing from which on more costs
-	ctrlNothing = 16.   // part of the throughput before that counts as none, and how many completions say so
-	ctrlBinds   = .95   // share that is blocked from which on the limit is full all the time
-	ctrlFull    = .25   // crowd from which more in flight can only wait for a processor
-	ctrlCrowd   = .33   // crowd from which the limit is tried that would be without it
-	ctrlSpare   = 1.2   // and how much more than that
-	ctrlGain    = .005  // what a limit has to be worth more to be moved to
-	ctrlDoubt   = .2    // and for each standard error of the throughput at the present one
-	ctrlLearn   = .1    // what a standard deviation that it would clear up is worth
-	ctrlJump    = .6    // change of the share that is blocked during which nothing is at rest
-	ctrlBrim    = .9    // part of the limit from which on it counts as full
-	ctrlSame    = 1.5   // multiple of the demand before up to which no more comes
-	ctrlLong    = 1.4   // multiple of the time in service from which on work has slowed down
-	ctrlLess    = .85   // part of the throughput before from which on there is less of it
-	ctrlSurer   = .6    // and by the second window
-	ctrlOdd     = .5    // surprise from which on windows are set aside
-	ctrlShock   = 5.    // surprise from which on the service has changed
-	ctrlAside   = 10    // how many windows are set aside at most
-	ctrlLeap    = 2.2   // slow-down from which on steps up are larger
-	ctrlProbe   = 2     // the most that they are after a change of the service, until more has been better, in quarters of an octave
-	ctrlFails   = .75   // part of the throughput before from which on a higher limit fails
-	ctrlWorse   = 1.5   // multiple of the time in service, if that is longer too
-	ctrlSure    = 3.    // and standard errors of the throughput
-	ctrlSoon    = 6.    // rounds until a higher limit is tried against all belief, the first time
-	ctrlLate    = 64.   // and at most
-	ctrlRisk    = .1    // what that may be worth less by what is believed, before a smaller step is made of it
-	ctrlUnsure  = 1.3   // standard deviation of the optimum, in ln, from which on nothing is known of it
-	ctrlIdle    = 16    // windows in which nobody waits until the base latency is asked for again
-	ctrlYoung   = 100.  // completions from which on the variance is remembered
-	ctrlForget  = 1000. // completions in which the variance that once was is forgotten
-	ctrlApart   = 4.    // standard errors from which on a window's mean time in service has moved
-	ctrlAge     = 20    // rounds in which a belief ages by one unit
-	ctrlAgain   = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
-	ctrlBurst   = 1.5   // times in service that a window after such a limit lasts at most
-	ctrlUnrest  = 8.    // most variance of each completion that one window makes believe in
+	ctrlStart  = 8
+	ctrlShed   = .08   // share shed that is more than chance
+	ctrlOver   = .15   // and from which a lower limit is looked for
+	ctrlEager  = .85   // share that is blocked from which the first growth does not wait for refusals
+	ctrlFirst  = 8     // how much the square of the variation takes from the first window's word
+	ctrlHigh   = 2.5   // multiple of the base latency that has to be explained
+	ctrlCalm   = 1.2   // multiple of it up to which there is hardly a queue to be got rid of
+	ctrlFree   = 1.15  // and up to which a limit costs no time in service
+	ctrlQueue  = 1.3   // and from which on a lower one is tried
+	ctrlVain   = .2    // part of what is in flight that comes to nothing from which on more costs
+	ctrlNone   = 16.   // part of the throughput before that counts as none, and how many completions say so
+	ctrlBinds  = .95   // share that is blocked from which on the limit is full all the time
+	ctrlFull   = .25   // crowd from which more in flight can only wait for a processor
+	ctrlCrowd  = .33   // crowd from which the limit is tried that would be without it
+	ctrlSpare  = 1.2   // and how much more than that
+	ctrlGain   = .005  // what a limit has to be worth more to be moved to
+	ctrlDoubt  = .2    // and for each standard error of the throughput at the present one
+	ctrlLearn  = .1    // what a standard deviation that it would clear up is worth
+	ctrlJump   = .6    // change of the share that is blocked during which nothing is at rest
+	ctrlBrim   = .9    // part of the limit from which on it counts as full
+	ctrlSame   = 1.5   // multiple of the demand before up to which no more comes
+	ctrlLong   = 1.4   // multiple of the time in service from which on work has slowed down
+	ctrlLess   = .85   // part of the throughput before from which on there is less of it
+	ctrlSurer  = .6    // and by the second window
+	ctrlOdd    = .5    // surprise from which on windows are set aside
+	ctrlShock  = 5.    // surprise from which on the service has changed
+	ctrlAside  = 10    // how many windows are set aside at most
+	ctrlLeap   = 2.2   // slow-down from which on steps up are larger
+	ctrlProbe  = 2     // the most that they are after a change of the service, until more has been better, in quarters of an octave
+	ctrlFails  = .75   // part of the throughput before from which on a higher limit fails
+	ctrlWorse  = 1.5   // multiple of the time in service, if that is longer too
+	ctrlSure   = 3.    // and standard errors of the throughput
+	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
+	ctrlLate   = 64.   // and at most
+	ctrlRisk   = .1    // what that may be worth less by what is believed, before a smaller step is made of it
+	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on nothing is known of it
+	ctrlIdle   = 16    // windows in which nobody waits until the base latency is asked for again
+	ctrlYoung  = 100.  // completions from which on the variance is remembered
+	ctrlForget = 1000. // completions in which the variance that once was is forgotten
+	ctrlApart  = 4.    // standard errors from which on a window's mean time in service has moved
+	ctrlAge    = 20    // rounds in which a belief ages by one unit
+	ctrlAgain  = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
+	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most
+	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
 )
 
 // ctrlState is the controller: a limit, and what is believed of the service behind it. It
@@ -269,9 +269,9 @@ func (s *ctrlState) fails(w ctrlWindow, m ctrlMean) bool {
 // starved learns that there is next to no throughput, x, at this limit.
 func (s *ctrlState) starved(x float64) {
 	a := &s.ref
-	x = max(x, a.x/ctrlNothing)
-	seen := ctrlBin{at: math.Log(float64(s.limit)), y: math.Log(x * a.worth), n: ctrlNothing, kinds: a.kinds, err: beliefFails}
-	s.belief.add(s.limit, seen, 1, 0, ctrlNothing)
+	x = max(x, a.x/ctrlNone)
+	seen := ctrlBin{at: math.Log(float64(s.limit)), y: math.Log(x * a.worth), n: ctrlNone, kinds: a.kinds, err: beliefFails}
+	s.belief.add(s.limit, seen, 1, 0, ctrlNone)
 }
 
 // collapsed reports that on the way to a lower limit there is less throughput than at either end: it is the service
@@ -383,7 +383,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 			s.shock(q, q.predict(at)-s.belief.level(at, y, m.kinds))
 		}
 	}
-	if s.stale && s.limit > s.from && s.ref.n > 0 && m.x > s.ref.x {
+	if s.raised() && s.ref.n > 0 && m.x > s.ref.x {
 		s.proven = true
 	}
 	s.heed()

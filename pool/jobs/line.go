@@ -136,7 +136,7 @@ func (l *line) settle() {
 	}
 }
 
-// charge corrects what a client was charged.
+// charge corrects what a client was charged. It has an unfinished job, and so is not owing.
 func (l *line) charge(name string, d time.Duration) {
 	if c := l.clients[name]; c != nil {
 		c.vtime += d

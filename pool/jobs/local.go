@@ -3,6 +3,7 @@ package jobs
 import (
 	"cmp"
 	"container/heap"
+	"container/list"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -44,8 +45,7 @@ type Local struct {
 	delayed  ordered[*entry] // by the time at which they become ready
 	due      ordered[*due]   // those that wait and have a deadline
 	finished ordered[*entry] // by the time at which they are forgotten
-	oldest   *entry          // of these, the one that ended first
-	newest   *entry
+	ended    list.List       // of these, as they ended
 	running  map[*entry]struct{}
 	bytes    int64
 	kept     int64 // of bytes, those of finished jobs
@@ -73,7 +73,7 @@ type entry struct {
 	place    int
 	priority int
 
-	older, newer *entry // while finished: those that ended before and after it
+	seat *list.Element // in Local.ended; nil while not finished
 
 	id, kind, client, key string
 	hash                  [16]byte // of kind and payload; where key is set
@@ -227,7 +227,7 @@ func (l *Local) room(size int64) bool {
 		return false
 	}
 	for l.bytes+size > l.conf.bytes {
-		l.forget(l.oldest)
+		l.forget(l.first())
 	}
 	return true
 }
@@ -247,29 +247,17 @@ func (l *Local) forget(e *entry) {
 func (l *Local) keep(e *entry) {
 	heap.Push(&l.finished, e)
 	l.kept += e.bytes()
-	e.older = l.newest
-	if e.older != nil {
-		e.older.newer = e
-	} else {
-		l.oldest = e
-	}
-	l.newest = e
+	e.seat = l.ended.PushBack(e)
 }
+
+// first is the finished job that ended first. There must be one.
+func (l *Local) first() *entry { return l.ended.Front().Value.(*entry) }
 
 func (l *Local) leave(e *entry) {
 	heap.Remove(&l.finished, e.place)
 	l.kept -= e.bytes()
-	if e.older != nil {
-		e.older.newer = e.newer
-	} else {
-		l.oldest = e.newer
-	}
-	if e.newer != nil {
-		e.newer.older = e.older
-	} else {
-		l.newest = e.older
-	}
-	e.older, e.newer = nil, nil
+	l.ended.Remove(e.seat)
+	e.seat = nil
 }
 
 func (e *entry) bytes() int64 {
