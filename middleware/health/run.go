@@ -17,9 +17,10 @@ import (
 // certificates.
 //
 // SIGTERM comes from an orchestrator, which has proxies in front: the drain is
-// run in full. SIGINT comes from a terminal, where nobody wants to wait for a
-// proxy: the drain wait is skipped. A second signal ends the process at once, as
-// if no one had caught it.
+// run in full, and so it is when ctx ends. SIGINT comes from a terminal, where
+// nobody wants to wait for a proxy: the drain wait is skipped. From then on a
+// signal ends the process at once, unless something else catches it, as the ctx
+// of [signal.NotifyContext] does until its stop function is called.
 //
 // Run returns nil after a clean drain. It returns an error at once if it cannot
 // listen, and after shutting down the rest if serving fails. The checks of h are
@@ -73,29 +74,37 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 		served <- srv.Serve(listener)
 	}()
 
+	var got os.Signal
 	select {
 	case err := <-served:
 		// Shutdown or Close called by someone else is their drain, not a failure.
 		// What the requests used is still to be released.
+		signal.Stop(signals)
 		h.beginDrain()
 		if errors.Is(err, http.ErrServerClosed) {
 			err = nil
 		}
 		return errors.Join(err, h.stopAll(context.WithoutCancel(ctx), srv, last))
-	case s := <-signals:
-		signal.Stop(signals) // the next one has its default effect
-		h.beginDrain()
-		if s != os.Interrupt {
-			h.awaitProxies(ctx)
-		}
+	case got = <-signals:
 	case <-ctx.Done():
-		h.beginDrain()
-		h.awaitProxies(context.WithoutCancel(ctx))
+	}
+	signal.Stop(signals) // the next one has its default effect
+	if got == nil {
+		// A context of signal.NotifyContext ends by the same signal.
+		select {
+		case got = <-signals:
+		default:
+		}
+	}
+	h.beginDrain()
+	// That ctx has ended, or does now, is the request to leave, not to hurry.
+	ctx = context.WithoutCancel(ctx)
+	if got != os.Interrupt {
+		h.awaitProxies(ctx)
 	}
 	listener.stop()
 	conns.settle(listener)
-	// ctx may have ended, and that was the request to leave, not to hurry.
-	return h.stopAll(context.WithoutCancel(ctx), srv, last)
+	return h.stopAll(ctx, srv, last)
 }
 
 func secure(srv *http.Server) bool {

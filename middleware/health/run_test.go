@@ -36,18 +36,33 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
+	ctx, leave := context.WithCancel(context.Background())
+	if os.Getenv("HEALTH_TEST_CONTEXT") != "" {
+		ctx, leave = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	}
 	h := health.New(health.WithDrainWait(wait))
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/until-draining" {
+		switch r.URL.Path {
+		case "/leave":
+			leave()
+		case "/until-draining":
 			<-h.Draining()
 		}
 		io.WriteString(w, "ok")
 	})}
 	fmt.Println(l.Addr())
-	err = h.Serve(context.Background(), l, srv, shutdownFunc(func(context.Context) error {
+	began := make(chan time.Time, 1)
+	go func() {
+		<-h.Draining()
+		began <- time.Now()
+	}()
+	err = h.Serve(ctx, l, srv, shutdownFunc(func(context.Context) error {
 		fmt.Println("released")
 		return nil
 	}))
+	if d := time.Since(<-began); wait < time.Hour && d < wait/2 {
+		fmt.Println("waited for", d)
+	}
 	fmt.Println("returned", err)
 }
 
@@ -57,12 +72,12 @@ type server struct {
 	base string
 }
 
-func startServer(t *testing.T, wait time.Duration) *server {
+func startServer(t *testing.T, wait time.Duration, env ...string) *server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), "HEALTH_TEST_SERVER="+wait.String())
+	cmd.Env = append(append(os.Environ(), "HEALTH_TEST_SERVER="+wait.String()), env...)
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -98,12 +113,15 @@ func TestSignalsDrain(t *testing.T) {
 		name   string
 		signal os.Signal
 		wait   time.Duration
+		env    []string
 	}{
-		{"SIGTERM", syscall.SIGTERM, 0},
-		{"SIGINT skips the wait", os.Interrupt, time.Hour},
+		{"SIGTERM", syscall.SIGTERM, 0, nil},
+		{"SIGINT skips the wait", os.Interrupt, time.Hour, nil},
+		{"SIGTERM that ends the context too waits in full", syscall.SIGTERM, 500 * time.Millisecond, []string{"HEALTH_TEST_CONTEXT=signals"}},
+		{"SIGINT that ends the context too skips the wait", os.Interrupt, time.Hour, []string{"HEALTH_TEST_CONTEXT=signals"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := startServer(t, tc.wait)
+			s := startServer(t, tc.wait, tc.env...)
 			s.Process.Signal(tc.signal)
 			rest, _ := io.ReadAll(s.out)
 			if err := s.Wait(); err != nil || string(rest) != "released\nreturned <nil>\n" {
@@ -121,6 +139,22 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	}
 	if got := s.get(t, "/readyz"); got != 503 {
 		t.Errorf("readyz %d", got)
+	}
+	s.Process.Signal(syscall.SIGTERM)
+	s.Wait()
+	if ws := s.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != syscall.SIGTERM {
+		t.Errorf("ended with %v, want killed by SIGTERM", ws)
+	}
+}
+
+// A process that leaves because its context has ended can be stopped like one
+// that leaves because of a signal.
+func TestSignalEndsADrainOfTheContext(t *testing.T) {
+	s := startServer(t, time.Hour)
+	for _, path := range []string{"/leave", "/until-draining"} {
+		if got := s.get(t, path); got != 200 {
+			t.Errorf("%s answered %d", path, got)
+		}
 	}
 	s.Process.Signal(syscall.SIGTERM)
 	s.Wait()
