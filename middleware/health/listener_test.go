@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"testing"
@@ -15,20 +16,41 @@ import (
 	"github.com/spillgate/spillgate/middleware/health"
 )
 
-// What the system has accepted in our name is served, although nobody had called
-// Accept for it when listening stopped.
-func TestStopListeningTakesOverTheQueue(t *testing.T) {
+// onEachNetwork runs a test over TCP and over a unix socket.
+func onEachNetwork(t *testing.T, test func(t *testing.T, listen func() net.Listener)) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only on Linux can the queue be taken over")
 	}
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			test(t, func() net.Listener {
+				address := "127.0.0.1:0"
+				if network == "unix" {
+					address = filepath.Join(t.TempDir(), "s")
+				}
+				l, err := net.Listen(network, address)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return l
+			})
+		})
 	}
-	l, stop := health.NewListener(tcp)
+}
+
+// What the system has accepted in our name is served, although nobody had called
+// Accept for it when listening stopped.
+func TestStopListeningTakesOverTheQueue(t *testing.T) {
+	onEachNetwork(t, stopListeningTakesOverTheQueue)
+}
+
+func stopListeningTakesOverTheQueue(t *testing.T, listen func() net.Listener) {
+	inner := listen()
+	l, stop := health.NewListener(inner)
+	defer time.AfterFunc(10*time.Second, func() { l.Close() }).Stop() // an Accept that nothing comes to
 	var clients []net.Conn
 	for range 5 {
-		c, err := net.Dial("tcp", tcp.Addr().String())
+		c, err := net.Dial(inner.Addr().Network(), inner.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -37,7 +59,7 @@ func TestStopListeningTakesOverTheQueue(t *testing.T) {
 		clients = append(clients, c)
 	}
 	stop()
-	if c, err := net.Dial("tcp", tcp.Addr().String()); err == nil {
+	if c, err := net.Dial(inner.Addr().Network(), inner.Addr().String()); err == nil {
 		c.Close()
 		t.Error("a connection was accepted after the stop")
 	}
@@ -76,15 +98,13 @@ func TestStopListeningTakesOverTheQueue(t *testing.T) {
 // Whoever got a connection while listening stops gets an answer on it, however
 // close the two come.
 func TestStopListeningResetsNobody(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only on Linux can the queue be taken over")
-	}
+	onEachNetwork(t, stopListeningResetsNobody)
+}
+
+func stopListeningResetsNobody(t *testing.T, listen func() net.Listener) {
 	for range 20 {
-		tcp, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, stop := health.NewListener(tcp)
+		inner := listen()
+		l, stop := health.NewListener(inner)
 		var served sync.WaitGroup
 		served.Go(func() {
 			for {
@@ -108,7 +128,7 @@ func TestStopListeningResetsNobody(t *testing.T) {
 					if n == 20 {
 						reached()
 					}
-					c, err := net.Dial("tcp", tcp.Addr().String())
+					c, err := net.Dial(inner.Addr().Network(), inner.Addr().String())
 					if err != nil {
 						return // nobody listens any more
 					}

@@ -17,21 +17,25 @@ const handshake = 100 * time.Millisecond
 // So new ones are refused first, then those whose handshake was under way get
 // time, and only when all are taken out does the socket go.
 func takeQueue(l net.Listener) (queued []net.Conn) {
-	tcp, ok := l.(*net.TCPListener)
-	if !ok {
+	refuse := refuseNew
+	switch l.(type) {
+	case *net.TCPListener:
+	case *net.UnixListener:
+		refuse = stopListening // a unix socket keeps what is in its queue
+	default:
 		return nil
 	}
-	raw, err := tcp.SyscallConn()
+	raw, err := l.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return nil
 	}
 	var fds []int
 	raw.Control(func(fd uintptr) {
-		if refuseNew(int(fd)) == nil {
+		if refuse(int(fd)) == nil {
 			time.Sleep(handshake) // l's server goes on accepting
 		}
 		fds = acceptAll(int(fd))
-		syscall.Shutdown(int(fd), syscall.SHUT_RD) // ends listening
+		stopListening(int(fd))
 	})
 	for _, fd := range fds {
 		f := os.NewFile(uintptr(fd), "")
@@ -67,3 +71,5 @@ func refuseNew(fd int) error {
 	const bindToIfindex = 62 // SO_BINDTOIFINDEX, the same on all systems that Go knows
 	return syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, bindToIfindex, math.MaxInt32)
 }
+
+func stopListening(fd int) error { return syscall.Shutdown(fd, syscall.SHUT_RD) }
