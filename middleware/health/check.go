@@ -15,9 +15,9 @@ type Check struct {
 	// Name is shown in probe responses; it must not be empty.
 	Name string
 	// Run returns nil if all is well. Its context ends after Timeout. A run that
-	// has not returned by then counts as failed, and the next one does not begin
-	// before it has returned. A panic in Run ends the program, as in any
-	// goroutine.
+	// has not returned by then counts as failed, also if it returns nil later, and
+	// the next one does not begin before it has returned. A panic in Run ends the
+	// program, as in any goroutine.
 	Run func(ctx context.Context) error
 	// Interval between the end of one run and the start of the next, spread by
 	// a tenth so that replicas do not ask in step. Default 5 s.
@@ -110,27 +110,34 @@ func (c *checker) run(stopped context.Context) bool {
 	// late, and does not keep Close waiting.
 	go func() { result <- c.Check.Run(ctx) }()
 
-	late := ctx.Done()
-	for {
-		select {
-		case err := <-result:
-			if stopped.Err() == nil {
-				c.settle(err, time.Since(began))
-			}
-			return stopped.Err() == nil
-		case <-late:
-			if stopped.Err() != nil {
-				return false
-			}
-			select {
-			case err := <-result: // both at once: the result counts
-				c.settle(err, time.Since(began))
-				return true
-			default:
-			}
-			c.settle(fmt.Errorf("health: check %s did not return within %v", c.Name, c.Timeout), 0)
-			late = stopped.Done()
+	select {
+	case err := <-result:
+		if stopped.Err() == nil {
+			c.settle(err, time.Since(began))
 		}
+		return stopped.Err() == nil
+	case <-ctx.Done():
+	}
+	if stopped.Err() != nil {
+		return false
+	}
+	select {
+	case err := <-result: // both at once: the result counts
+		c.settle(err, time.Since(began))
+		return true
+	default:
+	}
+	late := fmt.Errorf("health: check %s did not return within %v", c.Name, c.Timeout)
+	c.settle(late, 0)
+	select {
+	case err := <-result:
+		if err == nil {
+			err = late // however well it ended
+		}
+		c.settle(err, time.Since(began))
+		return true
+	case <-stopped.Done():
+		return false
 	}
 }
 

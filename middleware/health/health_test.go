@@ -204,6 +204,41 @@ func TestHangingCheckIsLateAndNeverOverlaps(t *testing.T) {
 	})
 }
 
+// A check that always takes too long does not pass each time it ends.
+func TestLateSuccessIsAFailure(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		takes  time.Duration
+		result error
+		ok     bool
+		says   string
+	}{
+		{"in time", time.Second, nil, true, ""},
+		{"late", 4 * time.Second, nil, false, "did not return within 2s"},
+		{"late, and it failed", 4 * time.Second, errors.New("disk slow"), false, "disk slow"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := health.New(health.WithCheck(health.Check{
+					Name:     "disk",
+					Interval: time.Hour,
+					Timeout:  2 * time.Second,
+					Run: func(context.Context) error {
+						time.Sleep(tc.takes) // in a synctest bubble
+						return tc.result
+					},
+				}))
+				defer h.Close()
+				time.Sleep(5 * time.Second) // in a synctest bubble
+				s := h.Stats()
+				if c := s.Checks[0]; c.OK != tc.ok || !strings.Contains(c.Error, tc.says) || c.Latency != tc.takes || s.Ready != tc.ok || s.Started != tc.ok {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
 func TestCheckSeesItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := health.New(health.WithCheck(health.Check{
