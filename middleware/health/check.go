@@ -95,7 +95,7 @@ func (c *checker) loop(ctx context.Context) {
 		if !c.run(ctx) {
 			return
 		}
-		pause.Reset(time.Duration(float64(c.Interval) * (0.9 + 0.2*rand.Float64())))
+		pause.Reset(time.Duration(min(float64(c.Interval)*(0.9+0.2*rand.Float64()), 1<<62))) // no more than a Duration holds
 	}
 }
 
@@ -156,10 +156,10 @@ func (c *checker) settle(err error, latency time.Duration) {
 
 func (c *checker) stats(liveness bool) CheckStats {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := CheckStats{Name: c.Name, Liveness: liveness, OK: c.ok.Load(), Ran: c.ran, Latency: c.latency}
-	if c.err != nil {
-		s.Error = c.err.Error()
+	s, err := CheckStats{Name: c.Name, Liveness: liveness, OK: c.ok.Load(), Ran: c.ran, Latency: c.latency}, c.err
+	c.mu.Unlock()
+	if err != nil {
+		s.Error = err.Error()
 	}
 	return s
 }

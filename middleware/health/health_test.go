@@ -3,6 +3,8 @@ package health_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -237,6 +239,45 @@ func TestLateSuccessIsAFailure(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The longest interval there is means once.
+func TestCheckThatRunsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		runs := 0
+		for range 20 { // the interval is spread by chance
+			h := health.New(health.WithCheck(health.Check{
+				Name:     "warm-up",
+				Interval: math.MaxInt64,
+				Run:      func(context.Context) error { runs++; return nil },
+			}))
+			time.Sleep(24 * time.Hour) // in a synctest bubble
+			h.Close()
+		}
+		if runs != 20 {
+			t.Errorf("20 checks ran %d times", runs)
+		}
+	})
+}
+
+// An askingError looks at the Health whose check returned it.
+type askingError struct{ h *health.Health }
+
+func (e *askingError) Error() string {
+	return fmt.Sprint("livez answers ", probe(http.HandlerFunc(e.h.Livez), "GET", "/livez").Code)
+}
+
+func TestStatsHoldsNoLockForAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		err := &askingError{}
+		h := health.New(health.WithLiveCheck(check("asking", func(context.Context) error { return err })))
+		defer h.Close()
+		err.h = h
+		synctest.Wait()
+		if s := h.Stats(); s.Checks[0].Error != "livez answers 503" {
+			t.Errorf("%+v", s)
+		}
+	})
 }
 
 func TestCheckSeesItsTimeout(t *testing.T) {
