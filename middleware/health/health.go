@@ -160,6 +160,7 @@ func (h *Health) Stats() Stats {
 func (h *Health) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case "": // of CONNECT, or of a URL that is only a host; a probe that is off has no path either
 		case h.livePath:
 			h.Livez(w, r)
 			return

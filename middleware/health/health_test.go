@@ -96,6 +96,12 @@ func TestPaths(t *testing.T) {
 			t.Errorf("%s: %d, want %d", path, got, want)
 		}
 	}
+	// What has no path at all is no question to a probe that is off.
+	for method, target := range map[string]string{"GET": "http://example.com", "CONNECT": "example.com:443"} {
+		if got := probe(served, method, target).Code; got != 418 {
+			t.Errorf("%s %s: %d, want 418", method, target, got)
+		}
+	}
 }
 
 func TestChecksAreOutOfBand(t *testing.T) {
@@ -304,6 +310,7 @@ func TestWrongOptionsPanic(t *testing.T) {
 		"no function":       func() health.Option { return health.WithLiveCheck(health.Check{Name: "x"}) },
 		"negative interval": func() health.Option { return health.WithCheck(health.Check{Name: "x", Run: pass, Interval: -1}) },
 		"path":              func() health.Option { return health.WithPaths("livez", "", "") },
+		"same path twice":   func() health.Option { return health.WithPaths("/healthz", "/healthz", "") },
 		"drain status":      func() health.Option { return health.WithDrainStatus(500) },
 		"wait":              func() health.Option { return health.WithDrainWait(-1) },
 		"idle":              func() health.Option { return health.WithDrainIdle(-1) },

@@ -2,6 +2,7 @@ package health
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -70,11 +71,17 @@ func WithManualStart() Option {
 }
 
 // WithPaths replaces /livez, /readyz and /startupz, each of which must begin
-// with a slash. An empty path turns that probe of [Health.Handler] off.
+// with a slash. No two may be the same: they are different questions. An empty
+// path turns that probe of [Health.Handler] off.
 func WithPaths(live, ready, startup string) Option {
-	for _, p := range []string{live, ready, startup} {
-		if p != "" && !strings.HasPrefix(p, "/") {
+	paths := []string{live, ready, startup}
+	for i, p := range paths {
+		switch {
+		case p == "":
+		case !strings.HasPrefix(p, "/"):
 			panic("health: WithPaths: path " + p + " must begin with a slash")
+		case slices.Contains(paths[:i], p):
+			panic("health: WithPaths: two probes have the path " + p + "; give each one of its own, or none")
 		}
 	}
 	return optionFunc(func(c *config) { c.livePath, c.readyPath, c.startPath = live, ready, startup })
