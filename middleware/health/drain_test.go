@@ -268,6 +268,20 @@ func TestDrainingServerOverTheWire(t *testing.T) {
 			t.Errorf("kept alive: %v", resp.Header)
 		}
 	})
+	t.Run("HTTP/1 is told to close although it offers h2c", func(t *testing.T) {
+		req, _ := http.NewRequestWithContext(t.Context(), "GET", plain.URL+"/plain", nil)
+		req.Header.Set("Connection", "Upgrade, HTTP2-Settings")
+		req.Header.Set("Upgrade", "h2c")
+		req.Header.Set("HTTP2-Settings", "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+		resp, err := plain.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 200 || !resp.Close {
+			t.Errorf("%s, kept alive: %v", resp.Status, resp.Header)
+		}
+	})
 	t.Run("HTTP/2 has no such header", func(t *testing.T) {
 		resp, err := srv.Client().Get(srv.URL + "/plain")
 		if err != nil {

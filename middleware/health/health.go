@@ -36,6 +36,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,11 +174,18 @@ func (h *Health) Handler(next http.Handler) http.Handler {
 		}
 		if h.draining.Load() {
 			h.arrived.Store(int64(time.Since(h.born)))
-			// An upgrade answers with a Connection header of its own.
-			if r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" {
+			if r.ProtoMajor == 1 && !upgrades(r) {
 				w.Header().Set("Connection", "close")
 			}
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// upgrades reports whether the answer to r may be an upgrade, which has a
+// Connection header of its own. That to h2c is offered with each request by some
+// clients, and who takes it up writes to the connection.
+func upgrades(r *http.Request) bool {
+	u := r.Header.Get("Upgrade")
+	return u != "" && !strings.EqualFold(u, "h2c")
 }
