@@ -16,11 +16,13 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spillgate/spillgate/cache"
@@ -35,40 +37,82 @@ func main() {
 	flag.Parse()
 
 	if *purge != "" {
-		res, err := http.PostForm("http://"+*admin+"/purge", url.Values{"url": {*purge}})
-		if err != nil {
+		if err := purgeAt(*admin, *purge, os.Stdout); err != nil {
 			log.Fatal(err)
 		}
-		defer res.Body.Close()
-		io.Copy(os.Stdout, res.Body)
 		return
 	}
-	target, err := url.Parse(*origin)
-	if err != nil || target.Host == "" {
-		log.Fatalf("-origin %q: give an absolute URL such as https://example.com", *origin)
+	target, err := parseOrigin(*origin)
+	if err != nil {
+		log.Fatal(err)
 	}
 	if *size < 1<<20 {
 		log.Fatalf("-size %d: give at least %d", *size, 1<<20)
 	}
-	public, private := newCDN(target, *size)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	servers := []*http.Server{{Addr: *listen, Handler: public}, {Addr: *admin, Handler: private}}
-	for _, s := range servers {
-		s.ReadHeaderTimeout = 10 * time.Second
-		go func() {
-			if err := s.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-				log.Fatal(err)
-			}
-		}()
+	if err := run(*listen, *admin, target, *size); err != nil {
+		log.Fatal(err)
 	}
-	log.Printf("http://%s shows %s; purge and statistics at http://%s", *listen, target, *admin)
-	<-ctx.Done()
+}
+
+// run serves until SIGTERM or Ctrl-C; then what is under way may end.
+func run(listen, admin string, target *url.URL, size int64) error {
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	al, err := net.Listen("tcp", admin)
+	if err != nil {
+		return err
+	}
+	defer al.Close()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	log.Printf("http://%s shows %s; purge and statistics at http://%s", l.Addr(), target, al.Addr())
+
+	public, private := newCDN(target, size)
+	servers := []*http.Server{{Handler: public}, {Handler: private}}
+	served := make(chan error, len(servers))
+	for i, l := range []net.Listener{l, al} {
+		servers[i].ReadHeaderTimeout = 10 * time.Second
+		go func() { served <- servers[i].Serve(l) }()
+	}
+	var failed error
+	select {
+	case <-ctx.Done():
+	case failed = <-served:
+	}
+	stop() // a second signal ends the program at once
 	grace, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	for _, s := range servers {
-		s.Shutdown(grace)
+		failed = errors.Join(failed, s.Shutdown(grace))
 	}
+	return failed
+}
+
+func parseOrigin(origin string) (*url.URL, error) {
+	u, err := url.Parse(origin)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("-origin %q: give an absolute URL such as https://example.com", origin)
+	}
+	return u, nil
+}
+
+// purgeAt asks the cdn at admin to purge a URL, and prints its answer.
+func purgeAt(admin, purge string, out io.Writer) error {
+	res, err := http.PostForm("http://"+admin+"/purge", url.Values{"url": {purge}})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(out, res.Body); err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("purging %s: %s", purge, res.Status)
+	}
+	return nil
 }
 
 // newCDN returns the handler for the world and the one for the operator.

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bufio"
+	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -52,5 +57,54 @@ func TestCDN(t *testing.T) {
 	}
 	if got := status(); !strings.Contains(got, "uri-miss") || calls != 2 {
 		t.Errorf("after the purge: %q, %d calls", got, calls)
+	}
+}
+
+// It says where it is once it is there, and leaves when it is told to.
+func TestRunEndsWithASignal(t *testing.T) {
+	said, says := io.Pipe()
+	log.SetOutput(says)
+	defer log.SetOutput(os.Stderr)
+	target, err := parseOrigin("http://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- run("127.0.0.1:0", "127.0.0.1:0", target, 1<<20) }()
+	line, err := bufio.NewReader(said).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, admin, _ := strings.Cut(strings.TrimSpace(line), "statistics at http://")
+	var out strings.Builder
+	if err := purgeAt(admin, "http://example.com/x", &out); err != nil || out.String() != "{\"purged\":0}\n" {
+		t.Errorf("purge: %v, %q", err, &out)
+	}
+	if err := purgeAt(admin, "", io.Discard); err == nil {
+		t.Error("no error for a purge that was refused")
+	}
+	if err := run(admin, "127.0.0.1:0", target, 1<<20); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a second one at the same address: %v", err)
+	}
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := self.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOrigin(t *testing.T) {
+	for origin, ok := range map[string]bool{
+		"https://example.com": true, "http://127.0.0.1:1/below": true,
+		"example.com": false, "ftp://example.com": false, "https:///x": false, "": false, "http://a b": false,
+	} {
+		if _, err := parseOrigin(origin); (err == nil) != ok {
+			t.Errorf("%q: %v", origin, err)
+		}
 	}
 }
