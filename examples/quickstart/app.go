@@ -32,18 +32,21 @@ func defaults() config {
 	return config{addr: "127.0.0.1:8080", rate: 1, burst: 5, limit: 8, open: time.Second}
 }
 
+// most is as much as the demonstration can send.
+const most = 1000
+
 func (c config) check() error {
 	switch {
-	case !(c.rate > 0):
-		return fmt.Errorf("-rate is %v; give more than 0 requests a second", c.rate)
-	case c.burst < 1:
-		return fmt.Errorf("-burst is %d; give at least 1", c.burst)
-	case c.limit < 1:
-		return fmt.Errorf("-limit is %d; give at least 1", c.limit)
-	case c.slots < 0:
-		return fmt.Errorf("-slots is %d; give at least 1, or 0 for GOMAXPROCS-1", c.slots)
-	case c.open <= 0:
-		return fmt.Errorf("-open is %v; give more than 0", c.open)
+	case !(c.rate > 0 && c.rate <= most):
+		return fmt.Errorf("-rate is %v; give more than 0 requests a second, and at most %d", c.rate, most)
+	case c.burst < 1 || c.burst > most:
+		return fmt.Errorf("-burst is %d; give 1 to %d", c.burst, most)
+	case c.limit < 1 || c.limit > most:
+		return fmt.Errorf("-limit is %d; give 1 to %d", c.limit, most)
+	case c.slots < 0 || c.slots > most:
+		return fmt.Errorf("-slots is %d; give 1 to %d, or 0 for GOMAXPROCS-1", c.slots, most)
+	case c.open < time.Millisecond || c.open > time.Hour:
+		return fmt.Errorf("-open is %v; give 1ms to 1h", c.open)
 	}
 	return nil
 }

@@ -51,9 +51,8 @@ func run(c config, demo bool) error {
 		return err
 	}
 	a := newApp(c)
-	srv := &http.Server{Handler: a.handler, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
-	// A request's context must outlive the signal: those in flight are to end in peace.
-	srv.BaseContext = nil
+	// No BaseContext: a request's context must outlive the signal, since those in flight are to end in peace.
+	srv := &http.Server{Handler: a.handler, ReadHeaderTimeout: 5 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 

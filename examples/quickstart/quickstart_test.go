@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 // The demonstration sees every protection at work.
@@ -42,18 +44,34 @@ func TestDemoFindsWhatIsMissing(t *testing.T) {
 }
 
 func TestFlagsOutOfRange(t *testing.T) {
-	for name, set := range map[string]func(*config){
-		"-rate":  func(c *config) { c.rate = 0 },
-		"-burst": func(c *config) { c.burst = 0 },
-		"-limit": func(c *config) { c.limit = -1 },
-		"-slots": func(c *config) { c.slots = -1 },
-		"-open":  func(c *config) { c.open = 0 },
+	for _, f := range []struct {
+		name string
+		set  func(*config)
+	}{
+		{"-rate", func(c *config) { c.rate = 0 }},
+		{"-rate", func(c *config) { c.rate = math.Inf(1) }},
+		{"-rate", func(c *config) { c.rate = math.NaN() }},
+		{"-burst", func(c *config) { c.burst = 0 }},
+		{"-burst", func(c *config) { c.burst = math.MaxInt }},
+		{"-limit", func(c *config) { c.limit = -1 }},
+		{"-limit", func(c *config) { c.limit = math.MaxInt }},
+		{"-slots", func(c *config) { c.slots = -1 }},
+		{"-slots", func(c *config) { c.slots = math.MaxInt }},
+		{"-open", func(c *config) { c.open = 0 }},
+		{"-open", func(c *config) { c.open = 1 }},
+		{"-open", func(c *config) { c.open = math.MaxInt64 }},
 	} {
 		c := defaults()
-		set(&c)
-		if err := c.check(); err == nil || !strings.HasPrefix(err.Error(), name) {
-			t.Errorf("%s out of range: %v; want an error that begins with the flag", name, err)
+		f.set(&c)
+		if err := c.check(); err == nil || !strings.HasPrefix(err.Error(), f.name) {
+			t.Errorf("%s out of range: %v; want an error that begins with the flag", f.name, err)
 		}
+	}
+	for _, c := range []config{{rate: 1e-9, burst: 1, limit: 1, open: time.Millisecond}, {rate: most, burst: most, limit: most, slots: most, open: time.Hour}} {
+		if err := c.check(); err != nil {
+			t.Error(err)
+		}
+		newApp(c) // must not panic
 	}
 	if err := defaults().check(); err != nil {
 		t.Errorf("the defaults: %v", err)
