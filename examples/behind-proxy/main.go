@@ -24,13 +24,13 @@ import (
 
 func main() {
 	if err := run(os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, "behind-proxy:", err)
 		os.Exit(1)
 	}
 }
 
 func run(args []string, out io.Writer) error {
-	flags := flag.NewFlagSet("behind-proxy", flag.ContinueOnError)
+	flags := flag.NewFlagSet("behind-proxy", flag.ExitOnError)
 	addr := flags.String("addr", "127.0.0.1:8081", "address to listen on")
 	name := flags.String("name", "a", "name of this replica, sent as X-Replica")
 	wait := flags.Duration("drain-wait", 15*time.Second, "how long to serve on after SIGTERM, while proxies notice")
@@ -38,6 +38,9 @@ func run(args []string, out io.Writer) error {
 	work := flags.Duration("work", 2*time.Millisecond, "how long a request takes")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *wait < 0 {
+		return fmt.Errorf("-drain-wait is %v; give 0 or more", *wait)
 	}
 
 	opts := []health.Option{health.WithDrainWait(*wait)}
