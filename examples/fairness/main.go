@@ -63,13 +63,36 @@ func main() {
 		}
 		return
 	}
-	if *d > time.Minute {
-		*d = time.Minute
+	l := load{clients: *clients, rate: *rate, d: min(*d, time.Minute), noise: *noise, rounds: *rounds}
+	chosen := strings.Split(*which, ",")
+	if err := check(l, *work, chosen); err != nil {
+		log.Fatal("fairness: ", err)
 	}
-	l := load{clients: *clients, rate: *rate, d: *d, noise: *noise, rounds: *rounds}
-	if err := table(os.Stdout, l, *work, strings.Split(*which, ",")); err != nil {
-		log.Fatal(err)
+	if err := table(os.Stdout, l, *work, chosen); err != nil {
+		log.Fatal("fairness: ", err)
 	}
+}
+
+// check returns what is wrong with the flags.
+func check(l load, work time.Duration, which []string) error {
+	switch {
+	case l.clients < 0:
+		return fmt.Errorf("-clients is %d; give 0 or more", l.clients)
+	case !(l.rate > 0 && l.rate <= 100_000):
+		return fmt.Errorf("-rate is %v; give more than 0 requests a second, and at most 100000", l.rate)
+	case work <= 0:
+		return fmt.Errorf("-work is %v; give more than 0", work)
+	case l.d <= 0:
+		return fmt.Errorf("-d is %v; give more than 0", l.d)
+	case l.rounds < 1:
+		return fmt.Errorf("-rounds is %d; give at least 1", l.rounds)
+	}
+	for _, m := range which {
+		if !slices.Contains(modes, m) {
+			return fmt.Errorf("-modes: there is no %q; give some of %s", m, strings.Join(modes, ","))
+		}
+	}
+	return nil
 }
 
 // server serves /cheap and /heavy in one mode until its standard input ends.
@@ -210,7 +233,7 @@ func table(out io.Writer, l load, work time.Duration, which []string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "mode\tcheap p50\tp99\tmax\tanswers\tfailed\theavy/s\tserver\tload\t")
 	sums := make(map[string]result)
-	for range max(1, l.rounds) {
+	for range l.rounds {
 		for _, mode := range which {
 			r, err := measure(mode, blocks, l)
 			if err != nil {
@@ -220,7 +243,7 @@ func table(out io.Writer, l load, work time.Duration, which []string) error {
 		}
 	}
 	for _, mode := range which {
-		r, n := sums[mode], float64(max(1, l.rounds))
+		r, n := sums[mode], float64(l.rounds)
 		slices.Sort(r.cheap)
 		ms := func(d time.Duration) string { return strconv.FormatFloat(d.Seconds()*1000, 'f', 2, 64) + " ms" }
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%.1f\t%.2f\t%.2f\t\n", mode, ms(r.quantile(0.5)), ms(r.quantile(0.99)), ms(r.quantile(1)),

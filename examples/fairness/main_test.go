@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -48,6 +49,27 @@ func TestShortForm(t *testing.T) {
 	for _, mode := range []string{"pool", "overcommit"} {
 		if median[mode]*4 > median["unprotected"] {
 			t.Errorf("%s: p50 %v, unprotected %v", mode, median[mode], median["unprotected"])
+		}
+	}
+}
+
+func TestFlagsOutOfRange(t *testing.T) {
+	good := load{clients: 1, rate: 1, d: time.Second, rounds: 1}
+	if err := check(good, time.Second, modes); err != nil {
+		t.Errorf("what is in range: %v", err)
+	}
+	for name, set := range map[string]func(l *load, work *time.Duration, which *[]string){
+		"-clients": func(l *load, _ *time.Duration, _ *[]string) { l.clients = -1 },
+		"-rate":    func(l *load, _ *time.Duration, _ *[]string) { l.rate = 0 },
+		"-work":    func(_ *load, work *time.Duration, _ *[]string) { *work = 0 },
+		"-d":       func(l *load, _ *time.Duration, _ *[]string) { l.d = 0 },
+		"-rounds":  func(l *load, _ *time.Duration, _ *[]string) { l.rounds = 0 },
+		"-modes":   func(_ *load, _ *time.Duration, which *[]string) { *which = []string{"pool", ""} },
+	} {
+		l, work, which := good, time.Second, modes
+		set(&l, &work, &which)
+		if err := check(l, work, which); err == nil || !strings.HasPrefix(err.Error(), name) {
+			t.Errorf("%s out of range: %v; want an error that begins with the flag", name, err)
 		}
 	}
 }

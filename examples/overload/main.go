@@ -30,7 +30,7 @@ func main() {
 	a.define(flag.CommandLine)
 	which := flag.String("profile", "cpu,io,mixed", "what the server does: "+describe())
 	procs := flag.Int("procs", 1, "GOMAXPROCS of the servers; 0 is all cores, which they then share with the client")
-	short := flag.Bool("short", false, "fewer and shorter steps")
+	short := flag.Bool("short", false, "fewer and shorter steps, whatever -d says")
 	svg := flag.String("svg", "overload.svg", "`file` to draw the chart to; empty draws none")
 	d := flag.Duration("d", 2500*time.Millisecond, "how long a step takes, at most 10 s")
 	flag.Parse()
@@ -39,6 +39,9 @@ func main() {
 			log.Fatal(err)
 		}
 		return
+	}
+	if *d <= 0 {
+		log.Fatalf("overload: -d is %v; give more than 0", *d)
 	}
 	p := newPlan(*procs, *short, *d)
 	live := newLive(os.Stderr)
