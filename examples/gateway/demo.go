@@ -153,6 +153,9 @@ func (d *demo) until(ctx context.Context, what string, done func(outbound.SetSta
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		if ctx.Err() != nil {
+			return d.cutShort(ctx, what)
+		}
 		if n := d.load.bad.Load(); n > 0 {
 			return fmt.Errorf("waiting for %q: %d clients saw an error, first %v", what, n, d.load.first.Load())
 		}
@@ -163,11 +166,14 @@ func (d *demo) until(ctx context.Context, what string, done func(outbound.SetSta
 		}
 		select {
 		case <-ctx.Done():
-			d.table(d.out, d.load)
-			return fmt.Errorf("%q was not seen in time", what)
 		case <-tick.C:
 		}
 	}
+}
+
+func (d *demo) cutShort(ctx context.Context, what string) error {
+	d.table(d.out, d.load)
+	return fmt.Errorf("waiting for %q: cut short: %w", what, context.Cause(ctx))
 }
 
 // requests is how many each replica has had.

@@ -16,7 +16,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spillgate/spillgate/middleware/health"
@@ -28,7 +30,9 @@ func main() {
 	clients := flag.Int("clients", 4, "clients that send requests without a pause; 0 leaves it to you")
 	flag.Parse()
 	if *demo {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
 		if err := runDemo(ctx, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "gateway:", err)
