@@ -6,6 +6,9 @@ COUNT ?= 1
 FUZZTIME ?= 10s
 PKG ?= ./...
 
+# A workspace around the checkout is not ours.
+export GOWORK := off
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
