@@ -1,13 +1,18 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -108,4 +113,57 @@ func TestStatsAreJSON(t *testing.T) {
 			t.Errorf("no %s layer in %s", want, w.Body)
 		}
 	}
+}
+
+// What the README shows is what is sent, but for the time of day.
+func TestReadmeShowsWhatIsSent(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown []*http.Response
+	for _, block := range strings.Split(string(readme), "\n$ curl -si ")[1:] {
+		block, _, _ = strings.Cut(block, "\n```")
+		_, response, _ := strings.Cut(block, "\n")
+		head, body, _ := strings.Cut(response, "\n\n")
+		res, err := http.ReadResponse(bufio.NewReader(strings.NewReader(strings.ReplaceAll(head, "\n", "\r\n")+"\r\n\r\n"+body)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown = append(shown, res)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		a := newApp(defaults())
+		send := func(method, path string, n int) (res *http.Response) {
+			for range n {
+				w := httptest.NewRecorder()
+				a.handler.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+				res = w.Result()
+			}
+			return res
+		}
+		var sent []*http.Response
+		sent = append(sent, send("POST", "/login", 1), send("POST", "/login", 5))
+		send("GET", "/quote", 1)
+		a.broken.Store(true)
+		time.Sleep(3 * time.Second) // in a synctest bubble
+		send("GET", "/flaky", 30)
+		sent = append(sent, send("GET", "/flaky", 1), send("GET", "/quote", 1))
+		if len(shown) != len(sent) {
+			t.Fatalf("%d responses found in the README, want %d", len(shown), len(sent))
+		}
+		for i, got := range sent {
+			want := shown[i]
+			for _, h := range []http.Header{want.Header, got.Header} {
+				h.Del("Date")
+				h.Del("Content-Length") // a recorder has none
+				if want.StatusCode == http.StatusServiceUnavailable && h.Get("Retry-After") != "" {
+					h.Set("Retry-After", "spread")
+				}
+			}
+			if want.StatusCode != got.StatusCode || !maps.EqualFunc(want.Header, got.Header, slices.Equal) {
+				t.Errorf("the README shows\n%d %v\nand what is sent is\n%d %v", want.StatusCode, want.Header, got.StatusCode, got.Header)
+			}
+		}
+	})
 }
