@@ -2,8 +2,10 @@ package spillgate_test
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -46,6 +48,100 @@ func TestReadmeSnippetsAreCompiled(t *testing.T) {
 	if n == 0 {
 		t.Error("README.md holds no snippet")
 	}
+}
+
+// Every command in the documentation is there to be run: the folder, the tests or benchmarks, the flags, the
+// targets of make.
+func TestCommandsInTheDocumentation(t *testing.T) {
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := filepath.Glob("examples/*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, page := range append(pages, "README.md", "CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commands := regexp.MustCompile("(?m)`((?:cd [^` ]+ && )?(?:go test|go run|make) [^`]*)`|^(?:    )?(go (?:test|run) .*)$").FindAllStringSubmatch(string(text), -1)
+		for _, m := range commands {
+			n++
+			command, _, _ := strings.Cut(m[1]+m[2], " #")
+			folder := "."
+			if m[2] == "" && page != "README.md" && page != "CONTRIBUTING.md" && !strings.Contains(command, " ./") && !strings.HasPrefix(command, "make") {
+				folder = path.Dir(page) // "in this folder"
+			}
+			if problem := missing(folder, command, string(makefile)); problem != "" {
+				t.Errorf("%s: %s: %s", page, command, problem)
+			}
+		}
+	}
+	if n < 50 {
+		t.Errorf("%d commands found; there are more", n)
+	}
+}
+
+// missing says what a command names that is not there.
+func missing(folder, command, makefile string) string {
+	words := strings.Fields(strings.NewReplacer("'", "", "$$", "$").Replace(command))
+	if words[0] == "cd" {
+		folder, words = words[1], words[3:]
+	}
+	if words[0] == "make" {
+		if !strings.Contains(makefile, "\n"+words[1]+":") {
+			return "no such target"
+		}
+		return ""
+	}
+	pattern, flags := ".", []string(nil)
+	for i := 2; i < len(words); i++ {
+		w := words[i]
+		switch {
+		case w == "-run" || w == "-bench":
+			i++
+			if words[i] != "^$" {
+				pattern = words[i]
+			}
+		case strings.HasPrefix(w, "./"):
+			folder = path.Join(folder, w)
+		case strings.HasPrefix(w, "-") && !slices.Contains([]string{"-v", "-benchmem", "-count"}, w):
+			flags = append(flags, w[1:])
+		}
+	}
+	var source strings.Builder
+	names, _ := filepath.Glob(filepath.Join(folder, "*.go"))
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return err.Error()
+		}
+		source.Write(b)
+	}
+	if len(names) == 0 {
+		return "no package in " + folder
+	}
+	for _, f := range flags {
+		if !strings.Contains(source.String(), `"`+f+`"`) {
+			return "no flag -" + f
+		}
+	}
+	if words[1] == "run" {
+		return ""
+	}
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return err.Error()
+	}
+	for _, m := range regexp.MustCompile(`func ((?:Test|Benchmark)\w+)\(`).FindAllStringSubmatch(source.String(), -1) {
+		if re.MatchString(m[1]) {
+			return ""
+		}
+	}
+	return "no test or benchmark of that name"
 }
 
 func trimLines(s string) string {
