@@ -29,13 +29,24 @@ type Shutdowner interface {
 // closed, and each of last is called with an ended context.
 //
 // If it is possible, use [Health.Run] or [Health.Serve], which also save requests
-// that arrive at the very moment of step 3. A nil srv skips it. Hijacked connections are not the server's any more:
-// stop them with [http.Server.RegisterOnShutdown]. The process can not be made
-// ready again.
+// that arrive at the very moment of step 3. A nil srv skips it; Drain panics if
+// one of last is nil. Hijacked connections are not the server's any more: stop
+// them with [http.Server.RegisterOnShutdown]. The process can not be made ready
+// again.
 func (h *Health) Drain(ctx context.Context, srv *http.Server, last ...Shutdowner) error {
+	checkLast("Drain", last)
 	h.beginDrain()
 	h.awaitProxies(ctx)
 	return h.stopAll(ctx, srv, last)
+}
+
+// checkLast panics before anything is served or drained, and not amid the release.
+func checkLast(method string, last []Shutdowner) {
+	for i, s := range last {
+		if s == nil {
+			panic(fmt.Sprintf("health: %s: last[%d] is nil; leave it out", method, i))
+		}
+	}
 }
 
 func (h *Health) beginDrain() {

@@ -317,6 +317,16 @@ func TestWrongOptionsPanic(t *testing.T) {
 		"shutdown":          func() health.Option { return health.WithShutdownTimeout(-1) },
 		"release":           func() health.Option { return health.WithReleaseTimeout(-1) },
 		"nil":               func() health.Option { health.New(nil); return nil },
+		"nil to drain": func() health.Option {
+			health.New(health.WithDrainWait(0)).Drain(t.Context(), nil, nil)
+			return nil
+		},
+		"nil to serve": func() health.Option {
+			ctx, leave := context.WithCancel(t.Context())
+			leave()
+			health.New(health.WithDrainWait(0)).Serve(ctx, listenPipe(), &http.Server{}, nil)
+			return nil
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

@@ -46,10 +46,12 @@ func (h *Health) Run(ctx context.Context, srv *http.Server, last ...Shutdowner) 
 //
 // Both do more than [Health.Drain] can do for a server that is served by others:
 // before Shutdown they stop listening, answer what the system had accepted in
-// our name until then (on Linux), and let requests that were just read reach
-// their handler. Shutdown alone drops such requests without an answer, which a
-// proxy must not send again if they are POSTs.
+// our name until then (on Linux, if l is as net.Listen returned it), and let
+// requests that were just read reach their handler. Shutdown alone drops such
+// requests without an answer, which a proxy must not send again if they are
+// POSTs.
 func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, last ...Shutdowner) error {
+	checkLast("Serve", last)
 	defer h.Close()
 	handler := srv.Handler
 	if handler == nil {
