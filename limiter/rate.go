@@ -287,6 +287,9 @@ func (r *Rate) time(now time.Time) time.Time {
 	return now
 }
 
+// rateWall reports whether a time is from a clock that may step: one without a monotonic reading, which Round takes off.
+func rateWall(now time.Time) bool { return !now.IsZero() && now == now.Round(0) }
+
 // reading returns the time since the origin in nanoseconds.
 func (r *Rate) reading(now time.Time) int64 {
 	if now.IsZero() {

@@ -40,10 +40,16 @@ func rateSingleLimit(l rate.Limit) rate.Limit {
 }
 
 // clock returns the time to decide at. Goroutines may arrive in another order than they read the clock, and a rate.Limiter would fill
-// its bucket twice for the time between; only a step back of more than a second starts again from there.
+// its bucket twice for the time between; only a clock that may step, and is back by more than anyone may wait, starts again from there.
 func (s *rateSingle) clock(now time.Time) time.Time {
-	if d := s.last.Sub(now); d > 0 && d <= time.Second {
+	switch d := s.last.Sub(now); {
+	case d <= 0:
+	case d <= s.maxWait+time.Second || !rateWall(now):
 		return s.last
+	default:
+		for _, b := range s.buckets {
+			b.ReserveN(now, 0) // nothing, but so that what flows in counts from now
+		}
 	}
 	s.last = now
 	return now

@@ -593,3 +593,28 @@ func TestRateKeyLimit(t *testing.T) {
 		}
 	})
 }
+
+// Whoever was held up between reading the clock and asking, for however long, does not have the time since then twice.
+func TestRateLateReadings(t *testing.T) {
+	for kind, opts := range rateKinds {
+		t.Run(kind, func(t *testing.T) {
+			for _, late := range []time.Duration{time.Millisecond, 2 * time.Second, 10 * time.Minute} {
+				r := limiter.NewRate(1, 10, append([]limiter.RateOption{limiter.WithMaxWait(time.Second)}, opts...)...)
+				t0 := time.Now()
+				r.AllowAt(t0, "key", 5)
+				admitted := 0
+				for i := range 500 {
+					now := t0.Add(time.Duration(i) * 100 * time.Millisecond)
+					for _, at := range []time.Time{now.Add(-late), now, now.Add(-late)} {
+						if r.AllowAt(at, "key", 1).OK {
+							admitted++
+						}
+					}
+				}
+				if admitted > 5+50 {
+					t.Errorf("%v late: %d admitted, of 5 left and 50 that flowed in", late, admitted)
+				}
+			}
+		})
+	}
+}
