@@ -236,7 +236,7 @@ func (p *policyRule) spent(cell, clock int64) int64 {
 		return 0
 	}
 	if s > p.far+policySkew {
-		// The clock was set back. The bucket may have been anything between full and empty:
+		// The clock was set back, or the key has another limit now. The bucket may have been anything between full and empty:
 		// empty admits no more than is due, and is mended in the time one burst takes.
 		return p.capacity
 	}

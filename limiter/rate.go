@@ -140,7 +140,8 @@ func (r *Rate) AllowN(key string, n int) Decision { return r.AllowAt(time.Time{}
 // AllowAt is AllowN at a time that the caller has read already; the zero time reads the clock.
 //
 // A time with a monotonic reading (from [time.Now]) never steps. With others a step back admits no more than
-// is due, and costs a key at most the time in which its bucket fills; a step ahead fills it.
+// is due, and from the second event on it costs a key at most the time in which its bucket fills, or [WithMaxWait] if that is
+// more, and 2 seconds; a step ahead fills it.
 func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
 	return r.AllowEach(now, key, n, nil)
 }
@@ -271,7 +272,7 @@ func (r *Rate) question(now time.Time, key string, n int) tableTake {
 	if r.single != nil {
 		return q
 	}
-	q.key, q.ns = key, r.reading(now)
+	q.key, q.ns, q.wall = key, r.reading(now), rateWall(now)
 	if r.keyRule != nil {
 		q.own = true
 		q.limit, q.burst = r.keyRule(key)

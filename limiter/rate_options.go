@@ -116,7 +116,7 @@ func WithoutKeys() RateOption {
 // WithKeyLimit gives keys a limit and a burst of their own at the first policy: tenants, plans. fn is
 // called for each decision, with no lock held, and must be fast and safe for concurrent use. [rate.Inf] exempts
 // a key from the policy; a limit that is not positive, or a burst below 1, refuses it. When a key's limit changes, the time until
-// its bucket is full stays. The limit of NewRate serves in Policies only.
+// its bucket is full stays, but where nobody can owe as much under the new limit the bucket is empty. The limit of NewRate serves in Policies only.
 func WithKeyLimit(fn func(key string) (rate.Limit, int)) RateOption {
 	if fn == nil {
 		panic("limiter: WithKeyLimit: fn is nil: give a function")

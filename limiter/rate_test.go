@@ -594,6 +594,23 @@ func TestRateKeyLimit(t *testing.T) {
 	})
 }
 
+// A wall clock that is set back by an hour costs a key what an empty bucket costs, from the second event on.
+func TestRateClockSetBack(t *testing.T) {
+	for kind, opts := range rateKinds {
+		t.Run(kind, func(t *testing.T) {
+			r := limiter.NewRate(10, 5, append([]limiter.RateOption{limiter.WithPolicy("second", 10, 5)}, opts...)...)
+			t0 := time.Now().Round(0)
+			r.AllowAt(t0.Add(time.Hour), "key", 5)
+			for i := range 100 {
+				d := r.AllowAt(t0.Add(time.Duration(i)*100*time.Millisecond), "key", 1)
+				if d.OK && i == 0 || !d.OK && i > 1 {
+					t.Fatalf("%v after the step: %+v", time.Duration(i)*100*time.Millisecond, d)
+				}
+			}
+		})
+	}
+}
+
 // Whoever was held up between reading the clock and asking, for however long, does not have the time since then twice.
 func TestRateLateReadings(t *testing.T) {
 	for kind, opts := range rateKinds {
@@ -614,6 +631,35 @@ func TestRateLateReadings(t *testing.T) {
 				if admitted > 5+50 {
 					t.Errorf("%v late: %d admitted, of 5 left and 50 that flowed in", late, admitted)
 				}
+			}
+		})
+	}
+}
+
+// A key whose limit is raised is not held to the time that its bucket took to fill before.
+func TestRateKeyLimitRaised(t *testing.T) {
+	for _, second := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			limit, burst := rate.Every(time.Hour), 1
+			opts := []limiter.RateOption{limiter.WithKeyLimit(func(string) (rate.Limit, int) { return limit, burst })}
+			if second {
+				opts = append(opts, limiter.WithPolicy("second", 1000, 1000))
+			}
+			r := limiter.NewRate(1, 1, opts...)
+			r.Allow("key")
+			limit, burst = 100, 100
+			r.Peek("key", 1)
+			d := r.Allow("key")
+			if d.OK || d.RetryAfter.Round(time.Microsecond) != 10*time.Millisecond {
+				t.Fatalf("raised: %+v", d)
+			}
+			time.Sleep(d.RetryAfter) // in a synctest bubble
+			if d := r.Allow("key"); !d.OK {
+				t.Fatalf("at RetryAfter: %+v", d)
+			}
+			time.Sleep(time.Second) // in a synctest bubble
+			if d := r.AllowN("key", 100); !d.OK {
+				t.Fatalf("a second later: %+v", d)
 			}
 		})
 	}

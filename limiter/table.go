@@ -37,6 +37,7 @@ type table struct {
 // tableShard guards the sets whose number has the same low bits, or one LRU of exact keys.
 type tableShard struct {
 	mu       sync.Mutex
+	newest   int64 // reading; of a clock that may step, the last one
 	rules    *tableRules
 	exact    tableExact
 	admitted uint64
@@ -64,6 +65,8 @@ type tableBudget struct {
 type tableTake struct {
 	key     string
 	ns      int64
+	wall    bool // ns is from a clock that may step
+	late    bool // another was decided on at a later time
 	n       int
 	maxWait time.Duration // how far ahead tokens may be reserved; 0 for now or never
 	peek    bool          // decide, charge nothing, count nothing
@@ -101,7 +104,7 @@ func newTable(keys int, exact bool, rules *tableRules, budget *tableBudget) *tab
 	}
 	t.shards = make([]tableShard, shards)
 	for i := range t.shards {
-		t.shards[i].rules = rules
+		t.shards[i].newest, t.shards[i].rules = math.MinInt64, rules
 		if exact {
 			t.shards[i].exact = newTableExact((keys-1)/shards + 1)
 		}
@@ -226,6 +229,7 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.order(q)
 	cells := t.find(sh, set, hash, q.key)
 	switch {
 	case cells == nil:
@@ -320,6 +324,7 @@ func (sh *tableShard) decideOne(q *tableTake, cell *int64, a *tableAnswer) {
 	}
 	after := spent + p.cost(q.n)
 	if short := after - p.capacity; short > p.grace {
+		q.mend(p, cell, reading)
 		a.state = p.state(spent)
 		a.state.Refused = true
 		a.state.RetryAfter = p.wait(short)
@@ -332,6 +337,22 @@ func (sh *tableShard) decideOne(q *tableTake, cell *int64, a *tableAnswer) {
 	}
 	*cell = reading + after
 	a.state = p.state(after)
+}
+
+// order notes the time. Goroutines may come in another order than they read the clock, some much later; that a clock which may
+// step was set back is believed when the next one comes.
+func (sh *tableShard) order(q *tableTake) {
+	if q.late = q.ns < sh.newest; q.wall || !q.late {
+		sh.newest = q.ns
+	}
+}
+
+// mend writes down that a bucket is empty which [policyRule.spent] takes for that, so that tokens flow in from now on. By an
+// old reading it would be full again at the next.
+func (q *tableTake) mend(p *policyRule, cell *int64, reading int64) {
+	if *cell-reading > p.far+policySkew && !q.late && !q.peek {
+		*cell = reading + p.capacity
+	}
 }
 
 func (sh *tableShard) count(q *tableTake, a *tableAnswer) {
@@ -364,6 +385,7 @@ func (sh *tableShard) decide(q *tableTake, cells []int64, fresh bool, each []Pol
 		reading := p.clock(q.ns)
 		var spent int64
 		if !fresh {
+			q.mend(p, &cells[i], reading)
 			spent = p.spent(cells[i], reading)
 		}
 		if q.n > p.burst {
