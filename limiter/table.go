@@ -262,7 +262,7 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []P
 	}
 	displaced := live && t.budget == nil && t.ghosts.has(set, hash)
 	if displaced {
-		sh.rules.spendOne(cells, q.ns)
+		sh.rules.spendOne(cells, q)
 	}
 	sh.decide(q, cells, !displaced, each, marks, a)
 	if displaced && !a.ok {
@@ -300,10 +300,11 @@ func (t *table) insert(sh *tableShard, set uint64, slot int, hash uint64, key st
 }
 
 // spendOne makes cells the words of buckets of which one token is spent.
-func (r *tableRules) spendOne(cells []int64, ns int64) {
+func (r *tableRules) spendOne(cells []int64, q *tableTake) {
+	var own policyRule
 	for i := range cells {
-		p := &r.policies[i]
-		cells[i] = p.clock(ns) + min(p.cost(1), p.capacity)
+		p := q.rule(r, i, &own)
+		cells[i] = p.clock(q.ns) + min(p.cost(1), p.capacity)
 	}
 }
 
