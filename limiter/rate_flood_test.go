@@ -130,6 +130,24 @@ func TestRateDisplacedKeyIsNotRefused(t *testing.T) {
 	}
 }
 
+// Nor does it make anybody wait.
+func TestRateDisplacedKeyDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := limiter.NewRate(3, 3, limiter.WithMaxKeys(8))
+		for i := range 600 {
+			start := time.Now()
+			rateMust(t, r.WaitN(t.Context(), strconv.Itoa(i%12), 3)) // each every 1.2 s
+			if waited := time.Since(start); waited > 0 {
+				t.Fatalf("event %d waited for %v", i, waited)
+			}
+			time.Sleep(time.Second / 10) // in a synctest bubble
+		}
+		if s := r.Stats(); s.EvictedLive == 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestRateForgetsTheFullestBucket(t *testing.T) {
 	r := limiter.NewRate(0.001, 10, limiter.WithMaxKeys(8))
 	for i := range 8 {

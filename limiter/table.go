@@ -265,7 +265,7 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []P
 		sh.rules.spendOne(cells, q)
 	}
 	sh.decide(q, cells, !displaced, each, marks, a)
-	if displaced && !a.ok {
+	if displaced && (!a.ok || a.wait > 0) {
 		*a = tableAnswer{}
 		sh.decide(q, cells, true, each, marks, a)
 	}
