@@ -2,8 +2,10 @@ package limiter_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -254,6 +256,21 @@ func TestRateHugeKey(t *testing.T) {
 			t.Errorf("%s: %d bytes kept", kind, grown)
 		}
 		runtime.KeepAlive(r)
+	}
+}
+
+// No key can be made that shares the bucket of a long one.
+func TestRateExactKeysAreExact(t *testing.T) {
+	r := limiter.NewRate(0, 1, limiter.WithExactKeys(), limiter.WithMaxKeys(8))
+	long := strings.Repeat("x", 300)
+	sum := sha256.Sum256([]byte(long))
+	for _, key := range []string{long, "sha256:" + string(sum[:]), "sha256:", long + "x"} {
+		if d := r.Allow(key); !d.OK {
+			t.Errorf("%.20q: %+v", key, d)
+		}
+		if d := r.Allow(key); d.OK {
+			t.Errorf("%.20q, once more: %+v", key, d)
+		}
 	}
 }
 

@@ -25,13 +25,15 @@ func newTableExact(size int) tableExact {
 	return tableExact{size: size, lru: lru}
 }
 
-// name returns what stands for a key; above tableExactKey bytes that is its SHA-256.
+// name returns what stands for a key; above tableExactKey bytes that is its SHA-256, and so it is for a key that
+// looks like one.
 func (e *tableExact) name(key string) string {
-	if len(key) <= tableExactKey {
+	const hashed = "sha256:"
+	if len(key) <= tableExactKey && !strings.HasPrefix(key, hashed) {
 		return key
 	}
 	sum := sha256.Sum256([]byte(key))
-	return "sha256:" + string(sum[:])
+	return hashed + string(sum[:])
 }
 
 func (e *tableExact) find(key string) []int64 {
