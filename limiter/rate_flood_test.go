@@ -113,6 +113,31 @@ func TestRateNewKeyBudget(t *testing.T) {
 	})
 }
 
+// One key that is drained for long does not make others share the budget, while there are slots whose buckets are full again.
+func TestRateBudgetOnlyWhereNoSlotIsFree(t *testing.T) {
+	for kind, opts := range map[string][]limiter.RateOption{"table": nil, "exact": {limiter.WithExactKeys()}} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := limiter.NewRate(1, 3600, append(opts, limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(0, 1))...)
+				r.AllowN("drained", 3600)
+				for i := range 7 {
+					r.Allow(strconv.Itoa(i))
+				}
+				time.Sleep(time.Minute) // in a synctest bubble
+				for i := range 100 {
+					if d := r.Allow("new " + strconv.Itoa(i)); !d.OK {
+						t.Fatalf("key %d: %+v, %+v", i, d, r.Stats())
+					}
+					time.Sleep(time.Second) // in a synctest bubble
+				}
+				if d := r.Peek("drained", 0); d.Remaining > 200 {
+					t.Errorf("the drained key was forgotten: %+v", d)
+				}
+			})
+		})
+	}
+}
+
 // That a key was displaced, or resembles one that was, refuses nobody who is within his quota.
 func TestRateDisplacedKeyIsNotRefused(t *testing.T) {
 	for _, burst := range []int{1, 3} {

@@ -164,6 +164,13 @@ func (t *table) find(sh *tableShard, set, hash uint64, key string) []int64 {
 
 // victim returns the slot for a new key, and whether its bucket is live. The shard is locked.
 func (t *table) victim(sh *tableShard, set uint64, ns int64) (slot int, live bool) {
+	if t.exact {
+		spare := 0
+		if t.budget != nil {
+			spare = tableWays
+		}
+		return 0, sh.exact.fullOfLive(sh.rules, ns, spare)
+	}
 	first := int(set) * tableWays
 	if t.policies == 1 && !sh.rules.policies[0].infinite {
 		p := &sh.rules.policies[0]
@@ -253,13 +260,7 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []P
 		sh.decide(q, cells, true, each, marks, a)
 		return
 	}
-	var slot int
-	var live bool
-	if t.exact {
-		live = sh.exact.fullOfLive(sh.rules, q.ns)
-	} else {
-		slot, live = t.victim(sh, set, q.ns)
-	}
+	slot, live := t.victim(sh, set, q.ns)
 	displaced := live && t.budget == nil && t.ghosts.has(set, hash)
 	if displaced {
 		sh.rules.spendOne(cells, q)
@@ -556,13 +557,7 @@ func (t *table) adjust(q *tableTake) {
 	if known {
 		return
 	}
-	var slot int
-	var live bool
-	if t.exact {
-		live = sh.exact.fullOfLive(sh.rules, q.ns)
-	} else {
-		slot, live = t.victim(sh, set, q.ns)
-	}
+	slot, live := t.victim(sh, set, q.ns)
 	if !live || t.budget == nil {
 		t.insert(sh, set, slot, hash, q.key, cells, live)
 	}

@@ -41,13 +41,22 @@ func (e *tableExact) find(key string) []int64 {
 	return cells
 }
 
-// fullOfLive reports whether a new key would displace a live bucket.
-func (e *tableExact) fullOfLive(rules *tableRules, ns int64) bool {
+// fullOfLive reports whether a new key would displace a live bucket: that of the oldest key. It spares so many oldest keys
+// whose buckets are live, and looks at the next, or one key that is long in debt would keep the place of all that are full again.
+func (e *tableExact) fullOfLive(rules *tableRules, ns int64, spare int) bool {
 	if e.lru.Len() < e.size {
 		return false
 	}
-	_, oldest, _ := e.lru.GetOldest()
-	return rules.full(oldest, ns) > 0
+	for ; ; spare-- {
+		name, oldest, _ := e.lru.GetOldest()
+		if rules.full(oldest, ns) == 0 {
+			return false
+		}
+		if spare == 0 {
+			return true
+		}
+		e.lru.Get(name) // it is the newest now
+	}
 }
 
 func (e *tableExact) insert(key string, cells []int64) {
