@@ -113,6 +113,28 @@ func TestRateNewKeyBudget(t *testing.T) {
 	})
 }
 
+// Peek says what AllowN would, of the budget too, and takes nothing of it.
+func TestRatePeekKnowsTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := limiter.NewRate(0.001, 5, limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(1, 2))
+		for i := range 8 {
+			r.Allow(strconv.Itoa(i))
+		}
+		for i := range 20 {
+			n := 1 + i%3
+			before := r.Stats().SharedNewKeys
+			peek := r.Peek("new", n)
+			if s := r.Stats(); s.SharedNewKeys != before {
+				t.Fatalf("%d: Peek took of the budget: %+v", i, s)
+			}
+			if d := r.AllowN("new", n); d.OK != peek.OK || d.RetryAfter != peek.RetryAfter {
+				t.Fatalf("%d: Peek says %+v, AllowN %+v", i, peek, d)
+			}
+			time.Sleep(time.Second / 3) // in a synctest bubble
+		}
+	})
+}
+
 // One key that is drained for long does not make others share the budget, while there are slots whose buckets are full again.
 func TestRateBudgetOnlyWhereNoSlotIsFree(t *testing.T) {
 	for kind, opts := range map[string][]limiter.RateOption{"table": nil, "exact": {limiter.WithExactKeys()}} {

@@ -256,7 +256,7 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []PolicyState, marks *[ratePolicyMax]int64, a *tableAnswer) {
 	var words [ratePolicyMax]int64
 	cells := words[:t.policies]
-	if q.peek || q.n == 0 {
+	if q.n == 0 || q.peek && t.budget == nil {
 		sh.decide(q, cells, true, each, marks, a)
 		return
 	}
@@ -275,9 +275,12 @@ func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []P
 	}
 	if live && t.budget != nil {
 		t.budget.take(q, each, a)
-		if a.ok {
+		if a.ok && !q.peek {
 			sh.shared++
 		}
+		return
+	}
+	if q.peek {
 		return
 	}
 	t.insert(sh, set, slot, hash, q.key, cells, live)
@@ -503,6 +506,7 @@ func (b *tableBudget) take(q *tableTake, each []PolicyState, a *tableAnswer) {
 		if len(each) > a.policy {
 			each[a.policy] = a.state
 		}
+	case q.peek:
 	default:
 		b.cell = reading + after
 		a.mark = b.cell
