@@ -44,7 +44,7 @@ type rateConfig struct {
 	common
 	key     KeyFunc
 	cost    func(*http.Request) int
-	refund  func(*http.Request, Result) int
+	refund  func(r *http.Request, res Result, taken int) int
 	headers Headers
 	spread  time.Duration
 }
@@ -77,17 +77,19 @@ func WithRefund(f func(r *http.Request, res Result) int) RateOption {
 	if f == nil {
 		panic("middleware: WithRefund: f is nil; leave the option out")
 	}
-	return rateOption(func(c *rateConfig) { c.refund = f })
+	return rateOption(func(c *rateConfig) {
+		c.refund = func(r *http.Request, res Result, _ int) int { return f(r, res) }
+	})
 }
 
 // WithChargeMissesOnly gives the cost of a request back if the cache answered it without a run of the handler. A client
 // must still have the tokens when the request comes.
 func WithChargeMissesOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
-		c.refund = func(r *http.Request, res Result) int {
+		c.refund = func(_ *http.Request, res Result, taken int) int {
 			switch res.Cache {
 			case cache.Hit, cache.Stale, cache.Collapsed:
-				return c.costOf(r)
+				return taken
 			}
 			return 0
 		}
@@ -98,9 +100,9 @@ func WithChargeMissesOnly() RateOption {
 // failed ones are to be counted.
 func WithChargeFailuresOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
-		c.refund = func(r *http.Request, res Result) int {
+		c.refund = func(_ *http.Request, res Result, taken int) int {
 			if res.Status < 400 && !res.Panicked {
-				return c.costOf(r)
+				return taken
 			}
 			return 0
 		}
@@ -229,7 +231,7 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !finished {
 			rec.fresh = false
 		}
-		n := h.config.refund(r, rec.result(r, rec.now().Sub(begun), !finished))
+		n := h.config.refund(r, rec.result(r, rec.now().Sub(begun), !finished), max(cost, 0))
 		switch {
 		case n > 0:
 			h.l.Refund(key, n)

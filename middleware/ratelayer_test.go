@@ -259,6 +259,35 @@ func TestRateCostAndRefund(t *testing.T) {
 	}
 }
 
+// What is given back is what was taken, whatever the cost function says of the request by then.
+func TestRateGivesBackWhatItTook(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		cost func(*http.Request) int
+	}{
+		{"a cost below 0", func(*http.Request) int { return -3 }},
+		{"a route that only the mux knows", func(r *http.Request) int { return 1 + len(r.Pattern) }},
+		{"a header that the handler takes off", func(r *http.Request) int { return 1 + len(r.Header["X-Weight"]) }},
+	} {
+		l := limiter.NewRate(0, 100)
+		l.AllowN("192.0.2.1", 50)
+		mux := http.NewServeMux()
+		mux.HandleFunc("/login", func(w http.ResponseWriter, r *http.Request) { r.Header.Del("X-Weight") })
+		h := middleware.Rate(l, middleware.WithCost(c.cost), middleware.WithChargeFailuresOnly()).Handler(mux)
+		for range 3 {
+			r := httptest.NewRequest("POST", "/login", nil)
+			r.RemoteAddr = "192.0.2.1:1"
+			r.Header.Set("X-Weight", "2")
+			if res := do(h, r); res.StatusCode != 200 {
+				t.Errorf("%s: status %d", c.name, res.StatusCode)
+			}
+		}
+		if got := l.Peek("192.0.2.1", 0).Remaining; got != 50 {
+			t.Errorf("%s: %d left after three successes, want the 50 from before", c.name, got)
+		}
+	}
+}
+
 func TestChargeMissesOnly(t *testing.T) {
 	l := limiter.NewRate(0, 10)
 	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
