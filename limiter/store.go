@@ -69,6 +69,7 @@ const (
 	storeTimeout = 50 * time.Millisecond
 	storeTrip    = 5               // failures in a row until the store is left alone
 	storeRest    = 2 * time.Second // how long
+	storeGrace   = 10 * time.Millisecond
 )
 
 // WithStore keeps the buckets in a store. Those of this process stand before it: an event that they refuse
@@ -84,7 +85,8 @@ func WithStore(s Store) RateOption {
 	return rateOption(func(c *rateConfig) { c.store = s })
 }
 
-// WithStoreTimeout sets how long a store may take for one answer; the default is 50 ms. It panics if d is not positive.
+// WithStoreTimeout sets how long a store may take for one answer; the default is 50 ms. A store that goes on after the end of its
+// context has failed 10 ms later, and its answer is dropped. It panics if d is not positive.
 func WithStoreTimeout(d time.Duration) RateOption {
 	if d <= 0 {
 		panic(fmt.Sprintf("limiter: WithStoreTimeout: %v: give a positive duration", d))
@@ -103,6 +105,7 @@ func WithStoreFailure(f StoreFailure) RateOption {
 // storeFront asks a Store, unless it is known to fail.
 type storeFront struct {
 	store   Store
+	prompt  bool // it never waits for anything
 	timeout time.Duration
 	failure StoreFailure
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
@@ -114,12 +117,16 @@ type storeFront struct {
 	shadowed atomic.Uint64 // the same, in shadow
 }
 
+var errStoreExit = errors.New("limiter: the store ended its goroutine")
+
 // errStoreLeft is what a caller's own end of ctx is to the breaker: no failure of the store.
 var errStoreLeft = errors.New("limiter: the caller left")
 
 func newStoreFront(c *rateConfig) *storeFront {
+	_, prompt := c.store.(*MemoryStore)
 	return &storeFront{
 		store:   c.store,
+		prompt:  prompt,
 		timeout: c.storeTimeout,
 		failure: c.storeFailure,
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
@@ -142,7 +149,7 @@ func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyS
 	f.asked.Add(1)
 	limited, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	ok, err = f.store.Take(limited, req, states)
+	ok, err = f.take(limited, req, states)
 	outcome = err
 	if err != nil {
 		f.failed.Add(1)
@@ -152,6 +159,45 @@ func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyS
 		}
 	}
 	return ok, err
+}
+
+// take calls the store, and returns soon after the end of ctx whatever the store does: many a client library goes by
+// timeouts of its own. After an error states may still be written to.
+func (f *storeFront) take(ctx context.Context, req StoreRequest, states []PolicyState) (bool, error) {
+	if f.prompt {
+		return f.store.Take(ctx, req, states)
+	}
+	answer := make(chan storeAnswer, 1)
+	go func() {
+		a := storeAnswer{err: errStoreExit}
+		defer func() {
+			a.panicked = recover() // for the caller, or for nobody if he has left: to him it was a failure
+			answer <- a
+		}()
+		a.ok, a.err = f.store.Take(ctx, req, states)
+	}()
+	var a storeAnswer
+	select {
+	case a = <-answer:
+	case <-ctx.Done():
+		grace := time.NewTimer(storeGrace)
+		defer grace.Stop()
+		select {
+		case a = <-answer:
+		case <-grace.C:
+			a.err = ctx.Err()
+		}
+	}
+	if a.panicked != nil {
+		panic(a.panicked)
+	}
+	return a.ok, a.err
+}
+
+type storeAnswer struct {
+	ok       bool
+	err      error
+	panicked any
 }
 
 // takeStored decides by the local buckets first and then by the store. The answer is as from the local buckets alone.

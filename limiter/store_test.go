@@ -3,6 +3,7 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -182,6 +183,57 @@ func TestStoreProbeIsNeverLost(t *testing.T) {
 			t.Errorf("%d calls once well again, want 2", s.calls)
 		}
 	})
+}
+
+// storeDeaf ignores its context, as clients with timeouts of their own do.
+type storeDeaf struct {
+	limiter.Store
+	deaf atomic.Bool
+	end  chan struct{}
+}
+
+func (s *storeDeaf) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	if s.deaf.Load() {
+		<-s.end
+		panic("after everybody has left")
+	}
+	return s.Store.Take(ctx, req, states)
+}
+
+// A store that ignores its context holds up nobody for longer than it may take, and is asked again once it is well.
+func TestStoreThatIgnoresItsContext(t *testing.T) {
+	for front, opts := range storeFronts {
+		t.Run(front, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &storeDeaf{Store: limiter.NewMemoryStore(1024), end: make(chan struct{})}
+				r := limiter.NewRate(1000, 1000, append(opts, limiter.WithStore(s))...)
+				s.deaf.Store(true)
+				for range 3 { // hung from the start, and then at two probes
+					for range 10 {
+						start := time.Now()
+						if d := r.Allow("key"); !d.OK {
+							t.Fatalf("%+v", d)
+						}
+						if held := time.Since(start); held > 60*time.Millisecond {
+							t.Fatalf("held up for %v", held)
+						}
+					}
+					time.Sleep(3 * time.Second) // in a synctest bubble
+				}
+				if s := r.Stats(); s.StoreAsked != 7 || s.StoreFailed != 7 || s.StoreSkipped != 23 {
+					t.Errorf("%+v", s)
+				}
+				s.deaf.Store(false)
+				close(s.end)
+				for range 10 {
+					r.Allow("key")
+				}
+				if s := r.Stats(); s.StoreAsked != 17 || s.StoreFailed != 7 {
+					t.Errorf("well again: %+v", s)
+				}
+			})
+		})
+	}
 }
 
 // Callers that leave are no failures of the store.
