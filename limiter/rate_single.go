@@ -197,8 +197,8 @@ func rateSingleAdd(b *rate.Limiter, now time.Time, n int) {
 	b.ReserveN(now, -n)
 }
 
-// raise makes the buckets as empty as the states say, in whole tokens.
-func (s *rateSingle) raise(states []PolicyState, now time.Time) {
+// follow makes the buckets as empty as the states say, in whole tokens, and with down as full too.
+func (s *rateSingle) follow(states []PolicyState, now time.Time, down bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now = s.clock(now)
@@ -206,8 +206,8 @@ func (s *rateSingle) raise(states []PolicyState, now time.Time) {
 		if s.policies[i].Limit == rate.Inf {
 			continue
 		}
-		if more := math.Floor(b.TokensAt(now)) - float64(states[i].Remaining); more > 0 {
-			b.AllowN(now, int(more))
+		if more := math.Floor(b.TokensAt(now)) - float64(states[i].Remaining); more > 0 || down {
+			rateSingleAdd(b, now, -int(more))
 		}
 	}
 }

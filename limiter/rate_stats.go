@@ -63,6 +63,11 @@ func (r *Rate) Stats() RateStats {
 		s.Admitted -= min(s.Admitted, refused+shadowed)
 		s.Rejected += refused
 		s.Shadowed += shadowed
+		// And these as refused.
+		admitted, lit := f.admitted.Load(), f.lit.Load()
+		s.Admitted += admitted + lit
+		s.Rejected -= min(s.Rejected, admitted)
+		s.Shadowed -= min(s.Shadowed, lit)
 	}
 	return s
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"sync/atomic"
 	"time"
 
@@ -70,10 +71,12 @@ const (
 	storeTrip    = 5               // failures in a row until the store is left alone
 	storeRest    = 2 * time.Second // how long
 	storeGrace   = 10 * time.Millisecond
+	storeAgain   = time.Second // between two questions about what the local buckets refuse
 )
 
 // WithStore keeps the buckets in a store. Those of this process stand before it: an event that they refuse
-// is not asked for, since the store would refuse it too. After 5 failures in a row the store is left alone for
+// is not asked for, since the store would refuse it too. Where they refuse for longer than a second, one event a second of the
+// key is asked for nevertheless: another process may have given tokens back, or reset the key. After 5 failures in a row the store is left alone for
 // 2 seconds, and then asked about one event. What becomes of events that the store does not decide about says
 // [WithStoreFailure].
 //
@@ -115,6 +118,22 @@ type storeFront struct {
 	skipped  atomic.Uint64 // not asked, as the store is left alone
 	refused  atomic.Uint64 // by the store, though admitted here
 	shadowed atomic.Uint64 // the same, in shadow
+	admitted atomic.Uint64 // by the store, though refused here
+	lit      atomic.Uint64 // the same, in shadow
+
+	seed  maphash.Seed
+	again [256]atomic.Int64 // by a hash of the key: when the store was asked last about what is refused here
+}
+
+// asksAgain reports whether the store is to be asked about an event that the local buckets refuse.
+func (f *storeFront) asksAgain(q *tableTake, a *tableAnswer, ns int64) bool {
+	if wait := a.state.RetryAfter; q.n > a.burst || wait > 0 && wait <= storeAgain {
+		return false
+	}
+	cell := &f.again[maphash.String(f.seed, q.key)%uint64(len(f.again))]
+	last := cell.Load()
+	since := time.Duration(ns - last)
+	return (last == 0 || since < 0 || since >= storeAgain) && cell.CompareAndSwap(last, ns)
 }
 
 var errStoreExit = errors.New("limiter: the store ended its goroutine")
@@ -127,6 +146,7 @@ func newStoreFront(c *rateConfig) *storeFront {
 	return &storeFront{
 		store:   c.store,
 		prompt:  prompt,
+		seed:    maphash.MakeSeed(),
 		timeout: c.storeTimeout,
 		failure: c.storeFailure,
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
@@ -203,20 +223,30 @@ type storeAnswer struct {
 // takeStored decides by the local buckets first and then by the store. The answer is as from the local buckets alone.
 func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each []PolicyState, a *tableAnswer) {
 	r.takeLocal(q, now, each, a)
-	if !a.ok || q.peek {
+	again := !a.ok
+	if again && !r.store.asksAgain(q, a, r.reading(now)) {
 		return
 	}
 	// The store is free to move its arguments to the heap; the caller's array stays where it is.
 	policies := *r.policies.Load()
 	states := make([]PolicyState, len(policies))
 	ok, err := r.store.ask(ctx, StoreRequest{Key: q.key, Cost: q.n, Policies: policies}, states)
-	if err != nil {
+	switch {
+	case err != nil && again:
+		return
+	case err != nil:
 		r.storeFailed(q, now, a, err)
 		return
 	}
 	storeChoose(policies, states, q.n, ok, a)
 	copy(each, states)
-	if !ok {
+	switch {
+	case again && !ok:
+	case again && q.shadow:
+		r.store.lit.Add(1)
+	case again:
+		r.store.admitted.Add(1)
+	case !ok:
 		r.giveLocal(q, now)
 		if q.shadow {
 			r.store.shadowed.Add(1)
@@ -224,7 +254,7 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 			r.store.refused.Add(1)
 		}
 	}
-	r.raiseLocal(q, now, states)
+	r.followStore(q, now, states, again && ok)
 }
 
 // storeFailed decides without the store; the local buckets have admitted the event, and charged it.
@@ -288,13 +318,13 @@ func (r *Rate) giveLocal(q *tableTake, now time.Time) {
 	r.table.adjust(&back)
 }
 
-// raiseLocal makes the local buckets as empty as those of the store.
-func (r *Rate) raiseLocal(q *tableTake, now time.Time, states []PolicyState) {
+// followStore makes the local buckets as empty as those of the store, and with down as full too.
+func (r *Rate) followStore(q *tableTake, now time.Time, states []PolicyState, down bool) {
 	if r.single != nil {
-		r.single.raise(states, r.time(now))
+		r.single.follow(states, r.time(now), down)
 		return
 	}
-	r.table.raise(q, states)
+	r.table.follow(q, states, down)
 }
 
 // forceStored charges the store, or gives back to it, whatever it holds.

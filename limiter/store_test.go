@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/spillgate/spillgate/limiter"
 )
 
@@ -99,6 +101,49 @@ func TestStoreIsNotAskedWhatIsKnown(t *testing.T) {
 			t.Error("refused a token that flowed in")
 		}
 	})
+}
+
+// What another process gives back, or resets, is found within a second, however long the local buckets would refuse.
+func TestStoreThatHasMoreThanIsKnown(t *testing.T) {
+	for name, give := range map[string]func(*limiter.Rate){
+		"refund": func(r *limiter.Rate) { r.Refund("key", 3) },
+		"reset":  func(r *limiter.Rate) { r.Reset("key") },
+	} {
+		for _, limit := range []rate.Limit{rate.Every(time.Hour), 0} {
+			t.Run(name, func(t *testing.T) {
+				storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+					here, there := limiter.NewRate(limit, 3, opts...), limiter.NewRate(limit, 3, opts...)
+					here.AllowN("key", 3)
+					s.calls = 0
+					for range 100 {
+						if here.Allow("key").OK {
+							t.Fatal("admitted")
+						}
+						time.Sleep(50 * time.Millisecond) // in a synctest bubble
+					}
+					if s.calls > 6 {
+						t.Errorf("asked %d times in 5 s", s.calls)
+					}
+					give(there)
+					if d := here.AllowN("key", 4); d.OK {
+						t.Errorf("above the burst: %+v", d)
+					}
+					time.Sleep(time.Second) // in a synctest bubble
+					for i := range 3 {
+						if d := here.Allow("key"); !d.OK || d.Remaining != 2-i || d.Policy != "default" {
+							t.Errorf("event %d after that: %+v", i, d)
+						}
+					}
+					if d := here.Allow("key"); d.OK {
+						t.Errorf("more than was given back: %+v", d)
+					}
+					if s := here.Stats(); s.Admitted != 4 || s.Rejected != 102 {
+						t.Errorf("%+v", s)
+					}
+				})
+			})
+		}
+	}
 }
 
 func TestStoreFailure(t *testing.T) {

@@ -567,8 +567,8 @@ func (t *table) adjust(q *tableTake) {
 	}
 }
 
-// raise makes the buckets of a known key as empty as the states say.
-func (t *table) raise(q *tableTake, states []PolicyState) {
+// follow makes the buckets of a known key as empty as the states say, and with down as full too.
+func (t *table) follow(q *tableTake, states []PolicyState, down bool) {
 	hash := t.hash(q.key)
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
@@ -580,7 +580,7 @@ func (t *table) raise(q *tableTake, states []PolicyState) {
 			continue
 		}
 		reading := p.clock(q.ns)
-		if spent := p.spentOf(states[i]); spent > p.spent(cells[i], reading) {
+		if spent := p.spentOf(states[i]); down || spent > p.spent(cells[i], reading) {
 			cells[i] = reading + spent
 		}
 	}
