@@ -11,6 +11,9 @@ import (
 // MemoryStore is a [Store] in this process: the table that a [Rate] has without a store. It lets several Rates share
 // their buckets, and stands in for a remote store in tests.
 //
+// What shares its buckets shares their limits: each event sets the limits of its own Rate for all, which goes over the whole table where they
+// are others than those of the event before. Give Rates with different limits a MemoryStore each.
+//
 // Make one with [NewMemoryStore]. It is safe for concurrent use.
 type MemoryStore struct {
 	maxKeys int
