@@ -45,6 +45,10 @@ func (p Policy) Window() (q, w int64, ok bool) {
 
 // PolicyState is what a decision left in the bucket of one policy.
 type PolicyState struct {
+	// Limit and Burst are those that the decision went by: of the policy, or the key's own (see [WithKeyLimit]). A [Store]
+	// need not tell.
+	Limit rate.Limit `json:"limit"`
+	Burst int        `json:"burst"`
 	// Remaining is how many tokens are left, rounded down; never below 0.
 	Remaining int `json:"remaining"`
 	// RetryAfter is when this policy would admit the same request; 0 if it does now or if
@@ -174,7 +178,7 @@ func (p policyRule) forKey(limit rate.Limit, burst int) policyRule {
 		return p
 	}
 	if !(limit > 0) || burst <= 0 {
-		p.burst, p.tick, p.capacity, p.debt, p.far = 0, 1, 0, 2*policyMost, 2*policyMost
+		p.limit, p.burst, p.tick, p.capacity, p.debt, p.far = 0, 0, 1, 0, 2*policyMost, 2*policyMost
 		return p
 	}
 	p.tick = (1 << (policyTickBits - 1)) / float64(limit)
@@ -279,9 +283,9 @@ func (p *policyRule) spentOf(s PolicyState) int64 {
 // state describes a bucket of which so much is spent.
 func (p *policyRule) state(spent int64) PolicyState {
 	if p.infinite {
-		return PolicyState{Remaining: policyUnbounded}
+		return PolicyState{Limit: p.limit, Burst: p.burst, Remaining: policyUnbounded}
 	}
-	return PolicyState{Remaining: p.tokens(spent), ResetAfter: p.wait(spent)}
+	return PolicyState{Limit: p.limit, Burst: p.burst, Remaining: p.tokens(spent), ResetAfter: p.wait(spent)}
 }
 
 // policyConvert returns the word under rule to of a bucket whose word under rule from is cell: what is

@@ -69,10 +69,11 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 	for i, b := range s.buckets {
 		limit, burst := s.policies[i].Limit, s.policies[i].Burst
 		if limit == rate.Inf {
+			state := PolicyState{Limit: limit, Burst: burst, Remaining: policyUnbounded}
 			if i == 0 {
-				a.burst, a.state = policyUnbounded, PolicyState{Remaining: policyUnbounded}
+				a.burst, a.state = policyUnbounded, state
 			}
-			rateSingleEach(each, i, PolicyState{Remaining: policyUnbounded})
+			rateSingleEach(each, i, state)
 			continue
 		}
 		tokens := b.TokensAt(now)
@@ -135,7 +136,7 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 }
 
 func rateSingleState(tokens float64, limit rate.Limit, burst int) PolicyState {
-	return PolicyState{Remaining: rateSingleFloor(tokens, limit, burst), ResetAfter: rateSingleWait(float64(burst)-tokens, limit)}
+	return PolicyState{Limit: limit, Burst: burst, Remaining: rateSingleFloor(tokens, limit, burst), ResetAfter: rateSingleWait(float64(burst)-tokens, limit)}
 }
 
 func rateSingleEach(each []PolicyState, i int, state PolicyState) {

@@ -415,6 +415,39 @@ func TestRateRefundChargeReset(t *testing.T) {
 	}
 }
 
+// A decision tells the limits that it went by, whoever made it.
+func TestRateStatesTellTheLimits(t *testing.T) {
+	second := limiter.WithPolicy("second", rate.Inf, 7)
+	for name, c := range map[string]struct {
+		r    *limiter.Rate
+		want []limiter.PolicyState
+	}{
+		"table":   {limiter.NewRate(2, 5), []limiter.PolicyState{{Limit: 2, Burst: 5}}},
+		"two":     {limiter.NewRate(2, 5, second), []limiter.PolicyState{{Limit: 2, Burst: 5}, {Limit: rate.Inf, Burst: 7}}},
+		"unkeyed": {limiter.NewRate(2, 5, second, limiter.WithoutKeys()), []limiter.PolicyState{{Limit: 2, Burst: 5}, {Limit: rate.Inf, Burst: 7}}},
+		"exact":   {limiter.NewRate(2, 5, limiter.WithExactKeys()), []limiter.PolicyState{{Limit: 2, Burst: 5}}},
+		"store":   {limiter.NewRate(2, 5, second, limiter.WithStore(limiter.NewMemoryStore(8))), []limiter.PolicyState{{Limit: 2, Burst: 5}, {Limit: rate.Inf, Burst: 7}}},
+		"own":     {limiter.NewRate(1, 1, second, limiter.WithKeyLimit(func(string) (rate.Limit, int) { return 2, 5 })), []limiter.PolicyState{{Limit: 2, Burst: 5}, {Limit: rate.Inf, Burst: 7}}},
+		"blocked": {limiter.NewRate(1, 1, limiter.WithKeyLimit(func(string) (rate.Limit, int) { return rate.Limit(math.NaN()), 5 })), []limiter.PolicyState{{}}},
+		"budget":  {limiter.NewRate(2, 5, limiter.WithMaxKeys(1), limiter.WithNewKeyBudget(0, 1)), []limiter.PolicyState{{Limit: 2, Burst: 5}}},
+	} {
+		if name == "budget" {
+			for i := range 20 {
+				c.r.AllowN(strconv.Itoa(i), 5)
+			}
+		}
+		for range 7 { // admitted, and then refused
+			var each [2]limiter.PolicyState
+			d := c.r.AllowEach(time.Time{}, "key", 1, each[:])
+			for i, want := range c.want {
+				if each[i].Limit != want.Limit || each[i].Burst != want.Burst {
+					t.Errorf("%s: %+v: policy %d: %+v, want the limit %v and the burst %d", name, d, i, each[i], want.Limit, want.Burst)
+				}
+			}
+		}
+	}
+}
+
 func TestRateShadowRefusesNothing(t *testing.T) {
 	for kind, opts := range rateKinds {
 		t.Run(kind, func(t *testing.T) {

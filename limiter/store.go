@@ -283,6 +283,7 @@ func storeChoose(policies []Policy, states []PolicyState, n int, ok bool, a *tab
 	a.ok, a.policy = ok, -1
 	for i := range states {
 		s := &states[i]
+		s.Limit, s.Burst = policies[i].Limit, policies[i].Burst
 		s.Refused = !ok && (s.Refused || n > policies[i].Burst && !policyInfinite(policies[i].Limit))
 		switch {
 		case a.policy < 0:

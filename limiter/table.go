@@ -317,7 +317,7 @@ func (sh *tableShard) decideOne(q *tableTake, cell *int64, a *tableAnswer) {
 	p := &sh.rules.policies[0]
 	a.rules, a.burst = sh.rules, p.burst
 	if p.infinite {
-		a.ok, a.burst, a.state.Remaining = true, policyUnbounded, policyUnbounded
+		a.ok, a.burst, a.state = true, policyUnbounded, p.state(0)
 		return
 	}
 	reading := p.clock(q.ns)
@@ -497,8 +497,9 @@ func (b *tableBudget) take(q *tableTake, each []PolicyState, a *tableAnswer) {
 	switch {
 	case q.n > p.burst, short > p.grace && (p.nsPerTick == 0 || wait > q.maxWait):
 		a.ok = false
+		limit, burst := a.state.Limit, a.state.Burst // of the key, whose numbers are those of all new keys now
 		a.state = p.state(spent)
-		a.state.Refused = true
+		a.state.Limit, a.state.Burst, a.state.Refused = limit, burst, true
 		if q.n <= p.burst {
 			a.state.RetryAfter = wait
 		}

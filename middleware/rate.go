@@ -3,7 +3,6 @@ package middleware
 import (
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/spillgate/spillgate/cache"
@@ -166,7 +165,7 @@ func (l *rateLayer) wrap(next http.Handler, e env) http.Handler {
 	h.lean = !h.adjacent && l.config.refund == nil
 	h.closed = h.rejecter
 	h.closed.status, h.closed.spread = http.StatusServiceUnavailable, -1
-	h.fields.Store(newRateFields(l.l.Policies()))
+	h.fields = newRateFields(l.l.Policies())
 	return h
 }
 
@@ -181,11 +180,8 @@ type rateHandler struct {
 	config rateConfig
 	lean   bool     // nothing inside or after the response needs a recorder: none is made to admit a request
 	closed rejecter // for when the store of l does not answer: no fault of the client
-	fields atomic.Pointer[rateFields]
+	fields *rateFields
 }
-
-// ratePolicies is the most policies a limiter.Rate has.
-const ratePolicies = 8
 
 func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.skip != nil && h.skips(r) {
@@ -205,16 +201,15 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if rec != nil {
 		now = rec.now()
 	}
-	var each [ratePolicies]limiter.PolicyState
-	d := h.l.AllowContext(r.Context(), now, key, cost, each[:])
+	var states [ratePolicyMax]limiter.PolicyState
+	each := states[:len(h.fields.names)]
+	d := h.l.AllowContext(r.Context(), now, key, cost, each)
 
-	var f *rateFields
-	if h.config.headers != NoHeaders || !d.OK {
-		f = h.current()
-		h.setFields(w.Header(), f, &d, each[:len(f.policies)])
+	if h.config.headers != NoHeaders {
+		h.setFields(w.Header(), &d, each)
 	}
 	if !d.OK {
-		h.refuse(w, r, rec, f, &d, each[:len(f.policies)])
+		h.refuse(w, r, rec, &d, each)
 		return
 	}
 	if rec == nil {
@@ -243,27 +238,12 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	finished = true
 }
 
-// current returns the prepared fields of the present policies.
-func (h *rateHandler) current() *rateFields {
-	f := h.fields.Load()
-	var buf [ratePolicies]limiter.Policy
-	now := h.l.AppendPolicies(buf[:0])
-	for i := range now {
-		if i >= len(f.policies) || now[i] != f.policies[i] {
-			f = newRateFields(h.l.Policies()) // somebody changed a limit
-			h.fields.Store(f)
-			break
-		}
-	}
-	return f
-}
-
-func (h *rateHandler) refuse(w http.ResponseWriter, r *http.Request, rec *recorder, f *rateFields, d *limiter.Decision, each []limiter.PolicyState) {
+func (h *rateHandler) refuse(w http.ResponseWriter, r *http.Request, rec *recorder, d *limiter.Decision, each []limiter.PolicyState) {
 	j, after, body := &h.rejecter, d.RetryAfter, reducedCapacity
 	if d.Unavailable {
 		j = &h.closed
 	} else {
-		body = f.body(each)
+		body = h.fields.body(each)
 		if after == 0 {
 			// No wait helps: the cost is above the burst, or nothing flows in. A day is as good
 			// as any, and no client will hammer.
@@ -280,9 +260,9 @@ func (h *rateHandler) refuse(w http.ResponseWriter, r *http.Request, rec *record
 	j.reject(w, r, rec, d.Err(), after, d.Policy, body)
 }
 
-func (h *rateHandler) setFields(hd http.Header, f *rateFields, d *limiter.Decision, each []limiter.PolicyState) {
+func (h *rateHandler) setFields(hd http.Header, d *limiter.Decision, each []limiter.PolicyState) {
 	if h.config.headers&DraftHeaders != 0 {
-		f.setDraft(hd, d, each)
+		h.fields.setDraft(hd, each)
 	}
 	if h.config.headers&LegacyHeaders != 0 {
 		setLegacy(hd, d)

@@ -10,16 +10,27 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// rateFields are the response fields of a set of policies, prepared once: writing them takes no
-// formatting for numbers that have been sent before.
+// rateFields are the response fields of a Rate, prepared once: writing them takes no
+// formatting for limits and numbers that have been sent before.
 type rateFields struct {
-	policies []limiter.Policy
-	policy   []string // RateLimit-Policy; nil if no policy can be described
+	names []string // of the policies
+	// policies holds descriptions of recent limits, by a hash of the first: those of all keys, or those that keys have
+	// of their own.
+	policies [64]atomic.Pointer[ratePolicies]
 	// values holds recent values of RateLimit, by a hash of its numbers. It serves one policy
 	// only: the numbers of several rarely meet again.
 	values [256]atomic.Pointer[rateValue]
 	// bodies holds the problem documents by the set of policies that refused.
-	bodies [1 << ratePolicies]atomic.Pointer[rejectBody]
+	bodies [1 << ratePolicyMax]atomic.Pointer[rejectBody]
+}
+
+// ratePolicyMax is the most policies a limiter.Rate has.
+const ratePolicyMax = 8
+
+// ratePolicies describes the limits that a decision went by.
+type ratePolicies struct {
+	limits []limiter.Policy
+	field  []string // RateLimit-Policy; nil if no policy can be described
 }
 
 type rateValue struct {
@@ -29,9 +40,48 @@ type rateValue struct {
 }
 
 func newRateFields(policies []limiter.Policy) *rateFields {
-	f := &rateFields{policies: policies}
-	var b []byte
+	f := new(rateFields)
 	for _, p := range policies {
+		f.names = append(f.names, p.Name)
+	}
+	return f
+}
+
+// of returns the description of the limits in each.
+func (f *rateFields) of(each []limiter.PolicyState) *ratePolicies {
+	const ways = 4 // so that a few plans do not displace each other
+	hash := (math.Float64bits(float64(each[0].Limit)) ^ uint64(each[0].Burst)) * 0x9e3779b97f4a7c15 >> 32
+	cell := func(i uint64) *atomic.Pointer[ratePolicies] { return &f.policies[(hash+i)%uint64(len(f.policies))] }
+	for i := range uint64(ways) {
+		if p := cell(i).Load(); p != nil && p.describes(each) {
+			return p
+		}
+	}
+	p := newRatePolicies(f.names, each)
+	for i := range uint64(ways) {
+		if cell(i).CompareAndSwap(nil, p) {
+			return p
+		}
+	}
+	cell(0).Store(p)
+	return p
+}
+
+func (p *ratePolicies) describes(each []limiter.PolicyState) bool {
+	for i := range p.limits {
+		if p.limits[i].Limit != each[i].Limit || p.limits[i].Burst != each[i].Burst {
+			return false
+		}
+	}
+	return true
+}
+
+func newRatePolicies(names []string, each []limiter.PolicyState) *ratePolicies {
+	out := new(ratePolicies)
+	var b []byte
+	for i, name := range names {
+		p := limiter.Policy{Name: name, Limit: each[i].Limit, Burst: each[i].Burst}
+		out.limits = append(out.limits, p)
 		q, w, ok := p.Window()
 		if !ok {
 			continue // no limit, or one that no window describes
@@ -46,9 +96,9 @@ func newRateFields(policies []limiter.Policy) *rateFields {
 		b = strconv.AppendInt(b, w, 10)
 	}
 	if len(b) > 0 {
-		f.policy = []string{string(b)}
+		out.field = []string{string(b)}
 	}
-	return f
+	return out
 }
 
 // appendName writes a policy's name as an RFC 9651 String; the limiter admits only names
@@ -65,18 +115,17 @@ func appendName(b []byte, name string) []byte {
 // is large for its t, since a client may infer r/t as its rate; so t is the time in which r flows in,
 // and what is told is never faster than the policy. With nothing left t is when the next token comes.
 // A refusal's t is never later than its Retry-After.
-func numbers(p *limiter.Policy, d *limiter.Decision, s *limiter.PolicyState) (r, t int64, ok bool) {
-	if s.Remaining == math.MaxInt || math.IsInf(float64(p.Limit), 1) {
+func numbers(s *limiter.PolicyState) (r, t int64, ok bool) {
+	if s.Remaining == math.MaxInt || math.IsInf(float64(s.Limit), 1) {
 		return 0, 0, false // no quota
 	}
 	r, t = int64(s.Remaining), -1
-	own := d.Policy == p.Name && d.Limit != p.Burst // the key has a limit of its own, which is not known here
 	switch {
-	case r > 0 && p.Limit > 0 && !own:
-		t = int64(min(math.Ceil(float64(r)/float64(p.Limit)*(1-1e-12)), 1e12))
-	case r == 0 && p.Limit > 0 && !own:
+	case r > 0 && s.Limit > 0:
+		t = int64(min(math.Ceil(float64(r)/float64(s.Limit)*(1-1e-12)), 1e12))
+	case r == 0 && s.Limit > 0:
 		// The bucket is full in ResetAfter, which is Burst tokens and the rest of the one under way.
-		next := float64(s.ResetAfter)/float64(time.Second) - float64(p.Burst-1)/float64(p.Limit)
+		next := float64(s.ResetAfter)/float64(time.Second) - float64(s.Burst-1)/float64(s.Limit)
 		t = int64(min(max(1, math.Ceil(next)), 1e12))
 	}
 	if t >= 0 {
@@ -88,12 +137,12 @@ func numbers(p *limiter.Policy, d *limiter.Decision, s *limiter.PolicyState) (r,
 	return r, t, true
 }
 
-func (f *rateFields) setDraft(h http.Header, d *limiter.Decision, each []limiter.PolicyState) {
-	if f.policy != nil {
-		h["Ratelimit-Policy"] = f.policy
+func (f *rateFields) setDraft(h http.Header, each []limiter.PolicyState) {
+	if p := f.of(each); p.field != nil {
+		h["Ratelimit-Policy"] = p.field
 	}
-	if len(f.policies) == 1 {
-		r, t, ok := numbers(&f.policies[0], d, &each[0])
+	if len(f.names) == 1 {
+		r, t, ok := numbers(&each[0])
 		if !ok {
 			return
 		}
@@ -102,7 +151,7 @@ func (f *rateFields) setDraft(h http.Header, d *limiter.Decision, each []limiter
 		if v == nil || v.r != r || v.t != t {
 			var buf [128]byte
 			v = &rateValue{r: r, t: t}
-			v.text[0] = string(appendLimit(buf[:0], f.policies[0].Name, r, t))
+			v.text[0] = string(appendLimit(buf[:0], f.names[0], r, t))
 			v.value = v.text[:]
 			cell.Store(v)
 		}
@@ -111,15 +160,15 @@ func (f *rateFields) setDraft(h http.Header, d *limiter.Decision, each []limiter
 	}
 	var buf [256]byte
 	b := buf[:0]
-	for i := range f.policies {
-		r, t, ok := numbers(&f.policies[i], d, &each[i])
+	for i := range f.names {
+		r, t, ok := numbers(&each[i])
 		if !ok {
 			continue
 		}
 		if len(b) > 0 {
 			b = append(b, ", "...)
 		}
-		b = appendLimit(b, f.policies[i].Name, r, t)
+		b = appendLimit(b, f.names[i], r, t)
 	}
 	if len(b) > 0 {
 		h["Ratelimit"] = []string{string(b)}
@@ -158,9 +207,9 @@ func (f *rateFields) body(each []limiter.PolicyState) *rejectBody {
 		return b
 	}
 	var names []string
-	for i := range f.policies {
+	for i, name := range f.names {
 		if set&(1<<i) != 0 {
-			names = append(names, f.policies[i].Name)
+			names = append(names, name)
 		}
 	}
 	b := newRejectBody(problemQuota, "Quota exceeded", http.StatusTooManyRequests,

@@ -137,6 +137,47 @@ func TestRateHeaders(t *testing.T) {
 	})
 }
 
+// Keys that have limits of their own are told these, and not those that others have.
+func TestRateHeadersOfAKeysOwnLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		plans := map[string]struct {
+			limit rate.Limit
+			burst int
+		}{"free": {1, 5}, "slow": {rate.Every(time.Hour), 5}, "pro": {100, 100}, "open": {rate.Inf, 0}, "blocked": {0, 0}}
+		l := limiter.NewRate(1, 5, limiter.WithPolicy("daily", 1000.0/86400, 1000), limiter.WithKeyLimit(func(key string) (rate.Limit, int) {
+			return plans[key].limit, plans[key].burst
+		}))
+		h := middleware.Rate(l, middleware.WithKey(middleware.KeyHeader("X-Plan"))).Handler(answer(200))
+		for range 2 { // the second time from memory
+			for plan, want := range map[string]string{
+				"free":    `"default";q=5;w=5, "daily";q=1000;w=86400 | "default";r=4;t=4, "daily";r=999;t=86314`,
+				"slow":    `"default";q=5;w=18000, "daily";q=1000;w=86400 | "default";r=4;t=14400, "daily";r=999;t=86314`,
+				"pro":     `"default";q=100;w=1, "daily";q=1000;w=86400 | "default";r=99;t=1, "daily";r=999;t=86314`,
+				"open":    `"daily";q=1000;w=86400 | "daily";r=999;t=86314`,
+				"blocked": `"daily";q=1000;w=86400 | "default";r=0, "daily";r=1000;t=86400`,
+			} {
+				r := from("192.0.2.1:1")
+				r.Header.Set("X-Plan", plan)
+				hd := do(h, r).Header
+				if got := hd.Get("RateLimit-Policy") + " | " + hd.Get("RateLimit"); got != want {
+					t.Errorf("%s:\n     %s\nwant %s", plan, got, want)
+				}
+				l.Reset(plan)
+			}
+		}
+		// Of more plans than are kept, each is told its own.
+		var n int
+		l = limiter.NewRate(1, 1, limiter.WithKeyLimit(func(string) (rate.Limit, int) { return rate.Limit(n), n }))
+		h = middleware.Rate(l).Handler(answer(200))
+		for n = range 1000 {
+			l.Reset("192.0.2.1")
+			if got, want := do(h, from("192.0.2.1:1")).Header.Get("RateLimit-Policy"), fmt.Sprintf(`"default";q=%d;w=1`, n); n > 0 && got != want {
+				t.Fatalf("RateLimit-Policy %s, want %s", got, want)
+			}
+		}
+	})
+}
+
 // Retry-After is never earlier than t, whatever is left (draft, section 6).
 func TestRetryAfterIsNotBeforeT(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
