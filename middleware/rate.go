@@ -42,6 +42,7 @@ type RateOption interface{ applyRate(*rateConfig) }
 type rateConfig struct {
 	common
 	key     KeyFunc
+	asks    bool // a function of the user's for each request
 	cost    func(*http.Request) int
 	refund  func(r *http.Request, res Result, taken int) int
 	headers Headers
@@ -58,7 +59,7 @@ func WithKey(f KeyFunc) RateOption {
 	if f == nil {
 		panic("middleware: WithKey: f is nil; leave the option out for the peer address")
 	}
-	return rateOption(func(c *rateConfig) { c.key = f })
+	return rateOption(func(c *rateConfig) { c.key, c.asks = f, true })
 }
 
 // WithCost says how many tokens a request takes; the default is 1. Below 1 it takes none and is admitted unless the
@@ -67,7 +68,7 @@ func WithCost(f func(*http.Request) int) RateOption {
 	if f == nil {
 		panic("middleware: WithCost: f is nil; leave the option out for a cost of 1")
 	}
-	return rateOption(func(c *rateConfig) { c.cost = f })
+	return rateOption(func(c *rateConfig) { c.cost, c.asks = f, true })
 }
 
 // WithRefund gives tokens back after the response: as many as f returns, for what it knows of the request by
@@ -199,6 +200,7 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	cost := h.config.costOf(r)
 	var now time.Time // zero: the limiter reads the clock
 	if rec != nil {
+		rec.fresh = rec.fresh && !h.config.asks
 		now = rec.now()
 	}
 	var states [ratePolicyMax]limiter.PolicyState

@@ -329,6 +329,37 @@ func TestRateGivesBackWhatItTook(t *testing.T) {
 	}
 }
 
+// A function of the user's may take its time, as to read a body; what flowed in meanwhile is there.
+func TestRateDecidesAfterItHasAsked(t *testing.T) {
+	for name, option := range map[string]middleware.RateOption{
+		"cost": middleware.WithCost(func(r *http.Request) int { askSlowly(r); return 1 }),
+		"key":  middleware.WithKey(func(r *http.Request) (string, error) { askSlowly(r); return "key", nil }),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := middleware.Wrap(answer(200), middleware.WithTrace(&middleware.Trace{}), middleware.Rate(limiter.NewRate(1, 1), option))
+			slow := make(chan *http.Response)
+			go func() {
+				r := from("192.0.2.1:1")
+				r.Header.Set("Slow", "5s")
+				slow <- do(h, r)
+			}()
+			time.Sleep(4 * time.Second) // in a synctest bubble
+			if res := do(h, from("192.0.2.1:1")); res.StatusCode != 200 {
+				t.Errorf("%s: status %d, want 200", name, res.StatusCode)
+			}
+			if res := <-slow; res.StatusCode != 200 {
+				t.Errorf("%s: status %d a second later, Retry-After %s", name, res.StatusCode, res.Header.Get("Retry-After"))
+			}
+		})
+	}
+}
+
+func askSlowly(r *http.Request) {
+	if d, err := time.ParseDuration(r.Header.Get("Slow")); err == nil {
+		time.Sleep(d) // in a synctest bubble
+	}
+}
+
 func TestChargeMissesOnly(t *testing.T) {
 	l := limiter.NewRate(0, 10)
 	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
