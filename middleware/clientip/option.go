@@ -44,7 +44,8 @@ func WithMaxHops(n int) Option {
 // WithTrustedUnixPeer trusts whoever connects over a unix socket, as a proxy on
 // the same machine does; who may connect is then up to the permissions of the
 // socket. Without it such a request has no peer address, and its client is
-// [Unknown]. It needs a request that a [net/http.Server] accepted, and has no
+// [Unknown]; but a client may bind its end of a unix socket to a name that reads
+// like an address, and passes for that. So let nobody connect but your proxy. It needs a request that a [net/http.Server] accepted, and has no
 // effect on a Source that reads no header.
 func WithTrustedUnixPeer() Option {
 	return optionFunc(func(s *Source) { s.trustUnix = true })
