@@ -119,7 +119,7 @@ func numbers(s *limiter.PolicyState) (r, t int64, ok bool) {
 	if s.Remaining == math.MaxInt || math.IsInf(float64(s.Limit), 1) {
 		return 0, 0, false // no quota
 	}
-	r, t = int64(s.Remaining), -1
+	r, t = int64(min(float64(s.Remaining), 1e15-1)), -1 // the most that RFC 9651, section 3.3.1, can carry
 	switch {
 	case r > 0 && s.Limit > 0:
 		t = int64(min(math.Ceil(float64(r)/float64(s.Limit)*(1-1e-12)), 1e12))

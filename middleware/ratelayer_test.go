@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -122,6 +123,13 @@ func TestRateHeaders(t *testing.T) {
 		}
 		if h = get(middleware.Rate(limiter.NewRate(rate.Inf, 0)).Handler(answer(200))); len(h) != 0 {
 			t.Errorf("an infinite limit has no quota to tell: %v", h)
+		}
+
+		// No number has more than 15 digits (RFC 9651, section 3.3.1), or a parser drops the whole field.
+		huge := limiter.NewRate(1, math.MaxInt, limiter.WithPolicy("small", 1, 1))
+		most := fmt.Sprintf(`"default";r=%.0f;t=`, math.Min(math.MaxInt-1, 1e15-1))
+		if h = get(middleware.Rate(huge).Handler(answer(200))); !strings.HasPrefix(h.Get("RateLimit"), most) {
+			t.Errorf("RateLimit %s", h.Get("RateLimit"))
 		}
 
 		// A change at run time is told from the next response on.
