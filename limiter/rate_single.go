@@ -55,7 +55,13 @@ func (s *rateSingle) clock(now time.Time) time.Time {
 	return now
 }
 
-func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reserved *[ratePolicyMax]*rate.Reservation, a *tableAnswer) {
+// rateReserved is what giveBack has to know.
+type rateReserved struct {
+	bucket *rate.Limiter
+	tokens *rate.Reservation
+}
+
+func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reserved *[ratePolicyMax]rateReserved, a *tableAnswer) {
 	if now.IsZero() {
 		now = time.Now()
 	}
@@ -110,7 +116,7 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 				continue
 			}
 			if reserved != nil {
-				reserved[i] = b.ReserveN(now, q.n)
+				reserved[i] = rateReserved{b, b.ReserveN(now, q.n)}
 			} else {
 				b.AllowN(now, q.n)
 			}
@@ -213,13 +219,18 @@ func (s *rateSingle) follow(states []PolicyState, now time.Time, down bool) {
 	}
 }
 
-func (s *rateSingle) giveBack(reserved *[ratePolicyMax]*rate.Reservation, now time.Time) {
+// giveBack is that of table.
+func (s *rateSingle) giveBack(reserved *[ratePolicyMax]rateReserved, n int, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now = s.clock(now)
-	for _, r := range reserved {
-		if r != nil {
-			r.CancelAt(now)
+	for i, b := range s.buckets {
+		switch r := reserved[i]; {
+		case r.bucket != b: // it was filled meanwhile, or has no limit
+		case b.TokensAt(now) >= 0:
+			rateSingleAdd(b, now, n)
+		default:
+			r.tokens.CancelAt(now)
 		}
 	}
 }

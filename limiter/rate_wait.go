@@ -3,8 +3,6 @@ package limiter
 import (
 	"context"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 // Wait takes one token of the key's buckets, now or as soon as it flows in. See [Rate.WaitN].
@@ -31,7 +29,7 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 		q.maxWait = min(q.maxWait, max(0, deadline.Sub(now)))
 	}
 	var marks [ratePolicyMax]int64
-	var reserved [ratePolicyMax]*rate.Reservation
+	var reserved [ratePolicyMax]rateReserved
 	var a tableAnswer
 	if r.single != nil {
 		r.single.take(&q, now, nil, &reserved, &a)
@@ -64,7 +62,7 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	q.ns = r.reading(now)
 	switch {
 	case r.single != nil:
-		r.single.giveBack(&reserved, now)
+		r.single.giveBack(&reserved, q.n, now)
 	case a.shared:
 		r.table.budget.giveBack(&q, a.mark)
 	default:

@@ -107,3 +107,34 @@ func TestRateWaitGivesTheBudgetBack(t *testing.T) {
 		}
 	})
 }
+
+// Whoever gives up waiting for one policy has his tokens of the others back, whoever came after him.
+func TestRateWaitGivesBackToEachPolicy(t *testing.T) {
+	for kind, opts := range rateKinds {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := limiter.NewRate(1, 1, append([]limiter.RateOption{limiter.WithPolicy("daily", 0, 100)}, opts...)...)
+				r.Allow("key")
+				for range 20 {
+					var wg sync.WaitGroup
+					for i := range 3 {
+						wg.Go(func() {
+							ctx, cancel := context.WithCancel(t.Context())
+							time.AfterFunc(time.Duration(10+i)*time.Millisecond, cancel)
+							if err := r.Wait(ctx, "key"); err != context.Canceled {
+								t.Errorf("wait %d: %v", i, err)
+							}
+						})
+						synctest.Wait()
+					}
+					wg.Wait()
+				}
+				var each [2]limiter.PolicyState
+				r.AllowEach(time.Time{}, "key", 1000, each[:])
+				if each[1].Remaining != 99 {
+					t.Errorf("%d left of 100 after one event and 60 that did not happen", each[1].Remaining)
+				}
+			})
+		})
+	}
+}

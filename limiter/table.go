@@ -608,11 +608,16 @@ func (t *table) giveBack(q *tableTake, rules *tableRules, marks *[ratePolicyMax]
 	}
 }
 
-// giveBack returns to one bucket what was reserved when its word became mark.
+// giveBack returns to one bucket what was reserved when its word became mark: where the bucket is in debt, as much of it as
+// nobody has reserved after; where it is not, nobody waits.
 func (p *policyRule) giveBack(q *tableTake, cell *int64, mark int64) {
 	reading := p.clock(q.ns)
-	if back := p.cost(q.n) - (*cell - mark); back > 0 && back <= p.cost(q.n) {
-		*cell = reading + max(0, p.spent(*cell, reading)-back)
+	spent, back := p.spent(*cell, reading), p.cost(q.n)
+	if spent-p.capacity > p.grace {
+		back -= max(0, *cell-mark)
+	}
+	if back > 0 {
+		*cell = reading + max(0, spent-back)
 	}
 }
 
