@@ -237,6 +237,29 @@ func TestMap(t *testing.T) {
 			empty(t, p)
 		})
 	})
+	t.Run("brief elements that are not timed add no time, also where the first slot was waited for", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			brief := func(context.Context, int) (int, error) { time.Sleep(time.Microsecond); return 0, nil } // in a synctest bubble
+			pool.Map(ctx, p, make([]int, 3), brief, pool.WithKind("brief"))
+			time.Sleep(24 * time.Hour) // in a synctest bubble
+			release := full(p)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				pool.Map(ctx, p, make([]int, 5), brief, pool.WithKind("brief"))
+			}()
+			synctest.Wait()
+			release()
+			<-done
+			for _, k := range p.Stats().Kinds {
+				if k.Kind == "brief" && (k.Run.Total > 8*time.Microsecond || k.Run.P99 > 2*time.Microsecond) {
+					t.Errorf("8 elements of 1 us each took %+v", k.Run)
+				}
+			}
+			empty(t, p)
+		})
+	})
 	t.Run("no slot: the error of Do", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1), pool.WithQueue(0, 0))

@@ -143,7 +143,9 @@ func (s *slot) settle() {
 		return
 	}
 	now := k.pool.now()
-	k.ran(now - s.began)
+	if s.began != untimed {
+		k.ran(now - s.began)
+	}
 	w.permit.ReleaseAt(limiter.Success, k.pool.at(now))
 	k.pool.end(k, 0, untimed)
 }
