@@ -122,15 +122,18 @@ func (s *slot) lock() {
 	}
 }
 
-// leave gives the slot back, once.
+// leave gives the slot back, once. The task may stand back on another goroutine, or have it back, at this very moment.
 func (s *slot) leave() {
-	if s.move(slotHeld, slotLeft) {
-		s.settle()
-	} else if !s.move(slotYielded, slotLeft) { // the one that yielded finds that out and settles
+	for s.isHeld() {
+		if s.move(slotHeld, slotLeft) {
+			s.settle()
+		} else if !s.move(slotYielded, slotLeft) { // the one that yielded finds that out and settles
+			continue
+		}
+		if s.word.Load()&slotLocked != 0 {
+			runtime.UnlockOSThread()
+		}
 		return
-	}
-	if s.word.Load()&slotLocked != 0 {
-		runtime.UnlockOSThread()
 	}
 }
 
