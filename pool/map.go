@@ -15,7 +15,8 @@ import (
 //
 // The first error cancels the context that fn receives and Map returns that error and no
 // results, once every call of fn has returned. A panic of fn is such an error, a
-// [*PanicError]; so is [ErrGoexit] on another goroutine than the caller's. The errors for
+// [*PanicError]; so is [ErrGoexit] on another goroutine than the caller's; and [ErrShutdown], where the
+// pool's time for draining is over before the last element has begun. The errors for
 // no slot are those of [Pool.Do]. opts apply to every element.
 func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context, A) (R, error), opts ...TaskOption) ([]R, error) {
 	m := &mapping[A, R]{pool: p, task: gather(opts), in: in, out: make([]R, len(in)), fn: fn}
@@ -96,6 +97,10 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
 		}
 		if err := ctx.Err(); err != nil {
 			m.fail(context.Cause(ctx))
+			return
+		}
+		if m.pool.stopped.Load() {
+			m.fail(ErrShutdown)
 			return
 		}
 		if i+1 < len(m.in) {

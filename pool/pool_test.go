@@ -766,6 +766,38 @@ func TestShutdown(t *testing.T) {
 			empty(t, p)
 		})
 	})
+	t.Run("at the deadline a Map begins no further element", func(t *testing.T) {
+		for name, run := range map[string]func(p *pool.Pool, f func(context.Context) error) error{
+			"in a slot of its own": func(p *pool.Pool, f func(context.Context) error) error { return f(context.Background()) },
+			"inside a task":        func(p *pool.Pool, f func(context.Context) error) error { return p.Do(context.Background(), f) },
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(2))
+				var begun atomic.Int64
+				result := make(chan error)
+				go func() {
+					result <- run(p, func(ctx context.Context) error {
+						_, err := pool.Map(ctx, p, make([]int, 100), func(context.Context, int) (int, error) {
+							begun.Add(1)
+							time.Sleep(time.Second) // in a synctest bubble
+							return 0, nil
+						})
+						return err
+					})
+				}()
+				synctest.Wait()
+				ctx, cancel := context.WithTimeout(context.Background(), 2500*time.Millisecond)
+				defer cancel()
+				if err := p.Shutdown(ctx); !errors.Is(err, pool.ErrShutdown) {
+					t.Errorf("%s: Shutdown: %v", name, err)
+				}
+				if err := <-result; err != pool.ErrShutdown || begun.Load() > 6 {
+					t.Errorf("%s: %v after %d elements, want 6 at most", name, err, begun.Load())
+				}
+				empty(t, p)
+			})
+		}
+	})
 }
 
 func TestStats(t *testing.T) {

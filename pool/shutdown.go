@@ -9,8 +9,8 @@ import (
 // waits or runs has ended, then returns nil.
 //
 // If ctx ends first, what waits is dropped, each task answered with ErrShutdown, [Checkpoint]
-// tells what runs to stop, and Shutdown returns a [*DroppedError] that names them by kind. It
-// does not wait for those that run any longer. A second Shutdown waits for the same end.
+// tells what runs to stop, a [Map] begins no further element, and Shutdown returns a [*DroppedError] that names them by
+// kind. It does not wait for those that run any longer. A second Shutdown waits for the same end.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	p.draining.Store(true)
 	p.over()
