@@ -57,11 +57,14 @@ type poolOption func(*config)
 
 func (f poolOption) applyPool(c *config) { f(c) }
 
+// maxSlots keeps what a task takes within 32 bits, and twice the slots within an int.
+const maxSlots = 1<<30 - 1
+
 // WithSlots sets a number of slots that does not follow GOMAXPROCS. It panics if n is less
-// than 1.
+// than 1, or 2^30 or more.
 func WithSlots(n int) Option {
-	if n < 1 {
-		panic(fmt.Sprintf("pool: WithSlots(%d): a pool has at least 1 slot", n))
+	if n < 1 || n > maxSlots {
+		panic(fmt.Sprintf("pool: WithSlots(%d): a pool has from 1 to %d slots", n, maxSlots))
 	}
 	return poolOption(func(c *config) { c.slots = n })
 }
@@ -179,10 +182,10 @@ func (p *Pool) follow(now time.Duration) {
 
 // Resize sets the number of slots, which then no longer follows GOMAXPROCS. More slots are
 // given to the waiting line at once; fewer are reached as tasks end. It returns an error
-// and changes nothing if slots is less than 1, or while [Overcommit] decides.
+// and changes nothing if slots is less than 1, or 2^30 or more, or while [Overcommit] decides.
 func (p *Pool) Resize(slots int) error {
-	if slots < 1 {
-		return fmt.Errorf("pool: Resize: %d slots; a pool has at least 1", slots)
+	if slots < 1 || slots > maxSlots {
+		return fmt.Errorf("pool: Resize: %d slots; a pool has from 1 to %d", slots, maxSlots)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

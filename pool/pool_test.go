@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -515,13 +516,33 @@ func TestResize(t *testing.T) {
 		}
 		<-ran
 		release()
-		for _, n := range []int{0, -1} {
+		for _, n := range []int{0, -1, 1 << 30, math.MaxInt} {
 			if err := p.Resize(n); err == nil || !strings.HasPrefix(err.Error(), "pool: ") {
 				t.Errorf("Resize(%d): %v", n, err)
 			}
 		}
 		if p.Slots() != 2 {
 			t.Errorf("%d slots after a refused Resize, want 2", p.Slots())
+		}
+	})
+}
+
+func TestWeightAboveTheWhole(t *testing.T) {
+	const most = 1<<30 - 1
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		p := pool.New(pool.WithSlots(most))
+		for range 3 {
+			p.Do(ctx, func(ctx context.Context) error {
+				if n := p.Stats().Used; n != most {
+					t.Errorf("it takes %d slots, want %d", n, most)
+				}
+				time.Sleep(time.Millisecond) // in a synctest bubble
+				go p.Do(context.Background(), func(context.Context) error { return nil }, pool.WithWeight(math.MaxInt), pool.WithPriority(1))
+				synctest.Wait()
+				return pool.Checkpoint(ctx)
+			}, pool.WithWeight(math.MaxInt))
+			empty(t, p)
 		}
 	})
 }
@@ -886,6 +907,8 @@ func TestOvercommit(t *testing.T) {
 func TestMisusePanics(t *testing.T) {
 	for name, f := range map[string]func(){
 		"WithSlots(0)":         func() { pool.WithSlots(0) },
+		"WithSlots(1<<30)":     func() { pool.WithSlots(1 << 30) },
+		"WithSlots(MaxInt)":    func() { pool.WithSlots(math.MaxInt) },
 		"WithReserve(-1)":      func() { pool.WithReserve(-1) },
 		"WithQueue(-1)":        func() { pool.WithQueue(-1, time.Second) },
 		"WithQueue without":    func() { pool.WithQueue(1, 0) },
