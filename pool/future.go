@@ -2,10 +2,13 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
+
+	"github.com/spillgate/spillgate/limiter"
 )
 
 // Future is the result of a task that was given to [Submit] and runs on another goroutine.
@@ -24,7 +27,31 @@ type inside struct {
 	outer   context.Context    // as given to Submit
 	slot    *slot              // of that task
 	stop    context.CancelFunc // takes the place in the line back
-	claimed atomic.Bool        // somebody runs the future's task, or it was refused
+	state   atomic.Uint32
+	refusal error // written before state is insideRefused
+}
+
+const (
+	insideFree    uint32 = iota // waits for a slot of its own
+	insideRefused               // got none; it can still run in the slot of the task that submitted it
+	insideClaimed               // somebody runs the future's task, or it has failed
+)
+
+// claim says that the caller runs the future's task, or has it fail. It returns what was so before.
+func (in *inside) claim() uint32 { return in.state.Swap(insideClaimed) }
+
+// refused says that there was no slot of its own, and reports whether it is left to whoever waits for the future.
+func (in *inside) refused(err error) bool {
+	p := in.slot.kind.pool
+	switch {
+	case errors.Is(err, limiter.ErrSaturated), errors.Is(err, limiter.ErrRateLimited):
+	case err == ErrShutdown && !p.stopped.Load():
+	default:
+		return false
+	}
+	in.refusal = err
+	in.state.CompareAndSwap(insideFree, insideRefused)
+	return in.slot.isHeld() // looked at after that, as Wait looks at the state after this: one of them sees the other
 }
 
 // Submit runs fn on a goroutine of its own as soon as there is a slot, and returns at
@@ -34,7 +61,7 @@ type inside struct {
 //
 // Inside a task of the same pool, fn has its own place in the line, and runs on the goroutine
 // that waits for it if it has not begun by then: a task that waits for what it submitted cannot
-// deadlock, at any size.
+// deadlock, at any size, nor fail because there is no room for more or the pool takes no more work.
 //
 // Submit is bounded by the line and not by itself: each task that waits there has a
 // goroutine, and when the line is full the Future is refused.
@@ -72,14 +99,8 @@ func TrySubmit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T,
 // Where Wait runs the task itself, see [Submit], it returns when the task does. Any number
 // of goroutines may wait, any number of times.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
-	if in := f.inside; in != nil && in.slot.isHeld() && in.claimed.CompareAndSwap(false, true) {
-		// The task that submitted f holds a slot, and f has none yet: f runs in that one.
-		in.stop()
-		if in.outer.Err() != nil {
-			f.finish(f.value, context.Cause(in.outer))
-		} else {
-			f.perform(in.outer, nil)
-		}
+	if f.inside != nil {
+		f.runInside(f.inside)
 	}
 	if k := f.slot.kind; k != nil && k.brief() && !f.done.isOpen() {
 		k.makeWay()
@@ -89,6 +110,30 @@ func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 		return zero, context.Cause(ctx)
 	}
 	return f.value, f.err
+}
+
+// runInside runs the task on this goroutine if the task that submitted it holds a slot and it has none yet.
+func (f *Future[T]) runInside(in *inside) {
+	held := in.slot.isHeld()
+	if !held && in.state.Load() == insideFree {
+		return
+	}
+	switch was := in.claim(); {
+	case was == insideClaimed:
+		return
+	case was == insideRefused && !held:
+		f.finish(f.value, in.refusal)
+		return
+	}
+	in.stop()
+	switch {
+	case in.outer.Err() != nil:
+		f.finish(f.value, context.Cause(in.outer))
+	case in.slot.kind.pool.stopped.Load():
+		f.finish(f.value, ErrShutdown)
+	default:
+		f.perform(in.outer, nil)
+	}
 }
 
 // makeWay lets the goroutine of a brief task run that is next on this processor: it is over
@@ -111,7 +156,8 @@ func (k *kind) makeWay() {
 	}
 }
 
-// Ready reports whether the result is there, so that Wait returns at once.
+// Ready reports whether the result is there, so that Wait returns at once. Of a task inside another that found no room
+// there is none until somebody waits for it.
 func (f *Future[T]) Ready() bool { return f.done.isOpen() }
 
 // finish stores the result and tells those who wait.
@@ -125,7 +171,10 @@ func (f *Future[T]) queue(p *Pool, ctx context.Context, t task, arrived time.Dur
 	s, err := p.take(ctx, &t, arrived)
 	if in := f.inside; in != nil {
 		in.stop()
-		if !in.claimed.CompareAndSwap(false, true) {
+		if in.refused(err) {
+			return
+		}
+		if in.claim() == insideClaimed {
 			if err == nil {
 				s.leave()
 			}

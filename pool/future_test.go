@@ -150,6 +150,84 @@ func TestSubmit(t *testing.T) {
 	})
 }
 
+// A task is let in once: what it is made of is not refused for lack of room half way.
+func TestSubmitInsideIsNotRefused(t *testing.T) {
+	ctx := context.Background()
+	one := func(context.Context) (int, error) { return 1, nil }
+	waits := func(opts ...pool.TaskOption) func(*pool.Pool) {
+		return func(p *pool.Pool) { go p.Do(ctx, func(context.Context) error { return nil }, opts...) }
+	}
+	for name, c := range map[string]struct {
+		conf    pool.Option
+		busy    func(*pool.Pool)
+		opts    []pool.TaskOption
+		outside error // what it is refused with outside
+	}{
+		"no line":             {conf: pool.WithQueue(0, 0), outside: limiter.ErrSaturated},
+		"a full line":         {conf: pool.WithQueue(1, time.Hour), busy: waits(), outside: limiter.ErrSaturated},
+		"too long in line":    {conf: pool.WithQueue(9, time.Millisecond), outside: limiter.ErrSaturated},
+		"a full client share": {conf: pool.WithClientShare(1), busy: waits(pool.WithClient("a")), opts: []pool.TaskOption{pool.WithClient("a")}, outside: limiter.ErrRateLimited},
+		"draining":            {conf: pool.WithReserve(0), busy: func(p *pool.Pool) { go p.Shutdown(ctx) }, outside: pool.ErrShutdown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(1), c.conf)
+				var late *pool.Future[int]
+				err := p.Do(ctx, func(ctx context.Context) error {
+					if c.busy != nil {
+						c.busy(p)
+						synctest.Wait()
+					}
+					f := pool.Submit(ctx, p, one, c.opts...)
+					late = pool.Submit(ctx, p, one, c.opts...)
+					outside := pool.Submit(context.Background(), p, one, c.opts...)
+					time.Sleep(time.Second) // in a synctest bubble
+					if _, err := outside.Wait(ctx); !errors.Is(err, c.outside) {
+						t.Errorf("outside: %v, want %v", err, c.outside)
+					}
+					if f.Ready() {
+						t.Error("ready, and nobody has waited for it")
+					}
+					n, err := f.Wait(ctx)
+					if n != 1 || !f.Ready() {
+						t.Errorf("got %d, ready %v", n, f.Ready())
+					}
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				if _, err := late.Wait(ctx); !errors.Is(err, c.outside) {
+					t.Errorf("after the task has ended: %v, want %v", err, c.outside)
+				}
+				synctest.Wait()
+				empty(t, p)
+			})
+		})
+	}
+	t.Run("dropped at the end of draining", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			p.Do(ctx, func(ctx context.Context) error {
+				never := func(context.Context) (int, error) { t.Error("ran"); return 0, nil }
+				waits := pool.Submit(ctx, p, never)
+				synctest.Wait()
+				ended, cancel := context.WithCancel(ctx)
+				cancel()
+				p.Shutdown(ended)
+				for name, f := range map[string]*pool.Future[int]{"submitted before": waits, "submitted after": pool.Submit(ctx, p, never)} {
+					if _, err := f.Wait(ctx); err != pool.ErrShutdown {
+						t.Errorf("%s: %v", name, err)
+					}
+				}
+				return nil
+			})
+			synctest.Wait()
+			empty(t, p)
+		})
+	})
+}
+
 func TestMap(t *testing.T) {
 	ctx := context.Background()
 	t.Run("ordered, on every slot, never more", func(t *testing.T) {
