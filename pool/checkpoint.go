@@ -14,7 +14,8 @@ import (
 // over; the task should then return that error. If a task of a higher priority waits for a
 // slot and is next in line, Checkpoint gives it this one and joins the line with the time at which
 // the task first arrived; it is not refused there, and returns when there is a slot again, or
-// when the task's own context ends, which then has no slot any more. For 10 ms from then on it does
+// when the task's own context ends. The task has no slot then any more, and what it still does on the pool, by
+// [context.WithoutCancel], takes one of its own. For 10 ms from then on it does
 // not do it again. Where ctx carries no slot only its end is reported.
 //
 // While nobody more urgent waits it costs a few loads of memory and neither allocates nor locks.
@@ -86,7 +87,11 @@ func (s *slot) renew() {
 
 // resume is the end of what slotYielded began.
 func (s *slot) resume() {
-	if !s.move(slotYielded, slotHeld) {
+	to := slotHeld
+	if s.weight == 0 {
+		to = slotLost
+	}
+	if !s.move(slotYielded, to) {
 		s.settle() // left in the meantime
 	}
 }

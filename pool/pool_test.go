@@ -710,6 +710,41 @@ func TestCheckpoint(t *testing.T) {
 			empty(t, p)
 		})
 	})
+	t.Run("cancelled while it stands back: what it still does takes a slot of its own", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			var in atomic.Int64
+			alone := func(context.Context) error {
+				if in.Add(1) > 1 {
+					t.Error("two in one slot")
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+				in.Add(-1)
+				return nil
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				p.Do(ctx, func(ctx context.Context) error {
+					time.Sleep(time.Millisecond) // in a synctest bubble
+					if err := pool.Checkpoint(ctx); err != context.Canceled {
+						t.Errorf("got %v", err)
+					}
+					ctx = context.WithoutCancel(ctx)
+					if err := pool.Checkpoint(ctx); err != nil {
+						t.Errorf("without a slot: %v", err)
+					}
+					return p.Do(ctx, alone)
+				})
+			}()
+			synctest.Wait()
+			time.AfterFunc(10*time.Millisecond, cancel)
+			p.Do(context.Background(), alone, pool.WithPriority(1))
+			<-done
+			empty(t, p)
+		})
+	})
 }
 
 func TestShutdown(t *testing.T) {

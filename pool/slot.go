@@ -53,6 +53,7 @@ const (
 	slotHeld    uint32 = iota // taken; nobody sees a slot before it is
 	slotYielded               // given up for others; will be taken again
 	slotLeft                  // given back
+	slotLost                  // given up for others and not taken again: the task goes on without
 
 	slotPhase  = 3
 	slotLocked = 4 // the goroutine was locked to its thread
@@ -111,7 +112,7 @@ func (p *Pool) held(ctx context.Context) *slot {
 	return s
 }
 
-func (s *slot) isHeld() bool { return s.word.Load()&slotPhase != slotLeft }
+func (s *slot) isHeld() bool { return s.word.Load()&slotPhase <= slotYielded }
 
 // lock puts the work on a thread of its own where Overcommit says so. It runs on
 // the goroutine that does the work, before anybody else can see the slot.
@@ -124,8 +125,8 @@ func (s *slot) lock() {
 
 // leave gives the slot back, once. The task may stand back on another goroutine, or have it back, at this very moment.
 func (s *slot) leave() {
-	for s.isHeld() {
-		if s.move(slotHeld, slotLeft) {
+	for s.word.Load()&slotPhase != slotLeft {
+		if s.move(slotHeld, slotLeft) || s.move(slotLost, slotLeft) {
 			s.settle()
 		} else if !s.move(slotYielded, slotLeft) { // the one that yielded finds that out and settles
 			continue
