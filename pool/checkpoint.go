@@ -37,6 +37,17 @@ func Checkpoint(ctx context.Context) error {
 	return s.standBack(ctx, false)
 }
 
+// StoodBack returns how long the task that ctx belongs to has given its slot to others so far, in [Checkpoint] or between
+// the elements of a [Map]. It is for those who measure what a task takes.
+func StoodBack(ctx context.Context) time.Duration {
+	if s, _ := ctx.Value(anySlot{}).(*slot); s != nil {
+		if w := s.standing.Load(); w != nil {
+			return time.Duration(w.away.Load())
+		}
+	}
+	return 0
+}
+
 // waits reports whether a task of that level or a higher one waits.
 func (p *Pool) waits(level int) bool {
 	for i := level; i < len(p.waiting); i++ {
@@ -145,6 +156,7 @@ func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
 		w.permit = permit
 		w.resumed = p.now()
 		s.began += w.resumed - from // what it waited is no run time
+		w.away.Add(int64(w.resumed - from))
 	}
 	switch {
 	case err != nil:

@@ -684,6 +684,37 @@ func TestCheckpoint(t *testing.T) {
 			empty(t, p)
 		})
 	})
+	t.Run("how long it stood back is known", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			if d := pool.StoodBack(context.Background()); d != 0 {
+				t.Errorf("outside a task %v", d)
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				p.Do(context.Background(), func(ctx context.Context) error {
+					for i := range 3 {
+						if d, want := pool.StoodBack(ctx), time.Duration(i)*time.Second; d != want {
+							t.Errorf("stood back for %v, want %v", d, want)
+						}
+						time.Sleep(20 * time.Millisecond) // in a synctest bubble
+						go p.Do(context.Background(), func(context.Context) error {
+							time.Sleep(time.Second) // in a synctest bubble
+							return nil
+						}, pool.WithPriority(1))
+						synctest.Wait()
+						if err := pool.Checkpoint(ctx); err != nil {
+							t.Error(err)
+						}
+					}
+					return nil
+				})
+			}()
+			<-done
+			empty(t, p)
+		})
+	})
 	t.Run("cancelled while it stands back", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))

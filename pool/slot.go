@@ -24,13 +24,14 @@ type slot struct {
 	standing atomic.Pointer[standing] // set for what has waited for its slot or was asked to give it up
 }
 
-// standing is what a slot knows of the line. All but mu belongs to the one who moved the slot from
+// standing is what a slot knows of the line. All but mu and away belongs to the one who moved the slot from
 // slotHeld.
 type standing struct {
 	mu      sync.Mutex     // held while the slot is given up for others
 	permit  limiter.Permit // zero while what TryTake gave is held as it is
 	arrived time.Duration  // or untimed
 	resumed time.Duration  // when the slot was last taken again after it was given up
+	away    atomic.Int64   // how long it was given up for in all, ns
 }
 
 // stand returns the slot's standing, made for the first who needs it.

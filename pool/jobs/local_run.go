@@ -137,8 +137,8 @@ func (l *Local) runner(arrival time.Time) {
 	l.arm(now)
 }
 
-// work runs the job that is next, in the slot of ctx.
-func (l *Local) work(ctx context.Context) {
+// work runs the job that is next, in the slot of task.
+func (l *Local) work(task context.Context) {
 	l.mu.Lock()
 	l.coming--
 	l.refused = time.Time{}
@@ -159,8 +159,8 @@ func (l *Local) work(ctx context.Context) {
 		return
 	}
 	l.waited(e)
-	ctx, e.cancel = context.WithCancelCause(ctx)
-	stop := e.cancel
+	ctx, stop := context.WithCancelCause(task)
+	e.cancel = stop
 	l.running[e] = struct{}{}
 	e.state, e.started, e.progress = Running, time.Now(), nil
 	e.attempt++
@@ -182,7 +182,7 @@ func (l *Local) work(ctx context.Context) {
 		}
 		l.mu.Lock()
 		took := l.now() - now
-		l.ready.charge(e.client, took-charged)
+		l.ready.charge(e.client, took-pool.StoodBack(task)-charged)
 		if l.mean == 0 {
 			l.mean = took
 		}

@@ -186,3 +186,57 @@ func TestNotStarvedByAFullLine(t *testing.T) {
 		l.Close()
 	})
 }
+
+// A job that gives its slot to requests does not pay for the time in which these had it.
+func TestStandingBackIsNotCharged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		m := jobs.NewMux()
+		var mu sync.Mutex
+		ended := make(map[string]int)
+		for _, kind := range []string{"stands back", "does not"} {
+			jobs.Register(m, kind, func(ctx context.Context, _ args) (int, error) {
+				for range 100 {
+					time.Sleep(time.Millisecond) // in a synctest bubble
+					if kind != "stands back" {
+						continue
+					}
+					if err := pool.Checkpoint(ctx); err != nil {
+						return 0, err
+					}
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				ended[kind]++
+				return 0, nil
+			})
+		}
+		l := jobs.NewLocal(m, p)
+		defer l.Close()
+		for range 300 {
+			for _, kind := range []string{"stands back", "does not"} {
+				if _, _, err := l.Submit(ctx, kind, []byte(`{}`), jobs.SubmitOptions{Client: kind}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		requests, stop := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				for requests.Err() == nil {
+					p.Do(requests, func(context.Context) error { time.Sleep(30 * time.Millisecond); return nil }) // in a synctest bubble
+					time.Sleep(30 * time.Millisecond)                                                             // in a synctest bubble
+				}
+			})
+		}
+		time.Sleep(time.Minute) // in a synctest bubble
+		stop()
+		wg.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if a, b := ended["stands back"], ended["does not"]; a < 30 || max(a, b)-min(a, b) > 2 {
+			t.Errorf("one client's jobs, which stand back, ended %d times, the other's %d times", a, b)
+		}
+	})
+}
