@@ -125,8 +125,12 @@ func (l *Local) runner(arrival time.Time) {
 	l.runners--
 	if !begun {
 		l.coming--
-		if err != nil {
-			l.pause = now + time.Second // the pool's line is full, or it is shut down
+		switch {
+		case errors.Is(err, pool.ErrShutdown):
+			l.closed = true // nothing will ever run there again
+			l.dropWaiting()
+		case err != nil:
+			l.pause = now + time.Second // the pool's line is full
 			if l.refused.IsZero() {
 				l.refused = time.Now()
 			}

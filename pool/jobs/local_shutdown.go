@@ -13,6 +13,9 @@ import (
 // [ErrShutdown] as their cause, and Shutdown returns a [*DroppedError] with the ids of
 // both. It does not wait for running jobs any longer; [Local.Close] does.
 // Get and Watch go on working.
+//
+// An engine is shut down before its pool. One whose pool is shut down first drops what waits, as no job can begin any more,
+// and accepts no more jobs.
 func (l *Local) Shutdown(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
@@ -40,12 +43,7 @@ func (l *Local) Shutdown(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stop(ErrShutdown)
-	for _, e := range slices.Clone(l.delayed) {
-		l.drop(e)
-	}
-	for l.ready.n > 0 {
-		l.drop(l.ready.head())
-	}
+	l.dropWaiting()
 	var running []string
 	for e := range l.running {
 		running = append(running, e.id)
@@ -59,6 +57,16 @@ func (l *Local) Shutdown(ctx context.Context) error {
 		return nil
 	}
 	return &DroppedError{Cause: cmp.Or(context.Cause(ctx), ErrShutdown), Waiting: slices.Clone(l.dropped), Running: running}
+}
+
+// dropWaiting drops all jobs that wait.
+func (l *Local) dropWaiting() {
+	for _, e := range slices.Clone(l.delayed) {
+		l.drop(e)
+	}
+	for l.ready.n > 0 {
+		l.drop(l.ready.head())
+	}
 }
 
 // drop ends a job that waits because there is no time left for it.

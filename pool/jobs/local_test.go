@@ -560,6 +560,44 @@ func TestShutdown(t *testing.T) {
 			l.Close()
 		})
 	})
+	t.Run("the pool is shut down first: nothing is waited for that cannot begin", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := jobs.NewMux()
+			jobs.Register(m, "k", func(_ context.Context, a args) (int, error) {
+				time.Sleep(time.Duration(a.N) * time.Second) // in a synctest bubble
+				return 0, errors.New("broken")
+			}, jobs.WithAttempts(2), jobs.WithBackoff(time.Second, time.Second))
+			p := pool.New(pool.WithSlots(1))
+			l := jobs.NewLocal(m, p)
+			var ids []string
+			for _, o := range []jobs.SubmitOptions{{}, {}, {NotBefore: time.Now().Add(time.Hour)}} {
+				ids = append(ids, submit(t, l, `{"n":10}`, o).ID)
+				synctest.Wait()
+			}
+			p.Shutdown(ctx) // the one that runs ends, and would be repeated
+			synctest.Wait()
+			for _, id := range ids[1:] {
+				if j, err := l.Get(ctx, id); err != nil || j.State != jobs.Failed || j.Err != jobs.ErrShutdown.Error() {
+					t.Errorf("%+v, %v", j, err)
+				}
+			}
+			if _, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{}); err != jobs.ErrShutdown {
+				t.Errorf("Submit: %v", err)
+			}
+			before := time.Now()
+			long, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			err := l.Shutdown(long)
+			var dropped *jobs.DroppedError
+			if !errors.As(err, &dropped) || len(dropped.Waiting) != 3 || len(dropped.Running) != 0 {
+				t.Errorf("Shutdown: %v", err)
+			}
+			if d := time.Since(before); d > 2*time.Second {
+				t.Errorf("Shutdown took %v", d)
+			}
+			l.Close()
+		})
+	})
 	t.Run("the pool is shut down first: jobs wait and Close ends it", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := jobs.NewMux()
