@@ -476,6 +476,20 @@ func TestAsyncEvents(t *testing.T) {
 			}
 		})
 	})
+	t.Run("an id that is not of this job hides no change", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil)
+			for _, id := range []string{"1000", "18446744073709551615", "99999999999999999999999", "-1", "x"} {
+				at := s.do("POST", "/reports", `{"ms":1000}`).Header().Get("Location")
+				for _, when := range []string{"while it runs", "after its end"} {
+					w := s.do("GET", at, "", "Accept", "text/event-stream", "Last-Event-ID", id)
+					if _, states := events(w.Body.String()); len(states) == 0 || states[len(states)-1] != "succeeded" {
+						t.Errorf("Last-Event-ID %s, %s: %d, states %v", id, when, w.Code, states)
+					}
+				}
+			}
+		})
+	})
 	t.Run("a client that never reads is dropped, the job goes on", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newAsync(t, nil)
