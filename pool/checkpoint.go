@@ -15,7 +15,8 @@ import (
 // slot and is next in line, Checkpoint gives it this one and joins the line with the time at which
 // the task first arrived; it is not refused there, and returns when there is a slot again, or
 // when the task's own context ends. The task has no slot then any more, and what it still does on the pool, by
-// [context.WithoutCancel], takes one of its own. For 10 ms from then on it does
+// [context.WithoutCancel], takes one of its own. What a task has submitted does not give way while that task has a slot: it
+// may be waited for. For 10 ms from then on it does
 // not do it again. Where ctx carries no slot only its end is reported.
 //
 // While nobody more urgent waits it costs a few loads of memory and neither allocates nor locks.
@@ -31,7 +32,7 @@ func Checkpoint(ctx context.Context) error {
 	if p.stopped.Load() {
 		return ErrShutdown
 	}
-	if !p.waits(s.level() + 1) {
+	if !p.waits(s.level()+1) || s.bound() {
 		return nil
 	}
 	return s.standBack(ctx, false)
@@ -65,7 +66,7 @@ const turn = 10 * time.Millisecond
 // next ends one task in the slot's books and begins another of the same sort. If anybody waits
 // who is more urgent than work that has only just arrived, the slot goes to him first.
 func (s *slot) next(ctx context.Context) error {
-	if s.kind.pool.waits(0) {
+	if s.kind.pool.waits(0) && !s.bound() {
 		return s.standBack(ctx, true)
 	}
 	if s.move(slotHeld, slotYielded) {

@@ -31,6 +31,8 @@ func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context
 		ctx = own
 	} else if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	} else {
+		m.inside = true
 	}
 	ctx, m.cancel = context.WithCancelCause(ctx)
 	m.ctx = ctx
@@ -71,6 +73,7 @@ type mapping[A, R any] struct {
 	once    sync.Once
 	err     error
 	failed  atomic.Bool
+	inside  bool // Map was called in a task, which waits for the helpers in its slot
 }
 
 func (m *mapping[A, R]) fail(err error) {
@@ -85,6 +88,9 @@ func (m *mapping[A, R]) fail(err error) {
 // elements while others wait; nil is the slot of the task that Map was called in.
 func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
 	for first := true; ; first = false {
+		if !first && own != nil && m.inside && m.pool.waits(0) {
+			return // a helper, which must not wait for a slot, makes room for those who do
+		}
 		i := int(m.next.Add(1)) - 1
 		if i >= len(m.in) || m.failed.Load() {
 			return
@@ -132,6 +138,9 @@ func (m *mapping[A, R]) help() {
 	s := m.pool.try(nil, m.ctx, &m.task)
 	if s == nil {
 		return
+	}
+	if !m.inside {
+		s.word.Store(s.word.Load() | slotApart)
 	}
 	m.helpers.Add(1)
 	go func() {

@@ -58,6 +58,7 @@ const (
 
 	slotPhase  = 3
 	slotLocked = 4 // the goroutine was locked to its thread
+	slotApart  = 8 // the task that it belongs to does not wait for it with a slot in hand
 	slotShift  = 8 // above: the priority, off by the lowest and turned so that 0 is the middle
 )
 
@@ -114,6 +115,21 @@ func (p *Pool) held(ctx context.Context) *slot {
 }
 
 func (s *slot) isHeld() bool { return s.word.Load()&slotPhase <= slotYielded }
+
+// bound reports whether the task belongs to another that has a slot of the pool. That one may wait for it with the slot
+// in hand, and so it must not wait for one itself.
+func (s *slot) bound() bool {
+	if s.word.Load()&slotApart != 0 {
+		return false
+	}
+	key := poolSlot{s.kind.pool}
+	for o, _ := s.Context.Value(key).(*slot); o != nil; o, _ = o.Context.Value(key).(*slot) {
+		if o.isHeld() {
+			return true
+		}
+	}
+	return false
+}
 
 // lock puts the work on a thread of its own where Overcommit says so. It runs on
 // the goroutine that does the work, before anybody else can see the slot.

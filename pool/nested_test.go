@@ -1,0 +1,134 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/pool"
+)
+
+// A task that waits for others with its slot in hand must not wait for ones that wait for a slot.
+func TestWhatIsWaitedForDoesNotGiveWay(t *testing.T) {
+	long := func(ctx context.Context) (int, error) {
+		for range 100 {
+			time.Sleep(time.Millisecond) // in a synctest bubble
+			if err := pool.Checkpoint(ctx); err != nil {
+				return 0, err
+			}
+		}
+		return 1, nil
+	}
+	for name, wait := range map[string]func(ctx context.Context, p *pool.Pool) error{
+		"Submit": func(ctx context.Context, p *pool.Pool) error {
+			f := pool.Submit(ctx, p, long)
+			time.Sleep(time.Millisecond) // in a synctest bubble
+			_, err := f.Wait(ctx)
+			return err
+		},
+		"Submit in what was submitted": func(ctx context.Context, p *pool.Pool) error {
+			f := pool.Submit(ctx, p, func(ctx context.Context) (*pool.Future[int], error) { return pool.Submit(ctx, p, long), nil })
+			inner, err := f.Wait(ctx)
+			if err != nil {
+				return err
+			}
+			time.Sleep(time.Millisecond) // in a synctest bubble
+			_, err = inner.Wait(ctx)
+			return err
+		},
+		"Stream": func(ctx context.Context, p *pool.Pool) error {
+			for _, err := range pool.Stream(ctx, p, slices.Values([]int{1, 2, 3}), func(ctx context.Context, _ int) (int, error) { return long(ctx) }) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"Map": func(ctx context.Context, p *pool.Pool) error {
+			_, err := pool.Map(ctx, p, make([]int, 20), func(ctx context.Context, _ int) (int, error) { return long(ctx) })
+			return err
+		},
+	} {
+		for how, urgent := range map[string]func(p *pool.Pool) error{
+			"one that needs every slot": func(p *pool.Pool) error {
+				return p.Do(context.Background(), func(context.Context) error { return nil }, pool.WithPriority(3), pool.WithWeight(2))
+			},
+			"there is one slot less by then": func(p *pool.Pool) error {
+				p.Resize(1)
+				return p.Do(context.Background(), func(context.Context) error { return nil }, pool.WithPriority(3))
+			},
+		} {
+			t.Run(name+": "+how, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pool.New(pool.WithSlots(2), pool.WithQueue(10, time.Hour))
+					began := time.Now()
+					var ended time.Duration
+					done := make(chan error, 1)
+					go func() {
+						err := p.Do(context.Background(), func(ctx context.Context) error { return wait(ctx, p) })
+						ended = time.Since(began)
+						done <- err
+					}()
+					time.Sleep(10 * time.Millisecond) // in a synctest bubble
+					if err := urgent(p); err != nil {
+						t.Errorf("urgent: %v", err)
+					}
+					if err := <-done; err != nil {
+						t.Error(err)
+					}
+					if ended > 10*time.Second {
+						t.Errorf("it took %v", ended)
+					}
+					empty(t, p)
+				})
+			})
+		}
+	}
+}
+
+// Between its elements the helpers of a Map make room, also where Map was called in a task.
+func TestMapMakesRoom(t *testing.T) {
+	for name, run := range map[string]func(p *pool.Pool, f func(context.Context) error) error{
+		"in a slot of its own": func(p *pool.Pool, f func(context.Context) error) error { return f(context.Background()) },
+		"inside a task":        func(p *pool.Pool, f func(context.Context) error) error { return p.Do(context.Background(), f) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(3))
+				var calls atomic.Int64
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					err := run(p, func(ctx context.Context) error {
+						out, err := pool.Map(ctx, p, make([]int, 60), func(context.Context, int) (int, error) {
+							calls.Add(1)
+							time.Sleep(100 * time.Millisecond) // in a synctest bubble
+							return 1, nil
+						})
+						if len(out) != 60 || slices.Contains(out, 0) {
+							err = errors.Join(err, errors.New("elements are missing"))
+						}
+						return err
+					})
+					if err != nil || calls.Load() != 60 {
+						t.Errorf("%v after %d calls", err, calls.Load())
+					}
+				})
+				time.Sleep(time.Millisecond) // in a synctest bubble
+				began := time.Now()
+				for range 10 {
+					p.Do(context.Background(), func(context.Context) error { return nil })
+				}
+				if d := time.Since(began); d > 1100*time.Millisecond {
+					t.Errorf("10 tasks took %v beside a Map whose elements take 100ms", d)
+				}
+				wg.Wait()
+				empty(t, p)
+			})
+		})
+	}
+}
