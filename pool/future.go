@@ -12,6 +12,7 @@ import (
 )
 
 // Future is the result of a task that was given to [Submit] and runs on another goroutine.
+// It keeps the context that Submit was given, and what that holds, for as long as it is kept itself.
 // Safe for concurrent use. The zero value does not work.
 type Future[T any] struct {
 	slot   slot // where the task runs if there was one at once; it is the task's context too

@@ -12,8 +12,8 @@ import (
 )
 
 // Pool bounds how much CPU-bound work runs at the same time. Work that finds no slot
-// waits in a line that is bounded in length and time, in order of priority, shared fairly
-// between clients; work that would come too late is refused.
+// waits in a line that is bounded in length and time, shared fairly between clients and in order
+// of priority within each; work that would come too late is refused.
 //
 // A Pool has no goroutine of its own and needs no Close. The zero value does not work; use
 // [New]. Safe for concurrent use.

@@ -348,6 +348,32 @@ func TestLine(t *testing.T) {
 			empty(t, p)
 		})
 	})
+	t.Run("priority orders the tasks of one client, turns those of different ones", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1), pool.WithPriorityStep(time.Hour))
+			release := full(p)
+			var order []string
+			var wg sync.WaitGroup
+			for _, w := range []struct {
+				name, client string
+				priority     int
+			}{{"low", "", -4}, {"lower", "", -5}, {"a low", "a", -8}, {"a high", "a", 7}} {
+				wg.Go(func() {
+					p.Do(context.Background(), func(context.Context) error {
+						order = append(order, w.name)
+						time.Sleep(time.Millisecond) // in a synctest bubble
+						return nil
+					}, pool.WithClient(w.client), pool.WithPriority(w.priority))
+				})
+				synctest.Wait()
+			}
+			release()
+			wg.Wait()
+			if want := []string{"low", "a high", "lower", "a low"}; !slices.Equal(order, want) {
+				t.Errorf("order %v, want %v", order, want)
+			}
+		})
+	})
 	t.Run("a client has its share of the line and no more", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1), pool.WithQueue(10, time.Minute), pool.WithClientShare(3))

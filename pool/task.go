@@ -27,9 +27,10 @@ const (
 	setPlain
 )
 
-// WithPriority orders waiting tasks: higher begins first, 0 is the default, negative is for
-// work that can wait. A waiting task ages, so that a lower priority is not starved: one
-// level is worth the pool's priority step ([WithPriorityStep]) of waiting.
+// WithPriority orders the waiting tasks of one client, see [WithClient], or those without one: higher begins first, 0
+// is the default, negative is for work that can wait. A waiting task ages, so that a lower priority is not starved: one
+// level is worth the pool's priority step ([WithPriorityStep]) of waiting. Between clients it is the slot time that each
+// has had that decides, whatever the priorities.
 func WithPriority(p int) TaskOption { return TaskOption{what: setPriority, n: p} }
 
 // WithClient names whom the task is for. Waiting tasks of different clients share the pool

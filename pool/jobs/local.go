@@ -16,8 +16,10 @@ import (
 )
 
 // Local is an [Engine] in memory. Its jobs run in the slots of a pool, beside whatever else
-// runs there and behind it: by default all of them have priority -4 in the pool. A handler
-// that computes for long calls [pool.Checkpoint], which lets a request that waits go first.
+// runs there and behind it: by default all of them have priority -4 in the pool. Where the
+// tasks of requests have clients ([pool.WithClient]) the jobs are one client more, and have
+// their share of the slots beside those. A handler that computes for long calls
+// [pool.Checkpoint], which lets a request that waits go first.
 //
 // Everything is bounded: unfinished jobs, one client's share of them, finished jobs, the
 // bytes of payloads and results, the time for which a finished job is kept. Jobs do not

@@ -51,7 +51,7 @@ func WithRetention(d time.Duration) LocalOption {
 }
 
 // WithPoolPriority sets the priority that all jobs have in the pool, from -8 to 7, where
-// requests usually have 0; the default is -4.
+// requests usually have 0; the default is -4. It counts among tasks without a client, see [pool.WithPriority].
 func WithPoolPriority(p int) LocalOption {
 	return localOption(func(c *localConfig) { c.priority = p })
 }
