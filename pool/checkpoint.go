@@ -32,7 +32,8 @@ func Checkpoint(ctx context.Context) error {
 	if p.stopped.Load() {
 		return ErrShutdown
 	}
-	if !p.waits(s.level()+1) || s.bound() {
+	given := s.word.Load()&slotPhase == slotYielded // by another goroutine of the task: this one waits for it too
+	if !given && !p.waits(s.level()+1) || s.bound() {
 		return nil
 	}
 	return s.standBack(ctx, false)
@@ -113,8 +114,8 @@ func (s *slot) resume() {
 // otherwise the task keeps its place in the line.
 func (s *slot) standBack(ctx context.Context, next bool) error {
 	w := s.stand()
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.begin()
+	defer w.end()
 	if !s.move(slotHeld, slotYielded) {
 		return nil // the task is over
 	}

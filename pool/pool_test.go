@@ -710,6 +710,39 @@ func TestCheckpoint(t *testing.T) {
 			empty(t, p)
 		})
 	})
+	t.Run("several goroutines of one task stand back together", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			began := time.Now()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				p.Do(context.Background(), func(ctx context.Context) error {
+					var wg sync.WaitGroup
+					for range 3 {
+						wg.Go(func() {
+							time.Sleep(time.Millisecond) // in a synctest bubble
+							if err := pool.Checkpoint(ctx); err != nil {
+								t.Error(err)
+							}
+							if d := time.Since(began); d != time.Second {
+								t.Errorf("one goes on after %v, while another task has the slot", d)
+							}
+						})
+					}
+					wg.Wait()
+					return nil
+				})
+			}()
+			synctest.Wait()
+			p.Do(context.Background(), func(context.Context) error {
+				time.Sleep(time.Second - time.Millisecond) // in a synctest bubble
+				return nil
+			}, pool.WithPriority(1))
+			<-done
+			empty(t, p)
+		})
+	})
 	t.Run("how long it stood back is known", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))

@@ -24,10 +24,12 @@ type slot struct {
 	standing atomic.Pointer[standing] // set for what has waited for its slot or was asked to give it up
 }
 
-// standing is what a slot knows of the line. All but mu and away belongs to the one who moved the slot from
-// slotHeld.
+// standing is what a slot knows of the line. What stands below over belongs to the one who moved the slot from
+// slotHeld, but for away.
 type standing struct {
-	mu      sync.Mutex     // held while the slot is given up for others
+	mu      sync.Mutex
+	busy    bool           // one of the task's goroutines is at giving the slot up for others
+	over    chan struct{}  // closed when it no longer is; made for the first who waits for that
 	permit  limiter.Permit // zero while what TryTake gave is held as it is
 	arrived time.Duration  // or untimed
 	resumed time.Duration  // when the slot was last taken again after it was given up
@@ -40,6 +42,34 @@ func (s *slot) stand() *standing {
 		s.standing.CompareAndSwap(nil, &standing{arrived: untimed})
 	}
 	return s.standing.Load()
+}
+
+// begin waits until no other goroutine of the task stands back. No lock is held meanwhile: in a test's bubble
+// (testing/synctest) time would stand still for whoever waits for it.
+func (w *standing) begin() {
+	w.mu.Lock()
+	for w.busy {
+		if w.over == nil {
+			w.over = make(chan struct{})
+		}
+		over := w.over
+		w.mu.Unlock()
+		<-over
+		w.mu.Lock()
+	}
+	w.busy = true
+	w.mu.Unlock()
+}
+
+// end is the end of what begin began.
+func (w *standing) end() {
+	w.mu.Lock()
+	w.busy = false
+	if w.over != nil {
+		close(w.over)
+		w.over = nil
+	}
+	w.mu.Unlock()
 }
 
 // waited is a slot that was waited for.
