@@ -168,7 +168,15 @@ func (l *Local) work(task context.Context) {
 	l.running[e] = struct{}{}
 	e.state, e.started, e.progress = Running, time.Now(), nil
 	e.attempt++
-	attempt := Attempt{ID: e.id, Kind: e.kind, Number: e.attempt, Report: func(p Progress) { l.report(e, p) }}
+	over := false // under the engine's lock
+	attempt := Attempt{ID: e.id, Kind: e.kind, Number: e.attempt, Report: func(p Progress) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !over { // what a handler has left running does not speak for the next attempt
+			e.progress = &p
+			l.change(e)
+		}
+	}}
 	payload, deadline := e.payload, e.deadline
 	l.change(e)
 	l.mu.Unlock()
@@ -185,6 +193,7 @@ func (l *Local) work(task context.Context) {
 			failed = failureOf(err)
 		}
 		l.mu.Lock()
+		over = true
 		took := l.now() - now
 		l.ready.charge(e.client, took-pool.StoodBack(task)-charged)
 		if l.mean == 0 {
@@ -200,15 +209,6 @@ func (l *Local) work(task context.Context) {
 		defer cancel()
 	}
 	result, err = l.mux.Run(ctx, attempt, slices.Clone(payload))
-}
-
-func (l *Local) report(e *entry, p Progress) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if e.state == Running {
-		e.progress = &p
-		l.change(e)
-	}
 }
 
 // failure is what the engine keeps of the error that an attempt ended with.

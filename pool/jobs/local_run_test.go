@@ -240,3 +240,29 @@ func TestStandingBackIsNotCharged(t *testing.T) {
 		}
 	})
 }
+
+func TestLateReportOfAnEarlierAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(ctx context.Context, _ args) (int, error) {
+			if at, _ := jobs.Current(ctx); at.Number == 1 {
+				go func() {
+					time.Sleep(time.Minute) // in a synctest bubble
+					jobs.Report(ctx, jobs.Progress{Done: 99, Total: 100})
+				}()
+				return 0, errors.New("broken")
+			}
+			jobs.Report(ctx, jobs.Progress{Done: 1, Total: 100})
+			time.Sleep(time.Hour) // in a synctest bubble
+			return 1, nil
+		}, jobs.WithAttempts(2), jobs.WithBackoff(time.Second, time.Second))
+		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+		defer l.Close()
+		j := submit(t, l, `{}`, jobs.SubmitOptions{})
+		time.Sleep(2 * time.Minute) // in a synctest bubble
+		if j, err := l.Get(ctx, j.ID); err != nil || j.State != jobs.Running || j.Attempt != 2 || j.Progress.Done != 1 {
+			t.Errorf("%+v, %v", j, err)
+		}
+		final(t, l, j.ID)
+	})
+}
