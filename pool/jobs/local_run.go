@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spillgate/spillgate/pool"
 )
@@ -274,12 +275,17 @@ func (l *Local) finish(e *entry, result []byte, failed *failure) {
 	}
 }
 
-// clip returns the first n bytes of s and does not keep the rest in memory.
+// clip returns at most the first n bytes of s, whole characters if it is UTF-8, and does not keep the rest in memory.
 func clip(s string, n int) string {
-	if len(s) > n {
-		return strings.Clone(s[:n])
+	if len(s) <= n {
+		return s
 	}
-	return s
+	for range utf8.UTFMax - 1 {
+		if n > 0 && !utf8.RuneStart(s[n]) {
+			n--
+		}
+	}
+	return strings.Clone(s[:n])
 }
 
 // end makes a job final that is in no heap any more. The lock is held.

@@ -115,6 +115,33 @@ func TestTextsPinNoMemory(t *testing.T) {
 	}
 }
 
+func TestTextsAreCutBetweenCharacters(t *testing.T) {
+	m := jobs.NewMux()
+	var text string
+	jobs.Register(m, "k", func(ctx context.Context, _ args) (int, error) {
+		jobs.Report(ctx, jobs.Progress{Note: text})
+		return 0, errors.New(text)
+	})
+	l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+	defer l.Close()
+	for _, c := range []struct {
+		text      string
+		note, err int // bytes that are left
+	}{
+		{strings.Repeat("x", 2000), 256, 1024},
+		{strings.Repeat("ä", 1000), 256, 1024},
+		{"x" + strings.Repeat("ä", 1000), 255, 1023},
+		{"xxx" + strings.Repeat("\U0001F600", 1000), 255, 1023},
+		{strings.Repeat("\x80", 2000), 253, 1021}, // no UTF-8
+	} {
+		text = c.text
+		j := final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{}).ID)
+		if len(j.Progress.Note) != c.note || len(j.Err) != c.err || !strings.HasPrefix(text, j.Err) || !strings.HasPrefix(text, j.Progress.Note) {
+			t.Errorf("%.8q…: %d and %d bytes are left, want %d and %d", text, len(j.Progress.Note), len(j.Err), c.note, c.err)
+		}
+	}
+}
+
 func TestDeadlineWhileNoSlotIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := engine(jobs.WithCapacity(4, 1, 10))
