@@ -1,6 +1,7 @@
 package limiter_test
 
 import (
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,6 +86,50 @@ func TestSetLimitBeginsAWindow(t *testing.T) {
 		}
 		if n > 16 {
 			t.Errorf("the first window after SetLimit was closed by success %d, want 8 or 16", n)
+		}
+	})
+}
+
+// adaptRound lets n come at once, and waits for all of them.
+func adaptRound(t *testing.T, c *limiter.Concurrency, n int, took time.Duration, o limiter.Outcome) {
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			p, err := c.Acquire(t.Context(), limiter.Request{})
+			if err == nil {
+				time.Sleep(took) // in a synctest bubble
+				p.Release(o)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// A limit that is set from outside while nothing succeeds: nothing is known of what there was before, and when the outage is over
+// the limit finds its way all the same.
+func TestSetLimitInAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const work, timeout = 20 * time.Millisecond, 200 * time.Millisecond
+		c := limiter.NewAdaptive(limiter.WithStart(50))
+		for range 40 {
+			adaptRound(t, c, 60, work, limiter.Success)
+		}
+		for range 3 {
+			adaptRound(t, c, 60, timeout, limiter.Failure)
+		}
+		if err := c.SetLimit(100); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			adaptRound(t, c, 150, timeout, limiter.Failure)
+		}
+		during := c.Stats().Shed
+		const rounds, each = 200, 100
+		for range rounds {
+			adaptRound(t, c, each, work, limiter.Success)
+		}
+		if shed := c.Stats().Shed - during; shed > rounds*each/10 {
+			t.Errorf("%d of %d were refused after the outage, want a tenth at most; %+v", shed, rounds*each, c.Stats())
 		}
 	})
 }

@@ -269,6 +269,9 @@ func (s *ctrlState) fails(w ctrlWindow, m ctrlMean) bool {
 // starved learns that there is next to no throughput, x, at this limit.
 func (s *ctrlState) starved(x float64) {
 	a := &s.ref
+	if a.n == 0 {
+		return // it is not known what there was before, and none at all is no number of any use
+	}
 	x = max(x, a.x/ctrlNone)
 	seen := ctrlBin{at: math.Log(float64(s.limit)), y: math.Log(x * a.worth), n: ctrlNone, kinds: a.kinds, err: beliefFails}
 	s.belief.add(s.limit, seen, 1, 0, ctrlNone)
