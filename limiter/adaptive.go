@@ -560,7 +560,7 @@ func (a *adaptive) restart(c *Concurrency, limit int, now time.Duration) {
 	base := a.ctrl.base
 	a.ctrl = ctrlNew(limit, a.least, a.most)
 	a.ctrl.base = base
-	a.times, a.drains = a.spread(), false
+	a.times, a.drains, a.relieved = a.spread(), false, 0
 	a.lacks.Store(0)
 	a.begin(now, a.counts(c))
 }

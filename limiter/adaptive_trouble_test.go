@@ -133,3 +133,30 @@ func TestSetLimitInAnOutage(t *testing.T) {
 		}
 	})
 }
+
+// A limit that is set from outside while nothing succeeds is lowered from there, and not from where it was before.
+func TestSetLimitIsLoweredToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const work, timeout = 20 * time.Millisecond, 200 * time.Millisecond
+		c := limiter.NewAdaptive(limiter.WithStart(1000))
+		for range 20 {
+			adaptRound(t, c, 1000, work, limiter.Success)
+		}
+		for range 20 {
+			adaptRound(t, c, 1000, timeout, limiter.Failure)
+		}
+		const set = 40
+		if n := c.Limit(); n <= set || n >= 1000 {
+			t.Fatalf("the limit is %d after an outage, want it to be lowered, by a factor of 16 at most", n)
+		}
+		if err := c.SetLimit(set); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			adaptRound(t, c, 1000, timeout, limiter.Failure)
+		}
+		if n := c.Limit(); n >= set {
+			t.Errorf("nothing succeeds and the limit is still %d, want less than %d", n, set)
+		}
+	})
+}
