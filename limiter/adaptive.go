@@ -48,9 +48,8 @@ type adaptive struct {
 // concCount is a sum over the cells with the counts of the slow path.
 type concCount struct {
 	n, ended               int64
-	squares                float64
+	squares, heavy, lost   uint64 // they may run over: what counts is the difference
 	lag, lags              int64
-	heavy, lost            uint64
 	arrivals, knocks, turn int64
 	gated                  int64
 }
@@ -230,7 +229,7 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 		cell := &c.cells[i]
 		t.n += cell.done[Success].Load()
 		t.ended += cell.done[Success].Load() + cell.done[Failure].Load() + cell.done[Ignored].Load()
-		t.squares += float64(cell.squares.Load())
+		t.squares += cell.squares.Load()
 		t.lag += cell.lag.Load()
 		t.lags += cell.lags.Load()
 		t.heavy += cell.heavy.Load()
@@ -323,7 +322,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		heavy:    float64(t.heavy-a.last.heavy) * adaptUnit,
 		lost:     float64(t.lost-a.last.lost) * adaptUnit,
 		times:    &a.window,
-		squares:  (t.squares - a.last.squares) * (adaptUnit * adaptUnit),
+		squares:  float64(t.squares-a.last.squares) * (adaptUnit * adaptUnit),
 		arrivals: arrivals,
 		blocked:  knocks,
 		gated:    float64(t.gated - a.last.gated),

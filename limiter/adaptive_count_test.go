@@ -1,0 +1,47 @@
+package limiter
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+// Counters that run over, as that of the squares does after some thousands of requests that take a minute, change nothing.
+func TestAdaptiveCountersRunOver(t *testing.T) {
+	run := func(before uint64) (seen []float64) {
+		const each = 100
+		c := NewAdaptive()
+		for i := range c.cells {
+			cell := &c.cells[i]
+			cell.squares.Store(before)
+			cell.heavy.Store(before)
+			cell.lost.Store(before)
+			for j := range c.adapt.cells[i] {
+				c.adapt.cells[i][j].n.Store(1)
+				c.adapt.cells[i][j].sum.Store(int64(before))
+			}
+		}
+		now := time.Duration(1)
+		c.adapt.times = c.adapt.spread()
+		c.adapt.begin(now, c.adapt.counts(c))
+		for i := range 40 * each {
+			p, ok := c.take(3, now)
+			if !ok {
+				t.Fatal("no permit")
+			}
+			now += time.Duration(1+i%3) * 10 * time.Second
+			p.ReleaseAt(Outcome(i%7/6), c.base.Add(now))
+			seen = append(seen, c.adapt.ctrl.cv2, c.adapt.ctrl.ref.r, c.adapt.ctrl.ref.more)
+		}
+		return seen
+	}
+	want := run(0)
+	for _, before := range []uint64{math.MaxUint64 / 2, math.MaxUint64 - 1000} {
+		for i, x := range run(before) {
+			if x != want[i] {
+				t.Errorf("counted on from %d: after %d requests %v, want %v", before, i/3+1, x, want[i])
+				break
+			}
+		}
+	}
+}
