@@ -193,13 +193,14 @@ func concWeight(r *Request) int64 {
 // Acquire from taking a permit that is free. On an adaptive limiter Acquire lets other
 // goroutines run before it returns (see [WithoutYield]).
 func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
-	if r.Work > 0 && c.inVain(ctx, &r) {
+	vain := r.Work > 0 && c.inVain(ctx, &r)
+	if vain {
 		if err := c.refuseInVain(&r); !c.conf.shadow {
 			return Permit{}, err
 		}
 	}
 	if c.conf.shadow {
-		return c.shadow(&r), nil
+		return c.shadow(&r, vain), nil
 	}
 	var now time.Duration
 	a := c.adapt
@@ -268,7 +269,7 @@ func (s *concSlot) pause(n uint8) {
 // It neither waits nor yields.
 func (c *Concurrency) TryAcquire(r Request) (Permit, bool) {
 	if c.conf.shadow {
-		return c.shadow(&r), true
+		return c.shadow(&r, false), true
 	}
 	var now time.Duration
 	if c.adapt != nil {
@@ -367,8 +368,8 @@ func (c *Concurrency) room(weight int64) int64 {
 	return weight
 }
 
-// shadow is Acquire where nothing is refused: it counts and tells what would have been.
-func (c *Concurrency) shadow(r *Request) Permit {
+// shadow is Acquire where nothing is refused: it counts and tells what would have been, unless r has been counted as shed already.
+func (c *Concurrency) shadow(r *Request, counted bool) Permit {
 	var now time.Duration
 	if c.adapt != nil {
 		now = c.since(r.Arrived)
@@ -378,7 +379,7 @@ func (c *Concurrency) shadow(r *Request) Permit {
 	over := c.state.Add(weight) - limit
 	s := c.newSlot(weight, now)
 	p := Permit{s, s.gen.Load()}
-	if over > 0 {
+	if over > 0 && !counted {
 		err := c.wouldShed(over, now)
 		if h := c.conf.trace.Shed; h != nil && err != nil {
 			s.late = true

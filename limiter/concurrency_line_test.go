@@ -475,6 +475,28 @@ func TestConcurrencyShadowTells(t *testing.T) {
 	}
 }
 
+// In shadow mode a request is shed once, though it would find no room either.
+func TestConcurrencyShadowShedsOnce(t *testing.T) {
+	for name, c := range map[string]*limiter.Concurrency{
+		"fixed":    limiter.NewConcurrency(1, limiter.WithShadow()),
+		"adaptive": limiter.NewAdaptive(limiter.WithShadow(), limiter.WithStart(1), limiter.WithQueue(0, 0)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer concMust(t, c, limiter.Request{}).Release(limiter.Success)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			p, err := c.Acquire(ctx, limiter.Request{Work: 2 * time.Hour})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Release(limiter.Success)
+			if s := c.Stats(); s.Shed != 1 || s.Deadline != 1 || s.Admitted != 2 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
 // A hook that panics does so on the goroutine that asks, and leaves no permit held.
 func TestConcurrencyHookPanics(t *testing.T) {
 	admitted := limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{Admitted: func(limiter.Request, time.Duration) { panic("hook") }})
