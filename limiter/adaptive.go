@@ -481,6 +481,9 @@ func (a *adaptive) saw(lag time.Duration) {
 // watch stands in for the controller where nothing is refused, so that there is nothing to
 // try: the limit follows what is in flight as long as the time in service does not double.
 func (a *adaptive) watch(w ctrlWindow) {
+	if w.sum <= 0 {
+		return // the clock is too coarse for work so brief
+	}
 	s := &a.ctrl
 	m := w.mean(s.limit)
 	if s.base == 0 || m.r < s.base {

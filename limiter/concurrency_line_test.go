@@ -497,6 +497,22 @@ func TestConcurrencyShadowShedsOnce(t *testing.T) {
 	}
 }
 
+// Work that takes no time that can be measured leaves the numbers of a shadow numbers.
+func TestConcurrencyShadowNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewAdaptive(limiter.WithShadow())
+		for range 100 {
+			p := concMust(t, c, limiter.Request{})
+			time.Sleep(time.Millisecond) // in a synctest bubble
+			p.Release(limiter.Ignored)
+			concMust(t, c, limiter.Request{}).Release(limiter.Success)
+		}
+		if s := c.Stats(); math.IsNaN(s.Throughput) {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 // A hook that panics does so on the goroutine that asks, and leaves no permit held.
 func TestConcurrencyHookPanics(t *testing.T) {
 	admitted := limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{Admitted: func(limiter.Request, time.Duration) { panic("hook") }})
