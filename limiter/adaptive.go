@@ -54,6 +54,9 @@ type concCount struct {
 	gated                  int64
 }
 
+// flight is how many are in flight.
+func (t *concCount) flight(c *Concurrency) int64 { return t.arrivals - t.knocks + c.granted - t.ended }
+
 // concTimes counts successes by their time in service, ns.
 type concTimes [timesCells]struct{ n, sum atomic.Int64 }
 
@@ -93,12 +96,11 @@ const (
 )
 
 // Nothing succeeds if so many, of those of which one usually does, come to nothing; the limit is lowered for that by a factor of adaptLower at
-// least, but of adaptRelief at most in all, and what was in flight has ended after adaptDrained times the time that it takes.
+// least, but of adaptRelief at most in all.
 const (
 	adaptStarved = 10
 	adaptLower   = 1.5
 	adaptRelief  = 16
-	adaptDrained = 1.5
 )
 
 // adaptBrief is the work, in seconds, below which its mean makes a yield pointless: to refuse a
@@ -423,7 +425,7 @@ func (a *adaptive) relieve(c *Concurrency, took float64, now time.Duration, t co
 		s.try(to)
 		// What ends first was let in by the limit before.
 		a.drains = true
-		a.next.Store(int64(now) + int64(adaptDrained*took*1e9))
+		a.lacks.Store(max(t.flight(c), 1))
 	} else {
 		a.times = a.spread()
 		a.begin(now, t)

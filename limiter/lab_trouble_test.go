@@ -183,6 +183,48 @@ func TestLabOutage(t *testing.T) {
 	})
 }
 
+// Work hangs until a timeout ends it. When it no longer does, all is well within a second or two, however long the timeout is.
+func TestLabHang(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	type hang struct {
+		load    float64
+		timeout time.Duration
+	}
+	tests := []hang{{.3, 5 * time.Second}, {.7, 30 * time.Second}, {1.5, 30 * time.Second}, {.7, 5 * time.Minute}}
+	labParallel(len(tests), func(i int) {
+		k := tests[i]
+		from := 10 * time.Second
+		to := from + 2*k.timeout
+		end := to + 10*time.Second
+		svc := limitersim.Store(64, 20*time.Millisecond)
+		c := NewAdaptive()
+		sim := limitersim.New(svc, k.load, 1, end)
+		d := labDrive(sim, c)
+		d.work = func(r *limitersim.Request) {
+			if now := sim.Now(); now >= from && now < to {
+				sim.At(min(now+k.timeout, to), func() { d.end(r, Failure) })
+				return
+			}
+			r.Admit()
+		}
+		good := 0.
+		d.outcome = func(*limitersim.Request) Outcome {
+			if sim.Now() >= to+2*time.Second {
+				good++
+			}
+			return Success
+		}
+		sim.Run(d)
+		part := good / (end - to - 2*time.Second).Seconds() / (min(k.load, 1) * svc.Capacity)
+		t.Logf("%v at %v: %.3f of what is possible from 2s after it; limit %d", k.timeout, k.load, part, c.Limit())
+		if part < .95 {
+			t.Errorf("%v at %v: %.3f of what is possible from 2s after it, want 0.95; limit %d", k.timeout, k.load, part, c.Limit())
+		}
+	})
+}
+
 // Where it is on the edge whether there are two kinds of work, and they are told apart and no longer again and again, what is believed
 // stays finite, and the limit near what is of use.
 func TestLabKindsOnTheEdge(t *testing.T) {
