@@ -273,7 +273,7 @@ func (s *ctrlState) starved(x float64) {
 		return // it is not known what there was before, and none at all is no number of any use
 	}
 	x = max(x, a.x/ctrlNone)
-	seen := ctrlBin{at: math.Log(float64(s.limit)), y: math.Log(x * a.worth), n: ctrlNone, kinds: a.kinds, err: beliefFails}
+	seen := ctrlBin{at: math.Log(float64(s.limit)), y: math.Log(x * a.worth), n: ctrlNone, kinds: a.kinds, err: beliefOutage}
 	s.belief.add(s.limit, seen, 1, 0, ctrlNone)
 }
 

@@ -14,6 +14,7 @@ const (
 	beliefBelow  = 2.1  // how far below what was seen, and above, the optimum is looked for, in ln
 	beliefAbove  = 3.0  //
 	beliefFails  = .2   // standard error of a throughput that was still falling
+	beliefOutage = 1.   // and of next to none: it may have been an outage, and no fault of the limit's
 	beliefModel  = .02  // standard error of a throughput that no number of samples makes up for
 	beliefLoose  = .2   // the same where the limit was not full, so that what was in flight varied
 	beliefDemand = .3   // what two demands differ by, in ln

@@ -225,6 +225,54 @@ func TestLabHang(t *testing.T) {
 	})
 }
 
+// A limit that is low since little came, and is lowered further in an outage: that nothing succeeded there does not keep it
+// from rising past where it was, when more comes than before.
+func TestLabOutageAtALowLimit(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	const ms = time.Millisecond
+	const from, to, end = 10 * time.Second, 15 * time.Second, 25 * time.Second
+	tests := []struct {
+		svc            limitersim.Service
+		before, outage float64       // loads
+		took           time.Duration // until work fails then
+	}{
+		{svc: limitersim.Store(64, 20*ms), before: .1, outage: .7, took: 300 * ms},
+		{svc: limitersim.Store(64, 20*ms), before: .03, outage: 3, took: 300 * ms},
+		{svc: limitersim.Processors(8, 5*ms), before: .3, outage: 3, took: 300 * ms},
+		{svc: limitersim.Processors(16, 20*ms), before: .3, outage: 3, took: time.Second},
+	}
+	labParallel(4*len(tests), func(i int) {
+		k, seed := tests[i/4], uint64(i%4)
+		c := NewAdaptive()
+		sim := limitersim.New(k.svc, 1, seed, end)
+		sim.Rate = func(now time.Duration) float64 {
+			switch {
+			case now < from:
+				return k.before * k.svc.Capacity
+			case now < to:
+				return k.outage * k.svc.Capacity
+			}
+			return 3 * k.svc.Capacity
+		}
+		d := labDrive(sim, c)
+		d.work = func(r *limitersim.Request) {
+			if now := sim.Now(); now >= from && now < to {
+				sim.At(now+k.took, func() { d.end(r, Failure) })
+				return
+			}
+			r.Admit()
+		}
+		sim.Run(d)
+		good := sim.Score(end-5*time.Second, end).Goodput
+		t.Logf("%s at %v, outage at %v, seed %d: goodput %.3f, limit %d", k.svc.Name, k.before, k.outage, seed, good, c.Limit())
+		if good < .9 {
+			t.Errorf("%s at %v, outage at %v, seed %d: goodput %.3f, want 0.9; limit %d", k.svc.Name, k.before, k.outage, seed, good, c.Limit())
+		}
+	})
+}
+
 // Where it is on the edge whether there are two kinds of work, and they are told apart and no longer again and again, what is believed
 // stays finite, and the limit near what is of use.
 func TestLabKindsOnTheEdge(t *testing.T) {
