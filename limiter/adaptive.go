@@ -399,7 +399,8 @@ func (a *adaptive) starves(t *concCount, now time.Duration) (took float64) {
 	busy := float64(t.lost-a.barren.lost) * adaptUnit
 	took = busy / lost / weight
 	if took < .5*s.base || 2*busy < (now-a.sterile).Seconds()*float64(s.limit) {
-		return 0 // refused elsewhere, or few
+		a.barren, a.sterile = *t, now // refused elsewhere, or few; and what comes after is looked at by itself
+		return 0
 	}
 	return took
 }

@@ -273,6 +273,49 @@ func TestLabOutageAtALowLimit(t *testing.T) {
 	})
 }
 
+// Everything fails at once for a minute, and then whoever is served has waited for so long that his client has left: that is seen
+// as soon as without that minute.
+func TestLabAllLate(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	const ms = time.Millisecond
+	const calm, trouble, end = 10 * time.Second, 70 * time.Second, 80 * time.Second
+	svc := limitersim.Store(300, 100*ms)
+	c := NewAdaptive()
+	sim := limitersim.New(svc, 1, 1, end)
+	sim.Rate = func(now time.Duration) float64 {
+		if now < calm {
+			return .003 * svc.Capacity
+		}
+		return .7 * svc.Capacity
+	}
+	d := labDrive(sim, c)
+	d.work = func(r *limitersim.Request) {
+		if now := sim.Now(); now >= calm && now < trouble {
+			sim.At(now+30*ms, func() { d.end(r, Failure) })
+			return
+		}
+		r.Admit()
+	}
+	good := 0.
+	d.outcome = func(r *limitersim.Request) Outcome {
+		if sim.Now()-r.Arrived() > 250*ms {
+			return Ignored
+		}
+		if sim.Now() >= trouble+5*time.Second {
+			good++
+		}
+		return Success
+	}
+	sim.Run(d)
+	part := good / 5 / (.7 * svc.Capacity)
+	t.Logf("%.3f of what is possible five seconds later; limit %d", part, c.Limit())
+	if part < .9 {
+		t.Errorf("%.3f of what is possible five seconds later, want 0.9; limit %d", part, c.Limit())
+	}
+}
+
 // Where it is on the edge whether there are two kinds of work, and they are told apart and no longer again and again, what is believed
 // stays finite, and the limit near what is of use.
 func TestLabKindsOnTheEdge(t *testing.T) {
