@@ -384,8 +384,8 @@ func (a *adaptive) starves(t *concCount, now time.Duration) (took float64) {
 	}
 	s := &a.ctrl
 	lost := float64(t.ended - a.barren.ended)
-	usual := 1 / (1 - s.ref.lost()) // it may be that much of it always came to nothing
-	weight := max(s.ref.worth, 1)
+	usual := 1 / (1 - s.ref.lost())                      // it may be that much of it always came to nothing
+	weight := min(max(s.ref.worth, 1), float64(s.limit)) // heavier work counts as the limit
 	round := s.limit
 	if s.phase == ctrlSettle {
 		round = max(round, s.from) // what was let in before

@@ -45,3 +45,18 @@ func TestAdaptiveCountersRunOver(t *testing.T) {
 		}
 	}
 }
+
+// Where work weighs more than the limit, the limit is what it counts as: it takes no less for that.
+func TestAdaptiveStarvesByWeight(t *testing.T) {
+	const limit, took, n = 2, .1, 20
+	for _, weight := range []float64{1, 2, 8} {
+		a := NewAdaptive(WithStart(limit)).adapt
+		a.ctrl.base, a.ctrl.ref.worth, a.ctrl.ref.more = took, weight, weight
+		counts := min(weight, limit)
+		lost := concCount{ended: n, lost: uint64(n * took * counts / adaptUnit)}
+		now := time.Duration(n * took * counts / limit * float64(time.Second))
+		if got := a.starves(&lost, now); math.Abs(got-took) > .001 {
+			t.Errorf("weight %v: nothing succeeds, and the time that it takes is %v, want %v", weight, got, took)
+		}
+	}
+}
