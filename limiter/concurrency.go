@@ -127,7 +127,6 @@ type Concurrency struct {
 	lastGrant time.Duration
 	service   float64
 
-	queued   int64
 	shed     [queueReasons]int64
 	left     int64
 	waited   time.Duration
@@ -404,7 +403,6 @@ func (c *Concurrency) wouldShed(over int64, now time.Duration) error {
 	if over > int64(c.places) {
 		return c.refuse(queueFull)
 	}
-	c.queued++
 	return nil
 }
 
@@ -628,7 +626,6 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	if !r.Arrived.IsZero() {
 		w.arrived = min(r.Arrived.Sub(c.base), now)
 	}
-	c.queued++
 	c.line.push(w, client)
 	if !c.flagged {
 		c.flagged = true
@@ -639,7 +636,6 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 		v := c.line.victim(client)
 		if v == w {
 			c.line.remove(w)
-			c.queued--
 			c.recycle(w)
 			err := c.refuse(queueFull)
 			return nil, Permit{}, concJoin(c.dispatch(now), woken), err
