@@ -305,6 +305,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 			lacks = min(lacks, max(1, lacks/4))
 		}
 		a.lacks.Store(int64(lacks))
+		a.order(c) // it may be the line that keeps the window from being filled: all who are served come too late
 		return from, from
 	}
 	a.lacks.Store(0)
@@ -510,13 +511,16 @@ func (a *adaptive) pass(n float64) {
 	a.openE = 1 - (1-a.openE)*k
 }
 
+// order has the newest come first, or the oldest, by how many are sent away.
+func (a *adaptive) order(c *Concurrency) { c.line.lifo = a.shedE > adaptNewest }
+
 // tune sets the line by the state of the controller.
 func (a *adaptive) tune(c *Concurrency) {
 	if !a.hasQueue {
 		c.places = 0
 		return
 	}
-	c.line.lifo = a.shedE > adaptNewest
+	a.order(c)
 	x, b, gated := a.ctrl.ref.x, a.ctrl.base, a.gate.Load() > 0
 	if x <= 0 || b <= 0 {
 		c.bound = 100 * time.Millisecond

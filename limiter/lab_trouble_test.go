@@ -316,6 +316,50 @@ func TestLabAllLate(t *testing.T) {
 	}
 }
 
+// A service has become faster, and more comes than it can take: whoever is served has waited for so long that his client has left, and takes
+// less than what is known of the service. The line has the newest come first all the same.
+func TestLabAllLateAndFaster(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	const ms = time.Millisecond
+	const slow, end = 30 * time.Second, 45 * time.Second
+	svc := limitersim.Store(4, 60*ms)
+	svc.Speed = func(now time.Duration) float64 {
+		if now < slow {
+			return .2
+		}
+		return 1
+	}
+	c := NewAdaptive()
+	sim := limitersim.New(svc, 1, 1, end)
+	sim.Rate = func(now time.Duration) float64 {
+		if now < slow {
+			return .05 * svc.Capacity
+		}
+		return 3 * svc.Capacity
+	}
+	d := labDrive(sim, c)
+	good := 0.
+	d.outcome = func(r *limitersim.Request) Outcome {
+		if now := sim.Now(); now >= slow {
+			if now-r.Arrived() > 250*ms {
+				return Ignored
+			}
+			if now >= slow+5*time.Second {
+				good++
+			}
+		}
+		return Success
+	}
+	sim.Run(d)
+	part := good / (end - slow - 5*time.Second).Seconds() / svc.Capacity
+	t.Logf("%.3f of what is possible from five seconds later; limit %d", part, c.Limit())
+	if part < .9 {
+		t.Errorf("%.3f of what is possible from five seconds later, want 0.9; limit %d", part, c.Limit())
+	}
+}
+
 // Where it is on the edge whether there are two kinds of work, and they are told apart and no longer again and again, what is believed
 // stays finite, and the limit near what is of use.
 func TestLabKindsOnTheEdge(t *testing.T) {
