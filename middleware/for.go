@@ -49,16 +49,13 @@ func checkLayers(fn string, layers []Layer) {
 			panic(fmt.Sprintf("middleware: %s: layer %d is nil; leave it out", fn, i))
 		}
 		for j := range i {
-			if layers[j] == l && sameable(l) {
+			// Options are functions, which do not compare.
+			if l.rank() != rankSetting && layers[j] == l {
 				panic(fmt.Sprintf("middleware: %s: layers %d and %d are the same value; give it once", fn, j, i))
 			}
 		}
 	}
 }
-
-// sameable says that two equal interface values are one layer: options are functions, which do
-// not compare.
-func sameable(l Layer) bool { return l.rank() != rankSetting }
 
 // condHandler chooses by pattern.
 type condHandler struct {

@@ -266,6 +266,31 @@ func TestSkipPassesLayersBy(t *testing.T) {
 	}
 }
 
+// Several options may stand beside each other, of one kind as well.
+func TestOptionsOfAStackAddUp(t *testing.T) {
+	skip := func(path string) middleware.Layer {
+		return middleware.WithSkip(func(r *http.Request) bool { return r.URL.Path == path })
+	}
+	var shed []string
+	trace := middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, res middleware.Result) { shed = append(shed, res.Shed) }})
+	reject := middleware.WithReject(func(w http.ResponseWriter, _ *http.Request, _ *middleware.Rejection) { w.WriteHeader(418) })
+	layer := refusing(t)["concurrency"]
+	for name, h := range map[string]http.Handler{
+		"Wrap": middleware.Wrap(answer(200), skip("/livez"), trace, layer, skip("/readyz"), reject),
+		"For":  middleware.Wrap(answer(200), middleware.For("/", skip("/livez"), trace, layer, skip("/readyz"), reject)),
+	} {
+		shed = nil
+		for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/": 418} {
+			if got := get(h, "GET", path).StatusCode; got != want {
+				t.Errorf("%s: %d for %s, want %d", name, got, path, want)
+			}
+		}
+		if !slices.Contains(shed, "concurrency") {
+			t.Errorf("%s: the trace was told of %q", name, shed)
+		}
+	}
+}
+
 func TestBreakerByRoute(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/bad/{id}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
