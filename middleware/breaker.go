@@ -158,7 +158,7 @@ type breakerHandler struct {
 
 func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.skip != nil && h.skips(r) {
-		h.next.ServeHTTP(w, r)
+		h.skipped.ServeHTTP(w, r)
 		return
 	}
 	w, rec := record(w)
@@ -169,10 +169,14 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	b := h.group.Get(key)
 	s := b.Settings()
-	req := breaker.Request{Arrived: rec.now()}
+	var req breaker.Request
 	if s.MinClients > 0 {
 		req.Client = maphash.String(h.seed, h.config.client(r))
 	}
+	if h.config.key != nil || s.MinClients > 0 {
+		rec.fresh = false
+	}
+	req.Arrived = rec.now()
 	passing := b.Passing()
 	if !passing {
 		req.Long = asksForLong(r)

@@ -80,7 +80,7 @@ type cacheHandler struct {
 
 func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.skip != nil && h.skips(r) {
-		h.next.ServeHTTP(w, r)
+		h.skipped.ServeHTTP(w, r)
 		return
 	}
 	w, rec := record(w) // the cache tells it what it did

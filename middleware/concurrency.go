@@ -142,7 +142,7 @@ type concurrencyHandler struct {
 
 func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.skip != nil && h.skips(r) {
-		h.next.ServeHTTP(w, r)
+		h.skipped.ServeHTTP(w, r)
 		return
 	}
 	w, rec := record(w)
@@ -163,7 +163,7 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // besides the client's only if it is let pass.
 func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cache.Fill) {
 	if h.skip != nil && h.skips(r) {
-		h.next.ServeHTTP(w, f.Request())
+		h.skipped.ServeHTTP(w, f.Request())
 		return
 	}
 	out := enclosing(w)
@@ -276,14 +276,15 @@ func (b *base) traceAdmitted(r *http.Request, rec *recorder, layer string, since
 		return
 	}
 	own, all := b.rejecter.trace, rec.trace
-	var waited time.Duration
-	if own != nil && own.Admitted != nil || all != nil && all.Admitted != nil {
-		waited = rec.now().Sub(since)
+	if (own == nil || own.Admitted == nil) && (all == nil || all.Admitted == nil) {
+		return
 	}
+	waited := rec.now().Sub(since)
 	if own != nil && own.Admitted != nil {
 		own.Admitted(r, layer, waited)
 	}
 	if all != nil && all != own && all.Admitted != nil {
 		all.Admitted(r, layer, waited)
 	}
+	rec.fresh = false
 }

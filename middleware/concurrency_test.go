@@ -23,6 +23,7 @@ import (
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
 )
 
 // turnstile records in which order requests enter, and keeps each for the time of its header Take.
@@ -616,5 +617,79 @@ func TestWaitingIsNoTimeOfTheHandler(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+func TestFunctionsOfTheUsersAreNoTimeOfTheHandler(t *testing.T) {
+	slowly := func(*http.Request) int { time.Sleep(time.Second); return 1 } // in a synctest bubble
+	key := func(r *http.Request) string { slowly(r); return "" }
+	l := limiter.NewRate(1e6, 1e6)
+	for name, layers := range map[string]func(*breaker.Group) []middleware.Layer{
+		"the key of a rate limit": func(g *breaker.Group) []middleware.Layer {
+			return []middleware.Layer{middleware.Breaker(g),
+				middleware.Rate(l, middleware.WithKey(func(r *http.Request) (string, error) { return key(r), nil }))}
+		},
+		"the cost": func(g *breaker.Group) []middleware.Layer {
+			return []middleware.Layer{middleware.Breaker(g), middleware.Rate(l, middleware.WithCost(slowly))}
+		},
+		"the key of a breaker": func(g *breaker.Group) []middleware.Layer {
+			return []middleware.Layer{middleware.Breaker(g, middleware.WithBreakerKey(key))}
+		},
+		"a trace": func(g *breaker.Group) []middleware.Layer {
+			return []middleware.Layer{middleware.Breaker(g), middleware.Concurrency(limiter.NewConcurrency(1)),
+				middleware.WithTrace(&middleware.Trace{Admitted: func(r *http.Request, _ string, _ time.Duration) { slowly(r) }})}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := breaker.NewGroup(breaker.WithSlowCalls(500*time.Millisecond, 1))
+				get(middleware.Wrap(http.NotFoundHandler(), layers(g)...), "GET", "/")
+				if st := g.Get("").Stats(); st.Slow != 0 || st.Successes != 1 {
+					t.Errorf("%d slow calls of %d, want none of 1", st.Slow, st.Successes)
+				}
+			})
+		})
+	}
+}
+
+// The handler's time is measured whatever layer the request passed by on the way to it.
+func TestHandlerIsTimedWhateverIsPassedBy(t *testing.T) {
+	skip := middleware.WithSkip(func(*http.Request) bool { return true })
+	elsewhere := func(l middleware.Layer) middleware.Layer { return middleware.For("/elsewhere", l) }
+	one := func() *limiter.Concurrency { return limiter.NewConcurrency(1) }
+	for name, inside := range map[string][]middleware.Layer{
+		"nothing":                      nil,
+		"a pool for another route":     {elsewhere(middleware.Pool(pool.New()))},
+		"a breaker for another route":  {elsewhere(middleware.Breaker(breaker.NewGroup()))},
+		"a limit for another route":    {elsewhere(middleware.Concurrency(one()))},
+		"a cache for another route":    {elsewhere(middleware.Cache(cache.New(1 << 20)))},
+		"a pool that is skipped":       {middleware.Pool(pool.New(), skip)},
+		"a breaker that is skipped":    {middleware.Breaker(breaker.NewGroup(), skip)},
+		"a limit that is skipped":      {middleware.Concurrency(one(), skip)},
+		"a cache that is skipped":      {middleware.Cache(cache.New(1<<20), skip)},
+		"a rate limit that is skipped": {middleware.Rate(limiter.NewRate(1, 1), skip)},
+		"layers that are all skipped":  {middleware.Rate(limiter.NewRate(1, 1)), skip},
+		"an option for a route":        {middleware.For("/", middleware.WithTrace(&middleware.Trace{}))},
+		"a function for refusals":      {middleware.WithReject(func(http.ResponseWriter, *http.Request, *middleware.Rejection) {})},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var told time.Duration
+				trace := middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, res middleware.Result) { told = res.Duration }})
+				g := breaker.NewGroup(breaker.WithSlowCalls(500*time.Millisecond, 1))
+				h := http.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) })) // in a synctest bubble
+				if inside != nil {
+					h = middleware.Wrap(h, inside...)
+				}
+				get(middleware.Wrap(h, trace), "GET", "/")
+				if told != time.Second {
+					t.Errorf("the trace was told of %v, want 1s", told)
+				}
+				get(middleware.Breaker(g).Handler(h), "GET", "/")
+				if st := g.Get("").Stats(); st.Slow != 1 {
+					t.Errorf("%d slow calls, want 1", st.Slow)
+				}
+			})
+		})
 	}
 }

@@ -60,7 +60,7 @@ func checkLayers(fn string, layers []Layer) {
 // condHandler chooses by pattern.
 type condHandler struct {
 	m       []*matcher
-	yes, no http.Handler
+	yes, no http.Handler // both ours
 }
 
 func (h *condHandler) inner() http.Handler { return h.no }

@@ -47,7 +47,8 @@ type env struct {
 
 // base is the part that every layer handler has in common.
 type base struct {
-	next http.Handler
+	next    http.Handler
+	skipped http.Handler // next as [ownOr] has it, for the requests that skip the layer
 	// adjacent says that next is a layer of ours as well: no foreign code runs between
 	// the two, so they can share a clock reading.
 	adjacent bool
@@ -73,7 +74,31 @@ func newBase(next http.Handler, e env, c common, j rejecter) base {
 	j.trace = c.trace
 	j.mark = noStoreOf(j.layer)
 	m, _ := next.(*http.ServeMux)
-	return base{next: next, adjacent: adjacent, mux: e.mux, last: m != nil && m == e.mux, rejecter: j, skip: c.skip}
+	return base{next: next, skipped: ownOr(next), adjacent: adjacent, mux: e.mux, last: m != nil && m == e.mux, rejecter: j, skip: c.skip}
+}
+
+// ownOr returns h if it is ours, and else a handler of ours around it: for where a request goes on without a look at its
+// recorder, whose clock has to be told that foreign code runs.
+func ownOr(h http.Handler) http.Handler {
+	if _, ok := h.(ours); ok {
+		return h
+	}
+	return &foreign{h}
+}
+
+type foreign struct{ next http.Handler }
+
+func (h *foreign) inner() http.Handler { return h.next }
+
+func (h *foreign) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rec := recorderOf(w)
+	if rec == nil {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	rec.fresh = false
+	h.next.ServeHTTP(w, r)
+	rec.fresh = false
 }
 
 // findMux returns the ServeMux behind h, looking through the layers of this package only: what

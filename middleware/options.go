@@ -51,8 +51,7 @@ func (f commonOption) wrap(next http.Handler, e env) http.Handler {
 	var c common
 	f(&c)
 	next = orDefaultMux(next)
-	_, adjacent := next.(ours)
-	return &settingHandler{next: next, adjacent: adjacent, common: c, bare: innermost(next)}
+	return &settingHandler{next: ownOr(next), common: c, bare: ownOr(innermost(next))}
 }
 
 // nilOption is what a panic says of an option that is nil.
@@ -87,10 +86,9 @@ func WithSkip(f SkipFunc) Option {
 
 // settingHandler is an [Option] used as a layer.
 type settingHandler struct {
-	next     http.Handler
-	adjacent bool
-	common   common
-	bare     http.Handler // the first handler inside that is not ours
+	next   http.Handler
+	common common
+	bare   http.Handler // the first handler inside that is not ours
 }
 
 func (h *settingHandler) inner() http.Handler { return h.next }
@@ -122,15 +120,13 @@ func (h *settingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		rec.trace = outer
 		if t.Done != nil {
-			if !finished || !h.adjacent {
+			if !finished {
 				rec.fresh = false
 			}
 			t.Done(r, rec.result(r, rec.now().Sub(begun), !finished))
+			rec.fresh = false
 		}
 	}()
-	if !h.adjacent {
-		rec.fresh = false
-	}
 	h.next.ServeHTTP(w, r)
 	finished = true
 }

@@ -97,7 +97,7 @@ type poolHandler struct {
 
 func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.skip != nil && h.skips(r) {
-		h.next.ServeHTTP(w, r)
+		h.skipped.ServeHTTP(w, r)
 		return
 	}
 	w, rec := record(w)

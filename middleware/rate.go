@@ -42,7 +42,7 @@ type RateOption interface{ applyRate(*rateConfig) }
 type rateConfig struct {
 	common
 	key     KeyFunc
-	asks    bool // a function of the user's for each request
+	asks    bool // key or cost is a function of the user's
 	cost    func(*http.Request) int
 	refund  func(r *http.Request, res Result, taken int) int
 	headers Headers
@@ -186,7 +186,7 @@ type rateHandler struct {
 
 func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.skip != nil && h.skips(r) {
-		h.next.ServeHTTP(w, r)
+		h.skipped.ServeHTTP(w, r)
 		return
 	}
 	rec := recorderOf(w)
@@ -200,7 +200,9 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	cost := h.config.costOf(r)
 	var now time.Time // zero: the limiter reads the clock
 	if rec != nil {
-		rec.fresh = rec.fresh && !h.config.asks
+		if h.config.asks {
+			rec.fresh = false
+		}
 		now = rec.now()
 	}
 	var states [ratePolicyMax]limiter.PolicyState

@@ -72,7 +72,7 @@ func (s *Stack) Handler(h http.Handler) http.Handler {
 	e := env{mux: findMux(h), count: &s.counts}
 	// The gate is inside the options, so that what they skip is answered while draining.
 	options, rest := split(s.layers)
-	g := &gateHandler{next: build(h, rest, e), gate: &s.gate}
+	g := &gateHandler{next: ownOr(build(h, rest, e)), gate: &s.gate}
 	g.rejecter = rejecter{layer: "drain", status: http.StatusServiceUnavailable, spread: -1, count: &s.counts}
 	return build(g, options, e)
 }
@@ -140,7 +140,7 @@ func place(inside, otherwise http.Handler, p placed, e env) http.Handler {
 	if len(p.on) == 0 {
 		return h
 	}
-	return &condHandler{m: p.on, yes: h, no: otherwise}
+	return &condHandler{m: p.on, yes: ownOr(h), no: ownOr(otherwise)}
 }
 
 // buildCaches makes of several cache layers a choice: a request goes through one of them.
