@@ -65,7 +65,7 @@ func (c *cacheLayer) Handler(next http.Handler) http.Handler { return c.wrap(nex
 
 func (c *cacheLayer) wrap(next http.Handler, e env) http.Handler {
 	b := newBase(next, e, c.config.common, rejecter{layer: "cache"})
-	return &cacheHandler{base: b, cached: c.c.Handler(b.next, c.config.route...)}
+	return &cacheHandler{base: b, cached: c.c.Handler(b.next, c.config.route...), tracer: tracer{t: b.rejecter.trace}}
 }
 
 func (c *cacheLayer) stats() LayerStats {
@@ -76,6 +76,7 @@ func (c *cacheLayer) stats() LayerStats {
 type cacheHandler struct {
 	base
 	cached http.Handler
+	tracer tracer
 }
 
 func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -84,10 +85,10 @@ func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w, rec := record(w) // the cache tells it what it did
-	if t := h.rejecter.trace; t != nil {
-		outer := rec.trace
-		rec.trace = t
-		defer func() { rec.trace = outer }()
+	if h.tracer.t != nil {
+		outer := rec.traces
+		rec.traces = h.tracer.within(outer)
+		defer func() { rec.traces = outer }()
 	}
 	h.cached.ServeHTTP(w, r)
 	rec.fresh = false

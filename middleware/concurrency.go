@@ -268,23 +268,31 @@ func retryAfterOf(err error) time.Duration {
 }
 
 // traced says that there is somebody whom traceAdmitted may have to tell.
-func (b *base) traced(rec *recorder) bool { return b.rejecter.trace != nil || rec.trace != nil }
+func (b *base) traced(rec *recorder) bool { return b.rejecter.trace != nil || rec.traces != nil }
 
-// traceAdmitted tells the traces of the layer and of the stack.
+// traceAdmitted tells the traces of the layer and of the stacks.
 func (b *base) traceAdmitted(r *http.Request, rec *recorder, layer string, since time.Time) {
 	if !b.traced(rec) {
 		return
 	}
-	own, all := b.rejecter.trace, rec.trace
-	if (own == nil || own.Admitted == nil) && (all == nil || all.Admitted == nil) {
-		return
+	own := b.rejecter.trace
+	waited, told := time.Duration(0), false
+	tell := func(t *Trace) {
+		if t == nil || t.Admitted == nil {
+			return
+		}
+		if !told {
+			waited, told = rec.now().Sub(since), true
+		}
+		t.Admitted(r, layer, waited)
 	}
-	waited := rec.now().Sub(since)
-	if own != nil && own.Admitted != nil {
-		own.Admitted(r, layer, waited)
+	tell(own)
+	for all := rec.traces; all != nil; all = all.outer {
+		if all.t != own {
+			tell(all.t)
+		}
 	}
-	if all != nil && all != own && all.Admitted != nil {
-		all.Admitted(r, layer, waited)
+	if told {
+		rec.fresh = false
 	}
-	rec.fresh = false
 }

@@ -51,7 +51,7 @@ func (f commonOption) wrap(next http.Handler, e env) http.Handler {
 	var c common
 	f(&c)
 	next = orDefaultMux(next)
-	return &settingHandler{next: ownOr(next), common: c, bare: ownOr(innermost(next))}
+	return &settingHandler{next: ownOr(next), common: c, bare: ownOr(innermost(next)), tracer: tracer{t: c.trace}}
 }
 
 // nilOption is what a panic says of an option that is nil.
@@ -60,8 +60,8 @@ func nilOption(of string, i int) string {
 }
 
 // WithTrace calls the functions of t as requests pass. As an option of one layer it reports that
-// layer; as a layer of a stack it reports all of them, and each request's end.
-// A nil t is no trace.
+// layer; as a layer of a stack it reports all of them, and each request's end. Several, of one stack or of stacks
+// inside each other, are all told. A nil t is no trace.
 func WithTrace(t *Trace) Option {
 	return commonOption(func(c *common) { c.trace = t })
 }
@@ -89,6 +89,7 @@ type settingHandler struct {
 	next   http.Handler
 	common common
 	bare   http.Handler // the first handler inside that is not ours
+	tracer tracer
 }
 
 func (h *settingHandler) inner() http.Handler { return h.next }
@@ -113,12 +114,12 @@ func (h *settingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	outer := rec.trace
-	rec.trace = t
+	outer := rec.traces
+	rec.traces = h.tracer.within(outer)
 	begun := rec.now()
 	finished := false
 	defer func() {
-		rec.trace = outer
+		rec.traces = outer
 		if t.Done != nil {
 			if !finished {
 				rec.fresh = false

@@ -42,7 +42,7 @@ type recorder struct {
 	routed http.Handler // what the mux found with the route, until it is called; nil: ask the mux
 
 	outer  *recorder // of the client's request, if this one is of a fill of the cache for it
-	trace  *Trace
+	traces *traces
 	reject RejectFunc
 	holds  holds
 }
@@ -101,7 +101,7 @@ func record(w http.ResponseWriter) (http.ResponseWriter, *recorder) {
 func newRecorder(w http.ResponseWriter, out *recorder, start time.Time) (http.ResponseWriter, *recorder) {
 	rec := &recorder{w: w, start: start, fresh: true}
 	if out != nil {
-		rec.outer, rec.trace, rec.reject = out, out.trace, out.reject
+		rec.outer, rec.traces, rec.reject = out, out.traces, out.reject
 	}
 	return shape(rec), rec
 }

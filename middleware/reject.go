@@ -169,9 +169,7 @@ func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder,
 	if custom == nil {
 		custom = rec.reject
 	}
-	t := j.trace
-	traced := t != nil && t.Rejected != nil
-	if rec.trace != nil && rec.trace != t && rec.trace.Rejected != nil || traced || custom != nil {
+	if custom != nil || j.tells(rec.traces) {
 		j.rejectSlow(w, r, rec, custom, Rejection{Layer: j.layer, Status: j.status, RetryAfter: after, Policy: policy, Err: err, body: body})
 		return
 	}
@@ -226,11 +224,11 @@ func (j *rejecter) canLean(w http.ResponseWriter) bool {
 // rejectFill is reject inside a fill of the cache, for a request that needed no recorder of its own so far. It
 // reports false, and has done nothing, if somebody is to be told who asks for one.
 func (j *rejecter) rejectFill(w http.ResponseWriter, r *http.Request, f cache.Fill, out *recorder, err error, after time.Duration, body *rejectBody) bool {
-	if t := j.trace; t != nil && t.Rejected != nil || j.custom != nil {
+	if j.custom != nil || j.tells(nil) {
 		return false
 	}
 	if out != nil {
-		if out.reject != nil || out.trace != nil && out.trace.Rejected != nil {
+		if out.reject != nil || j.tells(out.traces) {
 			return false
 		}
 		out.shedBy = j // it counts if the refusal gets there: the cache may have something better
@@ -308,13 +306,28 @@ func (rec *recorder) passRefusal() {
 	}
 }
 
-// tell calls the traces of the layer and of the stack.
+// tells says that somebody is to be told of refusals.
+func (j *rejecter) tells(all *traces) bool {
+	if t := j.trace; t != nil && t.Rejected != nil {
+		return true
+	}
+	for ; all != nil; all = all.outer {
+		if all.t.Rejected != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// tell calls the traces of the layer and of the stacks.
 func (j *rejecter) tell(r *http.Request, rec *recorder, x Rejection) {
 	if t := j.trace; t != nil && t.Rejected != nil {
 		t.Rejected(r, x)
 	}
-	if t := rec.trace; t != nil && t != j.trace && t.Rejected != nil {
-		t.Rejected(r, x)
+	for all := rec.traces; all != nil; all = all.outer {
+		if t := all.t; t != j.trace && t.Rejected != nil {
+			t.Rejected(r, x)
+		}
 	}
 }
 

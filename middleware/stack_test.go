@@ -291,6 +291,43 @@ func TestOptionsOfAStackAddUp(t *testing.T) {
 	}
 }
 
+// Every trace around a request is told of it, and each once.
+func TestAllTracesAreTold(t *testing.T) {
+	told := map[string]int{}
+	trace := func(name string) *middleware.Trace {
+		return &middleware.Trace{
+			Rejected: func(_ *http.Request, j middleware.Rejection) { told[name+": "+j.Layer+" refuses"]++ },
+			Admitted: func(_ *http.Request, layer string, _ time.Duration) { told[name+": "+layer+" admits"]++ },
+		}
+	}
+	ta, tb := trace("a"), trace("b")
+	a, b := middleware.WithTrace(ta), middleware.WithTrace(tb)
+	full := limiter.NewConcurrency(1)
+	full.TryAcquire(limiter.Request{})
+	layers := func(opts ...middleware.ConcurrencyOption) []middleware.Layer {
+		return []middleware.Layer{middleware.Concurrency(limiter.NewConcurrency(1), opts...), middleware.For("/full", middleware.Concurrency(full, opts...))}
+	}
+	none := http.NotFoundHandler()
+	for name, h := range map[string]http.Handler{
+		"one stack":                  middleware.Wrap(none, append(layers(), a, b)...),
+		"a stack in another":         middleware.Wrap(middleware.Wrap(none, append(layers(), b)...), a),
+		"a stack further in":         middleware.Wrap(inBetween["a writer that unwraps"](middleware.Wrap(none, append(layers(), b)...)), a),
+		"the same in both":           middleware.Wrap(middleware.Wrap(none, append(layers(), a, b)...), b, a),
+		"of the layer":               middleware.Wrap(none, append(layers(b), a)...),
+		"of the layer and the stack": middleware.Wrap(none, append(layers(b), a, b)...),
+		"of a cache":                 middleware.Wrap(none, append(layers(), a, middleware.Cache(cache.New(1<<20), b))...),
+		"outside a cache":            middleware.Wrap(none, append(layers(), a, b, middleware.Cache(cache.New(1<<20)))...),
+	} {
+		clear(told)
+		get(h, "GET", "/")
+		get(h, "GET", "/full")
+		want := "map[a: concurrency admits:2 a: concurrency refuses:1 b: concurrency admits:2 b: concurrency refuses:1]"
+		if got := fmt.Sprint(told); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
 func TestBreakerByRoute(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/bad/{id}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })

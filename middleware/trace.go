@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/spillgate/spillgate/cache"
@@ -22,6 +23,33 @@ type Trace struct {
 	// Done is called after the handler has returned or panicked. It is called only for
 	// a Trace that is a layer (see [WithTrace]).
 	Done func(r *http.Request, res Result)
+}
+
+// traces are those of the stacks that a request is in, innermost first.
+type traces struct {
+	t     *Trace
+	outer *traces
+}
+
+// tracer adds its trace to those around. They are the same for each request but where a handler is in several stacks, so
+// the last ones are kept.
+type tracer struct {
+	t    *Trace
+	last atomic.Pointer[traces]
+}
+
+func (x *tracer) within(outer *traces) *traces {
+	for o := outer; o != nil; o = o.outer {
+		if o.t == x.t {
+			return outer // it is told already
+		}
+	}
+	n := x.last.Load()
+	if n == nil || n.outer != outer {
+		n = &traces{x.t, outer}
+		x.last.Store(n)
+	}
+	return n
 }
 
 // Result is how a request ended.
