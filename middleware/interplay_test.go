@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/rpc"
 	"runtime"
 	"strconv"
 	"strings"
@@ -562,6 +563,32 @@ func TestShutdownDoesNotWaitForUpgraded(t *testing.T) {
 			})
 		}
 	}
+}
+
+// net/rpc serves its clients in the handler of a CONNECT, for as long as they stay.
+func TestShutdownDoesNotWaitForTunnels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stack := middleware.New(middleware.Concurrency(limiter.NewConcurrency(10)))
+		srv := &http.Server{Handler: stack.Handler(rpc.NewServer())}
+		ln := &pipeListener{make(chan net.Conn), make(chan struct{})}
+		go srv.Serve(ln)
+		conn := ln.dial()
+		go io.WriteString(conn, "CONNECT "+rpc.DefaultRPCPath+" HTTP/1.0\n\n")
+		if status, err := bufio.NewReader(conn).ReadString('\n'); !strings.Contains(status, "200 Connected") {
+			t.Errorf("connected with %q, %v", status, err)
+		}
+		synctest.Wait()
+		if st := stack.Stats(); st.InFlight != 0 || st.Layers[0].Concurrency.InFlight != 0 {
+			t.Errorf("%d requests in flight, %d permits taken", st.InFlight, st.Layers[0].Concurrency.InFlight)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := stack.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+		conn.Close()
+		srv.Close()
+	})
 }
 
 // Requests that wait for the pool hold no permit of an adaptive limit: cheap ones pass.

@@ -219,7 +219,7 @@ func (s *Stack) Stats() Stats {
 
 // Shutdown drains the stack: from now on its handlers answer 503 with Connection: close; it waits
 // until the requests inside have ended, then shuts down its pools. As [http.Server.Shutdown] it does not wait for what
-// was upgraded to another protocol by hijacking the connection. If ctx ends first, Shutdown stops
+// was upgraded to another protocol, or is a tunnel (Upgrade, CONNECT), by hijacking the connection. If ctx ends first, Shutdown stops
 // waiting, leaves the pools open and returns an error that wraps the cause and says how many requests were left. Call it after
 // the load balancer has been told (see package health) and before or beside [http.Server.Shutdown]. A
 // second call waits again.
@@ -317,7 +317,7 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.rejecter.reject(w, r, rec, errDraining, 0, "", reducedCapacity)
 		return
 	}
-	if _, ok := r.Header["Upgrade"]; ok {
+	if _, ok := r.Header["Upgrade"]; ok || r.Method == http.MethodConnect {
 		h.upgrade(w, r, cell)
 		return
 	}
@@ -325,7 +325,8 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.next.ServeHTTP(w, r)
 }
 
-// upgrade serves a request that leaves when its connection is hijacked.
+// upgrade serves a request that leaves when its connection is hijacked. Others than these are seldom hijacked, and do
+// without what it costs.
 func (h *gateHandler) upgrade(w http.ResponseWriter, r *http.Request, cell uint32) {
 	leave := sync.OnceFunc(func() { h.gate.leave(cell) })
 	defer leave()
