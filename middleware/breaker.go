@@ -26,7 +26,7 @@ import (
 //
 // Over HTTP/1 [http.Server.WriteTimeout] shows when a write fails. An answer of a few KiB waits in net/http's buffers until the handler
 // has returned: it is lost then with nobody to see it, and counts as it was meant. A deadline of the context shows in any case, and
-// so does [http.TimeoutHandler].
+// so does [http.TimeoutHandler]. A handler that sets its own by [http.ResponseController.SetWriteDeadline] is not held to WriteTimeout.
 //
 // With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not
 // slow; requests that wait for theirs count as slow once they are overdue, also if the client gave up. A
@@ -202,7 +202,6 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if !finished {
 			rec.fresh = false
-			rec.panicked = true
 		}
 		rec.holds.dropCall(call)
 		now := rec.now()

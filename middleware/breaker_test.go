@@ -395,6 +395,22 @@ func TestR4AHandlerThatHasMoreTimeIsNotTooSlow(t *testing.T) {
 	})
 }
 
+// Nor does a client that leaves then say that the handler was too slow.
+func TestR1AClientLeavesAHandlerThatHasMoreTime(t *testing.T) {
+	onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+			panic(err)
+		}
+		io.WriteString(w, "the first part of a long download")
+		w.(http.Flusher).Flush()
+		untilGone(r)
+	}), func(s *guarded) {
+		s.server.WriteTimeout = 3 * time.Second
+		s.leave("/", 10*time.Second)
+		s.wantCounts(0, 0, 1)
+	})
+}
+
 func TestR4ClientsThatGiveUpOnAHungHandlerOpenIt(t *testing.T) {
 	onEachProtocol(t, protocolsOfRules, []breaker.GroupOption{breaker.WithSlowCalls(2*time.Second, 0.8)}, nil,
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { untilGone(r) }),

@@ -92,8 +92,12 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 }
 
 // writeTimedOut tells a handler that was too slow from a client that left. Both look the same: a write
-// after Server.WriteTimeout fails, and net/http cancels the context as if the client had gone.
+// after Server.WriteTimeout fails, and net/http cancels the context as if the client had gone. Of a handler
+// with a deadline of its own the time says nothing.
 func writeTimedOut(r *http.Request, rec *recorder) bool {
+	if rec.ownTime.Load() {
+		return false
+	}
 	srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if !ok || srv.WriteTimeout <= 0 {
 		return false

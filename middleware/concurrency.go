@@ -207,7 +207,6 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 	defer func() {
 		if !finished {
 			rec.fresh = false
-			rec.panicked = true
 		}
 		var now time.Time // zero: the limiter reads the clock if it needs the time, and a fixed limit seldom does
 		if h.adaptive || rec.fresh {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/spillgate/spillgate/cache"
@@ -25,11 +26,11 @@ type recorder struct {
 	firstByte time.Duration // when the final header was written, since start; see hasFirst
 	bytes     int64         // of the body, as the handler wrote it
 	status    int32         // the first final status (>= 200, or 101); 0 before
+	ownTime   atomic.Bool   // the handler has set a deadline for its writes
 
 	fresh     bool // at is still now: no foreign code has run since
 	wantFirst bool
 	hasFirst  bool
-	panicked  bool
 	hijacked  bool
 	flushed   bool
 	lasting   bool // hijacked, switched to another protocol, an event stream, or waits for a job
@@ -205,6 +206,16 @@ func (rec *recorder) flush() error {
 		rec.becameLong(k)
 	}
 	return http.NewResponseController(rec.w).Flush()
+}
+
+// SetWriteDeadline is for [http.ResponseController], and may be called by any goroutine. It is there whatever lies below: what cannot
+// be done is an error either way.
+func (rec *recorder) SetWriteDeadline(at time.Time) error {
+	err := http.NewResponseController(rec.w).SetWriteDeadline(at)
+	if err == nil {
+		rec.ownTime.Store(true)
+	}
+	return err
 }
 
 func (rec *recorder) hijack() (net.Conn, *bufio.ReadWriter, error) {
