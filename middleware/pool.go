@@ -127,6 +127,9 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.holds.addSlot(slot)
 
 	inner := r.WithContext(ctx)
-	defer func() { r.Pattern = inner.Pattern }() // a mux inside sets it on the request it gets
+	defer func() {
+		r.Pattern = inner.Pattern             // a mux inside sets it on the request it gets
+		r.MultipartForm = inner.MultipartForm // net/http removes the files of the request that it made
+	}()
 	h.serve(w, inner, rec)
 }

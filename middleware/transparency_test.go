@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -666,6 +667,48 @@ func TestClientDisconnectReachesHandler(t *testing.T) {
 			}
 			checkAtRest(t, stack)
 		})
+	}
+}
+
+// net/http removes the files of the form in the request that it made, and a layer may pass on another one.
+func TestUploadedFilesAreRemoved(t *testing.T) {
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	file, err := form.CreateFormFile("file", "file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Write(make([]byte, 1<<10))
+	form.Close()
+	for _, method := range []string{"GET", "POST"} {
+		dir := t.TempDir()
+		t.Setenv("TMPDIR", dir)
+		s, _ := serve(t, allFive().Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if err := r.ParseMultipartForm(1); err != nil {
+				t.Error(err)
+			}
+			if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+				t.Errorf("%d files while the handler runs, want 1: %v", len(files), err)
+			}
+		})), false)
+		req, err := http.NewRequest(method, s.URL, bytes.NewReader(body.Bytes()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", form.FormDataContentType())
+		res, err := s.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		s.Close()
+		left, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(left) != 0 {
+			t.Errorf("%s: %d files left", method, len(left))
+		}
 	}
 }
 
