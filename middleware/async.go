@@ -334,7 +334,8 @@ func (a *async) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, jobs.ErrKeyReused):
 		asyncProblem(w, r, http.StatusUnprocessableEntity, "This Idempotency-Key was used for another payload.")
 	case r.Context().Err() != nil:
-		// Nobody is there to be answered.
+		// Perhaps nobody is there to be answered, but a client whose time is over is, and must not take silence for success.
+		asyncProblem(w, r, http.StatusServiceUnavailable, "The time for the request was over before the job engine had answered.")
 	default:
 		asyncProblem(w, r, http.StatusInternalServerError, "The job engine failed.")
 	}

@@ -325,6 +325,21 @@ func TestAsyncFull(t *testing.T) {
 	})
 }
 
+// A request that has run out of time is no success.
+func TestAsyncTimeIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		<-ctx.Done()
+		r := httptest.NewRequestWithContext(ctx, "POST", "/reports", strings.NewReader(`{"ms":1}`))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		status(t, w, 503)
+	})
+}
+
 func TestAsyncIdempotencyKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newAsync(t, nil, middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
