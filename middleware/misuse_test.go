@@ -90,6 +90,9 @@ func TestMisusePanicsWithTheRemedy(t *testing.T) {
 
 // A nil handler is http.DefaultServeMux, as in package net/http.
 func TestNilHandlerIsDefaultServeMux(t *testing.T) {
+	saved := http.DefaultServeMux
+	t.Cleanup(func() { http.DefaultServeMux = saved })
+	http.DefaultServeMux = http.NewServeMux()
 	http.DefaultServeMux.HandleFunc("GET /spillgate-test-of-nil", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(299) })
 	l := middleware.Concurrency(limiter.NewConcurrency(1))
 	for name, h := range map[string]http.Handler{
