@@ -433,6 +433,39 @@ func TestAttack12SlowLeader(t *testing.T) {
 	}
 }
 
+// slowFlusher is a connection that takes its time to flush, and breaks off once its deadline is over.
+type slowFlusher struct {
+	*httptest.ResponseRecorder
+	over    atomic.Bool
+	flushed bool
+}
+
+func (w *slowFlusher) Flush() {
+	time.Sleep(time.Second) // in a synctest bubble
+	w.flushed = !w.over.Load()
+}
+func (w *slowFlusher) SetWriteDeadline(time.Time) error { w.over.Store(true); return nil }
+
+// What the handler had flushed before it panicked is with the client, as without a cache.
+func TestFlushedBeforeAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "half")
+			http.NewResponseController(w).Flush()
+			synctest.Wait() // it is being flushed
+			panic(http.ErrAbortHandler)
+		}))
+		w := &slowFlusher{ResponseRecorder: httptest.NewRecorder()}
+		func() {
+			defer func() { want(t, "panic", recover(), any(http.ErrAbortHandler)) }()
+			h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil))
+		}()
+		want(t, "body", w.Body.String(), "half")
+		want(t, "flushed", w.flushed, true)
+	})
+}
+
 // TestAttack12SlowLeaderOverTheNetwork does the same with a client that asks and never reads.
 func TestAttack12SlowLeaderOverTheNetwork(t *testing.T) {
 	var calls atomic.Int64

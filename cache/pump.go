@@ -63,13 +63,13 @@ func (p *pump) run(ctx context.Context) {
 		}
 		p.mu.Lock()
 		p.sent = seen.offset
-		flush := p.pending && p.sent >= p.flushed
-		if flush {
-			p.pending = false
-		}
+		flush, upTo := p.pending && p.sent >= p.flushed, p.flushed
 		p.mu.Unlock()
 		if flush {
 			rc.Flush()
+			p.mu.Lock()
+			p.pending = p.flushed > upTo // not before it is done: abort would break it off
+			p.mu.Unlock()
 		}
 		if n.outcome != pending && len(n.body) == 0 {
 			return
