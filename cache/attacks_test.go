@@ -77,6 +77,57 @@ func TestAttack02Authorization(t *testing.T) {
 	}
 }
 
+// What a layer inside takes out of its request is not taken out of the one that the response is judged by, and that
+// selects the variant.
+func TestHandlerThatChangesItsRequest(t *testing.T) {
+	var calls atomic.Int64
+	secret := page(&calls, "secret", "Cache-Control: max-age=60")
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		r.Header.Del("Authorization")
+		secret(w, r)
+	}))
+	want(t, "with credentials", get(h, "http://example.com/x", "Authorization: Bearer a").StatusCode, http.StatusOK)
+	want(t, "without", get(h, "http://example.com/x").StatusCode, http.StatusUnauthorized)
+
+	h = cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Vary", "Accept-Encoding")
+		if r.Header.Get("Accept-Encoding") == "gzip" {
+			r.Header.Del("Accept-Encoding") // so that nobody inside compresses as well
+			w.Header().Set("Content-Encoding", "gzip")
+		}
+		io.WriteString(w, "x")
+	}))
+	for range 2 {
+		want(t, "coding", get(h, "http://example.com/x", "Accept-Encoding: gzip").Header.Get("Content-Encoding"), "gzip")
+		want(t, "none asked for", get(h, "http://example.com/x").Header.Get("Content-Encoding"), "")
+	}
+	want(t, "hit", get(h, "http://example.com/x", "Accept-Encoding: gzip").Header.Get("Cache-Status"), "spillgate; hit; ttl=60")
+
+	// Asked once more, since it chose a variant that nobody has, it gets the same request.
+	asked := 0
+	h = cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked++
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Vary", "X-Kind")
+		w.Header().Set("Etag", strconv.Quote(r.Header.Get("X-Kind")))
+		kind := r.Header.Get("X-Kind")
+		r.Header.Del("X-Kind")
+		if kind == "b" && r.Header.Get("If-None-Match") != "" {
+			w.WriteHeader(http.StatusNotModified) // wrong: it was not asked about "b"
+			return
+		}
+		io.WriteString(w, kind)
+	}))
+	want(t, "a", text(t, get(h, "http://example.com/x", "X-Kind: a")), "a")
+	want(t, "b", text(t, get(h, "http://example.com/x", "X-Kind: b")), "b")
+	want(t, "asked", asked, 3)
+}
+
 func TestAttack03SetCookie(t *testing.T) {
 	for cc, stored := range map[string]bool{
 		"max-age=60": false, `max-age=60, no-cache="Set-Cookie"`: true, `max-age=60, private="set-cookie"`: true,

@@ -107,10 +107,7 @@ func (fl *fill) run() {
 		fl.outer.restore(fl.header())
 		fl.again, fl.offers, fl.mode = false, nil, undecided
 		fl.prompt = false
-		plain := *fl.out
-		plain.Header = plain.Header.Clone()
-		delete(plain.Header, "If-None-Match")
-		fl.out = &plain
+		fl.out = fl.request()
 		fl.serve()
 	}
 	done = true
@@ -138,38 +135,38 @@ func (fl *fill) serve() {
 }
 
 // request is what the handler gets: the client's request, with our conditions where there is
-// something to validate, and under a context that lasts as long as somebody reads.
+// something to validate, and under a context that lasts as long as somebody reads. Its header is
+// a map of its own: a layer inside may take Authorization or Accept-Encoding out, and the response
+// is judged by what the client sent.
 func (fl *fill) request() *http.Request {
 	out := fl.r.WithContext(fl.ctx)
 	p := fl.h.rules
-	if fl.validating || len(fl.offers) != 0 || p.surrogate != "" {
-		h := make(http.Header, len(fl.r.Header)+2)
-		for name, values := range fl.r.Header {
-			h[name] = values
-		}
-		if p.surrogate != "" {
-			h["Surrogate-Capability"] = withStatus(h["Surrogate-Capability"], p.surrogate+`="Surrogate/1.0"`)
-		}
-		if len(fl.offers) != 0 {
-			tags := make([]string, len(fl.offers))
-			for i, e := range fl.offers {
-				tags[i] = e.etag
-			}
-			h["If-None-Match"] = []string{strings.Join(tags, ", ")}
-		}
-		if fl.validating {
-			for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
-				delete(h, name)
-			}
-			if fl.have.etag != "" {
-				h["If-None-Match"] = []string{fl.have.etag}
-			}
-			if fl.have.lastModified != "" {
-				h["If-Modified-Since"] = []string{fl.have.lastModified}
-			}
-		}
-		out.Header = h
+	h := make(http.Header, len(fl.r.Header)+2)
+	for name, values := range fl.r.Header {
+		h[name] = values
 	}
+	if p.surrogate != "" {
+		h["Surrogate-Capability"] = withStatus(h["Surrogate-Capability"], p.surrogate+`="Surrogate/1.0"`)
+	}
+	if len(fl.offers) != 0 {
+		tags := make([]string, len(fl.offers))
+		for i, e := range fl.offers {
+			tags[i] = e.etag
+		}
+		h["If-None-Match"] = []string{strings.Join(tags, ", ")}
+	}
+	if fl.validating {
+		for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
+			delete(h, name)
+		}
+		if fl.have.etag != "" {
+			h["If-None-Match"] = []string{fl.have.etag}
+		}
+		if fl.have.lastModified != "" {
+			h["If-Modified-Since"] = []string{fl.have.lastModified}
+		}
+	}
+	out.Header = h
 	return out
 }
 
