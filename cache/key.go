@@ -2,6 +2,7 @@ package cache
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -82,17 +83,19 @@ func (q *queryRules) equal(o *queryRules) bool {
 
 func (q *queryRules) appendTo(b []byte, query string) []byte {
 	var kept []string
+	sort := q.sort
 	for pair := range strings.SplitSeq(query, "&") {
-		name, _, _ := strings.Cut(pair, "=")
-		if pair == "" || q.only && !slices.Contains(q.allow, name) || slices.Contains(q.deny, name) {
+		name, plain := parameter(pair)
+		sort = sort && plain
+		if pair == "" || plain && (q.only && !slices.Contains(q.allow, name) || slices.Contains(q.deny, name)) {
 			continue
 		}
 		kept = append(kept, pair)
 	}
-	if q.sort {
+	if sort {
 		slices.SortStableFunc(kept, func(a, b string) int {
-			a, _, _ = strings.Cut(a, "=")
-			b, _, _ = strings.Cut(b, "=")
+			a, _ = parameter(a)
+			b, _ = parameter(b)
 			return strings.Compare(a, b)
 		})
 	}
@@ -105,6 +108,19 @@ func (q *queryRules) appendTo(b []byte, query string) []byte {
 		b = append(b, pair...)
 	}
 	return b
+}
+
+// parameter is the name of a query parameter as a handler reads it: "%69d" is "id" as well, and if it were not
+// taken for that, the response to it would be found under the key without it. It reports false for what
+// one parser reads differently from another: such a pair stays in the key, and in its place.
+func parameter(pair string) (name string, plain bool) {
+	name, _, _ = strings.Cut(pair, "=")
+	plain = strings.IndexByte(pair, ';') < 0
+	if strings.ContainsAny(name, "%+") {
+		decoded, err := url.QueryUnescape(name)
+		return decoded, plain && err == nil
+	}
+	return name, plain
 }
 
 // extra is what tells requests for one URL apart besides Vary: the key headers, cookies and

@@ -231,8 +231,9 @@ func (p *rules) setQuery(f func(*queryRules)) {
 	p.query = &q
 }
 
-// WithQuery makes only these query parameters part of the key. The handler still gets the whole
-// query: it must not let the others change the response.
+// WithQuery makes only these query parameters part of the key, by their names as a handler reads
+// them, whatever of it is percent-encoded in the URL. The handler still gets the whole query: it must
+// not let the others change the response.
 func WithQuery(params ...string) RouteOption {
 	return routeOption(func(p *rules) { p.setQuery(func(q *queryRules) { q.only, q.allow = true, params }) })
 }

@@ -198,6 +198,13 @@ func TestOptionsOfKeys(t *testing.T) {
 		{"WithoutQuery", []cache.RouteOption{cache.WithoutQuery("utm")}, "/x?a=1&utm=1", "/x?a=1", "", "", true},
 		{"WithSortedQuery", []cache.RouteOption{cache.WithSortedQuery()}, "/x?a=1&b=2", "/x?b=2&a=1", "", "", true},
 		{"WithSortedQuery, one name twice", []cache.RouteOption{cache.WithSortedQuery()}, "/x?a=1&a=2", "/x?a=2&a=1", "", "", false},
+		{"WithQuery, listed and spelled otherwise", []cache.RouteOption{cache.WithQuery("a[b]")}, "/x?a[b]=1&%61%5Bb%5D=2", "/x?a[b]=1", "", "", false},
+		{"WithQuery, what some parsers read as two", []cache.RouteOption{cache.WithQuery("a")}, "/x?utm=1;a=2", "/x", "", "", false},
+		{"WithQuery, what no parser reads alike", []cache.RouteOption{cache.WithQuery("a")}, "/x?%6=1", "/x", "", "", false},
+		{"WithoutQuery, spelled otherwise", []cache.RouteOption{cache.WithoutQuery("u m")}, "/x?a=1&u+m=1&%75%20m=2", "/x?a=1", "", "", true},
+		{"WithoutQuery, what some parsers read as two", []cache.RouteOption{cache.WithoutQuery("utm")}, "/x?utm=1;a=2", "/x", "", "", false},
+		{"WithSortedQuery, one name in two spellings", []cache.RouteOption{cache.WithSortedQuery()}, "/x?a=1&%61=2", "/x?%61=2&a=1", "", "", false},
+		{"WithSortedQuery, what some parsers read as two", []cache.RouteOption{cache.WithSortedQuery()}, "/x?b=3&a=1;b=2", "/x?a=1;b=2&b=3", "", "", false},
 		{"WithKeyHeaders", []cache.RouteOption{cache.WithKeyHeaders("x-tenant")}, "/x", "/x", "X-Tenant: 1", "X-Tenant: 2", false},
 		{"WithKeyHeaders, absent", []cache.RouteOption{cache.WithKeyHeaders("x-tenant")}, "/x", "/x", "X-Tenant: ", "Y: 1", false},
 		{"WithKeyCookies", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", "Cookie: lang=de; a=1", "Cookie: lang=en; a=1", false},
@@ -219,6 +226,20 @@ func TestOptionsOfKeys(t *testing.T) {
 			want(t, "same key", calls.Load() == 1, test.same)
 			want(t, "stored", calls.Load() <= 2, true)
 		})
+	}
+}
+
+// What a handler reads from a query is in the key, however it is spelled: nobody gets under the URL of one page what
+// the handler has answered for another.
+func TestQueryThatHidesAParameter(t *testing.T) {
+	for _, query := range []string{"id=evil", "%69d=evil", "i%64=evil&id=1", "%69%64=evil&id=1", "utm=1&%69d=evil&id=1"} {
+		h := cache.New(1<<20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, r.FormValue("id"))
+		}), cache.WithQuery("id"), cache.WithSortedQuery())
+		want(t, query, text(t, get(h, "http://example.com/page?"+query)), "evil")
+		want(t, "after "+query, text(t, get(h, "http://example.com/page")), "")
+		want(t, "id=1 after "+query, text(t, get(h, "http://example.com/page?id=1")), "1")
 	}
 }
 
