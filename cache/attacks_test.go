@@ -256,6 +256,8 @@ func TestAttack08Host(t *testing.T) {
 	want(t, "upper case", request(h, "/x", "EXAMPLE.com"), "example.com")
 	want(t, "other port", request(h, "/x", "example.com:81"), "example.com:81")
 	want(t, "absolute-form", request(h, "http://example.com/x", ""), "example.com")
+	want(t, "a host with the beginning of a path", request(h, "/y", "example.com/x"), "example.com/x")
+	want(t, "that path", request(h, "/x/y", "example.com"), "example.com")
 
 	// Over a real connection the host of an absolute request target wins over Host.
 	srv := httptest.NewServer(cache.New(1 << 20).Handler(handler))

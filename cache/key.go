@@ -58,8 +58,13 @@ func (p *rules) appendURL(b []byte, tls bool, host, target string) []byte {
 	}
 	for i := 0; i < len(host); i++ {
 		c := host[i]
-		if 'A' <= c && c <= 'Z' {
+		switch {
+		case 'A' <= c && c <= 'Z':
 			c += 'a' - 'A'
+		case c == '/':
+			// net/http does not check the host of an HTTP/2 request: what is behind a slash in it
+			// must not be taken for a path.
+			c = '\\'
 		}
 		b = append(b, c)
 	}

@@ -220,11 +220,12 @@ func FuzzConditions(f *testing.F) {
 func FuzzKey(f *testing.F) {
 	f.Add("/a?b", "/a?c", "h", "h:80")
 	f.Add("/a%2fb", "/a/b", "h", "H")
+	f.Add("b", "a/b", "h/a", "h") // HTTP/2 lets anything through as a host
 	f.Fuzz(func(t *testing.T, a, b, hostA, hostB string) {
 		ra, rb := httptest.NewRequest("GET", "/", nil), httptest.NewRequest("GET", "/", nil)
 		ra.RequestURI, rb.RequestURI, ra.Host, rb.Host = "/"+a, "/"+b, hostA, hostB
-		if strings.ContainsAny(hostA+hostB, "/?#") {
-			return // no server takes such a Host
+		if strings.ContainsAny(hostA+hostB, `\`) {
+			return // of two hosts that there cannot be it does not matter which is which
 		}
 		canon := func(h string) string { return strings.TrimSuffix(asciiLower(h), ":80") }
 		if same := cache.Key(ra) == cache.Key(rb); same != (a == b && canon(hostA) == canon(hostB)) {
