@@ -905,6 +905,33 @@ func TestAttack19ConnectionFields(t *testing.T) {
 	want(t, "kept", res.Header.Get("X-Kept"), "1")
 }
 
+// A client that has a proxy inside drop a field that it has sent poisons nothing.
+func TestAttack19RequestConnectionFields(t *testing.T) {
+	var calls atomic.Int64
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Vary", "X-Language")
+		io.WriteString(w, r.Header.Get("X-Language"))
+	}))
+	defer origin.Close()
+	u, err := url.Parse(origin.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := cache.New(1 << 20).Handler(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }})
+	for i, connection := range []string{"x-language", "close, X-Language", "keep-alive,\tx-language "} {
+		page := fmt.Sprint("http://example.com/", i)
+		get(h, page, "X-Language: fr", "Connection: "+connection)
+		want(t, connection, text(t, get(h, page, "X-Language: fr")), "fr")
+	}
+	calls.Store(0)
+	for _, connection := range []string{"close", "Keep-Alive", "te, close", ""} {
+		get(h, "http://example.com/y", "X-Language: fr", "Connection: "+connection)
+	}
+	want(t, "calls", calls.Load(), 1)
+}
+
 func TestAttack20MutatedHeader(t *testing.T) {
 	var calls atomic.Int64
 	c := cache.New(1 << 20)

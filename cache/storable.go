@@ -76,6 +76,10 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 		}
 	}
 
+	if dropsFields(r.Header["Connection"]) {
+		return no("connection", false)
+	}
+
 	life, explicit := p.lifetime(r, status, h, d, targeted, received)
 	age, ok := initialAge(h, asked, received)
 	if !ok {
@@ -136,6 +140,21 @@ func understood(status int) bool {
 	switch status {
 	case 200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501:
 		return true
+	}
+	return false
+}
+
+// dropsFields reports whether a request lists fields in Connection that are not of a connection. A proxy inside takes
+// them out, and is answered as if the client had not sent what the key and the variant go by.
+func dropsFields(connection []string) bool {
+	for _, line := range connection {
+		for option := range strings.SplitSeq(line, ",") {
+			switch strings.ToLower(trimOWS(option)) {
+			case "", "close", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings":
+			default:
+				return true
+			}
+		}
 	}
 	return false
 }
