@@ -641,6 +641,27 @@ func (n null) Header() http.Header         { return n.h }
 func (n null) WriteHeader(int)             {}
 func (n null) Write(p []byte) (int, error) { return len(p), nil }
 
+// A response that turns out to be too large to be stored leaves nothing behind, whatever variant it is.
+func TestAttack13TooLargeVariants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cache.New(1 << 20)
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", "X")
+			w.Write(make([]byte, 10<<10))
+			time.Sleep(time.Second) // in a synctest bubble
+			w.Write(make([]byte, 10<<10))
+		}))
+		var wg sync.WaitGroup
+		for i := range 5 {
+			wg.Go(func() { get(h, "http://example.com/x", fmt.Sprint("X: ", i)) })
+		}
+		wg.Wait()
+		want(t, "flights", cache.Flights(c), 0)
+		want(t, "recording", c.Stats().Recording, 0)
+	})
+}
+
 func TestAttack14NoCacheFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls, not atomic.Int64

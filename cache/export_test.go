@@ -64,3 +64,14 @@ func DecodeRecord(value []byte) int {
 	}
 	return len(entries)
 }
+
+// Flights counts the runs of the handler that others can still find.
+func Flights(c *Cache) (n int) {
+	for i := range c.store.shards {
+		sh := &c.store.shards[i]
+		sh.mu.Lock()
+		n += len(sh.flights) + len(sh.underway)
+		sh.mu.Unlock()
+	}
+	return n
+}

@@ -477,9 +477,7 @@ func (fl *fill) unreserve() {
 // too much is being recorded at once. Those who wait go alone; the client gets the rest straight.
 func (fl *fill) overflow() {
 	body := fl.recordedBody()
-	if fl.f != nil {
-		fl.f.end(released, nil, false)
-	}
+	fl.end(released, nil, false)
 	if int64(len(body)) > fl.h.cache.maxObject.Load()/2 {
 		fl.markKey()
 	}
