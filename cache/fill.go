@@ -60,10 +60,11 @@ type fill struct {
 	held   int64  // bytes counted as recorded and not yet stored
 	sent   int    // bytes of the recorded body that this goroutine wrote to the client
 	pump   *pump
-	stored *entry // what discarding serves
-	gone   bool   // the handler has something else under the URL now, which is not for the store
-	kept   bool   // the result is in memory
-	saves  bool   // and is to go to the Store,
+	late   http.Header // what the handler has for a header once there is a pump
+	stored *entry      // what discarding serves
+	gone   bool        // the handler has something else under the URL now, which is not for the store
+	kept   bool        // the result is in memory
+	saves  bool        // and is to go to the Store,
 	// under the generation of when the handler was asked: one that a purge began since is not for it
 	generation uint64
 	broken     bool   // wrote more than it declared, or in the end less
@@ -170,7 +171,14 @@ func (fl *fill) request() *http.Request {
 	return out
 }
 
-func (fl *fill) header() http.Header { return fl.w.Header() }
+// header is the header map of the response. A pump writes to the client on another goroutine, and a layer outside may
+// look at the map and change it when it is written to, as one that compresses does: from then on the handler has another.
+func (fl *fill) header() http.Header {
+	if fl.late != nil {
+		return fl.late
+	}
+	return fl.w.Header()
+}
 
 func (fl *fill) writeHeader(status int) {
 	if fl.mode != undecided {
@@ -598,6 +606,14 @@ func (fl *fill) finish() {
 	case discarding:
 		fl.finishDiscarding()
 	}
+	if fl.late != nil { // and the pump has been joined
+		h := fl.w.Header()
+		for name, values := range fl.late {
+			if strings.HasPrefix(name, http.TrailerPrefix) {
+				h[name] = values
+			}
+		}
+	}
 }
 
 func (fl *fill) finishRecording() {
@@ -656,6 +672,14 @@ func (fl *fill) finishRecording() {
 		return
 	}
 	fl.deliver(body)
+	if fl.late != nil && hasTrailers(fl.w.Header()) {
+		// The handler has set them in the map that it had before the pump: nobody could look at that meanwhile.
+		if fl.kept {
+			c.store.remove(fl.hash, fl.key, e)
+			fl.kept = false
+		}
+		fl.markKey()
+	}
 }
 
 // finishPart completes a part, and joins it with what is stored of the same representation.

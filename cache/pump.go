@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type pump struct {
 
 func (fl *fill) startPump() {
 	ctx, stop := context.WithCancel(context.WithoutCancel(fl.r.Context()))
+	fl.late = maps.Clone(fl.w.Header())
 	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{}), stop: stop, sent: fl.sent}
 	go fl.pump.run(ctx)
 }

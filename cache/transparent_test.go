@@ -439,3 +439,71 @@ func TestLateHeadersWhileSending(t *testing.T) {
 		srv.Close()
 	}
 }
+
+// touchyWriter is a layer outside that works on the header map when it is written to, as one that compresses does: nobody
+// may look at the map meanwhile.
+type touchyWriter struct {
+	http.ResponseWriter
+	touches bool
+	writing atomic.Bool
+	looked  atomic.Int64
+	sent    int
+}
+
+func (w *touchyWriter) Header() http.Header {
+	if w.writing.Load() {
+		w.looked.Add(1)
+	}
+	return w.ResponseWriter.Header()
+}
+
+func (w *touchyWriter) Write(p []byte) (int, error) {
+	w.writing.Store(w.touches)
+	time.Sleep(time.Second) // in a synctest bubble
+	if w.touches {
+		w.ResponseWriter.Header().Set("Content-Encoding", "touchy")
+	}
+	w.sent += len(p)
+	w.writing.Store(false)
+	return len(p), nil
+}
+
+func TestHeaderMapIsNotSharedWithAPump(t *testing.T) {
+	const sum = http.TrailerPrefix + "Sum"
+	late := func(w http.ResponseWriter, _ http.Header) { w.Header().Set(sum, "1") }
+	for name, test := range map[string]struct {
+		finish  func(w http.ResponseWriter, h http.Header)
+		trailer string
+		body    int
+		touches bool
+		stored  int64
+	}{
+		"nothing more":                      {func(http.ResponseWriter, http.Header) {}, "", 10 << 10, true, 1},
+		"a trailer":                         {late, "1", 10 << 10, true, 0},
+		"a trailer of what is too large":    {late, "1", 100 << 10, true, 0},
+		"a trailer, in the map from before": {func(_ http.ResponseWriter, h http.Header) { h.Set(sum, "1") }, "1", 10 << 10, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := cache.New(1 << 20)
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					h := w.Header()
+					h.Set("Cache-Control", "max-age=60")
+					for range 10 {
+						w.Write(make([]byte, test.body/10))
+						w.Header()
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
+					}
+					test.finish(w, h)
+				}))
+				rec := httptest.NewRecorder()
+				w := &touchyWriter{ResponseWriter: rec, touches: test.touches}
+				h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil))
+				want(t, "looks at the map", w.looked.Load(), 0)
+				want(t, "sent", w.sent, test.body)
+				want(t, "trailer", rec.Header().Get(sum), test.trailer)
+				want(t, "stored", c.Stats().Entries, test.stored)
+			})
+		})
+	}
+}
