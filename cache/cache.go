@@ -105,7 +105,8 @@ func (c *Cache) SetMaxBytes(n int64) error {
 // given here hold for this handler, over those of [New].
 //
 // Where next runs, it runs on the goroutine of the request that needs it, and a panic in it travels
-// on. The context of a run that others wait for ends when nobody is left who reads its response.
+// on. The context of a run that others wait for ends when nobody is left who reads its response, or where
+// little of that is missing and it can be stored, 5 s later.
 func (c *Cache) Handler(next http.Handler, opts ...RouteOption) http.Handler {
 	if next == nil {
 		panic("cache: Handler(nil): give it the handler to cache")

@@ -8,8 +8,11 @@ import (
 )
 
 // abandonBytes is how much of a storable response may still be missing for a fill to be worth
-// finishing when nobody waits for it any more.
-const abandonBytes = 64 << 10
+// finishing when nobody waits for it any more, and abandonAfter how long that may take.
+const (
+	abandonBytes = 64 << 10
+	abandonAfter = 5 * time.Second
+)
 
 // outcome is how a flight ended.
 type outcome uint8
@@ -41,6 +44,8 @@ type flight struct {
 	gone    bool   // the context was cancelled
 	nudged  int    // counts requests to flush
 	cancel  context.CancelCauseFunc
+
+	finishing *time.Timer // runs while nobody reads
 }
 
 // join finds the flight for a key, or begins fl's own, which fl then leads. It returns neither
@@ -101,15 +106,23 @@ func (f *flight) enter() bool {
 }
 
 // leave takes a reader away. When the last one goes, the handler's context is cancelled, as it
-// would be without a cache, unless what is missing is little and worth storing.
+// would be without a cache: at once, or if what is missing is little and worth storing, after a while.
 func (f *flight) leave(cause error) {
 	f.mu.Lock()
 	f.readers--
-	if f.readers > 0 || f.outcome == complete {
+	if f.readers == 0 && f.outcome == pending && f.head != nil && f.length >= 0 && f.length-int64(len(f.body)) <= abandonBytes {
+		f.finishing = time.AfterFunc(abandonAfter, func() { f.abandon(cause) })
 		f.mu.Unlock()
 		return
 	}
-	if f.outcome == pending && f.head != nil && f.length >= 0 && f.length-int64(len(f.body)) <= abandonBytes {
+	f.mu.Unlock()
+	f.abandon(cause)
+}
+
+// abandon cancels the handler's context, unless somebody reads its response or all of it is there.
+func (f *flight) abandon(cause error) {
+	f.mu.Lock()
+	if f.readers > 0 || f.outcome == complete {
 		f.mu.Unlock()
 		return
 	}
@@ -143,6 +156,9 @@ func (f *flight) end(o outcome, e *entry, unwell bool) {
 	if f.outcome == pending {
 		f.outcome, f.entry, f.unwell = o, e, unwell
 		f.changed()
+		if f.finishing != nil {
+			f.finishing.Stop()
+		}
 	}
 	f.mu.Unlock()
 }

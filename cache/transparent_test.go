@@ -325,6 +325,45 @@ func TestClientThatLeavesEndsTheContext(t *testing.T) {
 	}
 }
 
+// A response that is nearly there is finished for the store when its clients have left, but a handler that hangs in it is
+// not left alone for ever.
+func TestHandlerThatHangsWhenClientsHaveLeft(t *testing.T) {
+	for name, test := range map[string]struct {
+		takes, ends time.Duration
+		joined      bool
+		stored      int64
+	}{
+		"soon":                    {4 * time.Second, 4 * time.Second, false, 1},
+		"never":                   {time.Hour, 6 * time.Second, false, 0}, // the client leaves after 1 s
+		"late, somebody has come": {30 * time.Second, 30 * time.Second, true, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := cache.New(1 << 20)
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", "max-age=60")
+					w.Header().Set("Content-Length", "10")
+					io.WriteString(w, "01234")
+					select {
+					case <-r.Context().Done():
+					case <-time.After(test.takes):
+						io.WriteString(w, "56789")
+					}
+				}))
+				if test.joined {
+					time.AfterFunc(3*time.Second, func() { want(t, "body", text(t, get(h, "http://example.com/x")), "0123456789") })
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				begun := time.Now()
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
+				want(t, "took", time.Since(begun), test.ends)
+				want(t, "stored", c.Stats().Entries, test.stored)
+			})
+		})
+	}
+}
+
 func TestDeadlineIsTheHandlers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
