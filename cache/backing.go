@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/gob"
+	"errors"
 	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -31,7 +33,9 @@ type Store interface {
 }
 
 // WithStore puts a [Store] behind the memory of the cache. Each call of it may take as long as
-// timeout; one that fails is counted, and the request goes on as if there were nothing.
+// timeout; one that fails is counted, and the request goes on as if there were nothing. When five calls in
+// a row have failed the store is left alone for a second, and then for twice as long each time that one
+// call finds it failing still, up to 32 s; reading and writing are apart in this.
 //
 // Purging a URL deletes it there. The store cannot be searched, so purging by prefix, by tag, by
 // group, by path alone or everything turns all that it holds invalid; other processes that share the
@@ -59,6 +63,82 @@ type backing struct {
 	// kept in the store itself, and read again every second.
 	generation atomic.Pointer[generation]
 	reading    atomic.Bool
+
+	reads, writes rest
+}
+
+// rest keeps a cache from a store that fails, where each request would else find that out anew, and pay
+// with the timeout. Safe for concurrent use.
+type rest struct {
+	mu       sync.Mutex
+	failures int           // calls that failed in a row
+	pause    time.Duration // 0 as long as the store works
+	until    time.Time     // when the pause ends: the first call after it tries
+}
+
+const (
+	restAfter = 5
+	minRest   = time.Second
+	maxRest   = 32 * time.Second
+)
+
+var errResting = errors.New("cache: the store is left alone, since it fails")
+
+// call makes a call of the store, unless that is left alone; one call may take as long as timeout.
+func (r *rest) call(timeout time.Duration, f func() error) error {
+	r.mu.Lock()
+	tries := r.pause != 0
+	if tries {
+		now := time.Now()
+		if now.Before(r.until) {
+			r.mu.Unlock()
+			return errResting
+		}
+		r.until = now.Add(timeout) // the others wait for what this one finds
+	}
+	r.mu.Unlock()
+	err := f()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err == nil:
+		r.failures, r.pause = 0, 0
+		return nil
+	case tries:
+		r.pause = min(2*r.pause, maxRest)
+	case r.pause != 0: // this one began before the pause
+		return err
+	default:
+		if r.failures++; r.failures < restAfter {
+			return err
+		}
+		r.pause = minRest
+	}
+	r.until = time.Now().Add(r.pause)
+	return err
+}
+
+// resting reports whether a call would not be made.
+func (r *rest) resting() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pause != 0 && time.Now().Before(r.until)
+}
+
+func (b *backing) get(ctx context.Context, key string) (value []byte, err error) {
+	err = b.reads.call(b.timeout, func() error {
+		value, err = b.store.Get(ctx, key)
+		return err
+	})
+	return value, err
+}
+
+func (b *backing) set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	return b.writes.call(b.timeout, func() error { return b.store.Set(ctx, key, value, ttl) })
+}
+
+func (b *backing) delete(ctx context.Context, key string) error {
+	return b.writes.call(b.timeout, func() error { return b.store.Delete(ctx, key) })
 }
 
 type generation struct {
@@ -78,7 +158,7 @@ func newBacking(s Store, timeout time.Duration) *backing {
 }
 
 func (b *backing) failed(err error) bool {
-	if err != nil {
+	if err != nil && err != errResting {
 		b.errors.Add(1)
 	}
 	return err != nil
@@ -101,7 +181,7 @@ func (b *backing) current(now time.Time) (uint64, bool) {
 	if g != nil && g.unsaved {
 		return b.renew(g, g.id, now)
 	}
-	v, err := b.store.Get(ctx, generationKey)
+	v, err := b.get(ctx, generationKey)
 	if b.failed(err) {
 		return b.known(g)
 	}
@@ -127,7 +207,7 @@ func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool
 	next := &generation{id: id, read: now}
 	ctx, cancel := b.context()
 	defer cancel()
-	next.unsaved = b.failed(b.store.Set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
+	next.unsaved = b.failed(b.set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
 	b.generation.CompareAndSwap(old, next)
 	return b.known(b.generation.Load())
 }
@@ -225,7 +305,7 @@ func (fl *fill) recallFrom(b *backing) bool {
 	}
 	ctx, cancel := b.context()
 	defer cancel()
-	value, err := b.store.Get(ctx, fl.key)
+	value, err := b.get(ctx, fl.key)
 	if b.failed(err) || len(value) == 0 {
 		return false
 	}
@@ -284,7 +364,7 @@ func (fl *fill) save() {
 		}
 		var buf bytes.Buffer
 		if !b.failed(gob.NewEncoder(&buf).Encode(&rec)) {
-			b.failed(b.store.Set(ctx, fl.key, buf.Bytes(), keep))
+			b.failed(b.set(ctx, fl.key, buf.Bytes(), keep))
 		}
 	})
 }
@@ -292,7 +372,7 @@ func (fl *fill) save() {
 // unsave deletes from the store what memory no longer has.
 func (fl *fill) unsave() {
 	b := fl.h.cache.backing
-	b.turn(fl.hash, func(ctx context.Context) { b.failed(b.store.Delete(ctx, fl.key)) })
+	b.turn(fl.hash, func(ctx context.Context) { b.failed(b.delete(ctx, fl.key)) })
 }
 
 // useful is how long an entry may still be of use: fresh, stale, or to be validated.
@@ -304,8 +384,11 @@ func (p *rules) useful(e *entry, now time.Time) time.Duration {
 	return e.lifetime - e.age(now) + window
 }
 
-// turn runs f while nobody else writes under the key.
+// turn runs f while nobody else writes under the key, unless the store is left alone.
 func (b *backing) turn(hash uint64, f func(context.Context)) {
+	if b.writes.resting() {
+		return
+	}
 	ctx, cancel := b.context()
 	defer cancel()
 	slot := b.turns[hash%uint64(len(b.turns))]
@@ -329,7 +412,7 @@ func (c *Cache) purgeOne(key []byte, soft bool) (n int) {
 	// so that no fill that began before saves between them.
 	done := false
 	b.turn(hash, func(ctx context.Context) {
-		if b.failed(b.store.Delete(ctx, string(key))) {
+		if b.failed(b.delete(ctx, string(key))) {
 			return
 		}
 		n, done = c.store.purge(hash, string(key), soft), true

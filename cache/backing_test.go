@@ -194,6 +194,86 @@ func TestStoreThatFails(t *testing.T) {
 	})
 }
 
+// A store that hangs costs a few requests its timeout, and not each one. It is asked again now and then, and what was purged
+// meanwhile does not come back.
+func TestStoreThatHangsIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		var calls atomic.Int64
+		c := cache.New(1<<20, cache.WithStore(s, 100*time.Millisecond))
+		h := c.Handler(page(&calls, "x", "Cache-Control: max-age=6000"))
+		get(h, "http://example.com/purged")
+		get(h, "http://example.com/kept")
+		time.Sleep(time.Minute) // in a synctest bubble
+		s.delay = time.Hour
+		begun := time.Now()
+		for i := range 300 {
+			get(h, fmt.Sprint("http://example.com/", i))
+		}
+		// Five calls that read and five that write, and then one of each after 1, 3, 7 s and so on, if so long.
+		if d := time.Since(begun); d > 1500*time.Millisecond {
+			t.Errorf("300 requests took %v with a store that hangs", d)
+		}
+		failed := c.Stats().StoreErrors
+		for i := range 60 {
+			time.Sleep(time.Second) // in a synctest bubble
+			get(h, fmt.Sprint("http://example.com/a/", i))
+		}
+		if n := c.Stats().StoreErrors - failed; n < 6 || n > 15 {
+			t.Errorf("a store that hangs was asked %d times in a minute", n)
+		}
+		begun = time.Now()
+		c.Purge("http://example.com/purged")
+		want(t, "a purge took", time.Since(begun), 0)
+		s.delay = 0
+		time.Sleep(33 * time.Second) // in a synctest bubble
+		get(h, "http://example.com/b")
+		time.Sleep(2 * time.Second) // in a synctest bubble
+
+		calls.Store(0)
+		h = cache.New(1<<20, cache.WithStore(s, 100*time.Millisecond)).Handler(page(&calls, "x", "Cache-Control: max-age=6000"))
+		get(h, "http://example.com/purged")
+		want(t, "calls for what was purged", calls.Load(), 1)
+		get(h, "http://example.com/b")
+		want(t, "calls for what was stored since", calls.Load(), 1)
+	})
+}
+
+// A store that can be read and not written is read.
+func TestStoreThatCannotBeWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &readOnlyStore{mapStore: newMapStore()}
+		var calls atomic.Int64
+		handler := page(&calls, "x", "Cache-Control: max-age=6000")
+		get(cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(handler), "http://example.com/x")
+		s.readOnly = true
+		c := cache.New(1<<20, cache.WithStore(s, time.Second))
+		h := c.Handler(handler)
+		for i := range 20 {
+			get(h, fmt.Sprint("http://example.com/", i))
+		}
+		want(t, "attempts", s.attempts, 5)
+		calls.Store(0)
+		get(h, "http://example.com/x")
+		want(t, "calls", calls.Load(), 0)
+		want(t, "recalled", c.Stats().Recalled, 1)
+	})
+}
+
+type readOnlyStore struct {
+	*mapStore
+	readOnly bool
+	attempts int
+}
+
+func (s *readOnlyStore) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if s.readOnly {
+		s.attempts++
+		return errBroken
+	}
+	return s.mapStore.Set(ctx, key, value, ttl)
+}
+
 // A Store that panics breaks the requests that it is asked for, and nobody waits for them.
 func TestStoreThatPanics(t *testing.T) {
 	for i := range 4 {
