@@ -63,6 +63,7 @@ type backing struct {
 	// kept in the store itself, and read again every second.
 	generation atomic.Pointer[generation]
 	reading    atomic.Bool
+	renewing   chan struct{} // the turn of generations, as above
 
 	reads, writes rest
 }
@@ -150,7 +151,7 @@ type generation struct {
 const generationKey = "spillgate:generation"
 
 func newBacking(s Store, timeout time.Duration) *backing {
-	b := &backing{store: s, timeout: timeout}
+	b := &backing{store: s, timeout: timeout, renewing: make(chan struct{}, 1)}
 	for i := range b.turns {
 		b.turns[i] = make(chan struct{}, 1)
 	}
@@ -202,12 +203,15 @@ func (b *backing) known(g *generation) (uint64, bool) {
 	return g.id, true
 }
 
-// renew begins a generation, in place of old.
+// renew begins a generation, in place of old. Generations are written one after the other, and none that is
+// not the newest by then: what the store has in the end must be.
 func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool) {
-	next := &generation{id: id, read: now}
-	ctx, cancel := b.context()
-	defer cancel()
-	next.unsaved = b.failed(b.set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
+	next := &generation{id: id, read: now, unsaved: true}
+	b.turn(b.renewing, func(ctx context.Context) {
+		if b.generation.Load() == old {
+			next.unsaved = b.failed(b.set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
+		}
+	})
 	b.generation.CompareAndSwap(old, next)
 	return b.known(b.generation.Load())
 }
@@ -345,7 +349,7 @@ func decodeRecord(value []byte, generation uint64, now time.Time) ([]*entry, err
 func (fl *fill) save() {
 	c := fl.h.cache
 	b, id := c.backing, fl.generation
-	b.turn(fl.hash, func(ctx context.Context) {
+	b.turn(b.turnOf(fl.hash), func(ctx context.Context) {
 		res := c.store.get(fl.hash, []byte(fl.key))
 		if res == nil || !c.store.stands(fl.hash, fl.since) {
 			return
@@ -372,7 +376,7 @@ func (fl *fill) save() {
 // unsave deletes from the store what memory no longer has.
 func (fl *fill) unsave() {
 	b := fl.h.cache.backing
-	b.turn(fl.hash, func(ctx context.Context) { b.failed(b.delete(ctx, fl.key)) })
+	b.turn(b.turnOf(fl.hash), func(ctx context.Context) { b.failed(b.delete(ctx, fl.key)) })
 }
 
 // useful is how long an entry may still be of use: fresh, stale, or to be validated.
@@ -384,14 +388,13 @@ func (p *rules) useful(e *entry, now time.Time) time.Duration {
 	return e.lifetime - e.age(now) + window
 }
 
-// turn runs f while nobody else writes under the key, unless the store is left alone.
-func (b *backing) turn(hash uint64, f func(context.Context)) {
+// turn runs f while nobody else is in the same turn, unless the store is left alone.
+func (b *backing) turn(slot chan struct{}, f func(context.Context)) {
 	if b.writes.resting() {
 		return
 	}
 	ctx, cancel := b.context()
 	defer cancel()
-	slot := b.turns[hash%uint64(len(b.turns))]
 	select {
 	case slot <- struct{}{}:
 		defer func() { <-slot }()
@@ -400,6 +403,9 @@ func (b *backing) turn(hash uint64, f func(context.Context)) {
 		b.failed(ctx.Err())
 	}
 }
+
+// turnOf is the turn of those who write under a key.
+func (b *backing) turnOf(hash uint64) chan struct{} { return b.turns[hash%uint64(len(b.turns))] }
 
 // purgeOne purges a key in memory and in the store.
 func (c *Cache) purgeOne(key []byte, soft bool) (n int) {
@@ -411,7 +417,7 @@ func (c *Cache) purgeOne(key []byte, soft bool) (n int) {
 	// The store first, so that what memory has forgotten cannot be recalled; and both in one turn,
 	// so that no fill that began before saves between them.
 	done := false
-	b.turn(hash, func(ctx context.Context) {
+	b.turn(b.turnOf(hash), func(ctx context.Context) {
 		if b.failed(b.delete(ctx, string(key))) {
 			return
 		}

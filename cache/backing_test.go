@@ -274,6 +274,46 @@ func (s *readOnlyStore) Set(ctx context.Context, key string, value []byte, ttl t
 	return s.mapStore.Set(ctx, key, value, ttl)
 }
 
+// Of two purges at once the store ends up with the generation of the later one, however long each call takes.
+func TestPurgesInAnyOrderInTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowGenerations{mapStore: newMapStore()}
+		var version atomic.Int64
+		c := cache.New(1<<20, cache.WithStore(s, 10*time.Second))
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=6000")
+			w.Header().Set("Cache-Tag", "b")
+			io.WriteString(w, strconv.FormatInt(version.Load(), 10))
+		}))
+		get(h, "http://example.com/first")
+		s.delays.Store(3)
+		var wg sync.WaitGroup
+		wg.Go(func() { c.PurgeTag("a") })
+		synctest.Wait()
+		get(h, "http://example.com/x")
+		version.Store(1)
+		s.delays.Store(0)
+		c.PurgeTag("b")
+		wg.Wait()
+		time.Sleep(5 * time.Second)    // in a synctest bubble
+		get(h, "http://example.com/y") // reads the generation
+		want(t, "purged", text(t, get(h, "http://example.com/x")), "1")
+	})
+}
+
+// slowGenerations takes some seconds to keep a generation.
+type slowGenerations struct {
+	*mapStore
+	delays atomic.Int64
+}
+
+func (s *slowGenerations) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if strings.HasSuffix(key, ":generation") {
+		time.Sleep(time.Duration(s.delays.Load()) * time.Second) // in a synctest bubble
+	}
+	return s.mapStore.Set(ctx, key, value, ttl)
+}
+
 // A Store that panics breaks the requests that it is asked for, and nobody waits for them.
 func TestStoreThatPanics(t *testing.T) {
 	for i := range 4 {
