@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -304,6 +305,42 @@ func TestMaxEntriesAndObject(t *testing.T) {
 		want(t, "entries", c.Stats().Entries, 10)
 		want(t, "nothing is held", c.Stats().Recording, 0)
 	}
+}
+
+// Variants of one URL that are too many for the bounds push each other out, and not all of them at once.
+func TestVariantsBeyondTheBounds(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts     []cache.Option
+		body     string
+		variants int64 // that there is room for
+	}{
+		"bytes":   {[]cache.Option{cache.WithMaxObject(250 << 10)}, strings.Repeat("x", 240<<10), 4},
+		"entries": {[]cache.Option{cache.WithMaxEntries(3)}, "x", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := cache.New(1<<20, test.opts...)
+			var calls atomic.Int64
+			h := c.Handler(page(&calls, test.body, "Cache-Control: max-age=60", "Vary: X", fmt.Sprint("Content-Length: ", len(test.body))))
+			for i := range 10 {
+				get(h, "http://example.com/x", fmt.Sprint("X: ", i))
+				want(t, "variants", c.Stats().Entries, min(int64(i+1), test.variants))
+			}
+			calls.Store(0)
+			get(h, "http://example.com/x", "X: 9")
+			want(t, "calls for the newest", calls.Load(), 0)
+		})
+	}
+}
+
+// A response that there is no room for pushes nothing out.
+func TestEntryBeyondTheBudget(t *testing.T) {
+	c := cache.New(64 << 10)
+	var calls atomic.Int64
+	h := c.Handler(page(&calls, "x", "Cache-Control: max-age=60", "Vary: X"))
+	get(h, "http://example.com/a")
+	get(h, "http://example.com/b", "X: "+strings.Repeat("x", 64<<10))
+	want(t, "entries", c.Stats().Entries, 1)
+	want(t, "evictions", c.Stats().Evictions, 0)
 }
 
 func TestAdmission(t *testing.T) {

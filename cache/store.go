@@ -163,14 +163,20 @@ func (s *store) inUse(hash uint64, key string, now time.Time) bool {
 	})
 }
 
-// put stores a variant beside the others of its resource, in place of the one that it supersedes.
-// It reports false if a purge came since the epoch.
+// put stores a variant beside the others of its resource, in place of the one that it supersedes; the
+// newest of them stay, as far as there is room. It reports false if a purge came since the epoch, or
+// there is no room for the variant by itself.
 func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 	sh := s.shard(hash)
 	sh.mu.Lock()
-	if !s.current(since) {
+	room := s.maxBytes.Load() - int64(len(key)) - e.counted
+	if !s.current(since) || room < 0 {
 		sh.mu.Unlock()
 		return false
+	}
+	most := s.maxVariants
+	if s.maxEntries > 0 {
+		most = min(most, s.maxEntries)
 	}
 	old, _ := sh.lru.Peek(hash)
 	if old != nil && old.key != key {
@@ -185,13 +191,16 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 		before, count = old.cost(), len(old.variants)
 		parts := 0
 		for _, v := range old.variants {
-			if len(next.variants) == s.maxVariants {
+			if len(next.variants) == most {
 				break
 			}
 			if v.part != nil {
 				parts++
 			}
 			if !supersedes(e, v) && (v.part == nil || parts < maxPartials) {
+				if room -= v.counted; room < 0 {
+					break
+				}
 				next.variants = append(next.variants, v)
 			}
 		}
