@@ -926,6 +926,49 @@ func TestAttack19ConnectionFields(t *testing.T) {
 	want(t, "kept", res.Header.Get("X-Kept"), "1")
 }
 
+// Fields that a handler has put into the map under names that are not canonical are sent, and count.
+func TestNamesThatAreNotCanonical(t *testing.T) {
+	for _, test := range []struct {
+		name, value string
+		stored      bool
+	}{
+		{"set-cookie", "a=b", false}, {"SET-COOKIE", "a=b", false}, {"cache-control", "no-store", false}, {"CDN-Cache-Control", "no-store", false},
+		{"vary", "X", false}, {"vary", "*", false}, {"content-type", "text/event-stream", false}, {"trailer", "Sum", false}, {"AGE", "61", false},
+		{"X-ID", "1", true}, {"date", "", true}, {"connection", "X-ID, X-Other", true}, {"content-length", "1", true}, {"retry-after", "1", true},
+		{"cache-tag", "t", true},
+	} {
+		t.Run(test.name+": "+test.value, func(t *testing.T) {
+			calls := 0
+			c := cache.New(1 << 20)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls++
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header()[test.name] = []string{test.value}
+				w.Header().Set("X-Other", "1")
+				io.WriteString(w, "x")
+			}))
+			get(h, "http://example.com/x", "X: 1")
+			second := get(h, "http://example.com/x", "X: 2").Header
+			want(t, "stored", calls == 1, test.stored)
+			switch _, has := second[test.name]; {
+			case !test.stored:
+			case test.name == "connection":
+				want(t, "the field itself", has, false)
+				want(t, "a field that it lists", second.Get("X-Other"), "")
+			case test.name == "content-length", test.name == "retry-after":
+				want(t, "the field itself", has, false)
+			case test.name == "date":
+				_, other := second["Date"]
+				want(t, "a second date", other, false)
+			case test.name == "cache-tag":
+				want(t, "purged", c.PurgeTag("t"), 1)
+			default:
+				want(t, "the field itself", has, true)
+			}
+		})
+	}
+}
+
 // A client that has a proxy inside drop a field that it has sent poisons nothing.
 func TestAttack19RequestConnectionFields(t *testing.T) {
 	var calls atomic.Int64

@@ -63,14 +63,16 @@ func newEntry(status int, h http.Header, outer headerSnapshot, v verdict, now ti
 		initialAge: v.initialAge, lifetime: v.lifetime, whileStale: v.whileStale, ifError: v.ifError,
 		mustValidate: v.mustValidate, noCache: v.noCache, vary: v.vary,
 	}
+	canonical := canonicalFields(h)
 	var connection []string
-	for _, line := range h["Connection"] {
+	for _, line := range canonical["Connection"] {
 		connection = appendFields(connection, line)
 	}
 	n, size := 0, 0
 	keep := func(name string, values []string) bool {
-		return !hopByHop(name) && !strings.HasPrefix(name, http.TrailerPrefix) && name != "Content-Length" &&
-			!slices.Contains(v.omit, name) && !slices.Contains(connection, name) && !outer.has(name, values)
+		canonical := http.CanonicalHeaderKey(name)
+		return !hopByHop(canonical) && !strings.HasPrefix(name, http.TrailerPrefix) && canonical != "Content-Length" &&
+			!slices.Contains(v.omit, canonical) && !slices.Contains(connection, canonical) && !outer.has(name, values)
 	}
 	for name, values := range h {
 		if keep(name, values) {
@@ -102,7 +104,7 @@ func newEntry(status int, h http.Header, outer headerSnapshot, v verdict, now ti
 			f.values = copied
 		}
 	}
-	if _, has := h["Date"]; !has {
+	if _, has := canonical["Date"]; !has {
 		// Without one net/http would put the date of each hit.
 		e.set("Date", now.UTC().Format(http.TimeFormat))
 	}

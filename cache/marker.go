@@ -87,6 +87,7 @@ func (m *markers) remove(hash uint64) {
 // it was not for sharing either. It looks at what is there without taking anything apart: in doubt
 // the mark ends, and the next response is judged in full.
 func (p *rules) stillRefused(h http.Header) bool {
+	h = canonicalFields(h)
 	for _, name := range p.targets {
 		if len(h[name]) != 0 {
 			return false

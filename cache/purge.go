@@ -128,6 +128,7 @@ func (c *Cache) PurgeAllSoft() int {
 
 // tagsOf collects the tags of a response, and its groups (RFC 9875).
 func (p *rules) tagsOf(h http.Header) (tags, groups []string) {
+	h = canonicalFields(h)
 	for _, name := range p.tagFields {
 		for _, line := range h[name] {
 			for tag := range strings.FieldsFuncSeq(line, func(c rune) bool { return c == ' ' || c == ',' || c == '\t' }) {

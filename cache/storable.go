@@ -25,6 +25,7 @@ type verdict struct {
 // judge decides on storing a response to a GET (RFC 9111, section 3). It is a function of the
 // request, the response header and the rules alone.
 func (p *rules) judge(r *http.Request, status int, h http.Header, asked, received time.Time) verdict {
+	h = canonicalFields(h)
 	d, targeted := p.control(h)
 	v := verdict{whileStale: d.whileStale, ifError: d.ifErring, omit: d.omit}
 	no := func(reason string, byself bool) verdict {
@@ -105,6 +106,24 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	}
 	v.store, v.share = true, usable
 	return v
+}
+
+// canonicalFields returns a header with its fields under the names by which the rules know them. A handler may have put
+// "set-cookie" or "CDN-Cache-Control" into the map itself, and net/http sends that as well. It returns h
+// where all names are canonical, as nearly always.
+func canonicalFields(h http.Header) http.Header {
+	for name := range h {
+		if http.CanonicalHeaderKey(name) == name {
+			continue
+		}
+		all := make(http.Header, len(h))
+		for name, values := range h {
+			name = http.CanonicalHeaderKey(name)
+			all[name] = append(slices.Clip(all[name]), values...)
+		}
+		return all
+	}
+	return h
 }
 
 // storableStatus leaves out the statuses that answer something else in a request than its key: its
