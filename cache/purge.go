@@ -52,10 +52,7 @@ func (c *Cache) keysFor(tls bool, host, rawURL string, u *url.URL) (keys []strin
 	if strings.HasPrefix(written, "/") {
 		targets = append(targets, written)
 	}
-	c.queriesMu.Lock()
-	queries := append([]*queryRules{c.rules.query}, c.queries...)
-	c.queriesMu.Unlock()
-	for _, q := range queries {
+	for _, q := range c.everyQuery() {
 		for _, target := range targets {
 			key := string((&rules{query: q}).appendURL(nil, tls, host, target))
 			if !slices.Contains(keys, key) {
@@ -156,46 +153,38 @@ func (h *route) serveOther(w http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
+	asked := string(new(rules).appendKey(nil, r)) // a layer inside may change the request
 	if s, ok := find[StatusReporter](w); ok {
 		h.next.ServeHTTP(w, r)
-		h.invalidate(r, s.Status(), w.Header())
+		h.cache.invalidate(asked, s.Status(), w.Header())
 		return
 	}
 	ww := &watch{ResponseWriter: w}
 	h.next.ServeHTTP(watchFor(ww), r)
-	h.invalidate(r, ww.status, w.Header())
+	h.cache.invalidate(asked, ww.status, w.Header())
 }
 
-func (h *route) invalidate(r *http.Request, status int, hd http.Header) {
+// invalidate purges what a request to a URL has made invalid by succeeding.
+func (c *Cache) invalidate(asked string, status int, hd http.Header) {
 	if status == 0 {
 		status = http.StatusOK
 	}
 	if status < 200 || status > 399 {
 		return
 	}
-	c, p := h.cache, h.rules
-	key := p.appendKey(nil, r)
-	c.purgeOne(key, false)
-	origin := originOf(string(key))
-	for _, name := range [...]string{"Location", "Content-Location"} {
-		for _, v := range hd[name] {
-			u, err := url.Parse(v)
-			if err != nil {
-				continue
-			}
-			base := &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawPath: r.URL.RawPath}
-			if t, ok := target(r); ok {
-				if b, err := url.Parse("http://" + r.Host + t); err == nil {
-					base = b
+	origin := originOf(asked)
+	c.purgeTarget(asked)
+	if base, err := url.Parse(asked); err == nil {
+		for _, name := range [...]string{"Location", "Content-Location"} {
+			for _, v := range hd[name] {
+				u, err := base.Parse(v)
+				if err != nil {
+					continue
 				}
-			}
-			if r.TLS != nil {
-				base.Scheme = "https"
-			}
-			u = base.ResolveReference(u)
-			key := p.appendURL(nil, u.Scheme == "https", u.Host, u.RequestURI())
-			if originOf(string(key)) == origin {
-				c.purgeOne(key, false)
+				named := string(new(rules).appendURL(nil, u.Scheme == "https", u.Host, u.RequestURI()))
+				if originOf(named) == origin {
+					c.purgeTarget(named)
+				}
 			}
 		}
 	}
@@ -204,4 +193,27 @@ func (h *route) invalidate(r *http.Request, status int, hd http.Header) {
 			return originOf(res.key) == origin && slices.ContainsFunc(e.groups, func(g string) bool { return slices.Contains(groups, g) })
 		})
 	}
+}
+
+// purgeTarget purges a URL, spelled as keys are, under the rules for queries of each route.
+func (c *Cache) purgeTarget(written string) {
+	var keys []string
+	for _, q := range c.everyQuery() {
+		key := written
+		if q != nil {
+			path, query, _ := strings.Cut(written, "?")
+			key = string(q.appendTo([]byte(path), query))
+		}
+		if !slices.Contains(keys, key) {
+			keys = append(keys, key)
+			c.purgeOne([]byte(key), false)
+		}
+	}
+}
+
+// everyQuery are the rules for queries of each route; nil are those that have none.
+func (c *Cache) everyQuery() []*queryRules {
+	c.queriesMu.Lock()
+	defer c.queriesMu.Unlock()
+	return append([]*queryRules{c.rules.query}, c.queries...)
 }

@@ -158,6 +158,32 @@ func TestUnsafeMethods(t *testing.T) {
 	}
 }
 
+// What a POST has made invalid goes by what the client has sent, whatever a layer inside makes of its request, and
+// under the rules of every route.
+func TestUnsafeMethodsThatChangeTheRequest(t *testing.T) {
+	c := cache.New(1 << 20)
+	var calls atomic.Int64
+	cached := c.Handler(page(&calls, "x", "Cache-Control: max-age=60"), cache.WithQuery("id"))
+	other := c.Handler(page(&calls, "x", "Cache-Control: max-age=60"), cache.WithoutQuery("utm"), cache.WithSortedQuery())
+	proxy := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.RequestURI, r.Host, r.URL.Path, r.URL.RawQuery = "", "origin.example", "/elsewhere", ""
+		r.URL.Host = r.Host
+		w.Header().Set("Location", "y?utm=1&id=2")
+		w.WriteHeader(http.StatusCreated)
+	}))
+	for _, h := range []http.Handler{cached, other} {
+		for _, target := range []string{"/a/x?id=1", "/a/y?id=2"} {
+			get(h, "http://example.com"+target)
+			before := calls.Load()
+			get(h, "http://example.com"+target)
+			want(t, "stored", calls.Load(), before)
+			ask(proxy, "POST", "http://example.com/a/x?utm=2&id=1")
+			get(h, "http://example.com"+target)
+			want(t, "invalid "+target, calls.Load(), before+1)
+		}
+	}
+}
+
 func TestPurgeHandler(t *testing.T) {
 	var calls atomic.Int64
 	c := cache.New(1 << 20)
