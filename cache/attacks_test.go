@@ -746,6 +746,29 @@ func TestAttack15RevalidationFloodOnDeadOrigin(t *testing.T) {
 	})
 }
 
+// A handler that says that it is asked too often is left alone for a while as well.
+func TestRevalidationThatComesTooOften(t *testing.T) {
+	for _, status := range []int{408, 425, 429} {
+		synctest.Test(t, func(t *testing.T) {
+			calls := 0
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if calls++; calls > 1 {
+					w.WriteHeader(status)
+					return
+				}
+				w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=1000")
+			}))
+			get(h, "http://example.com/x")
+			time.Sleep(2 * time.Second) // in a synctest bubble
+			for range 100 {
+				get(h, "http://example.com/x")
+				time.Sleep(100 * time.Millisecond) // in a synctest bubble
+			}
+			want(t, fmt.Sprint(status, ": calls in 10 s"), calls-1, 4) // at 0, 1, 3 and 7 s
+		})
+	}
+}
+
 // A background validation that ran out of time or broke off has failed, whatever its status.
 func TestRevalidationThatBreaksOff(t *testing.T) {
 	for name, broken := range map[string]http.HandlerFunc{

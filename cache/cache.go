@@ -642,5 +642,5 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 		}
 	}()
 	fl.run()
-	good = fl.shed == nil && fl.status < 500 && fl.status != 0 && !fl.broken
+	good = fl.shed == nil && fl.status < 500 && fl.status != 0 && !passing(fl.status) && !fl.broken
 }
