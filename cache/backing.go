@@ -385,7 +385,7 @@ func (p *rules) useful(e *entry, now time.Time) time.Duration {
 	if e.etag != "" || e.lastModified != "" {
 		window = max(window, time.Hour)
 	}
-	return e.lifetime - e.age(now) + window
+	return e.lifetime - e.age(now) + min(window, maxDelta*time.Second)
 }
 
 // turn runs f while nobody else is in the same turn, unless the store is left alone.

@@ -637,7 +637,7 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 		}
 		if !good {
 			c.stats.revErrors.Add(1)
-			wait := c.backOff << min(fl.have.tries.Add(1)-1, 5)
+			wait := min(c.backOff, maxDelta*time.Second>>5) << min(fl.have.tries.Add(1)-1, 5)
 			fl.have.retry.Store(int64(time.Since(c.began) + wait))
 		}
 	}()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -308,5 +309,32 @@ func TestHeadTeaches(t *testing.T) {
 		ask(h, "HEAD", "http://example.com/x", "Cache-Control: no-cache")
 		get(h, "http://example.com/x")
 		want(t, "another one", gets.Load(), 2)
+	})
+}
+
+// Options that are as long as can be mean for ever, and do not wrap around.
+func TestForEver(t *testing.T) {
+	const forEver = time.Duration(math.MaxInt64)
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		s := newMapStore()
+		opts := []cache.Option{cache.WithStaleWhileRevalidate(forEver), cache.WithStaleIfError(forEver), cache.WithStaleIfUnreachable(forEver),
+			cache.WithCollapseWait(forEver), cache.WithRevalidations(1, forEver, forEver), cache.WithStore(s, forEver)}
+		h := cache.New(1<<20, opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if calls++; calls > 1 {
+				w.WriteHeader(http.StatusInternalServerError)
+				return
+			}
+			w.Header().Set("Cache-Control", "max-age=1")
+		}))
+		get(h, "http://example.com/x")
+		time.Sleep(time.Hour) // in a synctest bubble
+		for range 5 {
+			want(t, "status", get(h, "http://example.com/x").StatusCode, http.StatusOK)
+			time.Sleep(time.Hour) // in a synctest bubble
+		}
+		want(t, "calls", calls, 2)
+		other := cache.New(1<<20, opts...).Handler(http.NotFoundHandler())
+		want(t, "status from the Store", get(other, "http://example.com/x").StatusCode, http.StatusOK)
 	})
 }
