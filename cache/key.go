@@ -87,6 +87,9 @@ func (q *queryRules) equal(o *queryRules) bool {
 }
 
 func (q *queryRules) appendTo(b []byte, query string) []byte {
+	if len(query) > maxKey {
+		return append(append(b, '?'), query...) // to take it apart could cost a second, and it is too long for a key
+	}
 	var kept []string
 	sort := q.sort
 	for pair := range strings.SplitSeq(query, "&") {

@@ -29,6 +29,9 @@ func varyNames(lines []string) (names []string, any bool) {
 // (RFC 9111, section 4.1): lines joined, white space around commas gone, and for the fields of
 // content negotiation also case and order, where they mean nothing.
 func normalise(name string, lines []string) string {
+	if overlong(lines) {
+		return strings.Join(lines, ",")
+	}
 	switch len(lines) {
 	case 0:
 		return ""
@@ -43,7 +46,7 @@ func normalise(name string, lines []string) string {
 			m = trimOWS(m)
 			if negotiation(name) {
 				if m = strings.ToLower(m); strings.IndexByte(m, ';') >= 0 {
-					m = strings.NewReplacer(" ", "", "\t", "").Replace(m)
+					m = noSpace.Replace(m)
 				}
 				if m == "" {
 					continue
@@ -56,6 +59,18 @@ func normalise(name string, lines []string) string {
 		slices.Sort(parts)
 	}
 	return strings.Join(parts, ",")
+}
+
+var noSpace = strings.NewReplacer(" ", "", "\t", "")
+
+// overlong reports whether a request field is longer than any client sends that means well. It is not taken apart, since that
+// is done for each variant of a URL: a field of the 1 MiB that net/http lets through would cost seconds.
+func overlong(lines []string) bool {
+	n := 0
+	for _, line := range lines {
+		n += 1 + len(line)
+	}
+	return n > 1<<10
 }
 
 func negotiation(name string) bool {
@@ -117,6 +132,9 @@ func (e *entry) decodable(acceptEncoding []string) bool {
 
 // accepted reports whether a list of content negotiation has a member by name, and not with a quality of 0.
 func accepted(lines []string, name string) bool {
+	if overlong(lines) {
+		return false
+	}
 	for _, line := range lines {
 		for m := range strings.SplitSeq(line, ",") {
 			if member, q := weighed(m); q > 0 && strings.EqualFold(member, name) {
@@ -141,6 +159,9 @@ func weighed(m string) (name string, quality int) {
 // where there is no such one. A handler that has a variant in it sends that one, whatever else the
 // list holds (RFC 9110, section 12.5.4).
 func preferred(lines []string) string {
+	if overlong(lines) {
+		return ""
+	}
 	best, quality, tie := "", 0, false
 	for _, line := range lines {
 		for m := range strings.SplitSeq(line, ",") {
