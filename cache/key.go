@@ -169,9 +169,14 @@ func (p *rules) extra(r *http.Request) string {
 	}
 	for _, name := range p.keyCookies {
 		b.WriteByte(0)
-		if c, err := r.Cookie(name); err == nil {
-			b.WriteByte(1)
-			b.WriteString(c.Value)
+		// Each one of that name, as it was sent: which of them counts, and what of it, is for the handler to say.
+		for _, line := range r.Header["Cookie"] {
+			for pair := range strings.SplitSeq(line, ";") {
+				if n, value, _ := strings.Cut(trimOWS(pair), "="); trimOWS(n) == name {
+					b.WriteByte(1)
+					b.WriteString(trimOWS(value))
+				}
+			}
 		}
 	}
 	if p.keyFunc != nil {

@@ -236,6 +236,9 @@ func TestOptionsOfKeys(t *testing.T) {
 		{"WithKeyHeaders, absent", []cache.RouteOption{cache.WithKeyHeaders("x-tenant")}, "/x", "/x", "X-Tenant: ", "Y: 1", false},
 		{"WithKeyCookies", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", "Cookie: lang=de; a=1", "Cookie: lang=en; a=1", false},
 		{"WithKeyCookies, others", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", "Cookie: lang=de; a=1", "Cookie: lang=de; a=2", true},
+		{"WithKeyCookies, another line", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", "Cookie: lang=de", "Cookie: a=1;lang=de ", true},
+		{"WithKeyCookies, two of one name", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", "Cookie: lang=de; lang=en", "Cookie: lang=de", false},
+		{"WithKeyCookies, what package net/http skips", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", `Cookie: lang=en\; lang=de`, "Cookie: lang=de", false},
 		{"WithKey", []cache.RouteOption{cache.WithKey(func(r *http.Request) string {
 			if strings.Contains(r.UserAgent(), "Mobile") {
 				return "mobile"
