@@ -692,7 +692,7 @@ func (fl *fill) finishPart(e *entry, body []byte) *entry {
 		return e
 	}
 	for _, old := range res.variants {
-		if n := combine(e, old); n != nil && int64(len(n.body)) <= fl.h.cache.maxObject.Load() {
+		if n := combine(e, old, fl.h.cache.maxObject.Load()); n != nil {
 			e = n
 			if e.part == nil {
 				break

@@ -180,8 +180,8 @@ func setRange(hd http.Header, from, to, total int64) {
 
 // combine makes one part out of two that belong to the same representation and touch (RFC 9111,
 // section 3.4), with the fields of the newer one. A part that turns out to be everything becomes a
-// complete response. It returns nil where the two do not go together.
-func combine(e, old *entry) *entry {
+// complete response. It returns nil where the two do not go together, or are more than most bytes.
+func combine(e, old *entry, most int64) *entry {
 	if old.part == nil || !strong(e.etag) || e.etag != old.etag || e.extra != old.extra || !sameChoice(e, old) ||
 		e.part.total >= 0 && old.part.total >= 0 && e.part.total != old.part.total ||
 		!e.part.whole || !old.part.whole {
@@ -190,6 +190,9 @@ func combine(e, old *entry) *entry {
 	first, end := min(e.part.first, old.part.first), max(e.part.end(e.body), old.part.end(old.body))
 	if e.part.first > old.part.end(old.body) || old.part.first > e.part.end(e.body) {
 		return nil // a hole between them
+	}
+	if end-first > most {
+		return nil
 	}
 	body := make([]byte, end-first)
 	copy(body[old.part.first-first:], old.body)

@@ -1,8 +1,10 @@
 package cache_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -112,4 +114,24 @@ func TestParts(t *testing.T) {
 			want(t, cr, c.Stats().Entries, 0)
 		}
 	})
+}
+
+// What is too large when put together is not put together first.
+func TestPartsThatAreTooLarge(t *testing.T) {
+	const size, most = 1 << 20, 8
+	var calls atomic.Int64
+	content, etag := strings.Repeat("x", 2*size), `"v1"`
+	h := cache.New(64<<20, cache.WithMaxObject(size)).Handler(ranged(&calls, &content, &etag, "max-age=60"))
+	get(h, "http://example.com/x", fmt.Sprintf("Range: bytes=0-%d", size-1))
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	before := mem.TotalAlloc
+	for i := range most {
+		get(h, "http://example.com/x", fmt.Sprintf("Range: bytes=%d-%d", size-1-i, size+i))
+	}
+	runtime.ReadMemStats(&mem)
+	if n := mem.TotalAlloc - before; n > size {
+		t.Errorf("%d requests for a few bytes allocated %d bytes", most, n)
+	}
+	want(t, "calls", calls.Load(), most+1)
 }
