@@ -180,6 +180,8 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.passOn(w, r)
 			switch {
 			case left >= markAgain:
+			case r.Method == http.MethodHead || len(r.Header["Range"]) != 0 || conditional(r.Header):
+				// The answer may be an error or a 304, which says nothing of the others.
 			case p.stillRefused(w.Header()):
 				// As long as there is traffic, no request has to find out again, with others waiting.
 				c.mark(hash, time.Now())

@@ -174,3 +174,34 @@ func TestTrailersNobodyAnnounced(t *testing.T) {
 		want(t, "took", time.Since(begun), time.Second)
 	})
 }
+
+// A mark is not renewed by what is no answer to a plain GET.
+func TestMarksAreNotRenewedByOthers(t *testing.T) {
+	for _, test := range []struct{ method, field string }{
+		{"HEAD", "X: y"}, {"GET", "Range: bytes=100-"}, {"GET", `If-None-Match: "v1"`}, {"GET", "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"},
+	} {
+		t.Run(test.method+" "+test.field, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				private := true
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					switch {
+					case private:
+						w.Header().Set("Cache-Control", "private")
+					case r.Method == "GET" && len(r.Header) == 0:
+						w.Header().Set("Cache-Control", "max-age=60")
+					default:
+						w.WriteHeader(http.StatusBadRequest)
+					}
+				}))
+				get(h, "http://example.com/x")
+				private = false
+				for range 60 {
+					time.Sleep(time.Second) // in a synctest bubble
+					ask(h, test.method, "http://example.com/x", test.field)
+				}
+				get(h, "http://example.com/x")
+				want(t, "status", get(h, "http://example.com/x").Header.Get("Cache-Status"), "spillgate; hit; ttl=60")
+			})
+		})
+	}
+}
