@@ -359,6 +359,11 @@ func (fl *fill) pass(reason string, mark bool) {
 		return
 	}
 	fl.mark(Miss)
+	if p := fl.h.rules; p.stripTags {
+		for _, name := range p.tagFields {
+			delete(fl.header(), name)
+		}
+	}
 	if h := fl.header(); !fl.h.rules.onlyExplicit {
 		h["Cache-Status"] = withStatus(h["Cache-Status"],
 			c.name+"; fwd="+fl.forward+"; fwd-status="+strconv.Itoa(fl.status)+"; detail="+reason)

@@ -269,7 +269,8 @@ func WithKey(f func(*http.Request) string) RouteOption {
 }
 
 // WithTags sets the response fields that carry tags for [Cache.PurgeTag], separated by spaces or
-// commas. The default is Cache-Tag and Surrogate-Key. With strip the client does not see them.
+// commas. The default is Cache-Tag and Surrogate-Key. With strip the client does not see them, but for
+// responses that the cache has no part in (see [Bypass]).
 // Cache-Groups (RFC 9875) are tags in any case, and stay.
 func WithTags(strip bool, fields ...string) RouteOption {
 	fields = canonical(fields)

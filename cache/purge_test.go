@@ -295,6 +295,9 @@ func TestTagsStripped(t *testing.T) {
 		want(t, "tags", get(h, "http://example.com/x").Header.Get("X-Tags"), "")
 	}
 	want(t, "purged", c.PurgeTag("b"), 1)
+
+	h = c.Handler(page(&calls, "x", "Cache-Control: private", "X-Tags: a b"))
+	want(t, "tags of what is not stored", get(h, "http://example.com/y").Header.Get("X-Tags"), "")
 }
 
 func TestSetMaxBytes(t *testing.T) {
