@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // An ender is told once when a response body is over: with nil at its end or when
@@ -61,14 +62,23 @@ type duplex[E ender] struct {
 
 func (d *duplex[E]) Write(p []byte) (int, error) { return d.w.Write(p) }
 
+// What discard reads of a response, and how long it waits for that.
+const (
+	drainBytes = 4 << 10
+	drainTime  = 100 * time.Millisecond
+)
+
 // discard gives up a response: it reads a little, so that the connection of a
-// short one can be used again, and closes it.
+// short one can be used again, and closes it. A body that does not come is not
+// waited for: who sent the header of a failure may hang as well.
 func discard(resp *http.Response) {
 	if resp == nil || resp.Body == nil {
 		return
 	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		io.CopyN(io.Discard, resp.Body, 4<<10)
+	if resp.StatusCode != http.StatusSwitchingProtocols && resp.ContentLength <= drainBytes {
+		late := time.AfterFunc(drainTime, func() { resp.Body.Close() })
+		io.CopyN(io.Discard, resp.Body, drainBytes)
+		late.Stop()
 	}
 	resp.Body.Close()
 }

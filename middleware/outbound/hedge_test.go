@@ -119,6 +119,33 @@ func TestO8FailureWaitsForTheOther(t *testing.T) {
 	}
 }
 
+// The second try answers with a failure whose body hangs; so does the first, later.
+func TestO8FailureThatHangsIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		var tries atomic.Int64
+		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+			if tries.Add(1) == 1 {
+				time.Sleep(time.Second) // in a synctest bubble
+			}
+			w.WriteHeader(503)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		})
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		rt := outbound.New(base, outbound.Hedge(outbound.WithHedgeAfter(500*time.Millisecond)))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		began := time.Now()
+		resp, err := rt.RoundTrip(request(ctx, "GET", "http://a.test/", nil))
+		if err != nil || resp.StatusCode != 503 || time.Since(began) != time.Second {
+			t.Fatalf("%v after %v, want the 503 of the first after 1s", err, time.Since(began))
+		}
+		resp.Body.Close()
+	})
+}
+
 func TestO8AfterTheMeasured95thPercentile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &firstHangs{next: world{"a.test": sleepy(10*time.Millisecond, 200)}}
