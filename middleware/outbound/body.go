@@ -83,6 +83,20 @@ func discard(resp *http.Response) {
 	resp.Body.Close()
 }
 
+// ask asks a function of the user's about a try. If it panics, nobody gets the
+// response, which would hold what the layers beneath have given it.
+func ask[V any](f func(*http.Request, *http.Response, error) V, req *http.Request, resp *http.Response, err error) V {
+	returned := false
+	defer func() {
+		if !returned && resp != nil && resp.Body != nil {
+			resp.Body.Close()
+		}
+	}()
+	v := f(req, resp, err)
+	returned = true
+	return v
+}
+
 // refuse closes the body of a request that is not sent, as a RoundTripper must.
 func refuse(req *http.Request, err error) (*http.Response, error) {
 	if req.Body != nil {

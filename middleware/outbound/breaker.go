@@ -114,10 +114,10 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 		out.Body = up
 	}
 	resp, err := t.next.RoundTrip(out)
-	returned = true
 	now := t.clock.now()
 	took := now.Sub(began)
 	o := t.judge(req, resp, err, up, took, b)
+	returned = true
 	call.DoneAt(o, took, now)
 	if err == nil && o == breaker.Success {
 		watch(resp, judged{call, req})
@@ -131,7 +131,7 @@ func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error,
 		return breaker.Ignored
 	}
 	if c.outcome != nil {
-		return c.outcome(req, resp, err)
+		return ask(c.outcome, req, resp, err)
 	}
 	return outcome(req, resp, err, took, b)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware/outbound"
 )
 
@@ -424,6 +425,38 @@ func TestBreakerOutcomeAndKeyOptions(t *testing.T) {
 			t.Errorf("/other: %v", err)
 		}
 	})
+}
+
+func TestPanicInAFunctionOfTheUsersLosesNothing(t *testing.T) {
+	boom := func(*http.Request, *http.Response, error) breaker.Outcome { panic("boom") }
+	set := newSet(t, urls("http://a.test"), outbound.WithOutcome(boom))
+	for name, layer := range map[string]outbound.Layer{
+		"WithOutcome of Breaker": outbound.Breaker(nil, outbound.WithOutcome(boom)),
+		"WithOutcome of NewSet":  outbound.Balance(set),
+		"WithRetryIf":            outbound.Retry(outbound.WithRetryIf(func(*http.Request, *http.Response, error) bool { panic("boom") })),
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := limiter.NewConcurrency(1)
+			body := &closing{Reader: strings.NewReader("body")}
+			rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 503, Body: body}, nil
+			}}, layer, outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
+			func() {
+				defer func() {
+					if r := recover(); r != "boom" {
+						t.Errorf("recovered %v", r)
+					}
+				}()
+				get(t, rt, "http://a.test/")
+			}()
+			if n := l.Stats().InFlight; n != 0 || !body.closed.Load() {
+				t.Errorf("%d permits are held, the body is closed: %v", n, body.closed.Load())
+			}
+		})
+	}
+	if n := set.Stats().Endpoints[0].InFlight; n != 0 {
+		t.Errorf("%d are in flight at the endpoint", n)
+	}
 }
 
 // A host that is asked for nothing but upgrades has no other probes.

@@ -191,7 +191,7 @@ func (t *retry) again(req *http.Request, resp *http.Response, err error, tries *
 		minimum, asked = retryAfter(resp.Header.Get("Retry-After"), now)
 	}
 	if t.when != nil {
-		if !t.when(req, resp, err) {
+		if !ask(t.when, req, resp, err) {
 			return 0, false
 		}
 	} else if !worthwhile(req, resp, err, asked, elsewhere) {

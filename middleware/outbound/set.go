@@ -266,10 +266,10 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		s.call = call
 	}
 	resp, err := b.next.RoundTrip(out)
-	returned = true
 	now := b.set.clock.now()
 	took := now.Sub(began)
 	o := b.set.judge(req, resp, err, up, took, e.breaker)
+	returned = true
 	if o == breaker.Failure {
 		e.failed.Add(1)
 	}
