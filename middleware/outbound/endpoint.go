@@ -116,8 +116,11 @@ func (e *endpoint) address(req *http.Request, ownHost bool) *http.Request {
 		}
 		r.url.Path = e.url.Path + rooted(r.url.Path)
 	}
-	if ownHost {
+	switch {
+	case ownHost:
 		r.req.Host = ""
+	case req.Host == "": // it is that of the URL then, as when http.Client follows a redirect
+		r.req.Host = req.URL.Host
 	}
 	return &r.req
 }

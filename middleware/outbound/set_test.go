@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -224,6 +225,25 @@ func TestAddress(t *testing.T) {
 				t.Errorf("sent to %s with Host %q", got.URL, got.Host)
 			}
 		})
+	}
+}
+
+func TestHostStaysThroughARedirect(t *testing.T) {
+	var hosts []string
+	rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+		hosts = append(hosts, req.Host)
+		if req.URL.Path == "/old" {
+			return answer(302, "Location", "/new")
+		}
+		return answer(200)
+	}}, outbound.Balance(newSet(t, urls("http://a.test"))))
+	resp, err := (&http.Client{Transport: rt}).Get("http://svc/old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if !slices.Equal(hosts, []string{"svc", "svc"}) {
+		t.Errorf("sent with the hosts %q", hosts)
 	}
 }
 
