@@ -90,14 +90,14 @@ func (t *timeout) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 	}
 	cancel(nil)
-	if late && req.Context().Err() == nil {
-		t.counts.timeouts.Add(1)
-		return nil, &TimeoutError{Host: req.URL.Host, After: t.header}
+	switch {
+	case !late:
+		return nil, err
+	case req.Context().Err() != nil: // the caller's time was over as well
+		return nil, context.Cause(req.Context())
 	}
-	if err == nil {
-		err = context.Cause(req.Context())
-	}
-	return nil, err
+	t.counts.timeouts.Add(1)
+	return nil, &TimeoutError{Host: req.URL.Host, After: t.header}
 }
 
 // ending lets go of the context of a try when its response is over.

@@ -49,6 +49,22 @@ func TestTimeoutCallersEndIsTheCallers(t *testing.T) {
 	})
 }
 
+// The caller's deadline passes while the try that was given up comes back.
+func TestTimeoutTogetherWithTheCallersDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+			<-req.Context().Done()
+			time.Sleep(time.Millisecond)             // in a synctest bubble
+			return nil, context.Cause(req.Context()) // as net/http has it
+		}}, outbound.Timeout(time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second+time.Microsecond)
+		defer cancel()
+		if _, err := do(rt, request(ctx, "GET", "http://a.test/", nil)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v, want a deadline that was exceeded", err)
+		}
+	})
+}
+
 // A header that comes as the time is over finds the time-out gone off and the
 // context of the try perhaps not yet cancelled. Which of the two runs first the
 // scheduler decides, hence the rounds; either way there is a response or an error.
