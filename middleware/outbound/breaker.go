@@ -143,7 +143,7 @@ type judged struct {
 }
 
 func (j judged) ended(err error) {
-	if err != nil && j.req.Context().Err() == nil {
+	if err != nil && callersEnd(j.req) == nil {
 		j.call.Fail()
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -279,6 +280,19 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		time.AfterFunc(time.Millisecond, cancel)
 		return ctx, cancel
 	}
+	// http.Client.Timeout is a deadline and a Request.Cancel, and the transport may see the second one first.
+	errCancelled := errors.New("net/http: request canceled")
+	late := func(*http.Request) (*http.Response, error) {
+		time.Sleep(time.Millisecond) // in a synctest bubble
+		return nil, errCancelled
+	}
+	lateBody := func(*http.Request) (*http.Response, error) {
+		time.Sleep(time.Millisecond) // in a synctest bubble
+		return &http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(errCancelled))}, nil
+	}
+	unaware := func(ctx context.Context) (context.Context, context.CancelFunc) {
+		return unawareContext{ctx, time.Now().Add(time.Millisecond)}, func() {}
+	}
 	slow := breaker.WithSlowCalls(time.Second, 1)
 	for _, tc := range []struct {
 		name    string
@@ -292,6 +306,8 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		{name: "caller in a hurry, slow call known: nothing", host: hang, ctx: deadline(time.Millisecond), options: []breaker.GroupOption{slow}},
 		{name: "caller's deadline after a slow call: failure", host: hang, ctx: deadline(2 * time.Second), options: []breaker.GroupOption{slow}, open: true},
 		{name: "caller's deadline, no slow call known: failure", host: hang, ctx: deadline(time.Second), open: true},
+		{name: "caller in a hurry, the context does not say so yet: nothing", host: late, ctx: unaware, options: []breaker.GroupOption{slow}},
+		{name: "caller's body is late, the context does not say so yet: nothing", host: lateBody, ctx: unaware, options: []breaker.GroupOption{slow, breaker.WithFailureRatio(1, 3)}},
 		{name: "our timeout per try: failure", host: hang, ctx: deadline(time.Hour), layers: []outbound.Layer{outbound.Timeout(time.Second)}, open: true},
 		{name: "connection refused: failure", host: func(*http.Request) (*http.Response, error) { return nil, refusedDial() }, open: true},
 		{name: "name does not exist: failure", host: func(*http.Request) (*http.Response, error) {
@@ -324,6 +340,33 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An unawareContext has not noticed that its deadline is over.
+type unawareContext struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c unawareContext) Deadline() (time.Time, bool) { return c.deadline, true }
+
+func TestO4RequestCancelIsTheCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := group()
+		rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+			<-req.Cancel
+			return nil, errors.New("net/http: request canceled")
+		}}, outbound.Breaker(g), outbound.Retry())
+		for range 3 {
+			req, cancel := request(t.Context(), "GET", "http://a.test/", nil), make(chan struct{})
+			req.Cancel = cancel
+			time.AfterFunc(time.Millisecond, func() { close(cancel) })
+			do(rt, req)
+		}
+		if s := g.Get("a.test").Stats(); s.Openings != 0 || s.Ignored != 3 || rt.Stats().Retries != 0 {
+			t.Errorf("opened %d times, %d calls were ignored, %d retries; want 0, 3, 0", s.Openings, s.Ignored, rt.Stats().Retries)
+		}
+	})
 }
 
 func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {

@@ -57,12 +57,12 @@ func outcome(req *http.Request, resp *http.Response, err error, took time.Durati
 		}
 		return breaker.Success
 	}
-	switch req.Context().Err() {
+	switch callersEnd(req) {
 	case context.Canceled:
 		return breaker.Ignored
 	case context.DeadlineExceeded:
 		// A caller in a hurry says nothing about the host.
-		if took < b.Stats().Settings.SlowCall {
+		if took < b.Settings().SlowCall {
 			return breaker.Ignored
 		}
 		return breaker.Failure
@@ -71,6 +71,25 @@ func outcome(req *http.Request, resp *http.Response, err error, took time.Durati
 		return breaker.Ignored
 	}
 	return breaker.Failure
+}
+
+// callersEnd is how the caller has ended a request: [context.Canceled],
+// [context.DeadlineExceeded], or nil. [http.Client] with a Timeout sets a deadline
+// and Request.Cancel, of which either may go off first.
+func callersEnd(req *http.Request) error {
+	ctx := req.Context()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	select {
+	case <-req.Cancel:
+		return context.Canceled
+	default:
+		return nil
+	}
 }
 
 // refusedByUs reports whether a try was never made.

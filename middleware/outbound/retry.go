@@ -180,7 +180,7 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 // again reports whether and after which wait the next try should be made, as far
 // as it does not depend on the body and the budget.
 func (t *retry) again(req *http.Request, resp *http.Response, err error, tries *tries, n int) (time.Duration, bool) {
-	if n >= t.tries || req.Context().Err() != nil || err != nil && refusedByUs(err) {
+	if n >= t.tries || req.Context().Err() != nil || err != nil && (refusedByUs(err) || callersEnd(req) != nil) {
 		return 0, false
 	}
 	now := time.Now()

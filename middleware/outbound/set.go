@@ -296,7 +296,7 @@ type sent struct {
 }
 
 func (s sent) ended(err error) {
-	if err != nil && s.req.Context().Err() == nil {
+	if err != nil && callersEnd(s.req) == nil {
 		s.failed = true
 		if s.good {
 			s.e.failed.Add(1)
