@@ -79,16 +79,14 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 	kind := good
 	switch {
 	case o == Success && !slow:
-		if p.win.row.Load() != 0 {
-			p.win.row.Store(0)
-		}
+		p.win.endRow(c.start)
 		p.win.count(good, now, c.client)
 		return
 	case o == Success:
-		p.win.row.Store(0)
+		p.win.endRow(c.start)
 		kind = goodSlow
 	case o == Failure:
-		p.win.row.Add(1)
+		p.win.addToRow()
 		kind = bad
 		if slow {
 			kind = badSlow
@@ -167,7 +165,7 @@ func (c Call) Fail() {
 		return
 	}
 	now := b.now()
-	p.win.row.Add(1)
+	p.win.takeUpRow(c.start)
 	p.win.count(broke, now, c.client)
 	b.judge(p, now)
 }

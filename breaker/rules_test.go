@@ -694,6 +694,62 @@ func TestCallsThatFailAfterTheyWereReportedOpen(t *testing.T) {
 	}
 }
 
+// Where all bodies are cut no call has succeeded, however well each began.
+func TestCallsThatFailAfterTheyWereReportedAreARow(t *testing.T) {
+	type call = breaker.Call
+	for _, c := range []struct {
+		name string
+		play func(allow func() call)
+		want int
+	}{
+		{"each is cut before the next", func(allow func() call) {
+			for range 3 {
+				c := allow()
+				c.Done(breaker.Success, 0)
+				c.Fail()
+			}
+		}, 3},
+		{"failures before and after it began well", func(allow func() call) {
+			allow().Done(breaker.Failure, 0)
+			c := allow()
+			c.Done(breaker.Success, 0)
+			allow().Done(breaker.Failure, 0)
+			c.Fail()
+		}, 3},
+		{"another succeeded since", func(allow func() call) {
+			allow().Done(breaker.Failure, 0)
+			c := allow()
+			c.Done(breaker.Success, 0)
+			allow().Done(breaker.Success, 0)
+			c.Fail()
+		}, 1},
+		{"another succeeded between the failures and it", func(allow func() call) {
+			c := allow()
+			c.Done(breaker.Success, 0)
+			allow().Done(breaker.Failure, 0)
+			allow().Done(breaker.Success, 0)
+			c.Fail()
+		}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.New(breaker.WithConsecutiveFailures(10))
+				c.play(func() call {
+					time.Sleep(time.Millisecond) // in a synctest bubble
+					c, err := b.Allow()
+					if err != nil {
+						t.Fatal(err)
+					}
+					return c
+				})
+				if got := b.Stats().Consecutive; got != c.want {
+					t.Errorf("%d failures in a row, want %d", got, c.want)
+				}
+			})
+		})
+	}
+}
+
 func TestForcedStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady()...)

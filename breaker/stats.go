@@ -63,7 +63,7 @@ func (b *Breaker) Stats() Stats {
 		s.Failures = n.failed()
 		s.Successes = n.n[good] + n.n[goodSlow]
 		s.Slow, s.InFlight, s.Overdue = n.slow(), n.inFlight, n.overdue
-		s.Consecutive = int(p.win.row.Load())
+		s.Consecutive = p.win.inRow()
 		if c.MinClients > 0 {
 			s.Clients = bits.OnesCount64(n.failClients)
 		}

@@ -36,7 +36,8 @@ type window struct {
 	seen   *[slices]clientBits // by slice; nil unless clients are told apart
 	due    atomic.Int64        // when the next span may have become overdue
 	head   atomic.Int64        // the epoch of the newest slice
-	row    atomic.Int32        // failures in a row
+	row    atomic.Uint64       // failures in a row, and above bit 32 those of the row that the last success ended
+	ender  atomic.Int64        // when the call began that ended that row
 	turn   sync.Mutex          // held while a slice or span is cleared
 
 	_     [64]byte // what every call writes stays off the lines that every call reads
@@ -268,6 +269,35 @@ func (w *window) look(now int64) bool {
 	return w.due.CompareAndSwap(due, next)
 }
 
+// endRow ends a row of failures: a call that began at start succeeded.
+func (w *window) endRow(start int64) {
+	if r := w.row.Load(); r != 0 {
+		w.ender.Store(start)
+		w.row.Store(r << 32)
+	}
+}
+
+// addToRow is one more failure in a row.
+func (w *window) addToRow() { w.row.Add(1) }
+
+// takeUpRow is one more failure in a row, by a call that began at start and was taken for a success. If that ended
+// a row, and no other call succeeded since, the row goes on.
+func (w *window) takeUpRow(start int64) {
+	for {
+		r := w.row.Load()
+		next := r + 1
+		if w.ender.Load() == start {
+			next = r>>32 + r&math.MaxUint32 + 1
+		}
+		if w.row.CompareAndSwap(r, next) {
+			return
+		}
+	}
+}
+
+// inRow is how many calls failed with no success between them.
+func (w *window) inRow() int { return int(w.row.Load() & math.MaxUint32) }
+
 // trip says whether the window is reason enough to open.
 func (w *window) trip(s *Settings, now int64) Cause {
 	c := w.sum(now)
@@ -275,7 +305,7 @@ func (w *window) trip(s *Settings, now int64) Cause {
 	enough := func(clients uint64) bool {
 		return s.MinClients == 0 || bits.OnesCount64(clients) >= s.MinClients
 	}
-	if n := s.ConsecutiveFailures; n > 0 && int(w.row.Load()) >= n && enough(c.failClients) {
+	if n := s.ConsecutiveFailures; n > 0 && w.inRow() >= n && enough(c.failClients) {
 		return CauseConsecutive
 	}
 	if all := c.returned(); s.FailureRatio > 0 && all >= volume &&
