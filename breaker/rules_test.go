@@ -694,6 +694,25 @@ func TestCallsThatFailAfterTheyWereReportedOpen(t *testing.T) {
 	}
 }
 
+func TestStatsCountsACallThatFailsAfterItWasReportedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.WithFailureRatio(1, 100))
+		for i := range 10 {
+			call, err := b.Allow()
+			if err != nil {
+				t.Fatal(err)
+			}
+			call.Done(breaker.Success, 0)
+			if i < 3 {
+				call.Fail()
+			}
+		}
+		if s := b.Stats(); s.Successes != 7 || s.Failures != 3 {
+			t.Errorf("%d successes and %d failures, want 7 and 3", s.Successes, s.Failures)
+		}
+	})
+}
+
 // Where all bodies are cut no call has succeeded, however well each began.
 func TestCallsThatFailAfterTheyWereReportedAreARow(t *testing.T) {
 	type call = breaker.Call

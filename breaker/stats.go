@@ -16,7 +16,7 @@ type Stats struct {
 	// Ramp is the share of calls that pass while it is closed: 1, or less after an opening.
 	Ramp float64 `json:"ramp"`
 
-	Successes   uint64 `json:"successes"`   // reported as such, those among them that [Call.Fail] made failures of too
+	Successes   uint64 `json:"successes"`   // without those that [Call.Fail] made failures of
 	Failures    uint64 `json:"failures"`    // with those
 	Slow        uint64 `json:"slow"`        // took as long as a slow call, or are overdue
 	InFlight    uint64 `json:"in_flight"`   // waiting for an answer; counted with WithSlowCalls only
@@ -61,7 +61,7 @@ func (b *Breaker) Stats() Stats {
 		n := p.win.sum(now)
 		s.Ramp = p.share(now)
 		s.Failures = n.failed()
-		s.Successes = n.n[good] + n.n[goodSlow]
+		s.Successes = n.returned() - s.Failures
 		s.Slow, s.InFlight, s.Overdue = n.slow(), n.inFlight, n.overdue
 		s.Consecutive = p.win.inRow()
 		if c.MinClients > 0 {

@@ -31,7 +31,7 @@ import (
 // With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not
 // slow; requests that wait for theirs count as slow once they are overdue, also if the client gave up. A
 // connection that was hijacked or switched protocols, and an event stream, are judged when they begin; a
-// panic later is one more failure. Requests for such are not used as probes.
+// panic later makes it a failure. Requests for such are not used as probes.
 //
 // The time to the first byte holds the time that a handler takes to read the request: a route that takes large
 // uploads wants a group of its own, without slow calls.
