@@ -1,6 +1,7 @@
 package outbound
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -61,6 +62,15 @@ type duplex[E ender] struct {
 }
 
 func (d *duplex[E]) Write(p []byte) (int, error) { return d.w.Write(p) }
+
+// CloseWrite is for [net/http/httputil.ReverseProxy], which hands on that one side has
+// said all it has to say.
+func (d *duplex[E]) CloseWrite() error {
+	if c, ok := d.w.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return fmt.Errorf("CloseWrite: %w", http.ErrNotSupported)
+}
 
 // What discard reads of a response, and how long it waits for that.
 const (

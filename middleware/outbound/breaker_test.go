@@ -241,6 +241,45 @@ func TestO3UpgradedConnectionStaysWritable(t *testing.T) {
 	})
 }
 
+// Through a ReverseProxy, what a backend still has to say to a client that has said all reaches it.
+func TestO3UpgradedConnectionClosesByHalves(t *testing.T) {
+	for name, layers := range map[string][]outbound.Layer{
+		"breaker, timeout, retry, hedge": {outbound.Breaker(nil), outbound.Timeout(time.Second), outbound.Retry(), outbound.Hedge()},
+		"balance":                        {outbound.Balance(newSet(t, urls("http://a.test")))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ours, theirs := net.Pipe()
+			defer theirs.Close()
+			conn := &halfConn{Conn: ours}
+			rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 101, Header: http.Header{"Upgrade": {"echo"}}, Body: conn}, nil
+			}}, layers...)
+			req := request(t.Context(), "GET", "http://a.test/", nil)
+			req.Header.Set("Upgrade", "echo")
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			w, ok := resp.Body.(interface{ CloseWrite() error })
+			if !ok {
+				t.Fatalf("the body of a 101 is %T, without CloseWrite", resp.Body)
+			}
+			if err := w.CloseWrite(); err != nil || !conn.half {
+				t.Errorf("%v; reached the connection: %v", err, conn.half)
+			}
+		})
+	}
+}
+
+// A halfConn knows that it will not be written to any more.
+type halfConn struct {
+	net.Conn
+	half bool
+}
+
+func (c *halfConn) CloseWrite() error { c.half = true; return nil }
+
 func TestO3RejectionClosesTheBodyAndIsAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := outbound.New(world{"a.test": always(503)}, outbound.Breaker(group()))
