@@ -10,7 +10,8 @@ import (
 // Limit keeps us from being a client that others must protect themselves from.
 // With [WithRate] each try takes a token of its host's bucket, with
 // [WithConcurrency] a permit of its host's limiter, which it holds until the
-// response body is over. A try waits for them within the bounds that the
+// response body is over; it is a success to that limiter unless the status is 429
+// or 500 and more, or the body breaks off. A try waits for them within the bounds that the
 // limiters set; its error otherwise is theirs, a [*limiter.Error] or that of the
 // context. With [Balance], the host is the endpoint that was chosen, and [WithKey]
 // has no effect.
@@ -160,7 +161,7 @@ func (t *limited) RoundTrip(req *http.Request) (*http.Response, error) {
 		permit.Release(limiter.Ignored)
 		return nil, err
 	}
-	h := held{permit: permit, req: req, failed: err != nil || resp.StatusCode >= http.StatusInternalServerError}
+	h := held{permit: permit, req: req, failed: !good(resp, err)}
 	if err != nil {
 		h.ended(nil)
 		return nil, err

@@ -3,6 +3,7 @@ package outbound_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -128,6 +129,29 @@ func TestLimitIsNotToldOfRefusalsAsFailures(t *testing.T) {
 			t.Errorf("%d failures and %d ignored, want those of the host, 3, and the refusals", s.Failure, s.Ignored)
 		}
 	})
+}
+
+// A host that answers 429 does so at once: taken for throughput, that would raise an adaptive
+// limit as far as it goes.
+func TestLimitIsToldWhatIsNoThroughput(t *testing.T) {
+	for name, layers := range map[string]func(t *testing.T) []outbound.Layer{
+		"alone": func(*testing.T) []outbound.Layer { return nil },
+		"with Balance": func(t *testing.T) []outbound.Layer {
+			return []outbound.Layer{outbound.Balance(newSet(t, urls("http://a.test")))}
+		},
+	} {
+		for status, success := range map[int]bool{200: true, 304: true, 404: true, 429: false, 500: false, 503: false} {
+			t.Run(fmt.Sprint(name, " ", status), func(t *testing.T) {
+				l := limiter.NewConcurrency(1)
+				rt := outbound.New(world{"a.test": always(status)}, append(layers(t),
+					outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))...)
+				get(t, rt, "http://a.test/")
+				if s := l.Stats(); (s.Success == 1) != success || s.Success+s.Failure != 1 {
+					t.Errorf("%d successes and %d failures", s.Success, s.Failure)
+				}
+			})
+		}
+	}
 }
 
 // A try that waits for a limit of ours is not in flight at its endpoint, where it

@@ -280,7 +280,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	s.good = o == breaker.Success
-	s.failed = resp.StatusCode >= http.StatusInternalServerError
+	s.failed = !good(resp, err)
 	watch(resp, s)
 	return resp, nil
 }
