@@ -33,12 +33,21 @@ func newHosts[V any](fresh func() V) *hosts[V] {
 }
 
 func (h *hosts[V]) get(key string) V {
+	if v, ok := h.known(key); ok {
+		return v
+	}
+	fresh := h.new() // without the lock: it may be a function of the user's
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	v, ok := h.lru.Get(key)
-	if !ok {
-		v = h.new()
-		h.lru.Add(strings.Clone(key), v) // key may be a part of a long URL
+	if v, ok := h.lru.Get(key); ok {
+		return v
 	}
-	return v
+	h.lru.Add(strings.Clone(key), fresh) // key may be a part of a long URL
+	return fresh
+}
+
+func (h *hosts[V]) known(key string) (V, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lru.Get(key)
 }

@@ -30,7 +30,13 @@ func Limit(opts ...LimitOption) Layer {
 	}
 	l := &limits{limitConfig: cfg}
 	if cfg.fresh != nil {
-		l.permits = newHosts(cfg.fresh)
+		l.permits = newHosts(func() *limiter.Concurrency {
+			c := cfg.fresh()
+			if c == nil {
+				panic("outbound: WithConcurrency: the function returned nil; have it make a limiter")
+			}
+			return c
+		})
 	}
 	return Layer{
 		place: placeLimit,
@@ -65,7 +71,8 @@ func WithRate(r *limiter.Rate) LimitOption {
 
 // WithConcurrency limits how many calls to a host are in flight. fresh makes the
 // limiter of a host that is called for the first time, or again after more than
-// 1,024 others:
+// 1,024 others. Where several calls of such a host come at once it may run for
+// each of them; one of the limiters is taken, and the others are dropped:
 //
 //	outbound.WithConcurrency(func() *limiter.Concurrency {
 //		return limiter.NewConcurrency(32, limiter.WithQueue(64, time.Second))

@@ -85,6 +85,66 @@ func TestLimitConcurrencyHoldsUntilTheBodyIsOver(t *testing.T) {
 	}
 }
 
+// No lock is held while the function of WithConcurrency runs: it may call out itself, and may take its time.
+func TestLimitFreshMayCallOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rt http.RoundTripper
+		var nested atomic.Bool
+		var made atomic.Int64
+		rt = outbound.New(world{"a.test": always(200), "config.test": always(200)},
+			outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency {
+				made.Add(1)
+				if nested.CompareAndSwap(false, true) {
+					if status, err := get(t, rt, "http://config.test/"); status != 200 {
+						t.Error(err)
+					}
+				}
+				return limiter.NewConcurrency(1)
+			})))
+		for range 2 {
+			if status, err := get(t, rt, "http://a.test/"); status != 200 {
+				t.Error(err)
+			}
+		}
+		if made.Load() != 2 {
+			t.Errorf("%d limiters made for two hosts", made.Load())
+		}
+	})
+}
+
+func TestLimitHasOneLimiterForAHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test": sleepy(time.Second, 200)},
+			outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency {
+				time.Sleep(time.Millisecond) // in a synctest bubble
+				return limiter.NewConcurrency(1)
+			})))
+		var passed atomic.Int64
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				if _, err := get(t, rt, "http://a.test/"); err == nil {
+					passed.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if n := passed.Load(); n != 1 {
+			t.Errorf("%d of 10 calls at once passed a limit of 1", n)
+		}
+	})
+}
+
+func TestLimitFreshThatReturnsNilPanicsWithTheRemedy(t *testing.T) {
+	rt := outbound.New(world{}, outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return nil })))
+	defer func() {
+		if v := fmt.Sprint(recover()); !strings.Contains(v, "outbound: WithConcurrency") {
+			t.Errorf("panicked with %s", v)
+		}
+	}()
+	get(t, rt, "http://a.test/")
+}
+
 // Being held back by ourselves is neither a reason to try again nor a failure of
 // the host.
 func TestLimitRefusalIsNotRetriedNorJudged(t *testing.T) {
