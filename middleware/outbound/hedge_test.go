@@ -246,6 +246,21 @@ func TestO8HedgesAndRetriesShareABudget(t *testing.T) {
 	})
 }
 
+func TestO8BudgetFillsInsideAnotherRetryToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := outbound.New(world{"a.test": sleepy(time.Second, 200)},
+			outbound.Retry(), outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond)))
+		outer := outbound.New(inner, outbound.Retry())
+		const n = 200
+		for range n {
+			get(t, outer, "http://a.test/")
+		}
+		if s := inner.Stats(); s.Hedges < n/10 || s.Hedges > n/10+10 {
+			t.Errorf("%d hedges for %d requests, want a tenth, and 10 from the start", s.Hedges, n)
+		}
+	})
+}
+
 func TestO8HedgeDoesNotProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newHedgeWorld(sleepy(100*time.Millisecond, 200), always(500))

@@ -141,12 +141,12 @@ type retry struct {
 
 func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
-	if outer := triesIn(ctx); outer != nil && outer.retried {
-		return t.next.RoundTrip(req)
-	}
-	t.counts.requests.Add(1)
 	budget := t.budgets.get(t.key(req))
 	t.budgets.deposit(budget)
+	if outer := triesIn(ctx); outer != nil && outer.retried {
+		return t.next.RoundTrip(req) // a Hedge there may need the budget
+	}
+	t.counts.requests.Add(1)
 	body, err := newReplay(req, t.maxBody)
 	if err != nil {
 		return nil, fmt.Errorf("outbound: reading the request body: %w", err)
