@@ -113,3 +113,31 @@ func TestErrorTexts(t *testing.T) {
 		}
 	}
 }
+
+// ReverseProxy.ModifyResponse, and whoever asks where redirects led to, find in a response the request
+// that they know, with a context that outlives it.
+func TestResponseHasTheCallersRequest(t *testing.T) {
+	for name, layers := range map[string][]outbound.Layer{
+		"retry, hedge, balance, timeout": {outbound.Retry(), outbound.Hedge(outbound.WithHedgeAfter(time.Minute)),
+			outbound.Balance(newSet(t, urls("http://a.test:8080/base"))), outbound.Timeout(time.Minute)},
+		"breaker": {outbound.Breaker(nil)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rt := outbound.New(roundTrip(func(req *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 204, Body: http.NoBody, Request: req}, nil
+			}), layers...)
+			req := request(t.Context(), "GET", "http://svc/x", nil)
+			resp, err := rt.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.Request != req || resp.Request.Context().Err() != nil {
+				t.Errorf("%s, whose context says %v", resp.Request.URL, resp.Request.Context().Err())
+			}
+		})
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

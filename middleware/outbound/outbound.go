@@ -144,9 +144,15 @@ func newBase() http.RoundTripper {
 	return t
 }
 
-// RoundTrip sends one request through the layers.
+// RoundTrip sends one request through the layers. Response.Request is req, and
+// not what a layer made of it: the URL is the caller's, and so is the context,
+// where those of the layers end with the response.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	return t.outer.RoundTrip(req)
+	resp, err := t.outer.RoundTrip(req)
+	if err == nil && resp.Request != nil {
+		resp.Request = req
+	}
+	return resp, err
 }
 
 // CloseIdleConnections closes those of the base transport, if it can.
