@@ -40,6 +40,7 @@ func TestMisusePanicsWithARemedy(t *testing.T) {
 		"max ejected":         func() { outbound.WithMaxEjected(1.5) },
 		"slow start":          func() { outbound.WithSlowStart(-1) },
 		"probe path":          func() { outbound.WithProbe(outbound.Probe{Path: "readyz"}) },
+		"probe path escaped":  func() { outbound.WithProbe(outbound.Probe{Path: "/100%"}) },
 		"nil timeout option":  func() { outbound.Timeout(1, nil) },
 		"nil limit option":    func() { outbound.Limit(nil) },
 		"nil hedge option":    func() { outbound.Hedge(nil) },

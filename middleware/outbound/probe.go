@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -13,8 +14,8 @@ import (
 // interval, out of band, whether it is up. An endpoint counts as up until it has
 // failed often enough.
 type Probe struct {
-	// Path is requested with GET; it must begin with a slash, and goes after the
-	// path of the endpoint.
+	// Path is requested with GET; it must begin with a slash, may have a query, and
+	// goes after the path of the endpoint.
 	Path string
 	// Interval between probes of an endpoint, spread by a fifth so that clients do
 	// not ask in step. Default 10 s.
@@ -31,12 +32,19 @@ type Probe struct {
 	// Transport sends the probes. The default opens a connection for each, so that
 	// a server that accepts no more is found out.
 	Transport http.RoundTripper
+
+	path *url.URL // Path
 }
 
 func (p Probe) valid() Probe {
 	if !strings.HasPrefix(p.Path, "/") {
 		panic(fmt.Sprintf("outbound: WithProbe: Path is %q; it must begin with a slash", p.Path))
 	}
+	path, err := url.ParseRequestURI(p.Path)
+	if err != nil {
+		panic("outbound: WithProbe: Path is not one of a URL: " + err.Error())
+	}
+	p.path = path
 	if p.Interval < 0 || p.Timeout < 0 || p.Fall < 0 || p.Rise < 0 {
 		panic("outbound: WithProbe: Interval, Timeout, Fall and Rise must not be negative")
 	}
@@ -100,8 +108,9 @@ func (p *Probe) ask(ctx context.Context, e *endpoint) bool {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	u := *e.url
-	u.Path += p.Path
-	u.RawPath = ""
+	u.Path += p.path.Path
+	u.RawPath = e.url.EscapedPath() + p.path.EscapedPath()
+	u.RawQuery = p.path.RawQuery
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return false

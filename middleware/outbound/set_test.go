@@ -659,6 +659,31 @@ func TestProbeFallAndRise(t *testing.T) {
 	})
 }
 
+func TestProbePath(t *testing.T) {
+	for _, tc := range []struct{ endpoint, path, want string }{
+		{"http://a.test", "/readyz", "http://a.test/readyz"},
+		{"http://a.test/base/", "/readyz", "http://a.test/base/readyz"},
+		{"http://a.test/base", "/health?full=1&db", "http://a.test/base/health?full=1&db"},
+		{"http://a.test/b%2Fc", "/a%20b%2Fc", "http://a.test/b%2Fc/a%20b%2Fc"},
+	} {
+		t.Run(tc.endpoint+tc.path, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var got atomic.Value
+				set := newSet(t, urls(tc.endpoint), outbound.WithProbe(outbound.Probe{Path: tc.path,
+					Transport: roundTrip(func(req *http.Request) (*http.Response, error) {
+						got.Store(req.URL.String())
+						return answer(200)
+					})}))
+				synctest.Wait()
+				set.Close()
+				if got.Load() != tc.want {
+					t.Errorf("asked for %v, want %s", got.Load(), tc.want)
+				}
+			})
+		})
+	}
+}
+
 func TestProbeOfARemovedEndpointStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a, b atomic.Int64
