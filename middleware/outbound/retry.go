@@ -100,7 +100,8 @@ func WithBackoff(first, limit time.Duration) RetryOption {
 	if first < 0 || limit < first {
 		panic(fmt.Sprintf("outbound: WithBackoff(%v, %v): give 0 <= first <= limit", first, limit))
 	}
-	return retryOption(func(c *retryConfig) { c.base, c.limit = first, limit })
+	// A year is for ever, and no sum or multiple of it is out of range.
+	return retryOption(func(c *retryConfig) { c.base, c.limit = min(first, year), min(limit, year) })
 }
 
 // WithMaxRetryAfter sets the longest Retry-After that is waited for; default
@@ -247,6 +248,8 @@ func idempotent(req *http.Request) bool {
 	return req.Header.Get("Idempotency-Key") != ""
 }
 
+const year = 365 * 24 * time.Hour
+
 // retryAfter reads the header in both its forms (RFC 9110, section 10.2.3). It
 // reports false if there is none that makes sense.
 func retryAfter(v string, now time.Time) (time.Duration, bool) {
@@ -254,7 +257,6 @@ func retryAfter(v string, now time.Time) (time.Duration, bool) {
 	if v == "" {
 		return 0, false
 	}
-	const year = 365 * 24 * time.Hour
 	seconds, err := strconv.ParseUint(v, 10, 64)
 	if err == nil {
 		return time.Duration(min(seconds, uint64(year/time.Second))) * time.Second, true

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -292,6 +293,20 @@ func TestO6FullJitterThatGrows(t *testing.T) {
 		// Without a spread all would be the same; the sum is at most 100+200+250 ms.
 		if waits[len(waits)-1] > 550*time.Millisecond || waits[len(waits)-1]-waits[0] < 200*time.Millisecond {
 			t.Errorf("waits from %v to %v", waits[0], waits[len(waits)-1])
+		}
+	})
+}
+
+func TestO6ABackoffOfAnyLength(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, d := range []time.Duration{math.MaxInt64, math.MaxInt64 / 2} {
+			var tries atomic.Int64
+			rt := outbound.New(world{"a.test": counted(&tries, always(503))}, outbound.Retry(outbound.WithTries(10), outbound.WithBackoff(d, math.MaxInt64)))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if status, err := do(rt, request(ctx, "GET", "http://a.test/", nil)); status != 503 || tries.Load() != 1 {
+				t.Errorf("%v: %d %v after %d tries, want the first 503", d, status, err, tries.Load())
+			}
+			cancel()
 		}
 	})
 }
