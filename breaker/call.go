@@ -69,7 +69,7 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 		return
 	}
 	if waiting {
-		p.win.end(c.start, now, c.at, c.client)
+		p.win.end(c.start, c.at, c.client)
 	}
 	if b.phase.Load() != p {
 		b.dropped.Add(1)
@@ -105,16 +105,18 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 // report. Its latency and, if it is a probe, its lease count from now. A probe whose place went to
 // another takes a place that is free, or that of one that has not begun.
 func (c Call) Begin(now time.Time) Call {
-	if c.p == nil {
+	if c.p == nil || c.ticket.seq.Load() != c.seq { // nobody counts it, or it was answered or reported
 		return c
 	}
 	b := c.p.b
-	c.start = b.at(now)
-	if c.probe < 0 {
+	switch {
+	case c.probe >= 0:
+		c.start = b.at(now)
+		b.beginProbe(&c)
+	case c.at == uncounted: // otherwise it has begun
+		c.start = b.at(now)
 		c.at = c.p.win.begin(c.start, c.client)
-		return c
 	}
-	b.beginProbe(&c)
 	return c
 }
 
@@ -124,14 +126,14 @@ func (c Call) Begin(now time.Time) Call {
 // no Answered.
 func (c Call) Answered() {
 	if c.answered() && c.probe < 0 {
-		c.p.win.end(c.start, c.p.b.now(), c.at, c.client)
+		c.p.win.end(c.start, c.at, c.client)
 	}
 }
 
 // AnsweredAt is [Call.Answered] for a caller that has read the clock: now is that time.
 func (c Call) AnsweredAt(now time.Time) {
 	if c.answered() && c.probe < 0 {
-		c.p.win.end(c.start, c.p.b.at(now), c.at, c.client)
+		c.p.win.end(c.start, c.at, c.client)
 	}
 }
 

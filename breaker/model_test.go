@@ -359,6 +359,82 @@ func TestAgreesWithTheModel(t *testing.T) {
 	}
 }
 
+// Whatever is done to a breaker and its calls, in the right order or not, it counts nothing in flight
+// once all calls are reported, and closes when good calls come.
+func TestAnyScheduleEndsWell(t *testing.T) {
+	for seed := range uint64(200) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 3))
+			opts := []breaker.Option{
+				breaker.WithWindow(time.Duration(1+r.IntN(5)) * time.Second),
+				breaker.WithFailureRatio(0.5, 1+r.IntN(8)), breaker.WithConsecutiveFailures(r.IntN(6)),
+				breaker.WithProbes(1 + r.IntN(4)), breaker.WithOpenTime(time.Second, 7*time.Second),
+				breaker.WithLease(time.Duration(1+r.IntN(4)) * time.Second), breaker.WithRamp(time.Duration(r.IntN(3)) * time.Second),
+				breaker.WithMinClients(r.IntN(3)),
+			}
+			if r.IntN(2) == 0 {
+				opts = append(opts, breaker.WithSlowCalls(time.Duration(1+r.IntN(5))*300*time.Millisecond, 0.75))
+			}
+			b := breaker.New(opts...)
+			var out []breaker.Call
+			for range 400 {
+				k := r.IntN(len(out) + 1)
+				switch op := r.IntN(14); {
+				case op < 5:
+					if c, err := b.Admit(breaker.Request{Client: r.Uint64(), Long: r.IntN(4) == 0, Waits: r.IntN(3) == 0}); err == nil {
+						out = append(out, c)
+					}
+				case op < 7:
+					time.Sleep(time.Duration(r.IntN(1500)) * time.Millisecond) // in a synctest bubble
+				case op == 7:
+					[]func(){b.ForceOpen, b.ForceClosed, b.Disable, b.Reset, b.Reset}[r.IntN(5)]()
+				case op == 8:
+					b.Set([]breaker.Option{
+						breaker.WithSlowCalls(time.Duration(r.IntN(5))*300*time.Millisecond, 0.75),
+						breaker.WithMinClients(r.IntN(3)),
+						breaker.WithWindow(time.Duration(1+r.IntN(5)) * time.Second),
+						breaker.WithProbes(1 + r.IntN(4)),
+					}[r.IntN(4)])
+				case k == len(out):
+				case op == 9:
+					out[k] = out[k].Begin(time.Now())
+				case op == 10:
+					out[k].Answered()
+				default:
+					out[k].Done(breaker.Outcome(r.IntN(3)), time.Duration(r.IntN(8)-1)*250*time.Millisecond)
+					if r.IntN(5) == 0 {
+						out[k].Fail()
+					}
+					out = append(out[:k], out[k+1:]...)
+				}
+				if s := b.Stats(); s.InFlight > uint64(len(out)) {
+					t.Fatalf("seed %d: %d in flight, of %d that are not reported", seed, s.InFlight, len(out))
+				}
+			}
+			if b.State() >= breaker.ForcedOpen {
+				b.Reset()
+			}
+			if r.IntN(2) == 0 { // otherwise they are lost
+				for _, c := range out {
+					c.Done(breaker.Ignored, 0)
+				}
+				if s := b.Stats(); s.InFlight != 0 || s.ProbesOut != 0 {
+					t.Fatalf("seed %d: %d in flight and %d probes out, but all are reported", seed, s.InFlight, s.ProbesOut)
+				}
+			}
+			for range 60_000 / 20 {
+				if c, err := b.Allow(); err == nil {
+					c.Done(breaker.Success, 0)
+				}
+				time.Sleep(20 * time.Millisecond) // in a synctest bubble
+			}
+			if s := b.Stats(); s.State != breaker.Closed || s.Ramp != 1 || s.InFlight != 0 {
+				t.Fatalf("seed %d: after a minute of good calls: %+v", seed, s)
+			}
+		})
+	}
+}
+
 func FuzzSchedule(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte("the quick brown fox jumps over the lazy dog, and does so again and again and again"))

@@ -769,6 +769,42 @@ func TestCallsThatFailAfterTheyWereReportedAreARow(t *testing.T) {
 	}
 }
 
+func TestACallThatWasReportedIsNotInFlight(t *testing.T) {
+	for name, play := range map[string]func(b *breaker.Breaker){
+		"after many windows": func(b *breaker.Breaker) {
+			c, _ := b.Allow()
+			time.Sleep(time.Hour) // in a synctest bubble
+			c.Done(breaker.Success, 0)
+		},
+		"answered before it began": func(b *breaker.Breaker) {
+			c, _ := b.Admit(breaker.Request{Waits: true})
+			c.Answered()
+			c.Begin(time.Now()).Done(breaker.Success, 0)
+		},
+		"begun twice": func(b *breaker.Breaker) {
+			c, _ := b.Admit(breaker.Request{Waits: true})
+			c = c.Begin(time.Now())
+			time.Sleep(2 * time.Second) // in a synctest bubble
+			c.Begin(time.Now()).Done(breaker.Success, 0)
+		},
+		"reported before it began": func(b *breaker.Breaker) {
+			c, _ := b.Admit(breaker.Request{Waits: true})
+			c.Done(breaker.Success, 0)
+			c.Begin(time.Now())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.New(breaker.WithSlowCalls(time.Second, 0.8))
+				play(b)
+				if n := b.Stats().InFlight; n != 0 {
+					t.Errorf("%d in flight", n)
+				}
+			})
+		})
+	}
+}
+
 func TestForcedStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady()...)

@@ -123,11 +123,15 @@ func (w *window) begin(now int64, client uint8) uint8 {
 }
 
 // end takes a call that began at start off those in flight.
-func (w *window) end(start, now int64, at, client uint8) {
-	if w.slow == 0 || at == uncounted || now-start >= int64(len(w.spans)-1)*w.span {
-		return // or so long ago that its place counts others
+func (w *window) end(start int64, at, client uint8) {
+	if w.slow == 0 || at == uncounted {
+		return
 	}
-	w.spans[at].n.Add(-1)
+	s := &w.spans[at]
+	if uint64(start-(s.epoch.Load()-1)*w.span) >= uint64(w.span) {
+		return // so long ago that its place counts others
+	}
+	s.n.Add(-1)
 	if w.spread != nil {
 		w.spread[at][client].Add(-1)
 	}
