@@ -190,7 +190,7 @@ func (g *Group) step(now time.Duration, c *groupConfig, needed bool) bool {
 		g.stats.Expired++
 	case p.state == Closed && needed:
 		g.stats.Evicted++
-	case (p.state == Open || p.state == HalfOpen) && idle && e.breaker.now()-p.until.Load() >= int64(c.idle):
+	case (p.state == Open || p.state == HalfOpen) && idle && e.breaker.now()-max(p.since, p.until.Load()) >= int64(c.idle):
 		g.stats.Forgotten++
 	default:
 		g.hand++

@@ -123,6 +123,29 @@ func TestO1NobodyGivesWayWhenAllAreOpen(t *testing.T) {
 	})
 }
 
+// Who reads Stats lets an open time that is over pass, and must not have a key forgotten any sooner for it.
+func TestO1AHalfOpenBreakerIsForgottenAfterWithIdleOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup(breaker.WithKeys(1), breaker.WithIdle(time.Minute), breaker.WithOpenTime(time.Hour, time.Hour), breaker.WithJitter(0))
+		trip(t, g.Get("failing"))
+		time.Sleep(time.Hour + time.Second) // in a synctest bubble
+		for _, b := range g.All() {
+			if s := b.Stats().State; s != breaker.HalfOpen {
+				t.Fatal(s)
+			}
+		}
+		g.Get("new")
+		if s := g.Stats(); s.Forgotten != 0 {
+			t.Error("forgotten a second after its open time")
+		}
+		time.Sleep(time.Minute) // in a synctest bubble
+		g.Get("new")
+		if s := g.Stats(); s.Forgotten != 1 {
+			t.Error("not forgotten a minute later")
+		}
+	})
+}
+
 func TestIdleOnesExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := breaker.NewGroup(breaker.WithIdle(time.Minute))
