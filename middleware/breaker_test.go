@@ -645,6 +645,30 @@ func TestR9OurOwnRefusalsAreIgnored(t *testing.T) {
 	}
 }
 
+// What a request waits for a layer of ours that refuses it in the end is no time of its handler.
+func TestR9ARefusalAfterAWaitIsNotSlow(t *testing.T) {
+	var inner http.Handler
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(w, r) })
+	options := []breaker.GroupOption{breaker.WithSlowCalls(900*time.Millisecond, 0.8), breaker.WithFailureRatio(0, 5)}
+	onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, options, nil, h, func(s *guarded) {
+		full := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Second))
+		inner = middleware.Concurrency(full).Handler(answers(http.StatusOK))
+		permit, ok := full.TryAcquire(limiter.Request{})
+		if !ok {
+			s.Fatal("no permit")
+		}
+		defer permit.Release(limiter.Ignored)
+		for range 10 {
+			if code, _ := s.get("/"); code != 503 {
+				s.Fatalf("status %d, want the 503 of the limiter", code)
+			}
+		}
+		if n := s.b.Stats(); n.State != breaker.Closed || n.Slow != 0 {
+			s.Errorf("%v with %d slow requests, want closed with none", n.State, n.Slow)
+		}
+	})
+}
+
 func TestR10TheTimeToTheFirstByteIsWhatIsSlow(t *testing.T) {
 	slow := []breaker.GroupOption{breaker.WithSlowCalls(time.Second, 0.8), breaker.WithFailureRatio(0, 10)}
 	for _, c := range []struct {
@@ -930,6 +954,29 @@ func TestR14ALostProbeFailsWithItsLease(t *testing.T) {
 		if n := s.b.Stats(); n.Dropped != 1 || n.LostProbes != 1 {
 			s.Errorf("%d dropped, %d lost, want 1 and 1", n.Dropped, n.LostProbes)
 		}
+	})
+}
+
+// A probe that has begun to answer has passed, however long its answer takes.
+func TestR14AProbeThatStreamsPastItsLeasePasses(t *testing.T) {
+	onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/stream" {
+			statusByPath(w, r)
+			return
+		}
+		for range 10 {
+			io.WriteString(w, "x")
+			time.Sleep(time.Second) // in a synctest bubble
+		}
+	}), func(s *guarded) {
+		for range 20 {
+			s.get("/500")
+		}
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		go s.get("/stream")
+		time.Sleep(6 * time.Second) // in a synctest bubble
+		s.wantState(breaker.Closed)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 	})
 }
 

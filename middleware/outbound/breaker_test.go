@@ -111,6 +111,47 @@ func (s *slowReader) Read(p []byte) (int, error) {
 	return copy(p, "x"), nil
 }
 
+func TestO2SlowIsTheTimeToTheHeader(t *testing.T) {
+	slowBody := func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: io.NopCloser(lateReader{strings.NewReader("x")})}, nil
+	}
+	for _, tc := range []struct {
+		name string
+		host func(*http.Request) (*http.Response, error)
+		open bool
+	}{
+		{"a header that takes long", sleepy(2*time.Second, 200), true},
+		{"a body that takes long", slowBody, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				options := []breaker.Option{breaker.WithSlowCalls(time.Second, 0.8), breaker.WithFailureRatio(0, 3), breaker.WithWindow(10 * time.Second)}
+				g := breaker.NewGroup(options[0], options[1], options[2])
+				set := newSet(t, urls("http://a.test"), outbound.WithEjection(options...))
+				for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+					rt := outbound.New(world{"a.test": tc.host}, layer)
+					for range 4 {
+						get(t, rt, "http://a.test/")
+					}
+				}
+				if open := g.Get("a.test").Stats().Openings > 0; open != tc.open {
+					t.Errorf("Breaker opened: %v, want %v", open, tc.open)
+				}
+				if open := set.Stats().Endpoints[0].Breaker.Openings > 0; open != tc.open {
+					t.Errorf("Balance ejected: %v, want %v", open, tc.open)
+				}
+			})
+		})
+	}
+}
+
+type lateReader struct{ io.Reader }
+
+func (r lateReader) Read(p []byte) (int, error) {
+	time.Sleep(2 * time.Second) // in a synctest bubble
+	return r.Reader.Read(p)
+}
+
 func TestO2BodyThatBreaksOffIsAFailure(t *testing.T) {
 	cut := func(*http.Request) (*http.Response, error) {
 		resp, _ := answer(200)

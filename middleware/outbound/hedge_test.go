@@ -11,7 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware/outbound"
 )
 
@@ -170,6 +173,69 @@ func TestO8AfterTheMeasured95thPercentile(t *testing.T) {
 	})
 }
 
+func TestO8NotBefore50Latencies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &firstHangs{next: world{"a.test": sleepy(10*time.Millisecond, 200)}}
+		rt := outbound.New(w, outbound.Hedge())
+		for range 49 {
+			get(t, rt, "http://a.test/")
+		}
+		for _, want := range []uint64{0, 1} { // the first of these is the fiftieth
+			w.arm.Store(true)
+			get(t, rt, "http://a.test/")
+			if n := rt.Stats().Hedges; n != want {
+				t.Errorf("%d hedges, want %d", n, want)
+			}
+		}
+		synctest.Wait()
+	})
+}
+
+// A hedge that had to wait would save no time.
+func TestO8HedgeDoesNotWaitForALimit(t *testing.T) {
+	for name, limit := range map[string]outbound.LimitOption{
+		"permit": outbound.WithConcurrency(func() *limiter.Concurrency {
+			return limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute))
+		}),
+		"rate": outbound.WithRate(limiter.NewRate(rate.Every(500*time.Millisecond), 1, limiter.WithMaxWait(time.Minute))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				rt := outbound.New(world{"a.test": counted(&calls, sleepy(time.Second, 200))},
+					outbound.Limit(limit), outbound.Hedge(outbound.WithHedgeAfter(100*time.Millisecond)))
+				go get(t, rt, "http://a.test/")
+				time.Sleep(150 * time.Millisecond) // in a synctest bubble
+				if n := rt.Stats().Limited; n != 1 {
+					t.Errorf("%d tries refused, want the hedge", n)
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+				if calls.Load() != 1 {
+					t.Errorf("%d calls, want the first try only", calls.Load())
+				}
+			})
+		})
+	}
+}
+
+func TestO8AHedgeThatIsRefusedCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}}, outbound.WithSlowStart(0))
+		rt := outbound.New(newHedgeWorld(sleepy(time.Second, 200), sleepy(time.Millisecond, 200)), outbound.Balance(set),
+			outbound.Retry(outbound.WithRetryBudget(0)), outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond)))
+		for range 20 { // there is no other endpoint
+			get(t, rt, "http://svc/")
+		}
+		set.Update([]outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}})
+		for range 20 {
+			get(t, rt, "http://svc/")
+		}
+		if n := rt.Stats().HedgesWon; n != 10 {
+			t.Errorf("%d hedges won, want the 10 that were there at the start", n)
+		}
+	})
+}
+
 // firstHangs lets the next try hang once it is armed.
 type firstHangs struct {
 	arm  atomic.Bool
@@ -276,6 +342,54 @@ func TestO8HedgeDoesNotProbe(t *testing.T) {
 		if w.fast.Load() != before {
 			t.Errorf("%d hedges to an ejected endpoint", w.fast.Load()-before)
 		}
+	})
+}
+
+// A place for a probe is for a first try: a hedge is no more than a copy of it.
+func TestO8HedgeDoesNotProbeWhenTheOpenTimeIsOver(t *testing.T) {
+	t.Run("Breaker", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			var well atomic.Bool
+			rt := outbound.New(world{"a.test": counted(&calls, func(req *http.Request) (*http.Response, error) {
+				if !well.Load() {
+					return answer(500)
+				}
+				return sleepy(time.Second, 200)(req)
+			})}, outbound.Breaker(group()), outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond)))
+			for range 3 {
+				get(t, rt, "http://a.test/")
+			}
+			time.Sleep(5 * time.Second) // in a synctest bubble
+			well.Store(true)
+			calls.Store(0)
+			if get(t, rt, "http://a.test/"); calls.Load() != 1 {
+				t.Errorf("%d calls, want the probe only", calls.Load())
+			}
+		})
+	})
+	t.Run("Balance", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newHedgeWorld(sleepy(100*time.Millisecond, 200), always(500))
+			// Weights make the slow endpoint the first choice, so that the other gets hedges only.
+			set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}},
+				outbound.WithEjection(breaker.WithJitter(0)))
+			rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+			for range 5 {
+				get(t, rt, "http://svc/")
+			}
+			if s := set.Stats().Endpoints[1].Breaker.State; s != breaker.Open {
+				t.Fatalf("after five failures it is %v", s)
+			}
+			time.Sleep(6 * time.Second) // in a synctest bubble
+			before := w.fast.Load()
+			for range 3 {
+				get(t, rt, "http://svc/")
+			}
+			if w.fast.Load() != before {
+				t.Errorf("%d hedges were probes", w.fast.Load()-before)
+			}
+		})
 	})
 }
 

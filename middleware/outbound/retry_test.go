@@ -297,6 +297,28 @@ func TestO6FullJitterThatGrows(t *testing.T) {
 	})
 }
 
+// A budget of one retry a request denies none, so that nothing but the jitter spreads the waits.
+func TestO6JitterIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test": always(503)}, outbound.Retry(
+			outbound.WithBackoff(100*time.Millisecond, time.Second), outbound.WithRetryBudget(1)))
+		var below int
+		for range 1000 {
+			began := time.Now()
+			get(t, rt, "http://a.test/")
+			switch d := time.Since(began); {
+			case d > 100*time.Millisecond:
+				t.Fatalf("waited %v", d)
+			case d < 25*time.Millisecond:
+				below++
+			}
+		}
+		if below < 150 || below > 350 {
+			t.Errorf("%d of 1,000 waits are in the lowest quarter", below)
+		}
+	})
+}
+
 func TestO6ABackoffOfAnyLength(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, d := range []time.Duration{math.MaxInt64, math.MaxInt64 / 2} {
@@ -344,6 +366,31 @@ func TestO7Budget(t *testing.T) {
 		}
 		if s := rt.Stats(); s.Requests != n+1 || s.Retries != uint64(tries.Load()+other.Load()-n-1) || s.RetriesDenied == 0 {
 			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestO7ARetryThatWasNotMadeCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var wait atomic.Bool
+		wait.Store(true)
+		rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
+			if wait.Load() {
+				return answer(503, "Retry-After", "5")
+			}
+			return answer(503)
+		}}, outbound.Retry(outbound.WithRetryBudget(0)))
+		for range 20 { // callers who leave during the wait
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			do(rt, request(ctx, "GET", "http://a.test/", nil))
+		}
+		wait.Store(false)
+		for range 20 {
+			get(t, rt, "http://a.test/")
+		}
+		if n := rt.Stats().Retries; n != 10 {
+			t.Errorf("%d retries, want the 10 that were there at the start", n)
 		}
 	})
 }
