@@ -11,10 +11,14 @@ import (
 // With [WithRate] each try takes a token of its host's bucket, with
 // [WithConcurrency] a permit of its host's limiter, which it holds until the
 // response body is over; it is a success to that limiter unless the status is 429
-// or 500 and more, or the body breaks off. A try waits for them within the bounds that the
-// limiters set; its error otherwise is theirs, a [*limiter.Error] or that of the
-// context. With [Balance], the host is the endpoint that was chosen, and [WithKey]
-// has no effect.
+// or 500 and more, or the body breaks off. A try waits for them within the bounds
+// that the limiters set; its error otherwise is theirs, a [*limiter.Error] or that
+// of the context. With [Balance], the host is the endpoint that was chosen, and
+// [WithKey] has no effect.
+//
+// With both, a try holds its permit while it waits for the token. The other way
+// about, those that have their tokens would wait for permits, and go out together
+// when a host that hung comes back, however low the rate is.
 //
 // It panics if neither option is given.
 func Limit(opts ...LimitOption) Layer {
