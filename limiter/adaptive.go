@@ -33,13 +33,14 @@ type adaptive struct {
 	turns    int64         // arrivals sent away
 	shedE    float64       // smoothed share of arrivals that is shed
 	openE    float64       // smoothed share of arrivals that finds a free permit
-	knock    time.Duration // when somebody last found no free permit, or the window was opened
-	lull     time.Duration // the longest time between two of these
 	burst    ctrlWindow    // the last one in which somebody came
 	barren   concCount     // the counts when something was last seen to have succeeded
 	sterile  time.Duration // and when that was
 	relieved int           // the limit before it was lowered since nothing succeeds; 0 is not
 	drains   bool          // the next window opens once what is in flight has ended
+	owed     float64       // how many were sent away since there was room to spare
+	taut     float64       // for how long there was none, s
+	bridged  float64       // how long the line has to be so that none of those who come in bursts is, s; 0 is as long as it is otherwise
 	hasQueue bool
 	gates    bool    // there may be a gate: it needs the yield, and a line to wait in
 	lag      float64 // mean time that work waits for a processor before it begins lately, s
@@ -52,6 +53,7 @@ type concCount struct {
 	lag, lags              int64
 	arrivals, knocks, turn int64
 	gated                  int64
+	idle                   time.Duration
 }
 
 // flight is how many are in flight.
@@ -81,11 +83,19 @@ const (
 // adaptUnit is that of sums of time in service, in seconds.
 const adaptUnit = 1.024e-6
 
-// adaptCrest is the share of arrivals that find no permit from which on they may be a burst, and adaptEbbs at most that of
-// the last of one.
+// adaptEbbs is the share of arrivals that found no permit at most where nobody came since a burst.
+const adaptEbbs = .9
+
+// There is room to spare if adaptSpare of a window is not made use of, and adaptRoom of the base latency. The line may be
+// adaptBridge times the base latency long to bridge it, or adaptBridged, in seconds, which anybody waits for. While there is
+// no room it becomes shorter by adaptTaut of the time that goes by, and in each window in which it was long enough it keeps adaptKeeps.
 const (
-	adaptCrest = .8
-	adaptEbbs  = .9
+	adaptSpare   = .2
+	adaptRoom    = 1
+	adaptBridge  = 8
+	adaptBridged = .25
+	adaptTaut    = .25
+	adaptKeeps   = .998
 )
 
 // A window closes before it is over if so many times as much has ended as it has to hold: work is much faster than
@@ -140,6 +150,9 @@ const adaptUnseen = .005
 // adaptNewest is the share of arrivals that is shed from which on the newest come first. Below it a line from whose end
 // requests are dropped holds too few to last through a lull.
 const adaptNewest = .3
+
+// adaptCalm is how much more of the variance of the time in service the line makes up for while nobody is sent away.
+const adaptCalm = 3
 
 // adaptInTime is the part of what is served within the bound of a line that has a place in it: whoever has one is served before
 // the bound is over.
@@ -208,8 +221,7 @@ func (a *adaptive) comes(s *concSlot) {
 
 // knocked counts an arrival that did not get a permit at once, or that would have had one but
 // for the gate or the line in front of it.
-func (a *adaptive) knocked(gated bool, now time.Duration) {
-	a.lull, a.knock = max(a.lull, now-a.knock), now
+func (a *adaptive) knocked(gated bool) {
 	if gated {
 		a.gated++
 	}
@@ -224,7 +236,7 @@ func (a *adaptive) turned() {
 	a.shedE = min(a.shedE+1-adaptSmooth, 1)
 }
 
-func (a *adaptive) counts(c *Concurrency) concCount {
+func (a *adaptive) counts(c *Concurrency, now time.Duration) concCount {
 	var t concCount
 	var admitted int64
 	for i := range c.cells {
@@ -242,6 +254,10 @@ func (a *adaptive) counts(c *Concurrency) concCount {
 	t.knocks = a.knocks
 	t.gated = a.gated
 	t.turn = a.turns
+	t.idle = time.Duration(c.idle.Load())
+	if at := c.idleAt.Load(); at != 0 {
+		t.idle += now - time.Duration(at)
+	}
 	return t
 }
 
@@ -275,7 +291,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	if int64(now) < a.next.Load() {
 		return from, from
 	}
-	t := a.counts(c)
+	t := a.counts(c, now)
 	if a.drains {
 		a.drains = false
 		a.times = a.spread()
@@ -332,9 +348,12 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 		shed:     float64(t.turn - a.last.turn),
 		open:     a.openE,
 	}
+	// The work that was done took some of the time, whatever the order in which it was seen to begin and end.
+	w.idle = max(min((t.idle-a.last.idle).Seconds(), secs-w.flight()/float64(from)), 0)
 	a.relieved = 0
-	a.unbunch(&w, float64(from), c.line.n > 0, now)
+	a.unbunch(&w, c.line.n > 0)
 	a.crowd(t, &w)
+	a.bridge(&w, float64(from), c.bound.Seconds())
 	if c.conf.shadow {
 		a.watch(w)
 	} else {
@@ -345,27 +364,51 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	return from, a.ctrl.limit
 }
 
-// unbunch makes up for what comes in bursts: then a window is mostly idle, or nobody comes in it since all came before.
-func (a *adaptive) unbunch(w *ctrlWindow, limit float64, waits bool, now time.Duration) {
+// unbunch makes up for what comes in bursts, where nobody comes in a window since all came before: what they met who came at once
+// stands for the whole of their work.
+func (a *adaptive) unbunch(w *ctrlWindow, waits bool) {
 	b := &a.burst
-	switch lull := max(a.lull, now-a.knock).Seconds(); {
-	case w.arrivals == 0 && b.arrivals > 0:
-		// What they met who came at once stands for the whole of their work.
-		w.arrivals, w.blocked, w.gated = b.arrivals, b.blocked, b.gated
-		if w.shed += w.n * b.shed / b.n; !waits {
-			w.blocked = min(w.blocked, adaptEbbs*w.arrivals) // the limit is no longer full
+	if w.arrivals > 0 || b.arrivals == 0 {
+		*b = *w
+		return
+	}
+	w.arrivals, w.blocked, w.gated = b.arrivals, b.blocked, b.gated
+	if w.shed += w.n * b.shed / b.n; !waits {
+		w.blocked = min(w.blocked, adaptEbbs*w.arrivals) // the limit is no longer full
+	}
+}
+
+// bridge learns how long the line has to be where what comes in bursts is sent away, and soon after there is room to spare: so long
+// that there would be none. What is sent away over a longer time would not be served by any line.
+func (a *adaptive) bridge(w *ctrlWindow, limit, bound float64) {
+	base := a.ctrl.base
+	if base <= 0 {
+		return
+	}
+	a.owed += w.shed
+	spare := w.idle
+	if a.gate.Load() == 0 { // behind one, permits are free since processors are not
+		spare = max(spare, w.secs-w.flight()/limit)
+	}
+	if spare < max(adaptSpare*w.secs, adaptRoom*base) {
+		a.taut += w.secs
+		if w.shed > 0 {
+			a.bridged = max(a.bridged-adaptTaut*w.secs, 0)
 		}
 		return
-	case w.blocked > adaptCrest*w.arrivals && 2*lull > w.secs:
-		// Nearly all found the limit full, and for most of the time none of them came: there was nothing to do.
-		w.secs = max(w.secs-lull, (w.sum+w.heavy+w.lost)/limit)
 	}
-	*b = *w
+	switch most := min(max(adaptBridge*base, adaptBridged), adaptPatience.Seconds()); {
+	case a.owed == 0:
+		a.bridged *= adaptKeeps
+	case a.taut < most:
+		a.bridged = max(a.bridged, min(bound+min(a.owed/w.counted(), spare), most))
+	}
+	a.owed, a.taut = 0, 0
 }
 
 // begin opens a window.
 func (a *adaptive) begin(now time.Duration, t concCount) {
-	a.opened, a.last, a.lull, a.knock = now, t, 0, now
+	a.opened, a.last = now, t
 	// It may be that work is over much sooner than it was.
 	a.next.Store(int64(now) + int64(min(a.ctrl.needSecs, adaptGlance)*1e9))
 }
@@ -521,7 +564,7 @@ func (a *adaptive) tune(c *Concurrency) {
 		return
 	}
 	a.order(c)
-	x, b, gated := a.ctrl.ref.x, a.ctrl.base, a.gate.Load() > 0
+	x, b, gated := a.ctrl.ref.x*a.ctrl.ref.busy, a.ctrl.base, a.gate.Load() > 0
 	if x <= 0 || b <= 0 {
 		c.bound = 100 * time.Millisecond
 		if a.ctrl.fresh {
@@ -533,7 +576,12 @@ func (a *adaptive) tune(c *Concurrency) {
 		tight := max(.4*b, 5/x)
 		// Chance needs room for so many to wait; those that wait inside the limit are of them.
 		inside := max(0, a.ctrl.ref.r-a.ctrl.ref.y-b)
-		wide := max(b*(1+a.ctrl.cv2), (11+6*a.ctrl.cv2)/x-adaptInside*inside)
+		v := a.ctrl.cv2
+		if a.ctrl.ncv >= ctrlYoung { // and is no guess
+			// While hardly anybody is sent away the line can afford to be as long as it takes for work that varies.
+			v *= 1 + adaptCalm*max(0, 1-a.shedE/ctrlShed)
+		}
+		wide := max(b*(1+v), (11+6*v)/x-adaptInside*inside)
 		// What arrives comes by the batch while no processor is idle, and a batch is no overload.
 		wide += min(2*a.ctrl.ref.y, 2*adaptUnseen)
 		varies, seen := a.ctrl.cv2, 0.
@@ -542,7 +590,7 @@ func (a *adaptive) tune(c *Concurrency) {
 			varies, seen = 0, adaptUnseen
 		}
 		dry := adaptRunDry*(1+varies*(1-a.shedE))/(a.shedE*x) - seen
-		bound := max(tight, min(dry, wide))
+		bound := max(tight, min(dry, wide), a.bridged)
 		c.places = 3 + int(1.5*x*bound)
 		if a.ctrl.fresh && !gated && a.shedE < .15 {
 			// Nothing speaks against a higher limit yet, and it is on its way. What waits for a
@@ -571,7 +619,7 @@ func (a *adaptive) restart(c *Concurrency, limit int, now time.Duration) {
 	a.ctrl.base = base
 	a.times, a.drains, a.relieved = a.spread(), false, 0
 	a.lacks.Store(0)
-	a.begin(now, a.counts(c))
+	a.begin(now, a.counts(c, now))
 }
 
 func (a *adaptive) stats(s *ConcurrencyStats) {

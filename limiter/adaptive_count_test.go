@@ -23,7 +23,7 @@ func TestAdaptiveCountersRunOver(t *testing.T) {
 		}
 		now := time.Duration(1)
 		c.adapt.times = c.adapt.spread()
-		c.adapt.begin(now, c.adapt.counts(c))
+		c.adapt.begin(now, c.adapt.counts(c, now))
 		for i := range 40 * each {
 			p, ok := c.take(3, now)
 			if !ok {

@@ -206,7 +206,7 @@ func adaptLine(shed, cv2 float64, gate int64) *Concurrency {
 	c := NewAdaptive()
 	a := c.adapt
 	a.ctrl.fresh, a.ctrl.base, a.ctrl.cv2, a.shedE = false, .002, cv2, shed
-	a.ctrl.ref.x, a.ctrl.ref.r = 500, .002
+	a.ctrl.ref.x, a.ctrl.ref.r, a.ctrl.ref.busy = 500, .002, 1
 	a.gate.Store(gate)
 	a.tune(c)
 	return c

@@ -100,13 +100,15 @@ type concCell struct {
 // nothing. No lock is held while a hook of the caller runs. It has no goroutine and need not be
 // closed. The zero value does not work. Safe for concurrent use.
 type Concurrency struct {
-	state atomic.Int64 // weight in flight, and concWaiting
-	_     [56]byte
-	limit atomic.Int64
-	adapt *adaptive // nil: the limit is fixed
-	cells []concCell
-	base  time.Time
-	conf  concConfig
+	state  atomic.Int64 // weight in flight, and concWaiting
+	idleAt atomic.Int64 // of an adaptive one: since when nothing is in flight; 0 is something is
+	idle   atomic.Int64 // and for how long nothing was before that, in all
+	_      [40]byte
+	limit  atomic.Int64
+	adapt  *adaptive // nil: the limit is fixed
+	cells  []concCell
+	base   time.Time
+	conf   concConfig
 
 	mu      sync.Mutex
 	line    queueLine
@@ -294,7 +296,7 @@ func (c *Concurrency) refuseAtOnce(r *Request) error {
 	} else {
 		c.mu.Lock()
 		if c.adapt != nil {
-			c.adapt.knocked(false, time.Since(c.base))
+			c.adapt.knocked(false)
 		}
 		err = c.refuse(queueFull)
 		c.mu.Unlock()
@@ -398,7 +400,7 @@ func (c *Concurrency) wouldShed(over int64, now time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.adapt != nil {
-		c.adapt.knocked(false, now)
+		c.adapt.knocked(false)
 	}
 	if over > int64(c.places) {
 		return c.refuse(queueFull)
@@ -410,7 +412,17 @@ func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	s := concSlots.Get().(*concSlot)
 	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.coming, s.late = c, weight, now, nil, false, 0, false, false
 	c.cell(s).admitted.Add(1)
+	if c.idleAt.Load() != 0 {
+		c.busy(now)
+	}
 	return s
+}
+
+// busy says that something is in flight again.
+func (c *Concurrency) busy(now time.Duration) {
+	if at := c.idleAt.Swap(0); at != 0 {
+		c.idle.Add(max(int64(now)-at, 0))
+	}
 }
 
 func (c *Concurrency) cell(s *concSlot) *concCell { return &c.cells[c.index(s)] }
@@ -507,7 +519,14 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 		}
 		due = int64(now) >= a.next.Load() && a.lacks.Add(-1) <= 0
 	}
-	waiting := c.state.Add(-weight)&concWaiting != 0
+	left := c.state.Add(-weight)
+	if left == 0 && c.adapt != nil {
+		c.idleAt.Store(int64(now))
+		if c.state.Load() != 0 {
+			c.busy(now)
+		}
+	}
+	waiting := left&concWaiting != 0
 	if !waiting && client == nil {
 		// A window that is due can wait for the next release if somebody else is at it.
 		if !due || !c.mu.TryLock() {
@@ -606,7 +625,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	}
 	if a := c.adapt; a != nil {
 		limit := c.limit.Load()
-		a.knocked(c.state.Load()&^concWaiting+min(weight, limit) <= limit, now)
+		a.knocked(c.state.Load()&^concWaiting+min(weight, limit) <= limit)
 	}
 	if done != nil {
 		c.left++

@@ -37,6 +37,7 @@ const (
 	ctrlLong   = 1.4   // multiple of the time in service from which on work has slowed down
 	ctrlLess   = .85   // part of the throughput before from which on there is less of it
 	ctrlSurer  = .6    // and by the second window
+	ctrlSlow   = 2.5   // and standard errors of it that are more than chance
 	ctrlOdd    = .5    // surprise from which on windows are set aside
 	ctrlShock  = 5.    // surprise from which on the service has changed
 	ctrlAside  = 10    // how many windows are set aside at most
@@ -190,7 +191,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	}
 	k := &s.kinds
 	apart := k.gap > 0
-	r, shift := k.see(w.times, float64(s.limit)*w.sum/(w.sum+w.heavy+w.lost))
+	r, shift := k.see(w.times, float64(s.limit)*w.sum/w.flight())
 	w.times = nil // it is the caller's
 	part := (k.within + .1) / (s.varied + .1)
 	if k.gap == 0 {
@@ -261,7 +262,7 @@ func (s *ctrlState) fails(w ctrlWindow, m ctrlMean) bool {
 		return false
 	}
 	s.path.add(w)
-	part := s.path.n / s.path.secs / s.ref.x
+	part := s.path.counted() / s.ref.x
 	return part < ctrlFails && m.r > ctrlWorse*s.ref.r &&
 		-math.Log(part) > ctrlSure*math.Sqrt(s.noise(&m, w.open)*(1/s.path.n+1/s.ref.n))
 }
@@ -287,7 +288,7 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 	v := s.noise(&m, w.open)
 	q := s.weigh(v)
 	low, high := math.Log(float64(s.limit)), math.Log(float64(s.from))
-	y := s.belief.level((low+high)/2, math.Log(m.worth*s.path.n/s.path.secs*s.path.sum/s.path.even()), m.kinds)
+	y := s.belief.level((low+high)/2, math.Log(m.worth*s.path.counted()*s.path.sum/s.path.even()), m.kinds)
 	if y > min(q.lowest(low), q.lowest(high)) {
 		return false
 	}
@@ -347,7 +348,7 @@ func (s *ctrlState) point(w *ctrlWindow, m *ctrlMean) (at, y float64) {
 func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	jump := math.Abs(m.blocked - s.blocked)
 	s.blocked = m.blocked
-	if s.slowed(&m) {
+	if s.slowed(&m, w.open) {
 		s.shock(s.weigh(s.noise(&m, w.open)), math.Log(m.r/s.ref.r))
 		s.gather()
 		return
@@ -441,9 +442,9 @@ func (s *ctrlState) raised() bool { return s.stale && s.limit > s.from }
 func (s *ctrlState) catchesUp() bool { return s.raised() && s.change < ctrlAgain }
 
 // slowed reports that it is the service that has changed: no more comes than before, and what was in flight no
-// longer fits. A surge looks the same but for that. Where the first window in which the limit is full may have been
-// a burst, the second decides.
-func (s *ctrlState) slowed(m *ctrlMean) bool {
+// longer fits. A surge looks the same but for that, and where about as much comes as can be served, chance fills the limit. Where the first
+// window in which it is full may have been a burst, the second decides.
+func (s *ctrlState) slowed(m *ctrlMean, open float64) bool {
 	a := &s.ref
 	if a.n < 64 || a.blocked >= .3 || m.blocked <= .5 {
 		return false
@@ -455,7 +456,11 @@ func (s *ctrlState) slowed(m *ctrlMean) bool {
 		}
 		less = ctrlSurer
 	}
-	return m.load < ctrlSame*a.load && m.r > ctrlLong*a.r && m.counted < less*a.x
+	full := *m
+	full.blocked = 1 // what was counted is the throughput, whether the limit was full all the time or not
+	v := s.noise(&full, open)
+	return m.load < ctrlSame*a.load && m.r > ctrlLong*a.r && m.counted < less*a.x &&
+		math.Log(a.x/m.counted) > ctrlSlow*math.Sqrt(v*(1/m.n+1/a.n))
 }
 
 // heed forgets the windows that were set aside: they have been made something of.

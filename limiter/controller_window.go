@@ -5,6 +5,7 @@ import "math"
 // ctrlWindow is what was seen in one window of time.
 type ctrlWindow struct {
 	secs     float64
+	idle     float64    // the part of it in which nothing was in flight
 	n        float64    // successes
 	sum      float64    // their time in service, s
 	heavy    float64    // the same by weight, as far as that is beyond 1
@@ -22,6 +23,7 @@ type ctrlWindow struct {
 
 func (w *ctrlWindow) add(v ctrlWindow) {
 	w.secs += v.secs
+	w.idle += v.idle
 	w.n += v.n
 	w.heavy += v.heavy
 	w.lost += v.lost
@@ -46,12 +48,19 @@ func (w *ctrlWindow) even() float64 {
 	return w.sum
 }
 
+// flight is what was in flight, by weight, times the seconds that it was.
+func (w *ctrlWindow) flight() float64 { return w.sum + w.heavy + w.lost }
+
+// counted is the throughput while anything was in flight, 1/s.
+func (w *ctrlWindow) counted() float64 { return w.n / (w.secs - w.idle) }
+
 // ctrlMean is what a number of windows say: rates and shares.
 type ctrlMean struct {
 	n        float64 // behind it
 	x        float64 // throughput, 1/s, by both of the next
 	counted  float64
 	inferred float64 // 0 unless the limit was full
+	busy     float64 // share of the time in which anything was in flight
 	rounds   float64 // of work in flight
 	kinds    bool    // these are of the usual mixture of kinds
 	mixed    float64 // ln of how much more throughput there is with that than with the mixture there was
@@ -68,14 +77,15 @@ type ctrlMean struct {
 // mean sums a window up that was seen at a limit.
 func (w *ctrlWindow) mean(limit int) ctrlMean {
 	even := w.even()
-	m := ctrlMean{n: w.n, counted: w.n / w.secs * w.sum / even, r: even / w.n, shed: w.shed / (w.n + w.shed)}
+	m := ctrlMean{n: w.n, counted: w.counted() * w.sum / even, r: even / w.n, shed: w.shed / (w.n + w.shed)}
 	if w.usual > 0 {
 		m.kinds, m.mixed = true, math.Log(w.sum/even)
 	}
 	m.worth = 1 + w.heavy/w.sum
 	m.more = m.worth + w.lost/w.sum
 	m.y = min(max(w.lag/w.n, 0), m.r)
-	m.rounds = w.secs / m.r
+	m.rounds = (w.secs - w.idle) / m.r
+	m.busy = 1 - w.idle/w.secs
 	if w.arrivals > 0 {
 		m.blocked = w.blocked / w.arrivals
 		m.gated = w.gated / w.arrivals
@@ -143,6 +153,7 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 		m.inferred = 0
 	}
 	m.rounds = (1-a)*m.rounds + v.rounds
+	m.busy += a * (v.busy - m.busy)
 	m.kinds = m.kinds || v.kinds
 	m.mixed += a * (v.mixed - m.mixed)
 	m.more += a * (v.more - m.more)

@@ -609,3 +609,92 @@ func TestLabBursts(t *testing.T) {
 		}
 	})
 }
+
+// Requests that come a hundred at once, at times that are random, are served as far as the service can: the limit stays near what is of
+// use, and the line is as long as a batch takes.
+func TestLabBatches(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	const end = 70 * time.Second
+	seeds := uint64(1)
+	if *labFull {
+		seeds = 3
+	}
+	type test struct {
+		name  string
+		load  float64
+		least float64 // of what is possible; while idle time counted and the line was as short as for what comes evenly it was .07, .62, .28, .51 and .99
+		most  int     // a limit; it was 3, 81, 82, 67 and 445
+	}
+	tests := []test{
+		{"cpu", .5, .6, 20},
+		{"cpu", 2, .6, 20},
+		{"contended", .5, .85, 60},
+		{"contended", 2, .7, 60},
+		{"io", .5, .85, 100},
+	}
+	labParallel(len(tests), func(i int) {
+		k := tests[i]
+		var svc limitersim.Service
+		for _, p := range limitersim.Profiles() {
+			if p.Name == k.name {
+				svc = p
+			}
+		}
+		for seed := range seeds {
+			c := NewAdaptive()
+			sim := limitersim.New(svc, 0, seed+1, end)
+			rnd := rand.New(rand.NewPCG(1, seed+2))
+			const n = 100
+			var batch func()
+			batch = func() {
+				sim.Burst(n)
+				sim.At(sim.Now()+time.Duration(rnd.ExpFloat64()*n/(k.load*svc.Capacity)*1e9), batch)
+			}
+			sim.At(0, batch)
+			labRun(sim, c)
+			s := sim.Score(10*time.Second, end)
+			t.Logf("%-9s at %v: %.2f of what is possible, rejected %.2f, p99 %v; limit %d", k.name, k.load, s.Goodput, s.Rejected, s.P99.Round(time.Millisecond), c.Limit())
+			if s.Goodput < k.least || c.Limit() > k.most {
+				t.Errorf("%s at %v, seed %d: %.2f of what is possible, limit %d; want %v, and %d at most", k.name, k.load, seed+1, s.Goodput, c.Limit(), k.least, k.most)
+			}
+		}
+	})
+}
+
+// Where about as much comes as can be served, and one request in twenty takes ten times as long, the limit is full by chance at times. That
+// is no slowness of the service: taken for that, the limit went up without end.
+func TestLabNearCapacity(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	svc := limitersim.Profiles()[3]
+	loads := []float64{1, 1.05, 1.1}
+	seeds := 4
+	if *labFull {
+		seeds = 60
+	}
+	const span = 6
+	spans := make([][]float64, seeds*len(loads))
+	labParallel(len(spans), func(i int) {
+		sim := limitersim.New(svc, loads[i%len(loads)], uint64(i/len(loads)+1), time.Minute)
+		labRun(sim, NewAdaptive())
+		for from := 0; from < 60; from += span {
+			spans[i] = append(spans[i], sim.Score(time.Duration(from)*time.Second, time.Duration(from+span)*time.Second).Goodput)
+		}
+	})
+	sum, low, n := 0., 0, 0
+	for _, s := range spans {
+		for _, g := range s {
+			if n++; g < .8 {
+				low++
+			}
+			sum += g
+		}
+	}
+	t.Logf("%s from 1.0 to 1.1 for a minute: goodput %.3f, below .8 in %d of %d spans of %d s", svc.Name, sum/float64(n), low, n, span)
+	if sum/float64(n) < .95 || low*50 > n {
+		t.Errorf("%s from 1.0 to 1.1 for a minute: goodput %.3f, below .8 in %d of %d spans; want .95, and one in fifty at most", svc.Name, sum/float64(n), low, n)
+	}
+}
