@@ -360,7 +360,7 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		time.AfterFunc(time.Millisecond, cancel)
 		return ctx, cancel
 	}
-	// http.Client.Timeout is a deadline and a Request.Cancel, and the transport may see the second one first.
+	// http.Client has two timers for its Timeout, and the transport may see the other one first.
 	errCancelled := errors.New("net/http: request canceled")
 	late := func(*http.Request) (*http.Response, error) {
 		time.Sleep(time.Millisecond) // in a synctest bubble
@@ -429,25 +429,6 @@ type unawareContext struct {
 }
 
 func (c unawareContext) Deadline() (time.Time, bool) { return c.deadline, true }
-
-func TestO4RequestCancelIsTheCallers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := group()
-		rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
-			<-req.Cancel
-			return nil, errors.New("net/http: request canceled")
-		}}, outbound.Breaker(g), outbound.Retry())
-		for range 3 {
-			req, cancel := request(t.Context(), "GET", "http://a.test/", nil), make(chan struct{})
-			req.Cancel = cancel
-			time.AfterFunc(time.Millisecond, func() { close(cancel) })
-			do(rt, req)
-		}
-		if s := g.Get("a.test").Stats(); s.Openings != 0 || s.Ignored != 3 || rt.Stats().Retries != 0 {
-			t.Errorf("opened %d times, %d calls were ignored, %d retries; want 0, 3, 0", s.Openings, s.Ignored, rt.Stats().Retries)
-		}
-	})
-}
 
 func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

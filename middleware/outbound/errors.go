@@ -74,8 +74,8 @@ func outcome(req *http.Request, resp *http.Response, err error, took time.Durati
 }
 
 // callersEnd is how the caller has ended a request: [context.Canceled],
-// [context.DeadlineExceeded], or nil. [http.Client] with a Timeout sets a deadline
-// and Request.Cancel, of which either may go off first.
+// [context.DeadlineExceeded], or nil. [http.Client] has two timers for its Timeout,
+// and cancels the request by the other one before the context says so.
 func callersEnd(req *http.Request) error {
 	ctx := req.Context()
 	if err := ctx.Err(); err != nil {
@@ -84,12 +84,7 @@ func callersEnd(req *http.Request) error {
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded
 	}
-	select {
-	case <-req.Cancel:
-		return context.Canceled
-	default:
-		return nil
-	}
+	return nil
 }
 
 // refusedByUs reports whether a try was never made.
