@@ -49,9 +49,9 @@ func TestOpensAtRatioOnceVolumeIsThere(t *testing.T) {
 		if !ok || !errors.Is(err, breaker.ErrOpen) || open.RetryAfter != 5*time.Second {
 			t.Fatalf("refused with %#v", err)
 		}
-		time.Sleep(5*time.Second - 1)
+		time.Sleep(5*time.Second - 1) // in a synctest bubble
 		want(t, b, breaker.Open)
-		time.Sleep(time.Nanosecond)
+		time.Sleep(time.Nanosecond) // in a synctest bubble
 		want(t, b, breaker.HalfOpen)
 		for range 3 {
 			want(t, b, breaker.HalfOpen)
@@ -67,14 +67,14 @@ func TestLostProbesFailWithTheirLease(t *testing.T) {
 		report(t, b, breaker.Failure, 0)
 		open := 5 * time.Second
 		for range 6 {
-			time.Sleep(open)
+			time.Sleep(open) // in a synctest bubble
 			if _, err := b.Allow(); err != nil {
 				t.Fatal(err)
 			}
 			want(t, b, breaker.HalfOpen)
-			time.Sleep(5*time.Second - 1)
+			time.Sleep(5*time.Second - 1) // in a synctest bubble
 			want(t, b, breaker.HalfOpen)
-			time.Sleep(time.Nanosecond)
+			time.Sleep(time.Nanosecond) // in a synctest bubble
 			want(t, b, breaker.Open)
 			open = min(2*open, time.Minute)
 			if got := b.RetryAfter(); got != open {

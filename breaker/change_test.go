@@ -30,13 +30,13 @@ func TestChangesAreToldInOrderAndMayCallBack(t *testing.T) {
 			}
 		}))...)
 		trip(t, b)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		report(t, b, breaker.Failure, 0)
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in a synctest bubble
 		b.Allow()
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		b.State()
-		time.Sleep(20 * time.Second)
+		time.Sleep(20 * time.Second) // in a synctest bubble
 		report(t, b, breaker.Success, 0)
 		b.ForceOpen()
 		b.ForceOpen()
@@ -135,12 +135,12 @@ func TestContractWithGobreaker(t *testing.T) {
 		}
 		allow()(breaker.ErrOpen)
 		expect("first failure", gobreaker.StateOpen)
-		time.Sleep(time.Second - 1)
+		time.Sleep(time.Second - 1) // in a synctest bubble
 		if cb.State() != gobreaker.StateOpen {
 			t.Fatal("the timeout has its last nanosecond no more: phase.go takes it off")
 		}
 		expect("still open")
-		time.Sleep(time.Nanosecond)
+		time.Sleep(time.Nanosecond) // in a synctest bubble
 		if cb.State() != gobreaker.StateHalfOpen {
 			t.Fatal("open after its timeout")
 		}
@@ -156,7 +156,7 @@ func TestContractWithGobreaker(t *testing.T) {
 		three(nil)
 		expect("two successes of two", gobreaker.StateClosed)
 		allow()(breaker.ErrOpen)
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		allow()(breaker.ErrOpen)
 		expect("failed probe", gobreaker.StateOpen, gobreaker.StateHalfOpen, gobreaker.StateOpen)
 	})
@@ -236,7 +236,7 @@ func TestSettingsChangeWhileItRuns(t *testing.T) {
 		report(t, b, breaker.Failure, 0)
 		want(t, b, breaker.Open)
 		b.Set(breaker.WithProbes(5), breaker.WithOpenTime(time.Hour, time.Hour))
-		time.Sleep(time.Second) // the opening that has begun keeps its time and its probes
+		time.Sleep(time.Second) // in a synctest bubble: the opening that has begun keeps its time and its probes
 		report(t, b, breaker.Success, 0)
 		want(t, b, breaker.Closed)
 
@@ -250,7 +250,7 @@ func TestSettingsChangeWhileItRuns(t *testing.T) {
 		for range 12 {
 			b.Allow()
 		}
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // in a synctest bubble
 		want(t, b, breaker.Open)
 	})
 }

@@ -109,10 +109,10 @@ func TestO1NobodyGivesWayWhenAllAreOpen(t *testing.T) {
 			t.Errorf("a key with no place was given the state %v, %v", shared.State(), err)
 		}
 		// They leave when their open time has been over for long and nobody came to try.
-		time.Sleep(30 * time.Second)
-		g.Get("failing0") // but one did
+		time.Sleep(30 * time.Second) // in a synctest bubble
+		g.Get("failing0")            // but one did
 		g.Get("x")
-		time.Sleep(37 * time.Second)
+		time.Sleep(37 * time.Second) // in a synctest bubble
 		g.Get("y")
 		if s := g.Stats(); s.Forgotten == 0 || s.Untracked != 1002 {
 			t.Errorf("%+v", s)
@@ -153,7 +153,7 @@ func TestIdleOnesExpire(t *testing.T) {
 			g.Get(strconv.Itoa(i))
 		}
 		for range 60 { // a key in use, and a new one now and then
-			time.Sleep(10 * time.Second)
+			time.Sleep(10 * time.Second) // in a synctest bubble
 			g.Get("used")
 			g.Get("now " + time.Now().String())
 		}
@@ -209,7 +209,7 @@ func TestO1AnyScheduleOfKeys(t *testing.T) {
 					t.Fatalf("seed %d: %d keys of %d", seed, s.Keys, limit)
 				}
 				if r.IntN(3) == 0 {
-					time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
+					time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond) // in a synctest bubble
 				}
 			}
 			s := g.Stats()
@@ -292,7 +292,7 @@ func TestBreakerOfManyGoroutines(t *testing.T) {
 			wg.Go(func() {
 				r := rand.New(rand.NewPCG(uint64(i), 3))
 				for range 3000 {
-					time.Sleep(time.Duration(r.IntN(5)) * time.Millisecond)
+					time.Sleep(time.Duration(r.IntN(5)) * time.Millisecond) // in a synctest bubble
 					call, err := b.Admit(breaker.Request{Client: r.Uint64(), Long: r.IntN(10) == 0})
 					if err != nil {
 						if !errors.Is(err, breaker.ErrOpen) {
@@ -307,9 +307,9 @@ func TestBreakerOfManyGoroutines(t *testing.T) {
 					switch d := time.Duration(r.IntN(300)) * time.Millisecond; r.IntN(8) {
 					case 0: // lost
 					case 1:
-						go func() { time.Sleep(d); call.Done(breaker.Failure, -1) }()
+						go func() { time.Sleep(d); call.Done(breaker.Failure, -1) }() // in a synctest bubble
 					case 2:
-						go func() { time.Sleep(d); call.Done(breaker.Ignored, -1) }()
+						go func() { time.Sleep(d); call.Done(breaker.Ignored, -1) }() // in a synctest bubble
 					default:
 						if time.Since(start)/time.Second%4 == 1 {
 							call.Done(breaker.Failure, 0)
@@ -325,9 +325,9 @@ func TestBreakerOfManyGoroutines(t *testing.T) {
 			t.Errorf("%d probes at once, want at most 3", most)
 		}
 		// It gets well whatever happened.
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		for range 100 {
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) // in a synctest bubble
 			if call, err := b.Allow(); err == nil {
 				call.Done(breaker.Success, 0)
 			}

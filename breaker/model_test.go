@@ -313,7 +313,7 @@ func schedule(t *testing.T, data []byte) {
 				out[k].c.Done(o, latency)
 				m.done(out[k].m, o, latency)
 			case 12, 13, 14:
-				time.Sleep(time.Duration(next()*next()) * time.Millisecond / 4)
+				time.Sleep(time.Duration(next()*next()) * time.Millisecond / 4) // in a synctest bubble
 				m.now = time.Since(start)
 			case 15:
 				m.pass()

@@ -133,7 +133,7 @@ func TestR9IgnoredProbeGivesItsPlaceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady(breaker.WithProbes(1), breaker.WithConsecutiveFailures(1))...)
 		trip(t, b)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		for range 50 {
 			report(t, b, breaker.Ignored, 0)
 			want(t, b, breaker.HalfOpen) // no evidence of health either
@@ -147,7 +147,7 @@ func TestR14ProbeThatWaitsHasItsLeaseFromWhenItBegins(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady(breaker.WithProbes(1))...)
 		trip(t, b)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		waiting := breaker.Request{Waits: true}
 		first, err := b.Admit(waiting)
 		if err != nil {
@@ -156,14 +156,14 @@ func TestR14ProbeThatWaitsHasItsLeaseFromWhenItBegins(t *testing.T) {
 		if _, err := b.Admit(waiting); err == nil {
 			t.Fatal("a second probe before the lease of the first ended")
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		second, err := b.Admit(waiting)
 		if err != nil {
 			t.Fatal("the place of a probe that never began was lost:", err)
 		}
 		begun := first.Begin(time.Now()) // its place is that of the second now
 		second = second.Begin(time.Now())
-		time.Sleep(4 * time.Second)
+		time.Sleep(4 * time.Second) // in a synctest bubble
 		want(t, b, breaker.HalfOpen)
 		second.Done(breaker.Failure, -1)
 		want(t, b, breaker.HalfOpen)
@@ -173,11 +173,11 @@ func TestR14ProbeThatWaitsHasItsLeaseFromWhenItBegins(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		trip(t, b)
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in a synctest bubble
 		lost, _ := b.Admit(waiting)
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		lost.Begin(time.Now())
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		want(t, b, breaker.Open)
 	})
 }
@@ -190,7 +190,7 @@ func TestCallThatWaitsIsNotInFlight(t *testing.T) {
 			call, _ := b.Admit(breaker.Request{Waits: true})
 			calls = append(calls, call)
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		want(t, b, breaker.Closed)
 		for i, call := range calls {
 			calls[i] = call.Begin(time.Now())
@@ -202,7 +202,7 @@ func TestCallThatWaitsIsNotInFlight(t *testing.T) {
 		if s := b.Stats(); s.Successes != 1 || s.Slow != 0 || s.InFlight != 29 {
 			t.Errorf("%+v", s)
 		}
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // in a synctest bubble
 		want(t, b, breaker.Open)
 		if call := (breaker.Call{}).Begin(time.Now()); call != (breaker.Call{}) {
 			t.Errorf("%+v", call)
@@ -252,13 +252,13 @@ func TestR12OneClientCannotOpenForAll(t *testing.T) {
 				for client := range uint64(2) {
 					attack(client)
 					if c.hang {
-						time.Sleep(3 * time.Second)
+						time.Sleep(3 * time.Second) // in a synctest bubble
 					}
 					want(t, b, breaker.Closed)
 				}
 				attack(2)
 				if c.hang {
-					time.Sleep(3 * time.Second)
+					time.Sleep(3 * time.Second) // in a synctest bubble
 				}
 				want(t, b, breaker.Open)
 			})
@@ -270,7 +270,7 @@ func TestR14ProbesAreBoundedAndLeased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady(breaker.WithLease(2 * time.Second))...)
 		trip(t, b)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		var probes []breaker.Call
 		for range 3 {
 			call, err := b.Allow()
@@ -278,7 +278,7 @@ func TestR14ProbesAreBoundedAndLeased(t *testing.T) {
 				t.Fatal(err)
 			}
 			probes = append(probes, call)
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) // in a synctest bubble
 		}
 		for range 10 {
 			_, err := b.Allow()
@@ -308,7 +308,7 @@ func TestR14LongCallsAreNoProbes(t *testing.T) {
 		}
 		trip(t, b)
 		for _, wait := range []time.Duration{0, 5 * time.Second} {
-			time.Sleep(wait)
+			time.Sleep(wait) // in a synctest bubble
 			_, err := b.Admit(breaker.Request{Long: true})
 			if open, ok := errors.AsType[*breaker.OpenError](err); !ok || open.RetryAfter < 5*time.Second {
 				t.Fatalf("after %v: %#v", wait, err)
@@ -334,7 +334,7 @@ func TestR14LongCallsAreProbesWhereNoOthersCome(t *testing.T) {
 			if call, err := b.Admit(breaker.Request{Long: true}); err == nil {
 				call.Done(breaker.Success, 0)
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) // in a synctest bubble
 		}
 		if d := time.Since(opened); d < 10*time.Second || d > 11*time.Second {
 			t.Errorf("closed after %v, want the open time and the time of a lease", d)
@@ -347,7 +347,7 @@ func TestR14SlowProbeFails(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 1))...)
 			trip(t, b)
-			time.Sleep(5 * time.Second)
+			time.Sleep(5 * time.Second) // in a synctest bubble
 			report(t, b, o, time.Second)
 			want(t, b, breaker.Open)
 		})
@@ -362,14 +362,14 @@ func TestR10AnAnswerThatLastsIsNotOverdue(t *testing.T) {
 			call, _ := b.Allow()
 			downloads = append(downloads, call)
 		}
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // in a synctest bubble
 		for i, call := range downloads {
 			if i%2 == 0 {
 				call.Answered()
 			}
 			call.AnsweredAt(time.Now())
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		want(t, b, breaker.Closed)
 		for _, call := range downloads {
 			call.Done(breaker.Success, 500*time.Millisecond)
@@ -386,14 +386,14 @@ func TestR10AProbeThatWasAnsweredPassesWithItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady(breaker.WithProbes(2))...)
 		trip(t, b)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		first, _ := b.Allow()
 		first.Answered()
 		second, _ := b.Allow()
-		time.Sleep(4 * time.Second)
+		time.Sleep(4 * time.Second)     // in a synctest bubble
 		second.Done(breaker.Ignored, 0) // its place is free for another
 		second, _ = b.Allow()
-		time.Sleep(time.Second) // the lease of the first ends
+		time.Sleep(time.Second) // in a synctest bubble: the lease of the first ends
 		want(t, b, breaker.HalfOpen)
 		first.Done(breaker.Failure, 0) // too late to say so
 		want(t, b, breaker.HalfOpen)
@@ -416,12 +416,12 @@ func TestR15OpenTimeGrowsAndShrinks(t *testing.T) {
 			if got := b.RetryAfter(); got != open*time.Second {
 				t.Fatalf("open for %v, want %vs", got, int(open))
 			}
-			time.Sleep(open * time.Second)
+			time.Sleep(open * time.Second) // in a synctest bubble
 			report(t, b, breaker.Success, 0)
 			want(t, b, breaker.Closed)
-			time.Sleep(20*time.Second - 1) // ramp and window are not quite over: a relapse
+			time.Sleep(20*time.Second - 1) // in a synctest bubble: ramp and window are not quite over: a relapse
 		}
-		time.Sleep(time.Nanosecond)
+		time.Sleep(time.Nanosecond) // in a synctest bubble
 		trip(t, b)
 		if got := b.RetryAfter(); got != 5*time.Second {
 			t.Errorf("open for %v after it was well, want 5s", got)
@@ -455,7 +455,7 @@ func TestR15RampIsMonotone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(breaker.WithJitter(0), breaker.WithRamp(10*time.Second))
 		trip(t, b)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		for range 3 {
 			report(t, b, breaker.Success, 0)
 		}
@@ -463,7 +463,7 @@ func TestR15RampIsMonotone(t *testing.T) {
 		for second := range 12 {
 			passed := 0
 			for range 1000 {
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // in a synctest bubble
 				if call, err := b.Allow(); err == nil {
 					call.Done(breaker.Success, 0)
 					passed++
@@ -490,7 +490,7 @@ func TestR15RelapseOnTheRamp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(breaker.WithJitter(0))
 		trip(t, b)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		for range 3 {
 			report(t, b, breaker.Success, 0)
 		}
@@ -515,7 +515,7 @@ func TestR16ResultsOfAnOlderStateAreDroppedAndCounted(t *testing.T) {
 		}
 		trip(t, b)
 		old[0].Done(breaker.Success, 0) // while open
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second)     // in a synctest bubble
 		want(t, b, breaker.HalfOpen)
 		for _, call := range old[1:10] {
 			call.Done(breaker.Success, 0) // three of these would close it
@@ -548,7 +548,7 @@ func TestHungDependencyOpensWithNoCallCompleted(t *testing.T) {
 		t.Run(fmt.Sprintf("window=%v,slow=%v", c.window, c.slow), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := breaker.New(breaker.WithWindow(c.window), breaker.WithSlowCalls(c.slow, 0.8))
-				time.Sleep(12345 * time.Millisecond)
+				time.Sleep(12345 * time.Millisecond) // in a synctest bubble
 				begin := time.Now()
 				n := 0
 				for {
@@ -559,7 +559,7 @@ func TestHungDependencyOpensWithNoCallCompleted(t *testing.T) {
 						t.Fatal("still closed")
 					}
 					if n > 20 {
-						time.Sleep(10 * time.Millisecond)
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
 					}
 				}
 				if took := time.Since(begin); took > c.within+10*time.Millisecond || took < c.slow {
@@ -578,12 +578,12 @@ func TestHungDependencyOpensAfterQuickCalls(t *testing.T) {
 		b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.8))...)
 		for range 2000 {
 			report(t, b, breaker.Success, 0)
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // in a synctest bubble
 		}
 		hung := time.Now()
 		for b.State() == breaker.Closed && time.Since(hung) < time.Minute {
 			b.Allow()
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // in a synctest bubble
 		}
 		if d := time.Since(hung); d < 7*time.Second || d > 9*time.Second {
 			t.Errorf("open after %v, want about 8s", d)
@@ -600,7 +600,7 @@ func TestAnyNumberOfLostProbesCannotWedgeIt(t *testing.T) {
 						breaker.WithOpenTime(time.Second, time.Second))...)
 					trip(t, b)
 					for range 4 {
-						time.Sleep(time.Second)
+						time.Sleep(time.Second) // in a synctest bubble
 						for i := range probes {
 							switch call, err := b.Allow(); {
 							case err != nil:
@@ -610,10 +610,10 @@ func TestAnyNumberOfLostProbesCannotWedgeIt(t *testing.T) {
 							}
 						}
 						want(t, b, breaker.HalfOpen)
-						time.Sleep(lease)
+						time.Sleep(lease)        // in a synctest bubble
 						want(t, b, breaker.Open) // half-open ended with the lease
 					}
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // in a synctest bubble
 					for range probes {
 						report(t, b, breaker.Success, 0)
 					}
@@ -645,7 +645,7 @@ func TestSecondDoneDoesNothing(t *testing.T) {
 			t.Errorf("%d failures, want one more after Fail", s.Failures)
 		}
 		trip(t, b)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		probe, _ := b.Allow()
 		for range 3 {
 			probe.Done(breaker.Success, 0)
@@ -683,12 +683,12 @@ func TestCallsThatFailAfterTheyWereReportedOpen(t *testing.T) {
 					if i*7%10 < c.cut {
 						time.AfterFunc(c.lasts, call.Fail)
 					}
-					time.Sleep(50 * time.Millisecond)
+					time.Sleep(50 * time.Millisecond) // in a synctest bubble
 				}
 				if open := b.Stats().Openings > 0; open != c.open {
 					t.Errorf("opened %v, want %v: %+v", open, c.open, b.Stats())
 				}
-				time.Sleep(c.lasts)
+				time.Sleep(c.lasts) // in a synctest bubble
 			})
 		})
 	}
@@ -809,7 +809,7 @@ func TestForcedStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady()...)
 		b.ForceOpen()
-		time.Sleep(24 * time.Hour)
+		time.Sleep(24 * time.Hour) // in a synctest bubble
 		_, err := b.Allow()
 		if open, ok := errors.AsType[*breaker.OpenError](err); !ok || open.State != breaker.ForcedOpen || open.RetryAfter != 0 {
 			t.Errorf("forced open refuses with %#v", err)
@@ -892,7 +892,7 @@ func TestPassingAndSettings(t *testing.T) {
 		expect(breaker.Closed, true)
 		trip(t, b)
 		expect(breaker.Open, false)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		expect(breaker.HalfOpen, false)
 		b.ForceOpen()
 		expect(breaker.ForcedOpen, false)
@@ -914,7 +914,7 @@ func TestClocksThatAreLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(breaker.WithSlowCalls(time.Second, 0.8), breaker.WithWindow(time.Second))
 		long := time.Now()
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // in a synctest bubble
 		for range 10 {
 			call, _ := b.Allow()
 			call.Done(breaker.Success, 0)
@@ -930,7 +930,7 @@ func TestClocksThatAreLate(t *testing.T) {
 		for _, call := range open {
 			call.DoneAt(breaker.Failure, 0, long)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // in a synctest bubble
 		if s := b.Stats(); s.State != breaker.Closed || s.Successes != 10 || s.Overdue != 0 || s.InFlight != 0 {
 			t.Errorf("%+v", s)
 		}

@@ -35,7 +35,7 @@ func TestAttack01OneUsersPageForTheOthers(t *testing.T) {
 		t.Run(fmt.Sprint(fields), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					time.Sleep(100 * time.Millisecond)
+					time.Sleep(100 * time.Millisecond) // in a synctest bubble
 					for _, f := range fields {
 						name, value, _ := strings.Cut(f, ": ")
 						w.Header().Add(name, value)
@@ -667,7 +667,7 @@ func TestAttack14NoCacheFlood(t *testing.T) {
 		var calls, not atomic.Int64
 		origin := validator(&calls, &not, "Cache-Control: max-age=60")
 		slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			origin(w, r)
 		})
 		c := cache.New(1 << 20)
@@ -715,7 +715,7 @@ func TestAttack15RevalidationFloodOnDeadOrigin(t *testing.T) {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
 			if dead {
-				time.Sleep(100 * time.Millisecond)
+				time.Sleep(100 * time.Millisecond) // in a synctest bubble
 				if calls.Load()%2 == 0 {
 					panic("dead")
 				}
@@ -727,11 +727,11 @@ func TestAttack15RevalidationFloodOnDeadOrigin(t *testing.T) {
 		}))
 		get(h, "http://example.com/x")
 		dead = true
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // in a synctest bubble
 		calls.Store(0)
 		for range 1000 { // 10 a second for 100 seconds
 			want(t, "served at once", text(t, get(h, "http://example.com/x")), "good")
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond) // in a synctest bubble
 		}
 		if n := calls.Load(); n < 3 || n > 10 {
 			t.Errorf("%d validations in 100 s, want back-off: 1, 2, 4, 8, 16, 32 s", n)
@@ -739,7 +739,7 @@ func TestAttack15RevalidationFloodOnDeadOrigin(t *testing.T) {
 		want(t, "at once", most.Load(), 1)
 		want(t, "counted", c.Stats().RevalidationPanics > 0, true)
 		dead = false
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		get(h, "http://example.com/x")
 		synctest.Wait()
 		want(t, "recovered", strings.Contains(get(h, "http://example.com/x").Header.Get("Cache-Status"), "hit; ttl=1"), true)
@@ -798,10 +798,10 @@ func TestRevalidationThatBreaksOff(t *testing.T) {
 					io.WriteString(w, "body")
 				}))
 				get(h, "http://example.com/x")
-				time.Sleep(2 * time.Second)
+				time.Sleep(2 * time.Second) // in a synctest bubble
 				for range 60 {
 					want(t, "body", text(t, get(h, "http://example.com/x")), "body")
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // in a synctest bubble
 				}
 				s := c.Stats()
 				want(t, "validations in a minute", s.Revalidations, 3) // after 0, 10 and 30 s
@@ -839,7 +839,7 @@ func TestAttack16Arithmetic(t *testing.T) {
 				var calls atomic.Int64
 				h := cache.New(1 << 20).Handler(page(&calls, "x", test.fields...))
 				get(h, "http://example.com/x")
-				time.Sleep(30 * time.Second)
+				time.Sleep(30 * time.Second) // in a synctest bubble
 				get(h, "http://example.com/x")
 				want(t, "fresh", calls.Load() == 1, test.fresh)
 			})
@@ -894,14 +894,14 @@ func TestAttack18PurgeDuringFill(t *testing.T) {
 				c := cache.New(1 << 20)
 				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					v := version.Load()
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // in a synctest bubble
 					w.Header().Set("Cache-Control", "max-age=60")
 					w.Header().Set("Cache-Tag", "t")
 					io.WriteString(w, strconv.FormatInt(v, 10))
 				}))
 				var wg sync.WaitGroup
 				wg.Go(func() { want(t, "before", text(t, get(h, "http://example.com/x")), "0") })
-				time.Sleep(500 * time.Millisecond)
+				time.Sleep(500 * time.Millisecond) // in a synctest bubble
 				version.Store(1)
 				purge(c)
 				// Neither a request that comes at once nor one that comes later gets the old one.
@@ -1154,7 +1154,7 @@ func TestAttack24InterimAndHungResponses(t *testing.T) {
 		begun := time.Now()
 		want(t, "follower", text(t, get(h, "http://example.com/x")), "body")
 		want(t, "waited", time.Since(begun), 5*time.Second)
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // in a synctest bubble
 		begun = time.Now()
 		want(t, "the next one", text(t, get(h, "http://example.com/x")), "body")
 		want(t, "waited for a run that was given up", time.Since(begun), 0)

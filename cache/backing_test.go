@@ -88,7 +88,7 @@ func TestRecalledLooksTheSame(t *testing.T) {
 		first := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
 		get(first, "http://example.com/x", "Accept: a")
 		get(first, "http://example.com/x", "Accept: b")
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in a synctest bubble
 
 		c := cache.New(1<<20, cache.WithStore(s, time.Second))
 		second := c.Handler(origin)
@@ -111,7 +111,7 @@ func TestRecalledLooksTheSame(t *testing.T) {
 
 		// What is too old is validated, as from memory.
 		get(first, "http://example.com/y", "Accept: a")
-		time.Sleep(61 * time.Second)
+		time.Sleep(61 * time.Second) // in a synctest bubble
 		third := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
 		want(t, "validated", get(third, "http://example.com/y", "Accept: a").Header.Get("Cache-Status"), "spillgate; hit; fwd=stale; fwd-status=304")
 	})
@@ -170,7 +170,7 @@ func TestStoreThatFails(t *testing.T) {
 		version.Store(1)
 		c.Purge("http://example.com/x")
 		s.fail.Store(false)
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // in a synctest bubble
 		want(t, "purged", text(t, get(h, "http://example.com/x")), "1")
 		other := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
 		want(t, "purged for others", text(t, get(other, "http://example.com/x")), "1")
@@ -365,7 +365,7 @@ func TestPanicAfterTheHandler(t *testing.T) {
 				panic("ttl")
 			}
 			return time.Minute
-		})).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) }))
+		})).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) })) // in a synctest bubble
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			defer func() { recover() }()

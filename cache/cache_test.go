@@ -127,7 +127,7 @@ func TestHitSaysSo(t *testing.T) {
 		h := cache.New(1 << 20).Handler(page(&calls, "body", "Cache-Control: max-age=60", "Etag: \"v1\""))
 		first := get(h, "http://example.com/x")
 		want(t, "first", first.Header.Get("Cache-Status"), "spillgate; fwd=uri-miss; fwd-status=200; stored")
-		time.Sleep(12 * time.Second)
+		time.Sleep(12 * time.Second) // in a synctest bubble
 		second := get(h, "http://example.com/x")
 		want(t, "Cache-Status", second.Header.Get("Cache-Status"), "spillgate; hit; ttl=48")
 		want(t, "Age", second.Header.Get("Age"), "12")
@@ -146,7 +146,7 @@ func TestHitSaysSo(t *testing.T) {
 		want(t, "range", text(t, part), "od")
 		want(t, "unsatisfiable", get(h, "http://example.com/x", "Range: bytes=9-").StatusCode, 416)
 		want(t, "If-Range that does not match", get(h, "http://example.com/x", "Range: bytes=1-2", `If-Range: "v2"`).StatusCode, 200)
-		time.Sleep(50 * time.Second)
+		time.Sleep(50 * time.Second) // in a synctest bubble
 		third := get(h, "http://example.com/x")
 		want(t, "stale", third.Header.Get("Cache-Status"), "spillgate; fwd=stale; fwd-status=200; stored")
 	})
@@ -176,7 +176,7 @@ func TestValidation(t *testing.T) {
 		var calls, not atomic.Int64
 		h := cache.New(1 << 20).Handler(validator(&calls, &not, "Cache-Control: max-age=10"))
 		get(h, "http://example.com/x")
-		time.Sleep(11 * time.Second)
+		time.Sleep(11 * time.Second) // in a synctest bubble
 		res := get(h, "http://example.com/x")
 		want(t, "status", res.StatusCode, 200)
 		want(t, "body", text(t, res), "0123456789")
@@ -187,11 +187,11 @@ func TestValidation(t *testing.T) {
 		want(t, "then a hit", get(h, "http://example.com/x").Header.Get("X-Call"), "2")
 
 		// The client's own conditions and ranges are answered from the result.
-		time.Sleep(11 * time.Second)
+		time.Sleep(11 * time.Second) // in a synctest bubble
 		want(t, "client has it", get(h, "http://example.com/x", `If-None-Match: "v1"`).StatusCode, 304)
-		time.Sleep(11 * time.Second)
+		time.Sleep(11 * time.Second) // in a synctest bubble
 		want(t, "client has another", get(h, "http://example.com/x", `If-None-Match: "v0"`).StatusCode, 200)
-		time.Sleep(11 * time.Second)
+		time.Sleep(11 * time.Second) // in a synctest bubble
 		want(t, "range", text(t, get(h, "http://example.com/x", "Range: bytes=2-3")), "23")
 		want(t, "calls", calls.Load(), 5)
 		want(t, "not modified", not.Load(), 4)
@@ -275,7 +275,7 @@ func TestCollapse(t *testing.T) {
 		c := cache.New(1 << 20)
 		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			calls.Add(1)
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			w.Header().Set("Cache-Control", "max-age=60")
 			io.WriteString(w, "body")
 		}))
@@ -338,7 +338,7 @@ func TestStaleAnswers(t *testing.T) {
 					io.WriteString(w, "good")
 				}))
 				get(h, "http://example.com/x")
-				time.Sleep(15 * time.Second)
+				time.Sleep(15 * time.Second) // in a synctest bubble
 				failing = true
 				res := get(h, "http://example.com/x")
 				want(t, "stale", text(t, res) == "good", test.stale)
@@ -388,9 +388,9 @@ func TestStaleIsForgottenWhereTheHandlerSaysSo(t *testing.T) {
 						w.Header().Set("Cache-Control", test.fields)
 						w.WriteHeader(test.status)
 					}
-					time.Sleep(20 * time.Second)
+					time.Sleep(20 * time.Second) // in a synctest bubble
 					get(h, "http://example.com/x")
-					time.Sleep(10 * time.Minute) // the mark of the key is over
+					time.Sleep(10 * time.Minute) // in a synctest bubble: the mark of the key is over
 					synctest.Wait()
 					answer = func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
 					want(t, "status", get(h, "http://example.com/x").StatusCode, http.StatusServiceUnavailable)

@@ -23,7 +23,7 @@ func TestFillContext(t *testing.T) {
 			}
 		},
 		"Err alone tells that nobody is left": func(t *testing.T, ctx context.Context) {
-			time.Sleep(2 * time.Second) // of the bubble below
+			time.Sleep(2 * time.Second) // in a synctest bubble
 			ctx.Err()                   // the first to ask learns it a moment later
 			synctest.Wait()
 			if ctx.Err() != context.Canceled {
@@ -73,7 +73,7 @@ func TestFillContextEnds(t *testing.T) {
 				r.Context().Done()
 			}
 			if r.URL.Path == "/late" {
-				time.Sleep(2 * time.Second)
+				time.Sleep(2 * time.Second) // in a synctest bubble
 				if err := r.Context().Err(); err != context.DeadlineExceeded {
 					t.Errorf("Err after the deadline is %v", err)
 				}

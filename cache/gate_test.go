@@ -77,13 +77,13 @@ func TestGate(t *testing.T) {
 			h := cache.New(1 << 20).Handler(d)
 			visit(h, "/a")
 			d.admit = shut
-			time.Sleep(61 * time.Second)
+			time.Sleep(61 * time.Second) // in a synctest bubble
 			for range 2 {
 				if w := visit(h, "/a"); w.Code != 200 || w.Body.String() != "page /a" || w.Header().Get("Refused") != "" {
 					t.Errorf("got %d %q, %v", w.Code, w.Body, w.Header())
 				}
 			}
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute) // in a synctest bubble
 			if w := visit(h, "/a"); w.Code != 503 {
 				t.Errorf("got %d after the window", w.Code)
 			}
@@ -91,7 +91,7 @@ func TestGate(t *testing.T) {
 	})
 	t.Run("those who wait come to no gate", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			d := &door{admit: func(*http.Request, cache.Fill) error { time.Sleep(time.Second); return nil }, next: named}
+			d := &door{admit: func(*http.Request, cache.Fill) error { time.Sleep(time.Second); return nil }, next: named} // in a synctest bubble
 			h := cache.New(1 << 20).Handler(d)
 			for range 50 {
 				go func() {
@@ -100,7 +100,7 @@ func TestGate(t *testing.T) {
 					}
 				}()
 			}
-			time.Sleep(2 * time.Second)
+			time.Sleep(2 * time.Second) // in a synctest bubble
 			if n := d.asked.Load(); n != 1 {
 				t.Errorf("%d came to the gate, want 1", n)
 			}
@@ -113,7 +113,7 @@ func TestGate(t *testing.T) {
 				if d.asked.Load() > 1 {
 					return nil
 				}
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				return errShut
 			}, next: named}
 			h := cache.New(1 << 20).Handler(d)
@@ -128,7 +128,7 @@ func TestGate(t *testing.T) {
 					}
 				}()
 			}
-			time.Sleep(2 * time.Second)
+			time.Sleep(2 * time.Second) // in a synctest bubble
 			if pages.Load() != 4 || refused.Load() != 1 {
 				t.Errorf("%d pages, %d refused; want 4 and 1", pages.Load(), refused.Load())
 			}
@@ -150,7 +150,7 @@ func TestGate(t *testing.T) {
 				synctest.Wait()
 				time.AfterFunc(time.Duration(i+1)*time.Second, cancel)
 			}
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute) // in a synctest bubble
 			synctest.Wait()
 			if ended != 3*time.Second {
 				t.Errorf("it ended after %v, want 3s", ended)

@@ -160,7 +160,7 @@ func TestFollowerWhoseTimeIsUp(t *testing.T) {
 		h.ServeHTTP(rec, httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
 		want(t, "status", rec.Code, http.StatusGatewayTimeout)
 		synctest.Wait()
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 	})
 }
 
@@ -180,19 +180,19 @@ func TestStaleWhileRevalidate(t *testing.T) {
 			c := cache.New(1<<20, test.opts...)
 			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				calls.Add(1)
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				w.Header().Set("Cache-Control", test.cc)
 				io.WriteString(w, "x")
 			}))
 			get(h, "http://example.com/x")
-			time.Sleep(15 * time.Second)
+			time.Sleep(15 * time.Second) // in a synctest bubble
 			begun := time.Now()
 			for range 5 {
 				get(h, "http://example.com/x")
 			}
 			if test.stale {
 				want(t, test.cc+": at once", time.Since(begun), 0)
-				time.Sleep(2 * time.Second)
+				time.Sleep(2 * time.Second) // in a synctest bubble
 				want(t, test.cc+": calls", calls.Load(), 2)
 				want(t, test.cc+": fresh", strings.Contains(get(h, "http://example.com/x").Header.Get("Cache-Status"), "hit; ttl=8"), true)
 			} else {
@@ -264,14 +264,14 @@ func TestMarksAreRenewed(t *testing.T) {
 			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
 			for range 100 {
 				get(h, "http://example.com/x")
-				time.Sleep(10 * time.Second)
+				time.Sleep(10 * time.Second) // in a synctest bubble
 			}
 			want(t, "bypassed", c.Stats().Bypassed, 99)
 			answer = page(&calls, "x", "Cache-Control: max-age=60")
 			calls.Store(0)
 			for range 10 {
 				get(h, "http://example.com/x")
-				time.Sleep(10 * time.Second)
+				time.Sleep(10 * time.Second) // in a synctest bubble
 			}
 			if n := calls.Load(); n > 5 {
 				t.Errorf("%d calls in 100 s: that the route can be cached now was not found out", n)
@@ -297,7 +297,7 @@ func TestHeadTeaches(t *testing.T) {
 		}))
 		get(h, "http://example.com/x")
 		want(t, "fresh HEAD", ask(h, "HEAD", "http://example.com/x").Header.Get("Age"), "0")
-		time.Sleep(20 * time.Second)
+		time.Sleep(20 * time.Second) // in a synctest bubble
 		cc = "max-age=100"
 		ask(h, "HEAD", "http://example.com/x")
 		want(t, "stale HEAD", heads.Load(), 1)

@@ -86,12 +86,11 @@ const adaptUnit = 1.024e-6
 // adaptEbbs is the share of arrivals that found no permit at most where nobody came since a burst.
 const adaptEbbs = .9
 
-// There is room to spare if adaptSpare of a window is not made use of, and adaptRoom of the base latency. The line may be
+// There is room to spare if adaptSpare of a window is not made use of, and the base latency at least. The line may be
 // adaptBridge times the base latency long to bridge it, or adaptBridged, in seconds, which anybody waits for. While there is
 // no room it becomes shorter by adaptTaut of the time that goes by, and in each window in which it was long enough it keeps adaptKeeps.
 const (
 	adaptSpare   = .2
-	adaptRoom    = 1
 	adaptBridge  = 8
 	adaptBridged = .25
 	adaptTaut    = .25
@@ -390,7 +389,7 @@ func (a *adaptive) bridge(w *ctrlWindow, limit, bound float64) {
 	if a.gate.Load() == 0 { // behind one, permits are free since processors are not
 		spare = max(spare, w.secs-w.flight()/limit)
 	}
-	if spare < max(adaptSpare*w.secs, adaptRoom*base) {
+	if spare < max(adaptSpare*w.secs, base) {
 		a.taut += w.secs
 		if w.shed > 0 {
 			a.bridged = max(a.bridged-adaptTaut*w.secs, 0)

@@ -22,9 +22,9 @@ func TestAdaptiveLineWhereLittleComes(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					time.Sleep(work)
+					time.Sleep(work) // in a synctest bubble
 					p.Release(limiter.Success)
-					time.Sleep(every)
+					time.Sleep(every) // in a synctest bubble
 				}
 				var hang []limiter.Permit
 				for range c.Limit() {
@@ -62,7 +62,7 @@ func TestSetLimitBeginsAWindow(t *testing.T) {
 				}
 				permits = append(permits, p)
 			}
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			for _, p := range permits {
 				p.Release(limiter.Success)
 			}

@@ -103,7 +103,7 @@ func TestConcurrencyNewClientsStarveNobody(t *testing.T) {
 				}
 				p.Release(limiter.Success)
 				for i := range 600 {
-					time.Sleep(service * 9 / 10)
+					time.Sleep(service * 9 / 10) // in a synctest bubble
 					name := "new" + strconv.Itoa(i)
 					q.join(t.Context(), name, limiter.Request{Client: name})
 				}
@@ -176,7 +176,7 @@ func TestConcurrencyDebtsEnd(t *testing.T) {
 				if !k.waits {
 					b.Release(limiter.Success)
 				}
-				time.Sleep(9 * time.Minute)
+				time.Sleep(9 * time.Minute) // in a synctest bubble
 				q := concCrowdOf(t, c, service)
 				if k.waits {
 					q.join(t.Context(), "short", limiter.Request{Client: "other"})
@@ -184,7 +184,7 @@ func TestConcurrencyDebtsEnd(t *testing.T) {
 				long.wg.Wait()
 				q.wg.Wait()
 				b.Release(limiter.Success)
-				time.Sleep(time.Hour)
+				time.Sleep(time.Hour) // in a synctest bubble
 
 				a, b = concMust(t, c, limiter.Request{}), concMust(t, c, limiter.Request{})
 				q = concCrowdOf(t, c, service)
@@ -221,7 +221,7 @@ func TestConcurrencyHeavyStaysFair(t *testing.T) {
 						if err != nil {
 							return
 						}
-						time.Sleep(100 * time.Millisecond)
+						time.Sleep(100 * time.Millisecond) // in a synctest bubble
 						n[i].Add(1)
 						p.Release(limiter.Success)
 					}
@@ -230,7 +230,7 @@ func TestConcurrencyHeavyStaysFair(t *testing.T) {
 		}
 		var last [2]int64
 		for range 18 {
-			time.Sleep(10 * time.Second)
+			time.Sleep(10 * time.Second) // in a synctest bubble
 			a, b := n[0].Load()-last[0], n[1].Load()-last[1]
 			last = [2]int64{n[0].Load(), n[1].Load()}
 			if a+b < 390 || max(a, b)-min(a, b) > 8 {
@@ -251,7 +251,7 @@ func TestConcurrencyRefusedKeepNoRecord(t *testing.T) {
 		for range 20 {
 			q.join(t.Context(), "", limiter.Request{})
 		}
-		time.Sleep(1050 * time.Millisecond) // ten are done, nine wait
+		time.Sleep(1050 * time.Millisecond) // in a synctest bubble: ten are done, nine wait
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		for i := range clients {
@@ -261,7 +261,7 @@ func TestConcurrencyRefusedKeepNoRecord(t *testing.T) {
 				t.Fatalf("%s: %v", name, q.refused[name])
 			}
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 
 		p := concMust(t, c, limiter.Request{})
 		q = concCrowdOf(t, c, 0)

@@ -38,9 +38,9 @@ func TestConcurrencyPriorityAges(t *testing.T) {
 			synctest.Wait()
 		}
 		ask("low, 0 ms", 0)
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // in a synctest bubble
 		ask("high, 50 ms", 1)
-		time.Sleep(110 * time.Millisecond)
+		time.Sleep(110 * time.Millisecond) // in a synctest bubble
 		ask("high, 160 ms", 1)
 		ask("higher, 160 ms", 2)
 		ask("beyond the range", 1000)
@@ -78,10 +78,10 @@ func TestConcurrencyOrderByArrived(t *testing.T) {
 				c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute), limiter.WithPriorityStep(100*ms))
 				p := concMust(t, c, limiter.Request{})
 				began := time.Now()
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				q := concCrowdOf(t, c, ms)
 				for _, a := range k.asks {
-					time.Sleep(a.after)
+					time.Sleep(a.after) // in a synctest bubble
 					q.join(t.Context(), a.name, limiter.Request{Priority: a.priority, Arrived: began.Add(a.arrived)})
 				}
 				p.Release(limiter.Success)
@@ -102,7 +102,7 @@ func TestConcurrencyStrictPriority(t *testing.T) {
 		q := concCrowdOf(t, c, time.Millisecond)
 		for _, priority := range []int{0, 7, -8, 6, 1} {
 			q.join(t.Context(), strconv.Itoa(priority), limiter.Request{Priority: priority})
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // in a synctest bubble
 		}
 		p.Release(limiter.Success)
 		q.wg.Wait()
@@ -117,10 +117,10 @@ func TestConcurrencyWaitsForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limiter.NewConcurrency(1, limiter.WithQueue(10, math.MaxInt64))
 		p := concMust(t, c, limiter.Request{})
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		q := concCrowdOf(t, c, 0)
 		q.join(t.Context(), "it", limiter.Request{})
-		time.Sleep(10_000 * time.Hour)
+		time.Sleep(10_000 * time.Hour) // in a synctest bubble
 		p.Release(limiter.Success)
 		q.wg.Wait()
 		if q.waited["it"] != 10_000*time.Hour {
@@ -143,7 +143,7 @@ func TestConcurrencyLowestIsNotStarved(t *testing.T) {
 				return 0
 			}
 			wait := time.Since(start)
-			time.Sleep(service)
+			time.Sleep(service) // in a synctest bubble
 			p.Release(limiter.Success)
 			return wait
 		}
@@ -154,12 +154,12 @@ func TestConcurrencyLowestIsNotStarved(t *testing.T) {
 				}
 			}()
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		if wait := work(-8); wait > 15*step+3*service {
 			t.Errorf("the lowest priority waited %v, want at most %v", wait, 15*step+3*service)
 		}
 		stop()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 	})
 }
 
@@ -188,13 +188,13 @@ func TestConcurrencyFairBetweenClients(t *testing.T) {
 				defer stop()
 				client := func(i int, name string, every, service time.Duration) {
 					for ctx.Err() == nil {
-						time.Sleep(every)
+						time.Sleep(every) // in a synctest bubble
 						go func() {
 							p, err := c.Acquire(ctx, limiter.Request{Client: name})
 							if err != nil {
 								return
 							}
-							time.Sleep(service)
+							time.Sleep(service) // in a synctest bubble
 							served[i].Add(int64(service))
 							p.Release(limiter.Success)
 						}()
@@ -204,7 +204,7 @@ func TestConcurrencyFairBetweenClients(t *testing.T) {
 				go client(0, "flood", time.Second/15000, k.slow)
 				go client(1, "honest", time.Second/300, 10*time.Millisecond)
 				<-ctx.Done()
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				share := float64(served[1].Load()) / float64(served[0].Load()+served[1].Load())
 				if share < .45 || share > .55 {
 					t.Errorf("the honest client has %.2f of the permits' time, want its half within 10 %%; %+v", share, c.Stats())
@@ -229,7 +229,7 @@ func TestConcurrencyCharge(t *testing.T) {
 						if err != nil {
 							return
 						}
-						time.Sleep(10 * time.Millisecond)
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
 						n[i].Add(1)
 						p.Charge(time.Duration(1+2*i) * time.Millisecond)
 						p.Release(limiter.Success)
@@ -238,7 +238,7 @@ func TestConcurrencyCharge(t *testing.T) {
 			}
 		}
 		<-ctx.Done()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		if r := float64(n[0].Load()) / float64(n[1].Load()); r < 2.7 || r > 3.3 {
 			t.Errorf("at a third of the cost %.2f times as often, want 3", r)
 		}
@@ -272,7 +272,7 @@ func TestConcurrencyCoDel(t *testing.T) {
 					t.Errorf("came at %v, in a standing queue, and waited %v, want 5ms", came, waited)
 				}
 			}()
-			time.Sleep(every)
+			time.Sleep(every) // in a synctest bubble
 		}
 		if s := c.Stats(); !s.NewestFirst || s.QueueWait != 5*time.Millisecond || s.Queued == 0 {
 			t.Errorf("a standing queue: %+v", s)
@@ -313,21 +313,21 @@ func TestConcurrencyTimerFollowsTheBound(t *testing.T) {
 			p.Release(limiter.Success)
 			p = <-granted
 		}
-		ask() // at 0: the timer is set for 100
-		time.Sleep(5 * ms)
-		next() // the line is empty
-		time.Sleep(5 * ms)
-		ask() // at 10: it is not empty from here on
-		time.Sleep(85 * ms)
-		ask() // at 95
-		time.Sleep(ms)
-		next() // at 96 that of 10 is served; at 100 the timer is set for that of 95, for 195
-		time.Sleep(10 * ms)
-		refused := ask() // at 106
-		time.Sleep(2 * ms)
-		ask() // at 108
-		time.Sleep(3 * ms)
-		next() // at 111 the queue stands: that of 108 is served, that of 95 goes, that of 106 has waited for 5
+		ask()               // at 0: the timer is set for 100
+		time.Sleep(5 * ms)  // in a synctest bubble
+		next()              // the line is empty
+		time.Sleep(5 * ms)  // in a synctest bubble
+		ask()               // at 10: it is not empty from here on
+		time.Sleep(85 * ms) // in a synctest bubble
+		ask()               // at 95
+		time.Sleep(ms)      // in a synctest bubble
+		next()              // at 96 that of 10 is served; at 100 the timer is set for that of 95, for 195
+		time.Sleep(10 * ms) // in a synctest bubble
+		refused := ask()    // at 106
+		time.Sleep(2 * ms)  // in a synctest bubble
+		ask()               // at 108
+		time.Sleep(3 * ms)  // in a synctest bubble
+		next()              // at 111 the queue stands: that of 108 is served, that of 95 goes, that of 106 has waited for 5
 		if d := <-refused; d > 6*ms {
 			t.Errorf("one waited %v in a standing queue, want the target of 5ms", d)
 		}
@@ -344,7 +344,7 @@ func TestConcurrencyOverloadEnds(t *testing.T) {
 		q := concCrowdOf(t, c, ms)
 		for range 250 {
 			q.join(t.Context(), "it", limiter.Request{})
-			time.Sleep(ms)
+			time.Sleep(ms) // in a synctest bubble
 		}
 		if s := c.Stats(); !s.NewestFirst || s.QueueWait != 5*ms {
 			t.Errorf("a standing queue: %+v", s)
@@ -372,13 +372,13 @@ func TestConcurrencyWaitTimeOfAnOldClock(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		p := concMust(t, c, limiter.Request{})
 		ask()
 		p.Release(limiter.Success)
 		p = <-granted // it has waited: the time that is given to ReleaseAt counts
 		now := time.Now()
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // in a synctest bubble
 		ask()
 		p.ReleaseAt(limiter.Success, now)
 		(<-granted).Release(limiter.Success)
@@ -549,7 +549,7 @@ func TestConcurrencyHookPanics(t *testing.T) {
 					defer func() { got = recover() }()
 					k.ask(t, c)
 				}()
-				time.Sleep(time.Minute)
+				time.Sleep(time.Minute) // in a synctest bubble
 				if s := c.Stats(); got != "hook" || s.InFlight != 0 || s.Queued != 0 {
 					t.Errorf("panicked with %v; %+v", got, s)
 				}

@@ -204,11 +204,11 @@ func TestConcurrencyDeadlineRefusedInAdvance(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				time.Sleep(100 * time.Millisecond)
+				time.Sleep(100 * time.Millisecond) // in a synctest bubble
 				p.Release(limiter.Success)
 			}()
 		}
-		time.Sleep(1050 * time.Millisecond) // ten are done, nine wait
+		time.Sleep(1050 * time.Millisecond) // in a synctest bubble: ten are done, nine wait
 		ctx, cancel := context.WithTimeout(t.Context(), 800*time.Millisecond)
 		defer cancel()
 		_, err := c.Acquire(ctx, limiter.Request{})
@@ -237,7 +237,7 @@ func TestConcurrencyForetellsByWeight(t *testing.T) {
 		for range 20 {
 			q.join(t.Context(), "before", limiter.Request{Weight: 10})
 		}
-		time.Sleep(1050 * time.Millisecond) // ten are done, nine wait
+		time.Sleep(1050 * time.Millisecond) // in a synctest bubble: ten are done, nine wait
 		if d := c.Stats().RetryAfter; d < 900*time.Millisecond || d > 1300*time.Millisecond {
 			t.Errorf("nine wait, each for all permits and for 100 ms: come back after %v", d)
 		}

@@ -456,11 +456,12 @@ func (s *ctrlState) slowed(m *ctrlMean, open float64) bool {
 		}
 		less = ctrlSurer
 	}
+	if m.load >= ctrlSame*a.load || m.r <= ctrlLong*a.r || m.counted >= less*a.x {
+		return false
+	}
 	full := *m
 	full.blocked = 1 // what was counted is the throughput, whether the limit was full all the time or not
-	v := s.noise(&full, open)
-	return m.load < ctrlSame*a.load && m.r > ctrlLong*a.r && m.counted < less*a.x &&
-		math.Log(a.x/m.counted) > ctrlSlow*math.Sqrt(v*(1/m.n+1/a.n))
+	return math.Log(a.x/m.counted) > ctrlSlow*math.Sqrt(s.noise(&full, open)*(1/m.n+1/a.n))
 }
 
 // heed forgets the windows that were set aside: they have been made something of.

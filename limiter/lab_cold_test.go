@@ -36,10 +36,10 @@ func TestColdStart(t *testing.T) {
 							p, err := c.Acquire(context.Background(), limiter.Request{})
 							if err != nil {
 								refused.Add(1)
-								time.Sleep(100 * time.Millisecond)
+								time.Sleep(100 * time.Millisecond) // in a synctest bubble
 								continue
 							}
-							time.Sleep(tt.work)
+							time.Sleep(tt.work) // in a synctest bubble
 							p.Release(limiter.Success)
 							done.Add(1)
 						}

@@ -107,3 +107,13 @@ func (d *labDriver) watch() {
 		d.watch()
 	})
 }
+
+// labProfile returns the profile of a name.
+func labProfile(name string) limitersim.Service {
+	for _, svc := range limitersim.Profiles() {
+		if svc.Name == name {
+			return svc
+		}
+	}
+	panic("no profile " + name)
+}

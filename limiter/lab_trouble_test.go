@@ -624,8 +624,8 @@ func TestLabBatches(t *testing.T) {
 	type test struct {
 		name  string
 		load  float64
-		least float64 // of what is possible; while idle time counted and the line was as short as for what comes evenly it was .07, .62, .28, .51 and .99
-		most  int     // a limit; it was 3, 81, 82, 67 and 445
+		least float64 // of what is possible
+		most  int     // a limit
 	}
 	tests := []test{
 		{"cpu", .5, .6, 20},
@@ -636,12 +636,7 @@ func TestLabBatches(t *testing.T) {
 	}
 	labParallel(len(tests), func(i int) {
 		k := tests[i]
-		var svc limitersim.Service
-		for _, p := range limitersim.Profiles() {
-			if p.Name == k.name {
-				svc = p
-			}
-		}
+		svc := labProfile(k.name)
 		for seed := range seeds {
 			c := NewAdaptive()
 			sim := limitersim.New(svc, 0, seed+1, end)
@@ -669,7 +664,7 @@ func TestLabNearCapacity(t *testing.T) {
 	if labRace {
 		t.Skip("no goroutines to race")
 	}
-	svc := limitersim.Profiles()[3]
+	svc := labProfile("mixed")
 	loads := []float64{1, 1.05, 1.1}
 	seeds := 4
 	if *labFull {

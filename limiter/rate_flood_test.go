@@ -99,14 +99,14 @@ func TestRateNewKeyBudget(t *testing.T) {
 		if d := r.Allow("newer"); d.OK || d.RetryAfter != time.Second || d.Remaining != 0 {
 			t.Fatalf("budget spent: %+v", d)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		if d := r.Allow("newest"); !d.OK {
 			t.Fatalf("budget flowed in: %+v", d)
 		}
 		if s := r.Stats(); s.SharedNewKeys != 3 || s.EvictedLive != 0 || saturated != 4 || evicted != 0 {
 			t.Fatalf("%+v, saturated %d, evicted %d", s, saturated, evicted)
 		}
-		time.Sleep(3000 * time.Second)
+		time.Sleep(3000 * time.Second) // in a synctest bubble
 		if d := r.Allow("new"); !d.OK || d.Remaining != 4 {
 			t.Fatalf("a slot of its own, once one came free: %+v", d)
 		}
@@ -170,7 +170,7 @@ func TestRateDisplacedKeyIsNotRefused(t *testing.T) {
 				if !r.AllowN(strconv.Itoa(i%12), burst).OK { // each every 1.2 s
 					refused++
 				}
-				time.Sleep(time.Second / 10)
+				time.Sleep(time.Second / 10) // in a synctest bubble
 			}
 			if refused > 0 || r.Stats().EvictedLive == 0 {
 				t.Errorf("burst %d: %d of 600 events refused, %d displaced", burst, refused, r.Stats().EvictedLive)

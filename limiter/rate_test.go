@@ -48,15 +48,15 @@ func TestRateAdmitsBurstThenLimit(t *testing.T) {
 					t.Fatalf("error %v", err)
 				}
 				// Two, as rounding moves x/time/rate itself over the edge of one.
-				time.Sleep(d.RetryAfter - 2*time.Nanosecond)
+				time.Sleep(d.RetryAfter - 2*time.Nanosecond) // in a synctest bubble
 				if r.Allow("a").OK {
 					t.Fatal("admitted two nanoseconds before RetryAfter")
 				}
-				time.Sleep(2 * time.Nanosecond)
+				time.Sleep(2 * time.Nanosecond) // in a synctest bubble
 				if d := r.Allow("a"); !d.OK || d.Remaining != 0 {
 					t.Fatalf("at RetryAfter: %+v", d)
 				}
-				time.Sleep(d.ResetAfter)
+				time.Sleep(d.ResetAfter) // in a synctest bubble
 				if d := r.Peek("a", 5); !d.OK || d.Remaining != 5 || d.ResetAfter != 0 {
 					t.Fatalf("at ResetAfter: %+v", d)
 				}
@@ -136,7 +136,7 @@ func rateAgree(t *testing.T, rnd *rand.Rand, steps int, opts ...limiter.RateOpti
 		for step := range steps {
 			if limit > 0 {
 				mean := float64(time.Second) / float64(limit)
-				time.Sleep(time.Duration(rnd.ExpFloat64()*mean*1.5) / 1000 * 1000)
+				time.Sleep(time.Duration(rnd.ExpFloat64()*mean*1.5) / 1000 * 1000) // in a synctest bubble
 			}
 			if rnd.IntN(50) == 0 {
 				// Not to 0, where tokens that rounding left just below a whole number stay so for ever.
@@ -330,7 +330,7 @@ func TestRatePoliciesChargeAllOrNone(t *testing.T) {
 				if d.OK || d.Policy != "burst" || d.RetryAfter != time.Second || !each[0].Refused || each[1].Refused || each[1].Remaining != 1 {
 					t.Fatalf("refused by burst: %+v %+v", d, each)
 				}
-				time.Sleep(2 * time.Second)
+				time.Sleep(2 * time.Second) // in a synctest bubble
 				d = r.AllowEach(time.Time{}, "a", 2, each[:])
 				if d.OK || d.Policy != "daily" || d.RetryAfter != 0 || each[0].Refused || !each[1].Refused || each[0].Remaining != 2 {
 					t.Fatalf("refused by daily, burst untouched: %+v %+v", d, each)
@@ -615,7 +615,7 @@ func TestRateKeyLimit(t *testing.T) {
 		if d := r.Allow("pro"); d.Limit != 100 || d.RetryAfter.Round(10) != 333333330 {
 			t.Errorf("pro: %+v", d)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		if d := r.AllowAt(time.Now().Add(-time.Hour), "free", 1); d.OK || d.RetryAfter != time.Second {
 			t.Errorf("free, an hour back: %+v", d)
 		}

@@ -101,7 +101,7 @@ func TestRateWaitGivesTheBudgetBack(t *testing.T) {
 				t.Fatalf("%d: %v", i, err)
 			}
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		if d := r.Allow("honest"); !d.OK {
 			t.Errorf("after all others have left: %+v", d)
 		}

@@ -96,7 +96,7 @@ func FuzzRateTable(f *testing.F) {
 				switch op % 16 {
 				case 0, 1, 2:
 					step := time.Duration(n) * time.Second / 64
-					time.Sleep(step)
+					time.Sleep(step) // in a synctest bubble
 					m.now += step.Seconds()
 				case 3:
 					r.Refund(key, n%12)

@@ -63,12 +63,12 @@ func TestYield(t *testing.T) {
 				c, p, join, served := line(t, len(test.join))
 				r := test.r
 				r.Arrived = time.Now()
-				time.Sleep(2 * step)
+				time.Sleep(2 * step) // in a synctest bubble
 				for i, j := range test.join {
 					join(strconv.Itoa(i), j)
 				}
 				if test.late {
-					time.Sleep(time.Millisecond)
+					time.Sleep(time.Millisecond) // in a synctest bubble
 					r.Arrived = time.Now()
 				}
 				q, err := p.Yield(ctx, r)
@@ -82,9 +82,9 @@ func TestYield(t *testing.T) {
 				if q != p {
 					p.Release(limiter.Failure) // a copy from before
 				}
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // in a synctest bubble
 				q.Release(limiter.Success)
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				synctest.Wait()
 				if !slices.Equal(*served, test.want) {
 					t.Errorf("served %v, want %v", *served, test.want)
@@ -102,7 +102,7 @@ func TestYield(t *testing.T) {
 			r := limiter.Request{Arrived: time.Now()}
 			go func() {
 				p, _ := c.Acquire(ctx, limiter.Request{Priority: 1})
-				time.Sleep(time.Minute)
+				time.Sleep(time.Minute) // in a synctest bubble
 				p.Release(limiter.Success)
 			}()
 			synctest.Wait()
@@ -127,7 +127,7 @@ func TestYield(t *testing.T) {
 			}
 			q.Release(limiter.Success)
 			p.Release(limiter.Success)
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			synctest.Wait()
 			s := c.Stats()
 			if len(*served) != 1 || s.InFlight != 0 || s.Admitted != 2 || s.Success != 1 || s.Ignored != 1 || s.Left != 1 {
@@ -151,14 +151,14 @@ func TestYield(t *testing.T) {
 					r := limiter.Request{Arrived: time.Now()}
 					p, _ := c.Acquire(ctx, r)
 					for range 3 {
-						time.Sleep(10 * time.Millisecond)
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
 						p, _ = p.Yield(ctx, r)
 					}
 					note("light")
 					p.Release(limiter.Success)
 				})
 			}
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // in a synctest bubble
 			p, err := c.Acquire(ctx, limiter.Request{Weight: 2, Priority: 1})
 			if err != nil {
 				t.Fatal(err)
@@ -193,7 +193,7 @@ func TestYieldNotForOnePastItsTime(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		q.join(ctx, "too late", limiter.Request{Priority: 1, Work: 900 * time.Millisecond})
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // in a synctest bubble
 		same, err := p.Yield(t.Context(), r)
 		if err != nil || same != p {
 			t.Errorf("stood back: %v", err)
@@ -226,7 +226,7 @@ func TestYieldKeepsTheLimit(t *testing.T) {
 			leave := func(w int) { in.Add(int64(-min(w, limit))) }
 			var wg sync.WaitGroup
 			for range 150 {
-				time.Sleep(time.Duration(rng.IntN(4000)) * time.Microsecond)
+				time.Sleep(time.Duration(rng.IntN(4000)) * time.Microsecond) // in a synctest bubble
 				r := limiter.Request{Priority: rng.IntN(5) - 2, Weight: rng.IntN(3) + 1, Client: string('a' + rune(rng.IntN(clients)))}
 				if clients == 1 {
 					r.Weight = 1 // so that the bound on the wait is plain
@@ -249,7 +249,7 @@ func TestYieldKeepsTheLimit(t *testing.T) {
 						if pieces == 1 {
 							begun.Add(1)
 							enter(r.Weight)
-							time.Sleep(each)
+							time.Sleep(each) // in a synctest bubble
 							leave(r.Weight)
 							c.Give(n)
 							ended.Add(1)
@@ -266,7 +266,7 @@ func TestYieldKeepsTheLimit(t *testing.T) {
 					begun.Add(1)
 					enter(r.Weight)
 					for range pieces {
-						time.Sleep(each)
+						time.Sleep(each) // in a synctest bubble
 						if asNew {
 							r.Arrived = time.Now()
 						}

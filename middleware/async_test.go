@@ -126,7 +126,7 @@ func TestAsyncLife(t *testing.T) {
 		if !bytes.Contains(w.Body.Bytes(), []byte("\n  \"state\"")) {
 			t.Errorf("not for a person to read: %s", w.Body)
 		}
-		time.Sleep(600 * time.Millisecond)
+		time.Sleep(600 * time.Millisecond) // in a synctest bubble
 		w = s.do("GET", at, "")
 		status(t, w, 200)
 		if j := decodeJob(t, w.Body.Bytes()); j.State != "running" || j.Fraction != 0.5 || j.RetryAfter < 1 || w.Header().Get("Retry-After") == "" {
@@ -136,7 +136,7 @@ func TestAsyncLife(t *testing.T) {
 		if w := s.do("GET", at, "", "If-None-Match", `"x", `+tag); w.Code != 304 || w.Body.Len() != 0 || w.Header().Get("ETag") != tag {
 			t.Errorf("unchanged: %d %v", w.Code, w.Header())
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		w = s.do("GET", at, "", "If-None-Match", tag)
 		status(t, w, 200)
 		if j := decodeJob(t, w.Body.Bytes()); j.State != "succeeded" || string(j.Result) != `"\u003cb\u003eready\u003c/b\u003e"` && string(j.Result) != `"<b>ready</b>"` || j.Fraction != 1 || w.Header().Get("Retry-After") != "" {
@@ -149,7 +149,7 @@ func TestAsyncLife(t *testing.T) {
 		status(t, s.do("DELETE", at, ""), 409)
 		status(t, s.do("GET", "/reports/unknown", ""), 404)
 		status(t, s.do("DELETE", "/reports/unknown", ""), 404)
-		time.Sleep(2 * time.Hour)
+		time.Sleep(2 * time.Hour) // in a synctest bubble
 		status(t, s.do("GET", at, ""), 410)
 		status(t, s.do("DELETE", at, ""), 410)
 		w = s.do("PUT", at, "")
@@ -416,7 +416,7 @@ func TestAsyncNegotiation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newAsync(t, nil)
 		at := s.do("POST", "/reports", `{"ms":10}`).Header().Get("Location")
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		for accept, want := range map[string]string{
 			"":                  "application/json",
 			"*/*":               "application/json",
@@ -444,7 +444,7 @@ func TestAsyncNegotiation(t *testing.T) {
 			t.Errorf("page of an ended job: %s", page)
 		}
 		at = s.do("POST", "/reports", `{"ms":10000}`).Header().Get("Location")
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // in a synctest bubble
 		if page := s.do("GET", at, "", "Accept", "text/html").Body.String(); !strings.Contains(page, `http-equiv="refresh"`) || !strings.Contains(page, `value="0.25"`) {
 			t.Errorf("page of a running job: %s", page)
 		}
@@ -517,7 +517,7 @@ func TestAsyncEvents(t *testing.T) {
 			if d := time.Since(began); d > time.Minute {
 				t.Errorf("held for %v", d)
 			}
-			time.Sleep(20 * time.Minute)
+			time.Sleep(20 * time.Minute) // in a synctest bubble
 			if j := decodeJob(t, s.do("GET", at, "").Body.Bytes()); j.State != "succeeded" {
 				t.Errorf("%+v", j)
 			}
@@ -549,7 +549,7 @@ func TestAsyncEvents(t *testing.T) {
 					t.Errorf("ids %v, states %v", ids, states)
 				}
 			})
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			if j := decodeJob(t, s.do("GET", at, "").Body.Bytes()); j.State != "running" {
 				t.Errorf("%+v", j)
 			}

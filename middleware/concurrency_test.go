@@ -600,7 +600,7 @@ func TestWaitingIsNoTimeOfTheHandler(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					l := limiter.NewConcurrency(1, limiter.WithQueue(1, time.Minute))
 					g := breaker.NewGroup(breaker.WithSlowCalls(500*time.Millisecond, 1))
-					h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(sleep) }),
+					h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(sleep) }), // in a synctest bubble
 						middleware.Concurrency(l, c.opts...), middleware.Breaker(g))
 					if c.held {
 						held, _ := l.TryAcquire(limiter.Request{})

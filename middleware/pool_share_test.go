@@ -17,7 +17,7 @@ func TestPoolFullIs503AndOwnShareFullIs429(t *testing.T) {
 		p := pool.New(pool.WithSlots(1), pool.WithQueue(3, time.Minute), pool.WithClientShare(1))
 		h := middleware.Pool(p, middleware.WithTaskFunc(func(r *http.Request) []pool.TaskOption {
 			return []pool.TaskOption{pool.WithClient(r.Header.Get("X-User"))}
-		})).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Second) }))
+		})).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { time.Sleep(time.Second) })) // in a synctest bubble
 		var wg sync.WaitGroup
 		serve := func(user string) *httptest.ResponseRecorder {
 			w := httptest.NewRecorder()

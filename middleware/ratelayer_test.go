@@ -43,7 +43,7 @@ func TestRateRefusal(t *testing.T) {
 		for range 2 {
 			do(h, from("192.0.2.1:1"))
 		}
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(1500 * time.Millisecond) // in a synctest bubble
 		res := do(h, from("192.0.2.1:1"))
 		if res.StatusCode != 429 {
 			t.Fatalf("status %d, want 429", res.StatusCode)
@@ -69,7 +69,7 @@ func TestRateRefusal(t *testing.T) {
 			}
 		}
 		// Only the daily policy is left after ten seconds.
-		time.Sleep(9 * time.Second)
+		time.Sleep(9 * time.Second) // in a synctest bubble
 		res = do(h, from("192.0.2.1:1"))
 		if err := json.NewDecoder(res.Body).Decode(&p); err != nil {
 			t.Fatal(err)
@@ -208,7 +208,7 @@ func TestRetryAfterIsNotBeforeT(t *testing.T) {
 						t.Fatalf("Retry-After %q, t %d: %v", res.Header.Get("Retry-After"), s, err)
 					}
 				}
-				time.Sleep(time.Duration(i%9) * 130 * time.Millisecond)
+				time.Sleep(time.Duration(i%9) * 130 * time.Millisecond) // in a synctest bubble
 			}
 		}
 	})

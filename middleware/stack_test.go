@@ -362,7 +362,7 @@ func TestBreakerLetsARequestThroughOnce(t *testing.T) {
 			t.Errorf("after two: %v", s)
 		}
 		status = 200
-		time.Sleep(b.RetryAfter())
+		time.Sleep(b.RetryAfter()) // in a synctest bubble
 		if got := get(h, "GET", "/report").StatusCode; got != 200 || b.State() != breaker.Closed {
 			t.Errorf("the probe is answered %d, and the breaker is %v; want 200 and closed", got, b.State())
 		}

@@ -24,7 +24,7 @@ func TestSubmit(t *testing.T) {
 	t.Run("any number may wait, any number of times", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))
-			f := pool.Submit(ctx, p, func(context.Context) (string, error) { time.Sleep(time.Second); return "done", errTask })
+			f := pool.Submit(ctx, p, func(context.Context) (string, error) { time.Sleep(time.Second); return "done", errTask }) // in a synctest bubble
 			var wg sync.WaitGroup
 			for range 10 {
 				wg.Go(func() {
@@ -49,7 +49,7 @@ func TestSubmit(t *testing.T) {
 	t.Run("waiting ends with the waiter's context, the task goes on", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))
-			f := pool.Submit(ctx, p, func(context.Context) (int, error) { time.Sleep(time.Minute); return 7, nil })
+			f := pool.Submit(ctx, p, func(context.Context) (int, error) { time.Sleep(time.Minute); return 7, nil }) // in a synctest bubble
 			short, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
 			if _, err := f.Wait(short); err != context.DeadlineExceeded {
@@ -118,7 +118,7 @@ func TestSubmit(t *testing.T) {
 			for i := range 20 {
 				fs = append(fs, pool.Submit(ctx, p, func(context.Context) (int, error) { order = append(order, i); return i, nil }))
 				synctest.Wait()
-				time.Sleep(time.Nanosecond)
+				time.Sleep(time.Nanosecond) // in a synctest bubble
 			}
 			release()
 			for _, f := range fs {
@@ -242,7 +242,7 @@ func TestMap(t *testing.T) {
 			got, err := pool.Map(ctx, p, items, func(_ context.Context, i int) (int, error) {
 				most.Store(max(most.Load(), in.Add(1)))
 				defer in.Add(-1)
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				return i, nil
 			}, pool.WithKind("item"))
 			if err != nil || !slices.Equal(got, items) {
@@ -260,7 +260,7 @@ func TestMap(t *testing.T) {
 			var calls atomic.Int64
 			_, err := pool.Map(ctx, p, make([]int, 100), func(ctx context.Context, i int) (int, error) {
 				if calls.Add(1) == 3 {
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // in a synctest bubble
 					return 0, errTask
 				}
 				<-ctx.Done()
@@ -303,7 +303,7 @@ func TestMap(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				pool.Map(ctx, p, make([]int, 100), func(context.Context, int) (int, error) { time.Sleep(time.Second); return 0, nil })
+				pool.Map(ctx, p, make([]int, 100), func(context.Context, int) (int, error) { time.Sleep(time.Second); return 0, nil }) // in a synctest bubble
 			}()
 			synctest.Wait()
 			began := time.Now()
@@ -364,7 +364,7 @@ func TestStream(t *testing.T) {
 			p := pool.New(pool.WithSlots(3))
 			pulled, want := 0, 0
 			for n, err := range pool.Stream(ctx, p, count(&pulled), func(_ context.Context, n int) (int, error) {
-				time.Sleep(time.Duration(10-n%10) * time.Millisecond)
+				time.Sleep(time.Duration(10-n%10) * time.Millisecond) // in a synctest bubble
 				return n, nil
 			}) {
 				if n != want || err != nil {

@@ -17,7 +17,7 @@ func TestKindThatWasSlowIsTriedAgain(t *testing.T) {
 		p := pool.New(pool.WithSlots(1))
 		ctx := context.Background()
 		took := 10 * time.Second
-		work := func(context.Context) error { time.Sleep(took); return nil }
+		work := func(context.Context) error { time.Sleep(took); return nil } // in a synctest bubble
 		p.Do(ctx, work, pool.WithKind("k"))
 		took = 10 * time.Millisecond // what it called is well again
 		began := time.Now()
@@ -26,13 +26,13 @@ func TestKindThatWasSlowIsTriedAgain(t *testing.T) {
 		for range 2 { // work of another kind, always: no slot is ever free
 			wg.Go(func() {
 				for time.Since(began) < time.Hour {
-					p.Do(ctx, func(context.Context) error { time.Sleep(100 * time.Millisecond); return nil })
+					p.Do(ctx, func(context.Context) error { time.Sleep(100 * time.Millisecond); return nil }) // in a synctest bubble
 				}
 			})
 		}
 		var tried, refused int
 		for ; time.Since(began) < time.Hour; tried++ {
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(300 * time.Millisecond) // in a synctest bubble
 			err := p.Do(ctx, work, pool.WithKind("k"), pool.WithDeadline(time.Now().Add(time.Second)))
 			if errors.Is(err, limiter.ErrWouldMissDeadline) {
 				refused++
@@ -49,7 +49,7 @@ func TestKindThatIsSlowIsSeldomTried(t *testing.T) {
 		p := pool.New(pool.WithSlots(1))
 		ctx := context.Background()
 		ran := 0
-		work := func(context.Context) error { ran++; time.Sleep(10 * time.Second); return nil }
+		work := func(context.Context) error { ran++; time.Sleep(10 * time.Second); return nil } // in a synctest bubble
 		p.Do(ctx, work, pool.WithKind("k"))
 		began := time.Now()
 		var wg sync.WaitGroup
@@ -57,12 +57,12 @@ func TestKindThatIsSlowIsSeldomTried(t *testing.T) {
 		for range 2 {
 			wg.Go(func() {
 				for time.Since(began) < time.Hour {
-					p.Do(ctx, func(context.Context) error { time.Sleep(100 * time.Millisecond); return nil })
+					p.Do(ctx, func(context.Context) error { time.Sleep(100 * time.Millisecond); return nil }) // in a synctest bubble
 				}
 			})
 		}
 		for time.Since(began) < time.Hour {
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(300 * time.Millisecond) // in a synctest bubble
 			p.Do(ctx, work, pool.WithKind("k"), pool.WithDeadline(time.Now().Add(time.Second)))
 		}
 		if ran < 10 || ran > 36 {

@@ -73,7 +73,7 @@ func TestOrderAgainstModel(t *testing.T) {
 			var wg sync.WaitGroup
 			for _, j := range list {
 				wg.Go(func() {
-					time.Sleep(j.arrive)
+					time.Sleep(j.arrive) // in a synctest bubble
 					ctx := context.Background()
 					if j.leave != 0 {
 						var cancel context.CancelFunc
@@ -84,7 +84,7 @@ func TestOrderAgainstModel(t *testing.T) {
 					}
 					p.Do(ctx, func(context.Context) error {
 						got = append(got, j.id)
-						time.Sleep(j.serve)
+						time.Sleep(j.serve) // in a synctest bubble
 						return nil
 					}, pool.WithPriority(j.priority))
 				})

@@ -43,14 +43,14 @@ func TestDeadlinesUnderOverload(t *testing.T) {
 				var ran, met, refused, slow int
 				var wg sync.WaitGroup
 				for time.Since(began) < length {
-					time.Sleep(time.Duration(rng.ExpFloat64() / rate))
+					time.Sleep(time.Duration(rng.ExpFloat64() / rate)) // in a synctest bubble
 					work := time.Duration(float64(service) * test.work(rng))
 					wg.Go(func() {
 						arrived := time.Now()
 						did := false
 						err := p.Do(context.Background(), func(context.Context) error {
 							did = true
-							time.Sleep(work)
+							time.Sleep(work) // in a synctest bubble
 							return nil
 						}, pool.WithDeadline(arrived.Add(test.within)), pool.WithKind("k"))
 						took := time.Since(arrived)

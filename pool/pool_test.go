@@ -270,7 +270,7 @@ func TestLine(t *testing.T) {
 					}, pool.WithPriority(w.priority))
 				})
 				synctest.Wait()
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // in a synctest bubble
 			}
 			release()
 			wg.Wait()
@@ -284,7 +284,7 @@ func TestLine(t *testing.T) {
 			const step, service = 100 * time.Millisecond, 10 * time.Millisecond
 			p := pool.New(pool.WithSlots(1), pool.WithPriorityStep(step), pool.WithQueue(1000, time.Minute))
 			ctx, cancel := context.WithCancel(context.Background())
-			busy := func(context.Context) error { time.Sleep(service); return nil }
+			busy := func(context.Context) error { time.Sleep(service); return nil } // in a synctest bubble
 			var wg sync.WaitGroup
 			for range 4 {
 				wg.Go(func() {
@@ -314,7 +314,7 @@ func TestLine(t *testing.T) {
 					wg.Go(func() {
 						for ctx.Err() == nil {
 							p.Do(ctx, func(context.Context) error {
-								time.Sleep(service)
+								time.Sleep(service) // in a synctest bubble
 								used[i] += service
 								return nil
 							}, pool.WithClient(name))
@@ -324,7 +324,7 @@ func TestLine(t *testing.T) {
 			}
 			client(0, 50, "flood", 30*time.Millisecond)
 			client(1, 2, "small", 10*time.Millisecond)
-			time.Sleep(20 * time.Second)
+			time.Sleep(20 * time.Second) // in a synctest bubble
 			cancel()
 			wg.Wait()
 			if share := used[1].Seconds() / (used[0] + used[1]).Seconds(); share < 0.45 || share > 0.55 {
@@ -335,7 +335,7 @@ func TestLine(t *testing.T) {
 	t.Run("brief work that looks again joins the line in the end", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))
-			brief := func(context.Context) error { time.Sleep(200 * time.Nanosecond); return nil }
+			brief := func(context.Context) error { time.Sleep(200 * time.Nanosecond); return nil } // in a synctest bubble
 			p.Do(context.Background(), brief)
 			var wg sync.WaitGroup
 			for range 20 {
@@ -419,7 +419,7 @@ func TestLine(t *testing.T) {
 					err := p.Do(context.Background(), func(context.Context) error {
 						n := in.Add(int64(min(k, 4)))
 						most.Store(max(most.Load(), n))
-						time.Sleep(time.Millisecond)
+						time.Sleep(time.Millisecond) // in a synctest bubble
 						in.Add(-int64(min(k, 4)))
 						return nil
 					}, pool.WithWeight(k))
@@ -438,8 +438,9 @@ func TestLine(t *testing.T) {
 	t.Run("late by its own deadline: refused at the door or in the line, never run", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))
-			work := func(context.Context) error { time.Sleep(100 * time.Millisecond); return nil }
-			for range 3 { // so that the kind's usual run time is known
+			work := func(context.Context) error { time.Sleep(100 * time.Millisecond); return nil } // in a synctest bubble
+			// So that the kind's usual run time is known.
+			for range 3 {
 				p.Do(context.Background(), work, pool.WithKind("k"))
 			}
 			if err := p.Do(context.Background(), work, pool.WithDeadline(time.Now())); !errors.Is(err, limiter.ErrWouldMissDeadline) {
@@ -456,7 +457,7 @@ func TestLine(t *testing.T) {
 			go func() {
 				done <- p.Do(context.Background(), func(context.Context) error { t.Error("ran"); return nil }, soon)
 			}()
-			time.Sleep(60 * time.Millisecond)
+			time.Sleep(60 * time.Millisecond) // in a synctest bubble
 			release()
 			if err := <-done; !errors.Is(err, limiter.ErrWouldMissDeadline) {
 				t.Errorf("in the line: %v", err)
@@ -583,7 +584,7 @@ func TestSlotsFollowGOMAXPROCS(t *testing.T) {
 			t.Errorf("%d and %d slots, want 3 and 1", p.Slots(), none.Slots())
 		}
 		runtime.GOMAXPROCS(6)
-		time.Sleep(1100 * time.Millisecond)
+		time.Sleep(1100 * time.Millisecond) // in a synctest bubble
 		nop := func(context.Context) error { return nil }
 		p.Do(context.Background(), nop)
 		fixed.Do(context.Background(), nop)
@@ -612,7 +613,7 @@ func TestCheckpoint(t *testing.T) {
 			wg.Go(func() {
 				p.Do(context.Background(), func(ctx context.Context) error {
 					for range 3 {
-						time.Sleep(10 * time.Millisecond)
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
 						if err := pool.Checkpoint(ctx); err != nil {
 							t.Error(err)
 						}
@@ -655,7 +656,7 @@ func TestCheckpoint(t *testing.T) {
 			wg.Go(func() {
 				p.Do(context.Background(), func(ctx context.Context) error {
 					for range 200 {
-						time.Sleep(time.Millisecond)
+						time.Sleep(time.Millisecond) // in a synctest bubble
 						if err := pool.Checkpoint(ctx); err != nil {
 							t.Error(err)
 						}
@@ -671,7 +672,7 @@ func TestCheckpoint(t *testing.T) {
 			for range 4 {
 				wg.Go(func() {
 					for flood.Err() == nil {
-						p.Do(flood, func(context.Context) error { time.Sleep(50 * time.Millisecond); return nil })
+						p.Do(flood, func(context.Context) error { time.Sleep(50 * time.Millisecond); return nil }) // in a synctest bubble
 					}
 				})
 			}
@@ -687,7 +688,7 @@ func TestCheckpoint(t *testing.T) {
 				if in.Add(1) > 1 {
 					t.Error("two in one slot")
 				}
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				in.Add(-1)
 			}
 			done := make(chan struct{})
@@ -696,7 +697,7 @@ func TestCheckpoint(t *testing.T) {
 				p.Do(context.Background(), func(ctx context.Context) error {
 					part, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
 					defer cancel()
-					time.Sleep(time.Millisecond)
+					time.Sleep(time.Millisecond) // in a synctest bubble
 					if err := pool.Checkpoint(part); err != context.DeadlineExceeded {
 						t.Errorf("got %v", err)
 					}
@@ -781,7 +782,7 @@ func TestCheckpoint(t *testing.T) {
 			result := make(chan error)
 			go func() {
 				result <- p.Do(ctx, func(ctx context.Context) error {
-					time.Sleep(time.Millisecond)
+					time.Sleep(time.Millisecond) // in a synctest bubble
 					return pool.Checkpoint(ctx)
 				})
 			}()
@@ -789,9 +790,9 @@ func TestCheckpoint(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				p.Do(context.Background(), func(context.Context) error { time.Sleep(time.Second); return nil }, pool.WithPriority(5))
+				p.Do(context.Background(), func(context.Context) error { time.Sleep(time.Second); return nil }, pool.WithPriority(5)) // in a synctest bubble
 			}()
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // in a synctest bubble
 			cancel()
 			if err := <-result; err != context.Canceled {
 				t.Errorf("got %v", err)
@@ -844,7 +845,7 @@ func TestShutdown(t *testing.T) {
 			var ran atomic.Int64
 			for range 5 {
 				go p.Do(context.Background(), func(context.Context) error {
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // in a synctest bubble
 					ran.Add(1)
 					return nil
 				})
@@ -868,7 +869,7 @@ func TestShutdown(t *testing.T) {
 			go func() {
 				stopped <- p.Do(context.Background(), func(ctx context.Context) error {
 					for {
-						time.Sleep(time.Millisecond)
+						time.Sleep(time.Millisecond) // in a synctest bubble
 						if err := pool.Checkpoint(ctx); err != nil {
 							return err
 						}
@@ -951,7 +952,7 @@ func TestStats(t *testing.T) {
 		p := pool.New(pool.WithSlots(1))
 		for i := range 100 {
 			p.Do(context.Background(), func(context.Context) error {
-				time.Sleep(time.Duration(i+1) * time.Millisecond)
+				time.Sleep(time.Duration(i+1) * time.Millisecond) // in a synctest bubble
 				return nil
 			}, pool.WithKind("work"))
 		}

@@ -24,7 +24,7 @@ func TestStreamReadsNoFurtherAtShutdown(t *testing.T) {
 		var last error
 		var got int
 		for _, err := range pool.Stream(context.Background(), p, in, func(context.Context, int) (int, error) {
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			return 0, nil
 		}) {
 			last = err
@@ -68,7 +68,7 @@ func TestStreamIsNotRefusedByItself(t *testing.T) {
 				ran := make([]atomic.Int64, n)
 				got := 0
 				for i, err := range pool.Stream(context.Background(), p, in, func(_ context.Context, i int) (int, error) {
-					time.Sleep(time.Duration(i%7+1) * 10 * time.Millisecond)
+					time.Sleep(time.Duration(i%7+1) * 10 * time.Millisecond) // in a synctest bubble
 					ran[i].Add(1)
 					return i, nil
 				}, pool.WithClient("c")) {

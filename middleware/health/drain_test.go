@@ -82,7 +82,7 @@ func TestDrainOrder(t *testing.T) {
 		h := health.New(health.WithDrainWait(6 * time.Second))
 		l := listenPipe()
 		srv := &http.Server{Handler: h.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(3 * time.Second)
+			time.Sleep(3 * time.Second) // in a synctest bubble
 		}))}
 		served := make(chan error, 1)
 		go func() { served <- srv.Serve(l) }()
@@ -113,8 +113,8 @@ func TestDrainOrder(t *testing.T) {
 		if status, last := get("/"); status != 200 || !last { // 0-3 s
 			t.Errorf("draining: %d, Connection: close %v; want served, and told to go", status, last)
 		}
-		time.Sleep(2 * time.Second)
-		status, _ := get("/") // 5-8 s: in flight when the listener closes
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		status, _ := get("/")       // 5-8 s: in flight when the listener closes
 		j.add(fmt.Sprint("last request ", status))
 		if err := <-drained; err != nil {
 			t.Error(err)

@@ -112,7 +112,7 @@ func TestChecksAreOutOfBand(t *testing.T) {
 			Interval: 10 * time.Second,
 			Run: func(ctx context.Context) error {
 				runs.Add(1)
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				return nil
 			},
 		}))
@@ -128,17 +128,17 @@ func TestChecksAreOutOfBand(t *testing.T) {
 		if time.Since(began) != 0 {
 			t.Errorf("probes waited %v for a check", time.Since(began))
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		synctest.Wait()
 		if !h.Ready() {
 			t.Error("not ready after the first pass")
 		}
-		time.Sleep(99 * time.Second) // nine further runs, each after 9-11 s and taking 1 s
+		time.Sleep(99 * time.Second) // in a synctest bubble: nine further runs, each after 9-11 s and taking 1 s
 		if n := runs.Load(); n < 8 || n > 11 {
 			t.Errorf("%d runs in 100 s with an interval of 10 s", n)
 		}
 		h.Close()
-		time.Sleep(time.Second) // a run may be under way, and it does not look at its context
+		time.Sleep(time.Second) // in a synctest bubble: a run may be under way, and it does not look at its context
 	})
 }
 
@@ -158,7 +158,7 @@ func TestCheckFailsAndRecovers(t *testing.T) {
 		defer h.Close()
 		synctest.Wait()
 		broken.Store(true)
-		time.Sleep(1200 * time.Millisecond)
+		time.Sleep(1200 * time.Millisecond) // in a synctest bubble
 		w := probe(h.Handler(http.NotFoundHandler()), "GET", "/readyz")
 		if w.Code != 503 || w.Body.String() != "not ready\ndisk: failing\n" {
 			t.Errorf("%d %q", w.Code, w.Body)
@@ -167,7 +167,7 @@ func TestCheckFailsAndRecovers(t *testing.T) {
 			t.Errorf("stats %+v", s)
 		}
 		broken.Store(false)
-		time.Sleep(1200 * time.Millisecond)
+		time.Sleep(1200 * time.Millisecond) // in a synctest bubble
 		if !h.Ready() {
 			t.Error("did not recover")
 		}
@@ -195,14 +195,14 @@ func TestHangingCheckIsLateAndNeverOverlaps(t *testing.T) {
 		if !h.Ready() {
 			t.Fatal("not ready after a pass")
 		}
-		time.Sleep(4 * time.Second)
+		time.Sleep(4 * time.Second) // in a synctest bubble
 		if h.Ready() {
 			t.Error("ready although the check hangs")
 		}
 		if s := h.Stats().Checks[0]; !strings.Contains(s.Error, "did not return within 2s") {
 			t.Errorf("error %q", s.Error)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		if most.Load() != 1 || runs.Load() != 2 {
 			t.Errorf("%d runs, %d at once", runs.Load(), most.Load())
 		}
@@ -297,7 +297,7 @@ func TestCheckSeesItsTimeout(t *testing.T) {
 			},
 		}))
 		defer h.Close()
-		time.Sleep(1001 * time.Millisecond)
+		time.Sleep(1001 * time.Millisecond) // in a synctest bubble
 		if s := h.Stats(); s.Ready || s.Checks[0].OK || s.Checks[0].Error == "" {
 			t.Errorf("%+v", s)
 		}

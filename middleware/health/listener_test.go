@@ -163,7 +163,7 @@ func TestRequestOnItsWayToTheHandlerIsServed(t *testing.T) {
 			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") }),
 			ConnState: func(_ net.Conn, s http.ConnState) {
 				if s == http.StateActive {
-					time.Sleep(500 * time.Millisecond)
+					time.Sleep(500 * time.Millisecond) // in a synctest bubble
 				}
 			},
 		}
@@ -171,7 +171,7 @@ func TestRequestOnItsWayToTheHandlerIsServed(t *testing.T) {
 		go func() { returned <- h.Serve(ctx, l, srv) }()
 		client := &http.Client{Transport: &http.Transport{DialContext: l.dial}}
 		leave()
-		time.Sleep(800 * time.Millisecond) // 200 ms before the server shuts down
+		time.Sleep(800 * time.Millisecond) // in a synctest bubble: 200 ms before the server shuts down
 		resp, err := client.Post("http://x/", "text/plain", nil)
 		if err != nil {
 			t.Fatalf("the request was dropped: %v", err)

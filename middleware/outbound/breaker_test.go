@@ -259,15 +259,7 @@ func TestO3UpgradedConnectionStaysWritable(t *testing.T) {
 			"breaker, timeout, retry, hedge": {outbound.Breaker(nil), outbound.Timeout(time.Second), outbound.Retry(), outbound.Hedge()},
 			"balance":                        {outbound.Balance(set)},
 		} {
-			rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: 101, Header: http.Header{"Upgrade": {"echo"}}, Body: ours}, nil
-			}}, layers...)
-			req := request(t.Context(), "GET", "http://a.test/", nil)
-			req.Header.Set("Upgrade", "echo")
-			resp, err := rt.RoundTrip(req)
-			if err != nil {
-				t.Fatal(err)
-			}
+			resp := upgraded(t, ours, layers)
 			rw, ok := resp.Body.(io.ReadWriteCloser)
 			if !ok {
 				t.Fatalf("%s: body of a 101 is %T, not a connection", name, resp.Body)
@@ -282,6 +274,21 @@ func TestO3UpgradedConnectionStaysWritable(t *testing.T) {
 	})
 }
 
+// upgraded returns the answer to an upgrade to conn, through layers.
+func upgraded(t *testing.T, conn io.ReadWriteCloser, layers []outbound.Layer) *http.Response {
+	t.Helper()
+	rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 101, Header: http.Header{"Upgrade": {"echo"}}, Body: conn}, nil
+	}}, layers...)
+	req := request(t.Context(), "GET", "http://a.test/", nil)
+	req.Header.Set("Upgrade", "echo")
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
 // Through a ReverseProxy, what a backend still has to say to a client that has said all reaches it.
 func TestO3UpgradedConnectionClosesByHalves(t *testing.T) {
 	for name, layers := range map[string][]outbound.Layer{
@@ -292,15 +299,7 @@ func TestO3UpgradedConnectionClosesByHalves(t *testing.T) {
 			ours, theirs := net.Pipe()
 			defer theirs.Close()
 			conn := &halfConn{Conn: ours}
-			rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
-				return &http.Response{StatusCode: 101, Header: http.Header{"Upgrade": {"echo"}}, Body: conn}, nil
-			}}, layers...)
-			req := request(t.Context(), "GET", "http://a.test/", nil)
-			req.Header.Set("Upgrade", "echo")
-			resp, err := rt.RoundTrip(req)
-			if err != nil {
-				t.Fatal(err)
-			}
+			resp := upgraded(t, conn, layers)
 			defer resp.Body.Close()
 			w, ok := resp.Body.(interface{ CloseWrite() error })
 			if !ok {
@@ -457,7 +456,7 @@ func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {
 		if e := set.Stats().Endpoints[0]; e.Failures != 0 || e.InFlight != 0 {
 			t.Errorf("Balance: %d failures, %d in flight", e.Failures, e.InFlight)
 		}
-		time.Sleep(time.Second) // net/http lingers for half of that
+		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
 	})
 }
 
@@ -473,7 +472,7 @@ func TestBreakerHostThatNeverAnswersOpensBeforeAnyCallReturns(t *testing.T) {
 		for range 30 {
 			go do(rt, request(ctx, "GET", "http://a.test/", nil))
 		}
-		time.Sleep(2100 * time.Millisecond)
+		time.Sleep(2100 * time.Millisecond) // in a synctest bubble
 		if _, err := get(t, rt, "http://a.test/"); !errors.Is(err, breaker.ErrOpen) {
 			t.Errorf("after 2.1 s: %v", err)
 		}
@@ -588,7 +587,7 @@ func TestUpgradesAloneBringAHostBack(t *testing.T) {
 					if status, _ := do(rt, req); status == 101 {
 						upgraded++
 					}
-					time.Sleep(100 * time.Millisecond)
+					time.Sleep(100 * time.Millisecond) // in a synctest bubble
 				}
 				if upgraded < 300 {
 					t.Errorf("%d of 900 upgrades in the 90 s in which the host was well", upgraded)

@@ -256,7 +256,7 @@ func TestReverseProxyBrokenUpload(t *testing.T) {
 						c.Close()
 						synctest.Wait()
 					}
-					time.Sleep(time.Second) // net/http lingers for half of that
+					time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
 					srv.Close()
 				}
 				if got := g.Get("backend.test").State() != breaker.Closed; got != tc.open {

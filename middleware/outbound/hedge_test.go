@@ -415,7 +415,7 @@ func TestHedgePanicTravelsOnInTheCallersGoroutine(t *testing.T) {
 					if tc.after == 0 {
 						<-req.Context().Done()
 					}
-					time.Sleep(tc.after)
+					time.Sleep(tc.after) // in a synctest bubble
 					panic(errCut)
 				}}, outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
 				began := time.Now()
@@ -450,7 +450,7 @@ func TestHedgeThatLostHasARequestOfItsOwn(t *testing.T) {
 				return first(req)
 			}
 			<-req.Context().Done()
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // in a synctest bubble
 			if n := len(req.Header); n != 0 {
 				t.Errorf("%d header fields", n)
 			}
@@ -461,7 +461,7 @@ func TestHedgeThatLostHasARequestOfItsOwn(t *testing.T) {
 			t.Fatal(status, err)
 		}
 		req.Header.Set("X-Next", "1")
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		if calls.Load() != 2 {
 			t.Errorf("%d calls", calls.Load())
 		}

@@ -244,7 +244,7 @@ func TestLimitWaitIsNotTheEndpoints(t *testing.T) {
 				for i := range 1000 {
 					broken.Store(i < tc.broken)
 					all.Go(func() { get(t, rt, "http://svc/") })
-					time.Sleep(tc.each)
+					time.Sleep(tc.each) // in a synctest bubble
 				}
 				all.Wait()
 				if b := set.Stats().Endpoints[0].Breaker; b.Openings != tc.openings || b.LostProbes != 0 || b.InFlight != 0 || b.State != breaker.Closed {

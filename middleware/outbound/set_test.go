@@ -354,14 +354,14 @@ func TestEjection(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		broken.Store(false)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		for range 100 {
 			get(t, rt, "http://svc/")
 		}
 		if n := bad.Load(); n < 8 || n > 40 {
 			t.Errorf("after its open time it got %d requests, want three probes and the first of the ramp", n-5)
 		}
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in a synctest bubble
 		bad.Store(0)
 		for range 1000 {
 			get(t, rt, "http://svc/")
@@ -552,7 +552,7 @@ func TestUpdate(t *testing.T) {
 		if e[1].Share != 0.1 {
 			t.Errorf("the new one starts with a share of %v", e[1].Share)
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		if share := set.Stats().Endpoints[1].Share; math.Abs(share-0.5) > 0.01 {
 			t.Errorf("half way through its slow start: %v", share)
 		}
@@ -591,7 +591,7 @@ func TestSlowStartShare(t *testing.T) {
 				} else {
 					last = got
 				}
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 			}
 			if last < 420 || last > 580 {
 				t.Errorf("in the end %d of 1,000", last)
@@ -621,16 +621,16 @@ func TestProbeFallAndRise(t *testing.T) {
 		rt := outbound.New(w, outbound.Balance(set))
 		down := func() bool { return set.Stats().Endpoints[0].Down }
 
-		time.Sleep(95 * time.Second)
+		time.Sleep(95 * time.Second) // in a synctest bubble
 		if n := probes.Load(); n < 8 || n > 13 {
 			t.Errorf("%d probes in 95 s, want one in 8 to 12 s", n)
 		}
 		up.Store(false)
-		time.Sleep(15 * time.Second)
+		time.Sleep(15 * time.Second) // in a synctest bubble
 		if down() {
 			t.Error("down after one or two failures; three are wanted")
 		}
-		time.Sleep(25 * time.Second)
+		time.Sleep(25 * time.Second) // in a synctest bubble
 		if !down() {
 			t.Error("not down after three failures")
 		}
@@ -642,7 +642,7 @@ func TestProbeFallAndRise(t *testing.T) {
 			t.Errorf("%d requests to an endpoint that is down", calls.Load()-before)
 		}
 		up.Store(true)
-		time.Sleep(26 * time.Second)
+		time.Sleep(26 * time.Second) // in a synctest bubble
 		if down() {
 			t.Error("still down after two successes")
 		}
@@ -652,7 +652,7 @@ func TestProbeFallAndRise(t *testing.T) {
 		}
 		set.Close()
 		n := probes.Load()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		if probes.Load() != n {
 			t.Error("probes after Close")
 		}
@@ -689,11 +689,11 @@ func TestProbeOfARemovedEndpointStops(t *testing.T) {
 		var a, b atomic.Int64
 		set := newSet(t, urls("http://a.test"), outbound.WithProbe(outbound.Probe{
 			Path: "/", Transport: world{"a.test": counted(&a, always(200)), "b.test": counted(&b, always(200))}}))
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		set.Update(urls("http://b.test"))
 		synctest.Wait()
 		n := a.Load()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		if a.Load() != n || b.Load() < 4 {
 			t.Errorf("removed: %d more probes; added: %d", a.Load()-n, b.Load())
 		}
@@ -704,7 +704,7 @@ func TestProbeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		set := newSet(t, urls("http://a.test", "http://b.test"), outbound.WithProbe(outbound.Probe{
 			Path: "/", Fall: 1, Transport: world{"a.test": sleepy(time.Hour, 200), "b.test": always(200)}}))
-		time.Sleep(2100 * time.Millisecond)
+		time.Sleep(2100 * time.Millisecond) // in a synctest bubble
 		if !set.Stats().Endpoints[0].Down {
 			t.Error("an endpoint that does not answer probes is up")
 		}
@@ -738,7 +738,7 @@ func TestSetUnderChangeAndLoad(t *testing.T) {
 					list := urls("http://a.test", "http://b.test", "http://c.test", "http://d.test")
 					set.Update(list[:1+i%4])
 					set.Stats()
-					time.Sleep(2 * time.Millisecond)
+					time.Sleep(2 * time.Millisecond) // in a synctest bubble
 				}
 			})
 			all.Wait()

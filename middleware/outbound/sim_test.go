@@ -74,7 +74,7 @@ func simulate(t *testing.T, requests int, change func([]*backend), opts ...outbo
 		failed := 0
 		var all sync.WaitGroup
 		for range requests {
-			time.Sleep(time.Duration(rand.ExpFloat64() * float64(time.Second) / 2400))
+			time.Sleep(time.Duration(rand.ExpFloat64() * float64(time.Second) / 2400)) // in a synctest bubble
 			all.Go(func() {
 				began := time.Now()
 				status, err := get(t, rt, "http://svc/")
@@ -194,7 +194,7 @@ func TestSimulationRetryAmplification(t *testing.T) {
 			top := client(net)
 			for range requests {
 				get(t, top, "http://s0/")
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) // in a synctest bubble
 			}
 			for i := range calls {
 				worst = max(worst, float64(calls[i].Load()))

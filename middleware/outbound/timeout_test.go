@@ -82,7 +82,7 @@ func TestTimeoutHeaderAtTheVeryEnd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var left atomic.Int64
 				rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // in a synctest bubble
 					resp, err := tc.host(req)
 					if tc.body {
 						left.Add(1)

@@ -20,11 +20,11 @@ func TestDebtOutlastsTheJob(t *testing.T) {
 				if l.Stats().Queued < 5 {
 					l.Submit(ctx, "k", []byte(`{"n":100}`), jobs.SubmitOptions{Client: "many"})
 				} else {
-					time.Sleep(50 * time.Millisecond)
+					time.Sleep(50 * time.Millisecond) // in a synctest bubble
 				}
 			}
 		}()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		var one time.Duration
 		for time.Since(began) < length {
 			final(t, l, submit(t, l, `{"n":1000}`, jobs.SubmitOptions{Client: "one"}).ID)
@@ -46,13 +46,13 @@ func TestDebtsAreBounded(t *testing.T) {
 		}
 		most := 0
 		for l.Stats().Queued > 0 {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // in a synctest bubble
 			most = max(most, l.Owing())
 		}
 		if most < 1000 || most > 1024 {
 			t.Errorf("up to %d clients remembered", most)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		if n := l.Owing(); n != 0 {
 			t.Errorf("%d clients owe something when no job waits", n)
 		}

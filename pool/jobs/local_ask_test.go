@@ -71,7 +71,7 @@ func TestWatchSeesTheEndOfWhatIsForgotten(t *testing.T) {
 			}
 			states = append(states, j.State)
 			if j.State == jobs.Running { // a slow watcher: meanwhile it ends, and then another does
-				time.Sleep(10 * time.Second)
+				time.Sleep(10 * time.Second) // in a synctest bubble
 				final(t, l, submit(t, l, `{"n":1}`, jobs.SubmitOptions{}).ID)
 			}
 		}

@@ -68,11 +68,11 @@ func TestFarFuture(t *testing.T) {
 			jobs.WithAttempts(2), jobs.WithBackoff(math.MaxInt64, math.MaxInt64))
 		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
 		defer l.Close()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		later := submit(t, l, `{}`, jobs.SubmitOptions{NotBefore: time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)})
 		kept := submit(t, l, `{}`, jobs.SubmitOptions{})
 		again, _, _ := l.Submit(ctx, "fails", []byte(`{}`), jobs.SubmitOptions{})
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // in a synctest bubble
 		for id, want := range map[string]jobs.State{later.ID: jobs.Queued, kept.ID: jobs.Succeeded, again.ID: jobs.Retrying} {
 			if j, err := l.Get(ctx, id); err != nil || j.State != want {
 				t.Errorf("want %s, got %+v, %v", want, j, err)
@@ -167,17 +167,17 @@ func TestDeadlineWhileNoSlotIsFree(t *testing.T) {
 func TestMoreSlotsAreUsedSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := jobs.NewMux()
-		jobs.Register(m, "k", func(context.Context, args) (int, error) { time.Sleep(time.Hour); return 0, nil })
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { time.Sleep(time.Hour); return 0, nil }) // in a synctest bubble
 		p := pool.New(pool.WithSlots(1))
 		l := jobs.NewLocal(m, p)
 		for range 5 {
 			submit(t, l, `{}`, jobs.SubmitOptions{})
 		}
-		time.Sleep(10 * time.Minute)
+		time.Sleep(10 * time.Minute) // in a synctest bubble
 		if err := p.Resize(4); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		synctest.Wait()
 		if s := l.Stats(); s.Running != 4 || s.Queued != 1 {
 			t.Errorf("%+v", s)
@@ -189,7 +189,7 @@ func TestMoreSlotsAreUsedSoon(t *testing.T) {
 func TestNotStarvedByAFullLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := jobs.NewMux()
-		jobs.Register(m, "k", func(context.Context, args) (int, error) { time.Sleep(20 * time.Millisecond); return 0, nil })
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { time.Sleep(20 * time.Millisecond); return 0, nil }) // in a synctest bubble
 		p := pool.New(pool.WithSlots(1), pool.WithQueue(64, 30*time.Second))
 		l := jobs.NewLocal(m, p)
 		began := time.Now()
@@ -197,12 +197,12 @@ func TestNotStarvedByAFullLine(t *testing.T) {
 		requests.Go(func() {
 			for time.Since(began) < time.Minute { // twice what there is a slot for
 				requests.Go(func() {
-					p.Do(ctx, func(context.Context) error { time.Sleep(20 * time.Millisecond); return nil })
+					p.Do(ctx, func(context.Context) error { time.Sleep(20 * time.Millisecond); return nil }) // in a synctest bubble
 				})
-				time.Sleep(10*time.Millisecond + time.Microsecond)
+				time.Sleep(10*time.Millisecond + time.Microsecond) // in a synctest bubble
 			}
 		})
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in a synctest bubble
 		for range 5 {
 			j := final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{}).ID)
 			if waited := j.Started.Sub(j.Created); waited > 5*time.Second {

@@ -148,11 +148,11 @@ func TestExpiry(t *testing.T) {
 		if got := j.Expires.Sub(j.Finished); got != time.Minute {
 			t.Errorf("kept for %v", got)
 		}
-		time.Sleep(time.Minute - time.Millisecond)
+		time.Sleep(time.Minute - time.Millisecond) // in a synctest bubble
 		if _, err := l.Get(ctx, j.ID); err != nil {
 			t.Errorf("before its time: %v", err)
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(2 * time.Millisecond) // in a synctest bubble
 		if s := l.Stats(); s.Finished != 0 || s.Bytes != 0 {
 			t.Errorf("after its time: %+v", s)
 		}
@@ -187,7 +187,7 @@ func TestBounds(t *testing.T) {
 				t.Errorf("job %d of all: %v", i+5, err)
 			}
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		if s := l.Stats(); s.Succeeded != 10 || s.Finished != 5 || s.Forgotten != 5 {
 			t.Errorf("%+v", s)
 		}
@@ -289,7 +289,7 @@ func TestOrder(t *testing.T) {
 				for i := range others + 300 {
 					submit(t, l, `{"n":0}`, jobs.SubmitOptions{Client: fmt.Sprint(i)})
 					if i >= others {
-						time.Sleep(10 * time.Millisecond)
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
 					}
 				}
 			})
@@ -311,11 +311,11 @@ func TestOrder(t *testing.T) {
 				got := run(t, func(l *jobs.Local) {
 					l.Submit(ctx, "long", []byte(`{}`), jobs.SubmitOptions{Client: "honest"})
 					submit(t, l, `{"n":0}`, jobs.SubmitOptions{Client: "honest", NotBefore: time.Now().Add(24 * time.Hour)})
-					time.Sleep(9 * time.Minute)
+					time.Sleep(9 * time.Minute) // in a synctest bubble
 					if waits {
 						submit(t, l, `{"n":0}`, jobs.SubmitOptions{Client: "other"})
 					}
-					time.Sleep(time.Hour)
+					time.Sleep(time.Hour) // in a synctest bubble
 					submit(t, l, `{"n":0}`, jobs.SubmitOptions{})
 					synctest.Wait()
 					for range 5 {
@@ -333,7 +333,7 @@ func TestOrder(t *testing.T) {
 	t.Run("a job that was too late to begin costs its client nothing", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			got := run(t, func(l *jobs.Local) {
-				time.Sleep(time.Second) // it is known how long a job takes
+				time.Sleep(time.Second) // in a synctest bubble: it is known how long a job takes
 				submit(t, l, `{"n":0}`, jobs.SubmitOptions{})
 				synctest.Wait()
 				soon := time.Now().Add(time.Millisecond)
@@ -544,7 +544,7 @@ func TestShutdown(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := jobs.NewMux()
 			jobs.Register(m, "k", func(context.Context, args) (int, error) {
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 				return 0, errors.New("broken")
 			}, jobs.WithAttempts(2), jobs.WithBackoff(1000*time.Hour, 1000*time.Hour))
 			l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
@@ -606,7 +606,7 @@ func TestShutdown(t *testing.T) {
 			l := jobs.NewLocal(m, p)
 			p.Shutdown(ctx)
 			submit(t, l, `{}`, jobs.SubmitOptions{})
-			time.Sleep(10 * time.Second)
+			time.Sleep(10 * time.Second) // in a synctest bubble
 			var dropped *jobs.DroppedError
 			if err := l.Close(); !errors.As(err, &dropped) || len(dropped.Waiting) != 1 {
 				t.Errorf("got %v", err)
