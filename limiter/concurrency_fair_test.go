@@ -47,7 +47,7 @@ func (q *concCrowd) join(ctx context.Context, name string, r limiter.Request) {
 		}
 		q.mu.Unlock()
 		if err == nil {
-			time.Sleep(q.hold)
+			time.Sleep(q.hold) // in a synctest bubble
 			p.Release(limiter.Success)
 		}
 	})
@@ -138,7 +138,7 @@ func TestConcurrencyNextAfterARound(t *testing.T) {
 			fresh()
 		}
 		p.Release(limiter.Success)
-		for since := 0; n < 400; time.Sleep(service) {
+		for since := 0; n < 400; time.Sleep(service) { // in a synctest bubble
 			synctest.Wait()
 			if q.last() == "regular" {
 				since = 0

@@ -136,7 +136,7 @@ func concRandom(t *testing.T, rng *rand.Rand) {
 				}
 				admitted.Add(1)
 				for range yields {
-					time.Sleep(hold)
+					time.Sleep(hold) // in a synctest bubble
 					old := p
 					var err error
 					p, err = p.Yield(ctx, r)
@@ -149,7 +149,7 @@ func concRandom(t *testing.T, rng *rand.Rand) {
 					}
 					p.Charge(hold)
 				}
-				time.Sleep(hold)
+				time.Sleep(hold) // in a synctest bubble
 				p.Release(o)
 				p.Release(o)
 			})
@@ -158,10 +158,10 @@ func concRandom(t *testing.T, rng *rand.Rand) {
 		case k < 10:
 			if n := c.TryTake(rng.IntN(4)); n > 0 {
 				d := upTo(5)
-				wg.Go(func() { time.Sleep(d); c.Give(n) })
+				wg.Go(func() { time.Sleep(d); c.Give(n) }) // in a synctest bubble
 			}
 		default:
-			time.Sleep(upTo(8))
+			time.Sleep(upTo(8)) // in a synctest bubble
 		}
 		synctest.Wait()
 		concCheck(t, c)

@@ -287,7 +287,7 @@ func TestConcurrencyDeadlineThatCanBeMet(t *testing.T) {
 			func(t *testing.T, q *concCrowd) {
 				for range 1000 {
 					q.join(t.Context(), "other", limiter.Request{Priority: 1})
-					time.Sleep(service / 2)
+					time.Sleep(service / 2) // in a synctest bubble
 				}
 				if !q.c.Stats().NewestFirst {
 					t.Fatalf("not a standing queue: %+v", q.c.Stats())

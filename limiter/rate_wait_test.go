@@ -45,7 +45,7 @@ func rateWaits(t *testing.T, seed uint64, opts ...limiter.RateOption) {
 		n = min(n, policies[0].Burst)
 		wait := rnd.IntN(4) > 0
 		wg.Go(func() {
-			time.Sleep(begin)
+			time.Sleep(begin) // in a synctest bubble
 			// A cancel, not a deadline: that would be refused at once.
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -76,7 +76,7 @@ func rateWaits(t *testing.T, seed uint64, opts ...limiter.RateOption) {
 			}
 		}
 	}
-	time.Sleep(time.Minute)
+	time.Sleep(time.Minute) // in a synctest bubble
 	var each [2]limiter.PolicyState
 	r.AllowEach(time.Time{}, "key", 0, each[:])
 	for i, p := range policies {

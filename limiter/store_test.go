@@ -96,7 +96,7 @@ func TestStoreIsNotAskedWhatIsKnown(t *testing.T) {
 		if s.calls != 0 {
 			t.Errorf("asked %d times about a key that is known to be spent", s.calls)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // in a synctest bubble
 		if !b.Allow("key").OK {
 			t.Error("refused a token that flowed in")
 		}
@@ -186,7 +186,7 @@ func TestStoreFailure(t *testing.T) {
 				}
 				// Well again: one event asks, and then all do.
 				s.err, s.hang, s.calls = nil, false, 0
-				time.Sleep(3 * time.Second)
+				time.Sleep(3 * time.Second) // in a synctest bubble
 				r.Reset("key")
 				if d := r.Allow("key"); !d.OK || s.calls != 2 {
 					t.Errorf("well again: %+v after %d calls", d, s.calls)
@@ -204,7 +204,7 @@ func TestStoreProbeIsNeverLost(t *testing.T) {
 		for range 10 {
 			r.Allow("key")
 		}
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // in a synctest bubble
 		s.panic = true
 		func() {
 			defer func() {
@@ -215,12 +215,12 @@ func TestStoreProbeIsNeverLost(t *testing.T) {
 			r.Allow("key")
 		}()
 		s.panic, s.err, s.hang = false, nil, true
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // in a synctest bubble
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
 		r.AllowContext(ctx, time.Time{}, "key", 1, nil)
 		s.hang = false
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // in a synctest bubble
 		s.calls = 0
 		r.Allow("key")
 		r.Allow("key")
@@ -316,7 +316,7 @@ func TestStoreWait(t *testing.T) {
 			t.Errorf("above the burst: %v", err)
 		}
 		gone, cancel := context.WithCancel(t.Context())
-		go func() { time.Sleep(time.Second / 2); cancel() }()
+		go func() { time.Sleep(time.Second / 2); cancel() }() // in a synctest bubble
 		if err := r.Wait(gone, "key"); err != context.Canceled {
 			t.Errorf("cancelled: %v", err)
 		}

@@ -25,7 +25,7 @@ func TestYield(t *testing.T) {
 		p, _ = c.TryAcquire(limiter.Request{})
 		served = new([]string)
 		join = func(name string, r limiter.Request) {
-			time.Sleep(time.Millisecond)
+			time.Sleep(time.Millisecond) // in a synctest bubble
 			go func() {
 				p, err := c.Acquire(ctx, r)
 				if err != nil {
@@ -33,7 +33,7 @@ func TestYield(t *testing.T) {
 					return
 				}
 				*served = append(*served, name)
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) // in a synctest bubble
 				p.Release(limiter.Success)
 			}()
 			synctest.Wait()

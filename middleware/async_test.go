@@ -590,7 +590,7 @@ func (w *stuckWriter) Write(b []byte) (int, error) {
 	if w.deadline.IsZero() {
 		select {} // nobody would ever end it
 	}
-	time.Sleep(time.Until(w.deadline))
+	time.Sleep(time.Until(w.deadline)) // in a synctest bubble
 	return 0, os.ErrDeadlineExceeded
 }
 

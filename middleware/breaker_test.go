@@ -361,7 +361,7 @@ func TestR4ATooSlowHandlerIsNotAClientThatLeft(t *testing.T) {
 			untilGone(r)
 			return
 		}
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) // in a synctest bubble
 		for range 100 {
 			w.Write(make([]byte, 1<<16))
 		}
@@ -384,7 +384,7 @@ func TestR4AHandlerThatHasMoreTimeIsNotTooSlow(t *testing.T) {
 		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
 			panic(err)
 		}
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in a synctest bubble
 	}), func(s *guarded) {
 		s.server.WriteTimeout = 3 * time.Second
 		code, _ := s.get("/")
@@ -424,7 +424,7 @@ func TestR4ClientsThatGiveUpOnAHungHandlerOpenIt(t *testing.T) {
 			}
 			leave(1900 * time.Millisecond)
 			s.wantState(breaker.Closed)
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute) // in a synctest bubble
 			leave(2 * time.Second)
 			s.wantState(breaker.Open)
 		})
@@ -439,7 +439,7 @@ func TestR4AHungHandlerOpensItWithNoRequestEnded(t *testing.T) {
 			for range 20 {
 				wg.Go(func() { s.client.Do(s.request("GET", "/", nil).WithContext(ctx)) })
 			}
-			time.Sleep(3 * time.Second)
+			time.Sleep(3 * time.Second) // in a synctest bubble
 			if code, _ := s.get("/"); code != http.StatusServiceUnavailable {
 				s.Errorf("got %d from a handler on which 20 requests hang", code)
 			}
@@ -475,7 +475,7 @@ func TestR6ATimeoutHandlerInsideIsAFailure(t *testing.T) {
 func TestR6AnUnreadBodyHidesThatTheClientLeft(t *testing.T) {
 	// HTTP/1.1 cannot see it before the body is read: then the status decides.
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // in a synctest bubble
 		w.WriteHeader(http.StatusBadGateway)
 	})
 	onEachProtocol(t, []string{"HTTP/1.1"}, nil, nil, h, func(s *guarded) {
@@ -560,7 +560,7 @@ func TestR8WhichStatusIsAFailure(t *testing.T) {
 			if got != want {
 				s.Errorf("%d is %s, want %s", code, got, want)
 			}
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 		}
 	})
 }
@@ -631,7 +631,7 @@ func TestR9OurOwnRefusalsAreIgnored(t *testing.T) {
 					s.get("/fail")
 				}
 				s.wantState(breaker.Open)
-				time.Sleep(5 * time.Second)
+				time.Sleep(5 * time.Second) // in a synctest bubble
 				for range 10 {
 					if code, _ := s.get("/"); code == 0 {
 						s.Fatal("no response")
@@ -678,14 +678,14 @@ func TestR10TheTimeToTheFirstByteIsWhatIsSlow(t *testing.T) {
 	}{
 		{"a download that takes long", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(200)
-			time.Sleep(5 * time.Second)
+			time.Sleep(5 * time.Second) // in a synctest bubble
 		}, false},
 		{"an event stream", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			for range 5 {
 				io.WriteString(w, "data: x\n\n")
 				http.NewResponseController(w).Flush()
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // in a synctest bubble
 			}
 		}, false},
 		{"a copy from a slow source", func(w http.ResponseWriter, _ *http.Request) {
@@ -693,7 +693,7 @@ func TestR10TheTimeToTheFirstByteIsWhatIsSlow(t *testing.T) {
 			go func() {
 				for range 5 {
 					io.WriteString(in, "x")
-					time.Sleep(time.Second)
+					time.Sleep(time.Second) // in a synctest bubble
 				}
 				in.Close()
 			}()
@@ -701,11 +701,11 @@ func TestR10TheTimeToTheFirstByteIsWhatIsSlow(t *testing.T) {
 		}, false},
 		{"early hints, then nothing for long", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusEarlyHints)
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // in a synctest bubble
 			w.WriteHeader(200)
 		}, true},
-		{"a header that takes long", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(time.Second); w.WriteHeader(200) }, true},
-		{"a handler that never writes", func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) }, true},
+		{"a header that takes long", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(time.Second); w.WriteHeader(200) }, true}, // in a synctest bubble
+		{"a handler that never writes", func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) }, true},                      // in a synctest bubble
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, slow, nil, c.h, func(s *guarded) {
@@ -713,7 +713,7 @@ func TestR10TheTimeToTheFirstByteIsWhatIsSlow(t *testing.T) {
 				for range 10 {
 					wg.Go(func() { s.get("/") })
 				}
-				time.Sleep(3 * time.Second) // while they run, and after
+				time.Sleep(3 * time.Second) // in a synctest bubble: while they run, and after
 				for _, want := range []bool{c.slow, c.slow} {
 					if got := s.b.State() != breaker.Closed; got != want {
 						s.Errorf("slow: %v, want %v; %+v", got, want, s.b.Stats())
@@ -761,7 +761,7 @@ func TestR11WhatLastsIsJudgedWhenItBegins(t *testing.T) {
 				for range 20 {
 					s.get("/fail")
 				}
-				time.Sleep(5 * time.Second)
+				time.Sleep(5 * time.Second) // in a synctest bubble
 				s.wantState(breaker.HalfOpen)
 				// It does not ask for what lasts, so it becomes the probe: it must not be one for hours.
 				resp, err := s.client.Do(s.request("GET", path, nil))
@@ -850,7 +850,7 @@ func TestR13ARefusalSaysWhenToReturn(t *testing.T) {
 		}
 		<-s.ended
 		// What was promised holds: whoever returns when told is let in.
-		time.Sleep(s.b.RetryAfter())
+		time.Sleep(s.b.RetryAfter()) // in a synctest bubble
 		if code, _ := s.get("/"); code != 200 {
 			s.Errorf("%d at the time given", code)
 		}
@@ -890,7 +890,7 @@ func TestR14ProbesAreFewAndShort(t *testing.T) {
 		for range 20 {
 			s.get("/500")
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		for name, edit := range map[string]func(*http.Request){
 			"websocket":     func(r *http.Request) { r.Header.Set("Connection", "Upgrade"); r.Header.Set("Upgrade", "websocket") },
 			"event stream":  func(r *http.Request) { r.Header.Set("Accept", "text/event-stream") },
@@ -912,7 +912,7 @@ func TestR14ProbesAreFewAndShort(t *testing.T) {
 			wg.Go(func() { s.client.Do(s.request("GET", "/wait", nil)) })
 		}
 		synctest.Wait()
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // in a synctest bubble
 		for range 5 {
 			code, h := s.get("/")
 			if after, _ := strconv.Atoi(h.Get("Retry-After")); code != 503 || after < 3 {
@@ -930,7 +930,7 @@ func TestR14ProbesAreFewAndShort(t *testing.T) {
 func TestR14ALostProbeFailsWithItsLease(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hang" {
-			time.Sleep(time.Hour)
+			time.Sleep(time.Hour) // in a synctest bubble
 		}
 		statusByPath(w, r)
 	})
@@ -938,18 +938,18 @@ func TestR14ALostProbeFailsWithItsLease(t *testing.T) {
 		for range 20 {
 			s.get("/500")
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		ctx, cancel := context.WithCancel(s.Context())
 		defer cancel()
 		go s.client.Do(s.request("GET", "/hang", nil).WithContext(ctx))
 		synctest.Wait()
 		s.wantState(breaker.HalfOpen)
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		s.wantState(breaker.Open)
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) // in a synctest bubble
 		s.get("/")
 		s.wantState(breaker.Closed)
-		time.Sleep(time.Hour)
+		time.Sleep(time.Hour) // in a synctest bubble
 		<-s.ended
 		if n := s.b.Stats(); n.Dropped != 1 || n.LostProbes != 1 {
 			s.Errorf("%d dropped, %d lost, want 1 and 1", n.Dropped, n.LostProbes)
@@ -985,7 +985,7 @@ func TestR15TrafficReturnsAlongARamp(t *testing.T) {
 		for range 20 {
 			s.get("/500")
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		s.get("/")
 		s.wantState(breaker.Closed)
 		var passed []int
@@ -995,7 +995,7 @@ func TestR15TrafficReturnsAlongARamp(t *testing.T) {
 				if code, _ := s.get("/"); code == 200 {
 					n++
 				}
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) // in a synctest bubble
 			}
 			passed = append(passed, n)
 		}
@@ -1011,7 +1011,7 @@ func TestR15TrafficReturnsAlongARamp(t *testing.T) {
 func TestR16AResultOfAnOlderStateIsDropped(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/late" {
-			time.Sleep(time.Minute)
+			time.Sleep(time.Minute) // in a synctest bubble
 		}
 		statusByPath(w, r)
 	})
@@ -1021,9 +1021,9 @@ func TestR16AResultOfAnOlderStateIsDropped(t *testing.T) {
 		for range 20 {
 			s.get("/500")
 		}
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // in a synctest bubble
 		s.wantState(breaker.HalfOpen)
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // in a synctest bubble
 		<-s.ended
 		s.wantState(breaker.HalfOpen) // a success from before says nothing now
 		if n := s.b.Stats().Dropped; n != 1 {

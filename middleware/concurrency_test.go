@@ -447,7 +447,7 @@ func TestConcurrencyOutcomes(t *testing.T) {
 		{"the client left, and the handler panics", func(_ http.ResponseWriter, r *http.Request) { cancelOf(r)(); panic("x") }, limiter.Ignored},
 		{"the client left after a 503", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503); cancelOf(r)() }, limiter.Ignored},
 		{"the server's WriteTimeout is over, as net/http tells it", func(_ http.ResponseWriter, r *http.Request) {
-			time.Sleep(600 * time.Millisecond)
+			time.Sleep(600 * time.Millisecond) // in a synctest bubble
 			cancelOf(r)()
 		}, limiter.Failure},
 	} {
@@ -582,7 +582,7 @@ func TestConcurrencyClientLeavesTheLine(t *testing.T) {
 // Layers side by side share clock readings, but not over what takes time: a wait in the line, or a function of the
 // user's, is no time of the handler.
 func TestWaitingIsNoTimeOfTheHandler(t *testing.T) {
-	slowly := func(*http.Request) int { time.Sleep(time.Second); return 1 }
+	slowly := func(*http.Request) int { time.Sleep(time.Second); return 1 } // in a synctest bubble
 	for name, c := range map[string]struct {
 		opts []middleware.ConcurrencyOption
 		held bool

@@ -160,7 +160,7 @@ func runProgram(t *testing.T, program []byte) {
 			}
 			runs.Add(1)
 			done := count()
-			time.Sleep(time.Duration(b%16) * time.Millisecond)
+			time.Sleep(time.Duration(b%16) * time.Millisecond) // in a synctest bubble
 			return done
 		}
 		switch op := b % 16; op {
@@ -172,7 +172,7 @@ func runProgram(t *testing.T, program []byte) {
 			}
 			continue
 		case 14:
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(5 * time.Millisecond) // in a synctest bubble
 			continue
 		}
 		calls.Add(1)
@@ -212,7 +212,7 @@ func runProgram(t *testing.T, program []byte) {
 			case 9:
 				pool.Map(ctx, p, make([]int, int(b>>4)+1), func(ctx context.Context, _ int) (int, error) {
 					defer count()()
-					time.Sleep(time.Millisecond)
+					time.Sleep(time.Millisecond) // in a synctest bubble
 					if b&64 != 0 {
 						panic("bad")
 					}
@@ -220,7 +220,7 @@ func runProgram(t *testing.T, program []byte) {
 				}, opts...)
 			case 10:
 				for range pool.Stream(ctx, p, slices.Values(make([]int, int(b>>4)+1)), func(ctx context.Context, n int) (int, error) {
-					time.Sleep(time.Millisecond)
+					time.Sleep(time.Millisecond) // in a synctest bubble
 					if b&64 != 0 {
 						runtime.Goexit()
 					}
@@ -235,7 +235,7 @@ func runProgram(t *testing.T, program []byte) {
 					defer func() { once.Store(true); runs.Add(1) }()
 					for range 5 {
 						done := count()
-						time.Sleep(time.Millisecond)
+						time.Sleep(time.Millisecond) // in a synctest bubble
 						done()
 						if err := pool.Checkpoint(ctx); err != nil {
 							return err

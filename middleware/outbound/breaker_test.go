@@ -107,7 +107,7 @@ func (s *slowReader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	s.left--
-	time.Sleep(s.pause)
+	time.Sleep(s.pause) // in a synctest bubble
 	return copy(p, "x"), nil
 }
 

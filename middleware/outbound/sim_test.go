@@ -42,7 +42,7 @@ func (b *backend) serve(req *http.Request) (*http.Response, error) {
 	defer func() { <-b.workers }()
 	b.most.Store(max(b.most.Load(), b.now.Add(1)))
 	defer b.now.Add(-1)
-	time.Sleep(time.Duration(rand.ExpFloat64() * float64(b.mean)))
+	time.Sleep(time.Duration(rand.ExpFloat64() * float64(b.mean))) // in a synctest bubble
 	return &http.Response{StatusCode: 200, Body: http.NoBody, Header: http.Header{}}, nil
 }
 

@@ -212,12 +212,12 @@ func TestOrder(t *testing.T) {
 		m := jobs.NewMux()
 		var order []int
 		jobs.Register(m, "k", func(_ context.Context, a args) (int, error) {
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(10 * time.Millisecond) // in a synctest bubble
 			order = append(order, a.N)
 			return 0, nil
 		})
 		jobs.Register(m, "long", func(context.Context, args) (int, error) {
-			time.Sleep(10 * time.Minute)
+			time.Sleep(10 * time.Minute) // in a synctest bubble
 			return 0, nil
 		})
 		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))

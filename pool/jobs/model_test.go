@@ -53,7 +53,7 @@ func runLocal(t *testing.T, program []byte) {
 		mu.Unlock()
 		defer func() { mu.Lock(); atOnce[at.ID] = false; mu.Unlock() }()
 		jobs.Report(ctx, jobs.Progress{Done: 1, Total: 2})
-		time.Sleep(time.Duration(a.N%20) * time.Millisecond)
+		time.Sleep(time.Duration(a.N%20) * time.Millisecond) // in a synctest bubble
 		switch a.N % 6 {
 		case 0:
 			return "", errors.New("bad")
@@ -97,7 +97,7 @@ func runLocal(t *testing.T, program []byte) {
 		}
 		switch b % 8 {
 		case 0:
-			time.Sleep(time.Duration(b) * time.Millisecond / 4)
+			time.Sleep(time.Duration(b) * time.Millisecond / 4) // in a synctest bubble
 		case 1:
 			l.Cancel(ctx, some())
 		case 2:
@@ -137,9 +137,9 @@ func runLocal(t *testing.T, program []byte) {
 	}
 	wg.Wait()
 	if stop >= len(program)-1 {
-		time.Sleep(time.Hour - time.Minute) // everything that can end has ended long ago
+		time.Sleep(time.Hour - time.Minute) // in a synctest bubble: everything that can end has ended long ago
 	} else {
-		time.Sleep(30 * time.Second)
+		time.Sleep(30 * time.Second) // in a synctest bubble
 		l.Close()
 	}
 	synctest.Wait()
@@ -161,7 +161,7 @@ func runLocal(t *testing.T, program []byte) {
 		}
 		mu.Unlock()
 	}
-	time.Sleep(2 * time.Minute)
+	time.Sleep(2 * time.Minute) // in a synctest bubble
 	if s := l.Stats(); s.Finished != 0 || s.Bytes != 0 {
 		t.Errorf("after all has expired: %+v", s)
 	}
