@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 )
@@ -73,15 +74,16 @@ func isClean(p string) bool {
 	return true
 }
 
+// stripPort takes the port off as ServeMux does: with it go the brackets of any host, and not only of an IPv6 address, so that
+// nobody comes to a handler for a host past what stands before that.
 func stripPort(host string) string {
-	i := strings.LastIndexByte(host, ':')
-	if i < 0 || strings.IndexByte(host[i:], ']') >= 0 {
+	if strings.IndexByte(host, ':') < 0 {
 		return host
 	}
-	if strings.IndexByte(host, ':') != i && host[0] != '[' {
-		return host // an IPv6 address without brackets
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		return h
 	}
-	return host[:i]
+	return host
 }
 
 // routeOf returns the pattern that serves the request: that of the mux which passed it on, if

@@ -29,6 +29,7 @@ func muxMatches(pattern string, r *http.Request) bool {
 var forPatterns = []string{
 	"/", "/{$}", "/report", "/api/", "POST /report", "GET /api/", "HEAD /h", "example.com/", "example.com/x",
 	"GET example.com/x/", "/item/{id}", "GET /files/{path...}", "/a%2Fb", "/ü",
+	"[::1]/", "::1/",
 }
 
 func TestForMatchesAsServeMux(t *testing.T) {
@@ -38,7 +39,10 @@ func TestForMatchesAsServeMux(t *testing.T) {
 				"/", "/report", "/report/", "//report", "/./report", "/api", "/api/", "/api/x", "/api/../report", "/x/y", "/x", "/h",
 				"/item/7", "/item/", "/item/7/8", "/files/a/b", "/a%2Fb", "/a/b", "/%72eport", "/..", "/.", "/ü", "/%C3%BC",
 			} {
-				for _, host := range []string{"example.com", "example.com:8080", "EXAMPLE.com", "other.test", "[2001:db8::1]:80"} {
+				for _, host := range []string{
+					"example.com", "example.com:8080", "example.com:", "[example.com]", "[example.com]:80", "[example.com:80", "EXAMPLE.com",
+					"other.test", "[2001:db8::1]:80", "[::1]", "[::1]:80", "::1", "",
+				} {
 					r := httptest.NewRequest(method, target, nil)
 					r.Host = host
 					if got, want := matches(pattern, r), muxMatches(pattern, r); got != want {
