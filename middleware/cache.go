@@ -85,6 +85,7 @@ func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w, rec := record(w) // the cache tells it what it did
+	rec.routed = nil
 	if h.tracer.t != nil {
 		outer := rec.traces
 		rec.traces = h.tracer.within(outer)

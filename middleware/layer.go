@@ -96,7 +96,7 @@ func (h *foreign) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	rec.fresh = false
+	rec.fresh, rec.routed = false, nil
 	h.next.ServeHTTP(w, r)
 	rec.fresh = false
 }

@@ -40,7 +40,7 @@ type recorder struct {
 	shed   error     // why one of our layers refused the request; nil if none did
 	shedBy *rejecter // of the layer that refused
 	route  string
-	routed http.Handler // what the mux found with the route, until it is called; nil: ask the mux
+	routed http.Handler // what the mux found with the route, until that or anything else is called; nil: ask the mux
 
 	outer  *recorder // of the client's request, if this one is of a fill of the cache for it
 	traces *traces
@@ -252,7 +252,7 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 
 // refusedBy says which layer refuses the request, and why.
 func (rec *recorder) refusedBy(j *rejecter, err error) {
-	rec.shedBy = j
+	rec.shedBy, rec.routed = j, nil
 	if rec.outer != nil {
 		rec.outer.shedBy = j // it counts if the refusal gets there: the cache may have something better
 	}

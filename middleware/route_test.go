@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 	"github.com/spillgate/spillgate/pool"
 )
@@ -67,5 +69,61 @@ func TestTheMuxIsAskedOnceAndNobodyCanTell(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What the mux found is called in place of that mux, and not where another one is asked for the same response.
+func TestWhatTheMuxFoundIsForThatMuxOnly(t *testing.T) {
+	newMux := func(h http.Handler) *http.ServeMux {
+		mux := http.NewServeMux()
+		mux.Handle("/api/", h)
+		return mux
+	}
+	full := limiter.NewConcurrency(1)
+	if _, ok := full.TryAcquire(limiter.Request{}); !ok {
+		t.Fatal("the limit is not free")
+	}
+	open := breaker.NewGroup()
+	open.Get("/api/").ForceOpen()
+	for _, c := range []struct {
+		name string
+		wrap func(mux, other http.Handler) http.Handler
+	}{
+		{"a route that matches no For", func(mux, _ http.Handler) http.Handler {
+			return middleware.Wrap(mux, middleware.Breaker(breaker.NewGroup()), middleware.For("/x", middleware.Pool(pool.New())))
+		}},
+		{"a layer inside that is skipped", func(mux, _ http.Handler) http.Handler {
+			return middleware.Wrap(mux, middleware.Breaker(breaker.NewGroup()),
+				middleware.Pool(pool.New(), middleware.WithSkip(func(*http.Request) bool { return true })))
+		}},
+		{"a cache inside the breaker", func(mux, _ http.Handler) http.Handler {
+			return middleware.Chain(middleware.Breaker(breaker.NewGroup()).Handler, middleware.Cache(cache.New(1<<20)).Handler)(mux)
+		}},
+		{"a fallback", func(mux, other http.Handler) http.Handler {
+			return middleware.Wrap(mux, middleware.Breaker(open, middleware.WithFallback(other)))
+		}},
+		{"a function that answers for an open breaker", func(mux, other http.Handler) http.Handler {
+			return middleware.Wrap(mux, middleware.Breaker(open, middleware.WithReject(func(w http.ResponseWriter, r *http.Request, _ *middleware.Rejection) {
+				other.ServeHTTP(w, r)
+			})))
+		}},
+		{"a function that answers for a full limit inside the breaker", func(mux, other http.Handler) http.Handler {
+			return middleware.Chain(middleware.Breaker(breaker.NewGroup()).Handler,
+				middleware.Concurrency(full, middleware.WithReject(func(w http.ResponseWriter, r *http.Request, _ *middleware.Rejection) {
+					other.ServeHTTP(w, r)
+				})).Handler)(mux)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			passed := limiter.NewRate(1, 10)
+			other := middleware.Wrap(newMux(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprint(w, "other ", passed.Stats().Admitted)
+			})), middleware.Rate(passed), middleware.Concurrency(limiter.NewConcurrency(1)))
+			w := httptest.NewRecorder()
+			c.wrap(newMux(other), other).ServeHTTP(w, httptest.NewRequest("POST", "/api/", nil))
+			if got := w.Body.String(); got != "other 1" {
+				t.Errorf("got %q, want %q: the layers around the other mux are passed once", got, "other 1")
+			}
+		})
 	}
 }
