@@ -199,6 +199,9 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	rec.holds.addCall(callHold{layer: h, call: call, begun: req.Arrived.Sub(rec.start), request: r})
 	finished := false
+	if h.config.classify != nil {
+		defer call.DoneAt(breaker.Ignored, 0, req.Arrived) // of use only if that function panics: a call is reported once
+	}
 	defer func() {
 		if !finished {
 			rec.fresh = false

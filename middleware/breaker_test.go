@@ -598,6 +598,51 @@ func TestR8ClassifyReplacesTheTable(t *testing.T) {
 	})
 }
 
+// A function that panics panics in the request, and leaves no call behind that would be overdue for ever, nor a probe.
+func TestR8APanicInClassifyLeavesNoCallBehind(t *testing.T) {
+	for name, h := range map[string]http.HandlerFunc{
+		"at the end": func(http.ResponseWriter, *http.Request) {},
+		"when an event stream begins": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := breaker.NewGroup(breaker.WithSlowCalls(time.Second, 0.5))
+				b := g.Get("")
+				guarded := middleware.Breaker(g, middleware.WithClassify(func(*http.Request, int, error) breaker.Outcome {
+					panic("no class")
+				})).Handler(h)
+				ask := func() {
+					defer func() {
+						if e := recover(); e != "no class" {
+							t.Errorf("the panic is %v, want that of the function", e)
+						}
+					}()
+					guarded.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+				}
+				ask()
+				if s := b.Stats(); s.InFlight != 0 || s.Ignored != 1 {
+					t.Errorf("%d in flight, %d ignored; want 0 and 1", s.InFlight, s.Ignored)
+				}
+				for b.State() == breaker.Closed {
+					call, err := b.Allow()
+					if err != nil {
+						t.Fatal(err)
+					}
+					call.Done(breaker.Failure, 0)
+				}
+				time.Sleep(b.RetryAfter()) // in a synctest bubble
+				ask()
+				if s := b.Stats(); s.State != breaker.HalfOpen || s.ProbesOut != 0 {
+					t.Errorf("%v with %d probes out, want half-open with none", s.State, s.ProbesOut)
+				}
+			})
+		})
+	}
+}
+
 func TestR9OurOwnRefusalsAreIgnored(t *testing.T) {
 	full := limiter.NewConcurrency(1, limiter.WithQueue(0, 0))
 	permit, ok := full.TryAcquire(limiter.Request{})
