@@ -86,11 +86,16 @@ func stripPort(host string) string {
 	return host
 }
 
-// routeOf returns the pattern that serves the request: that of the mux which passed it on, if
-// the layer is inside one; else that of the mux which the layer is around. Empty if
-// neither can tell.
+// routeOf returns the pattern that serves the request: that of the mux which the layer is around, if it is around
+// one that knows; else that of the mux which passed the request on. Empty if neither can tell.
 func (rec *recorder) routeOf(r *http.Request, mux *http.ServeMux) string {
 	if r.Pattern != "" {
+		if mux != nil {
+			// A mux inside another, or the one that has set the pattern.
+			if _, p := mux.Handler(r); p != "" {
+				return p
+			}
+		}
 		return r.Pattern
 	}
 	if !rec.hasRoute && mux != nil {

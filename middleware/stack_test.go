@@ -342,7 +342,6 @@ func TestBreakerByRoute(t *testing.T) {
 	}
 }
 
-// The defaults have a breaker only where a mux tells the routes apart.
 // Around the mux and on a route there is one breaker: the request is counted once, and does not want a second probe.
 func TestBreakerLetsARequestThroughOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -369,6 +368,7 @@ func TestBreakerLetsARequestThroughOnce(t *testing.T) {
 	})
 }
 
+// The defaults have a breaker only where a mux tells the routes apart.
 func TestDefaultsKnowTheRoute(t *testing.T) {
 	failing := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/bad") {
@@ -378,12 +378,20 @@ func TestDefaultsKnowTheRoute(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle("/bad", failing)
 	mux.Handle("/good", failing)
+	outer, tenants := http.NewServeMux(), http.NewServeMux()
+	outer.Handle("/", middleware.Wrap(mux))
+	tenants.HandleFunc("/{page}", func(w http.ResponseWriter, r *http.Request) {
+		http.StripPrefix("", outer).ServeHTTP(w, r)
+	})
 	for name, c := range map[string]struct {
 		h          http.Handler
 		wantBroken int
 	}{
-		"around a mux":      {middleware.Wrap(mux), 503},
-		"around a function": {middleware.Wrap(failing), 500},
+		"around a mux":                   {middleware.Wrap(mux), 503},
+		"around a mux inside another":    {outer, 503},
+		"around a mux inside two others": {tenants, 503},
+		"around a mux in layers":         {middleware.Wrap(outer, middleware.Breaker(breaker.NewGroup(breaker.WithFailureRatio(0, 1000)))), 503},
+		"around a function":              {middleware.Wrap(failing), 500},
 	} {
 		last := 0
 		for range 40 {
