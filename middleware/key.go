@@ -38,6 +38,14 @@ func KeyHeader(name string) KeyFunc {
 		panic("middleware: KeyHeader: name is empty; give a header field name")
 	}
 	name = textproto.CanonicalMIMEHeaderKey(name)
+	if name == "Host" { // net/http takes it out of the header
+		return func(r *http.Request) (string, error) {
+			if r.Host == "" {
+				return "", errNoKey
+			}
+			return r.Host, nil
+		}
+	}
 	return func(r *http.Request) (string, error) {
 		if v := r.Header[name]; len(v) > 0 {
 			return v[0], nil

@@ -217,9 +217,13 @@ func TestRetryAfterIsNotBeforeT(t *testing.T) {
 func TestRateKeys(t *testing.T) {
 	with := func(name, value string) *http.Request {
 		r := from("192.0.2.1:1")
-		if name == "Cookie" {
+		switch name {
+		case "":
+		case "Cookie":
 			r.AddCookie(&http.Cookie{Name: "session", Value: value})
-		} else if name != "" {
+		case "Host":
+			r.Host = value // as net/http has it, and not in the header
+		default:
 			r.Header.Set(name, value)
 		}
 		return r
@@ -234,6 +238,7 @@ func TestRateKeys(t *testing.T) {
 		{"IPv6 by /64", nil, []*http.Request{from("[2001:db8::1]:1"), from("[2001:db8::2]:1"), from("[2001:db8:0:1::1]:1")}, "[200 429 200]"},
 		{"X-Forwarded-For is not believed", nil, []*http.Request{with("X-Forwarded-For", "203.0.113.1"), with("X-Forwarded-For", "203.0.113.2")}, "[200 429]"},
 		{"by header", middleware.KeyHeader("x-api-key"), []*http.Request{with("X-Api-Key", "a"), with("X-Api-Key", "b"), with("X-Api-Key", "a")}, "[200 200 429]"},
+		{"by the Host header", middleware.KeyHeader("Host"), []*http.Request{with("Host", "a"), with("Host", "b"), with("Host", "a"), with("Host", ""), with("Host", "")}, "[200 200 429 200 429]"},
 		{"an empty key is a key", middleware.KeyHeader("X-Api-Key"), []*http.Request{with("X-Api-Key", ""), with("", ""), with("X-Api-Key", ""), with("", "")}, "[200 200 429 429]"},
 		{"without a key: one bucket for all", middleware.KeyHeader("X-Api-Key"), []*http.Request{with("", ""), from("192.0.2.9:1")}, "[200 429]"},
 		{"by cookie", middleware.KeyCookie("session"), []*http.Request{with("Cookie", "a"), with("Cookie", "b"), with("Cookie", "a"), with("", "")}, "[200 200 429 200]"},
