@@ -499,6 +499,29 @@ func TestShutdownDrains(t *testing.T) {
 	}
 }
 
+// A pool that cannot end its work in time does not keep the others from being shut down.
+func TestShutdownShutsAllPools(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	pools := []*pool.Pool{pool.New(pool.WithSlots(1)), pool.New(pool.WithSlots(1)), pool.New(pool.WithSlots(1))}
+	for i, p := range pools[:2] { // the third is idle
+		pool.Submit(t.Context(), p, func(context.Context) (int, error) { <-release; return 0, nil }, pool.WithKind(fmt.Sprint("kind", i)))
+	}
+	stack := middleware.New(middleware.For("/a", middleware.Pool(pools[0])), middleware.For("/b", middleware.Pool(pools[1])),
+		middleware.For("/c", middleware.Pool(pools[2])))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	err := stack.Shutdown(ctx)
+	if _, ok := errors.AsType[*pool.DroppedError](err); !ok || !strings.Contains(err.Error(), "kind0") || !strings.Contains(err.Error(), "kind1") {
+		t.Errorf("Shutdown: %v; want what either pool has dropped", err)
+	}
+	for i, p := range pools {
+		if !p.Stats().Draining {
+			t.Errorf("pool %d takes more work", i)
+		}
+	}
+}
+
 // What has been upgraded by hijacking its connection is no request any more: Shutdown does not wait for it, and shuts the pools.
 func TestShutdownDoesNotWaitForUpgraded(t *testing.T) {
 	for name, status101 := range map[string]bool{"the handler writes to the connection": false, "the handler answers 101 first, as ReverseProxy does": true} {
