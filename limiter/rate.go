@@ -250,7 +250,7 @@ func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
 		for j := range rules.policies {
 			rules.policies[j] = rules.policies[j].after(&before.policies[j])
 		}
-		r.table.setRules(rules, r.reading(time.Time{}))
+		r.table.setRules(rules, r.origin)
 	}
 	r.policies.Store(&policies)
 	return nil

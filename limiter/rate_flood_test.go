@@ -415,3 +415,35 @@ func TestRateRace(t *testing.T) {
 		})
 	}
 }
+
+// What is spent stays spent, and is no more for that somebody asked while SetLimit was at it.
+func TestRateSetLimitWhileAsked(t *testing.T) {
+	const burst = 1 << 30
+	for kind, opts := range rateKinds {
+		t.Run(kind, func(t *testing.T) {
+			r := limiter.NewRate(1e12, burst, append([]limiter.RateOption{limiter.WithMaxKeys(1024)}, opts...)...)
+			for range 100 {
+				rateMust(t, r.SetLimit(1e12, burst))
+				r.Reset("key")
+				var asked atomic.Int64
+				var stop atomic.Bool
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					for !stop.Load() {
+						r.Allow("key")
+						asked.Add(1)
+					}
+				})
+				for asked.Load() == 0 {
+					runtime.Gosched()
+				}
+				rateMust(t, r.SetLimit(1e-3, burst))
+				stop.Store(true)
+				wg.Wait()
+				if d := r.Peek("key", 0); int64(burst-d.Remaining) > asked.Load() {
+					t.Fatalf("%d tokens are spent after %d events: %+v", burst-d.Remaining, asked.Load(), d)
+				}
+			}
+		})
+	}
+}

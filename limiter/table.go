@@ -640,15 +640,16 @@ func (t *table) reset(key string) {
 }
 
 // setRules gives every bucket the new rules; what is spent stays spent.
-func (t *table) setRules(rules *tableRules, ns int64) {
+func (t *table) setRules(rules *tableRules, origin time.Time) {
 	for i := range t.shards {
-		t.shards[i].setRules(t, i, rules, ns)
+		t.shards[i].setRules(t, i, rules, origin)
 	}
 }
 
-func (sh *tableShard) setRules(t *table, index int, rules *tableRules, ns int64) {
+func (sh *tableShard) setRules(t *table, index int, rules *tableRules, origin time.Time) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	ns := int64(time.Since(origin)) // read here: by an earlier time what others took meanwhile would look like more
 	convert := func(cells []int64) {
 		for j := range cells {
 			cells[j] = policyConvert(&sh.rules.policies[j], &rules.policies[j], cells[j], ns)
