@@ -127,8 +127,8 @@ type storeFront struct {
 
 // asksAgain reports whether the store is to be asked about an event that the local buckets refuse.
 func (f *storeFront) asksAgain(q *tableTake, a *tableAnswer, ns int64) bool {
-	if wait := a.state.RetryAfter; q.n > a.burst || wait > 0 && wait <= storeAgain {
-		return false
+	if wait := a.state.RetryAfter; a.shared || q.n > a.burst || wait > 0 && wait <= storeAgain {
+		return false // of the bucket that new keys share the store knows nothing
 	}
 	cell := &f.again[maphash.String(f.seed, q.key)%uint64(len(f.again))]
 	last := cell.Load()

@@ -3,6 +3,7 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -143,6 +144,28 @@ func TestStoreThatHasMoreThanIsKnown(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// What the bucket of new keys refuses is no question for a store, which knows nothing of it.
+func TestStoreAndNewKeyBudget(t *testing.T) {
+	for _, limit := range []rate.Limit{0, rate.Every(time.Hour)} {
+		synctest.Test(t, func(t *testing.T) {
+			r := limiter.NewRate(0.001, 5, limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(limit, 3), limiter.WithStore(limiter.NewMemoryStore(1024)))
+			for i := range 8 {
+				r.Allow(strconv.Itoa(i))
+			}
+			ok := 0
+			for i := range 100 {
+				if r.Allow("new" + strconv.Itoa(i)).OK {
+					ok++
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+			}
+			if ok != 3 {
+				t.Errorf("%d new keys were admitted, the budget is 3", ok)
+			}
+		})
 	}
 }
 
