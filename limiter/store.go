@@ -247,7 +247,7 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 	case again:
 		r.store.admitted.Add(1)
 	case !ok:
-		r.giveLocal(q, now)
+		r.giveLocal(q, now, a)
 		if q.shadow {
 			r.store.shadowed.Add(1)
 		} else {
@@ -264,9 +264,9 @@ func (r *Rate) storeFailed(q *tableTake, now time.Time, a *tableAnswer, err erro
 	case FailLocal:
 	case FailOpen:
 		// Not charged, or an outage would drain the local buckets and they would refuse in the end.
-		r.giveLocal(q, now)
+		r.giveLocal(q, now, a)
 	case FailClosed:
-		r.giveLocal(q, now)
+		r.giveLocal(q, now, a)
 		a.ok, a.closed = false, true
 		a.state.Refused, a.state.RetryAfter = true, storeRest
 		if q.shadow {
@@ -309,14 +309,18 @@ func storeChoose(policies []Policy, states []PolicyState, n int, ok bool, a *tab
 	}
 }
 
-func (r *Rate) giveLocal(q *tableTake, now time.Time) {
+// giveLocal gives back what the local buckets were charged for a.
+func (r *Rate) giveLocal(q *tableTake, now time.Time, a *tableAnswer) {
 	back := *q
 	back.n = -q.n
-	if r.single != nil {
+	switch {
+	case r.single != nil:
 		r.single.adjust(back.n, r.time(now))
-		return
+	case a.shared:
+		r.table.budget.giveBack(q, a.mark)
+	default:
+		r.table.adjust(&back)
 	}
-	r.table.adjust(&back)
 }
 
 // followStore makes the local buckets as empty as those of the store, and with down as full too.

@@ -219,6 +219,57 @@ func TestStoreFailure(t *testing.T) {
 	}
 }
 
+// What a new key had of the bucket that new keys share comes back too, where the event did not count after all.
+func TestStoreGivesTheBudgetBack(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		failure limiter.StoreFailure
+		break_  func(*storeStub)
+		ok      int // of 10 new keys
+	}{
+		{"open", limiter.FailOpen, func(s *storeStub) { s.err = errStoreStub }, 10},
+		{"closed", limiter.FailClosed, func(s *storeStub) { s.err = errStoreStub }, 0},
+		{"refused", limiter.FailLocal, func(s *storeStub) { s.Store = storeFull{} }, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &storeStub{Store: limiter.NewMemoryStore(1024)}
+				r := limiter.NewRate(0.001, 5, limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(0, 3), limiter.WithStore(s), limiter.WithStoreFailure(c.failure))
+				for i := range 8 {
+					r.Allow(strconv.Itoa(i))
+				}
+				well := s.Store
+				c.break_(s)
+				ok := 0
+				for range 10 {
+					if r.Allow("new").OK {
+						ok++
+					}
+				}
+				if ok != c.ok {
+					t.Errorf("%d admitted, want %d", ok, c.ok)
+				}
+				s.err, s.Store = nil, well
+				time.Sleep(3 * time.Second) // in a synctest bubble
+				if d := r.AllowN("newer", 3); !d.OK {
+					t.Errorf("the whole budget, well again: %+v", d)
+				}
+				if d := r.Allow("newest"); d.OK {
+					t.Errorf("more than the budget: %+v", d)
+				}
+			})
+		})
+	}
+}
+
+// storeFull refuses every event.
+type storeFull struct{}
+
+func (storeFull) Take(_ context.Context, _ limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	states[0] = limiter.PolicyState{Refused: true, RetryAfter: time.Second, ResetAfter: time.Minute}
+	return false, nil
+}
+
 // A probe that ends in a panic, or with its caller's leaving, is a verdict too.
 func TestStoreProbeIsNeverLost(t *testing.T) {
 	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
