@@ -113,6 +113,41 @@ func TestRateNewKeyBudget(t *testing.T) {
 	})
 }
 
+// What a new key is charged, or given back, when its work is done is that of the bucket it shares: a cost that is known late is no way
+// around it.
+func TestRateBudgetIsChargedLate(t *testing.T) {
+	for kind, opts := range map[string][]limiter.RateOption{"table": nil, "exact": {limiter.WithExactKeys()}} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := limiter.NewRate(0.001, 20, append([]limiter.RateOption{limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(1, 10)}, opts...)...)
+				for i := range 8 {
+					r.Allow(strconv.Itoa(i))
+				}
+				r.Allow("new")
+				r.Refund("new", 1)
+				if d := r.Peek("newer", 10); !d.OK {
+					t.Fatalf("given back: %+v", d)
+				}
+				if d := r.Peek("newer", 11); d.OK {
+					t.Fatalf("more than was taken: %+v", d)
+				}
+				r.Allow("new")
+				r.Charge("new", 12)
+				if d := r.Allow("newer"); d.OK || d.RetryAfter != 4*time.Second {
+					t.Fatalf("3 in debt: %+v", d)
+				}
+				if d := r.AllowN("0", 19); !d.OK {
+					t.Fatalf("a known key: %+v", d)
+				}
+				time.Sleep(4 * time.Second) // in a synctest bubble
+				if d := r.Allow("newer"); !d.OK {
+					t.Fatalf("it has flowed in: %+v", d)
+				}
+			})
+		})
+	}
+}
+
 // Peek says what AllowN would, of the budget too, and takes nothing of it.
 func TestRatePeekKnowsTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -92,7 +92,7 @@ func WithMaxKeys(n int) RateOption {
 // WithNewKeyBudget keeps the table from forgetting: while all slots for a new key hold buckets that are in use, new keys
 // share one bucket of this limit and burst, besides being within their own quota, and displace nobody. So a flood of
 // made-up keys cannot help an abuser among them; honest new keys share what the budget leaves until slots
-// come free. It panics where NewRate would.
+// come free. What such a key is charged or refunded after the fact is that bucket's, too. It panics where NewRate would.
 func WithNewKeyBudget(limit rate.Limit, burst int) RateOption {
 	if fault := policyCheck(limit, burst); fault != "" {
 		panic("limiter: WithNewKeyBudget: " + fault)

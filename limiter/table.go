@@ -526,7 +526,8 @@ func (b *tableBudget) giveBack(q *tableTake, mark int64) {
 	}
 }
 
-// adjust adds n tokens to what is spent, or with n below 0 gives them back, at every policy, unasked.
+// adjust adds n tokens to what is spent, or with n below 0 gives them back, at every policy, unasked. For a key that has to share
+// a bucket it is that one.
 func (t *table) adjust(q *tableTake) {
 	hash := t.hash(q.key)
 	set, sh := t.locate(hash)
@@ -534,8 +535,18 @@ func (t *table) adjust(q *tableTake) {
 	defer sh.mu.Unlock()
 	cells := t.find(sh, set, hash, q.key)
 	var fresh [ratePolicyMax]int64
+	var slot int
+	var live bool
 	known := cells != nil
 	if !known {
+		if q.n <= 0 && t.budget == nil {
+			return
+		}
+		slot, live = t.victim(sh, set, q.ns)
+		if live && t.budget != nil {
+			t.budget.adjust(q)
+			return
+		}
 		if q.n <= 0 {
 			return
 		}
@@ -547,25 +558,35 @@ func (t *table) adjust(q *tableTake) {
 		if p.infinite {
 			continue
 		}
-		reading := p.clock(q.ns)
-		var spent int64
-		if known {
-			spent = p.spent(cells[i], reading)
-		}
-		if q.n < 0 {
-			spent = max(0, spent-p.cost(-max(q.n, -math.MaxInt)))
-		} else {
-			spent = max(spent, min(p.debt, spent+p.cost(q.n)))
-		}
-		cells[i] = reading + spent
+		p.adjust(q, &cells[i], !known)
 	}
-	if known {
-		return
-	}
-	slot, live := t.victim(sh, set, q.ns)
-	if !live || t.budget == nil {
+	if !known {
 		t.insert(sh, set, slot, hash, q.key, cells, live)
 	}
+}
+
+// adjust is that of table for the bucket of new keys.
+func (b *tableBudget) adjust(q *tableTake) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.rule.infinite {
+		b.rule.adjust(q, &b.cell, false)
+	}
+}
+
+// adjust is that of table for one bucket.
+func (p *policyRule) adjust(q *tableTake, cell *int64, fresh bool) {
+	reading := p.clock(q.ns)
+	var spent int64
+	if !fresh {
+		spent = p.spent(*cell, reading)
+	}
+	if q.n < 0 {
+		spent = max(0, spent-p.cost(-max(q.n, -math.MaxInt)))
+	} else {
+		spent = max(spent, min(p.debt, spent+p.cost(q.n)))
+	}
+	*cell = reading + spent
 }
 
 // follow makes the buckets of a known key as empty as the states say, and with down as full too.
