@@ -151,13 +151,12 @@ func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
 //
 // It is what the other forms of Allow call. With a [WithStore] it may take up to [WithStoreTimeout]; [Rate.AllowContext] ends sooner.
 func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) (d Decision) {
+	if r.store != nil {
+		return r.AllowContext(context.Background(), now, key, n, each)
+	}
 	q := r.question(now, key, n)
 	var a tableAnswer
-	if r.store != nil {
-		r.takeStored(context.Background(), &q, now, each, &a)
-	} else {
-		r.takeLocal(&q, now, each, &a)
-	}
+	r.takeLocal(&q, now, each, &a)
 	r.decide(&q, &a, &d)
 	return d
 }
@@ -170,6 +169,7 @@ func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n in
 	q := r.question(now, key, n)
 	var a tableAnswer
 	r.takeStored(ctx, &q, now, each, &a)
+	r.store.count(&q, &a)
 	var d Decision
 	r.decide(&q, &a, &d)
 	return d

@@ -131,7 +131,7 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 		}
 	}
 	switch {
-	case q.peek:
+	case q.peek, q.half:
 	case a.ok:
 		s.admitted++
 	case q.shadow:

@@ -58,16 +58,7 @@ func (r *Rate) Stats() RateStats {
 	}
 	if f := r.store; f != nil {
 		s.StoreAsked, s.StoreFailed, s.StoreSkipped = f.asked.Load(), f.failed.Load(), f.skipped.Load()
-		// The local buckets counted these as admitted.
-		refused, shadowed := f.refused.Load(), f.shadowed.Load()
-		s.Admitted -= min(s.Admitted, refused+shadowed)
-		s.Rejected += refused
-		s.Shadowed += shadowed
-		// And these as refused.
-		admitted, lit := f.admitted.Load(), f.lit.Load()
-		s.Admitted += admitted + lit
-		s.Rejected -= min(s.Rejected, admitted)
-		s.Shadowed -= min(s.Shadowed, lit)
+		s.Admitted, s.Rejected, s.Shadowed = f.admitted.Load(), f.rejected.Load(), f.shadowed.Load()
 	}
 	return s
 }

@@ -116,10 +116,9 @@ type storeFront struct {
 	asked    atomic.Uint64
 	failed   atomic.Uint64 // asked and no answer
 	skipped  atomic.Uint64 // not asked, as the store is left alone
-	refused  atomic.Uint64 // by the store, though admitted here
-	shadowed atomic.Uint64 // the same, in shadow
-	admitted atomic.Uint64 // by the store, though refused here
-	lit      atomic.Uint64 // the same, in shadow
+	admitted atomic.Uint64
+	rejected atomic.Uint64
+	shadowed atomic.Uint64
 
 	seed  maphash.Seed
 	again [256]atomic.Int64 // by a hash of the key: when the store was asked last about what is refused here
@@ -222,6 +221,7 @@ type storeAnswer struct {
 
 // takeStored decides by the local buckets first and then by the store. The answer is as from the local buckets alone.
 func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each []PolicyState, a *tableAnswer) {
+	q.half = true
 	r.takeLocal(q, now, each, a)
 	again := !a.ok
 	if again && !r.store.asksAgain(q, a, r.reading(now)) {
@@ -240,21 +240,22 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 	}
 	storeChoose(policies, states, q.n, ok, a)
 	copy(each, states)
-	switch {
-	case again && !ok:
-	case again && q.shadow:
-		r.store.lit.Add(1)
-	case again:
-		r.store.admitted.Add(1)
-	case !ok:
+	if !again && !ok {
 		r.giveLocal(q, now, a)
-		if q.shadow {
-			r.store.shadowed.Add(1)
-		} else {
-			r.store.refused.Add(1)
-		}
 	}
 	r.followStore(q, now, states, again && ok)
+}
+
+// count counts a decision once it is one: what counts up must never count down.
+func (f *storeFront) count(q *tableTake, a *tableAnswer) {
+	switch {
+	case a.ok:
+		f.admitted.Add(1)
+	case q.shadow:
+		f.shadowed.Add(1)
+	default:
+		f.rejected.Add(1)
+	}
 }
 
 // storeFailed decides without the store; the local buckets have admitted the event, and charged it.
@@ -269,11 +270,6 @@ func (r *Rate) storeFailed(q *tableTake, now time.Time, a *tableAnswer, err erro
 		r.giveLocal(q, now, a)
 		a.ok, a.closed = false, true
 		a.state.Refused, a.state.RetryAfter = true, storeRest
-		if q.shadow {
-			r.store.shadowed.Add(1)
-		} else {
-			r.store.refused.Add(1)
-		}
 	}
 }
 

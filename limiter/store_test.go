@@ -355,6 +355,53 @@ func TestStoreThatIgnoresItsContext(t *testing.T) {
 	}
 }
 
+// Counts never go down, whoever looks while a store has not answered yet: a monitor would take that for a restart.
+func TestStoreCountsOnlyUp(t *testing.T) {
+	for _, shadow := range []bool{false, true} {
+		storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+			there := limiter.NewRate(rate.Every(time.Hour), 3, opts...)
+			slow := &storeSlow{s.Store}
+			here := limiter.NewRate(rate.Every(time.Hour), 3, append(opts, limiter.WithStore(slow))...)
+			here.SetShadow(shadow)
+			var last limiter.RateStats
+			look := func() {
+				t.Helper()
+				s := here.Stats()
+				if s.Admitted < last.Admitted || s.Rejected < last.Rejected || s.Shadowed < last.Shadowed {
+					t.Errorf("admitted %d, rejected %d, shadowed %d after %d, %d, %d",
+						s.Admitted, s.Rejected, s.Shadowed, last.Admitted, last.Rejected, last.Shadowed)
+				}
+				last = s
+			}
+			ask := func() {
+				done := make(chan limiter.Decision)
+				go func() { done <- here.Allow("key") }()
+				synctest.Wait()
+				look()
+				<-done
+				look()
+			}
+			ask() // both admit
+			there.AllowN("key", 2)
+			ask()                       // only the local buckets do
+			time.Sleep(2 * time.Second) // in a synctest bubble
+			there.Reset("key")
+			ask() // only the store does
+			if got := last.Rejected + last.Shadowed; last.Admitted != 2 || got != 1 || (last.Shadowed == 1) != shadow {
+				t.Errorf("%+v", last)
+			}
+		})
+	}
+}
+
+// storeSlow takes a while for its answer.
+type storeSlow struct{ limiter.Store }
+
+func (s *storeSlow) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	time.Sleep(10 * time.Millisecond) // in a synctest bubble
+	return s.Store.Take(ctx, req, states)
+}
+
 // Callers that leave are no failures of the store.
 func TestStoreCallersWhoLeave(t *testing.T) {
 	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {

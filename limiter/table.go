@@ -71,6 +71,7 @@ type tableTake struct {
 	maxWait time.Duration // how far ahead tokens may be reserved; 0 for now or never
 	peek    bool          // decide, charge nothing, count nothing
 	shadow  bool          // count a refusal as shadowed
+	half    bool          // a store has a say too, and its front counts what comes of it
 	own     bool          // the first policy has this key's own limit:
 	limit   rate.Limit
 	burst   int
@@ -362,7 +363,7 @@ func (q *tableTake) mend(p *policyRule, cell *int64, reading int64) {
 
 func (sh *tableShard) count(q *tableTake, a *tableAnswer) {
 	switch {
-	case q.peek:
+	case q.peek, q.half:
 	case a.ok:
 		sh.admitted++
 	case q.shadow:
