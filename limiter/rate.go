@@ -322,14 +322,19 @@ func (r *Rate) adjust(key string, n int) {
 
 // decide puts an answer into the caller's terms and tells the trace.
 func (r *Rate) decide(q *tableTake, a *tableAnswer, d *Decision) {
+	r.answer(q, a, d)
+	if !q.peek {
+		r.traceDecision(q, a, d)
+	}
+}
+
+// answer puts an answer into the caller's terms.
+func (r *Rate) answer(q *tableTake, a *tableAnswer, d *Decision) {
 	d.OK, d.Unavailable = a.ok, a.closed
 	d.Policy = (*r.policies.Load())[a.policy].Name
 	d.Limit, d.Remaining = a.burst, a.state.Remaining
 	d.RetryAfter, d.ResetAfter = a.state.RetryAfter, a.state.ResetAfter
 	if !a.ok && q.shadow {
 		d.OK, d.Shadow = true, true
-	}
-	if !q.peek {
-		r.traceDecision(q, a, d)
 	}
 }

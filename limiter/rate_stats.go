@@ -4,7 +4,8 @@ import "time"
 
 // RateStats is what a [Rate] counted since it was made.
 type RateStats struct {
-	// Admitted, Rejected and Shadowed count decisions; Shadowed are those that only [WithRateShadow] admitted.
+	// Admitted, Rejected and Shadowed count decisions; Shadowed are those that only [WithRateShadow] admitted. A call of
+	// Wait is one decision at most, however often it asks a store.
 	Admitted uint64 `json:"admitted"`
 	Rejected uint64 `json:"rejected"`
 	Shadowed uint64 `json:"shadowed"`
@@ -64,10 +65,11 @@ func (r *Rate) Stats() RateStats {
 }
 
 func (r *Rate) traceDecision(q *tableTake, a *tableAnswer, d *Decision) {
-	if r.offenders != nil && !a.ok {
+	refused := !a.ok && !q.again
+	if r.offenders != nil && refused {
 		r.offenders.refused(q.key)
 	}
-	if r.trace.Rejected != nil && !a.ok {
+	if r.trace.Rejected != nil && refused {
 		r.trace.Rejected(q.key, *d)
 	}
 	if r.trace.Evicted != nil && a.evicted {

@@ -71,7 +71,7 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	return ctx.Err()
 }
 
-// waitStored asks again and again: a store keeps no reservations.
+// waitStored asks again and again: a store keeps no reservations. Only the last answer is a decision.
 func (r *Rate) waitStored(ctx context.Context, key string, n int) error {
 	until := time.Now().Add(r.maxWait)
 	deadline, hasDeadline := ctx.Deadline()
@@ -79,17 +79,29 @@ func (r *Rate) waitStored(ctx context.Context, key string, n int) error {
 	defer r.waiting.Add(-1)
 	for {
 		now := time.Now()
-		d := r.AllowContext(ctx, now, key, n, nil)
+		q := r.question(now, key, n)
+		var a tableAnswer
+		r.takeStored(ctx, &q, now, nil, &a)
+		var d Decision
+		r.answer(&q, &a, &d)
 		at := now.Add(d.RetryAfter)
+		err := ctx.Err()
 		switch {
 		case d.OK:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
+			err = nil
+		case err != nil:
+			q.again = true
 		case d.Unavailable, d.RetryAfter <= 0, at.After(until):
-			return d.Err()
+			err = d.Err()
 		case hasDeadline && at.After(deadline):
-			return &Error{Err: ErrWouldMissDeadline, RetryAfter: d.RetryAfter, Policy: d.Policy}
+			err = &Error{Err: ErrWouldMissDeadline, RetryAfter: d.RetryAfter, Policy: d.Policy}
+		default:
+			q.again = true
+		}
+		r.store.count(&q, &a)
+		r.traceDecision(&q, &a, &d)
+		if d.OK || err != nil {
+			return err
 		}
 		timer := time.NewTimer(d.RetryAfter)
 		select {

@@ -251,6 +251,7 @@ func (f *storeFront) count(q *tableTake, a *tableAnswer) {
 	switch {
 	case a.ok:
 		f.admitted.Add(1)
+	case q.again:
 	case q.shadow:
 		f.shadowed.Add(1)
 	default:

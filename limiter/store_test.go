@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -353,6 +354,39 @@ func TestStoreThatIgnoresItsContext(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whoever waits is admitted or refused once, however often he asks: he is no offender for having waited.
+func TestStoreWaitIsOneDecision(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		rejected := 0
+		r := limiter.NewRate(1, 1, append(opts, limiter.WithMaxWait(10*time.Second), limiter.WithRateTrace(limiter.RateTrace{
+			Rejected: func(string, limiter.Decision) { rejected++ },
+		}))...)
+		var wg sync.WaitGroup
+		for range 6 {
+			wg.Go(func() {
+				if err := r.Wait(t.Context(), "key"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if s := r.Stats(); s.Admitted != 6 || s.Rejected != 0 || rejected != 0 {
+			t.Errorf("%d told as rejected: %+v", rejected, s)
+		}
+		if err := r.WaitN(t.Context(), "key", 2); !errors.Is(err, limiter.ErrRateLimited) {
+			t.Errorf("above the burst: %v", err)
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		if err := r.Wait(short, "key"); !errors.Is(err, limiter.ErrWouldMissDeadline) {
+			t.Errorf("deadline too short: %v", err)
+		}
+		if s := r.Stats(); s.Admitted != 6 || s.Rejected != 2 || rejected != 2 {
+			t.Errorf("%d told as rejected: %+v", rejected, s)
+		}
+	})
 }
 
 // Counts never go down, whoever looks while a store has not answered yet: a monitor would take that for a restart.

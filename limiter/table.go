@@ -72,6 +72,7 @@ type tableTake struct {
 	peek    bool          // decide, charge nothing, count nothing
 	shadow  bool          // count a refusal as shadowed
 	half    bool          // a store has a say too, and its front counts what comes of it
+	again   bool          // a refusal is no decision: who waits asks again
 	own     bool          // the first policy has this key's own limit:
 	limit   rate.Limit
 	burst   int
