@@ -819,10 +819,14 @@ func (c *Concurrency) settled(now time.Duration) {
 
 // regime sets how long the line may keep anybody, and from which end it is served, for a fixed
 // limit. The rule is that of CoDel as used by Facebook ("Fail at Scale", 2015): a line
-// that has not been empty for as long as it may keep anybody is a standing queue.
+// that has not been empty for as long as it may keep anybody is a standing queue. Permits that stand back are none: they wait
+// outside of its bounds.
 func (c *Concurrency) regime(now time.Duration) {
 	if c.adapt != nil || c.conf.target <= 0 {
 		return
+	}
+	if c.line.n == c.line.kept {
+		c.emptied = now
 	}
 	c.line.lifo = now-c.emptied > c.conf.maxWait
 	c.bound = c.conf.maxWait

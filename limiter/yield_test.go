@@ -206,6 +206,39 @@ func TestYieldNotForOnePastItsTime(t *testing.T) {
 	})
 }
 
+// A permit that stands back is no queue: who comes meanwhile may wait as long as in a line that is empty.
+func TestYieldIsNoStandingQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(4, 100*time.Millisecond), limiter.WithCoDel(5*time.Millisecond))
+		r := limiter.Request{Priority: -1}
+		p := concMust(t, c, r)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			q, err := c.Acquire(t.Context(), limiter.Request{Priority: 1})
+			if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second) // in a synctest bubble
+			q.Release(limiter.Success)
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			p, err := p.Yield(t.Context(), r)
+			if err != nil {
+				t.Error(err)
+			}
+			p.Release(limiter.Success)
+		})
+		time.Sleep(950 * time.Millisecond) // in a synctest bubble
+		q, err := c.Acquire(t.Context(), limiter.Request{})
+		if s := c.Stats(); err != nil || s.NewestFirst || s.QueueWait != 100*time.Millisecond {
+			t.Errorf("%v: %+v", err, s)
+		}
+		q.Release(limiter.Success)
+		wg.Wait()
+	})
+}
+
 // TestYieldKeepsTheLimit lets work of all sorts come, give way, leave and end: what is in
 // flight never weighs more than the limit, nothing is lost, and who gives way waits no
 // longer than aging allows.
