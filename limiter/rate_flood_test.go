@@ -3,6 +3,7 @@ package limiter_test
 import (
 	"context"
 	"crypto/sha256"
+	"math"
 	"runtime"
 	"strconv"
 	"strings"
@@ -111,6 +112,45 @@ func TestRateNewKeyBudget(t *testing.T) {
 			t.Fatalf("a slot of its own, once one came free: %+v", d)
 		}
 	})
+}
+
+// A key that no policy holds to anything needs no slot: it is admitted however full the table is, and displaces nobody.
+func TestRateExemptKeyNeedsNoSlot(t *testing.T) {
+	for kind, opts := range map[string][]limiter.RateOption{
+		"table":  nil,
+		"exact":  {limiter.WithExactKeys()},
+		"budget": {limiter.WithNewKeyBudget(0, 1)},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				own := limiter.WithKeyLimit(func(key string) (rate.Limit, int) {
+					if strings.HasPrefix(key, "exempt") {
+						return rate.Inf, 0
+					}
+					return 1, 5
+				})
+				r := limiter.NewRate(1, 5, append([]limiter.RateOption{limiter.WithMaxKeys(8), own}, opts...)...)
+				for i := range 8 {
+					r.AllowN(strconv.Itoa(i), 5)
+				}
+				for i := range 20 {
+					key := "exempt" + strconv.Itoa(i)
+					if d := r.AllowN(key, 100); !d.OK || d.Limit != math.MaxInt {
+						t.Fatalf("%s: %+v", key, d)
+					}
+					r.Charge(key, 100)
+				}
+				for i := range 8 {
+					if d := r.Allow(strconv.Itoa(i)); d.OK {
+						t.Errorf("%d was forgotten: %+v", i, d)
+					}
+				}
+				if s := r.Stats(); s.EvictedLive != 0 || s.SharedNewKeys != 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
 }
 
 // What a new key is charged, or given back, when its work is done is that of the bucket it shares: a cost that is known late is no way

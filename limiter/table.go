@@ -231,6 +231,20 @@ func (q *tableTake) rule(rules *tableRules, i int, own *policyRule) *policyRule 
 	return p
 }
 
+// unlimited reports whether no policy holds the key to anything, so that it needs no slot.
+func (q *tableTake) unlimited(rules *tableRules) bool {
+	for i := range rules.policies {
+		infinite := rules.policies[i].infinite
+		if i == 0 && q.own {
+			infinite = policyInfinite(q.limit)
+		}
+		if !infinite {
+			return false
+		}
+	}
+	return true
+}
+
 // take decides for all policies, and charges all or none, into a zero answer. each, where it is not empty, gets the state of
 // every policy; marks, where it is not nil, the words that were written, for giveBack.
 func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int64, a *tableAnswer) {
@@ -258,7 +272,7 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 func (t *table) takeNew(q *tableTake, sh *tableShard, set, hash uint64, each []PolicyState, marks *[ratePolicyMax]int64, a *tableAnswer) {
 	var words [ratePolicyMax]int64
 	cells := words[:t.policies]
-	if q.n == 0 || q.peek && t.budget == nil {
+	if q.n == 0 || q.unlimited(sh.rules) || q.peek && t.budget == nil {
 		sh.decide(q, cells, true, each, marks, a)
 		return
 	}
@@ -541,7 +555,7 @@ func (t *table) adjust(q *tableTake) {
 	var live bool
 	known := cells != nil
 	if !known {
-		if q.n <= 0 && t.budget == nil {
+		if q.n <= 0 && t.budget == nil || q.unlimited(sh.rules) {
 			return
 		}
 		slot, live = t.victim(sh, set, q.ns)
