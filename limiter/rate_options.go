@@ -133,7 +133,8 @@ func WithMaxWait(d time.Duration) RateOption {
 	return rateOption(func(c *rateConfig) { c.maxWait = d })
 }
 
-// WithRateShadow decides and counts but refuses nothing: a Decision that would have been a refusal has OK and Shadow set.
+// WithRateShadow decides and counts but refuses nothing: a Decision that would have been a refusal has OK and Shadow set. Nor does
+// [Rate.Wait] wait; where it would have been admitted after a wait, the tokens are taken.
 func WithRateShadow() RateOption {
 	return rateOption(func(c *rateConfig) { c.shadow = true })
 }

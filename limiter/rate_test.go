@@ -478,6 +478,34 @@ func TestRateShadowRefusesNothing(t *testing.T) {
 	}
 }
 
+// In shadow nobody is held up, with a store or without; what would have waited is charged all the same.
+func TestRateShadowDoesNotWait(t *testing.T) {
+	for kind, opts := range rateKinds {
+		for where, store := range map[string][]limiter.RateOption{"": nil, ", store": {limiter.WithStore(limiter.NewMemoryStore(1024))}} {
+			t.Run(kind+where, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := limiter.NewRate(1, 1, append(append([]limiter.RateOption{limiter.WithRateShadow()}, opts...), store...)...)
+					start := time.Now()
+					for range 5 {
+						rateMust(t, r.Wait(t.Context(), "a"))
+					}
+					if held := time.Since(start); held != 0 {
+						t.Errorf("held up for %v", held)
+					}
+					s := r.Stats()
+					if s.Admitted+s.Shadowed != 5 || s.Rejected != 0 || s.Waiting != 0 {
+						t.Errorf("%+v", s)
+					}
+					r.SetShadow(false)
+					if d := r.Allow("a"); d.OK || store == nil && d.RetryAfter != 5*time.Second {
+						t.Errorf("enforced: %+v", d)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestRateWait(t *testing.T) {
 	for kind, opts := range rateKinds {
 		t.Run(kind, func(t *testing.T) {

@@ -41,7 +41,7 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	switch {
 	case d.Shadow:
 		return nil
-	case d.OK && a.wait == 0:
+	case d.OK && (a.wait == 0 || q.shadow):
 		return nil
 	case d.OK:
 	case hasDeadline && d.RetryAfter > 0 && d.RetryAfter <= r.maxWait:
