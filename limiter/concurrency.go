@@ -122,7 +122,7 @@ type Concurrency struct {
 	emptied time.Duration // when the line was last seen empty
 
 	// gap is the mean time between two grants to the line, per weight, over about the
-	// last 32; service is the mean cost, per weight, of work that was granted from the line.
+	// last 32, as far as the line has been there since; service is the mean cost, per weight, of work that was granted from the line.
 	gap       float64
 	gapOff    float64 // mean distance from gap, likewise
 	gaps      int
@@ -648,6 +648,9 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	c.line.push(w, client)
 	if !c.flagged {
 		c.flagged = true
+		if float64(now-c.lastGrant) > c.gap*float64(size) {
+			c.gaps = 0 // nobody waited for as long as it was thought to take until there is room for w: that was another time
+		}
 		c.lastGrant = now
 		c.state.Add(concWaiting)
 	}
@@ -876,9 +879,6 @@ func (c *Concurrency) refusal(reason queueReason) error {
 // retryAfter is when the line as it is now will have been served, rounded up to two
 // significant binary digits; 0 if nothing has ever waited.
 func (c *Concurrency) retryAfter() time.Duration {
-	if c.gaps == 0 {
-		return 0
-	}
 	d := time.Duration(min(c.gap*float64(c.line.size+1), float64(time.Minute)))
 	unit := time.Millisecond
 	for unit*4 < d {

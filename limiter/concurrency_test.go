@@ -316,6 +316,34 @@ func TestConcurrencyDeadlineThatCanBeMet(t *testing.T) {
 	}
 }
 
+// How slow the line once was is no reason to refuse in one that has formed since.
+func TestConcurrencyOldLineForetellsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(4, limiter.WithQueue(100, time.Hour))
+		slow := concCrowdOf(t, c, 30*time.Second) // a dependency hangs until its timeout
+		for range 60 {
+			slow.join(t.Context(), "slow", limiter.Request{})
+		}
+		slow.wg.Wait()
+		if s := c.Stats(); s.Deadline != 0 || s.RetryAfter < 5*time.Second {
+			t.Fatalf("%+v", s)
+		}
+		quick := concCrowdOf(t, c, 5*time.Millisecond)
+		for range 20 {
+			time.Sleep(10 * time.Second) // in a synctest bubble
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			for range 12 {
+				quick.join(ctx, "quick", limiter.Request{})
+			}
+			quick.wg.Wait()
+			cancel()
+		}
+		if s := c.Stats(); s.Deadline != 0 || s.RetryAfter > 100*time.Millisecond {
+			t.Errorf("twelve at a time, 5 ms each, with 5 s to go: %+v", s)
+		}
+	})
+}
+
 // Work that takes longer than its deadline leaves is refused at once, though there is room.
 func TestConcurrencyWorkInVain(t *testing.T) {
 	for name, k := range map[string]struct {
