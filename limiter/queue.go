@@ -53,6 +53,7 @@ type queueClient struct {
 	hash   uint64
 	index  int // in queueLine.order; -1 while nobody of this client waits
 	n      int
+	kept   int     // of n, permits that stand back
 	size   int64   // of all who wait
 	vtime  float64 // weight times ns
 	turn   uint64  // of clients with the same vtime, the one with the least is next
@@ -76,7 +77,8 @@ type queueClient struct {
 // measured, without going round a ring to pay off a debt. Debts end with the line: once nobody waits all start anew.
 //
 // Within a client the order is the static key arrival - priority*step, or
-// with the sign of the arrival turned while the line is last-in-first-out. The lists for
+// with the sign of the arrival turned while the line is last-in-first-out; but then permits that stand back
+// come first, since nobody has to make room any more. The lists for
 // each level are in order of arrival, so that only their ends need comparing, and a
 // waiter leaves in constant time from anywhere.
 type queueLine struct {
@@ -187,6 +189,7 @@ func (l *queueLine) push(w *queueWaiter, c *queueClient) {
 	w.up, w.down = list.last, nil
 	if w.kept != nil {
 		l.kept++
+		c.kept++
 		// It came before nearly all, and of those that came when it did it was the first.
 		w.up, w.down = nil, list.first
 		for w.down != nil && w.down.arrived < w.arrived {
@@ -234,6 +237,7 @@ func (l *queueLine) remove(w *queueWaiter) {
 	l.size -= w.size
 	if w.kept != nil {
 		l.kept--
+		w.client.kept--
 	} else {
 		if w.prev != nil {
 			w.prev.next = w.next
@@ -290,6 +294,9 @@ func (l *queueLine) head() *queueWaiter {
 
 // best returns which waiter of c is next. Equal keys go to the higher priority.
 func (l *queueLine) best(c *queueClient) *queueWaiter {
+	if l.lifo && c.kept > 0 {
+		return l.back(c)
+	}
 	var w *queueWaiter
 	var key time.Duration
 	for m := c.levels; m != 0; {
@@ -305,6 +312,20 @@ func (l *queueLine) best(c *queueClient) *queueWaiter {
 		}
 	}
 	return w
+}
+
+// back returns which of the permits of c that stand back is next where the newest goes first: that of the highest level.
+func (l *queueLine) back(c *queueClient) *queueWaiter {
+	for m := c.levels; m != 0; {
+		level := bits.Len32(m) - 1
+		m &^= 1 << level
+		for w := c.lists[level].first; w != nil; w = w.down {
+			if w.kept != nil {
+				return w
+			}
+		}
+	}
+	return nil
 }
 
 // urgent reports whether the one who is next goes before work of that level that arrived

@@ -9,7 +9,8 @@ import (
 // the permit to come back: r is the request that the permit was taken for, with the time at
 // which it arrived. More urgent is what has a higher priority, however late it came, and
 // what stands before r by arrival and priority. Then r has the place in the line that it would
-// have had from the beginning.
+// have had from the beginning. While the line has the newest come first nothing is more urgent, and of
+// its client r is next.
 //
 // The wait is not bounded, and r is never refused nor sent away: it is on its way already. Only
 // if ctx ends first Yield returns what ctx.Err returns, and no permit; the work must end then.

@@ -239,6 +239,41 @@ func TestYieldIsNoStandingQueue(t *testing.T) {
 	})
 }
 
+// Under overload nobody who is at work makes room, and who has made room before does not have to wait for its end.
+func TestYieldComesBackUnderOverload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ms = time.Millisecond
+		c := limiter.NewConcurrency(1, limiter.WithQueue(100, 100*ms), limiter.WithCoDel(5*ms))
+		r := limiter.Request{Priority: -1, Arrived: time.Now()}
+		p := concMust(t, c, r)
+		q := concCrowdOf(t, c, 2*ms)
+		var back time.Duration
+		for i := range 1000 { // twice as many as can be served, for a second
+			q.join(t.Context(), "new", limiter.Request{})
+			if i == 0 {
+				q.wg.Go(func() {
+					began := time.Now()
+					p, err := p.Yield(t.Context(), r)
+					if err != nil {
+						t.Error(err)
+					}
+					back = time.Since(began)
+					time.Sleep(2 * ms) // in a synctest bubble
+					p.Release(limiter.Success)
+				})
+			}
+			time.Sleep(ms) // in a synctest bubble
+		}
+		if s := c.Stats(); !s.NewestFirst {
+			t.Errorf("not a standing queue: %+v", s)
+		}
+		q.wg.Wait()
+		if back > 150*ms {
+			t.Errorf("back after %v, of which the newest are first since 100ms", back)
+		}
+	})
+}
+
 // TestYieldKeepsTheLimit lets work of all sorts come, give way, leave and end: what is in
 // flight never weighs more than the limit, nothing is lost, and who gives way waits no
 // longer than aging allows.
