@@ -371,8 +371,16 @@ func (l *queueLine) worst(c *queueClient) *queueWaiter {
 // victim returns who has to go so that the line, which already holds one too many, fits
 // again: the one served last of a client that has more than its share of the places.
 func (l *queueLine) victim(newcomer *queueClient) *queueWaiter {
-	share := (l.n - 1) / len(l.order)
-	if newcomer.n > share {
+	holders := len(l.order)
+	if l.kept > 0 { // permits that stand back have no place
+		for _, c := range l.order {
+			if c.n == c.kept {
+				holders--
+			}
+		}
+	}
+	share := (l.n - l.kept - 1) / holders
+	if newcomer.n-newcomer.kept > share {
 		return l.worst(newcomer)
 	}
 	for range l.order {
@@ -380,13 +388,11 @@ func (l *queueLine) victim(newcomer *queueClient) *queueWaiter {
 		if l.look >= len(l.order) {
 			l.look = 0
 		}
-		if c := l.order[l.look]; c.n > share {
-			if w := l.worst(c); w != nil {
-				return w
-			}
+		if c := l.order[l.look]; c.n-c.kept > share {
+			return l.worst(c)
 		}
 	}
-	return l.worst(newcomer) // the others have nobody there who could go
+	return l.worst(newcomer)
 }
 
 // charge says that a client has had service worth d more (or less) than was thought.

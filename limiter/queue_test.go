@@ -179,6 +179,28 @@ func TestQueueVictim(t *testing.T) {
 	}
 }
 
+// Permits that stand back have no place, and those who have nothing else in the line no share.
+func TestQueueVictimBesidePermits(t *testing.T) {
+	for _, standBack := range [][]string{{"batch", "batch", "batch", "batch", "batch", "batch"}, {"a", "b", "c", "d"}, {"flood"}, {"honest", "honest", "a"}} {
+		var l queueLine
+		l.init(0, 100)
+		add := func(name string, at int, kept *concSlot) *queueWaiter {
+			w := &queueWaiter{level: queueLevel(0), arrived: time.Duration(at), kept: kept}
+			l.push(w, l.clientFor(name))
+			return w
+		}
+		for _, name := range standBack {
+			add(name, 0, new(concSlot))
+		}
+		add("flood", 1, nil)
+		last := add("flood", 2, nil)
+		honest := add("honest", 3, nil)
+		if v := l.victim(honest.client); v != last {
+			t.Errorf("%v stand back: %v has to go, want the last of the flood", standBack, v.arrived)
+		}
+	}
+}
+
 // However many clients there are, the records are bounded.
 func TestQueueClientsBounded(t *testing.T) {
 	var l queueLine

@@ -274,6 +274,42 @@ func TestYieldComesBackUnderOverload(t *testing.T) {
 	})
 }
 
+// Who stands back takes no place, so that it is no part of what a client may have: one that holds all places makes room for another.
+func TestYieldIsNoShareOfThePlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const permits, places = 20, 4
+		c := limiter.NewConcurrency(permits, limiter.WithQueue(places, time.Minute))
+		q := concCrowdOf(t, c, time.Second)
+		r := limiter.Request{Client: "batch", Priority: -1}
+		var held []limiter.Permit
+		for range permits {
+			held = append(held, concMust(t, c, r))
+		}
+		for _, p := range held {
+			q.join(t.Context(), "urgent", limiter.Request{Client: "batch", Priority: 1})
+			q.wg.Go(func() {
+				p, err := p.Yield(t.Context(), r)
+				if err != nil {
+					t.Error(err)
+				}
+				p.Release(limiter.Success)
+			})
+			synctest.Wait()
+		}
+		for range places {
+			q.join(t.Context(), "flood", limiter.Request{Client: "flood"})
+		}
+		if s := c.Stats(); s.Queued != permits+places || s.Shed != 0 {
+			t.Fatalf("all places are the flood's: %+v", s)
+		}
+		q.join(t.Context(), "new", limiter.Request{Client: "new"})
+		q.wg.Wait()
+		if s := c.Stats(); q.refused["new"] != nil || s.Evicted != 1 || s.Full != 0 {
+			t.Errorf("new: %v; %+v", q.refused["new"], s)
+		}
+	})
+}
+
 // TestYieldKeepsTheLimit lets work of all sorts come, give way, leave and end: what is in
 // flight never weighs more than the limit, nothing is lost, and who gives way waits no
 // longer than aging allows.
