@@ -428,11 +428,11 @@ func (s *ctrlState) usual(w *ctrlWindow, m *ctrlMean, v float64) bool {
 	return beliefSurprise(far, v/w.n) < ctrlOdd
 }
 
-// overdone reports that a limit which has just been raised has less throughput than the lower one had, soon after the service had
-// changed, or since more of the work comes to nothing. It is not likely that the service has changed again in that very moment: the limit is too high, or
+// overdone reports that a limit which has just been raised has less throughput than the lower one had, while it only grows, soon
+// after the service had changed, or since more of the work comes to nothing. It is not likely that the service has changed again in that very moment: the limit is too high, or
 // what was let in at once is more than the service can take. To believe in a change would raise it further.
 func (s *ctrlState) overdone(m *ctrlMean) bool {
-	return s.raised() && m.x < s.ref.x && (s.change < ctrlAgain || m.lost() > s.ref.lost()+ctrlVain)
+	return s.raised() && m.x < s.ref.x && (s.change < ctrlAgain || s.ramp || m.lost() > s.ref.lost()+ctrlVain)
 }
 
 // raised reports that the limit has just been raised.
@@ -552,6 +552,8 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	high := a.n >= many && a.r > ctrlHigh*least && 2*a.flight() > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
 	up := byLimit && (shed > 0 || s.fresh && a.blocked-a.gated > ctrlEager) && (byGate || !full)
 	down := high || !unused && a.shed > ctrlOver && a.blocked > .9 && (full || a.r >= ctrlCalm*s.base || a.lost() > ctrlVain)
+	// It was raised, and is worth less than the lower one was: those in line wait in vain, whether any has been refused yet or not.
+	down = down || s.limit > s.from && a.blocked >= ctrlBinds && q.worth(math.Log(float64(s.from)))-q.worth(here) > ctrlRisk
 	if !up && !down {
 		return
 	}

@@ -80,11 +80,13 @@ func (b *ctrlBelief) weigh(q *ctrlPosterior, v float64) {
 			best = max(best, l[k])
 		}
 	}
+	// Where no curve fits, what fits least badly is not certain.
+	temper := min(1, float64(b.used+beliefMisfit)/max(-2*best, 1e-9))
 	sum := 0.
 	for s := range q.p {
 		for k := range q.cells {
 			p := 0.
-			if l := q.p[s][k] - best; l > -30 {
+			if l := temper * (q.p[s][k] - best); l > -30 {
 				prior := 1. / 80
 				if i := int(math.Round(q.at(k) / beliefCell)); 0 <= i && i < beliefCells {
 					prior += b.trust * b.prior[i]

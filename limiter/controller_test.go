@@ -256,6 +256,55 @@ func TestControllerOverdone(t *testing.T) {
 // TestControllerFails: a higher limit at which throughput collapses is given up with the first window that shows it, and
 // not after as many rounds of slow work as it takes to be at rest; and the limit that it comes back to is measured in
 // rounds of its own.
+// While the limit only grows, less throughput is its own doing too, though work that was let in at once comes to its end at
+// once and the time in service rises late: it does not go any further.
+func TestControllerOverdoneGrowing(t *testing.T) {
+	for _, optimum := range []float64{100, 700, 3000} {
+		s := ctrlNew(8, 1, 1<<20)
+		model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return l }}
+		for float64(s.limit) <= optimum {
+			s = s.step(model.window(s))
+		}
+		failed := s.limit
+		before := float64(s.from)
+		for _, w := range []struct{ x, r float64 }{{.35, 1.1}, {.4, 4.2}, {1.2, 4.3}, {.3, 6}} {
+			model.x = func(float64) float64 { return w.x * before }
+			model.r = ctrlConst(w.r)
+			if s = s.step(model.window(s)); s.limit > failed {
+				t.Errorf("optimum %.0f: the limit failed at %d and went on to %d", optimum, failed, s.limit)
+				break
+			}
+		}
+	}
+}
+
+// A limit that was raised in vain is taken back though nobody has been refused yet: the line is patient at first, and who is in
+// it waits in vain.
+func TestControllerTakesBack(t *testing.T) {
+	for _, optimum := range []float64{16, 64, 512, 4096} {
+		model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 {
+			if l > optimum {
+				return 7.6 * optimum
+			}
+			return 10 * l
+		}}
+		s := ctrlNew(8, 1, 1<<20)
+		beyond := 0
+		for range 60 {
+			w := model.window(s)
+			w.arrivals, w.shed, w.blocked = w.n, 0, w.n
+			if s = s.step(w); float64(s.limit) > 1.5*optimum {
+				beyond++
+			} else if beyond > 0 {
+				break
+			}
+		}
+		if beyond == 0 || beyond > 6 {
+			t.Errorf("optimum %.0f: beyond half as much again for %d windows, the limit is %d", optimum, beyond, s.limit)
+		}
+	}
+}
+
 func TestControllerFails(t *testing.T) {
 	for _, optimum := range []float64{100, 700, 3000} {
 		for _, left := range []float64{.05, .1, .2} { // of the throughput, beyond it

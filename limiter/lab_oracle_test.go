@@ -98,3 +98,16 @@ func TestLabRunsDry(t *testing.T) {
 		}
 	}
 }
+
+// A service that changes while the limit still grows contradicts what was seen before: what fits least badly of all curves was taken
+// for certain, and the limit stood at a half or a third of what it had to be.
+func TestLabContradicted(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	o := labRandom(800019)
+	t.Logf("goodput %.3f, the limit is %d of %.0f", o.Goodput, o.limit, o.Optimum)
+	if o.Goodput < .95 {
+		t.Errorf("%s: goodput %.3f, want 0.95", o.Description, o.Goodput)
+	}
+}
