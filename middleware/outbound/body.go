@@ -80,12 +80,13 @@ const (
 
 // discard gives up a response: it reads a little, so that the connection of a
 // short one can be used again, and closes it. A body that does not come is not
-// waited for: who sent the header of a failure may hang as well.
+// waited for: who sent the header of a failure may hang as well. One that net/http
+// decompresses is closed unread: while it waits for the beginning, Close waits too.
 func discard(resp *http.Response) {
 	if resp == nil || resp.Body == nil {
 		return
 	}
-	if resp.StatusCode != http.StatusSwitchingProtocols && resp.ContentLength <= drainBytes {
+	if resp.StatusCode != http.StatusSwitchingProtocols && resp.ContentLength <= drainBytes && !resp.Uncompressed {
 		late := time.AfterFunc(drainTime, func() { resp.Body.Close() })
 		io.CopyN(io.Discard, resp.Body, drainBytes)
 		late.Stop()

@@ -462,27 +462,32 @@ func TestO7LostResponseIsDrainedALittleAndClosed(t *testing.T) {
 
 // A host that is in trouble may send a header and no body.
 func TestO7LostResponseThatHangsIsNotWaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork()
-		var tries atomic.Int64
-		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
-			if tries.Add(1) > 1 {
-				return
-			}
-			w.WriteHeader(503)
-			w.(http.Flusher).Flush()
-			<-r.Context().Done()
+	for _, encoding := range []string{"identity", "gzip"} {
+		t.Run(encoding, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				var tries atomic.Int64
+				n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+					if tries.Add(1) > 1 {
+						return
+					}
+					w.Header().Set("Content-Encoding", encoding)
+					w.WriteHeader(503)
+					w.(http.Flusher).Flush()
+					<-r.Context().Done()
+				})
+				base := n.transport()
+				defer base.CloseIdleConnections()
+				rt := outbound.New(base, outbound.Retry())
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				began := time.Now()
+				if status, err := do(rt, request(ctx, "GET", "http://a.test/", nil)); status != 200 || time.Since(began) > time.Second {
+					t.Errorf("%d %v after %v, want 200 within a second", status, err, time.Since(began))
+				}
+			})
 		})
-		base := n.transport()
-		defer base.CloseIdleConnections()
-		rt := outbound.New(base, outbound.Retry())
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		defer cancel()
-		began := time.Now()
-		if status, err := do(rt, request(ctx, "GET", "http://a.test/", nil)); status != 200 || time.Since(began) > time.Second {
-			t.Errorf("%d %v after %v, want 200 within a second", status, err, time.Since(began))
-		}
-	})
+	}
 }
 
 func TestRetryLeavesTheRequestAlone(t *testing.T) {
