@@ -115,7 +115,7 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 				return
 			} else if r.die(v) {
 				cancelFirst(nil)
-			} else { // the first try has won and is gone
+			} else { // the first try is gone
 				h.counts.hedgePanics.Add(1)
 			}
 		}()
@@ -148,6 +148,7 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 			timer.Stop()
 			cancelFirst(nil)
 			cancelSecond(nil)
+			discard(r.leave())
 		}
 	}()
 	resp, err := h.next.RoundTrip(req.WithContext(firstCtx))
@@ -182,7 +183,7 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 func (r *race) copyOf(req *http.Request, ctx context.Context) (*http.Request, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.winner != nil {
+	if r.winner != nil || r.left {
 		return nil, false
 	}
 	second := req.Clone(ctx)
@@ -202,24 +203,34 @@ type race struct {
 
 	mu     sync.Mutex
 	winner *http.Response
-	died   any // a panic of the second try, for the caller's goroutine
+	died   any  // a panic of the second try, for the caller's goroutine
+	left   bool // by the caller, with a panic of the first try
 }
 
 func (r *race) win(resp *http.Response) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.winner != nil || r.died != nil {
+	if r.winner != nil || r.died != nil || r.left {
 		return false
 	}
 	r.winner = resp
 	return true
 }
 
-// die ends the race with a panic of the second try. It reports false if the first has won.
+// leave ends the race with a panic of the first try. It returns what nobody will take now.
+func (r *race) leave() *http.Response {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left = true
+	return r.winner
+}
+
+// die ends the race with a panic of the second try. It reports false if the first has won,
+// or left with a panic of its own.
 func (r *race) die(v any) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.winner != nil {
+	if r.winner != nil || r.left {
 		return false
 	}
 	r.died = v

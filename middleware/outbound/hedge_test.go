@@ -440,6 +440,49 @@ func TestHedgePanicTravelsOnInTheCallersGoroutine(t *testing.T) {
 	}
 }
 
+// The second try answers first, and what the first makes of being cancelled is a panic.
+func TestHedgeThatWonIsClosedWhenTheFirstTryPanics(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		late time.Duration // after which the second answers though it is cancelled
+	}{
+		{"the second has won", 0},
+		{"the second is under way", 2 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				body := &closing{Reader: strings.NewReader("body")}
+				l := limiter.NewConcurrency(2)
+				first := sleepy(time.Second, 200)
+				rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+					if calls.Add(1) > 1 {
+						time.Sleep(tc.late) // in a synctest bubble
+						return &http.Response{StatusCode: 200, Body: body}, nil
+					}
+					if resp, err := first(req); err == nil {
+						resp.Body.Close()
+					}
+					panic("boom")
+				}}, outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)),
+					outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
+				func() {
+					defer func() {
+						if v := recover(); v != "boom" {
+							t.Errorf("recovered %v", v)
+						}
+					}()
+					get(t, rt, "http://a.test/")
+				}()
+				time.Sleep(time.Minute) // in a synctest bubble
+				if n := l.Stats().InFlight; n != 0 || calls.Load() != 2 || !body.closed.Load() {
+					t.Errorf("%d permits are held, the body of try %d is closed: %v", n, calls.Load(), body.closed.Load())
+				}
+			})
+		})
+	}
+}
+
 // A caller may change a request whose response it has closed.
 func TestHedgeThatLostHasARequestOfItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
