@@ -84,6 +84,7 @@ func (e *endpoint) refused(err error, at time.Duration) bool {
 func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Request, at time.Duration) (*endpoint, breaker.Call, error) {
 	var space, passedSpace [64]*endpoint
 	passed := passedSpace[:0] // endpoints that refused this request only
+	untried := false          // one of them had no try
 	hedge := isHedge(req.Context())
 	for {
 		tier, panicking := s.serving(list, at)
@@ -101,7 +102,7 @@ func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Requ
 			}
 			free = append(free, e)
 		}
-		if len(free) == 0 && tried && !hedge { // all that are left had a try
+		if len(free) == 0 && tried && !hedge && !untried { // all that are left had a try
 			for _, e := range tier {
 				if (panicking || e.in(at)) && !slices.Contains(passed, e) {
 					free = append(free, e)
@@ -112,8 +113,12 @@ func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Requ
 			if len(passed) == 0 || hedge {
 				return nil, breaker.Call{}, ErrNoEndpoint
 			}
-			// All are on the ramp and let in others: one more must go somewhere.
+			// All are on the ramp and let in others: one more must go somewhere. So must a retry
+			// where those that had no try are.
 			e := s.choose(req, passed, at)
+			if t != nil {
+				t.note(e, s.others(tier, e, t, at))
+			}
 			return e, breaker.Call{}, nil
 		}
 		e := s.choose(req, free, at)
@@ -123,6 +128,7 @@ func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Requ
 			if !panicking {
 				if !out {
 					passed = append(passed, e)
+					untried = untried || t == nil || !t.tried(e)
 				}
 				continue
 			}

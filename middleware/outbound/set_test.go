@@ -511,6 +511,41 @@ func TestRetryGoesToAnotherEndpoint(t *testing.T) {
 	})
 }
 
+// After an outage all endpoints are on the ramp, and most tries are let in by none of them.
+func TestRetryGoesToAnotherEndpointOnTheRamp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, urls("http://bad.test", "http://good.test"), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithJitter(0)))
+		good, bad := always(503), always(503)
+		rt := outbound.New(world{
+			"good.test": func(r *http.Request) (*http.Response, error) { return good(r) },
+			"bad.test":  func(r *http.Request) (*http.Response, error) { return bad(r) },
+		}, outbound.Balance(set), outbound.Retry(outbound.WithRetryBudget(1)))
+		for range 50 {
+			get(t, rt, "http://svc/")
+		}
+		good, bad = always(200), always(200)
+		time.Sleep(6 * time.Second) // in a synctest bubble
+		for range 50 {
+			get(t, rt, "http://svc/")
+		}
+		for _, e := range set.Stats().Endpoints {
+			if e.Breaker.State != breaker.Closed || e.Breaker.Ramp > 0.5 {
+				t.Fatalf("%s is not on the ramp: %+v", e.URL, e.Breaker)
+			}
+		}
+		bad = always(503, "Retry-After", "5")
+		began := time.Now()
+		for range 30 {
+			if status, err := get(t, rt, "http://svc/"); status != 200 {
+				t.Errorf("%d %v", status, err)
+			}
+		}
+		if d := time.Since(began); d > 30*50*time.Millisecond {
+			t.Errorf("waited %v though another endpoint was there", d)
+		}
+	})
+}
+
 func TestRetryThreeEndpointsOneTryEach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls [3]atomic.Int64
