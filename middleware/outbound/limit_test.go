@@ -214,6 +214,49 @@ func TestLimitIsToldWhatIsNoThroughput(t *testing.T) {
 	}
 }
 
+// Bodies that their callers' deadlines cut off end at a rate that says nothing about the host.
+func TestLimitIsToldThatADeadlineCutTheBody(t *testing.T) {
+	for name, layers := range map[string]func(t *testing.T) []outbound.Layer{
+		"alone": func(*testing.T) []outbound.Layer { return nil },
+		"with Balance": func(t *testing.T) []outbound.Layer {
+			return []outbound.Layer{outbound.Balance(newSet(t, urls("http://a.test")))}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+					w.(http.Flusher).Flush()
+					<-r.Context().Done()
+				})
+				base := n.transport()
+				defer base.CloseIdleConnections()
+				l := limiter.NewConcurrency(1)
+				rt := outbound.New(base, append(layers(t),
+					outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))...)
+				for _, end := range []func(context.Context) (context.Context, context.CancelFunc){
+					func(ctx context.Context) (context.Context, context.CancelFunc) {
+						return context.WithTimeout(ctx, time.Second)
+					},
+					func(ctx context.Context) (context.Context, context.CancelFunc) {
+						ctx, cancel := context.WithCancel(ctx)
+						time.AfterFunc(time.Second, cancel)
+						return ctx, cancel
+					},
+				} {
+					ctx, cancel := end(t.Context())
+					do(rt, request(ctx, "GET", "http://a.test/", nil))
+					cancel()
+				}
+				if s := l.Stats(); s.Success != 0 || s.Failure != 1 || s.Ignored != 1 {
+					t.Errorf("%d successes, %d failures, %d ignored; want the deadline as a failure, the cancellation ignored",
+						s.Success, s.Failure, s.Ignored)
+				}
+			})
+		})
+	}
+}
+
 // A try that waits for a limit of ours is not in flight at its endpoint, where it
 // would be overdue, and a probe's lease does not run out meanwhile.
 func TestLimitWaitIsNotTheEndpoints(t *testing.T) {

@@ -296,9 +296,9 @@ type sent struct {
 }
 
 func (s sent) ended(err error) {
-	if err != nil && callersEnd(s.req) == nil {
-		s.failed = true
-		if s.good {
+	if err != nil {
+		s.failed = true // also by the caller's deadline: what was cut off is no throughput
+		if s.good && callersEnd(s.req) == nil {
 			s.e.failed.Add(1)
 			s.call.Fail()
 		}
