@@ -2,6 +2,8 @@ package outbound
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -38,15 +40,33 @@ func newReplay(req *http.Request, limit int64) (*replay, error) {
 	case req.ContentLength > 0 && req.ContentLength <= limit:
 		r.kind = replayBuffer
 		r.buf = make([]byte, req.ContentLength)
-		_, err := io.ReadFull(req.Body, r.buf)
-		req.Body.Close()
-		if err != nil {
+		if err := fill(r.buf, req); err != nil {
 			return nil, err
 		}
 	default:
 		r.kind = replayStream
 	}
 	return r, nil
+}
+
+// fill reads the body of req into buf and closes it. It waits no longer than the caller does, who
+// may have left the body to somebody slow.
+func fill(buf []byte, req *http.Request) error {
+	read := make(chan error, 1)
+	go func() { // to close the body would not help: a server's waits for the Read under way
+		_, err := io.ReadFull(req.Body, buf)
+		req.Body.Close()
+		read <- err
+	}()
+	select {
+	case err := <-read:
+		if err != nil {
+			return fmt.Errorf("outbound: reading the request body: %w", err)
+		}
+		return nil
+	case <-req.Context().Done():
+		return context.Cause(req.Context())
+	}
 }
 
 // prepare gives out, which is a copy of the request, the body for a try.

@@ -150,7 +150,7 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.counts.requests.Add(1)
 	body, err := newReplay(req, t.maxBody)
 	if err != nil {
-		return nil, fmt.Errorf("outbound: reading the request body: %w", err)
+		return nil, err
 	}
 	defer body.finish()
 	tries := &tries{retried: true}

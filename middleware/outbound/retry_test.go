@@ -204,6 +204,29 @@ func TestO5CallersBodyFails(t *testing.T) {
 	}
 }
 
+// As from net/http, which reads the body while it waits for the response.
+func TestO5BodyThatHangsIsNotWaitedForPastTheCallersEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test": always(200)}, outbound.Retry())
+		body := &closing{}
+		r, w := io.Pipe()
+		body.Reader = r
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errCut)
+		defer cancel()
+		req := request(ctx, "PUT", "http://a.test/", body)
+		req.ContentLength = 5
+		time.AfterFunc(time.Hour, func() { w.CloseWithError(io.EOF) })
+		began := time.Now()
+		if _, err := do(rt, req); !errors.Is(err, errCut) || time.Since(began) != time.Second {
+			t.Errorf("%v after %v, want the caller's reason after a second", err, time.Since(began))
+		}
+		time.Sleep(time.Hour) // in a synctest bubble
+		if !body.closed.Load() {
+			t.Error("the body is left open")
+		}
+	})
+}
+
 func TestO5NotPastTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var tries atomic.Int64
