@@ -69,16 +69,17 @@ func fill(buf []byte, req *http.Request) error {
 	}
 }
 
-// prepare gives out, which is a copy of the request, the body for a try.
-func (r *replay) prepare(out *http.Request, first bool) error {
+// prepare gives out, which is a copy of the request, the body for a try. It reports false if that
+// cannot be had; the first one always can.
+func (r *replay) prepare(out *http.Request, first bool) bool {
 	switch r.kind {
 	case replayGet:
 		if first {
-			return nil // the body that came with it
+			return true // the body that came with it
 		}
 		b, err := r.req.GetBody()
 		if err != nil {
-			return err
+			return false
 		}
 		out.Body = b
 	case replayBuffer:
@@ -88,7 +89,7 @@ func (r *replay) prepare(out *http.Request, first bool) error {
 		r.stream = &streamed{body: r.req.Body}
 		out.Body = r.stream
 	}
-	return nil
+	return true
 }
 
 // again reports whether another try can have the body.

@@ -155,11 +155,9 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer body.finish()
 	tries := &tries{retried: true}
 	inner := context.WithValue(ctx, triesKey{}, tries)
+	out := req.WithContext(inner)
+	body.prepare(out, true)
 	for n := 1; ; n++ {
-		out := req.WithContext(inner)
-		if err := body.prepare(out, n == 1); err != nil {
-			return nil, fmt.Errorf("outbound: getting the request body again: %w", err)
-		}
 		resp, err := t.next.RoundTrip(out)
 		wait, again := t.again(req, resp, err, tries, n)
 		if !again || !body.again() {
@@ -169,12 +167,18 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 			t.counts.retriesDenied.Add(1)
 			return resp, err
 		}
+		next := req.WithContext(inner)
+		if !ask(func(*http.Request, *http.Response, error) bool { return body.prepare(next, false) }, req, resp, err) {
+			t.budgets.refund(budget)
+			return resp, err
+		}
 		discard(resp)
 		if wait > 0 && !sleep(ctx, wait) {
 			t.budgets.refund(budget)
-			return nil, context.Cause(ctx)
+			return refuse(next, context.Cause(ctx))
 		}
 		t.counts.retries.Add(1)
+		out = next
 	}
 }
 

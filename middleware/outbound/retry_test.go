@@ -227,6 +227,67 @@ func TestO5BodyThatHangsIsNotWaitedForPastTheCallersEnd(t *testing.T) {
 	})
 }
 
+func TestO5BodyThatCannotBeHadAgain(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		host   func(*http.Request) (*http.Response, error)
+		status int
+		err    error
+	}{
+		{"the caller gets the response", always(503), 503, nil},
+		{"the caller gets the error", failing(errCut), 0, errCut},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rt := outbound.New(world{"a.test": tc.host}, outbound.Retry())
+				req := request(t.Context(), "PUT", "http://a.test/", strings.NewReader("hello"))
+				getBody := req.GetBody
+				req.GetBody = func() (io.ReadCloser, error) { return nil, io.ErrClosedPipe }
+				for range 20 { // more than the budget allows
+					if status, err := do(rt, req); status != tc.status || err != tc.err {
+						t.Fatalf("%d %v, want %d %v", status, err, tc.status, tc.err)
+					}
+				}
+				if n := rt.Stats().Retries; n != 0 {
+					t.Errorf("%d retries", n)
+				}
+				req.GetBody = getBody
+				if do(rt, req); rt.Stats().Retries != 1 {
+					t.Error("the budget was spent on nothing")
+				}
+			})
+		})
+	}
+}
+
+func TestO5BodyHadAgainIsClosedWhenTheCallerLeaves(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		t.Run(fmt.Sprint("with GetBody ", again), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+					return answer(503, "Retry-After", "5")
+				}}, outbound.Retry())
+				first := &closing{Reader: strings.NewReader("hello")}
+				second := &closing{Reader: strings.NewReader("hello")}
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, cancel)
+				req := request(ctx, "PUT", "http://a.test/", first)
+				req.ContentLength = -1
+				opened := false
+				if again {
+					req.GetBody = func() (io.ReadCloser, error) { opened = true; return second, nil }
+				}
+				if _, err := do(rt, req); err != context.Canceled {
+					t.Error(err)
+				}
+				if !first.closed.Load() || second.closed.Load() != opened {
+					t.Errorf("closed: the first %v, the second %v of %v", first.closed.Load(), second.closed.Load(), opened)
+				}
+			})
+		})
+	}
+}
+
 func TestO5NotPastTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var tries atomic.Int64
