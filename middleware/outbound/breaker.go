@@ -15,7 +15,7 @@ import (
 // errors are failures; 429 says nothing about the host; every other response is
 // a success, and becomes a failure if its body breaks off, but not if the caller
 // closes it early. A caller that cancels, or whose request body cannot be
-// read to its end, says nothing about the host, and
+// read to its end or is not as long as its ContentLength, says nothing about the host, and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
 //

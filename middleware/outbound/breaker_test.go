@@ -1,6 +1,7 @@
 package outbound_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -458,6 +459,55 @@ func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {
 		}
 		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
 	})
+}
+
+func TestO4CallersBodyOfAnotherLengthSaysNothingAboutTheHost(t *testing.T) {
+	const length = 100 << 10
+	for _, tc := range []struct {
+		name string
+		body int
+		cut  bool // by the host
+		open bool
+	}{
+		{"as long as it says", length, false, false},
+		{"as long as it says, and the host cuts: failure", length, true, true},
+		{"shorter", length / 2, false, false},
+		{"longer", length + 1, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					if tc.cut {
+						panic(http.ErrAbortHandler)
+					}
+				})
+				base := n.transport()
+				defer base.CloseIdleConnections()
+				g := group()
+				set := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(3)))
+				for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+					rt := outbound.New(base, layer)
+					for range 3 {
+						req := request(t.Context(), "PUT", "http://a.test/", io.MultiReader(bytes.NewReader(make([]byte, tc.body))))
+						req.ContentLength = length
+						// The answer to a body that is longer may come before net/http has seen that.
+						if _, err := do(rt, req); (err == nil) != (tc.body == length && !tc.cut) && tc.body <= length {
+							t.Errorf("%v", err)
+						}
+					}
+				}
+				if s := g.Get("a.test").State(); (s == breaker.Open) != tc.open {
+					t.Errorf("Breaker: %v", s)
+				}
+				if e := set.Stats().Endpoints[0]; e.Ejected != tc.open {
+					t.Errorf("Balance: ejected %v", e.Ejected)
+				}
+				time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+			})
+		})
+	}
 }
 
 func TestBreakerHostThatNeverAnswersOpensBeforeAnyCallReturns(t *testing.T) {
