@@ -14,8 +14,9 @@ import (
 // A try is judged when its header has come: 500, 502, 503, 504 and transport
 // errors are failures; 429 says nothing about the host; every other response is
 // a success, and becomes a failure if its body breaks off, but not if the caller
-// closes it early. A caller that cancels, or whose request body cannot be
-// read to its end or is not as long as its ContentLength, says nothing about the host, and
+// closes it early. A caller that cancels, whose request body cannot be
+// read to its end or is not as long as its ContentLength, or whose request net/http
+// does not send, as for a line break in a header value, says nothing about the host, and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
 //

@@ -461,6 +461,69 @@ func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {
 	})
 }
 
+// Whoever can have a character of theirs put into a header could open the breaker for everybody.
+func TestO4RequestThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*http.Request)
+		sent   bool
+	}{
+		{"well formed", func(r *http.Request) { r.Header.Set("X-User", "a\tb é !~") }, true},
+		{"name of all characters there are", func(r *http.Request) { r.Header["!#$%&'*+-.^_`|~09azAZ"] = []string{"x"} }, true},
+		{"line break in a value", func(r *http.Request) { r.Header.Set("X-User", "a\nb") }, false},
+		{"DEL in a value", func(r *http.Request) { r.Header.Set("X-User", "a\x7fb") }, false},
+		{"space in a name", func(r *http.Request) { r.Header["X User"] = []string{"a"} }, false},
+		{"name that is not ASCII", func(r *http.Request) { r.Header["É"] = []string{"a"} }, false},
+		{"name of bytes that are no UTF-8", func(r *http.Request) { r.Header["X\xff"] = []string{"a"} }, false},
+		{"empty name", func(r *http.Request) { r.Header[""] = []string{"a"} }, false},
+		{"line break in a trailer", func(r *http.Request) { r.Trailer = http.Header{"X-User": {"a\rb"}} }, false},
+		{"line break in the query", func(r *http.Request) { r.URL.RawQuery = "q=a\nb" }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				var cut atomic.Bool
+				n.serve(t, "a.test:80", func(http.ResponseWriter, *http.Request) {
+					if cut.Load() {
+						panic(http.ErrAbortHandler)
+					}
+				})
+				base := n.transport()
+				defer base.CloseIdleConnections()
+				g := group()
+				set := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(3)))
+				call := func(layer outbound.Layer) uint64 {
+					rt := outbound.New(base, layer, outbound.Retry(outbound.WithBackoff(0, 0)))
+					for range 3 {
+						req := request(t.Context(), "GET", "http://a.test/", nil)
+						tc.change(req)
+						if _, err := do(rt, req); (err == nil) != (tc.sent && !cut.Load()) {
+							t.Errorf("%v", err)
+						}
+					}
+					return rt.Stats().Retries
+				}
+				for range 2 {
+					for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+						if n := call(layer); (n > 0) != (tc.sent && cut.Load()) {
+							t.Errorf("%d retries", n)
+						}
+					}
+					open := tc.sent && cut.Load()
+					if s := g.Get("a.test").State(); (s == breaker.Open) != open {
+						t.Errorf("Breaker: %v", s)
+					}
+					if e := set.Stats().Endpoints[0]; e.Ejected != open {
+						t.Errorf("Balance: ejected %v", e.Ejected)
+					}
+					cut.Store(true)
+				}
+				time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+			})
+		})
+	}
+}
+
 func TestO4CallersBodyOfAnotherLengthSaysNothingAboutTheHost(t *testing.T) {
 	const length = 100 << 10
 	for _, tc := range []struct {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
@@ -67,7 +68,7 @@ func outcome(req *http.Request, resp *http.Response, err error, took time.Durati
 		}
 		return breaker.Failure
 	}
-	if refusedByUs(err) {
+	if refusedByUs(err) || malformed(req) {
 		return breaker.Ignored
 	}
 	return breaker.Failure
@@ -92,6 +93,31 @@ func refusedByUs(err error) bool {
 	return errors.Is(err, breaker.ErrOpen) || errors.Is(err, ErrNoEndpoint) ||
 		errors.Is(err, limiter.ErrRateLimited) || errors.Is(err, limiter.ErrSaturated) ||
 		errors.Is(err, limiter.ErrWouldMissDeadline)
+}
+
+// malformed reports whether net/http refuses to send a request, for a control character in its
+// header, trailer or URL, or a field name that is none. Its errors have no type to tell that by.
+func malformed(req *http.Request) bool {
+	for _, fields := range [...]http.Header{req.Header, req.Trailer} {
+		for name, values := range fields {
+			if name == "" || strings.ContainsFunc(name, notToken) {
+				return true
+			}
+			for _, v := range values {
+				if strings.ContainsFunc(v, func(c rune) bool { return isControl(c) && c != '\t' }) {
+					return true
+				}
+			}
+		}
+	}
+	return strings.ContainsFunc(req.URL.RequestURI(), isControl)
+}
+
+func isControl(c rune) bool { return c < ' ' || c == 0x7f }
+
+// notToken reports whether a field name cannot have c (RFC 9110, section 5.6.2).
+func notToken(c rune) bool {
+	return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
 }
 
 // notSent reports whether an error proves that the server has seen nothing of

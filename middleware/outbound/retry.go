@@ -20,7 +20,8 @@ import (
 //   - the response was 502, 503 or 504, or 429 with Retry-After, or there was
 //     none. Not 500: that is an answer of the application, and likely to be the
 //     same again. Not a name that does not exist or a certificate that does not
-//     fit, unless [Balance] has another endpoint;
+//     fit, unless [Balance] has another endpoint. Not a request that net/http does
+//     not send, as for a line break in a header value;
 //   - the body can be sent again: from GetBody, or from memory if it is at most
 //     64 KiB of known length, or because no try has read from it;
 //   - the budget of the host allows it: each request adds a tenth of a try, each
@@ -227,7 +228,7 @@ func (t *retry) backoff(n int) time.Duration {
 
 func worthwhile(req *http.Request, resp *http.Response, err error, asked, elsewhere bool) bool {
 	if err != nil {
-		if certain(err) && !elsewhere {
+		if malformed(req) || certain(err) && !elsewhere {
 			return false
 		}
 		return idempotent(req) || notSent(err)
