@@ -94,8 +94,11 @@ type breaking struct {
 
 func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	b := t.group.Get(t.key(req))
-	if isHedge(req.Context()) && b.State() != breaker.Closed {
-		return refuse(req, breaker.ErrOpen)
+	if isHedge(req.Context()) {
+		switch b.State() {
+		case breaker.HalfOpen, breaker.Open, breaker.ForcedOpen:
+			return refuse(req, breaker.ErrOpen)
+		}
 	}
 	began := t.clock.now()
 	call, err := b.Admit(breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil})

@@ -20,7 +20,7 @@ import (
 // of the latest requests to its host, of which there must have been 50, or than
 // [WithHedgeAfter] says; and if the budget allows it, which is that of [Retry]
 // if it is given. A hedge never waits for a limit, and is not sent to a host
-// whose breaker is not closed, nor by a set that has no other endpoint for it.
+// whose breaker is open or half-open, nor by a set that has no other endpoint for it.
 //
 // The first response below 500 wins; the other try is cancelled. A panic in the
 // second try travels on in the caller's goroutine; one that comes when the first

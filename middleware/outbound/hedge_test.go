@@ -345,6 +345,32 @@ func TestO8HedgeDoesNotProbe(t *testing.T) {
 	})
 }
 
+func TestO8HedgeGoesByWhatAForcedBreakerLetsPass(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		force func(*breaker.Breaker)
+		tries int64
+	}{
+		{"closed", func(*breaker.Breaker) {}, 2},
+		{"forced closed", (*breaker.Breaker).ForceClosed, 2},
+		{"disabled", (*breaker.Breaker).Disable, 2},
+		{"forced open", (*breaker.Breaker).ForceOpen, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var tries atomic.Int64
+				g := group()
+				tc.force(g.Get("a.test"))
+				rt := outbound.New(world{"a.test": counted(&tries, sleepy(time.Second, 200))}, outbound.Breaker(g),
+					outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond)))
+				if get(t, rt, "http://a.test/"); tries.Load() != tc.tries {
+					t.Errorf("%d tries, want %d", tries.Load(), tc.tries)
+				}
+			})
+		})
+	}
+}
+
 // A place for a probe is for a first try: a hedge is no more than a copy of it.
 func TestO8HedgeDoesNotProbeWhenTheOpenTimeIsOver(t *testing.T) {
 	t.Run("Breaker", func(t *testing.T) {
