@@ -22,7 +22,7 @@ import (
 // if it is given. A hedge never waits for a limit, and is not sent to a host
 // whose breaker is open or half-open, nor by a set that has no other endpoint for it.
 //
-// The first response below 500 wins; the other try is cancelled. A panic in the
+// The first response below 500 that is not 429 wins; the other try is cancelled. A panic in the
 // second try travels on in the caller's goroutine; one that comes when the first
 // has won is counted in [Stats], as the caller is gone.
 func Hedge(opts ...HedgeOption) Layer {

@@ -105,6 +105,8 @@ func TestO8FailureWaitsForTheOther(t *testing.T) {
 	}{
 		{"the first fails, the second is good", sleepy(60*time.Millisecond, 500), sleepy(30*time.Millisecond, 200), 200, 80 * time.Millisecond},
 		{"the second fails, the first is good", sleepy(90*time.Millisecond, 200), sleepy(10*time.Millisecond, 500), 200, 90 * time.Millisecond},
+		{"the first is told to wait, the second is good", sleepy(60*time.Millisecond, 429), sleepy(30*time.Millisecond, 200), 200, 80 * time.Millisecond},
+		{"the second is told to wait, the first is good", sleepy(90*time.Millisecond, 200), sleepy(10*time.Millisecond, 429), 200, 90 * time.Millisecond},
 		{"both fail: the first one's answer", sleepy(60*time.Millisecond, 501), sleepy(30*time.Millisecond, 500), 501, 80 * time.Millisecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
