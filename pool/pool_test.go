@@ -862,6 +862,33 @@ func TestShutdown(t *testing.T) {
 			}
 		})
 	})
+	t.Run("drops at the deadline what waits for the whole pool", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(2))
+			release := full(p)
+			waiting := make(chan error, 2)
+			for _, weight := range []int{math.MaxInt, 1} {
+				go func() {
+					waiting <- p.Do(context.Background(), func(context.Context) error { t.Error("ran"); return nil }, pool.WithWeight(weight))
+				}()
+				synctest.Wait()
+			}
+			over, cancel := context.WithCancel(context.Background())
+			cancel()
+			p.Shutdown(over)
+			synctest.Wait()
+			if n := len(waiting); n != 2 {
+				t.Errorf("%d of 2 were answered while others run", n)
+			}
+			release()
+			for range 2 {
+				if err := <-waiting; err != pool.ErrShutdown {
+					t.Errorf("a waiting task got %v", err)
+				}
+			}
+			empty(t, p)
+		})
+	})
 	t.Run("at the deadline names what it drops", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1))

@@ -93,7 +93,7 @@ func gather(opts []TaskOption) task {
 		case setClient:
 			t.client = o.s
 		case setWeight:
-			t.weight = o.n
+			t.weight = min(o.n, maxSlots)
 		case setKind:
 			t.kind = o.s
 		case setDeadline:
