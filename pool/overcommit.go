@@ -83,6 +83,8 @@ var overcommitted atomic.Bool
 // Setting GOMAXPROCS by hand ends the runtime's own following of the cgroup; Overcommit looks
 // for it itself, once a minute, which stops the world twice for some microseconds.
 // Work that goes round the pool is now able to take more than one P for each core.
+// A coroutine ([iter.Pull]) has to be made and used while one task has its slot, or outside of tasks: the runtime ends the
+// program where one goes on with the thread locked otherwise than when it was made.
 //
 // Only one can be open in a process. The error says so, or that the pool was shut down.
 func Overcommit(p *Pool, opts ...OvercommitOption) (*Overcommitted, error) {

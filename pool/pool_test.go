@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"iter"
 	"math"
 	"runtime"
 	"slices"
@@ -1055,6 +1056,65 @@ func TestOvercommit(t *testing.T) {
 		t.Errorf("%d slots, want 3", p.Slots())
 	}
 	y.Close()
+}
+
+// The runtime ends the program where a coroutine goes on with the thread locked otherwise than when it was made.
+func TestStreamWhileThreadsAreLocked(t *testing.T) {
+	ctx := context.Background()
+	const n = 50 // more than are read ahead
+	all := func(yield func(int) bool) {
+		for i := 1; i <= n && yield(i); i++ {
+		}
+	}
+	for name, run := range map[string]func(t *testing.T, p *pool.Pool, each func(ctx context.Context, in iter.Seq[int], then func())){
+		"the slot is left in the loop": func(t *testing.T, p *pool.Pool, each func(context.Context, iter.Seq[int], func())) {
+			ctx, slot, err := p.Enter(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer slot.Leave()
+			each(ctx, all, slot.Leave)
+		},
+		"a slot is taken in the loop": func(t *testing.T, p *pool.Pool, each func(context.Context, iter.Seq[int], func())) {
+			var slot pool.Slot
+			defer func() { slot.Leave() }()
+			each(ctx, all, func() {
+				if slot != (pool.Slot{}) {
+					return
+				}
+				var err error
+				if _, slot, err = p.Enter(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		},
+		"the elements are made in a task": func(t *testing.T, p *pool.Pool, each func(context.Context, iter.Seq[int], func())) {
+			each(ctx, func(yield func(int) bool) {
+				p.Do(ctx, func(context.Context) error { all(yield); return nil })
+			}, func() {})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := pool.New()
+			x, err := pool.Overcommit(p, pool.WithThreads(8))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer x.Close()
+			got := 0
+			run(t, p, func(ctx context.Context, in iter.Seq[int], then func()) {
+				for i, err := range pool.Stream(ctx, p, in, func(_ context.Context, i int) (int, error) { return i, nil }) {
+					if got++; i != got || err != nil {
+						t.Errorf("%d, %v, want %d", i, err, got)
+					}
+					then()
+				}
+			})
+			if got != n {
+				t.Errorf("%d results of %d", got, n)
+			}
+		})
+	}
 }
 
 func TestMisusePanics(t *testing.T) {

@@ -20,8 +20,6 @@ import (
 func Stream[A, R any](ctx context.Context, p *Pool, in iter.Seq[A], fn func(context.Context, A) (R, error), opts ...TaskOption) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
-		next, stop := iter.Pull(in)
-		defer stop()
 		var ahead []*element[A, R]
 		defer func() {
 			cancel()
@@ -35,19 +33,8 @@ func Stream[A, R any](ctx context.Context, p *Pool, in iter.Seq[A], fn func(cont
 				return fn(ctx, e.in)
 			}, opts...)
 		}
-		more := true
-		for {
-			for window := 2 * p.Slots(); more && len(ahead) < window; {
-				e := new(element[A, R])
-				if e.in, more = next(); !more {
-					break
-				}
-				submit(e)
-				ahead = append(ahead, e)
-			}
-			if len(ahead) == 0 {
-				return
-			}
+		// deliver yields the result of the element that is next, and reports whether the stream goes on.
+		deliver := func() bool {
 			e := ahead[0]
 			r, err := e.wait(ctx)
 			// It may be those read ahead that had the slots or the places in the line.
@@ -61,7 +48,21 @@ func Stream[A, R any](ctx context.Context, p *Pool, in iter.Seq[A], fn func(cont
 				r, err = e.wait(ctx)
 			}
 			ahead = ahead[1:]
-			if !yield(r, err) || err != nil {
+			return yield(r, err) && err == nil
+		}
+		// Not by iter.Pull: its coroutine ends the program where Overcommit locks or unlocks the thread in between.
+		for a := range in {
+			e := &element[A, R]{in: a}
+			submit(e)
+			ahead = append(ahead, e)
+			for len(ahead) >= 2*p.Slots() {
+				if !deliver() {
+					return
+				}
+			}
+		}
+		for len(ahead) > 0 {
+			if !deliver() {
 				return
 			}
 		}
