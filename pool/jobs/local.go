@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -158,8 +159,9 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 		return Job{}, false, err
 	}
 	e := &entry{
-		id: l.mint.id(), kind: kind, client: o.Client, key: o.Key, priority: o.Priority,
-		payload: slices.Clone(payload), state: Queued, attempts: cmp.Or(max(o.MaxAttempts, 0), policy.MaxAttempts),
+		// Cloned, since what comes with a request may be a small part of a string that is as long as its header.
+		kind: strings.Clone(kind), client: strings.Clone(o.Client), key: strings.Clone(o.Key), payload: slices.Clone(payload),
+		id: l.mint.id(), priority: o.Priority, state: Queued, attempts: cmp.Or(max(o.MaxAttempts, 0), policy.MaxAttempts),
 		created: time.Now(), next: o.NotBefore, deadline: o.Deadline, version: 1, place: -1,
 	}
 	if o.Key != "" {
@@ -198,7 +200,7 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 	e.number = l.number
 	l.jobs[e.id] = e
 	if o.Key != "" {
-		l.keys[jobKey{o.Client, o.Key}] = e
+		l.keys[jobKey{e.client, e.key}] = e
 	}
 	l.ready.begin(e.client)
 	l.await(e, now)

@@ -275,10 +275,11 @@ func (l *Local) finish(e *entry, result []byte, failed *failure) {
 	}
 }
 
-// clip returns at most the first n bytes of s, whole characters if it is UTF-8, and does not keep the rest in memory.
+// clip returns at most the first n bytes of s, whole characters if it is UTF-8, and does not keep the rest in memory, nor
+// what s is a part of.
 func clip(s string, n int) string {
 	if len(s) <= n {
-		return s
+		return strings.Clone(s)
 	}
 	for range utf8.UTFMax - 1 {
 		if n > 0 && !utf8.RuneStart(s[n]) {

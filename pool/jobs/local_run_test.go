@@ -91,9 +91,32 @@ func TestTextsPinNoMemory(t *testing.T) {
 		jobs.Report(ctx, jobs.Progress{Note: large()})
 		return 0, errors.New("broken")
 	})
+	jobs.Register(m, "part of a note", func(ctx context.Context, _ args) (int, error) {
+		jobs.Report(ctx, jobs.Progress{Note: large()[:20]})
+		return 0, errors.New("broken")
+	})
+	jobs.Register(m, "part of an error", func(context.Context, args) (int, error) { return 0, errors.New(large()[:20]) })
+	jobs.Register(m, "none", func(context.Context, args) (int, error) { return 1, nil })
 	l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
 	defer l.Close()
-	for kind := range map[string]bool{"error": true, "panic": true, "note": true} {
+	for _, c := range []struct {
+		name, kind string
+		long       bool // kind is part of a longer string
+		options    func(i int) jobs.SubmitOptions
+	}{
+		{name: "an error", kind: "error"},
+		{name: "a panic", kind: "panic"},
+		{name: "a note", kind: "note"},
+		{name: "part of an error", kind: "part of an error"},
+		{name: "part of a note", kind: "part of a note"},
+		{name: "a kind that is part of a URL", kind: "none", long: true},
+		{name: "a key that is part of a header", kind: "none", options: func(i int) jobs.SubmitOptions {
+			return jobs.SubmitOptions{Key: strings.TrimSpace(fmt.Sprint(i, strings.Repeat(" ", each)))}
+		}},
+		{name: "a client that is part of a header", kind: "none", options: func(i int) jobs.SubmitOptions {
+			return jobs.SubmitOptions{Client: strings.TrimSpace(fmt.Sprint(i, strings.Repeat(" ", each)))}
+		}},
+	} {
 		heap := func() int64 {
 			runtime.GC()
 			runtime.GC()
@@ -102,15 +125,23 @@ func TestTextsPinNoMemory(t *testing.T) {
 			return int64(s.HeapAlloc)
 		}
 		before := heap()
-		for range n {
-			j, _, err := l.Submit(ctx, kind, []byte(`{}`), jobs.SubmitOptions{})
+		for i := range n {
+			var o jobs.SubmitOptions
+			if c.options != nil {
+				o = c.options(i)
+			}
+			kind := c.kind
+			if c.long {
+				kind = (kind + large())[:len(kind)]
+			}
+			j, _, err := l.Submit(ctx, kind, []byte(`{}`), o)
 			if err != nil {
 				t.Fatal(err)
 			}
 			final(t, l, j.ID)
 		}
 		if more := (heap() - before) / n; more > each/8 {
-			t.Errorf("%s: a failed job keeps %d bytes", kind, more)
+			t.Errorf("%s: a job that has ended keeps %d bytes", c.name, more)
 		}
 	}
 }
