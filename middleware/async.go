@@ -34,7 +34,7 @@ import (
 //
 // GET answers with the job as JSON, as a page with a progress bar if a browser asks, or, with
 // Accept: text/event-stream, as a stream of server-sent events, one for each change, that
-// resumes after Last-Event-ID. JSON and page have an ETag, and a Retry-After while the job is
+// resumes after Last-Event-ID. JSON and page have a weak ETag, and a Retry-After while the job is
 // not final. An unknown job is 404, one that has expired 410.
 //
 // DELETE is 204 if the job had not begun, 202 if it runs and was asked to stop, 409 if it

@@ -35,7 +35,8 @@ func (a *async) status(w http.ResponseWriter, r *http.Request) {
 	if form == formEvents {
 		form = formJSON
 	}
-	tag := `"` + string(rune(form)) + strconv.FormatUint(j.Version, 10) + `"`
+	// Weak: while the job is not final, when to ask again changes and its version does not (RFC 9110, section 8.8.1).
+	tag := `W/"` + string(rune(form)) + strconv.FormatUint(j.Version, 10) + `"`
 	w.Header().Set("ETag", tag)
 	if noneMatch(r.Header.Values("If-None-Match"), tag) {
 		asyncHeaders(w.Header(), j)
@@ -149,8 +150,9 @@ var jobPage = template.Must(template.New("job").Funcs(template.FuncMap{
 </html>
 `))
 
-// noneMatch reports whether an If-None-Match field lists tag (RFC 9110, section 13.1.2).
+// noneMatch reports whether an If-None-Match field lists tag, strong or weak (RFC 9110, section 13.1.2).
 func noneMatch(fields []string, tag string) bool {
+	tag = strings.TrimPrefix(tag, "W/")
 	for _, f := range fields {
 		for t := range strings.SplitSeq(f, ",") {
 			if t = strings.TrimSpace(t); t == "*" || strings.TrimPrefix(t, "W/") == tag {

@@ -594,6 +594,37 @@ func (w *stuckWriter) Write(b []byte) (int, error) {
 	return 0, os.ErrDeadlineExceeded
 }
 
+func TestAsyncStrongETagHasOneBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		s.do("POST", "/reports", `{"ms":60000}`, "Prefer", "wait=60") // so that it is known how long one takes
+		running := s.do("POST", "/reports", `{"ms":60000}`).Header().Get("Location")
+		queued := s.do("POST", "/reports", `{"ms":60000}`).Header().Get("Location")
+		type representation struct{ at, accept, tag string }
+		bodies := make(map[representation]string)
+		for range 130 {
+			synctest.Wait()
+			for _, at := range []string{running, queued} {
+				for _, accept := range []string{"application/json", "text/html"} {
+					w := s.do("GET", at, "", "Accept", accept)
+					one := representation{at, accept, w.Header().Get("ETag")}
+					if first, ok := bodies[one]; ok && first != w.Body.String() && !strings.HasPrefix(one.tag, "W/") {
+						t.Fatalf("ETag %s of\n%s\nand\n%s", one.tag, first, w.Body)
+					}
+					bodies[one] = w.Body.String()
+					if w := s.do("GET", at, "", "Accept", accept, "If-None-Match", one.tag); w.Code != 304 {
+						t.Errorf("unchanged: %d", w.Code)
+					}
+				}
+			}
+			time.Sleep(time.Second) // in a synctest bubble
+		}
+		if len(bodies) < 20 {
+			t.Errorf("%d ETags in the life of two jobs, in two forms each", len(bodies))
+		}
+	})
+}
+
 func TestAsyncBehindPrefix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newAsync(t, nil)
