@@ -295,10 +295,13 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 	permit, err := p.line.Acquire(limited, limiter.Request{
 		Priority: t.priority, Weight: t.weight, Client: t.client, Work: usual, Arrived: p.at(arrived),
 	})
-	if err == context.DeadlineExceeded && context.Cause(limited) == errLate {
-		p.overdue.Add(1)
-		p.late.Add(1)
-		err = errLate
+	if _, refused := err.(*limiter.Error); err != nil && !refused { // what limited.Err returns
+		if err == context.DeadlineExceeded && context.Cause(limited) == errLate {
+			p.late.Add(1)
+			err = errLate
+		} else {
+			p.left.Add(1)
+		}
 	}
 	if errors.Is(err, limiter.ErrWouldMissDeadline) {
 		k.refusedBy(usual, p.now())

@@ -975,6 +975,41 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+// What had a slot was not refused, also when its context ends while it stands back.
+func TestRefusedIsCountedOnceByReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		hold := func() { time.Sleep(20 * time.Millisecond) } // in a synctest bubble
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			err := p.Do(ctx, func(ctx context.Context) error {
+				hold()
+				return pool.Checkpoint(ctx)
+			})
+			if err != context.Canceled {
+				t.Errorf("stood back until it was cancelled: %v", err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			p.Do(context.Background(), func(context.Context) error { hold(); return nil }, pool.WithPriority(1))
+		})
+		wg.Go(func() {
+			if err := p.Do(ctx, func(context.Context) error { return nil }, pool.WithPriority(-1)); err != context.Canceled {
+				t.Errorf("waited until it was cancelled: %v", err)
+			}
+		})
+		time.AfterFunc(30*time.Millisecond, cancel)
+		wg.Wait()
+		if s := p.Stats(); s.Begun != 2 || s.Refused != 1 || s.Left != 1 {
+			t.Errorf("%d begun, %d refused, of these %d left; want 2, 1, 1", s.Begun, s.Refused, s.Left)
+		}
+		empty(t, p)
+	})
+}
+
 func TestStats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pool.New(pool.WithSlots(1))

@@ -41,11 +41,10 @@ type KindStats struct {
 // Stats returns counts and state.
 func (p *Pool) Stats() Stats {
 	slots := p.Slots()
-	overdue := p.overdue.Load() // before what it is taken from
 	l := p.line.Stats()
 	s := Stats{
 		Slots: slots, Used: l.InFlight, Waiting: l.Queued,
-		Full: l.Full, Evicted: l.Evicted, Expired: l.Expired, Deadline: l.Deadline + p.late.Load(), Left: l.Left - overdue,
+		Full: l.Full, Evicted: l.Evicted, Expired: l.Expired, Deadline: l.Deadline + p.late.Load(), Left: p.left.Load(),
 		RetryAfter: l.RetryAfter,
 		Draining:   p.draining.Load(),
 	}
