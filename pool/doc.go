@@ -24,7 +24,8 @@
 // The context that a task receives carries its slot. A Do, Enter, Map or Submit of the
 // same pool with that context, or one derived from it, uses the slot that is held already
 // and can therefore not deadlock, at any size. What a task starts on other goroutines with
-// its context counts as the same slot; after the task has returned the context is an
+// its context counts as the same slot. After the task has returned the context counts as that of
+// the task around it, where it was part of one that still runs; else it is an
 // ordinary one again, and work under it takes a slot of its own.
 //
 // # What it costs

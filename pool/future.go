@@ -34,7 +34,7 @@ type inside struct {
 
 const (
 	insideFree    uint32 = iota // waits for a slot of its own
-	insideRefused               // got none; it can still run in the slot of the task that submitted it
+	insideRefused               // got none; it can still run in the slot of the task that submitted it, or of one around that
 	insideClaimed               // somebody runs the future's task, or it has failed
 )
 
@@ -52,7 +52,7 @@ func (in *inside) refused(err error) bool {
 	}
 	in.refusal = err
 	in.state.CompareAndSwap(insideFree, insideRefused)
-	return in.slot.isHeld() // looked at after that, as Wait looks at the state after this: one of them sees the other
+	return in.slot.held() != nil // looked at after that, as Wait looks at the state after this: one of them sees the other
 }
 
 // Submit runs fn on a goroutine of its own as soon as there is a slot, and returns at
@@ -113,9 +113,10 @@ func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 	return f.value, f.err
 }
 
-// runInside runs the task on this goroutine if the task that submitted it holds a slot and it has none yet.
+// runInside runs the task on this goroutine if the task that submitted it holds a slot, or one around that, and it has
+// none yet.
 func (f *Future[T]) runInside(in *inside) {
-	held := in.slot.isHeld()
+	held := in.slot.held() != nil
 	if !held && in.state.Load() == insideFree {
 		return
 	}

@@ -91,6 +91,69 @@ func TestWhatIsWaitedForDoesNotGiveWay(t *testing.T) {
 	}
 }
 
+// What was submitted in a part of a task that has ended is run by the task that waits for it all the same.
+func TestWaitForWhatAPartHasSubmitted(t *testing.T) {
+	type part = func(context.Context) (*pool.Future[int], error)
+	submit := func(ctx context.Context, p *pool.Pool, f part) (*pool.Future[int], error) {
+		return pool.Submit(ctx, p, f).Wait(ctx)
+	}
+	for name, c := range map[string]struct {
+		slots int // as many as two tasks and their parts take
+		run   func(ctx context.Context, p *pool.Pool, f part) (*pool.Future[int], error)
+	}{
+		"a part": {4, submit},
+		"a part of a part": {6, func(ctx context.Context, p *pool.Pool, f part) (*pool.Future[int], error) {
+			return submit(ctx, p, func(ctx context.Context) (*pool.Future[int], error) { return submit(ctx, p, f) })
+		}},
+	} {
+		for how, line := range map[string]pool.Option{
+			"it waits for a slot": pool.WithQueue(10, time.Hour),
+			"there is no line":    pool.WithQueue(0, 0),
+		} {
+			t.Run(name+": "+how, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pool.New(line, pool.WithSlots(c.slots))
+					began := time.Now()
+					var wg sync.WaitGroup
+					for range 2 {
+						wg.Go(func() {
+							err := p.Do(context.Background(), func(ctx context.Context) error {
+								f, err := c.run(ctx, p, func(ctx context.Context) (*pool.Future[int], error) {
+									time.Sleep(time.Millisecond) // in a synctest bubble: no slot is free
+									f := pool.Submit(ctx, p, func(ctx context.Context) (int, error) {
+										return 1, p.Do(ctx, func(context.Context) error { return nil })
+									})
+									time.Sleep(10 * time.Millisecond) // in a synctest bubble: nor is one afterwards
+									return f, nil
+								})
+								if err != nil {
+									return err
+								}
+								_, err = f.Wait(ctx)
+								return err
+							})
+							if err != nil {
+								t.Error(err)
+							}
+						})
+					}
+					time.Sleep(5 * time.Millisecond) // in a synctest bubble
+					if n := p.Stats().Used; n != c.slots {
+						t.Errorf("%d slots are taken, want %d", n, c.slots)
+					}
+					p.Resize(2)
+					wg.Wait()
+					if d := time.Since(began); d > time.Second {
+						t.Errorf("it took %v", d)
+					}
+					synctest.Wait()
+					empty(t, p)
+				})
+			})
+		}
+	}
+}
+
 // Between its elements the helpers of a Map make room, also where Map was called in a task.
 func TestMapMakesRoom(t *testing.T) {
 	for name, run := range map[string]func(p *pool.Pool, f func(context.Context) error) error{

@@ -135,30 +135,33 @@ func (s *slot) Value(key any) any {
 	return s.Context.Value(key)
 }
 
-// held returns the slot of p that ctx carries, if the task still has it.
+// held returns the innermost slot of p that ctx carries and whose task still has it.
 func (p *Pool) held(ctx context.Context) *slot {
 	s, _ := ctx.Value(poolSlot{p}).(*slot)
-	if s != nil && !s.isHeld() {
-		return nil
+	return s.held()
+}
+
+// held returns s if its task still has it, or else the innermost slot around it of which that is so. Once there is none
+// there is none ever after.
+func (s *slot) held() *slot {
+	for s != nil && !s.isHeld() {
+		s = s.around()
 	}
 	return s
 }
 
 func (s *slot) isHeld() bool { return s.word.Load()&slotPhase <= slotYielded }
 
+// around returns the slot of the task that s was taken in, of the same pool, or nil.
+func (s *slot) around() *slot {
+	o, _ := s.Context.Value(poolSlot{s.kind.pool}).(*slot)
+	return o
+}
+
 // bound reports whether the task belongs to another that has a slot of the pool. That one may wait for it with the slot
 // in hand, and so it must not wait for one itself.
 func (s *slot) bound() bool {
-	if s.word.Load()&slotApart != 0 {
-		return false
-	}
-	key := poolSlot{s.kind.pool}
-	for o, _ := s.Context.Value(key).(*slot); o != nil; o, _ = o.Context.Value(key).(*slot) {
-		if o.isHeld() {
-			return true
-		}
-	}
-	return false
+	return s.word.Load()&slotApart == 0 && s.around().held() != nil
 }
 
 // lock puts the work on a thread of its own where Overcommit says so. It runs on
