@@ -723,15 +723,13 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter) (Permit, error) 
 	w.slot = nil
 	c.recycle(w)
 	var refusal error
-	if s == nil && err == nil {
+	if s == nil {
 		refusal = c.refusal(reason)
 	}
 	c.mu.Unlock()
 	switch {
-	case s == nil && err == nil:
+	case s == nil: // also where ctx ended since: it was counted as that
 		return Permit{}, refusal
-	case s == nil:
-		return Permit{}, err
 	case err != nil:
 		Permit{s, s.gen.Load()}.Release(Ignored)
 		return Permit{}, err

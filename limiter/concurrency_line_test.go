@@ -388,6 +388,32 @@ func TestConcurrencyWaitTimeOfAnOldClock(t *testing.T) {
 	})
 }
 
+// tardy is a context whose end it takes a while to hear of.
+type tardy struct{ context.Context }
+
+func (c tardy) Err() error {
+	err := c.Context.Err()
+	if err != nil {
+		time.Sleep(time.Second) // in a synctest bubble
+	}
+	return err
+}
+
+// Who has been sent away before it has left is told what it is counted as.
+func TestConcurrencySentAwayWhileItLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, 10*time.Second))
+		p := concMust(t, c, limiter.Request{})
+		defer p.Release(limiter.Success)
+		ctx, cancel := context.WithTimeout(t.Context(), 9500*time.Millisecond)
+		defer cancel()
+		_, err := c.Acquire(tardy{ctx}, limiter.Request{})
+		if s := c.Stats(); !errors.Is(err, limiter.ErrSaturated) || s.Expired != 1 || s.Left != 0 {
+			t.Errorf("%v, with %d expired and %d left", err, s.Expired, s.Left)
+		}
+	})
+}
+
 // What leaves a long line costs the same as what leaves a short one, and none is lost.
 func TestConcurrencyTenThousandCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
