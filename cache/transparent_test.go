@@ -271,6 +271,85 @@ func TestHijackAndUpgrade(t *testing.T) {
 	}
 }
 
+// onlyUnwraps is what is often put around a handler to log the status: it unwraps, and has no other optional method.
+type onlyUnwraps struct{ http.ResponseWriter }
+
+func (w onlyUnwraps) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// controlled is a client's writer that can flush and hijack, and notes what a controller had of it.
+type controlled struct {
+	*httptest.ResponseRecorder
+	flushed  string
+	hijacked bool
+}
+
+func (w *controlled) Flush() {
+	w.ResponseRecorder.Flush()
+	w.flushed = w.Body.String()
+}
+
+func (w *controlled) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.hijacked = true
+	return nil, nil, nil
+}
+
+// [http.ResponseController] looks further in than the writer that a handler has: it must not get past the cache.
+func TestControllersBehindAWriterThatOnlyUnwraps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var act func(w http.ResponseWriter)
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, can := w.(http.Flusher); can {
+				t.Error("the writer can flush, and the one below cannot")
+			}
+			if _, can := w.(http.Hijacker); can {
+				t.Error("the writer can be hijacked, and the one below cannot")
+			}
+			w.Header().Set("Cache-Control", "max-age=1")
+			w.Header().Set("Etag", fmt.Sprintf("%q", time.Now()))
+			act(w)
+		}))
+		ask := func(url string, fields ...string) *controlled {
+			r := httptest.NewRequest("GET", url, nil)
+			for _, f := range fields {
+				name, value, _ := strings.Cut(f, ": ")
+				r.Header.Add(name, value)
+			}
+			w := &controlled{ResponseRecorder: httptest.NewRecorder()}
+			h.ServeHTTP(onlyUnwraps{w}, r)
+			return w
+		}
+
+		var w *controlled
+		act = func(rw http.ResponseWriter) {
+			io.WriteString(rw, "first,")
+			if err := http.NewResponseController(rw).Flush(); err != nil {
+				t.Error(err)
+			}
+			io.WriteString(rw, "last")
+		}
+		w = ask("http://example.com/flush")
+		want(t, "flushed", w.flushed != "", true)
+		want(t, "body", w.Body.String(), "first,last")
+		want(t, "of a flush, stored", ask("http://example.com/flush").Header().Get("Cache-Status"), "spillgate; hit; ttl=1")
+
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		w = ask("http://example.com/flush", "Range: bytes=6-9")
+		want(t, "status of a range of what is stored now", w.Code, http.StatusPartialContent)
+		want(t, "range", w.Body.String(), "last")
+
+		act = func(rw http.ResponseWriter) {
+			if _, _, err := http.NewResponseController(rw).Hijack(); err != nil {
+				t.Error(err)
+			}
+		}
+		w = ask("http://example.com/hijack")
+		want(t, "hijacked", w.hijacked, true)
+		want(t, "headers of a connection that is taken", len(w.Result().Header), 2)
+		w = ask("http://example.com/hijack")
+		want(t, "hijacked again, and not answered from the store", w.hijacked, true)
+	})
+}
+
 // A client that leaves ends the handler's context, whatever the cache makes of the response, unless
 // somebody else waits for it.
 func TestClientThatLeavesEndsTheContext(t *testing.T) {

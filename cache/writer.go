@@ -10,14 +10,14 @@ import (
 // A handler finds out what a ResponseWriter can do by asking for interfaces, so the writer that a
 // fill gives it has exactly the optional ones that the writer below has. The shapes are the ones
 // that net/http knows: HTTP/1 (Flush, Hijack, ReadFrom), HTTP/2 (Flush, Push), and two simpler
-// ones. Everything else is reached through Unwrap by [http.ResponseController].
+// ones. Everything else is reached through Unwrap by [http.ResponseController]; see below.
 
 type plainWriter struct{ fl *fill }
 
 func (w plainWriter) Header() http.Header         { return w.fl.header() }
 func (w plainWriter) WriteHeader(status int)      { w.fl.writeHeader(status) }
 func (w plainWriter) Write(p []byte) (int, error) { return w.fl.write(p) }
-func (w plainWriter) Unwrap() http.ResponseWriter { return w.fl.w }
+func (w plainWriter) Unwrap() http.ResponseWriter { return w.fl.below() }
 
 // WriteString is there because net/http's writers have it; io.WriteString looks for it.
 func (w plainWriter) WriteString(s string) (int, error) { return w.fl.write([]byte(s)) }
@@ -75,6 +75,39 @@ func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
 	return plain
 }
 
+// The writer below may have Unwrap and none of the optional methods: http.ResponseController then looks further in, and would
+// flush or hijack past the fill. It meets one of these on its way. A type assertion on the fill's writer
+// does not, and finds what it would find without.
+type (
+	belowF struct{ plainWriter }
+	belowH struct{ belowF }
+)
+
+func (b belowF) Unwrap() http.ResponseWriter { return b.fl.w }
+func (b belowF) FlushError() error           { return b.fl.flush() }
+
+func (b belowH) Hijack() (net.Conn, *bufio.ReadWriter, error) { return b.fl.hijack() }
+
+// below is what Unwrap leads to.
+func (fl *fill) below() http.ResponseWriter {
+	if _, ok := fl.w.(http.Hijacker); ok {
+		return fl.w
+	}
+	if _, ok := find[http.Hijacker](fl.w); ok {
+		return belowH{belowF{plainWriter{fl}}}
+	}
+	if _, ok := fl.w.(http.Flusher); ok {
+		return fl.w
+	}
+	if _, ok := find[http.Flusher](fl.w); ok {
+		return belowF{plainWriter{fl}}
+	}
+	if _, ok := find[interface{ FlushError() error }](fl.w); ok {
+		return belowF{plainWriter{fl}}
+	}
+	return fl.w
+}
+
 // hijack hands the connection over. From here on the cache is out of it.
 func (fl *fill) hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if fl.mode == recording && fl.pump != nil {
@@ -86,7 +119,7 @@ func (fl *fill) hijack() (net.Conn, *bufio.ReadWriter, error) {
 		fl.end(released, nil, false)
 		fl.markKey()
 	}
-	return fl.w.(http.Hijacker).Hijack()
+	return http.NewResponseController(fl.w).Hijack()
 }
 
 // find looks for an interface on a writer and on the ones below it.
