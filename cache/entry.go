@@ -190,7 +190,7 @@ func (e *entry) selects(extra string, h http.Header) bool {
 }
 
 // freshen makes the entry that a 304 turns this one into (RFC 9111, section 4.3.4): the fields of
-// the 304 replace the stored ones, except those that describe the stored body.
+// the 304 replace the stored ones, except those that describe the stored body. It is to be completed.
 func (e *entry) freshen(h http.Header, outer headerSnapshot, v verdict, now time.Time) *entry {
 	from := newEntry(e.status, h, outer, v, now)
 	n := &entry{
@@ -210,7 +210,6 @@ func (e *entry) freshen(h http.Header, outer headerSnapshot, v verdict, now time
 		n.set(f.name, f.values...)
 	}
 	n.index()
-	n.complete(e.body)
 	return n
 }
 

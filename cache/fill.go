@@ -308,8 +308,20 @@ func (fl *fill) learn(h http.Header, now time.Time) {
 		merged[name] = values
 	}
 	if v := fl.h.rules.judge(fl.r, e.status, merged, fl.asked, now); v.store {
-		fl.keep(e.freshen(h, fl.outer, v, now))
+		fl.keep(fl.freshen(h, v, now))
 	}
+}
+
+// freshen makes the entry that an answer with these fields turns the stored one into, with the tags that it has then.
+func (fl *fill) freshen(h http.Header, v verdict, now time.Time) *entry {
+	p := fl.h.rules
+	e := fl.have.freshen(h, fl.outer, v, now)
+	p.retag(e, h)
+	if p.stripTags {
+		p.strip(e, h)
+	}
+	e.complete(e.body)
+	return e
 }
 
 // chosen is the variant that a 304 to our offers is about.
@@ -754,13 +766,9 @@ func (fl *fill) finishDiscarding() {
 		return
 	}
 	h := fl.header()
-	e := fl.have.freshen(h, fl.outer, fl.v, now)
+	e := fl.freshen(h, fl.v, now)
 	if len(fl.offers) != 0 {
 		e.chosen = selectFields(e.vary, fl.r.Header) // it answers this request from now on
-		e.complete(e.body)
-	}
-	if fl.h.rules.stripTags {
-		fl.h.rules.strip(e, h)
 		e.complete(e.body)
 	}
 	cookies := h["Set-Cookie"]

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -134,6 +135,24 @@ func (p *rules) tagsOf(h http.Header) (tags, groups []string) {
 		}
 	}
 	return tags, parseStrings(h["Cache-Groups"])
+}
+
+// retag gives a stored response the tags and groups that an answer which freshens it names. Where that names none they stay.
+func (p *rules) retag(e *entry, h http.Header) {
+	h = canonicalFields(h)
+	tagged := slices.ContainsFunc(p.tagFields, func(name string) bool { return len(h[name]) != 0 })
+	if !tagged && len(h["Cache-Groups"]) == 0 {
+		return
+	}
+	all := e.header()
+	maps.Copy(all, h)
+	tags, groups := p.tagsOf(all)
+	if tagged {
+		e.tags = tags
+	}
+	if len(h["Cache-Groups"]) != 0 {
+		e.groups = groups
+	}
 }
 
 // strip takes the tag fields out of what is stored and out of what is sent.

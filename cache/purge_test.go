@@ -300,6 +300,51 @@ func TestTagsStripped(t *testing.T) {
 	want(t, "tags of what is not stored", get(h, "http://example.com/y").Header.Get("X-Tags"), "")
 }
 
+// What a 304 or the answer to a HEAD says of tags and groups holds from then on, and is stripped like any other.
+func TestTagsOfAFreshenedResponse(t *testing.T) {
+	for _, strip := range []bool{false, true} {
+		for _, method := range []string{"GET", "HEAD"} {
+			t.Run(fmt.Sprintf("%s, strip=%v", method, strip), func(t *testing.T) {
+				tags, groups := "a b", `"g"`
+				c := cache.New(1<<20, cache.WithTags(strip, "X-Tags"))
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", "max-age=60")
+					w.Header().Set("Etag", `"1"`)
+					if tags != "" {
+						w.Header().Set("X-Tags", tags)
+						w.Header().Set("Cache-Groups", groups)
+					}
+					if r.Header.Get("If-None-Match") != "" {
+						w.WriteHeader(http.StatusNotModified)
+						return
+					}
+					io.WriteString(w, "body")
+				}))
+				has := func(present, absent string) {
+					for _, tag := range strings.Fields(present) {
+						want(t, "purged by "+tag, c.PurgeTagSoft(tag), 1)
+					}
+					for _, tag := range strings.Fields(absent) {
+						want(t, "purged by "+tag, c.PurgeTagSoft(tag), 0)
+					}
+				}
+				get(h, "http://example.com/x")
+				has("a b g", "c h")
+				for _, says := range []string{"b c", ""} {
+					tags, groups = says, `"h"`
+					ask(h, method, "http://example.com/x", "Cache-Control: no-cache")
+					seen := "b c"
+					if strip {
+						seen = ""
+					}
+					want(t, "tags of a hit", get(h, "http://example.com/x").Header.Get("X-Tags"), seen)
+					has("b c h", "a g")
+				}
+			})
+		}
+	}
+}
+
 func TestSetMaxBytes(t *testing.T) {
 	c := cache.New(1 << 20)
 	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
