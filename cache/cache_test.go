@@ -366,15 +366,27 @@ var stamp = time.Date(1994, 11, 6, 8, 49, 37, 0, time.UTC)
 // a route that is known to be uncacheable nothing.
 // A stale response that the handler has taken back is not served again, however it said so, and whether or not anybody waited.
 func TestStaleIsForgottenWhereTheHandlerSaysSo(t *testing.T) {
+	const kept = "max-age=10"
 	for _, test := range []struct {
 		name   string
 		status int
 		fields string
+		rest   func(w http.ResponseWriter, h http.Header)
 	}{
-		{"not found", 404, ""},
-		{"gone, no-store", 410, "no-store"},
-		{"private from now on", 200, "private"},
-		{"the same, but private from now on", 304, "private"},
+		{"not found", 404, "", nil},
+		{"gone, no-store", 410, "no-store", nil},
+		{"private from now on", 200, "private", nil},
+		{"the same, but private from now on", 304, "private", nil},
+		{"too large in the end", 200, kept, func(w http.ResponseWriter, h http.Header) {
+			for range 10 {
+				w.Write(make([]byte, 8<<10))
+			}
+		}},
+		{"a trailer", 200, kept, func(w http.ResponseWriter, h http.Header) { w.Header().Set(http.TrailerPrefix+"Sum", "1") }},
+		{"a trailer while the body is on its way", 200, kept, func(w http.ResponseWriter, h http.Header) {
+			w.Write(make([]byte, 8<<10))
+			h.Set(http.TrailerPrefix+"Sum", "1")
+		}},
 	} {
 		for _, window := range []string{"stale-while-revalidate", "stale-if-error"} {
 			t.Run(test.name+", "+window, func(t *testing.T) {
@@ -385,8 +397,12 @@ func TestStaleIsForgottenWhereTheHandlerSaysSo(t *testing.T) {
 						http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { answer(w, r) }))
 					get(h, "http://example.com/x")
 					answer = func(w http.ResponseWriter, r *http.Request) {
-						w.Header().Set("Cache-Control", test.fields)
+						h := w.Header()
+						h.Set("Cache-Control", test.fields)
 						w.WriteHeader(test.status)
+						if test.rest != nil {
+							test.rest(w, h)
+						}
 					}
 					time.Sleep(20 * time.Second) // in a synctest bubble
 					get(h, "http://example.com/x")

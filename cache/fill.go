@@ -505,6 +505,7 @@ func (fl *fill) overflow() {
 	fl.end(released, nil, false)
 	if int64(len(body)) > fl.h.cache.maxObject.Load()/2 {
 		fl.markKey()
+		fl.supersede()
 	}
 	switch {
 	case fl.background:
@@ -648,6 +649,7 @@ func (fl *fill) finishRecording() {
 	if !whole {
 		if trailers && !fl.special {
 			fl.markKey() // the next ones need not wait to the end to hear of it
+			fl.supersede()
 		}
 		fl.broken = !trailers
 		fl.end(failed, nil, false)
@@ -696,6 +698,7 @@ func (fl *fill) finishRecording() {
 			fl.kept = false
 		}
 		fl.markKey()
+		fl.supersede()
 	}
 }
 
