@@ -68,7 +68,8 @@ type fill struct {
 	// under the generation of when the handler was asked: one that a purge began since is not for it
 	generation uint64
 	broken     bool   // wrote more than it declared, or in the end less
-	sniff      string // the Content-Type that net/http finds for the client
+	untyped    bool   // net/http has to find a Content-Type
+	sniffed    string // and finds this one
 	reason     string // detail for a stale answer
 }
 
@@ -428,7 +429,7 @@ func (fl *fill) write(p []byte) (int, error) {
 		return 0, http.ErrContentLength
 	}
 	if size == 0 {
-		fl.sniffType(p)
+		fl.untyped = fl.isUntyped()
 	}
 	if fl.length < 0 && (int64(size+len(p)) > fl.h.cache.maxObject.Load() || !fl.reserve(int64(len(p)))) {
 		fl.overflow()
@@ -466,16 +467,23 @@ func (fl *fill) recordedBody() []byte {
 	return fl.body
 }
 
-// sniffType finds the Content-Type that net/http is about to find for the client.
-func (fl *fill) sniffType(p []byte) {
+// isUntyped reports whether net/http is about to look for a Content-Type in the body.
+func (fl *fill) isUntyped() bool {
 	if _, has := fl.head.values("Content-Type"); has {
-		return
+		return false
 	}
 	if _, has := fl.head.values("Content-Encoding"); has {
-		return
+		return false
 	}
-	if _, has := fl.header()["Content-Type"]; !has {
-		fl.sniff = http.DetectContentType(p)
+	_, has := fl.header()["Content-Type"]
+	return !has
+}
+
+// sniffType finds the Content-Type that net/http finds in as much of the body as it holds back: all of it so far where
+// it has to send the header, by a flush or at the end, and otherwise more than it looks at.
+func (fl *fill) sniffType() {
+	if body := fl.recordedBody(); fl.untyped && len(body) > 0 {
+		fl.untyped, fl.sniffed = false, http.DetectContentType(body)
 	}
 }
 
@@ -592,6 +600,9 @@ func (fl *fill) flush() error {
 	if fl.mode == undecided {
 		fl.decide(http.StatusOK)
 	}
+	if fl.mode == recording {
+		fl.sniffType()
+	}
 	switch {
 	case fl.mode == discarding, fl.mode == recording && (fl.deferred || fl.background):
 		return nil
@@ -667,8 +678,8 @@ func (fl *fill) finishRecording() {
 		// The flight has published the header and readers hold it; the stored entry is another.
 		e = fl.head.clone()
 	}
-	if fl.sniff != "" {
-		e.set("Content-Type", fl.sniff)
+	if fl.sniffType(); fl.sniffed != "" {
+		e.set("Content-Type", fl.sniffed)
 	}
 	if cap(body)-len(body) > len(body)/8 {
 		body = slices.Clone(body)

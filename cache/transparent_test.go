@@ -199,6 +199,14 @@ func TestTransparent(t *testing.T) {
 func TestStoredLooksTheSame(t *testing.T) {
 	for name, handler := range map[string]http.HandlerFunc{
 		"small":     func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>") },
+		"in pieces": func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<"); io.WriteString(w, "html>") },
+		"in pieces, large": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "5006")
+			for range 5000 {
+				io.WriteString(w, "\n")
+			}
+			io.WriteString(w, "<html>")
+		},
 		"empty":     func(w http.ResponseWriter, r *http.Request) {},
 		"204":       func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(204) },
 		"redirect":  func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/x", 301) },
@@ -241,6 +249,29 @@ func TestStoredLooksTheSame(t *testing.T) {
 			}
 			want(t, "calls", calls.Load(), 2)
 		})
+	}
+}
+
+// The type of a response that states none goes by what net/http would have had of it when it had to send the header.
+func TestTypeOfAResponseInPieces(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		flushed bool
+		typ     string
+	}{
+		{"the first 512 bytes", false, "text/html; charset=utf-8"},
+		{"what was there at the first flush", true, "text/plain; charset=utf-8"},
+	} {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, "<")
+			if test.flushed {
+				w.(http.Flusher).Flush()
+			}
+			io.WriteString(w, "html>")
+		}))
+		get(h, "http://example.com/x")
+		want(t, test.name, get(h, "http://example.com/x").Header.Get("Content-Type"), test.typ)
 	}
 }
 
