@@ -393,7 +393,7 @@ func (fl *fill) pass(reason string, mark bool) {
 // one user has a page of his own must not turn off the cache for all who have none.
 func (fl *fill) markKey() {
 	c := fl.h.cache
-	if fl.have != nil || !c.store.inUse(fl.hash, fl.key, time.Now()) {
+	if !c.store.inUse(fl.hash, fl.key, fl.have, time.Now()) {
 		c.mark(fl.hash, fl.asked)
 	}
 }

@@ -121,6 +121,31 @@ func TestOneUsersVariantMarksNoKey(t *testing.T) {
 	}
 }
 
+// Nor does one that was for all, and is one user's alone from now on.
+func TestVariantThatTurnsPrivateMarksNoKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		private, shared := false, 0
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Vary", "Cookie")
+			w.Header().Set("Cache-Control", "max-age=60")
+			if r.Header.Get("Cookie") == "" {
+				shared++
+			} else if private {
+				w.Header().Set("Cache-Control", "private")
+			}
+		}))
+		get(h, "http://example.com/x", "Cookie: user=1")
+		time.Sleep(time.Minute) // in a synctest bubble
+		get(h, "http://example.com/x")
+		private = true
+		for range 10 {
+			get(h, "http://example.com/x", "Cookie: user=1")
+			get(h, "http://example.com/x")
+		}
+		want(t, "requests without a cookie that came to the handler", shared, 1)
+	})
+}
+
 // A handler that takes longer than its response lasts is slow, and the response still for sharing: to let all
 // requests through would make the handler slower.
 func TestSlowHandlerMarksNoKey(t *testing.T) {

@@ -152,14 +152,14 @@ func (sh *shard) peek(hash uint64, key string) *resource {
 	return nil
 }
 
-// inUse reports whether there is a variant under a key that is fresh, or was a short while ago.
-func (s *store) inUse(hash uint64, key string, now time.Time) bool {
+// inUse reports whether there is a variant under a key, besides one, that is fresh, or was a short while ago.
+func (s *store) inUse(hash uint64, key string, besides *entry, now time.Time) bool {
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	r := sh.peek(hash, key)
 	sh.mu.Unlock()
 	return r != nil && slices.ContainsFunc(r.variants, func(e *entry) bool {
-		return !e.noCache && !e.soft.Load() && e.age(now) < e.lifetime+markFor
+		return e != besides && !e.noCache && !e.soft.Load() && e.age(now) < e.lifetime+markFor
 	})
 }
 
