@@ -310,7 +310,6 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	case res != nil:
 		fl.forward, reason = "vary-miss", &c.stats.missVary
 	}
-	reason.Add(1) // until it is told to look again
 
 	ranged := len(r.Header["Range"]) != 0
 	if r.Method == http.MethodHead {
@@ -334,6 +333,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	}
 	fl.deferred = fl.validating && (ranged || conditional(r.Header))
 
+	reason.Add(1) // until it is told to look again
 	waited := false
 	names := res.varyNames(extra, e)
 	for round := 0; !alone; round++ {
