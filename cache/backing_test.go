@@ -147,6 +147,22 @@ func TestFoundMeanwhile(t *testing.T) {
 	want(t, "of these, nothing stored", c.Stats().MissURL, 1)
 }
 
+// What a HEAD shows to have been replaced does not come back from the Store.
+func TestHeadTeachesTheStore(t *testing.T) {
+	tag, s := "1", newMapStore()
+	origin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", strconv.Quote(tag))
+		io.WriteString(w, tag)
+	})
+	h := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
+	get(h, "http://example.com/x")
+	tag = "2"
+	ask(h, "HEAD", "http://example.com/x", "Cache-Control: no-cache")
+	other := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
+	want(t, "body", text(t, get(other, "http://example.com/x")), "2")
+}
+
 // A store that fails or hangs costs its timeout at most, and no purge is lost.
 func TestStoreThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -62,7 +62,7 @@ type fill struct {
 	pump   *pump
 	late   http.Header // what the handler has for a header once there is a pump
 	stored *entry      // what discarding serves
-	gone   bool        // the handler has something else under the URL now, which is not for the store
+	gone   bool        // the handler has something else under the URL now, which is not in the answer or not for the store
 	kept   bool        // the result is in memory
 	saves  bool        // and is to go to the Store,
 	// under the generation of when the handler was asked: one that a purge began since is not for it
@@ -298,6 +298,7 @@ func (fl *fill) learn(h http.Header, now time.Time) {
 	length := first("Content-Length")
 	if first("Etag") != e.etag || first("Last-Modified") != e.lastModified || length != "" && length != e.get("Content-Length") {
 		e.soft.Store(true)
+		fl.gone = true // from the Store as well, which knows no soft ones
 		return
 	}
 	if e.etag == "" && e.lastModified == "" {
