@@ -361,7 +361,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			return true
 		}
 		waited = true
-		switch vary, next := h.follow(w, r, hash, f, e, extra); {
+		switch vary, next := h.follow(w, r, hash, f, e, extra, fl.forward); {
 		case next == served:
 			return true
 		case next == lookAgain && attempt < 8:
@@ -426,7 +426,7 @@ const (
 )
 
 // follow waits for the response of a flight, and answers with it if it may.
-func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *flight, have *entry, extra string) (vary []string, next whatNext) {
+func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *flight, have *entry, extra, forward string) (vary []string, next whatNext) {
 	c := h.cache
 	ctx := r.Context()
 	left := false
@@ -458,7 +458,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 			}
 			if n.outcome == pending && n.length >= 0 && r.Method == http.MethodGet &&
 				!conditional(r.Header) && len(r.Header["Range"]) == 0 {
-				h.stream(w, r, f, n.head, n.length)
+				h.stream(w, r, f, n.head, n.length, forward)
 				return nil, served
 			}
 		}
@@ -468,7 +468,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 				return n.entry.vary, otherVariant
 			}
 			c.count(w, r, Collapsed)
-			h.serve(w, r, n.entry, n.entry.age(time.Now()), c.name+"; fwd=uri-miss; collapsed")
+			h.serve(w, r, n.entry, n.entry.age(time.Now()), c.name+"; fwd="+forward+"; collapsed")
 			return nil, served
 		case failed:
 			now := time.Now()
@@ -503,7 +503,7 @@ func (h *route) giveUp(w http.ResponseWriter, r *http.Request, cause error) what
 
 // stream sends a response while it is being recorded. Its length is known, so that breaking off is
 // as visible to this client as it is to the leader's.
-func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *entry, length int64) {
+func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *entry, length int64, forward string) {
 	c := h.cache
 	c.count(w, r, Collapsed)
 	hd := w.Header()
@@ -515,7 +515,7 @@ func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *
 	}
 	hd["Age"] = []string{fmt.Sprint(int64(head.age(time.Now()) / time.Second))}
 	earlier, _ := head.values("Cache-Status")
-	hd["Cache-Status"] = withStatus(earlier, c.name+"; fwd=uri-miss; collapsed")
+	hd["Cache-Status"] = withStatus(earlier, c.name+"; fwd="+forward+"; collapsed")
 	w.WriteHeader(head.status)
 	seen := reader{head: true, nudged: -1}
 	for {

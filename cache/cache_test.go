@@ -295,6 +295,50 @@ func TestCollapse(t *testing.T) {
 	})
 }
 
+// Who waits for another request says why, like the other.
+func TestCollapsedSaysWhy(t *testing.T) {
+	for _, test := range []struct {
+		why, first string
+		later      time.Duration
+		then       string
+	}{
+		{"uri-miss", "", 0, "X: 1"},
+		{"stale", "X: 1", time.Minute, "X: 1"},
+		{"vary-miss", "X: 2", time.Second, "X: 1"},
+		{"request", "Cache-Control: max-age=1", 10 * time.Second, "Cache-Control: max-age=1"},
+	} {
+		for _, declared := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", "max-age=30")
+					w.Header().Set("Vary", "X")
+					if declared {
+						w.Header().Set("Content-Length", "4")
+						w.WriteHeader(http.StatusOK)
+					}
+					time.Sleep(time.Second) // in a synctest bubble
+					io.WriteString(w, "body")
+				}))
+				if test.first != "" {
+					get(h, "http://example.com/x", test.first)
+					time.Sleep(test.later) // in a synctest bubble
+				}
+				var all sync.WaitGroup
+				for _, end := range []string{"stored", "collapsed"} {
+					all.Go(func() {
+						status := get(h, "http://example.com/x", test.then).Header.Get("Cache-Status")
+						if !strings.HasPrefix(status, "spillgate; fwd="+test.why+"; ") || !strings.HasSuffix(status, end) {
+							t.Errorf("declared=%v: got %q, want fwd=%s and %s", declared, status, test.why, end)
+						}
+					})
+					synctest.Wait()
+				}
+				all.Wait()
+			})
+		}
+	}
+}
+
 func TestStaleAnswers(t *testing.T) {
 	shed := errors.New("full")
 	for _, test := range []struct {
