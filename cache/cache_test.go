@@ -199,6 +199,31 @@ func TestValidation(t *testing.T) {
 }
 
 // A request that no variant is known to answer shows the handler the entity tags of all.
+// A field that the handler takes back when it is asked again is not in the store any more.
+func TestValidationThatMakesAFieldPrivate(t *testing.T) {
+	for _, directive := range []string{`private="X-User, X-Other"`, `no-cache="x-user"`} {
+		synctest.Test(t, func(t *testing.T) {
+			control := "max-age=10"
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", control)
+				w.Header().Set("Etag", `"1"`)
+				w.Header().Set("X-User", "ada")
+				if r.Header.Get("If-None-Match") != "" {
+					w.WriteHeader(http.StatusNotModified)
+				}
+			}))
+			get(h, "http://example.com/x")
+			want(t, "in a hit", get(h, "http://example.com/x").Header.Get("X-User"), "ada")
+			control += ", " + directive
+			time.Sleep(20 * time.Second) // in a synctest bubble
+			get(h, "http://example.com/x")
+			res := get(h, "http://example.com/x")
+			want(t, "status", res.Header.Get("Cache-Status"), "spillgate; hit; ttl=10")
+			want(t, "in a hit, "+directive, res.Header.Get("X-User"), "")
+		})
+	}
+}
+
 func TestValidationOfVariants(t *testing.T) {
 	var calls, not atomic.Int64
 	forget := false

@@ -199,7 +199,11 @@ func (e *entry) freshen(h http.Header, outer headerSnapshot, v verdict, now time
 		mustValidate: v.mustValidate, noCache: v.noCache,
 		extra: e.extra, vary: e.vary, chosen: e.chosen, tags: e.tags, groups: e.groups,
 	}
-	n.fields = slices.Clone(e.fields)
+	for _, f := range e.fields {
+		if !slices.Contains(v.omit, http.CanonicalHeaderKey(f.name)) {
+			n.fields = append(n.fields, f)
+		}
+	}
 	for _, f := range from.fields {
 		switch f.name {
 		case "Content-Length", "Content-Encoding", "Content-Range", "Content-Md5", "Etag":
