@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -221,6 +222,43 @@ func TestValidationThatMakesAFieldPrivate(t *testing.T) {
 			want(t, "status", res.Header.Get("Cache-Status"), "spillgate; hit; ttl=10")
 			want(t, "in a hit, "+directive, res.Header.Get("X-User"), "")
 		})
+	}
+}
+
+// A response that turns out to depend on a request field when it is validated is for its own variant from then on.
+func TestValidationThatNamesMoreInVary(t *testing.T) {
+	for _, before := range []string{"", "X-A"} {
+		for _, why := range []string{"stale", "request"} {
+			for _, method := range []string{"GET", "HEAD"} {
+				synctest.Test(t, func(t *testing.T) {
+					calls, vary := 0, before
+					h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						calls++
+						tag := strconv.Quote(r.Header.Get("Accept-Language"))
+						w.Header().Set("Cache-Control", "max-age=60")
+						w.Header().Set("Etag", tag)
+						w.Header().Set("Vary", vary)
+						if r.Header.Get("If-None-Match") == tag {
+							w.WriteHeader(http.StatusNotModified)
+							return
+						}
+						io.WriteString(w, r.Header.Get("Accept-Language"))
+					}))
+					ask(h, "GET", "http://example.com/x", "Accept-Language: de")
+					vary = "Accept-Language"
+					if why == "stale" {
+						time.Sleep(2 * time.Minute) // in a synctest bubble
+					}
+					ask(h, method, "http://example.com/x", "Accept-Language: de", "Cache-Control: no-cache")
+					want(t, "calls", calls, 2)
+					for range 2 {
+						want(t, "English", text(t, get(h, "http://example.com/x", "Accept-Language: en")), "en")
+						want(t, "German", text(t, get(h, "http://example.com/x", "Accept-Language: de")), "de")
+					}
+					want(t, "calls", calls, 3)
+				})
+			}
+		}
 	}
 }
 

@@ -222,7 +222,11 @@ func (fl *fill) decide(status int) {
 		merged := fl.have.header()
 		delete(merged, "Date") // the 304 was made now, whether it says so or not
 		for name, values := range h {
-			if _, stored := merged[name]; !stored || !fl.outer.has(name, values) && name != "Vary" {
+			switch was, stored := merged[name]; {
+			case stored && fl.outer.has(name, values):
+			case name == "Vary":
+				merged[name] = append(slices.Clip(was), values...)
+			default:
 				merged[name] = values
 			}
 		}
@@ -318,6 +322,16 @@ func (fl *fill) learn(h http.Header, now time.Time) {
 func (fl *fill) freshen(h http.Header, v verdict, now time.Time) *entry {
 	p := fl.h.rules
 	e := fl.have.freshen(h, fl.outer, v, now)
+	vary := slices.Concat(e.vary, v.vary)
+	slices.Sort(vary)
+	if vary = slices.Compact(vary); len(vary) > len(e.vary) {
+		// It depends on more than it did. What is left out here may be left out by mistake, and the variant was chosen by it.
+		e.vary, e.chosen = vary, selectFields(vary, fl.r.Header)
+		e.set("Vary", strings.Join(vary, ", "))
+		if v.store && len(fl.offers) == 0 {
+			fl.h.cache.store.remove(fl.hash, fl.key, fl.have)
+		}
+	}
 	p.retag(e, h)
 	if p.stripTags {
 		p.strip(e, h)
