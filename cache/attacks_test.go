@@ -589,6 +589,11 @@ func TestAttack13Floods(t *testing.T) {
 			h.Set("Cache-Groups", fmt.Sprintf(`"g%d"`, i))
 		}},
 		{"tiny bodies", func(r *http.Request, i int) { r.URL.RawQuery = strconv.Itoa(i); r.RequestURI = "/x?" + r.URL.RawQuery }, func(h http.Header, i int) {}},
+		{"key headers", func(r *http.Request, i int) {
+			r.URL.RawQuery = strconv.Itoa(i)
+			r.RequestURI = "/x?" + r.URL.RawQuery
+			r.Header.Set("Key", strings.Repeat("k", 8000)+r.URL.RawQuery)
+		}, func(h http.Header, i int) {}},
 		{"uncacheable URLs", func(r *http.Request, i int) { r.URL.RawQuery = strconv.Itoa(i); r.RequestURI = "/x?" + r.URL.RawQuery }, func(h http.Header, i int) { h.Set("Cache-Control", "no-store") }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -597,7 +602,11 @@ func TestAttack13Floods(t *testing.T) {
 			if test.name == "tiny bodies" {
 				body = body[:1]
 			}
-			c := cache.New(budget)
+			var opts []cache.Option
+			if test.name == "key headers" {
+				opts = append(opts, cache.WithKeyHeaders("Key"))
+			}
+			c := cache.New(budget, opts...)
 			i := 0
 			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Cache-Control", "max-age=60")

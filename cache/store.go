@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -186,6 +187,9 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 	next := &resource{key: key, hash: hash, variants: []*entry{e}}
 	var before int64
 	var count int
+	if old == nil && e.extra != "" {
+		next.key = strings.Clone(key) // it is the beginning of a flight's, and would keep all of that
+	}
 	if old != nil {
 		next.key = old.key
 		before, count = old.cost(), len(old.variants)
