@@ -302,6 +302,23 @@ func TestHijackAndUpgrade(t *testing.T) {
 	}
 }
 
+// A writer that can push and not flush, as that of [http.TimeoutHandler], is no more for a handler inside the cache.
+func TestInsideTimeoutHandler(t *testing.T) {
+	for _, method := range []string{"GET", "POST"} {
+		seen := func(wrap func(http.Handler) http.Handler) (can string) {
+			ask(http.TimeoutHandler(wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, flush := w.(http.Flusher)
+				_, push := w.(http.Pusher)
+				_, hijack := w.(http.Hijacker)
+				can = fmt.Sprintf("flush %v push %v hijack %v: %v", flush, push, hijack, http.NewResponseController(w).Flush())
+			})), time.Minute, ""), method, "http://example.com/x")
+			return can
+		}
+		bare := seen(func(h http.Handler) http.Handler { return h })
+		want(t, method, seen(func(h http.Handler) http.Handler { return cache.New(1 << 20).Handler(h) }), bare)
+	}
+}
+
 // onlyUnwraps is what is often put around a handler to log the status: it unwraps, and has no other optional method.
 type onlyUnwraps struct{ http.ResponseWriter }
 

@@ -9,8 +9,8 @@ import (
 
 // A handler finds out what a ResponseWriter can do by asking for interfaces, so the writer that a
 // fill gives it has exactly the optional ones that the writer below has. The shapes are the ones
-// that net/http knows: HTTP/1 (Flush, Hijack, ReadFrom), HTTP/2 (Flush, Push), and two simpler
-// ones. Everything else is reached through Unwrap by [http.ResponseController]; see below.
+// that net/http knows: HTTP/1 (Flush, Hijack, ReadFrom), HTTP/2 (Flush, Push), that of
+// [http.TimeoutHandler] (Push), and two simpler ones. Everything else is reached through Unwrap by [http.ResponseController]; see below.
 
 type plainWriter struct{ fl *fill }
 
@@ -42,6 +42,12 @@ func (w http2Writer) Push(target string, opts *http.PushOptions) error {
 	return w.fl.w.(http.Pusher).Push(target, opts)
 }
 
+type pushWriter struct{ plainWriter }
+
+func (w pushWriter) Push(target string, opts *http.PushOptions) error {
+	return w.fl.w.(http.Pusher).Push(target, opts)
+}
+
 // closeNotifier is http.CloseNotifier, which is deprecated; old handlers still ask for it.
 type closeNotifier interface{ CloseNotify() <-chan bool }
 
@@ -63,13 +69,16 @@ func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
 		}
 		return http1Writer{flushWriter{plain}}
 	}
-	if _, ok := w.(http.Pusher); ok {
-		if notifies {
-			return http2Notifier{http2Writer{flushWriter{plain}}}
-		}
+	_, flushes := w.(http.Flusher)
+	_, pushes := w.(http.Pusher)
+	switch {
+	case pushes && flushes && notifies:
+		return http2Notifier{http2Writer{flushWriter{plain}}}
+	case pushes && flushes:
 		return http2Writer{flushWriter{plain}}
-	}
-	if _, ok := w.(http.Flusher); ok {
+	case pushes:
+		return pushWriter{plain}
+	case flushes:
 		return flushWriter{plain}
 	}
 	return plain
@@ -197,10 +206,14 @@ func watchFor(ww *watch) http.ResponseWriter {
 	if _, ok := ww.ResponseWriter.(http.Hijacker); ok {
 		return watch1{ww}
 	}
-	if _, ok := ww.ResponseWriter.(http.Pusher); ok {
+	_, flushes := ww.ResponseWriter.(http.Flusher)
+	_, pushes := ww.ResponseWriter.(http.Pusher)
+	switch {
+	case pushes && flushes:
 		return watch2{ww}
-	}
-	if _, ok := ww.ResponseWriter.(http.Flusher); ok {
+	case pushes:
+		return pushWatch{plainWatch{ww}}
+	case flushes:
 		return ww
 	}
 	return plainWatch{ww}
@@ -213,3 +226,9 @@ func (p plainWatch) Header() http.Header         { return p.w.Header() }
 func (p plainWatch) WriteHeader(status int)      { p.w.WriteHeader(status) }
 func (p plainWatch) Write(b []byte) (int, error) { return p.w.Write(b) }
 func (p plainWatch) Unwrap() http.ResponseWriter { return p.w.ResponseWriter }
+
+type pushWatch struct{ plainWatch }
+
+func (p pushWatch) Push(target string, opts *http.PushOptions) error {
+	return p.w.ResponseWriter.(http.Pusher).Push(target, opts)
+}
