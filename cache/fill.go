@@ -382,6 +382,7 @@ func (fl *fill) pass(reason string, mark bool) {
 	} else if reason == "authorization" {
 		c.mark(fl.hash^authSalt, fl.asked)
 	}
+	fl.markCookie()
 	c.stats.refused.Add(1)
 	if fl.background {
 		return
@@ -410,6 +411,14 @@ func (fl *fill) markKey() {
 	c := fl.h.cache
 	if !c.store.inUse(fl.hash, fl.key, fl.have, time.Now()) {
 		c.mark(fl.hash, fl.asked)
+	}
+}
+
+// markCookie notes that a response is not for sharing where the request has a cookie: requests that have one do not wait
+// for each other.
+func (fl *fill) markCookie() {
+	if fl.v.cookie {
+		fl.h.cache.mark(fl.hash^cookSalt, fl.asked)
 	}
 }
 
@@ -802,6 +811,7 @@ func (fl *fill) finishDiscarding() {
 	}
 	cookies := h["Set-Cookie"]
 	fl.outer.restore(h)
+	fl.markCookie()
 	if fl.v.store {
 		fl.keep(e)
 	} else if fl.v.byself && fl.forward == "stale" {

@@ -114,7 +114,7 @@ func heuristic(r *http.Request, status int, h http.Header, d directives, date ti
 	if !heuristicStatus(status) && !d.public {
 		return 0
 	}
-	if len(r.Header["Cookie"]) != 0 || len(r.Header["Authorization"]) != 0 {
+	if personal(r) {
 		return 0
 	}
 	s, ok := single(h["Last-Modified"])
@@ -126,6 +126,11 @@ func heuristic(r *http.Request, status int, h http.Header, d directives, date ti
 		return 0
 	}
 	return min(date.Sub(modified)/10, maxHeuristic)
+}
+
+// personal reports whether the response to a request may be one user's.
+func personal(r *http.Request) bool {
+	return len(r.Header["Cookie"]) != 0 || len(r.Header["Authorization"]) != 0
 }
 
 // heuristicStatus lists the statuses that are heuristically cacheable (RFC 9110, section 15.1).

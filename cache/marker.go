@@ -25,7 +25,8 @@ const (
 	markBits  = 28 // of seconds: eight years
 	markMask  = 1<<markBits - 1
 	markAgain = 15                 // seconds left at which a mark is looked at again
-	authSalt  = 0x9e3779b97f4a7c15 // marks of requests with credentials are apart
+	authSalt  = 0x9e3779b97f4a7c15 // marks of requests with credentials are apart,
+	cookSalt  = 0xbf58476d1ce4e5b9 // and those of requests with cookies
 	setShift  = 64 - 11
 	tagShift  = 0
 	tagLength = 36

@@ -121,6 +121,60 @@ func TestOneUsersVariantMarksNoKey(t *testing.T) {
 	}
 }
 
+// A response that says nothing but Last-Modified, as of [http.FileServer], is taken to be fresh only for who has no cookie: that
+// a client has one says nothing of the others.
+func TestCookieMarksNoKey(t *testing.T) {
+	for _, fields := range []string{"Cookie: a=1", "Authorization: Basic x"} {
+		synctest.Test(t, func(t *testing.T) {
+			modified, calls, full := time.Now().Add(-1000*time.Second), 0, 0
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if calls++; r.Header.Get("If-Modified-Since") == "" {
+					full++
+				}
+				http.ServeContent(w, r, "x.txt", modified, strings.NewReader("body"))
+			}))
+			get(h, "http://example.com/x", fields)
+			for range 3 {
+				get(h, "http://example.com/x")
+			}
+			want(t, "calls", calls, 2)
+			time.Sleep(5 * time.Minute) // in a synctest bubble
+			get(h, "http://example.com/x", fields)
+			for range 3 {
+				get(h, "http://example.com/x")
+			}
+			want(t, "calls", calls, 4)
+			want(t, "of them not to validate", full, 2)
+		})
+	}
+}
+
+// And who has one does not wait for others who have.
+func TestCookiesDoNotQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		modified := time.Now().Add(-1000 * time.Second)
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second) // in a synctest bubble
+			http.ServeContent(w, r, "x.txt", modified, strings.NewReader("body"))
+		}))
+		for _, why := range []string{"nothing stored", "stale"} {
+			get(h, "http://example.com/x", "Cookie: a=1")
+			var all sync.WaitGroup
+			for range 4 {
+				all.Go(func() {
+					begun := time.Now()
+					get(h, "http://example.com/x", "Cookie: a=1")
+					want(t, why+", took", time.Since(begun), time.Second)
+				})
+				time.Sleep(300 * time.Millisecond) // in a synctest bubble
+			}
+			all.Wait()
+			get(h, "http://example.com/x")
+			time.Sleep(5 * time.Minute) // in a synctest bubble
+		}
+	})
+}
+
 // Nor does one that was for all, and is one user's alone from now on.
 func TestVariantThatTurnsPrivateMarksNoKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

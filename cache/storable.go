@@ -13,6 +13,7 @@ type verdict struct {
 	share  bool   // a request that waits may have it as well
 	reason string // why not stored, a token for Cache-Status
 	byself bool   // the response alone is the reason: the next one will be the same
+	cookie bool   // the cookie of the request is
 
 	lifetime, initialAge time.Duration
 	whileStale, ifError  time.Duration // noDelta if the response did not say
@@ -100,6 +101,9 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	if !usable {
 		validator := len(h["Etag"]) != 0 || len(h["Last-Modified"]) != 0
 		if !(explicit || d.noCache) || !validator {
+			if v.cookie = !explicit && personal(r) && len(h["Last-Modified"]) != 0; v.cookie {
+				return no("not-fresh", d.noCache)
+			}
 			// That the handler took longer than its response lasts is a matter of the moment as well.
 			return no("not-fresh", d.noCache || life <= age-received.Sub(asked))
 		}
