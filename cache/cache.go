@@ -27,7 +27,7 @@ type Cache struct {
 	queriesMu sync.Mutex
 	queries   []*queryRules // of the routes that have rules of their own, for purges
 	maxObject atomic.Int64
-	fixedMax  bool // WithMaxObject was given
+	wantedMax int64 // WithMaxObject; 0 if that was not given
 	recorded  atomic.Int64
 
 	collapseWait      time.Duration
@@ -65,7 +65,7 @@ func New(maxBytes int64, opts ...Option) *Cache {
 	}
 	c := &Cache{
 		name: cfg.name, store: newStore(maxBytes, 16, cfg.maxEntries, cfg.maxVariants), marks: newMarkers(),
-		began: time.Now(), rules: cfg.rules, fixedMax: cfg.maxObject > 0,
+		began: time.Now(), rules: cfg.rules, wantedMax: cfg.maxObject,
 		collapseWait: cfg.collapseWait, maxRevalidations: int64(cfg.revalidations),
 		revalidateTimeout: cfg.revalidateTimeout, backOff: cfg.backOff, trace: cfg.trace,
 	}
@@ -75,18 +75,19 @@ func New(maxBytes int64, opts ...Option) *Cache {
 	if cfg.backing != nil {
 		c.backing = newBacking(cfg.backing, cfg.backingTimeout)
 	}
-	c.maxObject.Store(cfg.maxObject)
 	c.fitObject(maxBytes)
 	return c
 }
 
 const minBytes = 64 << 10
 
-// fitObject sets the largest body for a budget, unless the user did.
+// fitObject sets the largest body for a budget: not more than all that is being recorded may take together.
 func (c *Cache) fitObject(maxBytes int64) {
-	if !c.fixedMax {
-		c.maxObject.Store(min(maxBytes/64, 8<<20))
+	n := c.wantedMax
+	if n == 0 {
+		n = min(maxBytes/64, 8<<20)
 	}
+	c.maxObject.Store(min(n, maxBytes/4))
 }
 
 // SetMaxBytes changes the budget while the cache runs; entries over it are evicted at once. An

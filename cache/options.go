@@ -91,8 +91,8 @@ func WithName(name string) Option {
 	return option(func(c *config) { c.name = name })
 }
 
-// WithMaxObject sets the size in bytes of the largest body that is stored. The default is a 64th
-// of the budget, and at most 8 MiB.
+// WithMaxObject sets the size in bytes of the largest body that is stored, up to a quarter of the
+// budget. The default is a 64th of the budget, and at most 8 MiB.
 func WithMaxObject(bytes int64) Option {
 	atLeast("WithMaxObject", bytes, 1)
 	return option(func(c *config) { c.maxObject = bytes })

@@ -5,7 +5,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -382,6 +384,36 @@ func TestMaxEntriesAndObject(t *testing.T) {
 		want(t, "entries", c.Stats().Entries, 10)
 		want(t, "nothing is held", c.Stats().Recording, 0)
 	}
+}
+
+// A body of more than a quarter of the budget is too large whatever the option says, and nobody waits for it.
+func TestMaxObjectBeyondTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cache.New(1<<20, cache.WithMaxObject(512<<10))
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second) // in a synctest bubble
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Content-Length", strconv.Itoa(300<<10))
+			w.Write(make([]byte, 300<<10))
+		}))
+		status := get(h, "http://example.com/x").Header.Get("Cache-Status")
+		want(t, "status", status, "spillgate; fwd=uri-miss; fwd-status=200; detail=too-large")
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				begun := time.Now()
+				get(h, "http://example.com/x")
+				want(t, "took", time.Since(begun), time.Second)
+			})
+			time.Sleep(300 * time.Millisecond) // in a synctest bubble
+		}
+		all.Wait()
+		if err := c.SetMaxBytes(4 << 20); err != nil {
+			t.Fatal(err)
+		}
+		get(h, "http://example.com/y")
+		want(t, "stored within a larger budget", c.Stats().Entries, 1)
+	})
 }
 
 // Variants of one URL that are too many for the bounds push each other out, and not all of them at once.
