@@ -13,6 +13,8 @@ type Option interface{ applyCache(*config) }
 
 // RouteOption changes the rules by which responses are stored and found. Given to [New] it holds
 // for every route, given to [Cache.Handler] for that one, where it comes after those of New.
+//
+// Options that take the names of fields, cookies or hosts panic at one that is none, as several in one string are.
 type RouteOption interface {
 	Option
 	applyRoute(*rules)
@@ -63,12 +65,27 @@ type routeOption func(*rules)
 func (o routeOption) applyCache(c *config) { o(&c.rules) }
 func (o routeOption) applyRoute(p *rules)  { o(p) }
 
-func canonical(names []string) []string {
+// canonical are the names of fields as a header has them. A name that none can have would be looked for in vain, and
+// what it was to keep apart would be one.
+func canonical(option string, names []string) []string {
 	out := make([]string, len(names))
 	for i, n := range names {
-		out[i] = http.CanonicalHeaderKey(n)
+		out[i] = http.CanonicalHeaderKey(token(option, n))
 	}
 	return out
+}
+
+// token returns a name if it is a token (RFC 9110, section 5.6.2), as the names of fields and of cookies are.
+func token(option, name string) string {
+	for i := 0; i < len(name); i++ {
+		if c := name[i]; !alpha(c) && !digit(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+			panic(fmt.Sprintf("cache: %s(%q): not a name; give each name as an argument of its own", option, name))
+		}
+	}
+	if name == "" {
+		panic(fmt.Sprintf("cache: %s: a name is empty; leave it out", option))
+	}
+	return name
 }
 
 func atLeast[T int | int64 | time.Duration](option string, n, least T) {
@@ -164,7 +181,7 @@ func WithIgnoreClientControl() RouteOption {
 // X-Http-Method-Override and Forwarded is else served, but not stored unless Vary or
 // [WithKeyHeaders] names the field: the handler may have built its answer from it.
 func WithTrustedHeaders(names ...string) RouteOption {
-	names = canonical(names)
+	names = canonical("WithTrustedHeaders", names)
 	return routeOption(func(p *rules) {
 		p.unkeyed = slices.DeleteFunc(slices.Clone(p.unkeyed), func(n string) bool { return slices.Contains(names, n) })
 	})
@@ -172,14 +189,14 @@ func WithTrustedHeaders(names ...string) RouteOption {
 
 // WithUnkeyedHeaders adds request fields to the list of [WithTrustedHeaders].
 func WithUnkeyedHeaders(names ...string) RouteOption {
-	names = canonical(names)
+	names = canonical("WithUnkeyedHeaders", names)
 	return routeOption(func(p *rules) { p.unkeyed = append(slices.Clip(p.unkeyed), names...) })
 }
 
 // WithTargets sets the targeted fields (RFC 9213) that are obeyed, the first one present before the
 // others and all before Cache-Control and Expires. The default is CDN-Cache-Control.
 func WithTargets(names ...string) RouteOption {
-	names = canonical(names)
+	names = canonical("WithTargets", names)
 	return routeOption(func(p *rules) { p.targets = names })
 }
 
@@ -217,6 +234,9 @@ func WithBypass(f func(*http.Request) bool) RouteOption {
 func WithHosts(hosts ...string) RouteOption {
 	hosts = slices.Clone(hosts)
 	for i, h := range hosts {
+		if h == "" || strings.ContainsAny(h, "/, ") {
+			panic(fmt.Sprintf("cache: WithHosts(%q): not a host; give each as Host has it, such as example.com or example.com:8080", h))
+		}
 		hosts[i] = strings.ToLower(h)
 	}
 	return routeOption(func(p *rules) { p.hosts = hosts })
@@ -250,7 +270,7 @@ func WithSortedQuery() RouteOption {
 
 // WithKeyHeaders makes request fields part of the key, as if every response named them in Vary.
 func WithKeyHeaders(names ...string) RouteOption {
-	names = canonical(names)
+	names = canonical("WithKeyHeaders", names)
 	return routeOption(func(p *rules) {
 		p.keyHeaders = append(slices.Clip(p.keyHeaders), names...)
 		p.unkeyed = slices.DeleteFunc(slices.Clone(p.unkeyed), func(n string) bool { return slices.Contains(names, n) })
@@ -259,6 +279,9 @@ func WithKeyHeaders(names ...string) RouteOption {
 
 // WithKeyCookies makes the values of cookies part of the key.
 func WithKeyCookies(names ...string) RouteOption {
+	for _, n := range names {
+		token("WithKeyCookies", n)
+	}
 	return routeOption(func(p *rules) { p.keyCookies = append(slices.Clip(p.keyCookies), names...) })
 }
 
@@ -273,7 +296,7 @@ func WithKey(f func(*http.Request) string) RouteOption {
 // responses that the cache has no part in (see [Bypass]).
 // Cache-Groups (RFC 9875) are tags in any case, and stay.
 func WithTags(strip bool, fields ...string) RouteOption {
-	fields = canonical(fields)
+	fields = canonical("WithTags", fields)
 	return routeOption(func(p *rules) { p.tagFields, p.stripTags = fields, strip })
 }
 

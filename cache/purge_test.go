@@ -467,6 +467,13 @@ func TestWrongArguments(t *testing.T) {
 		"purge": func() { cache.New(1 << 20).PurgeHandler(nil) }, "object": func() { cache.WithMaxObject(0) },
 		"nil option": func() { cache.New(1<<20, nil) }, "nil route option": func() { cache.New(1<<20).Handler(http.NotFoundHandler(), nil) },
 		"name": func() { cache.WithName("a b") }, "ttl": func() { cache.WithTTL(-time.Second) },
+		// A key that lacks what it was to have gives one tenant's responses to the next.
+		"several fields in one name": func() { cache.WithKeyHeaders("X-Tenant, X-Plan") }, "field with its colon": func() { cache.WithKeyHeaders("X-Tenant:") },
+		"field without a name": func() { cache.WithKeyHeaders("") }, "several cookies in one name": func() { cache.WithKeyCookies("tenant; plan") },
+		"cookie without a name": func() { cache.WithKeyCookies("") }, "trusted field": func() { cache.WithTrustedHeaders("Forwarded, X-Host") },
+		"unkeyed field": func() { cache.WithUnkeyedHeaders("X Tenant") }, "targeted field": func() { cache.WithTargets("CDN-Cache-Control, Edge-Control") },
+		"field of tags": func() { cache.WithTags(true, "Cache-Tag Surrogate-Key") },
+		"URL as a host": func() { cache.WithHosts("https://example.com") }, "host that is empty": func() { cache.WithHosts("") },
 	} {
 		func() {
 			defer func() {
