@@ -162,6 +162,36 @@ func TestContractWithGobreaker(t *testing.T) {
 	})
 }
 
+// The ends of the ranges that the documentation gives are in them, and what turns a rule off needs no share.
+func TestRangesOfOptions(t *testing.T) {
+	for _, o := range []breaker.Option{
+		breaker.WithSlowCalls(0, 0), breaker.WithSlowCalls(time.Hour, 1), breaker.WithSlowCalls(1, 0.1), breaker.WithFailureRatio(0, 1),
+		breaker.WithOpenTime(time.Millisecond, 24*time.Hour), breaker.WithLease(24 * time.Hour), breaker.WithLease(0), breaker.WithRamp(24 * time.Hour), breaker.WithRamp(0),
+		breaker.WithWindow(100 * time.Millisecond), breaker.WithWindow(time.Hour), breaker.WithJitter(0), breaker.WithJitter(0.5),
+		breaker.WithProbes(1), breaker.WithProbes(1000), breaker.WithMinClients(0), breaker.WithMinClients(32), breaker.WithConsecutiveFailures(0),
+	} {
+		if err := breaker.New().Set(o); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The open time grows up to its limit, and the jitter counts from there.
+func TestJitterCountsFromTheLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var longest time.Duration
+		b := breaker.New(breaker.WithConsecutiveFailures(1), breaker.WithOpenTime(time.Second, time.Second), breaker.WithJitter(0.5),
+			breaker.WithOnChange(func(c breaker.Change) { longest = max(longest, c.OpenFor) }))
+		for range 100 {
+			report(t, b, breaker.Failure, 0)
+			time.Sleep(1500 * time.Millisecond) // in a synctest bubble
+		}
+		if longest <= time.Second || longest > 1500*time.Millisecond {
+			t.Errorf("the longest of 100 open times was %v, want it above the limit of 1s by up to a half", longest)
+		}
+	})
+}
+
 func TestWrongOptionsPanicWithTheRemedy(t *testing.T) {
 	nan := 0.0
 	nan /= nan
@@ -178,6 +208,12 @@ func TestWrongOptionsPanicWithTheRemedy(t *testing.T) {
 		{breaker.WithSlowCalls(-1, 0.5), "WithSlowCalls"},
 		{breaker.WithSlowCalls(time.Second, 0), "WithSlowCalls"},
 		{breaker.WithSlowCalls(time.Second, nan), "WithSlowCalls"},
+		{breaker.WithSlowCalls(0, nan), "WithSlowCalls"},
+		{breaker.WithSlowCalls(time.Hour+1, 0.5), "WithSlowCalls(1h0m0.000000001s, 0.5): give a time up to 1h"},
+		{breaker.WithOpenTime(time.Millisecond-1, time.Second), "WithOpenTime(999.999µs, 1s): give 1ms to 24h"},
+		{breaker.WithOpenTime(time.Second, 24*time.Hour+1), "WithOpenTime"},
+		{breaker.WithLease(24*time.Hour + 1), "WithLease"},
+		{breaker.WithRamp(24*time.Hour + 1), "WithRamp"},
 		{breaker.WithOpenTime(0, time.Second), "WithOpenTime"},
 		{breaker.WithOpenTime(time.Minute, time.Second), "WithOpenTime"},
 		{breaker.WithJitter(0.6), "WithJitter"},

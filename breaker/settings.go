@@ -84,7 +84,8 @@ func WithConsecutiveFailures(n int) Option {
 }
 
 // WithSlowCalls opens the breaker once calls that took at least slow are at least this share of the
-// calls in the window, above 0 to 1. 0.8 is a good share; a slow of 0, the default, turns the rule off.
+// calls in the window, above 0 to 1. 0.8 is a good share; slow is at most 1 h, and 0, the default, turns the rule off.
+// It takes as many calls as the volume of [WithFailureRatio] says.
 //
 // A call in flight counts as slow as soon as it is overdue: a dependency that hangs opens the breaker
 // though no call has come back. Where the window held none, it does so within slow and one slice of the
@@ -96,7 +97,8 @@ func WithSlowCalls(slow time.Duration, ratio float64) Option {
 }
 
 // WithOpenTime sets how long the breaker stays open: first, and then twice as long with each opening
-// that follows before it was closed for a window after its ramp, up to limit. The defaults are 5 s and 60 s.
+// that follows before it was closed for a window after its ramp, up to limit, both from 1 ms to 24 h. The defaults
+// are 5 s and 60 s. [WithJitter] counts from there, so that the longest may be longer than limit by its share.
 func WithOpenTime(first, limit time.Duration) Option {
 	return option(func(c *config) { c.OpenTime, c.MaxOpenTime = first, limit })
 }
@@ -113,14 +115,14 @@ func WithProbes(n int) Option {
 	return option(func(c *config) { c.Probes = n })
 }
 
-// WithLease sets how long a probe may take before it counts as failed, whatever became of it. The
+// WithLease sets how long a probe may take before it counts as failed, whatever became of it, up to 24 h. The
 // default, 0, is the longer of 5 s and twice the time of a slow call.
 func WithLease(d time.Duration) Option {
 	return option(func(c *config) { c.Lease = d })
 }
 
 // WithRamp sets the time in which a breaker that closed again lets the traffic back in: a tenth of it
-// at first, all of it when the time is over. 10 s is the default; 0 lets all of it in at once.
+// at first, all of it when the time is over, which is 24 h at most. 10 s is the default; 0 lets all of it in at once.
 func WithRamp(d time.Duration) Option {
 	return option(func(c *config) { c.Ramp = d })
 }
@@ -177,7 +179,7 @@ func (s *Settings) check() error {
 		return fmt.Errorf("WithConsecutiveFailures(%d): give at least 1, or 0 for off", s.ConsecutiveFailures)
 	case s.SlowCall < 0 || s.SlowCall > time.Hour:
 		return fmt.Errorf("WithSlowCalls(%v, %v): give a time up to 1h, or 0 for off", s.SlowCall, s.SlowRatio)
-	case !(s.SlowRatio > 0 && s.SlowRatio <= 1):
+	case !(s.SlowRatio >= 0 && s.SlowRatio <= 1), s.SlowRatio == 0 && s.SlowCall > 0:
 		return fmt.Errorf("WithSlowCalls(%v, %v): give a ratio above 0 to 1", s.SlowCall, s.SlowRatio)
 	case s.OpenTime < time.Millisecond || s.MaxOpenTime < s.OpenTime || s.MaxOpenTime > 24*time.Hour:
 		return fmt.Errorf("WithOpenTime(%v, %v): give 1ms to 24h, and a limit not below the first", s.OpenTime, s.MaxOpenTime)
