@@ -104,6 +104,8 @@ func TestStored(t *testing.T) {
 		{"only explicit: targeted", nil, []string{"CDN-Cache-Control: max-age=60"}, []cache.Option{cache.WithOnlyExplicit()}, true},
 		{"TTL by option", nil, nil, []cache.Option{cache.WithTTL(time.Minute)}, true},
 		{"TTL by option does not beat the response", nil, []string{"Cache-Control: max-age=0"}, []cache.Option{cache.WithTTL(time.Minute)}, false},
+		{"TTL by option addresses nobody", nil, nil, []cache.Option{cache.WithTTL(time.Minute), cache.WithOnlyExplicit()}, false},
+		{"TTL by option, public", nil, []string{"Cache-Control: public"}, []cache.Option{cache.WithTTL(time.Minute), cache.WithOnlyExplicit()}, true},
 		{"TTL by option, no-store", nil, []string{"Cache-Control: no-store"}, []cache.Option{cache.WithTTL(time.Minute)}, false},
 		{"bypass", nil, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithBypass(func(*http.Request) bool { return true })}, false},
 		{"host not listed", nil, []string{"Cache-Control: max-age=60"}, []cache.Option{cache.WithHosts("other.example")}, false},

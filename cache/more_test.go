@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -338,4 +339,85 @@ func TestForEver(t *testing.T) {
 		other := cache.New(1<<20, opts...).Handler(http.NotFoundHandler())
 		want(t, "status from the Store", get(other, "http://example.com/x").StatusCode, http.StatusOK)
 	})
+}
+
+// The reasons count whatever the answer was in the end, but for what was served before the handler was asked.
+func TestReasonsAreNotOfMissesOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cache.New(1 << 20)
+		fails := false
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case fails:
+				w.WriteHeader(http.StatusInternalServerError)
+			case r.Header.Get("If-None-Match") != "":
+				w.WriteHeader(http.StatusNotModified)
+			default:
+				w.Header().Set("ETag", `"a"`)
+				w.Header().Set("Cache-Control", "max-age=1, stale-if-error=60, stale-while-revalidate="+r.URL.Query().Get("swr"))
+				time.Sleep(time.Second / 2) // in a synctest bubble
+			}
+		}))
+		reasons := func() [3]int64 { s := c.Stats(); return [3]int64{s.MissURL, s.MissStale, s.Misses} }
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { get(h, "http://example.com/a?swr=0") })
+		}
+		wg.Wait()
+		want(t, "three at once, of which one is a miss", reasons(), [3]int64{3, 0, 1})
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		get(h, "http://example.com/a?swr=0")
+		want(t, "revalidated", reasons(), [3]int64{3, 1, 1})
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		fails = true
+		get(h, "http://example.com/a?swr=0")
+		want(t, "stale in place of an error", reasons(), [3]int64{3, 2, 1})
+		fails = false
+		get(h, "http://example.com/b?swr=60")
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		get(h, "http://example.com/b?swr=60")
+		synctest.Wait()
+		want(t, "stale before it is validated", reasons(), [3]int64{4, 2, 2})
+		s := c.Stats()
+		want(t, "answers", [3]int64{s.Collapsed, s.Revalidated, s.Stale}, [3]int64{2, 1, 2})
+	})
+}
+
+// A route takes back what was said for all of them, and f is asked about errors too.
+func TestRouteTakesBack(t *testing.T) {
+	never := func(*http.Request) bool { return true }
+	minute := func(*http.Request, int, http.Header) time.Duration { return time.Minute }
+	each := 0
+	mine := func(*http.Request) string { each++; return strconv.Itoa(each) }
+	for _, test := range []struct {
+		name        string
+		all, route  cache.RouteOption
+		status      int
+		fields      string
+		first, both bool // is it stored, by the first alone and by both
+	}{
+		{"bypass", cache.WithBypass(never), cache.WithBypass(nil), 200, "Cache-Control: max-age=60", false, true},
+		{"hosts", cache.WithHosts("example.org"), cache.WithHosts(), 200, "Cache-Control: max-age=60", false, true},
+		{"key", cache.WithKey(mine), cache.WithKey(nil), 200, "Cache-Control: max-age=60", false, true},
+		{"lifetime", cache.WithTTLFunc(minute), cache.WithTTLFunc(nil), 200, "A: b", true, false},
+		{"lifetime of an error", cache.WithTTLFunc(minute), cache.WithTTLFunc(nil), 500, "A: b", true, false},
+	} {
+		stored := func(opts ...cache.RouteOption) bool {
+			var calls atomic.Int64
+			answer := page(&calls, "x", test.fields)
+			h := cache.New(1<<20, test.all).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if test.status != http.StatusOK {
+					calls.Add(1)
+					w.WriteHeader(test.status)
+					return
+				}
+				answer(w, r)
+			}), opts...)
+			get(h, "http://example.com/x")
+			get(h, "http://example.com/x")
+			return calls.Load() == 1
+		}
+		want(t, test.name+", for all", stored(), test.first)
+		want(t, test.name+", taken back", stored(test.route), test.both)
+	}
 }

@@ -208,7 +208,8 @@ func WithSurrogate(name string) RouteOption {
 }
 
 // WithTTL gives a lifetime to 200 responses that state none. They are stored for every user alike:
-// for routes whose responses depend on nothing but the key.
+// for routes whose responses depend on nothing but the key. It addresses nobody: under [WithOnlyExplicit], which the cache of
+// middleware.Defaults has, those that do not say public themselves are not stored all the same.
 func WithTTL(d time.Duration) RouteOption {
 	atLeast("WithTTL", d, 1)
 	return WithTTLFunc(func(_ *http.Request, status int, _ http.Header) time.Duration {
@@ -219,18 +220,21 @@ func WithTTL(d time.Duration) RouteOption {
 	})
 }
 
-// WithTTLFunc asks f for the lifetime of responses that state none; 0 leaves it at that. It may be
-// called by many goroutines at once and must not change the header.
+// WithTTLFunc asks f for the lifetime of responses that state none, of whatever status: with a lifetime an error
+// is stored like any other. 0 leaves it at that. What is said of [WithOnlyExplicit] at [WithTTL] holds here too. f may be
+// called by many goroutines at once and must not change the header. A nil f ends what [New] was given.
 func WithTTLFunc(f func(r *http.Request, status int, header http.Header) time.Duration) RouteOption {
 	return routeOption(func(p *rules) { p.ttl = f })
 }
 
-// WithBypass passes the requests for which f is true to the handler, and stores nothing of them.
+// WithBypass passes the requests for which f is true to the handler, and stores nothing of them. A nil f
+// ends what [New] was given.
 func WithBypass(f func(*http.Request) bool) RouteOption {
 	return routeOption(func(p *rules) { p.bypass = f })
 }
 
-// WithHosts caches only requests for these hosts, without a default port; others are passed on.
+// WithHosts caches only requests for these hosts, without a default port; others are passed on. No hosts are all
+// hosts.
 func WithHosts(hosts ...string) RouteOption {
 	hosts = slices.Clone(hosts)
 	for i, h := range hosts {
@@ -286,7 +290,7 @@ func WithKeyCookies(names ...string) RouteOption {
 }
 
 // WithKey makes what f returns part of the key: a device class, a country, a tenant. f must return
-// few different values; each is a variant (see [WithMaxVariants]).
+// few different values; each is a variant (see [WithMaxVariants]). A nil f ends what [New] was given.
 func WithKey(f func(*http.Request) string) RouteOption {
 	return routeOption(func(p *rules) { p.keyFunc = f })
 }

@@ -15,8 +15,10 @@ type Stats struct {
 	Misses      int64 `json:"misses"`
 	Bypassed    int64 `json:"bypassed"`
 
-	// Misses by reason: nothing was stored under the URL, no variant matched, what was stored was
-	// stale, the client asked for a new one.
+	// Requests for which the store alone was not enough, by reason: nothing was stored under the URL, no
+	// variant matched, what was stored was stale, the client asked for a new one. They are not Misses by reason: what became of them
+	// may be a Collapsed, a Revalidated or, where the handler failed, a Stale as well. What is served stale
+	// while it is validated in the background is none of them.
 	MissURL     int64 `json:"miss_url"`
 	MissVary    int64 `json:"miss_vary"`
 	MissStale   int64 `json:"miss_stale"`
