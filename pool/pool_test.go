@@ -261,7 +261,7 @@ func TestLine(t *testing.T) {
 			for _, w := range []struct {
 				name     string
 				priority int
-			}{{"low", -1}, {"first", 0}, {"second", 0}, {"high", 3}} {
+			}{{"low", -1}, {"first", 0}, {"second", 0}, {"high", 3}, {"lowest", -8}, {"below", -100}, {"highest", 7}, {"above", 100}} {
 				wg.Go(func() {
 					p.Do(context.Background(), func(context.Context) error {
 						mu.Lock()
@@ -275,7 +275,7 @@ func TestLine(t *testing.T) {
 			}
 			release()
 			wg.Wait()
-			if want := []string{"high", "first", "second", "low"}; !slices.Equal(order, want) {
+			if want := []string{"highest", "above", "high", "first", "second", "low", "lowest", "below"}; !slices.Equal(order, want) {
 				t.Errorf("order %v, want %v", order, want)
 			}
 		})

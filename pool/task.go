@@ -28,7 +28,7 @@ const (
 )
 
 // WithPriority orders the waiting tasks of one client, see [WithClient], or those without one: higher begins first, 0
-// is the default, negative is for work that can wait. A waiting task ages, so that a lower priority is not starved: one
+// is the default, negative is for work that can wait. The range is -8 to 7; beyond it the nearest end counts. A waiting task ages, so that a lower priority is not starved: one
 // level is worth the pool's priority step ([WithPriorityStep]) of waiting. Between clients it is the slot time that each
 // has had that decides, whatever the priorities.
 func WithPriority(p int) TaskOption { return TaskOption{what: setPriority, n: p} }

@@ -101,14 +101,14 @@ type SubmitOptions struct {
 	// Client is on whose behalf the job runs; clients share the engine fairly, and each has
 	// a bounded share of its places. Empty is no client: no bound but the engine's own.
 	Client string
-	// Priority orders the jobs of one client, from -8 to 7: higher begins sooner. A
-	// waiting job ages, so that none is starved.
+	// Priority orders the jobs of one client, from -8 to 7: higher begins sooner. Beyond that range the nearest end
+	// counts. A waiting job ages, so that none is starved: a level is worth a second of waiting.
 	Priority int
 	// NotBefore is when the job may begin; zero is now.
 	NotBefore time.Time
 	// Deadline is when the job has to be done: one that has not begun by then becomes Failed, and the
 	// context of one that runs ends then. Zero is never.
 	Deadline time.Time
-	// MaxAttempts replaces that of the kind; 0 keeps it.
+	// MaxAttempts replaces that of the kind; 0 or less keeps it.
 	MaxAttempts int
 }

@@ -58,3 +58,33 @@ func TestDebtsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// A level is worth a second of waiting, the ends of the range are as far as it goes, and no attempts are those of the kind.
+func TestPriorityOfSubmit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine()
+		defer l.Close()
+		submit(t, l, `{"n":10000}`, jobs.SubmitOptions{})
+		synctest.Wait()
+		var ids []string
+		for i, p := range []int{6, 7, 7, 100, -8, -100} {
+			if i == 1 {
+				time.Sleep(time.Second) // in a synctest bubble
+			}
+			j := submit(t, l, `{"n":1000}`, jobs.SubmitOptions{Priority: p, MaxAttempts: -p})
+			if want := max(1, -p); j.MaxAttempts != want {
+				t.Errorf("MaxAttempts %d gives %d attempts, want %d", -p, j.MaxAttempts, want)
+			}
+			ids = append(ids, j.ID)
+			time.Sleep(time.Millisecond) // in a synctest bubble
+		}
+		var last time.Time
+		for i, id := range ids {
+			if j := final(t, l, id); j.Started.Before(last) {
+				t.Errorf("job %d began %v before the one ahead of it", i, last.Sub(j.Started))
+			} else {
+				last = j.Started
+			}
+		}
+	})
+}

@@ -35,7 +35,7 @@ func WithCapacity(unfinished, share, finished int) LocalOption {
 // together; the defaults are 64 KiB, 1 MiB and 64 MiB. To make room finished jobs are forgotten
 // early, the one that ended first before others. It panics unless all are positive and total holds at least one of each.
 func WithSizes(payload, result int, total int64) LocalOption {
-	if payload < 1 || result < 1 || total < int64(payload)+int64(result) {
+	if payload < 1 || result < 1 || total-int64(payload) < int64(result) {
 		panic(fmt.Sprintf("jobs: WithSizes(%d, %d, %d): all must be positive and the total hold one payload and one result", payload, result, total))
 	}
 	return localOption(func(c *localConfig) { c.payload, c.result, c.bytes = payload, result, total })
@@ -51,7 +51,7 @@ func WithRetention(d time.Duration) LocalOption {
 }
 
 // WithPoolPriority sets the priority that all jobs have in the pool, from -8 to 7, where
-// requests usually have 0; the default is -4. It counts among tasks without a client, see [pool.WithPriority].
+// requests usually have 0; the default is -4. Beyond that range the nearest end counts. It counts among tasks without a client, see [pool.WithPriority].
 func WithPoolPriority(p int) LocalOption {
 	return localOption(func(c *localConfig) { c.priority = p })
 }

@@ -689,6 +689,8 @@ func TestMisusePanics(t *testing.T) {
 		"WithRetention": func() { jobs.WithRetention(0) },
 		"WithCapacity":  func() { jobs.WithCapacity(1, 2, 1) },
 		"WithSizes":     func() { jobs.WithSizes(10, 10, 10) },
+		"sizes of all":  func() { jobs.WithSizes(math.MaxInt, math.MaxInt, math.MaxInt32) },
+		"no handler":    func() { jobs.Register[args, int](m, "none", nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

@@ -95,7 +95,10 @@ func WithRetain(d time.Duration) KindOption {
 // ends, and must not do harm when it runs again for the same job. The text of its error is shown
 // to the client; a panic is a failed attempt whose value and stack go into [Job].Detail.
 //
-// Register panics if kind is empty or has a handler already.
+// The payload is decoded as [json.Unmarshal] does it: fields that A does not have are ignored, and a payload
+// without a byte is malformed.
+//
+// Register panics if kind is empty or has a handler already, or if f or an option is nil.
 func Register[A, R any](m *Mux, kind string, f func(ctx context.Context, a A) (R, error), opts ...KindOption) {
 	if kind == "" || f == nil {
 		panic("jobs: Register: a kind needs a name and a handler")
