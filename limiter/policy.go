@@ -67,6 +67,9 @@ const policyUnbounded = math.MaxInt
 // on a bucket would fill in less than the resolution of any clock.
 func policyInfinite(l rate.Limit) bool { return l >= 1<<62 }
 
+// policyLimit has [rate.Inf] for an infinity, which JSON cannot say.
+func policyLimit(l rate.Limit) rate.Limit { return min(l, rate.Inf) }
+
 // policyCheck says what is wrong with a limit and a burst; "" if nothing is.
 func policyCheck(limit rate.Limit, burst int) string {
 	switch {
@@ -173,7 +176,7 @@ func (p policyRule) sharedClock() policyRule {
 // forKey returns the rule for a key with a limit of its own, on the clock of p. A limit that
 // is not positive (or not a number) admits nothing.
 func (p policyRule) forKey(limit rate.Limit, burst int) policyRule {
-	p.limit, p.burst, p.infinite, p.far = limit, burst, policyInfinite(limit), 0
+	p.limit, p.burst, p.infinite, p.far = policyLimit(limit), burst, policyInfinite(limit), 0
 	if p.infinite {
 		return p
 	}

@@ -84,7 +84,7 @@ func (d Decision) Err() error {
 //	limiter.NewRate(10, 20, limiter.WithPolicy("daily", 10_000.0/86_400, 10_000))
 func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 	cfg := rateConfig{
-		policies: []Policy{{Name: "default", Limit: limit, Burst: burst}},
+		policies: []Policy{{Name: "default", Limit: policyLimit(limit), Burst: burst}},
 		maxKeys:  65_536,
 		maxWait:  time.Minute,
 
@@ -241,7 +241,7 @@ func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
 	r.setMu.Lock()
 	defer r.setMu.Unlock()
 	policies := append([]Policy(nil), *r.policies.Load()...)
-	policies[i].Limit, policies[i].Burst = limit, burst
+	policies[i].Limit, policies[i].Burst = policyLimit(limit), burst
 	if r.single != nil {
 		r.single.setPolicy(i, limit, burst, time.Now())
 	} else {

@@ -65,11 +65,11 @@ func WithPolicy(name string, limit rate.Limit, burst int) RateOption {
 		panic("limiter: WithPolicy: " + fault)
 	}
 	return rateOption(func(c *rateConfig) {
-		c.policies = append(c.policies, Policy{Name: name, Limit: limit, Burst: burst})
+		c.policies = append(c.policies, Policy{Name: name, Limit: policyLimit(limit), Burst: burst})
 	})
 }
 
-// WithName names the first policy, which is "default" otherwise. Names are as in [WithPolicy].
+// WithName names the first policy, which is "default" otherwise. It panics unless the name is as in [WithPolicy].
 func WithName(name string) RateOption {
 	if !policyNameOK(name) {
 		panic(fmt.Sprintf("limiter: WithName: name %q: give 1 to 64 printable ASCII characters without quote and backslash", name))
@@ -81,7 +81,7 @@ func WithName(name string) RateOption {
 // them, 16 bytes each (24 with two policies, and so on), is taken at construction and never grows. A key whose
 // buckets are full again takes no room. With more keys than that, a new one displaces
 // the key that is nearest to full buckets, unless there is a [WithNewKeyBudget]. Twice the
-// number that is expected keeps displacement rare. It panics if n is below 1, and rounds up to a multiple of 8.
+// number that is expected keeps displacement rare. It panics if n is below 1 or above 2^32, and rounds up to a multiple of 8.
 func WithMaxKeys(n int) RateOption {
 	if n < 1 || int64(n) > 1<<32 {
 		panic(fmt.Sprintf("limiter: WithMaxKeys: %d keys: give 1 to 2^32", n))
@@ -116,7 +116,7 @@ func WithoutKeys() RateOption {
 // WithKeyLimit gives keys a limit and a burst of their own at the first policy: tenants, plans. fn is
 // called for each decision, with no lock held, and must be fast and safe for concurrent use. [rate.Inf] exempts
 // a key from the policy; a limit that is not positive, or a burst below 1, refuses it. When a key's limit changes, the time until
-// its bucket is full stays, but where nobody can owe as much under the new limit the bucket is empty. The limit of NewRate serves in Policies only.
+// its bucket is full stays, but where nobody can owe as much under the new limit the bucket is empty. The limit of NewRate serves in Policies only. It panics if fn is nil.
 func WithKeyLimit(fn func(key string) (rate.Limit, int)) RateOption {
 	if fn == nil {
 		panic("limiter: WithKeyLimit: fn is nil: give a function")

@@ -109,3 +109,30 @@ func TestRateStatsAreJSON(t *testing.T) {
 		t.Errorf("%s", b)
 	}
 }
+
+// What an infinite limit makes of the numbers can be sent as JSON, however the infinity was written.
+func TestRateInfinityIsJSON(t *testing.T) {
+	inf := rate.Limit(math.Inf(1))
+	set := limiter.NewRate(1, 1)
+	if err := set.SetLimit(inf, 0); err != nil {
+		t.Fatal(err)
+	}
+	for name, r := range map[string]*limiter.Rate{
+		"NewRate":      limiter.NewRate(inf, 0),
+		"WithoutKeys":  limiter.NewRate(inf, 0, limiter.WithoutKeys()),
+		"WithPolicy":   limiter.NewRate(1, 1, limiter.WithPolicy("second", inf, 0)),
+		"SetLimit":     set,
+		"WithKeyLimit": limiter.NewRate(1, 1, limiter.WithKeyLimit(func(string) (rate.Limit, int) { return inf, 0 })),
+	} {
+		states := make([]limiter.PolicyState, len(r.Policies()))
+		if d := r.AllowEach(time.Time{}, "a", 1, states); !d.OK {
+			t.Errorf("%s: %+v", name, d)
+		}
+		if _, err := json.Marshal(r.Stats()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := json.Marshal(states); err != nil {
+			t.Errorf("%s: the states: %v", name, err)
+		}
+	}
+}

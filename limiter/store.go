@@ -97,7 +97,8 @@ func WithStoreTimeout(d time.Duration) RateOption {
 	return rateOption(func(c *rateConfig) { c.storeTimeout = d })
 }
 
-// WithStoreFailure sets what becomes of events that the store does not decide about; the default is [FailLocal].
+// WithStoreFailure sets what becomes of events that the store does not decide about; the default is [FailLocal]. It panics if f is
+// none of the three.
 func WithStoreFailure(f StoreFailure) RateOption {
 	if f < FailLocal || f > FailClosed {
 		panic(fmt.Sprintf("limiter: WithStoreFailure: %v: give FailLocal, FailOpen or FailClosed", f))
