@@ -17,7 +17,10 @@ import (
 //
 // A client over its quota gets 429 with Retry-After and a problem document that names the policies (but no key). Every response tells
 // the policies and what is left of them in the fields RateLimit-Policy and RateLimit
-// (draft-ietf-httpapi-ratelimit-headers-11); see [WithHeaders].
+// (draft-ietf-httpapi-ratelimit-headers-11); see [WithHeaders]. Of several rate layers that a request comes to, such as one for all
+// and one by [For], the fields are those of the last: where the first admits, the policies of the second.
+//
+// Where no wait helps, since the cost is above the burst or nothing flows in, Retry-After is a day.
 //
 // Where l has a store that does not answer and is set to refuse then, the response is 503.
 //
@@ -124,8 +127,9 @@ const (
 	NoHeaders Headers = 0
 	// DraftHeaders adds RateLimit and RateLimit-Policy of the IETF draft.
 	DraftHeaders Headers = 1 << 0
-	// LegacyHeaders adds X-RateLimit-Limit, -Remaining and -Reset (in seconds from now), of the
-	// policy that decided.
+	// LegacyHeaders adds X-RateLimit-Limit, -Remaining and -Reset, of the policy that decided: its burst, the
+	// tokens left, and in how many seconds, rounded up, the bucket is full if nothing else is taken. When to come back says
+	// Retry-After.
 	LegacyHeaders Headers = 1 << 1
 )
 

@@ -138,8 +138,9 @@ func numbers(s *limiter.PolicyState) (r, t int64, ok bool) {
 }
 
 func (f *rateFields) setDraft(h http.Header, each []limiter.PolicyState) {
-	if p := f.of(each); p.field != nil {
-		h["Ratelimit-Policy"] = p.field
+	policy := f.of(each).field
+	if policy != nil {
+		h["Ratelimit-Policy"] = policy
 	}
 	if len(f.names) == 1 {
 		r, t, ok := numbers(&each[0])
@@ -156,6 +157,9 @@ func (f *rateFields) setDraft(h http.Header, each []limiter.PolicyState) {
 			cell.Store(v)
 		}
 		h["Ratelimit"] = v.value
+		if policy == nil {
+			delete(h, "Ratelimit-Policy") // what a layer outside has set is not of this policy
+		}
 		return
 	}
 	var buf [256]byte
@@ -172,6 +176,9 @@ func (f *rateFields) setDraft(h http.Header, each []limiter.PolicyState) {
 	}
 	if len(b) > 0 {
 		h["Ratelimit"] = []string{string(b)}
+		if policy == nil {
+			delete(h, "Ratelimit-Policy")
+		}
 	}
 }
 

@@ -146,6 +146,37 @@ func TestRateHeaders(t *testing.T) {
 }
 
 // Keys that have limits of their own are told these, and not those that others have.
+// Of several rate layers the fields are those of the last one that a request came to, and both are of the same.
+func TestRateHeadersOfSeveralLayers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		named := func(name string, limit rate.Limit, more ...limiter.RateOption) middleware.Layer {
+			return middleware.Rate(limiter.NewRate(limit, 2, append(more, limiter.WithName(name))...))
+		}
+		for _, c := range []struct {
+			name         string
+			outer, inner middleware.Layer
+			want         []string // the fields of each response, one after the other
+		}{
+			{"the inner one while the outer admits", named("all", 0.5), named("login", 1), []string{
+				`"login";q=2;w=2 | "login";r=1;t=1`, `"login";q=2;w=2 | "login";r=0;t=1`, `"all";q=2;w=4 | "all";r=0;t=2`}},
+			{"the inner one where it cannot be described", named("all", 1), named("once", 0), []string{
+				` | "once";r=1`, ` | "once";r=0`, `"all";q=2;w=2 | "all";r=0;t=1`}},
+			{"the same of two policies", named("all", 1), named("once", 0, limiter.WithPolicy("also", 0, 3)), []string{
+				` | "once";r=1, "also";r=2`, ` | "once";r=0, "also";r=1`}},
+			{"the outer one where the inner has no limit", named("all", 1), named("none", rate.Inf), []string{
+				`"all";q=2;w=2 | "all";r=1;t=1`}},
+		} {
+			h := middleware.Wrap(answer(200), c.outer, middleware.For("/", c.inner))
+			for i, want := range c.want {
+				res := do(h, from("192.0.2.1:1")).Header
+				if got := res.Get("RateLimit-Policy") + " | " + res.Get("RateLimit"); got != want {
+					t.Errorf("%s, request %d: %s, want %s", c.name, i+1, got, want)
+				}
+			}
+		}
+	})
+}
+
 func TestRateHeadersOfAKeysOwnLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		plans := map[string]struct {
