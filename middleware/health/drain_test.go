@@ -165,6 +165,33 @@ func TestDrainCutsWhatOutlivesTheTimeout(t *testing.T) {
 	})
 }
 
+func TestTimeoutsOfZeroLeaveNoTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := health.New(health.WithDrainWait(0), health.WithShutdownTimeout(0), health.WithReleaseTimeout(0))
+		l := listenPipe()
+		cut := make(chan struct{})
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-r.Context().Done()
+			close(cut)
+		})}
+		go srv.Serve(l)
+		tr := &http.Transport{DialContext: l.dial}
+		go tr.RoundTrip(httptest.NewRequest("GET", "http://x/", nil))
+		synctest.Wait()
+
+		began, ended := time.Now(), false
+		h.Drain(t.Context(), srv, shutdownFunc(func(ctx context.Context) error {
+			ended = ctx.Err() != nil
+			return nil
+		}))
+		<-cut
+		if d := time.Since(began); d != 0 || !ended {
+			t.Errorf("took %v, last called with an ended context: %v", d, ended)
+		}
+		tr.CloseIdleConnections()
+	})
+}
+
 func TestDrainHurriesWhenItsContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := health.New(health.WithDrainWait(time.Hour))

@@ -317,6 +317,18 @@ func TestWrongOptionsPanic(t *testing.T) {
 		"shutdown":          func() health.Option { return health.WithShutdownTimeout(-1) },
 		"release":           func() health.Option { return health.WithReleaseTimeout(-1) },
 		"nil":               func() health.Option { health.New(nil); return nil },
+		"no server to run": func() health.Option {
+			health.New().Run(t.Context(), nil)
+			return nil
+		},
+		"no server to serve": func() health.Option {
+			health.New().Serve(t.Context(), listenPipe(), nil)
+			return nil
+		},
+		"no listener": func() health.Option {
+			health.New().Serve(t.Context(), nil, &http.Server{})
+			return nil
+		},
 		"nil to drain": func() health.Option {
 			health.New(health.WithDrainWait(0)).Drain(t.Context(), nil, nil)
 			return nil

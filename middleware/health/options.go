@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// An Option configures a [Health].
+// An Option configures a [Health]. What makes one panics if a value cannot work: a
+// time below zero, a [Check] without name or function, a path without its slash.
 type Option interface{ apply(*config) }
 
 type optionFunc func(*config)
@@ -126,14 +127,16 @@ func WithDrainIdle(d time.Duration) Option {
 }
 
 // WithShutdownTimeout sets how long requests in flight may take after the
-// server has stopped listening; default 10 s. Then their connections are cut.
+// server has stopped listening; default 10 s. Then their connections are cut, with
+// zero at once.
 func WithShutdownTimeout(d time.Duration) Option {
 	notNegative("WithShutdownTimeout", d)
 	return optionFunc(func(c *config) { c.shutdown = d })
 }
 
 // WithReleaseTimeout sets how long the things that are shut down after the
-// server may take, together; default 5 s.
+// server may take, together; default 5 s. With zero each is called with a context
+// that has ended.
 func WithReleaseTimeout(d time.Duration) Option {
 	notNegative("WithReleaseTimeout", d)
 	return optionFunc(func(c *config) { c.release = d })

@@ -24,8 +24,9 @@ import (
 //
 // Run returns nil after a clean drain. It returns an error at once if it cannot
 // listen, and after shutting down the rest if serving fails. The checks of h are
-// stopped when it returns.
+// stopped when it returns. It panics if srv or one of last is nil.
 func (h *Health) Run(ctx context.Context, srv *http.Server, last ...Shutdowner) error {
+	checkServer("Run", srv)
 	addr := srv.Addr
 	if addr == "" {
 		addr = ":http"
@@ -41,6 +42,13 @@ func (h *Health) Run(ctx context.Context, srv *http.Server, last ...Shutdowner) 
 	return h.Serve(ctx, l, srv, last...)
 }
 
+// checkServer panics on the caller's goroutine, and not on that which serves.
+func checkServer(method string, srv *http.Server) {
+	if srv == nil {
+		panic("health: " + method + ": srv is nil; give the server to run")
+	}
+}
+
 // Serve is [Health.Run] on a listener that is already open. If other processes
 // have its socket too, [WithSharedListener] is needed.
 //
@@ -50,7 +58,13 @@ func (h *Health) Run(ctx context.Context, srv *http.Server, last ...Shutdowner) 
 // requests that were just read reach their handler. Shutdown alone drops such
 // requests without an answer, which a proxy must not send again if they are
 // POSTs.
+//
+// It panics if l, srv or one of last is nil.
 func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, last ...Shutdowner) error {
+	checkServer("Serve", srv)
+	if l == nil {
+		panic("health: Serve: l is nil; give what net.Listen returned, if that was no error")
+	}
 	checkLast("Serve", last)
 	defer h.Close()
 	handler := srv.Handler
