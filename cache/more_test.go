@@ -421,3 +421,18 @@ func TestRouteTakesBack(t *testing.T) {
 		want(t, test.name+", taken back", stored(test.route), test.both)
 	}
 }
+
+func TestNoRevalidationsServeStaleForTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		h := cache.New(1<<20, cache.WithRevalidations(0, time.Second, 0)).Handler(page(&calls, "x", "Cache-Control: max-age=1, stale-while-revalidate=5"))
+		for i, want := range []int64{1, 1, 1, 1, 2} { // at 0, 2, 4, 6 and 8 s
+			get(h, "http://example.com/x")
+			synctest.Wait()
+			if got := calls.Load(); got != want {
+				t.Errorf("request %d: the handler ran %d times, want %d", i+1, got, want)
+			}
+			time.Sleep(2*time.Second - 1) // in a synctest bubble
+		}
+	})
+}

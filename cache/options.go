@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Option changes a [Cache] at its construction.
+// Option changes a [Cache] at its construction. What makes one panics at a number or time below 0, and at 0 where that
+// would be nothing at all, as the size of a body or a lifetime.
 type Option interface{ applyCache(*config) }
 
 // RouteOption changes the rules by which responses are stored and found. Given to [New] it holds
@@ -94,8 +95,8 @@ func atLeast[T int | int64 | time.Duration](option string, n, least T) {
 	}
 }
 
-// WithName sets the name of the cache in Cache-Status (RFC 9211): a token. The default is
-// "spillgate".
+// WithName sets the name of the cache in Cache-Status (RFC 9211): a letter, and then letters, digits, '-', '.' and '_'.
+// The default is "spillgate". It panics at another one.
 func WithName(name string) Option {
 	for i := 0; i < len(name); i++ {
 		if !alpha(name[i]) && (i == 0 || !digit(name[i]) && strings.IndexByte("-._", name[i]) < 0) {
@@ -141,7 +142,8 @@ func WithAdmission() Option { return option(func(c *config) { c.admission = true
 
 // WithRevalidations sets how many background validations may run at once, over all keys, how long
 // each may take, and how long a key is left alone after one failed, which doubles with each
-// failure up to 32 times as much. The defaults are 16, 30 s and 1 s.
+// failure up to 32 times as much. The defaults are 16, 30 s and 1 s. While no other may run, and so with an n of 0
+// always, a stale response is served without, for as long as its window lasts.
 func WithRevalidations(n int, timeout, backOff time.Duration) Option {
 	atLeast("WithRevalidations", n, 0)
 	atLeast("WithRevalidations", timeout, 1)

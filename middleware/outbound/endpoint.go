@@ -23,7 +23,7 @@ type Endpoint struct {
 	// means 1. To give an endpoint no work, leave it out of the list.
 	Weight int `json:"weight,omitempty"`
 	// Tier is 0 for those that are used first; those of the next tier are used
-	// when too few of the lower tiers are in service.
+	// when too few of the lower tiers are in service. It is at most 1,000.
 	Tier int `json:"tier,omitempty"`
 }
 

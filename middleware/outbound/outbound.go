@@ -24,6 +24,10 @@
 // Errors that a caller can branch on are [ErrNoEndpoint], [*TimeoutError],
 // [*github.com/spillgate/spillgate/breaker.OpenError] and those of package
 // limiter; [http.Client] wraps them in a [*net/url.Error], so use [errors.As].
+//
+// What makes layers, options and sets panics at a number or time that it cannot
+// work with, and where a function, a limiter or an option is nil; only the list of
+// endpoints, which may come from outside, is checked by an error.
 package outbound
 
 import (

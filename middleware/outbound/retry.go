@@ -96,7 +96,8 @@ func WithRetryBudget(ratio float64) RetryOption {
 
 // WithBackoff sets the longest wait before the first retry and before any;
 // defaults 50 ms and 2 s. The wait is chosen at random from zero up ("full
-// jitter"), so that clients that failed together do not return together.
+// jitter"), so that clients that failed together do not return together. With
+// zeros there is none but that which Retry-After asks for.
 func WithBackoff(first, limit time.Duration) RetryOption {
 	if first < 0 || limit < first {
 		panic(fmt.Sprintf("outbound: WithBackoff(%v, %v): give 0 <= first <= limit", first, limit))

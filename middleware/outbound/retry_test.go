@@ -588,3 +588,23 @@ func TestRetryLeavesTheRequestAlone(t *testing.T) {
 }
 
 func setStreamError(target any, code uint32) bool { return outbound.SetStreamError(target, code) }
+
+func TestNoBackoffIsNoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			after string
+			waits time.Duration
+		}{{"", 0}, {"2", 2 * time.Second}} {
+			tr := outbound.New(world{"a": always(503, "Retry-After", c.after)}, outbound.Retry(outbound.WithBackoff(0, 0), outbound.WithTries(3)))
+			began := time.Now()
+			res, err := tr.RoundTrip(request(t.Context(), "GET", "http://a/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if n, d := tr.Stats().Retries, time.Since(began); n != 2 || d != 2*c.waits {
+				t.Errorf("Retry-After %q: %d retries in %v, want 2 in %v", c.after, n, d, 2*c.waits)
+			}
+		}
+	})
+}

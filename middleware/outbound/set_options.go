@@ -38,7 +38,7 @@ func defaultSetConfig() setConfig {
 }
 
 // WithPolicy sets how an endpoint is chosen; default [P2C]. For hashing see
-// [WithHash].
+// [WithHash]; of the two the last one counts.
 func WithPolicy(p Policy) SetOption {
 	if p < P2C || p > Random {
 		panic(fmt.Sprintf("outbound: WithPolicy(%d): give P2C, RoundRobin or Random; for hashing WithHash", p))

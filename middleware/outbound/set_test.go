@@ -787,3 +787,43 @@ func TestSetUnderChangeAndLoad(t *testing.T) {
 		}
 	})
 }
+
+func TestOfPolicyAndHashTheLastCounts(t *testing.T) {
+	hash := outbound.WithHash(func(*http.Request) string { return "same" })
+	turns := outbound.WithPolicy(outbound.RoundRobin)
+	for _, c := range []struct {
+		name string
+		opts []outbound.SetOption
+		used int
+	}{{"policy last", []outbound.SetOption{hash, turns}, 2}, {"hash last", []outbound.SetOption{turns, hash}, 1}} {
+		set, err := outbound.NewSet([]outbound.Endpoint{{URL: "http://a"}, {URL: "http://b"}}, c.opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr := outbound.New(world{"a": always(200), "b": always(200)}, outbound.Balance(set))
+		for range 10 {
+			res, err := tr.RoundTrip(request(t.Context(), "GET", "http://x/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+		}
+		used := 0
+		for _, e := range set.Stats().Endpoints {
+			if e.Requests > 0 {
+				used++
+			}
+		}
+		if used != c.used {
+			t.Errorf("%s: %d of 2 endpoints were used, want %d", c.name, used, c.used)
+		}
+	}
+}
+
+func TestTierIsBounded(t *testing.T) {
+	for tier, ok := range map[int]bool{-1: false, 1000: true, 1001: false} {
+		if _, err := outbound.NewSet([]outbound.Endpoint{{URL: "http://a", Tier: tier}}); (err == nil) != ok {
+			t.Errorf("tier %d: %v", tier, err)
+		}
+	}
+}
