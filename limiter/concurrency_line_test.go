@@ -678,6 +678,16 @@ func TestAdaptiveSetLimit(t *testing.T) {
 	}
 }
 
+// An adaptive limit begins within its bounds.
+func TestAdaptiveStartsWithinItsLimits(t *testing.T) {
+	for _, c := range []struct{ start, least, most, want int }{{100, 2, 50, 50}, {1, 2, 50, 2}, {20, 2, 50, 20}} {
+		l := limiter.NewAdaptive(limiter.WithStart(c.start), limiter.WithLimits(c.least, c.most))
+		if got := l.Limit(); got != c.want {
+			t.Errorf("a start of %d within %d to %d: limit %d, want %d", c.start, c.least, c.most, got, c.want)
+		}
+	}
+}
+
 // The highest limit is as much of a limit as any.
 func TestConcurrencyHighestLimit(t *testing.T) {
 	highest := min(1<<50, int64(math.MaxInt)) // which is less where int has 32 bits

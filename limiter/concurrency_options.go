@@ -98,7 +98,7 @@ func WithLimits(least, most int) ConcurrencyOption {
 
 // WithStart sets the limit that an adaptive limiter begins with; the default is 8. A
 // server that is known to hold hundreds in flight spares itself the first doublings. It
-// has no effect on a fixed one.
+// has no effect on a fixed one. Outside of [WithLimits] the nearest of those counts.
 //
 // WithStart panics if limit is less than 1.
 func WithStart(limit int) ConcurrencyOption {
