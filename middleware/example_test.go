@@ -2,9 +2,11 @@ package middleware_test
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -157,6 +159,29 @@ func ExampleWithTrace() {
 	h := middleware.Wrap(mux, middleware.WithTrace(t), middleware.Concurrency(limiter.NewAdaptive()))
 	get(h, "GET", "/item/7")
 	// Output: GET GET /item/{id} 200 6
+}
+
+func ExampleWithTrace_slog() {
+	log := slog.New(slog.NewJSONHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{} // so that the output is the same each time
+		}
+		return a
+	}}))
+	h := middleware.Wrap(http.NotFoundHandler(), middleware.Rate(limiter.NewRate(0, 1)), middleware.WithTrace(&middleware.Trace{
+		Rejected: func(r *http.Request, j middleware.Rejection) {
+			log.WarnContext(r.Context(), "refused", "layer", j.Layer, "status", j.Status, "err", j.Err)
+		},
+		Done: func(r *http.Request, res middleware.Result) {
+			log.InfoContext(r.Context(), "done", "path", r.URL.Path, "status", res.Status, "cache", res.Cache.String(), "shed", res.Shed)
+		},
+	}))
+	get(h, "GET", "/a")
+	get(h, "GET", "/a")
+	// Output:
+	// {"level":"INFO","msg":"done","path":"/a","status":404,"cache":"bypass","shed":""}
+	// {"level":"WARN","msg":"refused","layer":"rate","status":429,"err":"limiter: rate limited by policy default"}
+	// {"level":"INFO","msg":"done","path":"/a","status":429,"cache":"bypass","shed":"rate"}
 }
 
 func ExampleWithReject() {

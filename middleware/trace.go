@@ -12,6 +12,9 @@ import (
 // [net/http/httptrace.ClientTrace]. Any of them may be nil. They run on the request's goroutine,
 // with no lock held, and must not keep the request; they may be called concurrently. A function
 // that panics panics in the request.
+//
+// For structured logs take the fields one by one, as the example of [WithTrace] does: [Rejection].Err and
+// [Result].Cache have their texts by Error and String, and a struct that is marshaled as a whole has neither.
 type Trace struct {
 	// Rejected is called when a layer refuses a request, before the response is written.
 	Rejected func(r *http.Request, j Rejection)
