@@ -159,7 +159,9 @@ func buildCaches(next http.Handler, all []placed, e env) http.Handler {
 	return h
 }
 
-// Stats is a reading of a stack; the parts are in the order of the layers.
+// Stats is a reading of a stack; the parts are in the order in which the layers were given to [New]. What stands in
+// several layers, such as a cache with rules for some routes, is read in each of them: count it once. In JSON, times are
+// in nanoseconds.
 type Stats struct {
 	InFlight int64        `json:"in_flight"` // requests inside the stack; an upgraded connection is none
 	Rejected RejectStats  `json:"rejected"`  // by the layer that refused

@@ -2,6 +2,7 @@ package middleware_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -479,5 +480,35 @@ func TestCacheRulesByRoute(t *testing.T) {
 	}
 	if got := fmt.Sprint(calls["/news/1"], calls["/live/1"], calls["/other"]); got != "1 3 3" {
 		t.Errorf("handler runs of /news/, /live/ and /other: %s; want 1 3 3", got)
+	}
+}
+
+// The parts of Stats are in the order given, and one cache in two layers is read twice.
+func TestStatsAreInTheOrderGiven(t *testing.T) {
+	c := cache.New(1 << 20)
+	s := middleware.New(
+		middleware.Cache(c),
+		middleware.For("/news", middleware.Cache(c, middleware.WithRoute(cache.WithTTL(time.Minute)))),
+		middleware.WithSkip(func(*http.Request) bool { return false }),
+		middleware.Concurrency(limiter.NewConcurrency(1, limiter.WithQueue(1, time.Second))),
+		middleware.Rate(limiter.NewRate(10, 10)),
+	)
+	h := s.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "x") }))
+	get(h, "GET", "/news")
+	get(h, "GET", "/news")
+	var got []string
+	for _, l := range s.Stats().Layers {
+		text := l.Layer + l.For
+		if l.Cache != nil {
+			text += fmt.Sprint(" ", l.Cache.Hits)
+		}
+		got = append(got, text)
+	}
+	if got, want := strings.Join(got, ", "), "cache 1, cache/news 1, concurrency, rate"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	b, err := json.Marshal(limiter.ConcurrencyStats{QueueWait: time.Second})
+	if err != nil || !strings.Contains(string(b), `"queue_wait":1000000000,`) {
+		t.Errorf("%s, %v", b, err)
 	}
 }
