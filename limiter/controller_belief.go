@@ -24,7 +24,7 @@ const (
 	beliefRest   = .06  // what windows at rest may differ by besides
 	beliefGate   = 1e-3 // probability from which on something is not out of the question
 	beliefLeast  = 1e-5 // and from which on it counts at all
-	beliefMisfit = 4    // how much more than one for each bin the square of what the best curve is off by may be, in standard errors
+	beliefMisfit = 12   // how much more than one for each bin the square of what the best curve is off by may be, in standard errors
 	beliefTrust  = .7   // in what was believed before a change, against everything else
 	beliefFade   = 3.0  // how fast that trust ages
 	beliefLean   = .5   // standard deviation of what a higher limit may do to the mixture of kinds, in ln X for each unit of ln L
