@@ -50,18 +50,23 @@ func TestLimitRateWaits(t *testing.T) {
 	})
 }
 
+// limitOutside is whether a Limit for a.test has a Balance around it, which then tells it how a call went.
+var limitOutside = map[string]bool{"alone": false, "with Balance": true}
+
+// limitBelow returns the layers of a client whose limit for a.test is l.
+func limitBelow(t *testing.T, balanced bool, l *limiter.Concurrency) (layers []outbound.Layer) {
+	if balanced {
+		layers = append(layers, outbound.Balance(newSet(t, urls("http://a.test"))))
+	}
+	return append(layers, outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
+}
+
 func TestLimitConcurrencyHoldsUntilTheBodyIsOver(t *testing.T) {
-	for name, layers := range map[string]func(t *testing.T) []outbound.Layer{
-		"alone": func(*testing.T) []outbound.Layer { return nil },
-		"with Balance": func(t *testing.T) []outbound.Layer {
-			return []outbound.Layer{outbound.Balance(newSet(t, urls("http://a.test")))}
-		},
-	} {
+	for name, balanced := range limitOutside {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var calls atomic.Int64
-				rt := outbound.New(world{"a.test": counted(&calls, always(200))}, append(layers(t),
-					outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return limiter.NewConcurrency(1) })))...)
+				rt := outbound.New(world{"a.test": counted(&calls, always(200))}, limitBelow(t, balanced, limiter.NewConcurrency(1))...)
 				resp, err := rt.RoundTrip(request(t.Context(), "GET", "http://a.test/", nil))
 				if err != nil {
 					t.Fatal(err)
@@ -194,17 +199,11 @@ func TestLimitIsNotToldOfRefusalsAsFailures(t *testing.T) {
 // A host that answers 429 does so at once: taken for throughput, that would raise an adaptive
 // limit as far as it goes.
 func TestLimitIsToldWhatIsNoThroughput(t *testing.T) {
-	for name, layers := range map[string]func(t *testing.T) []outbound.Layer{
-		"alone": func(*testing.T) []outbound.Layer { return nil },
-		"with Balance": func(t *testing.T) []outbound.Layer {
-			return []outbound.Layer{outbound.Balance(newSet(t, urls("http://a.test")))}
-		},
-	} {
+	for name, balanced := range limitOutside {
 		for status, success := range map[int]bool{200: true, 304: true, 404: true, 429: false, 500: false, 503: false} {
 			t.Run(fmt.Sprint(name, " ", status), func(t *testing.T) {
 				l := limiter.NewConcurrency(1)
-				rt := outbound.New(world{"a.test": always(status)}, append(layers(t),
-					outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))...)
+				rt := outbound.New(world{"a.test": always(status)}, limitBelow(t, balanced, l)...)
 				get(t, rt, "http://a.test/")
 				if s := l.Stats(); (s.Success == 1) != success || s.Success+s.Failure != 1 {
 					t.Errorf("%d successes and %d failures", s.Success, s.Failure)
@@ -216,12 +215,7 @@ func TestLimitIsToldWhatIsNoThroughput(t *testing.T) {
 
 // Bodies that their callers' deadlines cut off end at a rate that says nothing about the host.
 func TestLimitIsToldThatADeadlineCutTheBody(t *testing.T) {
-	for name, layers := range map[string]func(t *testing.T) []outbound.Layer{
-		"alone": func(*testing.T) []outbound.Layer { return nil },
-		"with Balance": func(t *testing.T) []outbound.Layer {
-			return []outbound.Layer{outbound.Balance(newSet(t, urls("http://a.test")))}
-		},
-	} {
+	for name, balanced := range limitOutside {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newNetwork()
@@ -232,8 +226,7 @@ func TestLimitIsToldThatADeadlineCutTheBody(t *testing.T) {
 				base := n.transport()
 				defer base.CloseIdleConnections()
 				l := limiter.NewConcurrency(1)
-				rt := outbound.New(base, append(layers(t),
-					outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))...)
+				rt := outbound.New(base, limitBelow(t, balanced, l)...)
 				for _, end := range []func(context.Context) (context.Context, context.CancelFunc){
 					func(ctx context.Context) (context.Context, context.CancelFunc) {
 						return context.WithTimeout(ctx, time.Second)
