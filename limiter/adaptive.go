@@ -11,23 +11,32 @@ import (
 // the controller with windows and sets limit and line by what it says. All but the
 // atomics belong to the lock of the Concurrency.
 type adaptive struct {
-	next   atomic.Int64 // when the window is long enough, since base
-	lacks  atomic.Int64 // from then on: how many have to end, of any outcome, until it is looked at again
-	every  atomic.Int64 // of how many requests one yields before its work: a power of two, at most 64
-	brief  atomic.Bool  // work is over so soon that it is not worth a yield before it
-	gate   atomic.Int64 // how many may be between permit and work; 0 is any number
-	coming atomic.Int64 // how many are, while there is a gate
+	next   atomic.Int64  // when the window is long enough, since base
+	lacks  atomic.Int64  // from then on: how many have to end, of any outcome, until it is looked at again
+	every  atomic.Int64  // of how many requests one yields before its work: a power of two, at most 64
+	tick   atomic.Int64  // when the next period begins by which what is in flight is told apart, since base
+	period atomic.Uint32 // the place of the present one
+	known  atomic.Int64  // since when they are told apart
+	brief  atomic.Bool   // work is over so soon that it is not worth a yield before it
+	gate   atomic.Int64  // how many may be between permit and work; 0 is any number
+	coming atomic.Int64  // how many are, while there is a gate
 
 	yield bool
 	least int
 	most  int
 
 	ctrl     ctrlState
-	opened   time.Duration // when the window began
-	last     concCount     // the counts when it did
-	cells    []concTimes   // one for each of those of the Concurrency
-	times    concSums      // over them when the window began
-	window   ctrlTimes     // and since, when it is closed
+	opened   time.Duration      // when the window began
+	last     concCount          // the counts when it did
+	cells    []concTimes        // one for each of those of the Concurrency
+	times    concSums           // over them when the window began
+	window   ctrlTimes          // and since, when it is closed
+	ages     []adaptAges        // one for each of those of the Concurrency
+	aged     ctrlAges           // of the window that is closed
+	failed   [timesCells]uint32 // in all when it began
+	periods  [adaptPeriods]adaptPeriod
+	ancient  float64       // how many were in flight when their period lost its place
+	birth    float64       // and when they were admitted in the mean, s
 	knocks   int64         // arrivals that found no free permit, in all
 	gated    int64         // of these, those that found the gate shut and no more
 	turns    int64         // arrivals sent away
@@ -193,7 +202,7 @@ func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 		openE:    1,
 		hasQueue: !c.conf.queueSet || c.conf.places > 0,
 	}
-	a.cells = make([]concTimes, len(c.cells))
+	a.cells, a.ages = make([]concTimes, len(c.cells)), make([]adaptAges, len(c.cells))
 	a.gates = a.yield && (!c.conf.queueSet || c.conf.places >= adaptPlaces)
 	a.every.Store(1)
 	c.limit.Store(int64(start))
@@ -293,7 +302,7 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	t := a.counts(c, now)
 	if a.drains {
 		a.drains = false
-		a.times = a.spread()
+		a.skip(now)
 		a.begin(now, t)
 		return from, from
 	}
@@ -356,6 +365,8 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 	if c.conf.shadow {
 		a.watch(w)
 	} else {
+		a.look(now)
+		w.ages = &a.aged
 		a.ctrl = a.ctrl.step(w)
 	}
 	a.move(c)
@@ -408,6 +419,7 @@ func (a *adaptive) bridge(w *ctrlWindow, limit, bound float64) {
 // begin opens a window.
 func (a *adaptive) begin(now time.Duration, t concCount) {
 	a.opened, a.last = now, t
+	a.turn(now)
 	// It may be that work is over much sooner than it was.
 	a.next.Store(int64(now) + int64(min(a.ctrl.needSecs, adaptGlance)*1e9))
 }
@@ -471,7 +483,7 @@ func (a *adaptive) relieve(c *Concurrency, took float64, now time.Duration, t co
 		a.drains = true
 		a.lacks.Store(max(t.flight(c), 1))
 	} else {
-		a.times = a.spread()
+		a.skip(now)
 		a.begin(now, t)
 	}
 	a.move(c)
@@ -616,7 +628,8 @@ func (a *adaptive) restart(c *Concurrency, limit int, now time.Duration) {
 	base := a.ctrl.base
 	a.ctrl = ctrlNew(limit, a.least, a.most)
 	a.ctrl.base = base
-	a.times, a.drains, a.relieved = a.spread(), false, 0
+	a.drains, a.relieved = false, 0
+	a.skip(now)
 	a.lacks.Store(0)
 	a.begin(now, a.counts(c, now))
 }

@@ -51,7 +51,8 @@ type Permit struct {
 type concSlot struct {
 	gen     atomic.Uint64
 	c       *Concurrency
-	cell    uint32
+	cell    uint16
+	born    uint8 // the place of the period in which an adaptive one admitted it
 	charged bool
 	lags    uint8 // for how many requests lag stands; 0 is not measured
 	coming  bool  // counted in adaptive.coming
@@ -65,7 +66,7 @@ type concSlot struct {
 }
 
 var (
-	concSlots    = sync.Pool{New: func() any { return &concSlot{cell: concNextCell.Add(1)} }}
+	concSlots    = sync.Pool{New: func() any { return &concSlot{cell: uint16(concNextCell.Add(1))} }}
 	concNextCell atomic.Uint32
 )
 
@@ -412,6 +413,9 @@ func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	s := concSlots.Get().(*concSlot)
 	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.coming, s.late = c, weight, now, nil, false, 0, false, false
 	c.cell(s).admitted.Add(1)
+	if c.adapt != nil {
+		c.adapt.admits(c.index(s), s)
+	}
 	if c.idleAt.Load() != 0 {
 		c.busy(now)
 	}
@@ -489,8 +493,8 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	cell := &c.cells[index]
 	o = min(o, Ignored)
 	cell.done[o].Add(1)
-	weight, client := s.weight, s.client
-	took := max(now-s.start, 0)
+	weight, client, born, start := s.weight, s.client, s.born, s.start
+	took := max(now-start, 0)
 	lag, lags := int64(s.lag), int64(s.lags)
 	var cost, guess float64
 	if client != nil {
@@ -501,8 +505,9 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	}
 	s.c, s.client = nil, nil
 	concSlots.Put(s)
-	due := false
+	due, turn := false, false
 	if a := c.adapt; a != nil {
+		a.ends(index, born, start)
 		if o == Success {
 			a.cells[index].add(int64(took))
 			u := uint64(min(took, time.Minute)) >> 10
@@ -516,8 +521,10 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 			}
 		} else {
 			cell.lost.Add(uint64(took) >> 10 * uint64(weight))
+			a.ages[index].failed[timesCell(int64(took))].Add(1)
 		}
 		due = int64(now) >= a.next.Load() && a.lacks.Add(-1) <= 0
+		turn = int64(now) >= a.tick.Load()
 	}
 	left := c.state.Add(-weight)
 	if left == 0 && c.adapt != nil {
@@ -529,7 +536,7 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	waiting := left&concWaiting != 0
 	if !waiting && client == nil {
 		// A window that is due can wait for the next release if somebody else is at it.
-		if !due || !c.mu.TryLock() {
+		if !due && !turn || !c.mu.TryLock() {
 			return nil, 0, 0
 		}
 	} else {
@@ -549,6 +556,9 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	}
 	if due {
 		from, to = c.adapt.close(c, now)
+	}
+	if turn && int64(now) >= c.adapt.tick.Load() {
+		c.adapt.turn(now)
 	}
 	woken = c.dispatch(now)
 	c.mu.Unlock()
@@ -705,6 +715,9 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter) (Permit, error) 
 			c.left++
 			if s := w.kept; s != nil {
 				c.cell(s).done[Ignored].Add(1)
+				if c.adapt != nil {
+					c.adapt.ends(c.index(s), s.born, s.start)
+				}
 				s.c = nil
 				concSlots.Put(s)
 			}

@@ -38,6 +38,10 @@ const (
 	ctrlLess   = .85   // part of the throughput before from which on there is less of it
 	ctrlSurer  = .6    // and by the second window
 	ctrlSlow   = 2.5   // and standard errors of it that are more than chance
+	ctrlUnfair = .25   // standard errors from which on what has ended is no fair sample of the work
+	ctrlFew    = 1.    // and how many of those there are it takes besides
+	ctrlAstray = 1.    // and by which Little's law is broken by chance
+	ctrlVague  = .1    // part of what is made of such a one that may be a guess
 	ctrlOdd    = .5    // surprise from which on windows are set aside
 	ctrlShock  = 5.    // surprise from which on the service has changed
 	ctrlAside  = 10    // how many windows are set aside at most
@@ -76,6 +80,9 @@ const (
 // a lower one each time. What cannot be explained by any curve is a change of the service: everything is forgotten but
 // the optimum, which is about where it was, or higher by as much as work takes longer.
 //
+// What has ended is a fair sample of the work only while the limit stands: short work ends first after it has been raised. So the
+// time in service is that of a life table of what is in flight (ctrlLife), where that says otherwise than its mean.
+//
 // Where there are quick requests and slow ones, both are told apart, and what counts is what each takes (ctrlKinds).
 //
 //	settle -> hold -> settle, or on with hold
@@ -87,6 +94,7 @@ type ctrlState struct {
 	phase              ctrlPhase
 
 	belief  ctrlBelief
+	life    ctrlLife
 	kinds   ctrlKinds
 	scratch *ctrlPosterior // room to work in: nothing is kept there
 
@@ -149,7 +157,7 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	}
 	s.even(&w)
 	m := w.mean(s.limit)
-	mean := w.sum / w.n
+	mean := w.fair() / w.n
 	r, n := mean, w.n
 	if a := &s.ref; s.phase == ctrlHold && a.n > 0 && !s.stale {
 		// About the mean of more than the window: few of a kind that varies much look alike. But a mean that has moved is
@@ -184,10 +192,25 @@ func (s ctrlState) step(w ctrlWindow) ctrlState {
 	return s
 }
 
-// even tells the kinds of work in a window apart.
+// even makes up for what has ended being no fair sample of what is admitted, and tells the kinds of work in a window apart.
 func (s *ctrlState) even(w *ctrlWindow) {
 	if w.times == nil {
 		return
+	}
+	if w.ages != nil {
+		fair := &s.scratch.fair
+		sum, vague := s.life.see(w, fair)
+		w.ages = nil // it is the caller's
+		chance := ctrlUnfair*math.Sqrt((1+s.varied)/w.n) + ctrlFew/w.n
+		moves := s.ramp || w.shed > ctrlOver*(w.n+w.shed) // the limit may be anywhere; else chance does more than it
+		if sum > 0 && moves && w.idle < (1-ctrlBinds)*w.secs && math.Abs(math.Log(sum/w.sum)) > chance {
+			w.times, w.aged, w.vague, w.squares = fair, sum, vague, 0
+			for i := range fair {
+				if c := &fair[i]; c.n > 0 {
+					w.squares += c.sum * c.sum / c.n
+				}
+			}
+		}
 	}
 	k := &s.kinds
 	apart := k.gap > 0
@@ -231,7 +254,9 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 			return
 		}
 	case s.fails(w, m):
-		w, m = s.path, s.path.mean(s.limit)
+		w = s.path
+		w.aged = 0
+		m = w.mean(s.limit)
 		// The limit is what is in flight, and what was counted is the throughput: the time in service is behind.
 		m.x, m.inferred = m.counted, 0
 		m.r = float64(s.limit) / m.more / m.x
@@ -248,7 +273,10 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	if s.ramp {
 		risen = 1.5
 	}
-	mixed := 1 + 1.5*min(s.cv2, 2)
+	mixed := 1.
+	if m.vague > ctrlVague {
+		mixed += 1.5 * min(s.cv2, 2)
+	}
 	if float64(s.rounds) < mixed && (m.r > risen*s.ref.r || s.limit < s.from) {
 		return
 	}
@@ -263,7 +291,7 @@ func (s *ctrlState) fails(w ctrlWindow, m ctrlMean) bool {
 	}
 	s.path.add(w)
 	part := s.path.counted() / s.ref.x
-	return part < ctrlFails && m.r > ctrlWorse*s.ref.r &&
+	return part < ctrlFails && w.sum/w.n > ctrlWorse*s.ref.r &&
 		-math.Log(part) > ctrlSure*math.Sqrt(s.noise(&m, w.open)*(1/s.path.n+1/s.ref.n))
 }
 
@@ -292,7 +320,9 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 	if y > min(q.lowest(low), q.lowest(high)) {
 		return false
 	}
-	v /= s.path.n
+	p := s.path.mean(s.limit)
+	astray := s.astray(&p)
+	v = v/s.path.n + astray*astray
 	if min(q.surprise(low, y, v), q.surprise((low+high)/2, y, v), q.surprise(high, y, v)) < ctrlShock {
 		return false
 	}
@@ -363,15 +393,17 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	}
 	at, y := s.point(&w, &m)
 	v := s.noise(&m, w.open)
+	astray := s.astray(&m)
 	if s.belief.used > 0 && err == 0 && !s.overdone(&m) && (s.odd > 0 || !s.usual(&w, &m, v)) {
 		q := s.weigh(v)
 		last := w
 		w.add(s.oddly)
 		m = w.mean(s.limit)
 		at, y = s.point(&w, &m)
+		astray = s.astray(&m)
 		// Not enough of a surprise for a change, but more than what they contradict: they are learned from.
 		outweigh := s.odd >= 2 && w.n >= s.ref.n
-		if surprise := q.surprise(at, s.belief.level(at, y, m.kinds), v/w.n); surprise > ctrlOdd && s.odd < ctrlAside && (surprise >= ctrlShock || !outweigh) {
+		if surprise := q.surprise(at, s.belief.level(at, y, m.kinds), v/w.n+astray*astray); surprise > ctrlOdd && s.odd < ctrlAside && (surprise >= ctrlShock || !outweigh) {
 			if s.odd > 0 {
 				s.later.add(last)
 			}
@@ -384,6 +416,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 			w = s.later // the first was in part before the change
 			m = w.mean(s.limit)
 			at, y = s.point(&w, &m)
+			astray = s.astray(&m)
 			s.shock(q, q.predict(at)-s.belief.level(at, y, m.kinds))
 		}
 	}
@@ -399,7 +432,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	}
 	s.follow(w, m)
 	if m.inferred > 0 || at >= math.Log(ctrlBrim*float64(s.limit)) {
-		seen := ctrlBin{at: at, y: y, mix: m.mixed, n: known * w.n, kinds: m.kinds, err: err}
+		seen := ctrlBin{at: at, y: y, mix: m.mixed, n: known / (1/w.n + astray*astray/v), kinds: m.kinds, err: err}
 		s.belief.add(s.limit, seen, v, w.n/(ctrlAge*round), 2*ctrlAge*round)
 		s.belief.tilt(s.varied + w.open)
 	} else {
@@ -425,7 +458,21 @@ func (s *ctrlState) usual(w *ctrlWindow, m *ctrlMean, v float64) bool {
 	if m.inferred > 0 {
 		far = math.Log(m.x * m.worth / (a.x * a.worth))
 	}
-	return beliefSurprise(far, v/w.n) < ctrlOdd
+	astray := s.astray(m)
+	return beliefSurprise(far, v/w.n+astray*astray) < ctrlOdd
+}
+
+// astray returns how far off, in ln, the throughput may be beyond chance, since what has ended is no fair sample: as much as is
+// a guess where that is made up for, and else as much as it contradicts Little's law.
+func (s *ctrlState) astray(m *ctrlMean) float64 {
+	switch {
+	case m.inferred == 0 || m.busy < ctrlBinds:
+		return 0
+	case m.aged:
+		return m.vague
+	}
+	far := math.Abs(math.Log(m.counted / m.inferred))
+	return max(0, far-1/max(m.rounds, 1)-ctrlAstray*math.Sqrt((1+s.varied)/m.n))
 }
 
 // overdone reports that a limit which has just been raised has less throughput than the lower one had, while it only grows, soon

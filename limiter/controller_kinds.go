@@ -22,6 +22,14 @@ func timesCell(took int64) int {
 	return min(2*l-2+int(u>>(l-2)&1), timesCells-1)
 }
 
+// timesFrom returns where a cell begins, s.
+func timesFrom(c int) float64 {
+	if c < 2 {
+		return float64(c) * 1.024e-6
+	}
+	return math.Ldexp(1+.5*float64(c&1), c/2) * 1.024e-6
+}
+
 // ctrlKinds tells two kinds of work apart by how long they take, where there are two: many requests that are
 // quick and a few that are slow, and hardly any between. Chance decides how many slow ones a window holds, and if
 // they are ten times as slow, that makes nearly all of its variance. It says nothing about the limit: what does is how

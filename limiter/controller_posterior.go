@@ -13,6 +13,8 @@ type ctrlPosterior struct {
 
 	likely [ctrlShapes * beliefCells]ctrlCell // all that is not negligible
 	n      int
+
+	fair ctrlTimes // of a window
 }
 
 // ctrlCell is a curve and a cell of its optimum.

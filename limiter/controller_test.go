@@ -474,6 +474,13 @@ func FuzzController(f *testing.F) {
 				c.n += k.n
 				c.sum += k.n * k.r
 			}
+			if b[2]&1 != 0 {
+				w.ages = new(ctrlAges)
+				for i, k := range b[:6] {
+					w.ages.flying[timesCell(int64(r*math.Exp(float64(k)/32-4)*1e9))] += float64(b[5-i])
+					w.ages.failed[k%timesCells] += float64(b[5-i] & 3)
+				}
+			}
 			w.heavy = n * r * float64(b[5]&3)
 			w.lost = n * r * (math.Exp(float64(b[5]>>2)/4) - 1)
 			if b[5] == 255 && s.ref.n > 0 {
@@ -485,7 +492,7 @@ func FuzzController(f *testing.F) {
 			if s.limit < least || s.limit > most {
 				t.Fatalf("the limit is %d", s.limit)
 			}
-			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.ref.more, s.ref.worth, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.disp, s.kinds.share, s.kinds.within, s.elasticity} {
+			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.ref.more, s.ref.worth, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.disp, s.kinds.share, s.kinds.within, s.varied, s.ref.vague, s.elasticity} {
 				if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 && v != s.elasticity {
 					t.Fatalf("%v in %+v", v, s)
 				}
@@ -543,9 +550,13 @@ func BenchmarkController(b *testing.B) {
 		for range 200 {
 			times.enter(.01 * kindsDraw(rnd, .05))
 		}
+		var ages ctrlAges
+		for range 200 {
+			ages.flying[timesCell(int64(1e7*rnd.ExpFloat64()))]++
+		}
 		step := func() {
 			w := model.window(s)
-			w.times = &times
+			w.times, w.ages = &times, &ages
 			s = s.step(w)
 		}
 		for range 500 {

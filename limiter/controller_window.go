@@ -11,6 +11,9 @@ type ctrlWindow struct {
 	heavy    float64    // the same by weight, as far as that is beyond 1
 	lost     float64    // and of all that was no success, by weight
 	times    *ctrlTimes // how that is spread; nil is not known
+	ages     *ctrlAges  // of what is in flight at its end; nil is not known
+	aged     float64    // sum if what ended had been a fair sample of what is admitted; 0 is that it was
+	vague    float64    // what part of that is a guess
 	usual    float64    // sum for the usual mixture of kinds; 0 is as it is
 	squares  float64    // its square, s²
 	lag      float64    // the part of sum in which the work waited for a processor to begin, s
@@ -27,8 +30,13 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 	w.n += v.n
 	w.heavy += v.heavy
 	w.lost += v.lost
+	usual, fair := w.even()+v.even(), w.fair()+v.fair()
 	if w.usual > 0 || v.usual > 0 {
-		w.usual = w.even() + v.even()
+		w.usual = usual
+	}
+	if w.aged > 0 || v.aged > 0 {
+		w.vague = (w.vague*w.fair() + v.vague*v.fair()) / fair
+		w.aged = fair
 	}
 	w.sum += v.sum
 	w.squares += v.squares
@@ -44,6 +52,14 @@ func (w *ctrlWindow) add(v ctrlWindow) {
 func (w *ctrlWindow) even() float64 {
 	if w.usual > 0 {
 		return w.usual
+	}
+	return w.fair()
+}
+
+// fair is the time in service of a fair sample of what is admitted, s.
+func (w *ctrlWindow) fair() float64 {
+	if w.aged > 0 {
+		return w.aged
 	}
 	return w.sum
 }
@@ -62,6 +78,8 @@ type ctrlMean struct {
 	inferred float64 // 0 unless the limit was full
 	busy     float64 // share of the time in which anything was in flight
 	rounds   float64 // of work in flight
+	aged     bool    // what ended was no fair sample of what was admitted
+	vague    float64 // and what is made of it is a guess in this part
 	kinds    bool    // these are of the usual mixture of kinds
 	mixed    float64 // ln of how much more throughput there is with that than with the mixture there was
 	more     float64 // how much more was in flight, by weight, than successes
@@ -79,8 +97,9 @@ func (w *ctrlWindow) mean(limit int) ctrlMean {
 	even := w.even()
 	m := ctrlMean{n: w.n, counted: w.counted() * w.sum / even, r: even / w.n, shed: w.shed / (w.n + w.shed)}
 	if w.usual > 0 {
-		m.kinds, m.mixed = true, math.Log(w.sum/even)
+		m.kinds, m.mixed = true, math.Log(w.fair()/even)
 	}
+	m.aged, m.vague = w.aged > 0, w.vague
 	m.worth = 1 + w.heavy/w.sum
 	m.more = m.worth + w.lost/w.sum
 	m.y = min(max(w.lag/w.n, 0), m.r)
@@ -114,12 +133,12 @@ func (m *ctrlMean) lost() float64 { return (m.more - m.worth) / max(m.more, 1) }
 // weigh makes up its mind about the throughput. A count over a few rounds is off by the part of
 // a round that a window cuts, where work that began together ends together. While the
 // limit is full, Little's law gives it from the time in service, which is slower to
-// follow a change: the more rounds, the more the count is worth. Where kinds are told apart the count is worth nothing:
-// slow work that has just been admitted is in flight, and not yet of the mixture.
+// follow a change: the more rounds, the more the count is worth. Where kinds are told apart, or what ended was no fair
+// sample, the count is worth nothing: slow work that has just been admitted is in flight, and not yet of the mixture.
 func (m *ctrlMean) weigh() {
 	m.x = m.counted
 	switch {
-	case m.inferred > 0 && m.kinds:
+	case m.inferred > 0 && (m.kinds || m.aged):
 		m.x = m.inferred
 	case m.inferred > 0:
 		k := m.rounds * m.rounds / (m.rounds*m.rounds + 4)
@@ -155,6 +174,7 @@ func (m *ctrlMean) blend(v ctrlMean, a float64) {
 	m.rounds = (1-a)*m.rounds + v.rounds
 	m.busy += a * (v.busy - m.busy)
 	m.kinds = m.kinds || v.kinds
+	m.aged, m.vague = v.aged, v.vague
 	m.mixed += a * (v.mixed - m.mixed)
 	m.more += a * (v.more - m.more)
 	m.worth += a * (v.worth - m.worth)

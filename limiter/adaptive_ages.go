@@ -1,0 +1,124 @@
+package limiter
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// What is in flight is told apart by the period in which it was admitted, of the last adaptPeriods. Each is as long as adaptPart of
+// the mean time in service, and adaptShortest at least, in seconds.
+const (
+	adaptPeriods  = 256
+	adaptPart     = .25
+	adaptShortest = 500e-6
+)
+
+// adaptSpread is into how many parts a period is divided that is longer than that part of the age of what was admitted in it.
+const adaptSpread = 8
+
+// adaptAges counts some of the permits, on cache lines of its own.
+type adaptAges struct {
+	alive  [adaptPeriods]atomic.Int32 // in flight, by the place of the period in which they were admitted
+	old    atomic.Int64               // that ended when their period had lost its place to another
+	failed [timesCells]atomic.Uint32  // that ended otherwise than with success, by how long they took; it may run over
+	_      [56]byte
+}
+
+// adaptPeriod is a period in which something was admitted.
+type adaptPeriod struct {
+	from   time.Duration // when it began
+	others int32         // alive in its place that are of other periods
+}
+
+// admits counts what is admitted.
+func (a *adaptive) admits(index int, s *concSlot) {
+	s.born = uint8(a.period.Load())
+	a.ages[index].alive[s.born].Add(1)
+}
+
+// ends counts what ends, and was admitted in the period that had the place born, at start.
+func (a *adaptive) ends(index int, born uint8, start time.Duration) {
+	g := &a.ages[index]
+	if int64(start) >= a.known.Load() {
+		g.alive[born].Add(-1)
+	} else {
+		g.old.Add(1)
+	}
+}
+
+// turn begins a period.
+func (a *adaptive) turn(now time.Duration) {
+	i := uint8(a.period.Load()) + 1
+	p := &a.periods[i]
+	alive := a.alive(i)
+	if n := float64(alive - p.others); n > 0 {
+		old := a.old()
+		a.ancient += n
+		a.birth += n / (n + old) * (p.from.Seconds() - a.birth)
+	}
+	*p = adaptPeriod{now, alive}
+	a.known.Store(int64(a.periods[i+1].from))
+	a.period.Store(uint32(i))
+	a.tick.Store(int64(now) + int64(1e9*max(adaptShortest, adaptPart*a.ctrl.r)))
+}
+
+// alive returns how many in the place of a period are.
+func (a *adaptive) alive(i uint8) (n int32) {
+	for j := range a.ages {
+		n += a.ages[j].alive[i].Load()
+	}
+	return n
+}
+
+// old returns how many are in flight whose periods have lost their place.
+func (a *adaptive) old() float64 {
+	n := a.ancient
+	for i := range a.ages {
+		n -= float64(a.ages[i].old.Load())
+	}
+	return max(n, 0)
+}
+
+// look sets what is known of the ages at the end of a window.
+func (a *adaptive) look(now time.Duration) {
+	g := &a.aged
+	*g = ctrlAges{}
+	for c := range g.failed {
+		var n uint32
+		for j := range a.ages {
+			n += a.ages[j].failed[c].Load()
+		}
+		g.failed[c] = float64(n - a.failed[c])
+		a.failed[c] = n
+	}
+	to := now
+	for k, i := 0, uint8(a.period.Load()); k < adaptPeriods; k, i = k+1, i-1 {
+		p := &a.periods[i]
+		if n := float64(a.alive(i) - p.others); n > 0 {
+			g.enter(n, (now - to).Seconds(), (now - p.from).Seconds())
+		}
+		to = p.from
+	}
+	if old := a.old(); old > 0 {
+		g.enter(old, now.Seconds()-a.birth, now.Seconds()-a.birth)
+	}
+}
+
+// enter adds n that are in flight, of any age between two, s.
+func (g *ctrlAges) enter(n, young, old float64) {
+	parts := 1
+	if (old-young)*adaptSpread > young {
+		parts = adaptSpread
+	}
+	for i := range parts {
+		age := young + (old-young)*(float64(i)+.5)/float64(parts)
+		g.flying[timesCell(int64(max(age, 0)*1e9))] += n / float64(parts)
+	}
+}
+
+// skip begins to count anew, where nothing is made of a window.
+func (a *adaptive) skip(now time.Duration) {
+	a.times = a.spread()
+	a.look(now)
+	a.ctrl.life.flying = a.aged.flying
+}
