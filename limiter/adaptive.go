@@ -26,17 +26,11 @@ type adaptive struct {
 	most  int
 
 	ctrl     ctrlState
-	opened   time.Duration      // when the window began
-	last     concCount          // the counts when it did
-	cells    []concTimes        // one for each of those of the Concurrency
-	times    concSums           // over them when the window began
-	window   ctrlTimes          // and since, when it is closed
-	ages     []adaptAges        // one for each of those of the Concurrency
-	aged     ctrlAges           // of the window that is closed
-	failed   [timesCells]uint32 // in all when it began
-	periods  [adaptPeriods]adaptPeriod
-	ancient  float64       // how many were in flight when their period lost its place
-	birth    float64       // and when they were admitted in the mean, s
+	opened   time.Duration // when the window began
+	last     concCount     // the counts when it did
+	cells    []concTimes   // one for each of those of the Concurrency
+	times    concSums      // over them when the window began
+	window   ctrlTimes     // and since, when it is closed
 	knocks   int64         // arrivals that found no free permit, in all
 	gated    int64         // of these, those that found the gate shut and no more
 	turns    int64         // arrivals sent away
@@ -53,6 +47,13 @@ type adaptive struct {
 	hasQueue bool
 	gates    bool    // there may be a gate: it needs the yield, and a line to wait in
 	lag      float64 // mean time that work waits for a processor before it begins lately, s
+
+	ages    []adaptAges               // one for each of the cells
+	aged    ctrlAges                  // of the window that is closed
+	failed  [timesCells]uint32        // in all when it began
+	periods [adaptPeriods]adaptPeriod // the last ones, by their place
+	ancient float64                   // how many were in flight when their period lost its place
+	birth   float64                   // and when they were admitted in the mean, s
 }
 
 // concCount is a sum over the cells with the counts of the slow path.

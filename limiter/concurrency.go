@@ -412,9 +412,10 @@ func (c *Concurrency) wouldShed(over int64, now time.Duration) error {
 func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	s := concSlots.Get().(*concSlot)
 	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.coming, s.late = c, weight, now, nil, false, 0, false, false
-	c.cell(s).admitted.Add(1)
+	index := c.index(s)
+	c.cells[index].admitted.Add(1)
 	if c.adapt != nil {
-		c.adapt.admits(c.index(s), s)
+		c.adapt.admits(index, s)
 	}
 	if c.idleAt.Load() != 0 {
 		c.busy(now)

@@ -39,7 +39,7 @@ const (
 	ctrlSurer  = .6    // and by the second window
 	ctrlSlow   = 2.5   // and standard errors of it that are more than chance
 	ctrlUnfair = .25   // standard errors from which on what has ended is no fair sample of the work
-	ctrlFew    = 1.    // and how many of those there are it takes besides
+	ctrlFew    = 1.    // and of how many completions the time it takes besides
 	ctrlAstray = 1.    // and by which Little's law is broken by chance
 	ctrlVague  = .1    // part of what is made of such a one that may be a guess
 	ctrlOdd    = .5    // surprise from which on windows are set aside
@@ -202,7 +202,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 		sum, vague := s.life.see(w, fair)
 		w.ages = nil // it is the caller's
 		chance := ctrlUnfair*math.Sqrt((1+s.varied)/w.n) + ctrlFew/w.n
-		moves := s.ramp || w.shed > ctrlOver*(w.n+w.shed) // the limit may be anywhere; else chance does more than it
+		moves := s.ramp || w.shed > ctrlOver*(w.n+w.shed) // else chance does more than the limit
 		if sum > 0 && moves && w.idle < (1-ctrlBinds)*w.secs && math.Abs(math.Log(sum/w.sum)) > chance {
 			w.times, w.aged, w.vague, w.squares = fair, sum, vague, 0
 			for i := range fair {
@@ -267,17 +267,13 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	if s.limit > s.from && s.rounds < 4 && s.ref.blocked >= ctrlBinds && m.blocked < .9 {
 		return // demand has not filled the new limit yet
 	}
-	// After a change short work ends first and long work stays: it takes rounds until what is
-	// in flight is the usual mixture again. A higher limit that nothing takes longer for is no such change.
+	// After a change short work ends first and long work stays. Where a good part of what is made of that is a guess, it takes
+	// rounds until what is in flight is the usual mixture again. A higher limit that nothing takes longer for is no such change.
 	risen := 1.25
 	if s.ramp {
 		risen = 1.5
 	}
-	mixed := 1.
-	if m.vague > ctrlVague {
-		mixed += 1.5 * min(s.cv2, 2)
-	}
-	if float64(s.rounds) < mixed && (m.r > risen*s.ref.r || s.limit < s.from) {
+	if m.vague > ctrlVague && float64(s.rounds) < 1+1.5*min(s.cv2, 2) && (m.r > risen*s.ref.r || s.limit < s.from) {
 		return
 	}
 	s.toHold(m)
@@ -321,8 +317,7 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 		return false
 	}
 	p := s.path.mean(s.limit)
-	astray := s.astray(&p)
-	v = v/s.path.n + astray*astray
+	v = s.unsure(&p, v)
 	if min(q.surprise(low, y, v), q.surprise((low+high)/2, y, v), q.surprise(high, y, v)) < ctrlShock {
 		return false
 	}
@@ -393,17 +388,15 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	}
 	at, y := s.point(&w, &m)
 	v := s.noise(&m, w.open)
-	astray := s.astray(&m)
 	if s.belief.used > 0 && err == 0 && !s.overdone(&m) && (s.odd > 0 || !s.usual(&w, &m, v)) {
 		q := s.weigh(v)
 		last := w
 		w.add(s.oddly)
 		m = w.mean(s.limit)
 		at, y = s.point(&w, &m)
-		astray = s.astray(&m)
 		// Not enough of a surprise for a change, but more than what they contradict: they are learned from.
 		outweigh := s.odd >= 2 && w.n >= s.ref.n
-		if surprise := q.surprise(at, s.belief.level(at, y, m.kinds), v/w.n+astray*astray); surprise > ctrlOdd && s.odd < ctrlAside && (surprise >= ctrlShock || !outweigh) {
+		if surprise := q.surprise(at, s.belief.level(at, y, m.kinds), s.unsure(&m, v)); surprise > ctrlOdd && s.odd < ctrlAside && (surprise >= ctrlShock || !outweigh) {
 			if s.odd > 0 {
 				s.later.add(last)
 			}
@@ -416,7 +409,6 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 			w = s.later // the first was in part before the change
 			m = w.mean(s.limit)
 			at, y = s.point(&w, &m)
-			astray = s.astray(&m)
 			s.shock(q, q.predict(at)-s.belief.level(at, y, m.kinds))
 		}
 	}
@@ -432,6 +424,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	}
 	s.follow(w, m)
 	if m.inferred > 0 || at >= math.Log(ctrlBrim*float64(s.limit)) {
+		astray := s.astray(&m)
 		seen := ctrlBin{at: at, y: y, mix: m.mixed, n: known / (1/w.n + astray*astray/v), kinds: m.kinds, err: err}
 		s.belief.add(s.limit, seen, v, w.n/(ctrlAge*round), 2*ctrlAge*round)
 		s.belief.tilt(s.varied + w.open)
@@ -458,8 +451,13 @@ func (s *ctrlState) usual(w *ctrlWindow, m *ctrlMean, v float64) bool {
 	if m.inferred > 0 {
 		far = math.Log(m.x * m.worth / (a.x * a.worth))
 	}
+	return beliefSurprise(far, s.unsure(m, v)) < ctrlOdd
+}
+
+// unsure returns the variance of ln X of a window where each completion has v.
+func (s *ctrlState) unsure(m *ctrlMean, v float64) float64 {
 	astray := s.astray(m)
-	return beliefSurprise(far, v/w.n+astray*astray) < ctrlOdd
+	return v/m.n + astray*astray
 }
 
 // astray returns how far off, in ln, the throughput may be beyond chance, since what has ended is no fair sample: as much as is

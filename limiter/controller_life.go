@@ -31,7 +31,11 @@ const (
 // what is admitted, and returns the sum, s, and what part of it is a guess.
 func (l *ctrlLife) see(w *ctrlWindow, fair *ctrlTimes) (sum, vague float64) {
 	t, now := w.times, &w.ages.flying
-	keep := math.Exp(-w.n / max(l.total(now), 8))
+	inside := 0.
+	for _, n := range now {
+		inside += n
+	}
+	keep := math.Exp(-w.n / max(inside, 8)) // forgotten in about a round
 	older, last := 0., -1
 	for c := timesCells - 1; c >= 0; c-- {
 		k := keep
@@ -81,13 +85,6 @@ func (l *ctrlLife) see(w *ctrlWindow, fair *ctrlTimes) (sum, vague float64) {
 		sum += fair[c].sum
 	}
 	return sum, long * w.n / part / sum
-}
-
-func (l *ctrlLife) total(now *[timesCells]float64) (n float64) {
-	for _, k := range now {
-		n += k
-	}
-	return n
 }
 
 // oldest returns how old what is in flight is of at least the age at which a cell begins, s.
