@@ -78,6 +78,14 @@ func (t *concTimes) add(took int64) {
 	c.sum.Add(took)
 }
 
+// total returns how many there were.
+func (t *concTimes) total() (n int64) {
+	for i := range t {
+		n += t[i].n.Load()
+	}
+	return n
+}
+
 // concSums is a sum over several of these.
 type concSums [timesCells]struct{ n, sum int64 }
 
@@ -250,14 +258,15 @@ func (a *adaptive) counts(c *Concurrency, now time.Duration) concCount {
 	var admitted int64
 	for i := range c.cells {
 		cell := &c.cells[i]
-		t.n += cell.done[Success].Load()
-		t.ended += cell.done[Success].Load() + cell.done[Failure].Load() + cell.done[Ignored].Load()
+		n := a.cells[i].total()
+		t.n += n
+		t.ended += n + cell.done[Failure].Load() + cell.done[Ignored].Load()
 		t.squares += cell.squares.Load()
 		t.lag += cell.lag.Load()
 		t.lags += cell.lags.Load()
 		t.heavy += cell.heavy.Load()
 		t.lost += cell.lost.Load()
-		admitted += cell.admitted.Load()
+		admitted += a.ages[i].admitted()
 	}
 	t.arrivals = admitted - c.granted + a.knocks
 	t.knocks = a.knocks

@@ -18,9 +18,10 @@ const adaptSpread = 8
 
 // adaptAges counts some of the permits, on cache lines of its own.
 type adaptAges struct {
-	alive  [adaptPeriods]atomic.Int32 // in flight, by the place of the period in which they were admitted
-	old    atomic.Int64               // that ended when their period had lost its place to another
-	failed [timesCells]atomic.Uint32  // that ended otherwise than with success, by how long they took; it may run over
+	came   [adaptPeriods]atomic.Int64  // all that were admitted, by the place of the period in which they were
+	went   [adaptPeriods]atomic.Uint32 // and that ended as long as it had the place; it may run over
+	old    atomic.Int64                // that ended when it had lost it to another
+	failed [timesCells]atomic.Uint32   // that ended otherwise than with success, by how long they took; it may run over
 	_      [56]byte
 }
 
@@ -33,14 +34,22 @@ type adaptPeriod struct {
 // admits counts what is admitted.
 func (a *adaptive) admits(index int, s *concSlot) {
 	s.born = uint8(a.period.Load())
-	a.ages[index].alive[s.born].Add(1)
+	s.nth = uint8(a.ages[index].came[s.born].Add(1)) + s.born
+}
+
+// admitted returns how many were admitted in all.
+func (g *adaptAges) admitted() (n int64) {
+	for i := range g.came {
+		n += g.came[i].Load()
+	}
+	return n
 }
 
 // ends counts what ends, and was admitted in the period that had the place born, at start.
 func (a *adaptive) ends(index int, born uint8, start time.Duration) {
 	g := &a.ages[index]
 	if int64(start) >= a.known.Load() {
-		g.alive[born].Add(-1)
+		g.went[born].Add(1)
 	} else {
 		g.old.Add(1)
 	}
@@ -65,7 +74,8 @@ func (a *adaptive) turn(now time.Duration) {
 // alive returns how many in the place of a period are.
 func (a *adaptive) alive(i uint8) (n int32) {
 	for j := range a.ages {
-		n += a.ages[j].alive[i].Load()
+		g := &a.ages[j]
+		n += int32(uint32(g.came[i].Load()) - g.went[i].Load())
 	}
 	return n
 }

@@ -57,6 +57,7 @@ type concSlot struct {
 	lags    uint8 // for how many requests lag stands; 0 is not measured
 	coming  bool  // counted in adaptive.coming
 	late    bool  // something has come between Acquire and the work
+	nth     uint8 // of the requests that an adaptive one admitted, about
 	weight  int64
 	start   time.Duration
 	client  *queueClient  // whom to charge; nil for work that did not wait
@@ -79,13 +80,13 @@ const concMost = 1 << 50
 
 // concCell holds the counters of some of the permits, on cache lines of its own.
 type concCell struct {
-	admitted atomic.Int64
-	done     [3]atomic.Int64
-	squares  atomic.Uint64 // square of the time in service of successes, in units of 1,024 ns
-	lag      atomic.Int64  // the part of that time before the work began, ns, by sample
-	lags     atomic.Int64  // how many successes the sample stands for
-	heavy    atomic.Uint64 // time in service of successes by weight, as far as that is beyond 1, in units of 1,024 ns
-	lost     atomic.Uint64 // and of all else, by weight
+	admitted atomic.Int64    // of a fixed limit
+	done     [3]atomic.Int64 // of an adaptive one without the successes
+	squares  atomic.Uint64   // square of the time in service of successes, in units of 1,024 ns
+	lag      atomic.Int64    // the part of that time before the work began, ns, by sample
+	lags     atomic.Int64    // how many successes the sample stands for
+	heavy    atomic.Uint64   // time in service of successes by weight, as far as that is beyond 1, in units of 1,024 ns
+	lost     atomic.Uint64   // and of all else, by weight
 	_        [128 - 72]byte
 }
 
@@ -230,14 +231,13 @@ func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 // yield lets others run before the work in s begins. While one of several requests is enough to see
 // that nobody waits, the others are spared.
 func (c *Concurrency) yield(s *concSlot) {
-	n := c.cell(s).admitted.Load()
 	switch every := c.adapt.every.Load(); {
-	case every > 1 && n&(every-1) == 0:
+	case every > 1 && int64(s.nth)&(every-1) == 0:
 		s.pause(uint8(every))
 		c.adapt.saw(time.Duration(s.lag))
 		s.lag /= float32(every) // the others did not wait
 	case every > 1:
-	case n&7 == 0:
+	case s.nth&7 == 0:
 		s.pause(8) // a sample is enough to know how long it takes
 	default:
 		s.late = true
@@ -413,10 +413,11 @@ func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	s := concSlots.Get().(*concSlot)
 	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.coming, s.late = c, weight, now, nil, false, 0, false, false
 	index := c.index(s)
-	c.cells[index].admitted.Add(1)
-	if c.adapt != nil {
-		c.adapt.admits(index, s)
+	if c.adapt == nil {
+		c.cells[index].admitted.Add(1)
+		return s
 	}
+	c.adapt.admits(index, s)
 	if c.idleAt.Load() != 0 {
 		c.busy(now)
 	}
@@ -493,7 +494,9 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	index := c.index(s)
 	cell := &c.cells[index]
 	o = min(o, Ignored)
-	cell.done[o].Add(1)
+	if o != Success || c.adapt == nil {
+		cell.done[o].Add(1)
+	}
 	weight, client, born, start := s.weight, s.client, s.born, s.start
 	took := max(now-start, 0)
 	lag, lags := int64(s.lag), int64(s.lags)

@@ -51,6 +51,10 @@ func (c *Concurrency) Stats() ConcurrencyStats {
 		s.Failure += cell.done[Failure].Load()
 		s.Ignored += cell.done[Ignored].Load()
 		s.Admitted += cell.admitted.Load()
+		if a := c.adapt; a != nil {
+			s.Success += a.cells[i].total()
+			s.Admitted += a.ages[i].admitted()
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
