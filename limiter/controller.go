@@ -42,6 +42,7 @@ const (
 	ctrlFew    = 1.    // and of how many completions the time it takes besides
 	ctrlAstray = 1.    // and by which Little's law is broken by chance
 	ctrlVague  = .1    // part of what is made of such a one that may be a guess
+	ctrlGuess  = .5    // standard error of a guess, in ln
 	ctrlOdd    = .5    // surprise from which on windows are set aside
 	ctrlShock  = 5.    // surprise from which on the service has changed
 	ctrlAside  = 10    // how many windows are set aside at most
@@ -60,6 +61,8 @@ const (
 	ctrlApart  = 4.    // standard errors from which on a window's mean time in service has moved
 	ctrlAge    = 20    // rounds in which a belief ages by one unit
 	ctrlAgain  = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
+	ctrlOdds   = 2.    // ln of the odds from which on it is believed that a limit was to blame, or was not
+	ctrlMuch   = .8    // ln of how much less throughput there has to be for that to be asked
 	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most
 	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
 )
@@ -122,6 +125,8 @@ type ctrlState struct {
 	oddly ctrlWindow // these
 	later ctrlWindow // these without the first
 
+	blame ctrlBlame
+
 	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
 	change float64 // rounds since the service changed; infinite is never
 	proven bool    // since the service changed, if it has, a higher limit has brought more, or it had come up to this one with nothing known of the optimum
@@ -140,6 +145,16 @@ type ctrlState struct {
 	// What the window that is open has to hold, and when it is closed without so many
 	// successes; 0 is never.
 	needN, needSecs, mostSecs float64
+}
+
+// ctrlBlame is that a limit which was raised was found to be what had less throughput come of it. It may have been a change of the
+// service in the same moment, which the lower limit will tell.
+type ctrlBlame struct {
+	stands bool
+	before ctrlBelief // what was believed before that
+	less   float64    // ln of how much less there was than that had led to expect
+	v      float64    // its variance
+	rounds float64    // since
 }
 
 func ctrlNew(start, least, most int) ctrlState {
@@ -219,6 +234,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	part := (k.within + .1) / (s.varied + .1)
 	if k.gap == 0 {
 		if apart {
+			s.blame.stands = false
 			s.belief.plain()
 			s.belief.less(part)
 			s.ref.plain()
@@ -231,9 +247,11 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	}
 	w.usual = r * w.n
 	if !apart {
+		s.blame.stands = false
 		s.belief.less(part)
 	} else if shift != 0 {
 		s.belief.shift(shift)
+		s.blame.before.shift(shift)
 		s.ref.shift(shift)
 		s.before.shift(shift)
 	}
@@ -245,6 +263,8 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	s.mostSecs = 2 * max(s.r, s.ref.r)
 	if s.limit < s.from && s.r < s.ref.r {
 		s.needN, s.needSecs = max(8, float64(s.limit)/s.more), s.r // a round is what it is now
+	} else if s.limit < s.from {
+		s.needN = min(s.needN, max(8, float64(s.limit)/s.more)) // of this limit
 	}
 	switch {
 	case m.blocked <= .9:
@@ -259,7 +279,7 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 		m = w.mean(s.limit)
 		// The limit is what is in flight, and what was counted is the throughput: the time in service is behind.
 		m.x, m.inferred = m.counted, 0
-		m.r = float64(s.limit) / m.more / m.x
+		m.r = min(float64(s.limit)/m.more/m.x, w.sum/w.n+lifeLonger*w.secs) // none is known to have been there for longer
 		s.toHold(m)
 		s.hold(w, m, beliefFails)
 		return
@@ -268,12 +288,13 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 		return // demand has not filled the new limit yet
 	}
 	// After a change short work ends first and long work stays. Where a good part of what is made of that is a guess, it takes
-	// rounds until what is in flight is the usual mixture again. A higher limit that nothing takes longer for is no such change.
+	// rounds until what is in flight is the usual mixture again. A higher limit that nothing takes longer for is no such change; and
+	// where it is to be told whether the last one was to blame, that cannot wait.
 	risen := 1.25
 	if s.ramp {
 		risen = 1.5
 	}
-	if m.vague > ctrlVague && float64(s.rounds) < 1+1.5*min(s.cv2, 2) && (m.r > risen*s.ref.r || s.limit < s.from) {
+	if m.vague > ctrlVague && !s.blame.stands && float64(s.rounds) < 1+1.5*min(s.cv2, 2) && (m.r > risen*s.ref.r || s.limit < s.from) {
 		return
 	}
 	s.toHold(m)
@@ -320,6 +341,11 @@ func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 	v = s.unsure(&p, v)
 	if min(q.surprise(low, y, v), q.surprise((low+high)/2, y, v), q.surprise(high, y, v)) < ctrlShock {
 		return false
+	}
+	if s.blame.stands {
+		// And it has been since before the limit that was raised was found to be too high.
+		s.belief = s.blame.before
+		q = s.weigh(v)
 	}
 	s.shock(q, q.predict(low)-s.belief.level(low, math.Log(m.worth*m.counted), m.kinds))
 	return true
@@ -388,7 +414,15 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	}
 	at, y := s.point(&w, &m)
 	v := s.noise(&m, w.open)
-	if s.belief.used > 0 && err == 0 && !s.overdone(&m) && (s.odd > 0 || !s.usual(&w, &m, v)) {
+	over, changed := err > 0 || s.overdone(&m), false
+	switch {
+	case s.belief.used == 0:
+	case over:
+		s.accuse(at, y, s.unsure(&m, v)+err*err, v, m.kinds)
+	case s.blame.stands:
+		changed = s.acquit(at, y, s.unsure(&m, v), v, m.kinds)
+	}
+	if s.belief.used > 0 && !over && !changed && (s.odd > 0 || !s.usual(&w, &m, v)) {
 		q := s.weigh(v)
 		last := w
 		w.add(s.oddly)
@@ -434,10 +468,45 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	}
 	s.rested += w.n / round
 	s.change += w.n / round
+	s.blame.rounds += w.n / round
 	s.pauseCrowd = max(s.pauseCrowd-w.n, 0)
 	s.doubt = max(s.doubt-w.n, 0)
 	s.gather()
 	s.consider(w.shed, w.open, err > 0)
+}
+
+// accuse takes note that this limit is found to be too high, where ln of what is in flight is at and of the throughput y, known
+// with variance u; each completion has v.
+func (s *ctrlState) accuse(at, y, u, v float64, kinds bool) {
+	if s.blame.stands {
+		return // the first was raised from a limit that was still good
+	}
+	q := s.weigh(v)
+	s.blame = ctrlBlame{stands: true, before: s.belief, less: q.predict(at) - s.belief.level(at, y, kinds), v: u}
+}
+
+// acquit compares what a window at another limit is like with what it would be like if that limit was to blame, and if the service
+// had changed instead and throughput was as much less at any limit. It reports that it is taken for a change: then all begins anew
+// with what was believed before.
+func (s *ctrlState) acquit(at, y, u, v float64, kinds bool) bool {
+	b := &s.blame
+	if b.rounds > ctrlAgain {
+		b.stands = false
+		return false
+	}
+	own := s.weigh(v).surprise(at, s.belief.level(at, y, kinds), u)
+	found := s.belief
+	s.belief = b.before
+	q := s.weigh(v)
+	y = s.belief.level(at, y, kinds)
+	odds := own - q.surprise(at, y+b.less, u+b.v)
+	if slower := q.predict(at) - y; odds >= ctrlOdds && slower >= ctrlMuch {
+		s.shock(q, slower)
+		return true
+	}
+	s.belief = found
+	b.stands = math.Abs(odds) < ctrlOdds
+	return false
 }
 
 // usual reports that a window is so much like those before it at this limit that no curve needs to be asked whether it
@@ -467,7 +536,7 @@ func (s *ctrlState) astray(m *ctrlMean) float64 {
 	case m.inferred == 0 || m.busy < ctrlBinds:
 		return 0
 	case m.aged:
-		return m.vague
+		return ctrlGuess * m.vague
 	}
 	far := math.Abs(math.Log(m.counted / m.inferred))
 	return max(0, far-1/max(m.rounds, 1)-ctrlAstray*math.Sqrt((1+s.varied)/m.n))
@@ -477,7 +546,7 @@ func (s *ctrlState) astray(m *ctrlMean) float64 {
 // after the service had changed, or since more of the work comes to nothing. It is not likely that the service has changed again in that very moment: the limit is too high, or
 // what was let in at once is more than the service can take. To believe in a change would raise it further.
 func (s *ctrlState) overdone(m *ctrlMean) bool {
-	return s.raised() && m.x < s.ref.x && (s.change < ctrlAgain || s.ramp || m.lost() > s.ref.lost()+ctrlVain)
+	return s.raised() && m.x*math.Exp(s.astray(m)) < s.ref.x && (s.change < ctrlAgain || s.ramp || m.lost() > s.ref.lost()+ctrlVain)
 }
 
 // raised reports that the limit has just been raised.
@@ -535,6 +604,7 @@ func (s *ctrlState) follow(w ctrlWindow, m ctrlMean) {
 func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	f := math.Exp(slower)
 	s.belief.carry(q, f)
+	s.blame.stands = false
 	s.ref, s.stale, s.jumped = ctrlMean{}, true, false
 	s.credit = max(f, 1)
 	s.pause, s.rested, s.change = ctrlSoon, 0, 0
@@ -546,7 +616,8 @@ func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	s.heed()
 }
 
-// consider moves the limit if there is reason to, and in any case if it has failed.
+// consider moves the limit if there is reason to. One that has failed goes back to the one before: that will tell whether it was to
+// blame.
 func (s *ctrlState) consider(shed, open float64, failed bool) {
 	a := &s.ref
 	work := a.work() * (1 + math.Sqrt(s.cv2/a.n))
@@ -568,9 +639,7 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	here := math.Log(float64(s.limit))
 	s.elasticity = (q.predict(here+.1) - q.predict(here-.1)) / .2
 	if failed {
-		// What is between the last one and this is not known to be any better.
-		to, _ := s.choose(q, false, true)
-		s.try(min(to, s.from))
+		s.try(s.from)
 		return
 	}
 
@@ -595,7 +664,7 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 		many = 24 // it was raised, and that is no chance
 	}
 	high := a.n >= many && a.r > ctrlHigh*least && 2*a.flight() > float64(s.limit) && (a.shed > 0 || a.blocked > .5)
-	up := byLimit && (shed > 0 || s.fresh && a.blocked-a.gated > ctrlEager) && (byGate || !full)
+	up := byLimit && (shed > 0 || (s.fresh || s.ramp) && a.blocked-a.gated > ctrlEager) && (byGate || !full)
 	down := high || !unused && a.shed > ctrlOver && a.blocked > .9 && (full || a.r >= ctrlCalm*s.base || a.lost() > ctrlVain)
 	// It was raised, and is worth less than the lower one was: those in line wait in vain, whether any has been refused yet or not.
 	down = down || s.limit > s.from && a.blocked >= ctrlBinds && q.worth(math.Log(float64(s.from)))-q.worth(here) > ctrlRisk

@@ -305,6 +305,63 @@ func TestControllerTakesBack(t *testing.T) {
 	}
 }
 
+// A service that slows down in the very moment in which the limit is raised looks like a limit that is too high. The one before tells
+// which it was: there is as much less throughput there too, and what was believed before holds again. So the limit goes on from
+// where it was, and not from what it was taken for.
+func TestControllerAcquits(t *testing.T) {
+	const seeds, slower = 10, 10
+	for _, raised := range []float64{64, 128, 512} {
+		all := 0
+		for seed := range uint64(seeds) {
+			rnd := rand.New(rand.NewPCG(seed, 4))
+			model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return 10 * l }}
+			s := ctrlNew(8, 1, 1<<20)
+			step := func() {
+				w := model.window(s)
+				by := math.Exp(rnd.NormFloat64() * math.Sqrt(2/w.n))
+				w.sum *= by
+				w.secs *= by
+				w.squares *= 2 * by * by
+				s = s.step(w)
+			}
+			for float64(s.limit) < raised || s.phase != ctrlSettle {
+				step()
+			}
+			model.x = func(l float64) float64 { return 10. / slower * l }
+			for windows := 0; windows < 60 && float64(s.limit) < 4*raised; windows++ {
+				if step(); float64(s.limit) < raised/2 {
+					t.Errorf("seed %d: at %.0f the service became slower by %d, and the limit went to %d", seed, raised, slower, s.limit)
+				}
+				all++
+			}
+		}
+		// Two to go back, and two to come back and for each doubling, less one where more is known at once.
+		if all > 7*seeds {
+			t.Errorf("at a limit of %.0f the service became slower by %d: it was at four times that after %.1f windows in the mean, want 7 at most",
+				raised, slower, float64(all)/seeds)
+		}
+	}
+}
+
+// Where hardly anything ends at a limit that fails, Little's law has work take as long as it likes: what comes after is not waited for
+// any longer for that.
+func TestControllerFailsSoon(t *testing.T) {
+	s := ctrlNew(8, 1, 1<<20)
+	model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return 10 * l }}
+	for s.limit < 512 || s.phase != ctrlSettle {
+		s = s.step(model.window(s))
+	}
+	from := s.from
+	const secs = 1.
+	w := ctrlWindow{secs: secs, n: 1, sum: .5, squares: .25, arrivals: 1000, blocked: 1000, shed: 999}
+	if s = s.step(w); s.limit != from {
+		t.Fatalf("one of %d ended in a second: the limit is %d, want %d", 2*from, s.limit, from)
+	}
+	if s.needSecs > 3*secs {
+		t.Errorf("it failed within %.0f s, and the next window is to last %.1f s", secs, s.needSecs)
+	}
+}
+
 func TestControllerFails(t *testing.T) {
 	for _, optimum := range []float64{100, 700, 3000} {
 		for _, left := range []float64{.05, .1, .2} { // of the throughput, beyond it

@@ -111,3 +111,19 @@ func TestLabContradicted(t *testing.T) {
 		t.Errorf("%s: goodput %.3f, want 0.95", o.Description, o.Goodput)
 	}
 }
+
+// A dependency that slows down in the moment in which the limit is raised: the limit was taken for too high, and when that was
+// seen to be wrong, what had been made of it was believed on.
+func TestLabBlamed(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	seeds := []uint64{500342, 500609}
+	labParallel(len(seeds), func(i int) {
+		o := labRandom(seeds[i])
+		t.Logf("%d: goodput %.3f, the limit is %d of %.0f", o.seed, o.Goodput, o.limit, o.Optimum)
+		if o.Goodput < .95 {
+			t.Errorf("%s: goodput %.3f, want 0.95", o.Description, o.Goodput)
+		}
+	})
+}
