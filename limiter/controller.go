@@ -62,7 +62,7 @@ const (
 	ctrlAge    = 20    // rounds in which a belief ages by one unit
 	ctrlAgain  = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
 	ctrlOdds   = 2.    // ln of the odds from which on it is believed that a limit was to blame, or was not
-	ctrlMuch   = .8    // ln of how much less throughput there has to be for that to be asked
+	ctrlMuch   = .8    // ln of how much less throughput there has to be at another limit for it not to be
 	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most
 	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
 )
@@ -147,8 +147,8 @@ type ctrlState struct {
 	needN, needSecs, mostSecs float64
 }
 
-// ctrlBlame is that a limit which was raised was found to be what had less throughput come of it. It may have been a change of the
-// service in the same moment, which the lower limit will tell.
+// ctrlBlame is what is kept where a limit that was raised had less throughput and was found to be too high. It may be that the service
+// has changed in the same moment, which another limit will tell.
 type ctrlBlame struct {
 	stands bool
 	before ctrlBelief // what was believed before that
@@ -261,10 +261,13 @@ func (s *ctrlState) even(w *ctrlWindow) {
 func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	s.rounds++
 	s.mostSecs = 2 * max(s.r, s.ref.r)
-	if s.limit < s.from && s.r < s.ref.r {
-		s.needN, s.needSecs = max(8, float64(s.limit)/s.more), s.r // a round is what it is now
-	} else if s.limit < s.from {
-		s.needN = min(s.needN, max(8, float64(s.limit)/s.more)) // of this limit
+	if s.limit < s.from {
+		round := max(8, float64(s.limit)/s.more)
+		if s.r < s.ref.r {
+			s.needN, s.needSecs = round, s.r // what it is now
+		} else {
+			s.needN = min(s.needN, round)
+		}
 	}
 	switch {
 	case m.blocked <= .9:
@@ -543,8 +546,9 @@ func (s *ctrlState) astray(m *ctrlMean) float64 {
 }
 
 // overdone reports that a limit which has just been raised has less throughput than the lower one had, while it only grows, soon
-// after the service had changed, or since more of the work comes to nothing. It is not likely that the service has changed again in that very moment: the limit is too high, or
-// what was let in at once is more than the service can take. To believe in a change would raise it further.
+// after the service had changed, or since more of the work comes to nothing. It is not likely that the service has changed again in
+// that very moment: the limit is too high, or what was let in at once is more than the service can take. To believe in a change would
+// raise it further. If it has changed nevertheless, the next limit tells (acquit).
 func (s *ctrlState) overdone(m *ctrlMean) bool {
 	return s.raised() && m.x*math.Exp(s.astray(m)) < s.ref.x && (s.change < ctrlAgain || s.ramp || m.lost() > s.ref.lost()+ctrlVain)
 }

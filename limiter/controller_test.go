@@ -253,9 +253,6 @@ func TestControllerOverdone(t *testing.T) {
 	}
 }
 
-// TestControllerFails: a higher limit at which throughput collapses is given up with the first window that shows it, and
-// not after as many rounds of slow work as it takes to be at rest; and the limit that it comes back to is measured in
-// rounds of its own.
 // While the limit only grows, less throughput is its own doing too, though work that was let in at once comes to its end at
 // once and the time in service rises late: it does not go any further.
 func TestControllerOverdoneGrowing(t *testing.T) {
@@ -362,6 +359,9 @@ func TestControllerFailsSoon(t *testing.T) {
 	}
 }
 
+// TestControllerFails: a higher limit at which throughput collapses is given up with the first window that shows it, and
+// not after as many rounds of slow work as it takes to be at rest; and the limit that it comes back to is measured in
+// rounds of its own.
 func TestControllerFails(t *testing.T) {
 	for _, optimum := range []float64{100, 700, 3000} {
 		for _, left := range []float64{.05, .1, .2} { // of the throughput, beyond it
@@ -549,7 +549,7 @@ func FuzzController(f *testing.F) {
 			if s.limit < least || s.limit > most {
 				t.Fatalf("the limit is %d", s.limit)
 			}
-			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.ref.more, s.ref.worth, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.disp, s.kinds.share, s.kinds.within, s.varied, s.ref.vague, s.elasticity} {
+			for _, v := range []float64{s.base, s.needN, s.needSecs, s.mostSecs, s.ref.x, s.ref.y, s.ref.more, s.ref.worth, s.pause, s.rested, s.credit, s.pauseCrowd, s.doubt, s.disp, s.kinds.share, s.kinds.within, s.varied, s.ref.vague, s.blame.v, s.blame.rounds, s.elasticity} {
 				if math.IsNaN(v) || math.IsInf(v, 0) || v < 0 && v != s.elasticity {
 					t.Fatalf("%v in %+v", v, s)
 				}
