@@ -633,6 +633,11 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	s.idle = 0
 	v := s.noise(a, open)
 	q := s.weigh(v)
+	if a.lost() < ctrlVain && s.belief.broken(q, s.limit, s.from, v) {
+		// What is seen now is of the same service at both; what was seen before is of the one that it has been.
+		s.belief.forget(s.limit, s.from)
+		q = s.weigh(v)
+	}
 	_, sd, lnR, lnSeen := q.optimum()
 	s.best = math.Inf(1)
 	if sd < ctrlUnsure {

@@ -25,6 +25,8 @@ const (
 	beliefGate   = 1e-3 // probability from which on something is not out of the question
 	beliefLeast  = 1e-5 // and from which on it counts at all
 	beliefMisfit = 12   // how much more than one for each bin the square of what the best curve is off by may be, in standard errors
+	beliefBroken = 4.   // standard errors from which on what was seen lately at two limits contradicts what is believed
+	beliefLately = 2.   // units of age that are lately
 	beliefTrust  = .7   // in what was believed before a change, against everything else
 	beliefFade   = 3.0  // how fast that trust ages
 	beliefLean   = .5   // standard deviation of what a higher limit may do to the mixture of kinds, in ln X for each unit of ln L
@@ -63,13 +65,9 @@ type ctrlBelief struct {
 // add enters what was seen while the limit was full: n completions with ln X at y where ln of what is in flight is at. Each
 // has variance v. All else ages. A bin that has more than most completions follows what is new.
 func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
-	seen.key = int(math.Round(math.Log(float64(limit)) / beliefBin))
+	seen.key = beliefKey(limit)
 	b.grow(age)
-	for i := range b.bins[:b.used] {
-		c := &b.bins[i]
-		if c.key != seen.key {
-			continue
-		}
+	if c := b.find(limit); c != nil {
 		c.age -= age
 		c.n = 1 / (1/c.n + c.age*beliefFollow*beliefFollow/max(v, 1e-3))
 		c.age = 0
@@ -83,6 +81,20 @@ func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
 	}
 	seen.err = max(seen.err, beliefModel)
 	*b.free() = seen
+}
+
+// beliefKey is the key of the bin of a limit.
+func beliefKey(limit int) int { return int(math.Round(math.Log(float64(limit)) / beliefBin)) }
+
+// find returns the bin of a limit; nil is that nothing is known of it.
+func (b *ctrlBelief) find(limit int) *ctrlBin {
+	key := beliefKey(limit)
+	for i := range b.bins[:b.used] {
+		if b.bins[i].key == key {
+			return &b.bins[i]
+		}
+	}
+	return nil
 }
 
 // less has what was seen so far count for that part of the completions, but for a tenth of one at least: how often it is
@@ -197,6 +209,34 @@ func (b *ctrlBelief) free() *ctrlBin {
 		}
 	}
 	return oldest
+}
+
+// broken reports that of two limits that have been in force lately the higher one has had so much more throughput than the other as q,
+// which is what b says, has next to no room for, where each completion has variance v.
+func (b *ctrlBelief) broken(q *ctrlPosterior, one, other int, v float64) bool {
+	x, y := b.find(one), b.find(other)
+	if x == nil || y == nil || x == y || b.used < 3 || max(x.age, y.age) > beliefLately {
+		return false
+	}
+	far := b.level(x.at, x.y, x.kinds) - q.predict(x.at) - b.level(y.at, y.y, y.kinds) + q.predict(y.at)
+	known := v/x.n + x.err*x.err + v/y.n + y.err*y.err
+	known += beliefBend*beliefBend*(x.age+y.age) + beliefDrift*beliefDrift*math.Abs(x.age-y.age)
+	return far*(x.at-y.at) > 0 && far*far > beliefBroken*beliefBroken*known
+}
+
+// forget drops what was last seen longest ago, but for two limits.
+func (b *ctrlBelief) forget(one, other int) {
+	var oldest *ctrlBin
+	x, y := b.find(one), b.find(other)
+	for i := range b.bins[:b.used] {
+		if c := &b.bins[i]; c != x && c != y && (oldest == nil || c.age > oldest.age) {
+			oldest = c
+		}
+	}
+	if oldest != nil {
+		b.used--
+		*oldest = b.bins[b.used]
+	}
 }
 
 // carry forgets everything but q, which was believed until a change after which work takes longer by f: the

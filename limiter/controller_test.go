@@ -340,6 +340,33 @@ func TestControllerAcquits(t *testing.T) {
 	}
 }
 
+// A change of the service that was no surprise when it came: what was seen before and what was seen since fit no curve, though each
+// by itself says that more is better. What is oldest is forgotten when two limits have told so, until a curve fits.
+func TestControllerForgets(t *testing.T) {
+	for _, slower := range []float64{2, 2.2, 2.5} {
+		s := ctrlNew(215, 1, 1<<20)
+		s.fresh, s.ramp = false, false
+		seen := func(limit int, each float64) {
+			at := math.Log(float64(limit))
+			s.belief.add(limit, ctrlBin{at: at, y: math.Log(each * float64(limit)), n: 2 * float64(limit)}, .1, .05, 4000)
+		}
+		for _, limit := range []int{8, 16, 32, 64} {
+			seen(limit, 10)
+		}
+		seen(128, 10/math.Sqrt(slower)) // while it changed
+		seen(256, 10/slower)
+		model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return 10 / slower * l }}
+		windows := 0
+		for ; windows < 100 && s.limit < 3000; windows++ {
+			s = s.step(model.window(s))
+		}
+		t.Logf("slower by %.1f: the limit is %d after %d windows", slower, s.limit, windows)
+		if s.limit < 3000 {
+			t.Errorf("slower by %.1f: the limit is %d after %d windows, want 3000 and more", slower, s.limit, windows)
+		}
+	}
+}
+
 // Where hardly anything ends at a limit that fails, Little's law has work take as long as it likes: what comes after is not waited for
 // any longer for that.
 func TestControllerFailsSoon(t *testing.T) {
@@ -433,7 +460,7 @@ func TestControllerProves(t *testing.T) {
 						t.Errorf("optimum %.0f, from %.2f of it, the machine is slower by %.0f: the limit was raised from %d to %d", optimum, from, slower, held, most)
 					}
 					if !machine && (rounds == 0 || rounds > 20) {
-						t.Errorf("optimum %.0f, from %.2f of it, the dependency is slower by %.0f: the limit is %d after %d windows", optimum, from, slower, s.limit, rounds)
+						t.Errorf("optimum %.0f, from %.2f of it, the dependency is slower by %.1f: the limit is %d after %d windows", optimum, from, slower, s.limit, rounds)
 					}
 				}
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 var (
 	labSeeds = flag.Uint64("lab.seed", 9000, "first seed of the random services")
 	labCount = flag.Int("lab.n", 200, "how many random services with -lab")
+	labOnly  = flag.String("lab.only", "", "a regular expression: only random services that are described so")
 )
 
 // labOutcome is how a random service went.
@@ -35,6 +37,24 @@ func labRandom(seed uint64) labOutcome {
 	return labOutcome{k, s, float64(s.P99) / float64(k.Baseline), c.Limit(), seed}
 }
 
+// labDraw returns the seeds of n random services.
+func labDraw(t *testing.T, n int) []uint64 {
+	only, err := regexp.Compile(*labOnly)
+	if err != nil {
+		t.Fatalf("-lab.only: %v", err)
+	}
+	var seeds []uint64
+	for seed := *labSeeds; len(seeds) < n; seed++ {
+		if seed-*labSeeds > 1000*uint64(n) {
+			t.Fatalf("-lab.only: %d random services from seed %d on have %d that match %q, want %d", 1000*n, *labSeeds, len(seeds), *labOnly, n)
+		}
+		if *labOnly == "" || only.MatchString(limitersim.Describe(seed)) {
+			seeds = append(seeds, seed)
+		}
+	}
+	return seeds
+}
+
 func TestLabRandom(t *testing.T) {
 	n := 24
 	if labRace {
@@ -44,9 +64,10 @@ func TestLabRandom(t *testing.T) {
 		n = *labCount
 	}
 	out := make([]labOutcome, n)
-	labParallel(n, func(i int) { out[i] = labRandom(*labSeeds + uint64(i)) })
+	seeds := labDraw(t, n)
+	labParallel(n, func(i int) { out[i] = labRandom(seeds[i]) })
 	var good, p99, rej []float64
-	both, over, hit, short := 0, 0, 0, 0.
+	both, over, hit, low, short := 0, 0, 0, 0, 0.
 	var reached []float64 // as a part of what the best number in flight reaches
 	most := 0
 	for _, o := range out {
@@ -60,6 +81,9 @@ func TestLabRandom(t *testing.T) {
 			hit++
 		} else {
 			short += .95 - o.Goodput
+		}
+		if o.Goodput < .6 {
+			low++
 		}
 		if o.Load >= 1.2 {
 			over++
@@ -84,7 +108,7 @@ func TestLabRandom(t *testing.T) {
 	quant("attained", reached)
 	quant("p99/base", p99)
 	quant("rejected", rej)
-	fmt.Fprintf(&b, "good >= .95: %d of %d, missing to it %.2f in all; both: %d of %d; of what is attainable: %d\n", hit, n, short, both, over, most)
+	fmt.Fprintf(&b, "good >= .95: %d of %d, missing to it %.2f in all; < .6: %d; both: %d of %d; of what is attainable: %d\n", hit, n, short, low, both, over, most)
 	if *labFull {
 		b.WriteString(labByKind(out))
 	}

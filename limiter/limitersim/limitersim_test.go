@@ -125,6 +125,9 @@ func TestSeed(t *testing.T) {
 	if a.Description != b.Description || a.Baseline != b.Baseline || a.Description == limitersim.Random(6).Description {
 		t.Errorf("random services: %q, %q", a.Description, b.Description)
 	}
+	if got := limitersim.Describe(5); got != a.Description {
+		t.Errorf("Describe(5) is %q, and of what is drawn %q", got, a.Description)
+	}
 }
 
 // A random service at its optimum is at its capacity.

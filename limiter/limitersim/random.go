@@ -52,6 +52,9 @@ func Random(seed uint64) *RandomService {
 	return k
 }
 
+// Describe returns the Description of [Random] of a seed, at next to no cost: Random measures the service it draws.
+func Describe(seed uint64) string { return draw(seed).Description }
+
 // Changes returns when the service changes, after the beginning of a run; 0 is never.
 func (k *RandomService) Changes() time.Duration { return toDuration(k.event) }
 
