@@ -498,16 +498,15 @@ func (s *ctrlState) acquit(at, y, u, v float64, kinds bool) bool {
 		return false
 	}
 	own := s.weigh(v).surprise(at, s.belief.level(at, y, kinds), u)
-	found := s.belief
-	s.belief = b.before
-	q := s.weigh(v)
-	y = s.belief.level(at, y, kinds)
+	q := s.scratch
+	b.before.weigh(q, v)
+	y = b.before.level(at, y, kinds)
 	odds := own - q.surprise(at, y+b.less, u+b.v)
 	if slower := q.predict(at) - y; odds >= ctrlOdds && slower >= ctrlMuch {
+		s.belief = b.before
 		s.shock(q, slower)
 		return true
 	}
-	s.belief = found
 	b.stands = math.Abs(odds) < ctrlOdds
 	return false
 }
@@ -633,10 +632,8 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	s.idle = 0
 	v := s.noise(a, open)
 	q := s.weigh(v)
-	if a.lost() < ctrlVain && s.belief.broken(q, s.limit, s.from, v) {
-		// What is seen now is of the same service at both; what was seen before is of the one that it has been.
-		s.belief.forget(s.limit, s.from)
-		q = s.weigh(v)
+	if a.lost() < ctrlVain && s.belief.forget(q, s.limit, s.from, v) {
+		q = s.weigh(v) // what was seen first was of the service that it has been
 	}
 	_, sd, lnR, lnSeen := q.optimum()
 	s.best = math.Inf(1)

@@ -67,7 +67,7 @@ type ctrlBelief struct {
 func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
 	seen.key = beliefKey(limit)
 	b.grow(age)
-	if c := b.find(limit); c != nil {
+	if c := b.find(seen.key); c != nil {
 		c.age -= age
 		c.n = 1 / (1/c.n + c.age*beliefFollow*beliefFollow/max(v, 1e-3))
 		c.age = 0
@@ -86,9 +86,8 @@ func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
 // beliefKey is the key of the bin of a limit.
 func beliefKey(limit int) int { return int(math.Round(math.Log(float64(limit)) / beliefBin)) }
 
-// find returns the bin of a limit; nil is that nothing is known of it.
-func (b *ctrlBelief) find(limit int) *ctrlBin {
-	key := beliefKey(limit)
+// find returns the bin of a key; nil is that there is none.
+func (b *ctrlBelief) find(key int) *ctrlBin {
 	for i := range b.bins[:b.used] {
 		if b.bins[i].key == key {
 			return &b.bins[i]
@@ -202,41 +201,37 @@ func (b *ctrlBelief) free() *ctrlBin {
 		b.used++
 		return &b.bins[b.used-1]
 	}
-	oldest := &b.bins[0]
-	for i := range b.bins {
-		if b.bins[i].age > oldest.age {
-			oldest = &b.bins[i]
+	return b.oldest(nil, nil)
+}
+
+// oldest returns the bin that was last seen longest ago, but for x and y; nil is that there is no other.
+func (b *ctrlBelief) oldest(x, y *ctrlBin) (oldest *ctrlBin) {
+	for i := range b.bins[:b.used] {
+		if c := &b.bins[i]; c != x && c != y && (oldest == nil || c.age > oldest.age) {
+			oldest = c
 		}
 	}
 	return oldest
 }
 
-// broken reports that of two limits that have been in force lately the higher one has had so much more throughput than the other as q,
-// which is what b says, has next to no room for, where each completion has variance v.
-func (b *ctrlBelief) broken(q *ctrlPosterior, one, other int, v float64) bool {
-	x, y := b.find(one), b.find(other)
+// forget drops what was last seen longest ago where of two limits that have been in force lately the higher one has had so much more
+// throughput than the other as q, which is what b says, has next to no room for. Each completion has variance v. It reports whether it
+// did.
+func (b *ctrlBelief) forget(q *ctrlPosterior, one, other int, v float64) bool {
+	x, y := b.find(beliefKey(one)), b.find(beliefKey(other))
 	if x == nil || y == nil || x == y || b.used < 3 || max(x.age, y.age) > beliefLately {
 		return false
 	}
 	far := b.level(x.at, x.y, x.kinds) - q.predict(x.at) - b.level(y.at, y.y, y.kinds) + q.predict(y.at)
 	known := v/x.n + x.err*x.err + v/y.n + y.err*y.err
 	known += beliefBend*beliefBend*(x.age+y.age) + beliefDrift*beliefDrift*math.Abs(x.age-y.age)
-	return far*(x.at-y.at) > 0 && far*far > beliefBroken*beliefBroken*known
-}
-
-// forget drops what was last seen longest ago, but for two limits.
-func (b *ctrlBelief) forget(one, other int) {
-	var oldest *ctrlBin
-	x, y := b.find(one), b.find(other)
-	for i := range b.bins[:b.used] {
-		if c := &b.bins[i]; c != x && c != y && (oldest == nil || c.age > oldest.age) {
-			oldest = c
-		}
+	if far*(x.at-y.at) <= 0 || far*far <= beliefBroken*beliefBroken*known {
+		return false
 	}
-	if oldest != nil {
-		b.used--
-		*oldest = b.bins[b.used]
-	}
+	oldest := b.oldest(x, y)
+	b.used--
+	*oldest = b.bins[b.used]
+	return true
 }
 
 // carry forgets everything but q, which was believed until a change after which work takes longer by f: the

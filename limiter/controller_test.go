@@ -460,7 +460,7 @@ func TestControllerProves(t *testing.T) {
 						t.Errorf("optimum %.0f, from %.2f of it, the machine is slower by %.0f: the limit was raised from %d to %d", optimum, from, slower, held, most)
 					}
 					if !machine && (rounds == 0 || rounds > 20) {
-						t.Errorf("optimum %.0f, from %.2f of it, the dependency is slower by %.1f: the limit is %d after %d windows", optimum, from, slower, s.limit, rounds)
+						t.Errorf("optimum %.0f, from %.2f of it, the dependency is slower by %.0f: the limit is %d after %d windows", optimum, from, slower, s.limit, rounds)
 					}
 				}
 			}

@@ -106,32 +106,26 @@ func TestLabRunsDry(t *testing.T) {
 // A service that changes while the limit still grows contradicts what was seen before: what fits least badly of all curves was taken
 // for certain, and the limit stood at a half or a third of what it had to be.
 func TestLabContradicted(t *testing.T) {
-	if labRace {
-		t.Skip("no goroutines to race")
-	}
 	labHolds(t, .95, 800019)
 }
 
 // A dependency that slows down in the moment in which the limit is raised: the limit was taken for too high, and when that was
 // seen to be wrong, what had been made of it was believed on.
 func TestLabBlamed(t *testing.T) {
-	if labRace {
-		t.Skip("no goroutines to race")
-	}
 	labHolds(t, .95, 500342, 500609)
 }
 
 // A dependency that slows down while the limit grows, so that no window surprises: what was seen before stood against what has been seen
 // since, and the limit at an eighth of what it had to be.
 func TestLabForgets(t *testing.T) {
-	if labRace {
-		t.Skip("no goroutines to race")
-	}
 	labHolds(t, .8, 800674)
 }
 
 // labHolds demands that so much is done of what random services can do.
 func labHolds(t *testing.T, want float64, seeds ...uint64) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
 	labParallel(len(seeds), func(i int) {
 		o := labRandom(seeds[i])
 		t.Logf("%d: goodput %.3f, the limit is %d of %.0f", o.seed, o.Goodput, o.limit, o.Optimum)
