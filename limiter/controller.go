@@ -231,12 +231,10 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	apart := k.gap > 0
 	r, shift := k.see(w.times, float64(s.limit)*w.sum/w.flight())
 	w.times = nil // it is the caller's
-	part := (k.within + .1) / (s.varied + .1)
 	if k.gap == 0 {
 		if apart {
 			s.blame.stands = false
 			s.belief.plain()
-			s.belief.less(part)
 			s.ref.plain()
 			s.before.plain()
 		}
@@ -248,7 +246,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	w.usual = r * w.n
 	if !apart {
 		s.blame.stands = false
-		s.belief.less(part)
+		s.belief.less((k.within + .1) / (s.varied + .1))
 	} else if shift != 0 {
 		s.belief.shift(shift)
 		s.blame.before.shift(shift)

@@ -213,6 +213,41 @@ func TestKindsChanged(t *testing.T) {
 	}
 }
 
+// TestKindsByChance: where two kinds are told apart and it turns out that there is only one, as happens where few are seen, no more is
+// made of what was seen meanwhile, and no less: each completion varies by what it varies by.
+func TestKindsByChance(t *testing.T) {
+	for seed := range uint64(8) {
+		rnd := rand.New(rand.NewPCG(17, seed))
+		s := ctrlNew(8, 1, 1<<20)
+		share, ended := .05, false
+		for i := 0; i < 2000 && !ended; i++ {
+			if s.kinds.gap > 0 && s.belief.used >= 3 {
+				share = 0
+			}
+			slower := max(1, float64(s.limit)/20) * .01
+			w := kindsWindow(s, float64(s.limit)/(slower*(1+9*share)/1.45), func() float64 {
+				return kindsDraw(rnd, share) * slower
+			})
+			before := s
+			if s = s.step(w); before.kinds.gap == 0 || s.kinds.gap > 0 {
+				continue
+			}
+			ended = true
+			for _, c := range before.belief.bins[:before.belief.used] {
+				if c.key == beliefKey(before.limit) {
+					continue // it has learned from this window
+				}
+				if now := s.belief.find(c.key); now == nil || now.n < c.n {
+					t.Errorf("seed %d: what was seen at the limits of about %.0f was %.0f completions, and is %+v when there is only one kind", seed, math.Exp(c.at), c.n, now)
+				}
+			}
+		}
+		if !ended {
+			t.Errorf("seed %d: two kinds to the end: this says nothing", seed)
+		}
+	}
+}
+
 // TestKindsAstray: where it is the limit that makes work slow, it is no other kind of work: beyond 20
 // in flight there is no more throughput, and a few that take twenty times as long are what there is instead.
 func TestKindsAstray(t *testing.T) {
