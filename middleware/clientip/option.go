@@ -12,7 +12,8 @@ func (f optionFunc) apply(s *Source) { f(s) }
 // WithIPv6Prefix sets how many leading bits of an IPv6 address make up a key,
 // 1 to 128. The default is 64: a home or a server has a whole /64 and can take
 // a new address from it for every request. Providers also hand out /56 and /48.
-// [Source.Addr] is not affected. It panics outside the range.
+// Translated IPv4 addresses (see [Source.Key]) and [Source.Addr] are not
+// affected. It panics outside the range.
 func WithIPv6Prefix(bits int) Option {
 	if bits < 1 || bits > 128 {
 		panic(fmt.Sprintf("clientip: WithIPv6Prefix: %d bits; give 1 to 128", bits))
@@ -21,8 +22,9 @@ func WithIPv6Prefix(bits int) Option {
 }
 
 // WithIPv4Prefix sets how many leading bits of an IPv4 address make up a key,
-// 1 to 32. The default is 32, the whole address. [Source.Addr] is not affected.
-// It panics outside the range.
+// 1 to 32. The default is 32, the whole address. It holds for translated ones
+// too (see [Source.Key]). [Source.Addr] is not affected. It panics outside the
+// range.
 func WithIPv4Prefix(bits int) Option {
 	if bits < 1 || bits > 32 {
 		panic(fmt.Sprintf("clientip: WithIPv4Prefix: %d bits; give 1 to 32", bits))

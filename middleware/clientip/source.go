@@ -57,6 +57,9 @@ const (
 	maxPinned = 64
 )
 
+// translated holds IPv4 addresses (RFC 6052, section 2.1).
+var translated = netip.MustParsePrefix("64:ff9b::/96")
+
 // A Source tells the address of the client that sent a request.
 //
 // The zero value is ready to use and takes the peer of the connection
@@ -221,6 +224,11 @@ func (s *Source) Addr(r *http.Request) (netip.Addr, bool) {
 // since a subscriber commands all of one, or [Unknown]. Other prefix lengths are
 // set by [WithIPv4Prefix] and [WithIPv6Prefix].
 //
+// Where a translator stands before a server that has IPv6 only, all IPv4 clients
+// come from the /64 of 64:ff9b::/96 (RFC 6052). Such an address counts as finely
+// as the IPv4 address in it ("64:ff9b::c000:201"), but apart from that, so that
+// nobody comes to the bucket of an IPv4 client by sending from here.
+//
 // For a whole IPv4 address it allocates nothing, unless the header line is
 // longer than 64 bytes; then, and for prefixes, it allocates the key.
 func (s *Source) Key(r *http.Request) string {
@@ -229,12 +237,12 @@ func (s *Source) Key(r *http.Request) string {
 		return Unknown
 	}
 	bits := s.bits6
-	if a.ip.Is4() {
-		bits = s.bits4
-		if bits == 0 {
-			bits = 32
-		}
-	} else if bits == 0 {
+	switch {
+	case a.ip.Is4():
+		bits = s.prefix4()
+	case translated.Contains(a.ip):
+		bits = translated.Bits() + s.prefix4()
+	case bits == 0:
 		bits = 64
 	}
 	if bits == a.ip.BitLen() {
@@ -249,6 +257,13 @@ func (s *Source) Key(r *http.Request) string {
 	}
 	var buf [48]byte
 	return string(p.AppendTo(buf[:0]))
+}
+
+func (s *Source) prefix4() int {
+	if s.bits4 == 0 {
+		return 32
+	}
+	return s.bits4
 }
 
 func (s *Source) find(r *http.Request) (address, bool) {

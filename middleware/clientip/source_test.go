@@ -123,6 +123,8 @@ func TestXForwardedFor(t *testing.T) {
 		{name: "garbage behind a trusted entry", remote: "10.0.0.1:1", lines: []string{"203.0.113.9, -, 10.0.0.2"}},
 		{name: "unspecified address", remote: "10.0.0.1:1", lines: []string{"203.0.113.9, 0.0.0.0"}},
 		{name: "peer unknown: field ignored", remote: "@", lines: []string{"198.51.100.7"}},
+		{name: "translated client", remote: "10.0.0.1:1", lines: []string{"64:ff9b::198.51.100.7"}, want: "64:ff9b::c633:6407"},
+		{name: "a translated address is not trusted as IPv4", remote: "[64:ff9b::10.0.0.1]:1", lines: []string{"198.51.100.7"}, want: "64:ff9b::a00:1"},
 		{name: "16 trusted entries", remote: "10.0.0.1:1", lines: []string{strings.Repeat("10.0.0.2,", 15) + "10.0.0.3"}, want: "10.0.0.2"},
 		{name: "client after 15 trusted entries", remote: "10.0.0.1:1", lines: []string{"198.51.100.7" + strings.Repeat(",10.0.0.2", 15)}, want: "198.51.100.7"},
 		{name: "17 trusted entries", remote: "10.0.0.1:1", lines: []string{strings.Repeat("10.0.0.2,", 16) + "10.0.0.3"}},
@@ -245,6 +247,10 @@ func TestKeyPrefixes(t *testing.T) {
 		{"IPv6 whole", "[2001:db8:1:2ff::1]:1", "2001:db8:1:2ff::1", clientip.FromPeer(clientip.WithIPv6Prefix(128))},
 		{"IPv4 /24", "192.0.2.77:1", "192.0.2.0/24", clientip.FromPeer(clientip.WithIPv4Prefix(24))},
 		{"IPv4 prefix of a mapped address", "[::ffff:192.0.2.77]:1", "192.0.2.0/24", clientip.FromPeer(clientip.WithIPv4Prefix(24))},
+		{"translated IPv4 as finely as IPv4", "[64:ff9b::192.0.2.77]:1", "64:ff9b::c000:24d", new(clientip.Source)},
+		{"translated IPv4 /24", "[64:ff9b::192.0.2.77]:1", "64:ff9b::c000:200/120", clientip.FromPeer(clientip.WithIPv4Prefix(24))},
+		{"translated IPv4 untouched by the IPv6 prefix", "[64:ff9b::192.0.2.77]:1", "64:ff9b::c000:24d", clientip.FromPeer(clientip.WithIPv6Prefix(32))},
+		{"outside of the translated /96", "[64:ff9b::1:c000:24d]:1", "64:ff9b::/64", new(clientip.Source)},
 		{"IPv4 untouched by the IPv6 prefix", "192.0.2.77:1", "192.0.2.77", clientip.FromPeer(clientip.WithIPv6Prefix(1))},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
