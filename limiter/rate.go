@@ -246,7 +246,6 @@ func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
 		r.single.setPolicy(i, limit, burst, time.Now())
 	} else {
 		rules, before := r.newRules(policies), r.table.present()
-		rules.generation = before.generation + 1
 		for j := range rules.policies {
 			rules.policies[j] = rules.policies[j].after(&before.policies[j])
 		}

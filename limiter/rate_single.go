@@ -15,6 +15,7 @@ type rateSingle struct {
 	maxWait  time.Duration
 	policies []Policy // as the buckets have them
 	buckets  []*rate.Limiter
+	taken    []float64 // of each bucket since the start, less what was given back
 	last     time.Time
 	admitted uint64
 	rejected uint64
@@ -22,7 +23,7 @@ type rateSingle struct {
 }
 
 func newRateSingle(policies []Policy, maxWait time.Duration) *rateSingle {
-	s := &rateSingle{maxWait: maxWait}
+	s := &rateSingle{maxWait: maxWait, taken: make([]float64, len(policies))}
 	for _, p := range policies {
 		p.Limit = rateSingleLimit(p.Limit)
 		s.policies = append(s.policies, p)
@@ -55,10 +56,11 @@ func (s *rateSingle) clock(now time.Time) time.Time {
 	return now
 }
 
-// rateReserved is what giveBack has to know.
+// rateReserved is what giveBack has to know: the bucket, and what was taken of it by then. A rate.Reservation would do only as long
+// as nothing but reservations changes the bucket.
 type rateReserved struct {
 	bucket *rate.Limiter
-	tokens *rate.Reservation
+	mark   float64
 }
 
 func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reserved *[ratePolicyMax]rateReserved, a *tableAnswer) {
@@ -115,10 +117,10 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 			if limit == rate.Inf {
 				continue
 			}
+			b.ReserveN(now, q.n)
+			s.taken[i] += float64(q.n)
 			if reserved != nil {
-				reserved[i] = rateReserved{b, b.ReserveN(now, q.n)}
-			} else {
-				b.AllowN(now, q.n)
+				reserved[i] = rateReserved{b, s.taken[i]}
 			}
 			if i != a.policy && i >= len(each) {
 				continue
@@ -182,14 +184,17 @@ func (s *rateSingle) adjust(n int, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now = s.clock(now)
-	for _, b := range s.buckets {
-		if n > 0 && b.Limit() != rate.Inf {
-			burst := float64(b.Burst())
-			debt := math.Max(burst, float64(b.Limit())*s.maxWait.Seconds())
-			rateSingleAdd(b, now, -int(math.Max(0, math.Min(float64(n), b.TokensAt(now)+debt))))
-		} else {
-			rateSingleAdd(b, now, -n)
+	for i, b := range s.buckets {
+		if b.Limit() == rate.Inf {
+			continue
 		}
+		burst, tokens, n := float64(b.Burst()), b.TokensAt(now), n
+		if n > 0 {
+			debt := math.Max(burst, float64(b.Limit())*s.maxWait.Seconds())
+			n = int(math.Max(0, math.Min(float64(n), tokens+debt)))
+		}
+		rateSingleAdd(b, now, -n)
+		s.taken[i] += math.Max(float64(n), math.Floor(tokens-burst))
 	}
 }
 
@@ -225,12 +230,16 @@ func (s *rateSingle) giveBack(reserved *[ratePolicyMax]rateReserved, n int, now 
 	defer s.mu.Unlock()
 	now = s.clock(now)
 	for i, b := range s.buckets {
-		switch r := reserved[i]; {
-		case r.bucket != b: // it was filled meanwhile, or has no limit
-		case b.TokensAt(now) >= 0:
-			rateSingleAdd(b, now, n)
-		default:
-			r.tokens.CancelAt(now)
+		if reserved[i].bucket != b { // it was filled meanwhile, or has no limit
+			continue
+		}
+		back := float64(n)
+		if b.TokensAt(now) < 0 {
+			back -= math.Max(0, s.taken[i]-reserved[i].mark)
+		}
+		if back > 0 {
+			rateSingleAdd(b, now, int(back))
+			s.taken[i] -= back
 		}
 	}
 }

@@ -2,6 +2,8 @@ package limiter_test
 
 import (
 	"context"
+	"errors"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -133,6 +135,96 @@ func TestRateWaitGivesBackToEachPolicy(t *testing.T) {
 				r.AllowEach(time.Time{}, "key", 1000, each[:])
 				if each[1].Remaining != 99 {
 					t.Errorf("%d left of 100 after one event and 60 that did not happen", each[1].Remaining)
+				}
+			})
+		})
+	}
+}
+
+// Whoever gives up waiting gives back what he had and no more, whatever changed the bucket meanwhile: the last in line all of it, the
+// first, whom others wait behind, nothing, and at a policy at which nobody waits all of it.
+func TestRateWaitGivesBackAfterChanges(t *testing.T) {
+	for kind, opts := range rateKinds {
+		for name, c := range map[string]struct {
+			change func(r *limiter.Rate) error
+			limit  rate.Limit
+		}{
+			"a refund":   {func(r *limiter.Rate) error { r.Refund("key", 2); return nil }, 1},
+			"a charge":   {func(r *limiter.Rate) error { r.Charge("key", 2); return nil }, 1},
+			"more burst": {func(r *limiter.Rate) error { return r.SetLimit(1, 13) }, 1},
+			"less burst": {func(r *limiter.Rate) error { return r.SetLimit(1, 5) }, 1},
+			"more limit": {func(r *limiter.Rate) error { return r.SetLimit(2, 10) }, 2},
+			"less limit": {func(r *limiter.Rate) error { return r.SetLimit(0.25, 10) }, 0.25},
+			"both, thrice": {func(r *limiter.Rate) error {
+				return errors.Join(r.SetLimit(2, 5), r.SetLimit(0.5, 16), r.SetLimit(1, 9))
+			}, 1},
+		} {
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := limiter.NewRate(1, 10, append([]limiter.RateOption{limiter.WithPolicy("daily", 0, 100)}, opts...)...)
+					r.AllowN("key", 10)
+					var leave [6]context.CancelFunc
+					for i := range leave {
+						ctx, cancel := context.WithCancel(t.Context())
+						leave[i] = cancel
+						go r.Wait(ctx, "key")
+						synctest.Wait()
+					}
+					states := func() (each [2]limiter.PolicyState) {
+						r.AllowEach(time.Time{}, "key", 1000, each[:])
+						return each
+					}
+					time.Sleep(250 * time.Millisecond) // in a synctest bubble
+					daily := states()[1].Remaining
+					rateMust(t, c.change(r))
+					daily = states()[1].Remaining - daily
+					time.Sleep(250 * time.Millisecond) // in a synctest bubble
+					for _, who := range []struct{ i, back int }{{5, 1}, {0, 0}, {4, 1}, {3, 1}} {
+						before := states()
+						leave[who.i]()
+						synctest.Wait()
+						after := states()
+						spent := (before[0].ResetAfter - after[0].ResetAfter).Seconds() * float64(c.limit)
+						if name == "a charge" {
+							who.back = 0 // that is behind everybody
+						}
+						if math.Abs(spent-float64(who.back)) > 1e-6 || after[1].Remaining-before[1].Remaining != 1 {
+							t.Errorf("wait %d was given up: %v tokens came back, want %d; daily: %d left of 100 after %d",
+								who.i, spent, who.back, after[1].Remaining, before[1].Remaining)
+						}
+					}
+					for _, leave := range leave {
+						leave()
+					}
+					synctest.Wait()
+					if n := states()[1].Remaining; n != 90+daily {
+						t.Errorf("%d left of 100 after 10 events", n-daily)
+					}
+				})
+			})
+		}
+	}
+}
+
+// What was reserved of a bucket that has been filled since, as there was no limit for a while, is not given back.
+func TestRateWaitGivesBackNothingOfWhatWasFilled(t *testing.T) {
+	for kind, opts := range rateKinds {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := limiter.NewRate(1, 10, opts...)
+				r.AllowN("key", 10)
+				ctx, cancel := context.WithCancel(t.Context())
+				go r.Wait(ctx, "key")
+				synctest.Wait()
+				rateMust(t, r.SetLimit(rate.Inf, 0))
+				rateMust(t, r.SetLimit(1, 10))
+				if d := r.AllowN("key", 10); !d.OK {
+					t.Fatalf("filled: %+v", d)
+				}
+				cancel()
+				synctest.Wait()
+				if d := r.Peek("key", 1); d.OK {
+					t.Errorf("more than the burst: %+v", d)
 				}
 			})
 		})

@@ -48,10 +48,11 @@ type tableShard struct {
 	_        [64]byte // keeps neighbours off each other's cache lines
 }
 
-// tableRules is the present rule of each policy; immutable.
+// tableRules is the present rule of each policy; immutable until others take their place.
 type tableRules struct {
-	generation uint64 // how often they were changed
-	policies   []policyRule
+	policies []policyRule
+	next     *tableRules // the others, for what was reserved under these
+	changed  []int64     // when they did, by shard
 }
 
 // tableBudget is the one bucket that new keys share while there is no free slot for them.
@@ -145,8 +146,11 @@ func (t *table) capacity() int {
 // locate returns the set of a hash and its shard.
 func (t *table) locate(hash uint64) (set uint64, sh *tableShard) {
 	set, _ = bits.Mul64(hash, t.sets)
-	return set, &t.shards[set&uint64(len(t.shards)-1)]
+	return set, &t.shards[t.shard(set)]
 }
+
+// shard returns the number of the shard of a set.
+func (t *table) shard(set uint64) uint64 { return set & uint64(len(t.shards)-1) }
 
 // find returns the words of a known key, else nil. The shard is locked.
 func (t *table) find(sh *tableShard, set, hash uint64, key string) []int64 {
@@ -632,13 +636,19 @@ func (t *table) giveBack(q *tableTake, rules *tableRules, marks *[ratePolicyMax]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	cells := t.find(sh, set, hash, q.key)
-	if cells == nil || sh.rules.generation != rules.generation {
-		return
+	var filled [ratePolicyMax]bool // meanwhile, as there was no limit
+	for ; rules != sh.rules; rules = rules.next {
+		ns := rules.changed[t.shard(set)]
+		for i := range cells {
+			from, to := &rules.policies[i], &rules.next.policies[i]
+			filled[i] = filled[i] || from.infinite || to.infinite
+			marks[i] = policyConvert(from, to, marks[i], ns)
+		}
 	}
 	var own policyRule
 	for i := range cells {
 		p := q.rule(sh.rules, i, &own)
-		if p.infinite {
+		if p.infinite || filled[i] {
 			continue
 		}
 		p.giveBack(q, &cells[i], marks[i])
@@ -676,8 +686,10 @@ func (t *table) reset(key string) {
 	}
 }
 
-// setRules gives every bucket the new rules; what is spent stays spent.
+// setRules gives every bucket the new rules; what is spent stays spent. One change at a time.
 func (t *table) setRules(rules *tableRules, origin time.Time) {
+	before := t.present()
+	before.next, before.changed = rules, make([]int64, len(t.shards))
 	for i := range t.shards {
 		t.shards[i].setRules(t, i, rules, origin)
 	}
@@ -693,6 +705,7 @@ func (sh *tableShard) setRules(t *table, index int, rules *tableRules, origin ti
 		}
 	}
 	sh.each(t, index, convert)
+	sh.rules.changed[index] = ns
 	sh.rules = rules
 }
 
