@@ -155,7 +155,7 @@ func rateSingleEach(each []PolicyState, i int, state PolicyState) {
 
 // rateSingleFloor rounds tokens down, apart from what flows in within a nanosecond.
 func rateSingleFloor(tokens float64, limit rate.Limit, burst int) int {
-	return min(burst, int(math.Max(0, math.Floor(tokens+float64(limit)*0.9e-9))))
+	return min(burst, rateSingleInt(math.Max(0, math.Floor(tokens+float64(limit)*0.9e-9))))
 }
 
 func rateSingleNs(tokens float64, limit rate.Limit) float64 {
@@ -191,11 +191,19 @@ func (s *rateSingle) adjust(n int, now time.Time) {
 		burst, tokens, n := float64(b.Burst()), b.TokensAt(now), n
 		if n > 0 {
 			debt := math.Max(burst, float64(b.Limit())*s.maxWait.Seconds())
-			n = int(math.Max(0, math.Min(float64(n), tokens+debt)))
+			n = rateSingleInt(math.Max(0, math.Min(float64(n), tokens+debt)))
 		}
 		rateSingleAdd(b, now, -n)
 		s.taken[i] += math.Max(float64(n), math.Floor(tokens-burst))
 	}
+}
+
+// rateSingleInt returns a number above the greatest int as that.
+func rateSingleInt(n float64) int {
+	if n >= math.MaxInt {
+		return math.MaxInt
+	}
+	return int(n)
 }
 
 // rateSingleAdd puts n tokens into a bucket, or takes them if n is below 0.
@@ -219,7 +227,7 @@ func (s *rateSingle) follow(states []PolicyState, now time.Time, down bool) {
 			continue
 		}
 		if more := math.Floor(b.TokensAt(now)) - float64(states[i].Remaining); more > 0 || down {
-			rateSingleAdd(b, now, -int(more))
+			rateSingleAdd(b, now, -rateSingleInt(more))
 		}
 	}
 }

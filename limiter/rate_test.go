@@ -280,6 +280,30 @@ func TestRateExtremes(t *testing.T) {
 	}
 }
 
+// The greatest burst there is overflows neither what is told nor what is charged.
+func TestRateGreatestBurst(t *testing.T) {
+	for kind, opts := range rateKinds {
+		for _, limit := range []rate.Limit{0, 1, 1e15} {
+			synctest.Test(t, func(t *testing.T) {
+				r := limiter.NewRate(limit, math.MaxInt, opts...)
+				if d := r.Peek("key", 0); d.Remaining <= 0 || d.Remaining > d.Limit {
+					t.Errorf("%s, limit %v: %+v when full", kind, limit, d)
+				}
+				r.Charge("key", math.MaxInt)
+				if d := r.Peek("key", math.MaxInt/2); d.OK || d.Remaining < 0 {
+					t.Errorf("%s, limit %v: %+v after a charge of all", kind, limit, d)
+				}
+				r.Charge("key", math.MaxInt)
+				r.Refund("key", math.MaxInt)
+				r.Refund("key", math.MaxInt)
+				if d := r.Peek("key", 0); !d.OK || d.Remaining <= 0 || d.Remaining > d.Limit {
+					t.Errorf("%s, limit %v: %+v with all given back", kind, limit, d)
+				}
+			})
+		}
+	}
+}
+
 func TestRateRefusesWrongNumbers(t *testing.T) {
 	for _, c := range []struct {
 		name  string
