@@ -117,7 +117,7 @@ func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 	if cfg.budget != nil {
 		budget = &tableBudget{rule: newPolicyRule(cfg.budget.Limit, cfg.budget.Burst, cfg.maxWait, false)}
 	}
-	r.table = newTable(cfg.maxKeys, cfg.exact, r.newRules(cfg.policies), budget)
+	r.table = newTable(cfg.maxKeys, cfg.exact, cfg.store != nil, r.newRules(cfg.policies), budget)
 	return r
 }
 

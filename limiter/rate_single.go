@@ -17,6 +17,7 @@ type rateSingle struct {
 	buckets  []*rate.Limiter
 	taken    []float64 // of each bucket since the start, less what was given back
 	last     time.Time
+	asked    int64 // when a store was asked last about what is refused here
 	admitted uint64
 	rejected uint64
 	shadowed uint64
@@ -131,6 +132,9 @@ func (s *rateSingle) take(q *tableTake, now time.Time, each []PolicyState, reser
 			}
 			rateSingleEach(each, i, state)
 		}
+	}
+	if q.half && !a.ok {
+		a.asks = q.asksStore(a, &s.asked)
 	}
 	switch {
 	case q.peek, q.half:

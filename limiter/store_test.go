@@ -148,6 +148,49 @@ func TestStoreThatHasMoreThanIsKnown(t *testing.T) {
 	}
 }
 
+// A key that was reset elsewhere is found out about within a second, however many others are refused here all the time; and
+// about each of those the store is asked once a second.
+func TestStoreIsAskedAboutEachKey(t *testing.T) {
+	for kind, opts := range map[string][]limiter.RateOption{"table": nil, "two policies": {limiter.WithPolicy("second", 1, 1)}, "exact": {limiter.WithExactKeys()}} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &storeStub{Store: limiter.NewMemoryStore(1 << 15)}
+				opts := append([]limiter.RateOption{limiter.WithMaxKeys(1 << 15), limiter.WithStore(s)}, opts...)
+				here := limiter.NewRate(rate.Every(time.Hour), 1, opts...)
+				there := limiter.NewRate(rate.Every(time.Hour), 1, append(opts, limiter.WithStore(s.Store))...)
+				const others, seconds = 1000, 3
+				time.Sleep(time.Second) // in a synctest bubble
+				here.Allow("key")
+				for i := range others {
+					here.Allow(strconv.Itoa(i))
+				}
+				s.calls = 0
+				found, reset := time.Duration(-1), time.Now().Add(500*time.Millisecond)
+				for range seconds * 10 {
+					if time.Now().Equal(reset) {
+						there.Reset("key")
+					}
+					for i := range others {
+						if here.Allow(strconv.Itoa(i)).OK {
+							t.Fatalf("%d is admitted twice", i)
+						}
+					}
+					if here.Allow("key").OK {
+						found = time.Since(reset)
+					}
+					time.Sleep(100 * time.Millisecond) // in a synctest bubble
+				}
+				if found < 0 || found > time.Second {
+					t.Errorf("reset elsewhere, admitted after %v", found)
+				}
+				if most := (others + 1) * seconds; s.calls > most {
+					t.Errorf("asked %d times, at most %d are once a second for each key", s.calls, most)
+				}
+			})
+		})
+	}
+}
+
 // What the bucket of new keys refuses is no question for a store, which knows nothing of it.
 func TestStoreAndNewKeyBudget(t *testing.T) {
 	for _, limit := range []rate.Limit{0, rate.Every(time.Hour)} {

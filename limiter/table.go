@@ -24,10 +24,11 @@ const tableWays = 8
 // event he is one of the flood; see tableGhosts.
 type table struct {
 	policies int
+	words    int // of a slot: one a policy, and with a store one more for asksStore
 	sets     uint64
 	seed     maphash.Seed
 	hashes   []uint64 // 0 is a free slot
-	cells    []int64  // policies words a slot
+	cells    []int64  // words of each slot
 	shards   []tableShard
 	ghosts   tableGhosts
 	exact    bool
@@ -72,7 +73,7 @@ type tableTake struct {
 	maxWait time.Duration // how far ahead tokens may be reserved; 0 for now or never
 	peek    bool          // decide, charge nothing, count nothing
 	shadow  bool          // count a refusal as shadowed
-	half    bool          // a store has a say too, and its front counts what comes of it
+	half    bool          // a store has a say too, and its front counts what comes of it; a refusal may ask it
 	again   bool          // a refusal is no decision: who waits asks again
 	own     bool          // the first policy has this key's own limit:
 	limit   rate.Limit
@@ -90,13 +91,18 @@ type tableAnswer struct {
 	burst   int           // of policy
 	rules   *tableRules
 	mark    int64 // with shared, what was written to the bucket of new keys
+	asks    bool  // refused, and the store is to be asked all the same
 
 	storeErr error // the store's, if it did not decide
 	closed   bool  // refused for that
 }
 
-func newTable(keys int, exact bool, rules *tableRules, budget *tableBudget) *table {
+func newTable(keys int, exact, stored bool, rules *tableRules, budget *tableBudget) *table {
 	t := &table{policies: len(rules.policies), seed: maphash.MakeSeed(), exact: exact, budget: budget}
+	t.words = t.policies
+	if stored {
+		t.words++
+	}
 	t.sets = uint64((keys-1)/tableWays + 1)
 	shards := 64
 	for shards < 4*runtime.GOMAXPROCS(0) {
@@ -109,12 +115,12 @@ func newTable(keys int, exact bool, rules *tableRules, budget *tableBudget) *tab
 	for i := range t.shards {
 		t.shards[i].newest, t.shards[i].rules = math.MinInt64, rules
 		if exact {
-			t.shards[i].exact = newTableExact((keys-1)/shards + 1)
+			t.shards[i].exact = newTableExact((keys-1)/shards+1, t.words)
 		}
 	}
 	if !exact {
 		t.hashes = make([]uint64, t.sets*tableWays)
-		t.cells = make([]int64, len(t.hashes)*t.policies)
+		t.cells = make([]int64, len(t.hashes)*t.words)
 		t.ghosts = make(tableGhosts, t.sets)
 	}
 	return t
@@ -152,7 +158,7 @@ func (t *table) locate(hash uint64) (set uint64, sh *tableShard) {
 // shard returns the number of the shard of a set.
 func (t *table) shard(set uint64) uint64 { return set & uint64(len(t.shards)-1) }
 
-// find returns the words of a known key, else nil. The shard is locked.
+// find returns the words of a known key's buckets, else nil. The shard is locked.
 func (t *table) find(sh *tableShard, set, hash uint64, key string) []int64 {
 	if t.exact {
 		return sh.exact.find(key)
@@ -161,12 +167,14 @@ func (t *table) find(sh *tableShard, set, hash uint64, key string) []int64 {
 	ways := t.hashes[first : first+tableWays]
 	for i, h := range ways {
 		if h == hash {
-			at := (int(first) + i) * t.policies
-			return t.cells[at : at+t.policies]
+			return t.slot(int(first) + i)
 		}
 	}
 	return nil
 }
+
+// slot returns the words of the buckets in a slot.
+func (t *table) slot(i int) []int64 { return t.cells[i*t.words:][:t.policies:t.words] }
 
 // victim returns the slot for a new key, and whether its bucket is live. The shard is locked.
 func (t *table) victim(sh *tableShard, set uint64, ns int64) (slot int, live bool) {
@@ -186,7 +194,7 @@ func (t *table) victim(sh *tableShard, set uint64, ns int64) (slot int, live boo
 			if t.hashes[first+i] == 0 {
 				return first + i, false
 			}
-			s := p.spent(t.cells[first+i], reading)
+			s := p.spent(t.slot(first + i)[0], reading)
 			if s < least {
 				slot, least = first+i, s
 			}
@@ -199,7 +207,7 @@ func (t *table) victim(sh *tableShard, set uint64, ns int64) (slot int, live boo
 		if t.hashes[first+i] == 0 {
 			return first + i, false
 		}
-		full := sh.rules.full(t.cells[(first+i)*t.policies:][:t.policies], ns)
+		full := sh.rules.full(t.slot(first+i), ns)
 		if full < least {
 			slot, least = first+i, full
 		}
@@ -269,6 +277,9 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 	default:
 		sh.decide(q, cells, false, each, marks, a)
 	}
+	if q.half && !a.ok && cells != nil {
+		a.asks = q.asksStore(a, &cells[:t.words][t.policies])
+	}
 	sh.count(q, a)
 }
 
@@ -320,7 +331,8 @@ func (t *table) insert(sh *tableShard, set uint64, slot int, hash uint64, key st
 		t.ghosts.add(set, t.hashes[slot])
 	}
 	t.hashes[slot] = hash
-	copy(t.cells[slot*t.policies:], cells)
+	clear(t.slot(slot)[:t.words])
+	copy(t.slot(slot), cells)
 }
 
 // spendOne makes cells the words of buckets of which one token is spent.
@@ -718,8 +730,7 @@ func (sh *tableShard) each(t *table, index int, fn func([]int64)) {
 	for set := uint64(index); set < t.sets; set += uint64(len(t.shards)) {
 		for slot := set * tableWays; slot < (set+1)*tableWays; slot++ {
 			if t.hashes[slot] != 0 {
-				at := int(slot) * t.policies
-				fn(t.cells[at : at+t.policies])
+				fn(t.slot(int(slot)))
 			}
 		}
 	}

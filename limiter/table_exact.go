@@ -13,16 +13,17 @@ const tableExactKey = 256
 
 // tableExact keeps keys themselves instead of their hashes, in the order of their last use.
 type tableExact struct {
-	size int
-	lru  *simplelru.LRU[string, []int64]
+	size  int
+	words int // of a key
+	lru   *simplelru.LRU[string, []int64]
 }
 
-func newTableExact(size int) tableExact {
+func newTableExact(size, words int) tableExact {
 	lru, err := simplelru.NewLRU[string, []int64](size, nil)
 	if err != nil {
 		panic("limiter: NewRate: WithExactKeys: " + err.Error())
 	}
-	return tableExact{size: size, lru: lru}
+	return tableExact{size: size, words: words, lru: lru}
 }
 
 // name returns what stands for a key; above tableExactKey bytes that is its SHA-256, and so it is for a key that
@@ -61,7 +62,7 @@ func (e *tableExact) fullOfLive(rules *tableRules, ns int64, spare int) bool {
 
 func (e *tableExact) insert(key string, cells []int64) {
 	// The clone lets go of whatever the key was cut out of, such as a request's header.
-	e.lru.Add(strings.Clone(e.name(key)), append([]int64(nil), cells...))
+	e.lru.Add(strings.Clone(e.name(key)), append(make([]int64, 0, e.words), cells...))
 }
 
 func (e *tableExact) remove(key string) { e.lru.Remove(e.name(key)) }
