@@ -115,7 +115,7 @@ func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 	}
 	var budget *tableBudget
 	if cfg.budget != nil {
-		budget = &tableBudget{rule: newPolicyRule(cfg.budget.Limit, cfg.budget.Burst, cfg.maxWait, false)}
+		budget = &tableBudget{newest: math.MinInt64, rule: newPolicyRule(cfg.budget.Limit, cfg.budget.Burst, cfg.maxWait, false)}
 	}
 	r.table = newTable(cfg.maxKeys, cfg.exact, cfg.store != nil, r.newRules(cfg.policies), budget)
 	return r

@@ -696,6 +696,46 @@ func TestRateClockSetBack(t *testing.T) {
 	}
 }
 
+// So it does for the bucket that new keys share; and whoever was held up since he read the clock does not fill that one.
+func TestRateBudgetClockSetBack(t *testing.T) {
+	r := limiter.NewRate(0.001, 5, limiter.WithMaxKeys(8), limiter.WithNewKeyBudget(10, 5))
+	t0 := time.Now().Round(0)
+	all := func(at time.Time) {
+		for i := range 8 {
+			r.AllowAt(at, strconv.Itoa(i), 5)
+		}
+	}
+	all(t0.Add(time.Hour))
+	r.AllowAt(t0.Add(time.Hour), "new", 5)
+	for i := range 100 {
+		at := t0.Add(time.Duration(i) * 100 * time.Millisecond)
+		all(at)
+		d := r.AllowAt(at, "new", 1)
+		if d.OK && i == 0 || !d.OK && i > 1 {
+			t.Fatalf("%v after the step: %+v", time.Duration(i)*100*time.Millisecond, d)
+		}
+	}
+
+	r = limiter.NewRate(0, 1, limiter.WithMaxKeys(1024), limiter.WithNewKeyBudget(1, 10), limiter.WithMaxWait(time.Second))
+	t0 = time.Now()
+	for i := 0; r.Stats().LiveKeys < 1024; i++ {
+		r.AllowAt(t0, strconv.Itoa(i), 1)
+	}
+	admitted := 0
+	for i := range 500 {
+		late := t0.Add(10*time.Minute + time.Duration(i)*100*time.Millisecond)
+		if r.AllowAt(late.Add(10*time.Minute), "prompt", 1).OK {
+			admitted++
+		}
+		if r.AllowAt(late, "held up "+strconv.Itoa(i), 1).OK {
+			admitted++
+		}
+	}
+	if admitted > 10+50 {
+		t.Errorf("%d admitted, of the 10 of the budget and 50 that flowed in", admitted)
+	}
+}
+
 // Whoever was held up between reading the clock and asking, for however long, does not have the time since then twice.
 func TestRateLateReadings(t *testing.T) {
 	for kind, opts := range rateKinds {

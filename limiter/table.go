@@ -58,9 +58,10 @@ type tableRules struct {
 
 // tableBudget is the one bucket that new keys share while there is no free slot for them.
 type tableBudget struct {
-	mu   sync.Mutex
-	rule policyRule
-	cell int64
+	mu     sync.Mutex
+	newest int64 // as of a shard
+	rule   policyRule
+	cell   int64
 }
 
 // tableTake is one question to a table (or to the store beneath it).
@@ -264,7 +265,7 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	sh.order(q)
+	q.order(&sh.newest)
 	cells := t.find(sh, set, hash, q.key)
 	switch {
 	case cells == nil:
@@ -378,9 +379,9 @@ func (sh *tableShard) decideOne(q *tableTake, cell *int64, a *tableAnswer) {
 
 // order notes the time. Goroutines may come in another order than they read the clock, some much later; that a clock which may
 // step was set back is believed when the next one comes.
-func (sh *tableShard) order(q *tableTake) {
-	if q.late = q.ns < sh.newest; q.wall || !q.late {
-		sh.newest = q.ns
+func (q *tableTake) order(newest *int64) {
+	if q.late = q.ns < *newest; q.wall || !q.late {
+		*newest = q.ns
 	}
 }
 
@@ -521,7 +522,9 @@ func (b *tableBudget) take(q *tableTake, each []PolicyState, a *tableAnswer) {
 	if p.infinite {
 		return
 	}
+	q.order(&b.newest)
 	reading := p.clock(q.ns)
+	q.mend(p, &b.cell, reading)
 	spent := p.spent(b.cell, reading)
 	after := spent + p.cost(q.n)
 	short := after - p.capacity
