@@ -116,7 +116,8 @@ func WithoutKeys() RateOption {
 // WithKeyLimit gives keys a limit and a burst of their own at the first policy: tenants, plans. fn is
 // called for each decision, with no lock held, and must be fast and safe for concurrent use. [rate.Inf] exempts
 // a key from the policy; a limit that is not positive, or a burst below 1, refuses it. When a key's limit changes, the time until
-// its bucket is full stays, but where nobody can owe as much under the new limit the bucket is empty. The limit of NewRate serves in Policies only. It panics if fn is nil.
+// its bucket is full stays, but where nobody can owe as much under the new limit the bucket is empty. Of a burst that takes more than two
+// years to flow in, the key gets no more than flows in within that time. The limit of NewRate serves in Policies only. It panics if fn is nil.
 func WithKeyLimit(fn func(key string) (rate.Limit, int)) RateOption {
 	if fn == nil {
 		panic("limiter: WithKeyLimit: fn is nil: give a function")

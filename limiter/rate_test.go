@@ -679,6 +679,34 @@ func TestRateKeyLimit(t *testing.T) {
 	})
 }
 
+// Of a key's own burst all is there, or what flows in within two years.
+func TestRateKeyLimitLongest(t *testing.T) {
+	for _, c := range []struct {
+		every time.Duration
+		burst int
+		least int
+	}{
+		{24 * time.Hour, 730, 730},
+		{time.Hour, 730 * 24, 730 * 24},
+		{365 * 24 * time.Hour, 2, 2},
+		{24 * time.Hour, 1000, 730},
+		{time.Hour, 100_000, 730 * 24},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := limiter.NewRate(1, 1, limiter.WithKeyLimit(func(string) (rate.Limit, int) { return rate.Every(c.every), c.burst }))
+			ok := 0
+			for range c.burst + 1 {
+				if r.Allow("key").OK {
+					ok++
+				}
+			}
+			if ok < c.least || ok > c.burst {
+				t.Errorf("%d admitted at once of one in %v, %d at once; want %d at least", ok, c.every, c.burst, c.least)
+			}
+		})
+	}
+}
+
 // A wall clock that is set back by an hour costs a key what an empty bucket costs, from the second event on.
 func TestRateClockSetBack(t *testing.T) {
 	for kind, opts := range rateKinds {
