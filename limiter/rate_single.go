@@ -46,7 +46,7 @@ func rateSingleLimit(l rate.Limit) rate.Limit {
 func (s *rateSingle) clock(now time.Time) time.Time {
 	switch d := s.last.Sub(now); {
 	case d <= 0:
-	case d <= s.maxWait+time.Second || !rateWall(now):
+	case d-time.Second <= s.maxWait || !rateWall(now):
 		return s.last
 	default:
 		for _, b := range s.buckets {
