@@ -40,6 +40,8 @@ func TestRateAbuserInAFlood(t *testing.T) {
 		{"scrapes 100 a second, 1 a second", 1, 10, 10 * time.Millisecond, nil, 1.5},
 		{"scrapes 100 a second, 1 a second, budget", 1, 10, 10 * time.Millisecond, []limiter.RateOption{budget}, 1.05},
 		{"guesses a second, two policies", 5.0 / 60, 5, time.Second, []limiter.RateOption{limiter.WithPolicy("daily", 20.0/86400, 20)}, 1.5},
+		{"scrapes 100 a second, a policy that never fills", 1, 10, 10 * time.Millisecond, []limiter.RateOption{limiter.WithPolicy("ever", 0, 1000)}, 1.5},
+		{"scrapes 100 a second, two that never fill", 0, 100, 10 * time.Millisecond, []limiter.RateOption{limiter.WithPolicy("ever", 0, 1000)}, 1.5},
 		{"guesses a second, each key has a limit of its own", 5.0 / 60, 5, time.Second, []limiter.RateOption{
 			limiter.WithKeyLimit(func(string) (rate.Limit, int) { return 5.0 / 60, 5 })}, 1.5},
 	} {

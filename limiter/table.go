@@ -216,8 +216,10 @@ func (t *table) victim(sh *tableShard, set uint64, ns int64) (slot int, live boo
 	return slot, least > 0
 }
 
-// full returns when the last of the buckets is full again; 0 means that they may be forgotten.
+// full returns when the last of the buckets is full again; 0 means that they may be forgotten. One that never will be has its place
+// behind all others, the fuller the sooner.
 func (r *tableRules) full(cells []int64, ns int64) time.Duration {
+	const never = 1 << 62
 	var full time.Duration
 	for i := range r.policies {
 		p := &r.policies[i]
@@ -226,9 +228,10 @@ func (r *tableRules) full(cells []int64, ns int64) time.Duration {
 		}
 		if s := p.spent(cells[i], p.clock(ns)); s > 0 {
 			if p.nsPerTick == 0 {
-				return math.MaxInt64
+				full = max(full, never+time.Duration(s))
+				continue
 			}
-			full = max(full, p.wait(s))
+			full = max(full, min(p.wait(s), never))
 		}
 	}
 	return full
