@@ -239,6 +239,11 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 	if rec := recorderOf(w); rec != nil {
 		rec.becameLong(streamJob)
 	}
+	if srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && srv.WriteTimeout > 0 {
+		// Else the server would cut off who waits for longer, with a job of which he does not know the id.
+		// Not every writer can be told so, and who waits before one that can not is answered all the same.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait).Add(srv.WriteTimeout))
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
 	for next, err := range a.engine.Watch(ctx, j.ID) {

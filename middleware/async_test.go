@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -190,6 +191,29 @@ func TestAsyncWaitHoldsNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The server's WriteTimeout is for its own work: who is cut off in the wait has a job of which he does not know the id.
+func TestAsyncWaitsLongerThanWriteTimeout(t *testing.T) {
+	var reports asyncServer
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { reports.ServeHTTP(w, r) })
+	onEachProtocol(t, protocolsOfRules, nil, nil, h, func(s *guarded) {
+		reports = newAsync(s.T, nil)
+		s.server.WriteTimeout = 3 * time.Second
+		for _, c := range []struct {
+			prefer string
+			want   int
+		}{{"wait=60", 200}, {"wait=5", 202}} {
+			code, h := s.get("/reports", func(r *http.Request) {
+				r.Method, r.Body = "POST", io.NopCloser(strings.NewReader(`{"ms":10000}`))
+				r.Header.Set("Content-Type", "application/json")
+				r.Header.Set("Prefer", c.prefer)
+			})
+			if code != c.want || h.Get("Location") == "" || h.Get("Preference-Applied") != c.prefer {
+				s.Errorf("%s: status %d, want %d; %v", c.prefer, code, c.want, h)
+			}
+		}
+	})
 }
 
 // Beyond a thousand a POST is answered at once, whatever it prefers.
