@@ -310,7 +310,7 @@ func (a *async) cancel(w http.ResponseWriter, r *http.Request) {
 }
 
 var shareFull = newRejectBody(problemQuota, "Too many unfinished jobs", http.StatusTooManyRequests,
-	"You have as many unfinished jobs as you may. Retry after the time given.", nil)
+	"Your unfinished jobs are as many, or as large, as they may be. Retry after the time given.", nil)
 
 // fail answers an error of the engine.
 func (a *async) fail(w http.ResponseWriter, r *http.Request, err error) {

@@ -28,7 +28,7 @@ var (
 	// ErrFull says that the engine holds as many jobs as it may; the [*Error] around it says
 	// when to come back.
 	ErrFull = errors.New("jobs: full")
-	// ErrShareFull says that one client has as many unfinished jobs as it may.
+	// ErrShareFull says that one client has as many unfinished jobs as it may, or as many bytes in their payloads.
 	ErrShareFull = errors.New("jobs: the client's share is full")
 	// ErrShutdown says that the engine takes no more jobs; it is the cause with which the
 	// context of a running job ends when the time for draining is over.

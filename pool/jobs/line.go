@@ -30,6 +30,7 @@ type client struct {
 	turn       uint64 // of clients with the same vtime, the one with the least is next
 	index      int    // in line.order or line.owing; -1 while in neither
 	unfinished int
+	bytes      int64 // of the payloads of these
 }
 
 const priorityStep = time.Second
@@ -50,21 +51,23 @@ func (l *line) client(name string) *client {
 	return c
 }
 
-// begin counts an unfinished job of the client, end counts it out again. With its last job a client is
+// begin counts an unfinished job of the client and its payload, end counts them out again. With its last job a client is
 // forgotten only if it owes nothing: one that submits a job when the one before it has ended would never pay for any.
-func (l *line) begin(name string) {
+func (l *line) begin(name string, bytes int) {
 	c := l.client(name)
 	if c.unfinished == 0 && c.index >= 0 {
 		heap.Remove(&l.owing, c.index)
 	}
 	c.unfinished++
+	c.bytes += int64(bytes)
 }
 
-func (l *line) end(name string) {
+func (l *line) end(name string, bytes int) {
 	c := l.clients[name]
 	if c == nil {
 		return
 	}
+	c.bytes -= int64(bytes)
 	if c.unfinished--; c.unfinished == 0 {
 		c.jobs = nil
 		heap.Push(&l.owing, c)

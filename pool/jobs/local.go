@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"math"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -124,6 +125,10 @@ func NewLocal(m *Mux, p *pool.Pool, opts ...LocalOption) *Local {
 		}
 		o.applyLocal(&c)
 	}
+	// Of the bytes the same part as of the places, but one payload at least.
+	high, low := bits.Mul64(uint64(c.bytes), uint64(c.share))
+	part, _ := bits.Div64(high, low, uint64(c.unfinished))
+	c.shareBytes = max(int64(part), int64(c.payload))
 	l := &Local{
 		mux: m, pool: p, conf: c, base: time.Now(), mint: newMint(),
 		idle:    make(chan struct{}),
@@ -187,13 +192,12 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 	switch size := int64(len(payload)); {
 	case l.closed:
 		return Job{}, false, ErrShutdown
-	case l.unfinished() >= l.conf.unfinished:
+	case l.unfinished() >= l.conf.unfinished, l.bytes-l.kept+size > l.conf.bytes:
 		return Job{}, false, &Error{ErrFull, l.wait(1)}
-	case o.Client != "" && l.ready.clients[o.Client] != nil && l.ready.clients[o.Client].unfinished >= l.conf.share:
+	case o.Client != "" && l.shareFull(o.Client, size):
 		return Job{}, false, &Error{ErrShareFull, l.wait(1)}
-	case !l.room(size):
-		return Job{}, false, &Error{ErrFull, l.wait(1)}
 	default:
+		l.room(size)
 		l.bytes += size
 	}
 	l.number++
@@ -202,7 +206,7 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 	if o.Key != "" {
 		l.keys[jobKey{e.client, e.key}] = e
 	}
-	l.ready.begin(e.client)
+	l.ready.begin(e.client, len(e.payload))
 	l.await(e, now)
 	l.counts.Submitted++
 	if d := time.Until(o.NotBefore); !o.NotBefore.IsZero() && d > 0 {
@@ -218,22 +222,23 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 
 func (l *Local) unfinished() int { return l.ready.n + len(l.delayed) + len(l.running) }
 
+// shareFull reports whether one more job with a payload of that size would be more than the client may have unfinished.
+func (l *Local) shareFull(client string, size int64) bool {
+	c := l.ready.clients[client]
+	return c != nil && (c.unfinished >= l.conf.share || c.bytes+size > l.conf.shareBytes)
+}
+
 // wait is how long it takes until about n of the jobs have ended, between 1 s and 1 min.
 func (l *Local) wait(n int) time.Duration {
 	d := l.mean * time.Duration(n) / time.Duration(max(1, l.pool.Slots()))
 	return min(max(d, time.Second), time.Minute)
 }
 
-// room makes room for size bytes by forgetting finished jobs, and reports whether there is. Where all of them are not
-// enough it forgets none.
-func (l *Local) room(size int64) bool {
-	if l.bytes-l.kept+size > l.conf.bytes {
-		return false
-	}
+// room makes room for size bytes by forgetting finished jobs. All of them must be enough.
+func (l *Local) room(size int64) {
 	for l.bytes+size > l.conf.bytes {
 		l.forget(l.first())
 	}
-	return true
 }
 
 // forget drops a finished job; its id will be answered with ErrExpired.

@@ -154,7 +154,7 @@ func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
 	e.state, e.attempt, e.err, e.detail, e.cancelling = Queued, 0, "", "", false
 	e.ended, e.started, e.next, e.deadline = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	now := l.now()
-	l.ready.begin(e.client)
+	l.ready.begin(e.client, len(e.payload))
 	l.ready.push(e, now)
 	l.change(e)
 	l.start(now)

@@ -30,6 +30,74 @@ func TestRefusalForgetsNothing(t *testing.T) {
 	})
 }
 
+// One client's large payloads must not take the room of all others long before its share of the places is full.
+func TestShareOfTheBytes(t *testing.T) {
+	big := `{"n":1,"x":"` + strings.Repeat("x", 86) + `"}` // 100 bytes
+	for _, c := range []struct {
+		share int // of 100 places, and so of 1000 bytes
+		jobs  int // that fit
+	}{{1, 1}, {9, 1}, {25, 2}, {100, 10}} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := engine(jobs.WithCapacity(100, c.share, 100), jobs.WithSizes(100, 100, 1000))
+			defer l.Close()
+			greedy := func(notBefore time.Duration) (jobs.Job, error) {
+				j, _, err := l.Submit(ctx, "k", []byte(big), jobs.SubmitOptions{Client: "greedy", NotBefore: time.Now().Add(notBefore), Deadline: time.Now().Add(time.Hour)})
+				return j, err
+			}
+			var first jobs.Job
+			for i := range c.jobs {
+				j, err := greedy(2 * time.Hour)
+				if err != nil {
+					t.Fatalf("share %d: job %d: %v", c.share, i, err)
+				}
+				if i == 0 {
+					first = j
+				}
+			}
+			want := jobs.ErrShareFull
+			if c.share == 100 {
+				want = jobs.ErrFull
+			}
+			if _, err := greedy(0); !errors.Is(err, want) {
+				t.Errorf("share %d: one job too many: %v, want %v", c.share, err, want)
+			}
+			if c.share < 100 {
+				submit(t, l, big, jobs.SubmitOptions{Client: "other", NotBefore: time.Now().Add(time.Minute)})
+			}
+			if _, err := l.Cancel(ctx, first.ID); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := greedy(0); err != nil { // and this one ends in time
+				t.Errorf("share %d: after one was cancelled: %v", c.share, err)
+			}
+			time.Sleep(time.Hour + time.Minute) // in a synctest bubble
+			for i := range c.jobs {
+				if _, err := greedy(2 * time.Hour); err != nil {
+					t.Errorf("share %d: after all had ended, job %d: %v", c.share, i, err)
+				}
+			}
+		})
+	}
+}
+
+func TestShareOfTheBytesOfWhatIsQueuedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine(jobs.WithCapacity(100, 25, 100), jobs.WithSizes(100, 100, 800))
+		defer l.Close()
+		big := `{"n":1000,"x":"` + strings.Repeat("x", 83) + `"}` // 100 bytes
+		o := jobs.SubmitOptions{Client: "greedy", Deadline: time.Now()}
+		failed := final(t, l, submit(t, l, big, o).ID)
+		o.Deadline = time.Time{}
+		submit(t, l, big, o)
+		if _, err := l.Requeue(ctx, failed.ID); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := l.Submit(ctx, "k", []byte(big), o); !errors.Is(err, jobs.ErrShareFull) {
+			t.Errorf("a third job of half the share: %v, want %v", err, jobs.ErrShareFull)
+		}
+	})
+}
+
 func TestShortRetentionAmongLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := jobs.NewMux()

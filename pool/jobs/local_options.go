@@ -11,7 +11,7 @@ type LocalOption interface{ applyLocal(*localConfig) }
 type localConfig struct {
 	unfinished, share, finished int
 	payload, result             int
-	bytes                       int64
+	bytes, shareBytes           int64 // shareBytes: of the payloads of one client's unfinished jobs
 	retain                      time.Duration
 	priority                    int
 }
@@ -32,7 +32,8 @@ func WithCapacity(unfinished, share, finished int) LocalOption {
 }
 
 // WithSizes bounds the bytes of one payload, of one result, and of everything that is kept
-// together; the defaults are 64 KiB, 1 MiB and 64 MiB. To make room finished jobs are forgotten
+// together; the defaults are 64 KiB, 1 MiB and 64 MiB. The payloads of one client's unfinished jobs may have the same part of
+// the total as these jobs may have of the places ([WithCapacity]), but always one payload. To make room finished jobs are forgotten
 // early, the one that ended first before others. It panics unless all are positive and total holds at least one of each.
 func WithSizes(payload, result int, total int64) LocalOption {
 	if payload < 1 || result < 1 || total-int64(payload) < int64(result) {

@@ -294,6 +294,7 @@ func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	now := l.now()
 	l.waited(e)
 	l.bytes -= e.bytes()
+	payload := len(e.payload)
 	if s != Failed {
 		e.payload = nil // a failed one may be queued again
 	}
@@ -307,7 +308,7 @@ func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	e.rank, e.next = after(now, keep), e.ended.Add(keep)
 	l.bytes += e.bytes()
 	l.keep(e)
-	l.ready.end(e.client)
+	l.ready.end(e.client, payload)
 	switch s {
 	case Succeeded:
 		l.counts.Succeeded++
