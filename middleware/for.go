@@ -40,7 +40,7 @@ func (f *forLayer) rank() rank { return rankFor }
 
 // Handler implements [Layer].
 func (f *forLayer) Handler(next http.Handler) http.Handler {
-	return build(next, []Layer{f}, env{})
+	return build(next, flatten(nil, []Layer{f}, nil), env{})
 }
 
 func checkLayers(fn string, layers []Layer) {

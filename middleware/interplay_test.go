@@ -499,6 +499,32 @@ func TestShutdownDrains(t *testing.T) {
 	}
 }
 
+// An option in For has the place of an option, outside of the draining, like one that holds for all requests.
+func TestShutdownAnswersWhatForSkips(t *testing.T) {
+	teapot := func(w http.ResponseWriter, _ *http.Request, _ *middleware.Rejection) {
+		w.WriteHeader(http.StatusTeapot)
+	}
+	stack := middleware.New(
+		middleware.Concurrency(limiter.NewConcurrency(10)),
+		middleware.For("/livez", middleware.WithSkip(func(*http.Request) bool { return true })),
+		middleware.For("/api/", middleware.WithReject(teapot), middleware.For("GET /", middleware.Pool(pool.New()))),
+	)
+	h := stack.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	if err := stack.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{"/livez": 200, "/api/x": 418, "/": 503} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != want {
+			t.Errorf("%s: status %d while draining, want %d", path, w.Code, want)
+		}
+	}
+	if n := stack.Stats().Rejected.Drain; n != 2 {
+		t.Errorf("%d rejected while draining, want 2", n)
+	}
+}
+
 // A pool that cannot end its work in time does not keep the others from being shut down.
 func TestShutdownShutsAllPools(t *testing.T) {
 	release := make(chan struct{})

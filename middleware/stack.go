@@ -71,18 +71,18 @@ func (s *Stack) Handler(h http.Handler) http.Handler {
 	h = orDefaultMux(h)
 	e := env{mux: findMux(h), count: &s.counts}
 	// The gate is inside the options, so that what they skip is answered while draining.
-	options, rest := split(s.layers)
+	options, rest := split(flatten(nil, s.layers, nil))
 	g := &gateHandler{next: ownOr(build(h, rest, e)), gate: &s.gate}
 	g.rejecter = rejecter{layer: "drain", status: http.StatusServiceUnavailable, spread: -1, count: &s.counts}
 	return build(g, options, e)
 }
 
-func split(layers []Layer) (options, rest []Layer) {
-	for _, l := range layers {
-		if l.rank() == rankSetting {
-			options = append(options, l)
+func split(all []placed) (options, rest []placed) {
+	for _, p := range all {
+		if p.l.rank() == rankSetting {
+			options = append(options, p)
 		} else {
-			rest = append(rest, l)
+			rest = append(rest, p)
 		}
 	}
 	return options, rest
@@ -106,8 +106,7 @@ func flatten(out []placed, layers []Layer, on []*matcher) []placed {
 }
 
 // build puts the layers around next in order of rank.
-func build(next http.Handler, layers []Layer, e env) http.Handler {
-	all := flatten(nil, layers, nil)
+func build(next http.Handler, all []placed, e env) http.Handler {
 	slices.SortStableFunc(all, func(a, b placed) int {
 		if a.l.rank() != b.l.rank() {
 			return int(a.l.rank() - b.l.rank())
