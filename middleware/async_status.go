@@ -72,7 +72,12 @@ func (a *async) write(w http.ResponseWriter, r *http.Request, j jobs.Job, status
 	} else {
 		h.Set("Content-Type", "application/json")
 		var err error
-		if body, err = json.MarshalIndent(viewOf(j), "", "  "); err != nil {
+		if indents(j.Result) {
+			body, err = json.MarshalIndent(viewOf(j), "", "  ")
+		} else {
+			body, err = json.Marshal(viewOf(j))
+		}
+		if err != nil {
 			asyncProblem(w, r, http.StatusInternalServerError, "The job could not be shown.")
 			return
 		}
@@ -83,6 +88,34 @@ func (a *async) write(w http.ResponseWriter, r *http.Request, j jobs.Job, status
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // a client that has gone needs no answer
 	}
+}
+
+// indents reports whether JSON is about as long with an indent as without: what is nested deeply would grow with the square of
+// its length, from a few KiB, which a client may have sent, to a hundred MiB.
+func indents(b []byte) bool {
+	more, depth, quoted := 0, 0, false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '\\' && quoted:
+			i++
+			continue
+		case c == '"':
+			quoted = !quoted
+			continue
+		case quoted:
+			continue
+		case c == '{', c == '[':
+			depth++
+		case c == '}', c == ']':
+			depth--
+		case c != ',':
+			continue
+		}
+		if more += 1 + 2*depth; more > 8*len(b) { // a line begins
+			return false
+		}
+	}
+	return true
 }
 
 // asyncView is a job as its client sees it.
@@ -117,9 +150,12 @@ func pageOf(j jobs.Job) asyncPage {
 	}
 	if len(j.Result) > 0 {
 		var text string
-		if json.Unmarshal(j.Result, &text) == nil {
+		switch {
+		case json.Unmarshal(j.Result, &text) == nil:
 			p.Result = text
-		} else {
+		case !indents(j.Result):
+			p.Result = string(j.Result)
+		default:
 			var b bytes.Buffer
 			_ = json.Indent(&b, j.Result, "", "  ") // an engine's result is JSON; if not, nothing is shown
 			p.Result = b.String()

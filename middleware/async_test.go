@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -647,6 +648,40 @@ func TestAsyncStrongETagHasOneBody(t *testing.T) {
 			t.Errorf("%d ETags in the life of two jobs, in two forms each", len(bodies))
 		}
 	})
+}
+
+// What is nested deeply grows with the square of its length when it is indented, and a client may have sent it.
+func TestAsyncDeepResultStaysSmall(t *testing.T) {
+	m := jobs.NewMux()
+	jobs.Register(m, "echo", func(_ context.Context, a json.RawMessage) (json.RawMessage, error) { return a, nil })
+	e := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+	defer e.Close()
+	s := asyncServer{middleware.Async(e, "echo"), e}
+	for _, c := range []struct {
+		result   string
+		indented bool
+	}{
+		{`{"a":[{"b":"[[[[\"[[[["},{"c":[1,2,3]}]}`, true},
+		{`{"a\\":[` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `]}`, false},
+		{`[` + strings.Repeat(`{"a":`, 1000) + `[` + strings.Repeat("1,", 1000) + `1]` + strings.Repeat("}", 1000) + `]`, false},
+	} {
+		w := s.do("POST", "/jobs", c.result, "Prefer", "wait=60")
+		status(t, w, 200)
+		bodies := map[string]string{"POST": w.Body.String()}
+		for _, accept := range []string{"application/json", "text/html"} {
+			w := s.do("GET", w.Header().Get("Location"), "", "Accept", accept)
+			status(t, w, 200)
+			bodies[accept] = html.UnescapeString(w.Body.String())
+		}
+		for of, body := range bodies {
+			if most := 10*len(c.result) + 2000; len(body) > most {
+				t.Errorf("%s of a result of %d bytes: %d bytes, want no more than %d", of, len(c.result), len(body), most)
+			}
+			if got := !strings.Contains(body, c.result); got != c.indented {
+				t.Errorf("%s of a result of %d bytes is indented: %v, want %v", of, len(c.result), got, c.indented)
+			}
+		}
+	}
 }
 
 func TestAsyncBehindPrefix(t *testing.T) {
