@@ -146,7 +146,7 @@ type async struct {
 	kind   string
 	config asyncConfig
 	open   atomic.Int64 // event streams
-	waits  atomic.Int64 // POSTs that wait for their job
+	waits  atomic.Int64 // POSTs that wait for their job, or for the client to take the answer after that
 }
 
 // asyncWaits bounds how many POSTs wait for their jobs: they hold no permit that would.
@@ -205,8 +205,10 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Add("Vary", "Prefer")
 	if wait = min(wait, a.config.longest); wait > 0 && !j.State.Final() {
-		var waited bool
-		if j, waited = a.await(w, r, j, wait); !waited {
+		defer a.waits.Add(-1) // not before the answer is written: that holds no permit either
+		if a.waits.Add(1) <= asyncWaits {
+			j = a.await(w, r, j, wait)
+		} else {
 			wait, p.hasWait = 0, false
 		}
 	}
@@ -230,12 +232,8 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	a.write(w, r, j, http.StatusAccepted, formJSON)
 }
 
-// await returns the job as it is when it has ended or the time is over, and false if too many wait already.
-func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait time.Duration) (jobs.Job, bool) {
-	defer a.waits.Add(-1)
-	if a.waits.Add(1) > asyncWaits {
-		return j, false
-	}
+// await returns the job as it is when it has ended or the time is over.
+func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait time.Duration) jobs.Job {
 	if rec := recorderOf(w); rec != nil {
 		rec.becameLong(streamJob)
 	}
@@ -252,7 +250,7 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 		}
 		j = next
 	}
-	return j, true
+	return j
 }
 
 // jobLocation is the default of WithLocation.

@@ -239,6 +239,31 @@ func TestAsyncWaitsAreBounded(t *testing.T) {
 	})
 }
 
+// Clients that do not take the answer they waited for count as long as it is written.
+func TestAsyncWaitsAreBoundedByTheirAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		post := func(w http.ResponseWriter, key string) {
+			ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{WriteTimeout: time.Hour})
+			r := httptest.NewRequestWithContext(ctx, "POST", "/reports", strings.NewReader(`{"ms":1000}`))
+			r.Header.Set("Content-Type", "application/json")
+			r.Header.Set("Prefer", "wait=10")
+			r.Header.Set("Idempotency-Key", key)
+			s.ServeHTTP(w, r)
+		}
+		for range 1000 {
+			go post(&stuckWriter{header: http.Header{}}, "stuck")
+		}
+		pass(2 * time.Second)
+		one, two := httptest.NewRecorder(), httptest.NewRecorder()
+		post(one, "one")
+		pass(2 * time.Hour)
+		post(two, "two")
+		status(t, one, 202)
+		status(t, two, 200) // there is room again
+	})
+}
+
 func TestAsyncPrefer(t *testing.T) {
 	for _, c := range []struct {
 		name, prefer string
