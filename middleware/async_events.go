@@ -3,6 +3,7 @@ package middleware
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -17,7 +18,8 @@ import (
 // line. It reports false, with nothing written, if there are too many streams.
 //
 // A browser connects again when a stream ends. One that has seen the end already, by its
-// Last-Event-ID, is answered with 204, which tells it to stop.
+// Last-Event-ID, is answered with 204, which tells it to stop. Where nothing goes out before the handler returns, as through
+// http.TimeoutHandler, the stream ends after the job as it is now, and with its connecting again the client polls.
 func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool {
 	var seen uint64
 	if id := strings.TrimSpace(r.Header.Get("Last-Event-ID")); id != "" {
@@ -42,6 +44,7 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 	h.Set("X-Accel-Buffering", "no") // nginx would hold events back
 	w.WriteHeader(http.StatusOK)
 	out := http.NewResponseController(w)
+	held := false // what is sent stays in a buffer
 	send := func(format string, args ...any) error {
 		// A client that does not read must not hold this goroutine for ever. Not every
 		// writer can be told so, and a stream that can not is served all the same.
@@ -49,9 +52,27 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 		if _, err := fmt.Fprintf(w, format, args...); err != nil {
 			return err
 		}
-		return out.Flush()
+		err := out.Flush()
+		if errors.Is(err, http.ErrNotSupported) {
+			held, err = true, nil
+		}
+		return err
+	}
+	event := func(j jobs.Job) error {
+		seen = j.Version
+		data, err := json.Marshal(viewOf(j))
+		if err != nil {
+			return err
+		}
+		return send("id: %d\ndata: %s\n\n", seen, data)
 	}
 	if send("retry: 2000\n\n") != nil {
+		return true
+	}
+	if held {
+		if j.Version > seen {
+			_ = event(j) // nothing more is to come either way
+		}
 		return true
 	}
 
@@ -86,9 +107,7 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 			if s.job.Version <= seen {
 				continue
 			}
-			seen = s.job.Version
-			data, err := json.Marshal(viewOf(s.job))
-			if err != nil || send("id: %d\ndata: %s\n\n", seen, data) != nil {
+			if event(s.job) != nil {
 				return true
 			}
 		case <-beat.C:

@@ -555,6 +555,31 @@ func TestAsyncEvents(t *testing.T) {
 			}
 		})
 	})
+	t.Run("where nothing goes out before the end, the client polls", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil)
+			s.Handler = http.TimeoutHandler(s.Handler, 5*time.Second, "")
+			at := s.do("POST", "/reports", `{"ms":60000}`).Header().Get("Location")
+			synctest.Wait()
+			var last string
+			for i, want := range []struct {
+				code  int
+				state string
+			}{{200, "running"}, {200, ""}, {200, "succeeded"}, {204, ""}} {
+				if want.state == "succeeded" {
+					pass(time.Hour / 2)
+				}
+				w := s.do("GET", at, "", "Accept", "text/event-stream", "Last-Event-ID", last)
+				ids, states := events(w.Body.String())
+				if got := strings.Join(states, ", "); w.Code != want.code || got != want.state {
+					t.Errorf("request %d: %d %q, want %d %q", i, w.Code, got, want.code, want.state)
+				}
+				if len(ids) > 0 {
+					last = ids[len(ids)-1]
+				}
+			}
+		})
+	})
 	t.Run("a client that never reads is dropped, the job goes on", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newAsync(t, nil)
