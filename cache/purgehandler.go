@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 )
 
@@ -10,9 +12,9 @@ import (
 //
 //	curl -X POST -H "Authorization: …" 'http://…/purge?tag=product-7&soft=1'
 //
-// and answers {"purged":n}. Nothing routes to it by itself: mount it where only operators can reach
-// it. Every request is put to authorise first, and gets 403 where that says no. It panics if
-// authorise is nil.
+// and answers {"purged":n}, or 400 where it does not name one thing to purge. Nothing routes to it by
+// itself: mount it where only operators can reach it. Every request is put to authorise first, and gets
+// 403 where that says no. It panics if authorise is nil.
 func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 	if authorise == nil {
 		panic("cache: PurgeHandler(nil): give it a function that tells who may purge")
@@ -34,6 +36,14 @@ func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 			return
 		}
 		soft := r.Form.Get("soft") == "1"
+		if s := r.Form.Get("soft"); !soft && s != "" && s != "0" {
+			http.Error(w, fmt.Sprintf("cache: soft is %q; give soft=1, or leave it out", s), http.StatusBadRequest)
+			return
+		}
+		if named := toPurge(r.Form); named > 1 {
+			http.Error(w, fmt.Sprintf("cache: %d things to purge; give one url, prefix, tag, or all=1", named), http.StatusBadRequest)
+			return
+		}
 		var n int
 		switch form := r.Form; {
 		case form.Get("url") != "":
@@ -51,4 +61,19 @@ func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write([]byte(`{"purged":` + strconv.Itoa(n) + "}\n"))
 	})
+}
+
+// toPurge returns how many things a form names. One is purged; others would stay without a word.
+func toPurge(form url.Values) (n int) {
+	for _, what := range []string{"url", "prefix", "tag"} {
+		for _, v := range form[what] {
+			if v != "" {
+				n++
+			}
+		}
+	}
+	if form.Get("all") == "1" {
+		n++
+	}
+	return n
 }
