@@ -204,8 +204,12 @@ func WithTargets(names ...string) RouteOption {
 
 // WithSurrogate obeys Surrogate-Control, after the targeted fields and before Cache-Control, and
 // announces the cache to the handler under a name in Surrogate-Capability. It is off by default:
-// a handler that writes Surrogate-Control today means the CDN in front, and purges it there.
+// a handler that writes Surrogate-Control today means the CDN in front, and purges it there. The name is a token
+// (RFC 9110, section 5.6.2), and WithSurrogate panics at another one; an empty one ends what [New] was given.
 func WithSurrogate(name string) RouteOption {
+	if name != "" {
+		token("WithSurrogate", name)
+	}
 	return routeOption(func(p *rules) { p.surrogate = name })
 }
 

@@ -476,6 +476,7 @@ func TestWrongArguments(t *testing.T) {
 		"field without a name": func() { cache.WithKeyHeaders("") }, "several cookies in one name": func() { cache.WithKeyCookies("tenant; plan") },
 		"cookie without a name": func() { cache.WithKeyCookies("") }, "trusted field": func() { cache.WithTrustedHeaders("Forwarded, X-Host") },
 		"unkeyed field": func() { cache.WithUnkeyedHeaders("X Tenant") }, "targeted field": func() { cache.WithTargets("CDN-Cache-Control, Edge-Control") },
+		"surrogate":     func() { cache.WithSurrogate("my cdn") },
 		"field of tags": func() { cache.WithTags(true, "Cache-Tag Surrogate-Key") },
 		"URL as a host": func() { cache.WithHosts("https://example.com") }, "host that is empty": func() { cache.WithHosts("") },
 	} {
