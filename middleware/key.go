@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"strconv"
+	"strings"
 
 	"github.com/spillgate/spillgate/middleware/clientip"
 )
@@ -32,11 +33,9 @@ func KeyClient(src *clientip.Source) KeyFunc {
 
 // KeyHeader keys by the first value of a request header: an API key. A request without it
 // has no key. The value is the client's own claim: use it behind authentication, or a client
-// takes a new quota with each new value.
+// takes a new quota with each new value. It panics if name is not a field name.
 func KeyHeader(name string) KeyFunc {
-	if name == "" {
-		panic("middleware: KeyHeader: name is empty; give a header field name")
-	}
+	checkName("KeyHeader", name, "a header field name")
 	name = textproto.CanonicalMIMEHeaderKey(name)
 	if name == "Host" { // net/http takes it out of the header
 		return func(r *http.Request) (string, error) {
@@ -55,17 +54,27 @@ func KeyHeader(name string) KeyFunc {
 }
 
 // KeyCookie keys by the value of a cookie: a session. A request without it has no key. What is said
-// of [KeyHeader] holds here too.
+// of [KeyHeader] holds here too. It panics if name is not one of a cookie.
 func KeyCookie(name string) KeyFunc {
-	if name == "" {
-		panic("middleware: KeyCookie: name is empty; give a cookie name")
-	}
+	checkName("KeyCookie", name, "a cookie name")
 	return func(r *http.Request) (string, error) {
 		c, err := r.Cookie(name)
 		if err != nil {
 			return "", errNoKey
 		}
 		return c.Value, nil
+	}
+}
+
+// checkName panics at a name that no request can have (RFC 9110, section 5.6.2): all clients would share one bucket.
+func checkName(fn, name, want string) {
+	if name == "" {
+		panic("middleware: " + fn + ": name is empty; give " + want)
+	}
+	for _, c := range name {
+		if c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c) {
+			panic(fmt.Sprintf("middleware: %s: name is %q; give %s", fn, name, want))
+		}
 	}
 }
 

@@ -67,6 +67,8 @@ func TestMisusePanicsWithTheRemedy(t *testing.T) {
 		{"nil task func", func() { middleware.WithTaskFunc(nil) }, []string{"middleware: WithTaskFunc: f is nil"}},
 		{"nil client source", func() { middleware.KeyClient(nil) }, []string{"middleware: KeyClient: src is nil"}},
 		{"empty header name", func() { middleware.KeyHeader("") }, []string{"middleware: KeyHeader: name is empty"}},
+		{"header name with its colon", func() { middleware.KeyHeader("X-Api-Key:") }, []string{`middleware: KeyHeader: name is "X-Api-Key:"`, "a header field name"}},
+		{"two cookie names", func() { middleware.KeyCookie("session; id") }, []string{`middleware: KeyCookie: name is "session; id"`, "a cookie name"}},
 		{"empty cookie name", func() { middleware.KeyCookie("") }, []string{"middleware: KeyCookie: name is empty"}},
 		{"join of nothing", func() { middleware.KeyJoin() }, []string{"middleware: KeyJoin: no functions"}},
 		{"join of nil", func() { middleware.KeyJoin(middleware.KeyRoute(), nil) }, []string{"middleware: KeyJoin: argument 1 is nil"}},
