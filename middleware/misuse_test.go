@@ -48,6 +48,9 @@ func TestMisusePanicsWithTheRemedy(t *testing.T) {
 		{"two caches for all", func() {
 			middleware.Wrap(ok, middleware.Cache(cache.New(1<<20)), middleware.Cache(cache.New(1<<20)))
 		}, []string{"two cache layers", "For"}},
+		{"a cache beside that of Defaults", func() {
+			middleware.New(append(middleware.Defaults(), middleware.Cache(cache.New(1<<20)))...)
+		}, []string{"middleware: New: two cache layers", "For"}},
 		{"nil in Chain", func() { middleware.Chain(l.Handler, nil) }, []string{"middleware: Chain: argument 1 is nil"}},
 		{"nil reject", func() { middleware.WithReject(nil) }, []string{"middleware: WithReject: f is nil"}},
 		{"nil skip", func() { middleware.WithSkip(nil) }, []string{"middleware: WithSkip: f is nil"}},

@@ -21,7 +21,7 @@ import (
 //	Wrap(h, pool, rate, breaker) == rate(breaker(pool(h)))
 //
 // Without layers it uses [Defaults]. Layers of the same kind keep the order given. A nil h means
-// [http.DefaultServeMux]. Wrap panics if a layer is nil or given twice.
+// [http.DefaultServeMux]. Wrap panics where New does.
 //
 // Wrap is New(layers...).Handler(h) for programs that need neither [Stack.Stats] nor [Stack.Shutdown].
 func Wrap(h http.Handler, layers ...Layer) http.Handler {
@@ -56,12 +56,21 @@ type Stack struct {
 }
 
 // New returns a stack of the layers; without any, of [Defaults]. It panics if a layer is nil or given
-// twice.
+// twice, or if two cache layers are for all requests; Defaults has one.
 func New(layers ...Layer) *Stack {
 	if len(layers) == 0 {
 		layers = Defaults()
 	}
 	checkLayers("New", layers)
+	caches := 0
+	for _, l := range layers {
+		if l.rank() == rankCache {
+			caches++
+		}
+	}
+	if caches > 1 {
+		panic("middleware: New: two cache layers for all requests; give one, and the others in For")
+	}
 	return &Stack{layers: slices.Clone(layers)}
 }
 
@@ -147,9 +156,6 @@ func buildCaches(next http.Handler, all []placed, e env) http.Handler {
 	h := next
 	n := 0
 	for ; n < len(all) && len(all[n].on) == 0; n++ {
-		if n > 0 {
-			panic("middleware: two cache layers for all requests; give one, and the others in For")
-		}
 		h = place(next, nil, all[n], e)
 	}
 	for i := len(all) - 1; i >= n; i-- {
@@ -178,7 +184,7 @@ type RejectStats struct {
 
 // LayerStats is the reading of one layer; the field of its kind is set.
 type LayerStats struct {
-	Layer       string                    `json:"layer"`
+	Layer       string                    `json:"layer"`         // "rate", "concurrency", "breaker", "cache" or "pool"
 	For         string                    `json:"for,omitempty"` // the pattern of its For
 	Rate        *limiter.RateStats        `json:"rate,omitempty"`
 	Concurrency *limiter.ConcurrencyStats `json:"concurrency,omitempty"`
