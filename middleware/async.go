@@ -29,7 +29,7 @@ import (
 // then answers 200 with what GET would give; "Prefer: respond-async" says that the client does
 // not want to wait. What was honoured is in Preference-Applied. Idempotency-Key makes a
 // repeated POST give the same job, and is 422 with another payload. A malformed payload is 400,
-// one that is too large 413; an engine that is full is 503, a client whose own share is full
+// one that is too large 413, one of another type than JSON 415; an engine that is full is 503, a client whose own share is full
 // 429, both with Retry-After.
 //
 // GET answers with the job as JSON, as a page with a progress bar if a browser asks, or, with

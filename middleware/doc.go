@@ -5,7 +5,8 @@
 //	http.ListenAndServe(addr, middleware.Wrap(mux))
 //
 // Every protection is a [Layer] that also stands alone. Its Handler method has the shape
-// func(http.Handler) http.Handler, which net/http, chi, gorilla/mux, alice and echo take as it is:
+// func(http.Handler) http.Handler, which net/http, chi, gorilla/mux and alice take as it is
+// (echo by its WrapMiddleware):
 //
 //	r.Use(middleware.Rate(l).Handler)
 //

@@ -8,7 +8,7 @@
 // beside them one that asks for a small answer 300 times a second at random moments, whether or
 // not the earlier answers have come (an open loop: a slow server is not asked less). It prints
 // how long the cheap answers took, how many heavy ones there were, and how many cores the server and the
-// load itself used. A run takes the number of modes times -d, a third more for warming up, and
+// load itself used. A run takes the number of modes times -d, a quarter more for warming up, and
 // that as often as -rounds says: the modes take turns, so that a machine that is slow for a while is slow
 // for all of them.
 package main

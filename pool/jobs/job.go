@@ -59,7 +59,7 @@ type Job struct {
 	Next     time.Time `json:"next,omitzero"`     // not before; while Queued or Retrying
 	Expires  time.Time `json:"expires,omitzero"`  // forgotten at; final jobs only
 
-	// RetryAfter is when to ask again; 0 for a final job. JSON has it in nanoseconds.
+	// RetryAfter is when to ask again; 0 for a final job.
 	RetryAfter time.Duration `json:"-"`
 	// Result is what the handler returned, as JSON; Succeeded only.
 	Result json.RawMessage `json:"result,omitempty"`
