@@ -33,7 +33,7 @@ func (c Check) valid(option string) Check {
 	case c.Run == nil:
 		panic("health: " + option + ": Check.Run of " + c.Name + " is nil; give a function")
 	case c.Interval < 0 || c.Timeout < 0:
-		panic("health: " + option + ": Interval and Timeout of " + c.Name + " must not be negative")
+		panic(fmt.Sprintf("health: %s: Interval and Timeout of %s are %v and %v; give positive ones, or 0 for the default", option, c.Name, c.Interval, c.Timeout))
 	}
 	if c.Interval == 0 {
 		c.Interval = 5 * time.Second

@@ -304,6 +304,27 @@ func TestCheckSeesItsTimeout(t *testing.T) {
 	})
 }
 
+func TestWrongOptionsSayWhatWasGiven(t *testing.T) {
+	for _, c := range []struct {
+		do    func()
+		given string
+	}{
+		{func() { health.WithDrainStatus(500) }, "500"},
+		{func() { health.WithCheck(health.Check{Name: "x", Run: pass, Interval: -3}) }, "-3ns"},
+		{func() { health.WithLiveCheck(health.Check{Name: "x", Run: pass, Timeout: -7}) }, "-7ns"},
+		{func() { health.WithDrainWait(-5) }, "-5ns"},
+	} {
+		func() {
+			defer func() {
+				if s, _ := recover().(string); !strings.Contains(s, c.given) || !strings.Contains(s, "give ") {
+					t.Errorf("panic %q; want it to say %s and what to give", s, c.given)
+				}
+			}()
+			c.do()
+		}()
+	}
+}
+
 func TestWrongOptionsPanic(t *testing.T) {
 	for name, option := range map[string]func() health.Option{
 		"empty name":        func() health.Option { return health.WithCheck(health.Check{Run: pass}) },

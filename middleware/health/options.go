@@ -1,6 +1,7 @@
 package health
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -90,10 +91,11 @@ func WithPaths(live, ready, startup string) Option {
 
 // WithDrainStatus sets what readyz answers while draining: 503, the default, or
 // 404 for HAProxy with "http-check disable-on-404", which then finishes the
-// sessions it has and opens no new ones instead of calling the server down.
+// sessions it has and opens no new ones instead of calling the server down. It
+// panics at another status.
 func WithDrainStatus(status int) Option {
 	if status != http.StatusServiceUnavailable && status != http.StatusNotFound {
-		panic("health: WithDrainStatus: status must be 503 or 404")
+		panic(fmt.Sprintf("health: WithDrainStatus: status is %d; give 503 or 404", status))
 	}
 	return optionFunc(func(c *config) { c.drainStatus = status })
 }
@@ -112,6 +114,7 @@ func WithDrainStatus(status int) Option {
 //
 // Wait, shutdown and release timeouts together should stay below the time after
 // which the process is killed: 30 s in Kubernetes, which the defaults add up to.
+// [Health.Run] and [Health.Serve] take up to a second more, for requests that were just read.
 func WithDrainWait(d time.Duration) Option {
 	notNegative("WithDrainWait", d)
 	return optionFunc(func(c *config) { c.wait = d })

@@ -61,6 +61,24 @@ func TestMisusePanicsWithARemedy(t *testing.T) {
 	}
 }
 
+func TestWrongProbeSaysWhatWasGiven(t *testing.T) {
+	for given, p := range map[string]outbound.Probe{
+		"-3ns": {Path: "/", Interval: -3},
+		"-5ns": {Path: "/", Timeout: -5},
+		"-7":   {Path: "/", Fall: -7},
+		"-9":   {Path: "/", Rise: -9},
+	} {
+		func() {
+			defer func() {
+				if s, _ := recover().(string); !strings.Contains(s, given) {
+					t.Errorf("panic %q; want it to say %s", s, given)
+				}
+			}()
+			outbound.WithProbe(p)
+		}()
+	}
+}
+
 // The order is that of the package comment, whatever order the layers come in:
 // a limit that is reached, inside retry and outside breaker, shows it.
 func TestOrderOfLayers(t *testing.T) {

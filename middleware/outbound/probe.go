@@ -46,7 +46,8 @@ func (p Probe) valid() Probe {
 	}
 	p.path = path
 	if p.Interval < 0 || p.Timeout < 0 || p.Fall < 0 || p.Rise < 0 {
-		panic("outbound: WithProbe: Interval, Timeout, Fall and Rise must not be negative")
+		panic(fmt.Sprintf("outbound: WithProbe: Interval, Timeout, Fall and Rise are %v, %v, %d and %d; give positive ones, or 0 for the default",
+			p.Interval, p.Timeout, p.Fall, p.Rise))
 	}
 	if p.Interval == 0 {
 		p.Interval = 10 * time.Second
