@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"fmt"
 	"math"
 	"math/bits"
 	"time"
@@ -76,9 +77,9 @@ func policyCheck(limit rate.Limit, burst int) string {
 	case math.IsNaN(float64(limit)):
 		return "limit is NaN: give tokens a second, rate.Every(interval), or rate.Inf"
 	case limit < 0:
-		return "limit is negative: give tokens a second, 0 for none, or rate.Inf"
+		return fmt.Sprintf("limit is %v: give tokens a second, 0 for none, or rate.Inf", limit)
 	case burst < 0:
-		return "burst is negative: give the number of tokens that a full bucket holds"
+		return fmt.Sprintf("burst is %d: give the number of tokens that a full bucket holds", burst)
 	case burst == 0 && !policyInfinite(limit):
 		return "burst is 0, which admits nothing under a finite limit: give at least 1, or the limit rate.Inf"
 	}

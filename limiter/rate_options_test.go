@@ -28,6 +28,8 @@ func TestRateWrongOptionsPanic(t *testing.T) {
 		"two policies of one name":    {"default", func() { limiter.NewRate(1, 1, policy("default")) }},
 		"nine policies":               {"9 policies", func() { nine() }},
 		"first policy without a name": {"WithName", func() { limiter.WithName("") }},
+		"a limit below 0":             {"NewRate: limit is -2", func() { limiter.NewRate(-2, 1) }},
+		"a burst below 0":             {"WithPolicy: burst is -3", func() { limiter.WithPolicy("a", 1, -3) }},
 		"no keys":                     {"WithMaxKeys", func() { limiter.WithMaxKeys(0) }},
 		"a negative number of keys":   {"WithMaxKeys", func() { limiter.WithMaxKeys(-1) }},
 		"budget without a burst":      {"WithNewKeyBudget", func() { limiter.WithNewKeyBudget(1, 0) }},
