@@ -87,7 +87,12 @@ func run(addr string, clients int, in io.Reader, out io.Writer) error {
 			}
 		}
 	}()
-	h := health.New(health.WithDrainWait(0))
+	// Time for its own clients to end, which have nobody else to turn to.
+	h := health.New(health.WithDrainWait(500 * time.Millisecond))
+	go func() {
+		<-h.Draining()
+		load.stop()
+	}()
 	return h.Serve(ctx, l, &http.Server{Handler: g.handler, ReadHeaderTimeout: 10 * time.Second})
 }
 

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -64,5 +66,35 @@ func TestCommands(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}
+	}
+}
+
+// leaver sends this process a SIGTERM when the first table is printed.
+type leaver struct {
+	said
+	once sync.Once
+}
+
+func (l *leaver) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("clients:")) {
+		l.once.Do(func() {
+			if self, err := os.FindProcess(os.Getpid()); err == nil {
+				self.Signal(syscall.SIGTERM)
+			}
+		})
+	}
+	return l.said.Write(p)
+}
+
+// Its own clients end before the gateway does: what they see of its end is no error of anybody.
+func TestClientsLeaveFirst(t *testing.T) {
+	in, keys := io.Pipe()
+	defer keys.Close()
+	var out leaver
+	if err := run("127.0.0.1:0", 4, in, &out); err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(out.String(), "clients:"); n < 2 || n != strings.Count(out.String(), " 0 errors;") {
+		t.Errorf("an end with errors, or none:\n%s", out.String())
 	}
 }
