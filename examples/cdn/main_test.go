@@ -9,6 +9,8 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,5 +108,32 @@ func TestOrigin(t *testing.T) {
 		if _, err := parseOrigin(origin); (err == nil) != ok {
 			t.Errorf("%q: %v", origin, err)
 		}
+	}
+}
+
+// Whatever may stand in detail for an answer that is not kept is in the README.
+func TestReadmeNamesEveryDetail(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for file, reason := range map[string]string{
+		"storable.go": `return no\("([a-z-]+)"`,
+		"fill.go":     `fl\.v\.reason.* = false, "([a-z-]+)"`,
+	} {
+		b, err := os.ReadFile(filepath.Join("../../cache", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(reason).FindAllSubmatch(b, -1) {
+			n++
+			if name := string(m[1]); name != "not-addressed" && !strings.Contains(string(readme), "`"+name+"`") { // of WithOnlyExplicit, which the cdn has not
+				t.Errorf("README.md does not say what detail=%s is", name)
+			}
+		}
+	}
+	if n < 18 {
+		t.Errorf("%d reasons found in the cache; there are more", n)
 	}
 }
