@@ -5,7 +5,7 @@
 //
 //	go run ./examples/behind-proxy -addr 127.0.0.1:8081 -name a &
 //	go run ./examples/behind-proxy -addr 127.0.0.1:8082 -name b &
-//	nginx -c "$PWD/examples/behind-proxy/nginx.conf" -g 'daemon off;'
+//	sudo nginx -c "$PWD/examples/behind-proxy/nginx.conf" -g 'daemon off;' # its own files are root's
 //	curl -d hello http://127.0.0.1:8080/orders
 package main
 
@@ -41,6 +41,9 @@ func run(args []string, out io.Writer) error {
 	}
 	if *wait < 0 {
 		return fmt.Errorf("-drain-wait is %v; give 0 or more", *wait)
+	}
+	if *work < 0 {
+		return fmt.Errorf("-work is %v; give 0 or more", *work)
 	}
 
 	opts := []health.Option{health.WithDrainWait(*wait)}

@@ -48,6 +48,9 @@ func main() {
 
 // run serves until the input ends or says quit, or a signal comes.
 func run(addr string, clients int, in io.Reader, out io.Writer) error {
+	if clients < 0 {
+		return fmt.Errorf("-clients is %d; give 0 or more", clients)
+	}
 	ctx, quit := context.WithCancel(context.Background())
 	defer quit()
 	l, err := net.Listen("tcp", addr)

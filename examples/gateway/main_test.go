@@ -98,3 +98,9 @@ func TestClientsLeaveFirst(t *testing.T) {
 		t.Errorf("an end with errors, or none:\n%s", out.String())
 	}
 }
+
+func TestClientsOutOfRange(t *testing.T) {
+	if err := run("127.0.0.1:0", -1, strings.NewReader(""), io.Discard); err == nil || !strings.Contains(err.Error(), "-clients is -1") {
+		t.Error(err)
+	}
+}

@@ -43,6 +43,9 @@ func main() {
 	if *d <= 0 {
 		log.Fatalf("overload: -d is %v; give more than 0", *d)
 	}
+	if *procs < 0 {
+		log.Fatalf("overload: -procs is %d; give 1 or more, or 0 for all cores", *procs)
+	}
 	p := newPlan(*procs, *short, *d)
 	live := newLive(os.Stderr)
 	p.show = live.show

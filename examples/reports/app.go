@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -36,6 +37,9 @@ type report struct {
 }
 
 func newApp(work time.Duration, overcommit bool) (*app, error) {
+	if work <= 0 || work > time.Hour {
+		return nil, fmt.Errorf("-work is %v; give more than 0, and at most 1h", work)
+	}
 	rounds := calibrate(work / 100)
 	m := jobs.NewMux()
 	jobs.Register(m, "report", func(ctx context.Context, o order) (report, error) {

@@ -34,3 +34,11 @@ func TestReport(t *testing.T) {
 		t.Errorf("page: %d", w.Code)
 	}
 }
+
+func TestWorkOutOfRange(t *testing.T) {
+	for _, work := range []time.Duration{-time.Second, 0, 2 * time.Hour} {
+		if a, err := newApp(work, false); err == nil || !strings.Contains(err.Error(), "-work is "+work.String()) {
+			t.Errorf("%v: %v, %v", work, a, err)
+		}
+	}
+}
