@@ -8,15 +8,17 @@
 //
 // or, as an equation, with the ones that were given:
 //
-//		Retry(Hedge(Balance(Limit(Breaker(Timeout(base))))))
+//	Retry(Hedge(Balance(Limit(Breaker(Timeout(base))))))
 //
-//	  - retry and hedge are outermost: each try is balanced, limited, judged and
-//	    timed for itself.
-//	  - balance chooses the endpoint of a try; limits and breakers go by endpoint.
-//	    Its endpoints have breakers of their own, so [Balance] and [Breaker]
-//	    exclude each other.
-//	  - limit outside breaker: being held back by ourselves is no failure of a host.
-//	  - timeout inside breaker: a try that we gave up on is one.
+// The reasons:
+//
+//   - retry and hedge are outermost: each try is balanced, limited, judged and
+//     timed for itself.
+//   - balance chooses the endpoint of a try; limits and breakers go by endpoint.
+//     Its endpoints have breakers of their own, so [Balance] and [Breaker]
+//     exclude each other.
+//   - limit outside breaker: being held back by ourselves is no failure of a host.
+//   - timeout inside breaker: a try that we gave up on is one.
 //
 // The result is for [http.Client.Transport] and for
 // [net/http/httputil.ReverseProxy.Transport]. No layer changes the request it
