@@ -14,6 +14,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -110,26 +111,32 @@ func runAll(p plan, names []string) ([]outcome, error) {
 }
 
 // finish prints the table and draws the chart. Its error says that the wrapped server did
-// not hold.
+// not hold, or that there is no chart: the verdict is told all the same.
 func finish(out io.Writer, p plan, all []outcome, svg string) error {
 	table(out, p, all)
-	if svg != "" {
-		b, err := chart(p, all)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(svg, b, 0o644); err != nil {
-			return err
-		}
-		fmt.Fprintf(out, "\nThe chart is in %s.\n", svg)
-	}
+	drawn := draw(out, p, all, svg)
 	var broken []string
 	for _, o := range all {
 		broken = append(broken, o.held()...)
 	}
 	if len(broken) > 0 {
-		return fmt.Errorf("the wrapped server did not hold:\n\t%s", strings.Join(broken, "\n\t"))
+		return errors.Join(drawn, fmt.Errorf("the wrapped server did not hold:\n\t%s", strings.Join(broken, "\n\t")))
 	}
 	fmt.Fprintln(out, "The wrapped server held.")
+	return drawn
+}
+
+func draw(out io.Writer, p plan, all []outcome, svg string) error {
+	if svg == "" {
+		return nil
+	}
+	b, err := chart(p, all)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(svg, b, 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "\nThe chart is in %s.\n", svg)
 	return nil
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -174,5 +176,14 @@ func TestReadAnswer(t *testing.T) {
 		if (c.status == 0) != (err != nil) || err == nil && status != c.status {
 			t.Errorf("%s: %d, %v; want %d", c.name, status, err, c.status)
 		}
+	}
+}
+
+// Where the chart cannot be written, the two minutes were not in vain.
+func TestVerdictWithoutChart(t *testing.T) {
+	var out bytes.Buffer
+	err := finish(&out, newPlan(1, true, 0), nil, filepath.Join(t.TempDir(), "none", "overload.svg"))
+	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(out.String(), "The wrapped server held.") {
+		t.Errorf("%v after\n%s", err, out.String())
 	}
 }
