@@ -90,8 +90,8 @@ func (c *Cache) fitObject(maxBytes int64) {
 	c.maxObject.Store(min(n, maxBytes/4))
 }
 
-// SetMaxBytes changes the budget while the cache runs; entries over it are evicted at once. An
-// error leaves everything as it was.
+// SetMaxBytes changes the budget while the cache runs; entries over it are evicted at once. It
+// returns an error and changes nothing if n is less than 64 KiB.
 func (c *Cache) SetMaxBytes(n int64) error {
 	if n < minBytes {
 		return fmt.Errorf("cache: SetMaxBytes(%d): the budget must be at least %d bytes", n, minBytes)
@@ -108,6 +108,8 @@ func (c *Cache) SetMaxBytes(n int64) error {
 // Where next runs, it runs on the goroutine of the request that needs it, and a panic in it travels
 // on. The context of a run that others wait for ends when nobody is left who reads its response, or where
 // little of that is missing and it can be stored, 5 s later.
+//
+// Handler panics if next or an option is nil.
 func (c *Cache) Handler(next http.Handler, opts ...RouteOption) http.Handler {
 	if next == nil {
 		panic("cache: Handler(nil): give it the handler to cache")
