@@ -11,7 +11,7 @@ import (
 // Purge removes every variant of a URL and returns how many there were. The URL is absolute, and
 // then it stands for http and https alike, since a server behind a proxy sees the one where the
 // client sees the other; or it is a path with an optional query, and then it is purged for every
-// host. A fill that began before the purge is not stored after it.
+// host. What is neither is found nowhere. A fill that began before the purge is not stored after it.
 func (c *Cache) Purge(rawURL string) int { return c.purgeURL(rawURL, false) }
 
 // PurgeSoft makes every variant of a URL stale in place of removing it: it is validated at the

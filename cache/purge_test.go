@@ -204,6 +204,9 @@ func TestPurgeHandler(t *testing.T) {
 		{"POST", "tag=t", "secret", 200, "{\"purged\":1}\n"},
 		{"POST", "tag=other&tag=t", "secret", 400, "cache: 2 things to purge; give one url, prefix, tag, or all=1\n"},
 		{"POST", "url=/y&tag=t&all=1", "secret", 400, "cache: 3 things to purge; give one url, prefix, tag, or all=1\n"},
+		{"POST", "url=example.com/x", "secret", 400, "cache: url is \"example.com/x\"; give an absolute URL of http or https, or a path with its slash\n"},
+		{"POST", "prefix=x", "secret", 400, "cache: prefix is \"x\"; give an absolute URL of http or https, or a path with its slash\n"},
+		{"POST", "url=HTTP://example.com/x", "secret", 200, "{\"purged\":1}\n"},
 		{"POST", "tag=t&soft=true", "secret", 400, "cache: soft is \"true\"; give soft=1, or leave it out\n"},
 		{"POST", "url=&tag=t&all=0&soft=0", "secret", 200, "{\"purged\":1}\n"}, // as a form with empty fields sends it
 		{"POST", "all=1&soft=1", "secret", 200, "{\"purged\":1}\n"},

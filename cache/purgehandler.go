@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 )
 
 // PurgeHandler returns a handler by which an operator purges over HTTP. It serves POST with one of
@@ -12,7 +13,7 @@ import (
 //
 //	curl -X POST -H "Authorization: …" 'http://…/purge?tag=product-7&soft=1'
 //
-// and answers {"purged":n}, or 400 where it does not name one thing to purge. Nothing routes to it by
+// and answers {"purged":n}, or 400 where that is not one thing that can be purged. Nothing routes to it by
 // itself: mount it where only operators can reach it. Every request is put to authorise first, and gets
 // 403 where that says no. It panics if authorise is nil.
 func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
@@ -44,6 +45,12 @@ func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 			http.Error(w, fmt.Sprintf("cache: %d things to purge; give one url, prefix, tag, or all=1", named), http.StatusBadRequest)
 			return
 		}
+		for _, what := range []string{"url", "prefix"} {
+			if s := r.Form.Get(what); s != "" && !located(s) {
+				http.Error(w, fmt.Sprintf("cache: %s is %q; give an absolute URL of http or https, or a path with its slash", what, s), http.StatusBadRequest)
+				return
+			}
+		}
 		var n int
 		switch form := r.Form; {
 		case form.Get("url") != "":
@@ -61,6 +68,12 @@ func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write([]byte(`{"purged":` + strconv.Itoa(n) + "}\n"))
 	})
+}
+
+// located reports whether s is what [Cache.Purge] and [Cache.PurgePrefix] can find something under.
+func located(s string) bool {
+	scheme, _, absolute := strings.Cut(s, "://")
+	return strings.HasPrefix(s, "/") || absolute && (strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https"))
 }
 
 // toPurge returns how many things a form names. One is purged; others would stay without a word.
