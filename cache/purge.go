@@ -86,10 +86,10 @@ func (c *Cache) purgePrefix(prefix string, soft bool) int {
 	if strings.HasPrefix(prefix, "/") {
 		return c.purgeMany(soft, func(r *resource, _ *entry) bool { return strings.HasPrefix(pathOf(r.key), prefix) })
 	}
-	scheme, rest, ok := strings.Cut(prefix, "://")
-	if !ok || scheme != "http" && scheme != "https" {
+	if !located(prefix) {
 		return 0
 	}
+	_, rest, _ := strings.Cut(prefix, "://")
 	host, path := rest, "/"
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
 		host, path = rest[:i], rest[i:]

@@ -29,6 +29,7 @@ func TestPurge(t *testing.T) {
 		{"a path", func(c *cache.Cache) int { return c.Purge("/x") }, []string{urls[1], urls[3], urls[4], urls[5]}},
 		{"a prefix", func(c *cache.Cache) int { return c.PurgePrefix("http://a.example/x/") }, urls[2:3]},
 		{"a host", func(c *cache.Cache) int { return c.PurgePrefix("http://a.example") }, urls[:3]},
+		{"a host in other case", func(c *cache.Cache) int { return c.PurgePrefix("HTTPS://A.example") }, urls[:3]},
 		{"a prefix of paths", func(c *cache.Cache) int { return c.PurgePrefix("/x/") }, urls[2:3]},
 		{"a tag", func(c *cache.Cache) int { return c.PurgeTag("/x/y") }, urls[2:3]},
 		{"a tag in Surrogate-Key", func(c *cache.Cache) int { return c.PurgeTag("key") }, urls},
