@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,14 @@ func (e Endpoint) parse() (Endpoint, *url.URL, error) {
 		e.Weight = 1
 	}
 	u.Host = strings.ToLower(u.Host)
+	switch port := u.Port(); {
+	case port == "", u.Scheme == "http" && port == "80", u.Scheme == "https" && port == "443":
+		u.Host = strings.TrimSuffix(u.Host, ":"+port) // the same endpoint without
+	default:
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return e, nil, fmt.Errorf("outbound: endpoint %q: port %s; give 1 to 65535", e.URL, port)
+		}
+	}
 	u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
 	e.URL = u.String()
 	return e, u, nil

@@ -262,6 +262,11 @@ func TestEndpointsThatAreNotValid(t *testing.T) {
 	}{
 		{"duplicate", urls("http://a.test", "http://b.test", "http://a.test"), "twice"},
 		{"duplicate in other words", urls("http://a.test", "http://A.TEST/"), "twice"},
+		{"duplicate with the scheme's own port", urls("http://a.test", "http://a.test:80/"), "twice"},
+		{"duplicate with the scheme's own port, over TLS", urls("https://[::1]:443", "https://[::1]"), "twice"},
+		{"duplicate with an empty port", urls("http://a.test", "http://a.test:"), "twice"},
+		{"port that is none", urls("http://a.test:65536"), "port"},
+		{"port zero", urls("http://a.test:0"), "port"},
 		{"weight negative", []outbound.Endpoint{{URL: "http://a.test", Weight: -1}}, "weight -1"},
 		{"tier negative", []outbound.Endpoint{{URL: "http://a.test", Tier: -1}}, "tier -1"},
 		{"no scheme", urls("a.test:80"), "scheme"},
