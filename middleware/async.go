@@ -85,8 +85,8 @@ func (f asyncOption) applyAsync(c *asyncConfig) { f(c) }
 
 // WithOwner says whose a request is: a user's name, an account. A job belongs to the owner who
 // submitted it, and is 404 to all others; idempotency keys and the engine's shares are per
-// owner. Without it everybody who knows the id of a job, 128 random bits, may see and cancel
-// it. It panics if f is nil.
+// owner. [jobs.Local] takes names of at most 255 bytes; a POST with a longer one is 413. Without it everybody
+// who knows the id of a job, 128 random bits, may see and cancel it. It panics if f is nil.
 func WithOwner(f func(*http.Request) string) AsyncOption {
 	if f == nil {
 		panic("middleware: WithOwner: f is nil; leave the option out")

@@ -21,7 +21,7 @@ var (
 	ErrUnknownKind = errors.New("jobs: unknown kind")
 	// ErrMalformed says that a payload is not the JSON that its handler takes.
 	ErrMalformed = errors.New("jobs: malformed payload")
-	// ErrTooLarge says that a payload, a key or a result has more bytes than allowed.
+	// ErrTooLarge says that a payload, a key, a client's name or a result has more bytes than allowed.
 	ErrTooLarge = errors.New("jobs: too large")
 	// ErrKeyReused says that the key was used for another payload.
 	ErrKeyReused = errors.New("jobs: key was used for a different job")

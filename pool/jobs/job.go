@@ -99,7 +99,7 @@ type SubmitOptions struct {
 	// the same client gives that job. At most 255 bytes; empty is no key.
 	Key string
 	// Client is on whose behalf the job runs; clients share the engine fairly, and each has
-	// a bounded share of its places and bytes. Empty is no client: no bound but the engine's own.
+	// a bounded share of its places and bytes. At most 255 bytes; empty is no client: no bound but the engine's own.
 	Client string
 	// Priority orders the jobs of one client, from -8 to 7: higher begins sooner. Beyond that range the nearest end
 	// counts. A waiting job ages, so that none is starved: a level is worth a second of waiting.

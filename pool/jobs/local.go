@@ -158,7 +158,7 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 		return Job{}, false, fmt.Errorf("%w: the payload has %d bytes, %d are allowed", ErrTooLarge, len(payload), l.conf.payload)
 	}
 	if len(o.Key) > 255 || len(o.Client) > 255 {
-		return Job{}, false, fmt.Errorf("%w: a key or a client's name has at most 255 bytes", ErrTooLarge)
+		return Job{}, false, fmt.Errorf("%w: the key has %d bytes and the client's name %d, 255 are allowed", ErrTooLarge, len(o.Key), len(o.Client))
 	}
 	if err := l.mux.Check(kind, payload); err != nil {
 		return Job{}, false, err

@@ -115,6 +115,10 @@ func TestPayloadTooLarge(t *testing.T) {
 	if _, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{Key: strings.Repeat("x", 256)}); !errors.Is(err, jobs.ErrTooLarge) {
 		t.Errorf("key: %v", err)
 	}
+	_, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{Client: strings.Repeat("x", 300)})
+	if !errors.Is(err, jobs.ErrTooLarge) || !strings.Contains(err.Error(), "300, 255 are allowed") {
+		t.Errorf("client: %v", err)
+	}
 	if s := l.Stats(); s.Submitted != 0 || s.Bytes != 0 {
 		t.Errorf("%+v", s)
 	}
