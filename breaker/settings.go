@@ -71,8 +71,8 @@ func WithWindow(d time.Duration) Option {
 }
 
 // WithFailureRatio opens the breaker once failures are at least this share of the calls in the
-// window, above 0 to 1, if these are at least minVolume calls. The defaults are 0.5 and 20. A ratio
-// of 0 turns the rule off; the volume also holds for slow calls.
+// window, above 0 to 1, if these are at least minVolume calls. The defaults are 0.5 and 20. A ratio of 0 turns the
+// rule off; the volume also holds for slow calls, and is at least 1 in any case.
 func WithFailureRatio(ratio float64, minVolume int) Option {
 	return option(func(c *config) { c.FailureRatio, c.MinVolume = ratio, minVolume })
 }

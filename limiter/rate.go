@@ -224,7 +224,7 @@ func (r *Rate) SetLimit(limit rate.Limit, burst int) error {
 	return r.setPolicy(0, "SetLimit", limit, burst)
 }
 
-// SetPolicy is [Rate.SetLimit] for the policy of that name.
+// SetPolicy is [Rate.SetLimit] for the policy of that name. It is an error if there is none.
 func (r *Rate) SetPolicy(name string, limit rate.Limit, burst int) error {
 	for i, p := range *r.policies.Load() {
 		if p.Name == name {

@@ -63,7 +63,7 @@ type Result struct {
 	Status int
 	// Bytes is the length of the body as the handler wrote it.
 	Bytes int64
-	// Duration is from the entry into the trace layer until the handler returned.
+	// Duration is from the entry into the trace layer, to [WithRefund] into the rate layer, until the handler returned.
 	Duration time.Duration
 	// Cache says what a cache layer did; [cache.Bypass] if there was none.
 	Cache cache.Result

@@ -182,7 +182,8 @@ func (p *Pool) follow(now time.Duration) {
 
 // Resize sets the number of slots, which then no longer follows GOMAXPROCS. More slots are
 // given to the waiting line at once; fewer are reached as tasks end. It returns an error
-// and changes nothing if slots is less than 1, or 2^30 or more, or while [Overcommit] decides.
+// and changes nothing if slots is less than 1, or 2^30 or more, or while [Overcommit] decides,
+// and [ErrShutdown] once [Pool.Shutdown] has dropped its tasks.
 func (p *Pool) Resize(slots int) error {
 	if slots < 1 || slots > maxSlots {
 		return fmt.Errorf("pool: Resize: %d slots; a pool has from 1 to %d", slots, maxSlots)
