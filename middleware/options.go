@@ -17,7 +17,8 @@ type SkipFunc = func(*http.Request) bool
 type RejectFunc = func(w http.ResponseWriter, r *http.Request, j *Rejection)
 
 // Option is an option that every layer takes. It is also a [Layer]: given to [Wrap] or [New]
-// beside the others it holds for the whole stack.
+// beside the others it holds for the whole stack. It protects nothing: a stack of options alone has
+// no layers, those of [Defaults] neither unless they are given too.
 type Option interface {
 	Layer
 	RateOption

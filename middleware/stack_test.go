@@ -408,6 +408,17 @@ func TestDefaultsKnowTheRoute(t *testing.T) {
 }
 
 // The defaults store only what is addressed to shared caches.
+// Options are no layers, and what is given is not nothing.
+func TestOptionsAloneHaveNoDefaults(t *testing.T) {
+	skip := middleware.WithSkip(func(*http.Request) bool { return false })
+	if n := len(middleware.New(skip).Stats().Layers); n != 0 {
+		t.Errorf("%d layers beside an option; want none", n)
+	}
+	if n := len(middleware.New(append(middleware.Defaults(), skip)...).Stats().Layers); n != 3 {
+		t.Errorf("%d layers; want those of Defaults", n)
+	}
+}
+
 func TestDefaultsStoreCautiously(t *testing.T) {
 	calls := 0
 	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
