@@ -4,8 +4,12 @@
 //	http.ListenAndServe(addr, c.Handler(mux))
 //
 // The handler decides what is stored, by the response fields that every cache obeys:
-// Cache-Control, Expires, Vary, CDN-Cache-Control. What it does not address to a shared
-// cache is passed through, byte for byte, and never waits behind another request.
+// Cache-Control, Expires, Vary, CDN-Cache-Control. What may not be stored is passed through,
+// byte for byte, and never waits behind another request.
+//
+// A response that states no lifetime but has Last-Modified, as files do, is fresh for a tenth of
+// the time since then, 24 h at most (RFC 9111, section 4.2.2), unless its request carried a cookie or
+// credentials. A response that says no-cache is not, and with [WithOnlyExplicit] only one that says public is.
 //
 // Requests for the same response are collapsed: one of them runs the handler, on its own
 // goroutine, and the others read what it records, while it is being written if its length

@@ -436,3 +436,32 @@ func TestNoRevalidationsServeStaleForTheWindow(t *testing.T) {
 		}
 	})
 }
+
+// What the package comment says of files.
+func TestLifetimeByLastModified(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			age     time.Duration
+			control string
+			opts    []cache.Option
+			want    string // Cache-Status of the second answer
+		}{
+			{10 * time.Hour, "", nil, "spillgate; hit; ttl=3600"},
+			{365 * 24 * time.Hour, "", nil, "spillgate; hit; ttl=86400"},
+			{10 * time.Hour, "no-cache", nil, "spillgate; fwd=stale; fwd-status=200; stored"},
+			{10 * time.Hour, "", []cache.Option{cache.WithOnlyExplicit()}, ""},
+			{10 * time.Hour, "public", []cache.Option{cache.WithOnlyExplicit()}, "spillgate; hit; ttl=3600"},
+		} {
+			modified := time.Now().Add(-c.age).UTC().Format(http.TimeFormat)
+			h := cache.New(1<<20, c.opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Last-Modified", modified)
+				if c.control != "" {
+					w.Header().Set("Cache-Control", c.control)
+				}
+				io.WriteString(w, "x")
+			}))
+			get(h, "http://example.com/x")
+			want(t, c.age.String()+" "+c.control, get(h, "http://example.com/x").Header.Get("Cache-Status"), c.want)
+		}
+	})
+}
