@@ -835,6 +835,9 @@ func (fl *fill) finishDiscarding() {
 
 func (fl *fill) serveStale(now time.Time) {
 	fl.mark(Stale)
+	if m, ok := find[interface{ MarkRun() }](fl.w); ok && fl.shed == nil {
+		m.MarkRun()
+	}
 	fl.h.serveStale(fl.w, fl.r, fl.stored, now, fl.reason)
 }
 

@@ -37,6 +37,9 @@ func (r Result) String() string {
 
 // ResultMarker is a ResponseWriter that wants to know how the cache answered. [Cache.Handler]
 // calls it, on the writer it was given or one below it that Unwrap leads to, before it writes.
+//
+// If it has a method MarkRun, without arguments and results, that is called after MarkCache where a response is
+// [Stale] and the handler ran for the request all the same, and failed.
 type ResultMarker interface {
 	MarkCache(r Result)
 }

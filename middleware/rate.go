@@ -47,7 +47,7 @@ type rateConfig struct {
 	key     KeyFunc
 	asks    bool // key or cost is a function of the user's
 	cost    func(*http.Request) int
-	refund  func(r *http.Request, res Result, taken int) int
+	refund  func(r *http.Request, res Result, taken int, ran bool) int // ran: the handler did, whatever res.Cache says
 	headers Headers
 	spread  time.Duration
 }
@@ -81,7 +81,7 @@ func WithRefund(f func(r *http.Request, res Result) int) RateOption {
 		panic("middleware: WithRefund: f is nil; leave the option out")
 	}
 	return rateOption(func(c *rateConfig) {
-		c.refund = func(r *http.Request, res Result, _ int) int { return f(r, res) }
+		c.refund = func(r *http.Request, res Result, _ int, _ bool) int { return f(r, res) }
 	})
 }
 
@@ -89,10 +89,12 @@ func WithRefund(f func(r *http.Request, res Result) int) RateOption {
 // must still have the tokens when the request comes.
 func WithChargeMissesOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
-		c.refund = func(_ *http.Request, res Result, taken int) int {
+		c.refund = func(_ *http.Request, res Result, taken int, ran bool) int {
 			switch res.Cache {
 			case cache.Hit, cache.Stale, cache.Collapsed:
-				return taken
+				if !ran {
+					return taken
+				}
 			}
 			return 0
 		}
@@ -103,7 +105,7 @@ func WithChargeMissesOnly() RateOption {
 // failed ones are to be counted.
 func WithChargeFailuresOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
-		c.refund = func(_ *http.Request, res Result, taken int) int {
+		c.refund = func(_ *http.Request, res Result, taken int, _ bool) int {
 			if res.Status < 400 && !res.Panicked {
 				return taken
 			}
@@ -234,7 +236,7 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !finished {
 			rec.fresh = false
 		}
-		n := h.config.refund(r, rec.result(r, rec.now().Sub(begun), !finished), max(cost, 0))
+		n := h.config.refund(r, rec.result(r, rec.now().Sub(begun), !finished), max(cost, 0), rec.cache&cacheRan != 0)
 		switch {
 		case n > 0:
 			h.l.Refund(key, n)

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
@@ -416,6 +417,54 @@ func TestChargeMissesOnly(t *testing.T) {
 	}
 	if got := l.Peek("192.0.2.1", 0).Remaining; got != 9 {
 		t.Errorf("%d left after a miss and four hits, want 9", got)
+	}
+}
+
+// A stale answer is no miss unless the handler ran for it, and failed: it would have no quota then.
+func TestChargeMissesOnlyOfStaleAnswers(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		window string
+		fail   func(b *breaker.Group, broken *int)
+		left   int // of 10, after a miss and three stale answers
+	}{
+		{"the handler fails", "stale-if-error=600", func(_ *breaker.Group, broken *int) { *broken = 500 }, 6},
+		{"the handler panics", "stale-if-error=600", func(_ *breaker.Group, broken *int) { *broken = -1 }, 6},
+		{"validated in the background", "stale-while-revalidate=600", func(_ *breaker.Group, broken *int) { *broken = 500 }, 9},
+		{"a layer inside refuses", "stale-if-error=600", func(b *breaker.Group, _ *int) {
+			for _, b := range b.All() {
+				b.ForceOpen()
+			}
+		}, 9},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l, b, broken := limiter.NewRate(0, 10), breaker.NewGroup(), 0
+				h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					switch {
+					case broken < 0:
+						panic(http.ErrAbortHandler)
+					case broken > 0:
+						w.WriteHeader(broken)
+					default:
+						w.Header().Set("Cache-Control", "public, max-age=1, "+c.window)
+					}
+				}), middleware.Rate(l, middleware.WithChargeMissesOnly()), middleware.Cache(cache.New(1<<20)), middleware.Breaker(b))
+				do(h, from("192.0.2.1:1"))
+				time.Sleep(2 * time.Second) // in a synctest bubble
+				c.fail(b, &broken)
+				for range 3 {
+					func() {
+						defer func() { _ = recover() }()
+						do(h, from("192.0.2.1:1"))
+					}()
+					synctest.Wait()
+				}
+				if got := l.Peek("192.0.2.1", 0).Remaining; got != c.left {
+					t.Errorf("%d left, want %d", got, c.left)
+				}
+			})
+		})
 	}
 }
 

@@ -35,7 +35,7 @@ type recorder struct {
 	flushed   bool
 	lasting   bool // hijacked, switched to another protocol, an event stream, or waits for a job
 	hasRoute  bool
-	cache     cache.Result
+	cache     cache.Result // and cacheRan
 
 	shed   error     // why one of our layers refused the request; nil if none did
 	shedBy *rejecter // of the layer that refused
@@ -283,6 +283,12 @@ func (rec *recorder) Status() int { return int(rec.status) }
 
 // MarkCache implements [cache.ResultMarker].
 func (rec *recorder) MarkCache(r cache.Result) { rec.cache = r }
+
+// MarkRun implements what [cache.ResultMarker] says of it. There is no word left for it.
+func (rec *recorder) MarkRun() { rec.cache |= cacheRan }
+
+// cacheRan in recorder.cache says that the handler ran.
+const cacheRan cache.Result = 1 << 7
 
 func isEventStream(h http.Header) bool { return isEventStreamType(h["Content-Type"]) }
 

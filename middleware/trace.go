@@ -78,7 +78,7 @@ type Result struct {
 
 func (rec *recorder) result(r *http.Request, d time.Duration, panicked bool) Result {
 	res := Result{
-		Route: r.Pattern, Status: int(rec.status), Bytes: rec.bytes, Duration: d, Cache: rec.cache,
+		Route: r.Pattern, Status: int(rec.status), Bytes: rec.bytes, Duration: d, Cache: rec.cache &^ cacheRan,
 		Panicked: panicked, Hijacked: rec.hijacked,
 	}
 	if rec.shed != nil && rec.shedBy != nil {
