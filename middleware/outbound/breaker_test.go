@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -522,6 +523,100 @@ func TestO4RequestThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a client sends to a reverse proxy goes on to its host: an offer of h2c comes with each first request of some.
+func TestO4RequestThatHTTP2CannotSendSaysNothingAboutTheHost(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		change func(*http.Request)
+		sent   bool
+	}{
+		{"plain", func(*http.Request) {}, true},
+		{"connection kept", func(r *http.Request) { r.Header.Set("Connection", "keep-alive") }, true},
+		{"offer of another protocol", func(r *http.Request) {
+			r.Header.Set("Connection", "Upgrade")
+			r.Header.Set("Upgrade", "h2c")
+		}, false},
+		{"other connection options", func(r *http.Request) { r.Header.Set("Connection", "X-User") }, false},
+		{"other transfer coding", func(r *http.Request) { r.Header.Set("Transfer-Encoding", "gzip") }, false},
+		{"opaque target", func(r *http.Request) { r.URL.Opaque = "b" }, false},
+		{"more header than the server takes", func(r *http.Request) { r.Header.Set("X-User", strings.Repeat("a", 100<<10)) }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var cut atomic.Bool
+			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				if cut.Load() {
+					panic(http.ErrAbortHandler)
+				}
+			}))
+			srv.EnableHTTP2 = true
+			srv.Config.MaxHeaderBytes = 16 << 10
+			srv.StartTLS()
+			defer srv.Close()
+			host := srv.Listener.Addr().String()
+			g := group()
+			set := newSet(t, urls(srv.URL), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(3)))
+			call := func(layer outbound.Layer) uint64 {
+				rt := outbound.New(srv.Client().Transport, layer, outbound.Retry(outbound.WithBackoff(0, 0)))
+				// What the server takes is known when it has said so, which its first answer does.
+				if _, err := get(t, rt, srv.URL); (err == nil) == cut.Load() {
+					t.Errorf("plain: %v", err)
+				}
+				retries := rt.Stats().Retries
+				for range 3 {
+					req := request(t.Context(), "GET", srv.URL, nil)
+					tc.change(req)
+					if _, err := do(rt, req); (err == nil) != (tc.sent && !cut.Load()) {
+						t.Errorf("%v", err)
+					}
+				}
+				return rt.Stats().Retries - retries
+			}
+			for range 2 {
+				for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+					if n := call(layer); (n > 0) != (tc.sent && cut.Load()) {
+						t.Errorf("%d retries", n)
+					}
+				}
+				open := tc.sent && cut.Load()
+				if s := g.Get(host).State(); (s == breaker.Open) != open {
+					t.Errorf("Breaker: %v", s)
+				}
+				if e := set.Stats().Endpoints[0]; e.Ejected != open {
+					t.Errorf("Balance: ejected %v", e.Ejected)
+				}
+				cut.Store(true)
+			}
+		})
+	}
+}
+
+// A server that redirects chooses the URL.
+func TestO4SchemeThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		n.serve(t, "evil.test:80", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "ftp://a.test/", http.StatusFound)
+		})
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		g := group()
+		rt := outbound.New(base, outbound.Breaker(g), outbound.Retry(outbound.WithBackoff(0, 0)))
+		for range 3 {
+			if resp, err := (&http.Client{Transport: rt}).Get("http://evil.test/"); err == nil {
+				resp.Body.Close()
+				t.Errorf("status %d", resp.StatusCode)
+			}
+		}
+		if s := g.Get("a.test").State(); s != breaker.Closed {
+			t.Errorf("the breaker of the host is %v", s)
+		}
+		if n := rt.Stats().Retries; n != 0 {
+			t.Errorf("%d retries", n)
+		}
+		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+	})
 }
 
 func TestO4CallersBodyOfAnotherLengthSaysNothingAboutTheHost(t *testing.T) {

@@ -68,7 +68,7 @@ func outcome(req *http.Request, resp *http.Response, err error, took time.Durati
 		}
 		return breaker.Failure
 	}
-	if refusedByUs(err) || malformed(req) {
+	if refusedByUs(err) || malformed(req) || unsent(err) {
 		return breaker.Ignored
 	}
 	return breaker.Failure
@@ -111,6 +111,27 @@ func malformed(req *http.Request) bool {
 		}
 	}
 	return strings.ContainsFunc(req.URL.RequestURI(), isControl)
+}
+
+// unsentTexts are how the errors begin by which net/http refuses what malformed does not see: what HTTP/2
+// has no place for or its server would not take, and a scheme that it does not speak. They have no type either.
+var unsentTexts = [...]string{
+	"invalid Upgrade request header", "invalid Connection request header", "invalid Transfer-Encoding request header",
+	"invalid request :path", "request header list larger than peer's advertised limit", "unsupported protocol scheme",
+}
+
+// unsent reports whether err is such an error.
+func unsent(err error) bool {
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return false // it is of a connection; made by hand without a cause, as in a test, it would have no text
+	}
+	text := strings.TrimPrefix(err.Error(), "http2: ")
+	for _, begin := range unsentTexts {
+		if strings.HasPrefix(text, begin) {
+			return true
+		}
+	}
+	return false
 }
 
 func isControl(c rune) bool { return c < ' ' || c == 0x7f }

@@ -229,7 +229,7 @@ func (t *retry) backoff(n int) time.Duration {
 
 func worthwhile(req *http.Request, resp *http.Response, err error, asked, elsewhere bool) bool {
 	if err != nil {
-		if malformed(req) || certain(err) && !elsewhere {
+		if malformed(req) || unsent(err) || certain(err) && !elsewhere {
 			return false
 		}
 		return idempotent(req) || notSent(err)
