@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 )
 
@@ -92,7 +93,7 @@ func (rec *recorder) routeOf(r *http.Request, mux *http.ServeMux) string {
 	if r.Pattern != "" {
 		if mux != nil {
 			// A mux inside another, or the one that has set the pattern.
-			if _, p := mux.Handler(r); p != "" {
+			if _, p := handlerOf(mux, r); p != "" {
 				return p
 			}
 		}
@@ -100,7 +101,7 @@ func (rec *recorder) routeOf(r *http.Request, mux *http.ServeMux) string {
 	}
 	if !rec.hasRoute && mux != nil {
 		var h http.Handler
-		h, rec.route = mux.Handler(r)
+		h, rec.route = handlerOf(mux, r)
 		rec.hasRoute = true
 		// Where there are no wildcards to set, and for all targets but "*", a mux does no more than to
 		// set the pattern and call the handler: base.serve does that, and the mux is asked once.
@@ -109,4 +110,18 @@ func (rec *recorder) routeOf(r *http.Request, mux *http.ServeMux) string {
 		}
 	}
 	return rec.route
+}
+
+// handlerOf returns what mux.Handler does, and a pattern of the mux for any request. A CONNECT request that a mux redirects to
+// its path with a slash is a case apart: mux.Handler returns that path, which the client chooses where the pattern has a
+// wildcard. It has no handler here, so that the mux is called.
+func handlerOf(mux *http.ServeMux, r *http.Request) (http.Handler, string) {
+	h, p := mux.Handler(r)
+	if r.Method == http.MethodConnect && strings.HasPrefix(p, "/") && strings.HasSuffix(p, "/") && !strings.HasSuffix(r.URL.Path, "/") {
+		to := *r
+		to.URL = &url.URL{Path: p}
+		_, p = mux.Handler(&to)
+		return nil, p
+	}
+	return h, p
 }

@@ -21,7 +21,8 @@ func TestTheMuxIsAskedOnceAndNobodyCanTell(t *testing.T) {
 		tell := func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s %q id=%q rest=%q own=%q", r.Method, r.Pattern, r.PathValue("id"), r.PathValue("rest"), r.PathValue("own"))
 		}
-		for _, pattern := range []string{"GET /plain", "/tree/", "/item/{id}", "/files/{rest...}", "/end/{$}", "example.org/host", "POST /post"} {
+		for _, pattern := range []string{"GET /plain", "/tree/", "/item/{id}", "/files/{rest...}", "/end/{$}", "example.org/host", "POST /post",
+			"/own/{id}/", "CONNECT /meth/"} {
 			mux.HandleFunc(pattern, tell)
 		}
 		return mux
@@ -38,7 +39,8 @@ func TestTheMuxIsAskedOnceAndNobodyCanTell(t *testing.T) {
 		{"GET", "/tree", ""}, {"GET", "/tree/", ""}, {"GET", "/tree/a/b", ""}, {"GET", "/tree//a", ""}, {"GET", "/tree/../plain", ""},
 		{"GET", "/item/7", ""}, {"GET", "/item/a%2fb", ""}, {"GET", "/files/a/b", ""}, {"GET", "/end/", ""},
 		{"GET", "/host", "example.org"}, {"GET", "/host", "example.org:8080"}, {"GET", "/host", "example.net"},
-		{"GET", "/nothing", ""}, {"OPTIONS", "*", ""}, {"CONNECT", "/plain", ""}, {"CONNECT", "/tree", ""},
+		{"GET", "/nothing", ""}, {"OPTIONS", "*", ""}, {"CONNECT", "/plain", ""}, {"CONNECT", "/tree", ""}, {"CONNECT", "/tree/a", ""},
+		{"CONNECT", "/own/7", ""}, {"CONNECT", "/meth", ""},
 	} {
 		ask := func(h http.Handler) (*httptest.ResponseRecorder, *http.Request) {
 			r := httptest.NewRequest(c.method, "/", nil)
@@ -125,5 +127,46 @@ func TestWhatTheMuxFoundIsForThatMuxOnly(t *testing.T) {
 				t.Errorf("got %q, want %q: the layers around the other mux are passed once", got, "other 1")
 			}
 		})
+	}
+}
+
+// A client can choose the path of a redirect, and so must not be able to choose the key of a breaker by it.
+func TestBreakerKeysAreThoseOfTheMux(t *testing.T) {
+	for _, c := range []struct{ name, path, key string }{
+		{"redirect to a pattern with a wildcard", "/item/7", "/item/{id}/"},
+		{"redirect to a pattern without", "/tree", "/tree/"},
+		{"redirect to a pattern of the method", "/own", "CONNECT /own/"},
+		{"no redirect", "/tree/a", "/tree/"},
+		{"no route", "/nothing", ""},
+	} {
+		for _, outside := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, inside another mux: %v", c.name, outside), func(t *testing.T) {
+				mux := http.NewServeMux()
+				for _, pattern := range []string{"/item/{id}/", "/tree/", "CONNECT /own/"} {
+					mux.HandleFunc(pattern, func(http.ResponseWriter, *http.Request) {})
+				}
+				g := breaker.NewGroup()
+				h, key := middleware.Wrap(mux, middleware.Breaker(g)), c.key
+				if outside {
+					outer := http.NewServeMux()
+					outer.Handle("/", h)
+					h = outer
+					if key == "" {
+						key = "/"
+					}
+				}
+				r := httptest.NewRequest("CONNECT", "/", nil)
+				r.URL.Path, r.RequestURI = c.path, c.path
+				h.ServeHTTP(httptest.NewRecorder(), r)
+				for k := range g.All() {
+					if k != key {
+						t.Errorf("there is a breaker for %q, want one for %q", k, key)
+					}
+				}
+				if n := g.Stats().Keys; n != 1 {
+					t.Errorf("%d keys, want 1", n)
+				}
+			})
+		}
 	}
 }
