@@ -145,6 +145,8 @@ func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Requ
 // service to go by that: the first with enough in service, otherwise the one
 // with the largest part.
 func (s *Set) serving(list *roster, at time.Duration) (tier []*endpoint, panicking bool) {
+	// 0.29*100 and (1-0.8)*5 are a little less than 29 and 1.
+	const rounding = 1e-9
 	best := -1.0
 	for _, candidate := range list.tiers {
 		n, in := len(candidate), 0
@@ -153,7 +155,7 @@ func (s *Set) serving(list *roster, at time.Duration) (tier []*endpoint, panicki
 				in++
 			}
 		}
-		if in >= max(1, n-int(float64(n)*s.maxEjected)) {
+		if in >= max(1, n-int(float64(n)*s.maxEjected+rounding)) {
 			return candidate, false
 		}
 		if part := float64(in) / float64(n); part > best {

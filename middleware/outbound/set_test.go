@@ -410,6 +410,41 @@ func TestAllEndpointsEjected(t *testing.T) {
 	}
 }
 
+func TestMaxEjectedOfPartsThatFloatsDoNotHold(t *testing.T) {
+	healthy := 0.8
+	for _, tc := range []struct {
+		part        float64
+		of, ejected int
+	}{
+		{0.29, 100, 29}, {1 - healthy, 5, 1}, {1 - healthy, 4, 0}, {0.7, 90, 63}, {0.5, 3, 1}, {0.999, 10, 9},
+	} {
+		for bad := tc.ejected; bad <= tc.ejected+1; bad++ {
+			t.Run(fmt.Sprintf("%d of %d fail where %v may be out", bad, tc.of, tc.part), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := world{}
+					var list []outbound.Endpoint
+					for i := range tc.of {
+						host := fmt.Sprintf("%d.test", i)
+						w[host] = always(200)
+						if i < bad {
+							w[host] = always(503)
+						}
+						list = append(list, outbound.Endpoint{URL: "http://" + host})
+					}
+					set := newSet(t, list, outbound.WithMaxEjected(tc.part), outbound.WithPolicy(outbound.RoundRobin))
+					rt := outbound.New(w, outbound.Balance(set))
+					for range 10 * tc.of {
+						get(t, rt, "http://svc/")
+					}
+					if panicking := set.Stats().Panic; panicking != (bad > tc.ejected) {
+						t.Errorf("ejection is suspended: %v", panicking)
+					}
+				})
+			})
+		}
+	}
+}
+
 func TestNeverMoreThanHalfIsEjected(t *testing.T) {
 	for bad := range 11 {
 		t.Run(fmt.Sprintf("%d of 10 fail", bad), func(t *testing.T) {
