@@ -1081,6 +1081,21 @@ func TestAttack21VaryCookieOrigin(t *testing.T) {
 	}
 }
 
+// A field that was sent in several lines is another one than an empty one.
+func TestAttack21VaryInSeveralLines(t *testing.T) {
+	for _, name := range []string{"Cookie", "X-User", "Accept-Language"} {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", name)
+			io.WriteString(w, strings.Join(r.Header[name], ","))
+		}))
+		want(t, "first", text(t, get(h, "http://example.com/x", name+": a=1", name+": b=2")), "a=1,b=2")
+		want(t, name+" that is empty", text(t, get(h, "http://example.com/x", name+": ")), "")
+		want(t, "the same again", get(h, "http://example.com/x", name+": a=1", name+": b=2").Header.Get("Cache-Status"), "spillgate; hit; ttl=60")
+		want(t, "empty again", get(h, "http://example.com/x", name+": ").Header.Get("Cache-Status"), "spillgate; hit; ttl=60")
+	}
+}
+
 func TestAttack22PurgeMethod(t *testing.T) {
 	var calls atomic.Int64
 	cached := page(&calls, "x", "Cache-Control: max-age=60")
