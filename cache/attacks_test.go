@@ -584,6 +584,11 @@ func TestAttack13Floods(t *testing.T) {
 			r.RequestURI = "/x?" + r.URL.RawQuery
 			r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", i%500, 500+i%500))
 		}, func(h http.Header, i int) {}},
+		{"Ranges in long fields", func(r *http.Request, i int) {
+			r.URL.RawQuery = strconv.Itoa(i)
+			r.RequestURI = "/x?" + r.URL.RawQuery
+			r.Header.Set("Range", "bytes=0-"+strings.Repeat("0", 8000)+"9")
+		}, func(h http.Header, i int) {}},
 		{"tags", func(r *http.Request, i int) { r.URL.RawQuery = strconv.Itoa(i); r.RequestURI = "/x?" + r.URL.RawQuery }, func(h http.Header, i int) {
 			h.Set("Cache-Tag", fmt.Sprintf("a%d, b%d, c%d", i, i, i))
 			h.Set("Cache-Groups", fmt.Sprintf(`"g%d"`, i))

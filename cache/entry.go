@@ -155,6 +155,9 @@ func (e *entry) complete(body []byte) {
 		e.set("Content-Length", strconv.Itoa(len(body)))
 	}
 	cost := entryCost + len(e.extra) + cap(body)
+	if e.part != nil {
+		cost += len(e.part.asked)
+	}
 	for i := range e.fields {
 		f := &e.fields[i]
 		f.values = f.values[:len(f.values):len(f.values)]
