@@ -324,6 +324,43 @@ func TestAttack09KeyConfusion(t *testing.T) {
 	want(t, "de", text(t, get(h, "/rewritten", "Lang: de")), "/de/rewritten")
 }
 
+// A request target in absolute-form may have no path. A ServeMux redirects it to "/", and that answer must be nobody else's.
+func TestAttack09TargetWithoutAPath(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.RequestURI()) })
+	c := cache.New(1 << 20)
+	srv := httptest.NewServer(c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		mux.ServeHTTP(w, r)
+	})))
+	defer srv.Close()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	br := bufio.NewReader(conn)
+	for _, step := range []struct {
+		line   string
+		status int
+		hit    bool
+	}{
+		{"GET http://example.com", 307, false}, {"GET /", 200, false}, {"GET http://example.com", 307, true}, {"GET /", 200, true},
+		{"GET http://example.com?x=/a", 307, false}, {"GET /?x=/a", 200, false}, {"GET /a", 200, false}, {"GET /a", 200, true},
+		{"POST http://example.com?x=/a", 307, false}, {"GET /a", 200, true}, {"GET /?x=/a", 200, false},
+	} {
+		io.WriteString(conn, step.line+" HTTP/1.1\r\nHost: example.com\r\n\r\n")
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text(t, res)
+		want(t, step.line, res.StatusCode, step.status)
+		want(t, step.line+" from the store", strings.Contains(res.Header.Get("Cache-Status"), "; hit"), step.hit)
+	}
+	want(t, "purged", c.Purge("http://example.com/"), 2)
+}
+
 func TestAttack10Truncation(t *testing.T) {
 	for name, broken := range map[string]func(w http.ResponseWriter){
 		"short of Content-Length": func(w http.ResponseWriter) {

@@ -22,10 +22,15 @@ func target(r *http.Request) (s string, ok bool) {
 		return s, true
 	}
 	// absolute-form (RFC 9112, section 3.2.2)
-	if i := strings.Index(s, "://"); i >= 0 {
-		if j := strings.IndexByte(s[i+3:], '/'); j >= 0 {
-			return s[i+3+j:], true
+	if _, rest, ok := strings.Cut(s, "://"); ok {
+		j := strings.IndexAny(rest, "/?")
+		switch {
+		case j < 0:
+			return "/", true // what a path that is empty stands for; the handler gets it empty, see extra
+		case rest[j] == '?':
+			return "/" + rest[j:], true
 		}
+		return rest[j:], true
 	}
 	return "", false
 }
