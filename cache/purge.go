@@ -173,21 +173,32 @@ func (h *route) serveOther(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	asked := string(new(rules).appendKey(nil, r)) // a layer inside may change the request
-	if s, ok := find[StatusReporter](w); ok {
-		h.next.ServeHTTP(w, r)
-		h.cache.invalidate(asked, s.Status(), w.Header())
-		return
+	inner := w
+	var ww *watch
+	reporter, reports := find[StatusReporter](w)
+	if !reports {
+		ww = &watch{ResponseWriter: w}
+		inner = watchFor(ww)
 	}
-	ww := &watch{ResponseWriter: w}
-	h.next.ServeHTTP(watchFor(ww), r)
-	h.cache.invalidate(asked, ww.status, w.Header())
+	returned := false
+	defer func() {
+		var status int
+		if reports {
+			status = reporter.Status()
+		} else {
+			status = ww.status
+		}
+		if status == 0 && returned {
+			status = http.StatusOK
+		}
+		h.cache.invalidate(asked, status, w.Header()) // also where the body breaks off after a status of success
+	}()
+	h.next.ServeHTTP(inner, r)
+	returned = true
 }
 
 // invalidate purges what a request to a URL has made invalid by succeeding.
 func (c *Cache) invalidate(asked string, status int, hd http.Header) {
-	if status == 0 {
-		status = http.StatusOK
-	}
 	if status < 200 || status > 399 {
 		return
 	}

@@ -161,6 +161,57 @@ func TestUnsafeMethods(t *testing.T) {
 	}
 }
 
+// A response whose body breaks off has said before that the request succeeded; a handler that panics has not.
+func TestUnsafeMethodsThatBreakOff(t *testing.T) {
+	const flushed = -1 // and nothing else
+	for _, reports := range []bool{false, true} {
+		for status, invalid := range map[int]bool{0: false, flushed: true, 200: true, 500: false} {
+			version := 0
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == "POST" {
+					version++
+					switch status {
+					case 0:
+					case flushed:
+						http.NewResponseController(w).Flush()
+					default:
+						w.WriteHeader(status)
+						io.WriteString(w, "the beginning")
+					}
+					panic(http.ErrAbortHandler)
+				}
+				w.Header().Set("Cache-Control", "max-age=60")
+				fmt.Fprint(w, version)
+			}))
+			get(h, "http://example.com/x")
+			func() {
+				defer func() { want(t, "panic", recover(), any(http.ErrAbortHandler)) }()
+				var w http.ResponseWriter = httptest.NewRecorder()
+				if reports {
+					w = &reporter{ResponseWriter: w}
+				}
+				h.ServeHTTP(w, httptest.NewRequest("POST", "http://example.com/x", nil))
+			}()
+			want(t, fmt.Sprint("invalid after ", status), text(t, get(h, "http://example.com/x")) == "1", invalid)
+		}
+	}
+}
+
+// reporter is a cache.StatusReporter.
+type reporter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *reporter) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *reporter) Flush() { r.WriteHeader(http.StatusOK) }
+
+func (r *reporter) Status() int { return r.status }
+
 // What a POST has made invalid goes by what the client has sent, whatever a layer inside makes of its request, and
 // under the rules of every route.
 func TestUnsafeMethodsThatChangeTheRequest(t *testing.T) {

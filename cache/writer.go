@@ -176,8 +176,15 @@ func (w *watch) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-func (w *watch) Flush()            { w.FlushError() }
-func (w *watch) FlushError() error { return http.NewResponseController(w.ResponseWriter).Flush() }
+func (w *watch) Flush() { w.FlushError() }
+
+func (w *watch) FlushError() error {
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if err == nil && w.status == 0 {
+		w.status = http.StatusOK
+	}
+	return err
+}
 
 type watch1 struct{ *watch }
 
