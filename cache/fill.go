@@ -830,7 +830,7 @@ func (fl *fill) finishDiscarding() {
 		h["Set-Cookie"] = cookies // for this client alone
 	}
 	fl.mark(Revalidated)
-	fl.h.serve(fl.w, fl.r, e, e.age(now), c.name+"; hit; fwd="+fl.forward+"; fwd-status=304")
+	fl.h.serve(fl.w, fl.r, e, e.age(now), c.name+"; fwd="+fl.forward+"; fwd-status=304") // and no hit: RFC 9211, section 2.1
 }
 
 func (fl *fill) serveStale(now time.Time) {
