@@ -9,8 +9,8 @@ import (
 )
 
 // Purge removes every variant of a URL and returns how many there were. The URL is absolute, and
-// then it stands for http and https alike, since a server behind a proxy sees the one where the
-// client sees the other; or it is a path with an optional query, and then it is purged for every
+// then it stands for http and https alike, with their default ports and without, since a server behind a proxy
+// sees the one where the client sees the other; or it is a path with an optional query, and then it is purged for every
 // host. What is neither is found nowhere. A fill that began before the purge is not stored after it.
 func (c *Cache) Purge(rawURL string) int { return c.purgeURL(rawURL, false) }
 
@@ -33,13 +33,28 @@ func (c *Cache) purgeURL(rawURL string, soft bool) int {
 			return slices.ContainsFunc(keys, func(key string) bool { return key[len("http://"):] == path })
 		})
 	}
-	n := 0
-	for _, tls := range [...]bool{false, true} { // both schemes
-		for _, key := range c.keysFor(tls, u.Host, rawURL, u) {
-			n += c.purgeOne([]byte(key), soft)
+	var keys []string
+	for _, host := range hostsOf(u.Host) {
+		for _, tls := range [...]bool{false, true} { // both schemes
+			keys = append(keys, c.keysFor(tls, host, rawURL, u)...)
 		}
 	}
+	slices.Sort(keys)
+	n := 0
+	for _, key := range slices.Compact(keys) {
+		n += c.purgeOne([]byte(key), soft)
+	}
 	return n
+}
+
+// hostsOf are the hosts that a host in a URL stands for: where it has no other port, with the default ports as well. Behind
+// a proxy that ends TLS and sends Host with its port, ":443" is not the default port of what comes in.
+func hostsOf(host string) []string {
+	bare := strings.TrimSuffix(strings.TrimSuffix(host, ":80"), ":443")
+	if strings.LastIndexByte(bare, ':') > strings.LastIndexByte(bare, ']') {
+		return []string{host}
+	}
+	return []string{bare, bare + ":80", bare + ":443"}
 }
 
 // keysFor are the keys that a URL may be stored under: spelled as it is and as url.Parse would, under the
@@ -94,10 +109,12 @@ func (c *Cache) purgePrefix(prefix string, soft bool) int {
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
 		host, path = rest[:i], rest[i:]
 	}
-	plain := string((&rules{}).appendURL(nil, false, host, path))
-	secure := string((&rules{}).appendURL(nil, true, host, path))
+	var prefixes []string
+	for _, host := range hostsOf(host) {
+		prefixes = append(prefixes, string((&rules{}).appendURL(nil, false, host, path)), string((&rules{}).appendURL(nil, true, host, path)))
+	}
 	return c.purgeMany(soft, func(r *resource, _ *entry) bool {
-		return strings.HasPrefix(r.key, plain) || strings.HasPrefix(r.key, secure)
+		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(r.key, p) })
 	})
 }
 

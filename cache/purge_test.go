@@ -89,6 +89,27 @@ func TestPurgeUnderTheRulesOfRoutes(t *testing.T) {
 	}
 }
 
+// Behind a proxy that ends TLS the Host may have a port that is the default one for the client only.
+func TestPurgeWithDefaultPorts(t *testing.T) {
+	c := cache.New(1 << 20)
+	h := c.Handler(page(new(atomic.Int64), "x", "Cache-Control: max-age=60"))
+	hosts := []string{"example.com", "example.com:80", "example.com:443", "[2001:db8::443]", "[2001:db8::443]:443"}
+	for _, host := range hosts {
+		for _, other := range []string{host, strings.TrimSuffix(host, ":443")} {
+			for _, scheme := range []string{"http://", "https://"} {
+				get(h, scheme+host+"/x")
+				want(t, "Purge "+scheme+other, c.Purge(scheme+other+"/x"), 1)
+				get(h, scheme+host+"/x")
+				want(t, "PurgePrefix "+scheme+other, c.PurgePrefix(scheme+other), 1)
+				get(h, "http://"+host+"/x") // as the proxy sends it on
+				want(t, "behind a proxy: Purge "+scheme+other, c.Purge(scheme+other+"/x"), 1)
+			}
+		}
+	}
+	get(h, "http://example.com:8443/x")
+	want(t, "another port", c.Purge("https://example.com/x")+c.PurgePrefix("https://example.com"), 0)
+}
+
 func TestPurgeRemovesVariants(t *testing.T) {
 	var calls atomic.Int64
 	c := cache.New(1<<20, cache.WithKeyCookies("lang"))
