@@ -262,7 +262,7 @@ func (e *entry) record() recordedEntry {
 // entry makes a record usable again; nil if it makes no sense.
 func (r *recordedEntry) entry(now time.Time) *entry {
 	n := len(r.Vary)
-	if len(r.Names) != len(r.Values) || len(r.Raw) != n || len(r.Norm) != n || len(r.Absent) != n || r.Status < 200 {
+	if len(r.Names) != len(r.Values) || len(r.Raw) != n || len(r.Norm) != n || len(r.Absent) != n || r.Status < 200 || r.Status > 999 {
 		return nil
 	}
 	// Its age goes by the wall clock, which is all that processes share. A clock that went back

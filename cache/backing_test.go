@@ -430,6 +430,28 @@ func TestPurgeRaceWithStore(t *testing.T) {
 	}
 }
 
+// A record in which a bit has turned answers no request with a panic.
+func TestRecordsThatAreDamaged(t *testing.T) {
+	s := newMapStore()
+	var calls atomic.Int64
+	origin := page(&calls, "x", "Cache-Control: max-age=60", "Vary: A", `Etag: "v"`)
+	get(cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(origin), "http://example.com/x", "A: 1")
+	const key = "http://example.com/x"
+	whole := s.m[key]
+	for i := range 8 * len(whole) {
+		s.m[key] = bytes.Clone(whole)
+		s.m[key][i/8] ^= 1 << (i % 8)
+		func() {
+			defer func() {
+				if v := recover(); v != nil {
+					t.Errorf("bit %d of byte %d: %v", i%8, i/8, v)
+				}
+			}()
+			get(cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(origin), key, "A: 1")
+		}()
+	}
+}
+
 func FuzzRecord(f *testing.F) {
 	s := newMapStore()
 	var calls atomic.Int64
