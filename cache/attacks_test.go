@@ -1043,6 +1043,39 @@ func TestNamesThatAreNotCanonical(t *testing.T) {
 	}
 }
 
+// So do validators, as in "ETag", which is how RFC 9110 writes it.
+func TestValidatorsThatAreNotCanonical(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const date = "Sun, 06 Nov 1994 08:49:37 GMT"
+		for _, v := range []struct{ name, value, asks string }{{"ETag", `"a"`, "If-None-Match"}, {"last-modified", date, "If-Modified-Since"}} {
+			calls, whole := 0, 0
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls++
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header()[v.name] = []string{v.value}
+				if r.Header.Get(v.asks) == v.value {
+					w.WriteHeader(http.StatusNotModified)
+					return
+				}
+				whole++
+				io.WriteString(w, "x")
+			}))
+			get(h, "http://example.com/x")
+			want(t, v.name+": status for a client that has it", get(h, "http://example.com/x", v.asks+": "+v.value).StatusCode, 304)
+			time.Sleep(61 * time.Second) // in a synctest bubble
+			res := get(h, "http://example.com/x")
+			want(t, "validated", res.Header.Get("Cache-Status"), "spillgate; fwd=stale; fwd-status=304")
+			_, other := res.Header[http.CanonicalHeaderKey(v.name)]
+			want(t, "a second one", other, false)
+			time.Sleep(61 * time.Second) // in a synctest bubble
+			ask(h, "HEAD", "http://example.com/x")
+			want(t, "after a HEAD", get(h, "http://example.com/x").Header.Get("Cache-Status"), "spillgate; hit; ttl=60")
+			want(t, "calls", calls, 3)
+			want(t, "whole responses, with that to the HEAD", whole, 2)
+		}
+	})
+}
+
 // A client that has a proxy inside drop a field that it has sent poisons nothing.
 func TestAttack19RequestConnectionFields(t *testing.T) {
 	var calls atomic.Int64

@@ -124,7 +124,7 @@ func (e *entry) index() {
 
 func (e *entry) values(name string) ([]string, bool) {
 	for i := range e.fields {
-		if e.fields[i].name == name {
+		if strings.EqualFold(e.fields[i].name, name) {
 			return e.fields[i].values, true
 		}
 	}
@@ -140,7 +140,7 @@ func (e *entry) get(name string) string {
 
 func (e *entry) set(name string, values ...string) {
 	for i := range e.fields {
-		if e.fields[i].name == name {
+		if strings.EqualFold(e.fields[i].name, name) {
 			e.fields[i].values = values
 			return
 		}
@@ -208,7 +208,7 @@ func (e *entry) freshen(h http.Header, outer headerSnapshot, v verdict, now time
 		}
 	}
 	for _, f := range from.fields {
-		switch f.name {
+		switch http.CanonicalHeaderKey(f.name) {
 		case "Content-Length", "Content-Encoding", "Content-Range", "Content-Md5", "Etag":
 			continue
 		case "Vary":

@@ -293,8 +293,9 @@ func (fl *fill) decide(status int) {
 // section 4.3.5): that it is the same still, and for how long, or that it is not.
 func (fl *fill) learn(h http.Header, now time.Time) {
 	e := fl.have
+	named := canonicalFields(h)
 	first := func(name string) string {
-		if v := h[name]; len(v) != 0 {
+		if v := named[name]; len(v) != 0 {
 			return v[0]
 		}
 		return ""
@@ -342,7 +343,7 @@ func (fl *fill) freshen(h http.Header, v verdict, now time.Time) *entry {
 
 // chosen is the variant that a 304 to our offers is about.
 func (fl *fill) chosen(h http.Header) *entry {
-	tags := h["Etag"]
+	tags := canonicalFields(h)["Etag"]
 	if len(tags) == 0 && len(fl.offers) == 1 {
 		return fl.offers[0]
 	}
