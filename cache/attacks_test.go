@@ -361,6 +361,42 @@ func TestAttack09TargetWithoutAPath(t *testing.T) {
 	want(t, "purged", c.Purge("http://example.com/"), 2)
 }
 
+// What stands for a path and does not begin like one is no part of the host.
+func TestAttack09TargetThatBeginsWithNoSlash(t *testing.T) {
+	c := cache.New(1 << 20)
+	srv := httptest.NewServer(c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		io.WriteString(w, r.Host+" "+r.URL.Opaque+r.URL.Path)
+	})))
+	defer srv.Close()
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	br := bufio.NewReader(conn)
+	for range 2 {
+		for _, step := range []struct{ target, host, body string }{
+			{"http:m/x", "example.co", "example.co m/x"}, {"/x", "example.com", "example.com /x"}, {"/m/x", "example.co", "example.co /m/x"},
+			{"http:80/x", "example.org:", "example.org: 80/x"}, {"/x", "example.org", "example.org /x"},
+			{"a:", "example.com", "example.com "}, {"/", "example.com", "example.com /"}, {"a:b://c/y", "example.com", "example.com b://c/y"}, {"/y", "example.com", "example.com /y"}, {"*", "example.com", "example.com *"},
+		} {
+			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", step.target, step.host)
+			res, err := http.ReadResponse(br, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want(t, step.target+" at "+step.host, text(t, res), step.body)
+		}
+	}
+	want(t, "purged, of one URL", c.Purge("http://example.com/y"), 1)
+	fmt.Fprint(conn, "POST http:m/x HTTP/1.1\r\nHost: example.co\r\nContent-Length: 0\r\n\r\n")
+	if _, err := http.ReadResponse(br, nil); err != nil {
+		t.Fatal(err)
+	}
+	want(t, "invalidates nothing of another host", c.Purge("http://example.com/x"), 1)
+}
+
 func TestAttack10Truncation(t *testing.T) {
 	for name, broken := range map[string]func(w http.ResponseWriter){
 		"short of Content-Length": func(w http.ResponseWriter) {

@@ -22,7 +22,7 @@ func target(r *http.Request) (s string, ok bool) {
 		return s, true
 	}
 	// absolute-form (RFC 9112, section 3.2.2)
-	if _, rest, ok := strings.Cut(s, "://"); ok {
+	if _, rest, ok := strings.Cut(s, "://"); ok && r.URL.Opaque == "" {
 		j := strings.IndexAny(rest, "/?")
 		switch {
 		case j < 0:
@@ -32,7 +32,7 @@ func target(r *http.Request) (s string, ok bool) {
 		}
 		return rest[j:], true
 	}
-	return "", false
+	return s, true // "*", or "http:m/x", which net/http lets through
 }
 
 // appendKey appends the primary key (RFC 9111, section 2): the URL as the client wrote it, with
@@ -72,6 +72,10 @@ func (p *rules) appendURL(b []byte, tls bool, host, target string) []byte {
 			c = '\\'
 		}
 		b = append(b, c)
+	}
+	if !strings.HasPrefix(target, "/") {
+		// "*", or "m/x", which behind the host example.co must not become the path /x of example.com.
+		b = append(b, "/ "...)
 	}
 	if p.query == nil {
 		return append(b, target...)
