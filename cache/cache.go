@@ -326,7 +326,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	fl.special = r.Method == http.MethodHead || !fl.validating && (ranged || conditional(r.Header))
 	alone := fl.special || c.collapseWait == 0 ||
 		len(r.Header["Authorization"]) != 0 || // whose response may be his alone
-		e != nil && e.noCache || // each use is to be validated for itself
+		e != nil && (e.noCache || e.lifetime == 0) || // each use is to be validated for itself
 		len(r.Header["Cookie"]) != 0 && c.marks.left(hash^cookSalt, c.second(now)) > 0
 	if !alone && r.Context().Value(filling{c}) != nil {
 		h.passOn(w, r) // we are inside a fill of this very cache

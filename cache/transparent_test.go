@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -524,6 +525,34 @@ func TestOnlyToBeValidated(t *testing.T) {
 	defer srv.Close()
 	for range 3 {
 		want(t, "length", len(see(t, srv.Client(), "GET", srv.URL).body), 10_000)
+	}
+}
+
+// Where nobody can have the response of another, nobody waits for it.
+func TestOnlyToBeValidatedDoesNotQueue(t *testing.T) {
+	for _, cc := range []string{"no-cache", "public, max-age=0, must-revalidate", "max-age=0, stale-while-revalidate=1"} {
+		synctest.Test(t, func(t *testing.T) {
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(time.Second) // in a synctest bubble
+				w.Header().Set("Cache-Control", cc)
+				w.Header().Set("Etag", `"x"`)
+				if r.Header.Get("If-None-Match") != "" {
+					w.WriteHeader(304)
+				}
+			}))
+			get(h, "http://example.com/x")
+			time.Sleep(time.Minute) // in a synctest bubble
+			var wg sync.WaitGroup
+			for i := range 4 {
+				wg.Go(func() {
+					time.Sleep(time.Duration(i) * 300 * time.Millisecond) // in a synctest bubble
+					began := time.Now()
+					want(t, cc, get(h, "http://example.com/x").Header.Get("Cache-Status"), "spillgate; fwd=stale; fwd-status=304")
+					want(t, cc, time.Since(began), time.Second)
+				})
+			}
+			wg.Wait()
+		})
 	}
 }
 
