@@ -334,6 +334,28 @@ func TestNoVariantInACodingNotAskedFor(t *testing.T) {
 	}
 }
 
+// Nor one that it cannot decode, since it has another dictionary.
+func TestNoVariantWithAnotherDictionary(t *testing.T) {
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hd := w.Header()
+		hd.Set("Cache-Control", "max-age=60")
+		hd.Set("Vary", "Accept-Encoding, Available-Dictionary")
+		hd.Set("Etag", `W/"v1"`)
+		if r.Header.Get("If-None-Match") != "" {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		hd.Set("Content-Encoding", "dcb")
+		io.WriteString(w, r.Header.Get("Available-Dictionary"))
+	}))
+	for range 2 {
+		for _, dictionary := range []string{":AAAA:", ":BBBB:"} {
+			res := get(h, "http://example.com/x", "Accept-Encoding: gzip, br, dcb", "Available-Dictionary: "+dictionary)
+			want(t, "compressed with", text(t, res), dictionary)
+		}
+	}
+}
+
 func TestCollapse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64

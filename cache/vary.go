@@ -117,12 +117,14 @@ func matches(names []string, want []selected, language string, h http.Header) bo
 	return true
 }
 
-// decodable reports whether a client names each coding of the content in its Accept-Encoding.
+// decodable reports whether a client names each coding of the content in its Accept-Encoding, and needs no dictionary for
+// it (RFC 9842), which another client may have had.
 func (e *entry) decodable(acceptEncoding []string) bool {
 	codings, _ := e.values("Content-Encoding")
 	for _, line := range codings {
 		for coding := range strings.SplitSeq(line, ",") {
-			if coding = trimOWS(coding); coding != "" && !strings.EqualFold(coding, "identity") && !accepted(acceptEncoding, coding) {
+			if coding = trimOWS(coding); coding != "" && !strings.EqualFold(coding, "identity") &&
+				(!accepted(acceptEncoding, coding) || strings.EqualFold(coding, "dcb") || strings.EqualFold(coding, "dcz")) {
 				return false
 			}
 		}
