@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
@@ -591,6 +592,42 @@ func TestO4RequestThatHTTP2CannotSendSaysNothingAboutTheHost(t *testing.T) {
 		})
 	}
 }
+
+// The value of a trailer is set while the body is read, at which a transport may still be when it has given the try up.
+func TestTrailerIsLeftToWhoReadsTheBody(t *testing.T) {
+	g := group()
+	set := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(3)))
+	var reading sync.WaitGroup
+	base := world{"a.test": func(req *http.Request) (*http.Response, error) {
+		reading.Go(func() { req.Body.Read(make([]byte, 1)) })
+		return nil, errCut
+	}}
+	for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+		rt := outbound.New(base, layer)
+		for range 3 {
+			req := request(t.Context(), "PUT", "http://a.test/", nil)
+			req.ContentLength, req.Trailer = -1, http.Header{"X-Sum": nil}
+			req.Body = io.NopCloser(readerFunc(func([]byte) (int, error) {
+				req.Trailer.Set("X-Sum", "1")
+				return 0, io.EOF
+			}))
+			if _, err := do(rt, req); err == nil {
+				t.Error("no error")
+			}
+			reading.Wait()
+		}
+	}
+	if s := g.Get("a.test").State(); s != breaker.Open {
+		t.Errorf("Breaker: %v", s)
+	}
+	if e := set.Stats().Endpoints[0]; !e.Ejected {
+		t.Error("Balance: not ejected")
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // A server that redirects chooses the URL.
 func TestO4SchemeThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {

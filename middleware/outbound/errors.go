@@ -96,17 +96,15 @@ func refusedByUs(err error) bool {
 }
 
 // malformed reports whether net/http refuses to send a request, for a control character in its
-// header, trailer or URL, or a field name that is none. Its errors have no type to tell that by.
+// header or URL, or a field name that is none. Its errors have no type to tell that by.
 func malformed(req *http.Request) bool {
-	for _, fields := range [...]http.Header{req.Header, req.Trailer} {
-		for name, values := range fields {
-			if name == "" || strings.ContainsFunc(name, notToken) {
+	for name, values := range req.Header {
+		if name == "" || strings.ContainsFunc(name, notToken) {
+			return true
+		}
+		for _, v := range values {
+			if strings.ContainsFunc(v, func(c rune) bool { return isControl(c) && c != '\t' }) {
 				return true
-			}
-			for _, v := range values {
-				if strings.ContainsFunc(v, func(c rune) bool { return isControl(c) && c != '\t' }) {
-					return true
-				}
 			}
 		}
 	}
@@ -114,8 +112,10 @@ func malformed(req *http.Request) bool {
 }
 
 // unsentTexts are how the errors begin by which net/http refuses what malformed does not see: what HTTP/2
-// has no place for or its server would not take, and a scheme that it does not speak. They have no type either.
+// has no place for or its server would not take, and a scheme that it does not speak. They have no type either. Of
+// a malformed trailer they tell as well: whoever still reads the body may be setting the trailer.
 var unsentTexts = [...]string{
+	"net/http: invalid trailer", "invalid HTTP trailer",
 	"invalid Upgrade request header", "invalid Connection request header", "invalid Transfer-Encoding request header",
 	"invalid request :path", "request header list larger than peer's advertised limit", "unsupported protocol scheme",
 }
@@ -123,7 +123,7 @@ var unsentTexts = [...]string{
 // unsent reports whether err is such an error.
 func unsent(err error) bool {
 	if _, ok := errors.AsType[*net.OpError](err); ok {
-		return false // it is of a connection; made by hand without a cause, as in a test, it would have no text
+		return false // it is of a connection, and cannot be printed where a fake has left Err out
 	}
 	text := strings.TrimPrefix(err.Error(), "http2: ")
 	for _, begin := range unsentTexts {
