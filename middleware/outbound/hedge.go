@@ -16,10 +16,10 @@ import (
 // machines behind them, or with [Balance], which sends the second try elsewhere.
 //
 // A request is hedged at most once, if it may be carried out twice (as for
-// [Retry]) and its body, if any, has GetBody; once it has taken longer than 95 %
-// of the latest requests to its host, of which there must have been 50, or than
-// [WithHedgeAfter] says; and if the budget allows it, which is that of [Retry]
-// if it is given. A hedge never waits for a limit, and is not sent to a host
+// [Retry]), has no trailer, and its body, if any, has GetBody; once it has taken
+// longer than 95 % of the latest requests to its host, of which there must have
+// been 50, or than [WithHedgeAfter] says; and if the budget allows it, which is
+// that of [Retry] if it is given. A hedge never waits for a limit, and is not sent to a host
 // whose breaker is open or half-open, nor by a set that has no other endpoint for it.
 //
 // The first response below 500 that is not 429 wins; the other try is cancelled. A panic in the
@@ -82,7 +82,7 @@ var errOtherWon = errors.New("outbound: the other try was faster")
 func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	noBody := req.Body == nil || req.Body == http.NoBody
-	if !idempotent(req) || !noBody && req.GetBody == nil || req.Header.Get("Upgrade") != "" || isHedge(ctx) {
+	if !idempotent(req) || !noBody && req.GetBody == nil || req.Header.Get("Upgrade") != "" || len(req.Trailer) > 0 || isHedge(ctx) {
 		return h.next.RoundTrip(req)
 	}
 	host := h.key(req)

@@ -295,6 +295,44 @@ func TestO8WhatIsNotHedged(t *testing.T) {
 	}
 }
 
+// The value of a trailer is set while the body of the one request is read, and a hedge would go without.
+func TestO8WithATrailerIsNotHedged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		var calls atomic.Int64
+		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+			if calls.Add(1) == 1 {
+				time.Sleep(time.Second) // in a synctest bubble
+			}
+			io.Copy(io.Discard, r.Body)
+			io.WriteString(w, r.Trailer.Get("X-Sum"))
+		})
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		rt := outbound.New(base, outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond)))
+		req := request(t.Context(), "PUT", "http://a.test/", nil)
+		req.ContentLength, req.Trailer = -1, http.Header{"X-Sum": nil}
+		req.GetBody = func() (io.ReadCloser, error) {
+			sum := readerFunc(func([]byte) (int, error) {
+				req.Trailer.Set("X-Sum", "1")
+				return 0, io.EOF
+			})
+			return io.NopCloser(io.MultiReader(strings.NewReader(strings.Repeat("x", 64<<10)), sum)), nil
+		}
+		req.Body, _ = req.GetBody()
+		resp, err := rt.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if string(sum) != "1" {
+			t.Errorf("what was answered had the trailer %q, want 1", sum)
+		}
+		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+	})
+}
+
 func TestO8HedgesAndRetriesShareABudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64
