@@ -1,6 +1,8 @@
 package outbound
 
 import (
+	"fmt"
+	"hash/maphash"
 	"net/http"
 	"strings"
 	"sync"
@@ -15,6 +17,19 @@ func hostOf(req *http.Request) string { return strings.ToLower(req.URL.Host) }
 // maxHosts bounds what is kept by host; who can choose the hosts that are called
 // must not be able to choose our memory.
 const maxHosts = 1024
+
+// maxKey bounds what is kept of a key, which a redirect or, with [WithKey], a client may have chosen: one
+// that is longer is known by its beginning and a hash of it.
+const maxKey = 256
+
+var keySeed = maphash.MakeSeed()
+
+func shorten(key string) string {
+	if len(key) <= maxKey {
+		return key
+	}
+	return key[:maxKey-17] + fmt.Sprintf("#%016x", maphash.String(keySeed, key))
+}
 
 // hosts keeps a value for each of up to maxHosts keys and forgets the one that
 // was not asked for longest.
@@ -33,6 +48,7 @@ func newHosts[V any](fresh func() V) *hosts[V] {
 }
 
 func (h *hosts[V]) get(key string) V {
+	key = shorten(key)
 	if v, ok := h.known(key); ok {
 		return v
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -138,6 +139,37 @@ func TestLimitHasOneLimiterForAHost(t *testing.T) {
 			t.Errorf("%d of 10 calls at once passed a limit of 1", n)
 		}
 	})
+}
+
+// Who can choose the hosts that are called, by a redirect, must not be able to choose our memory.
+func TestLongKeysAreKeptShort(t *testing.T) {
+	var fresh atomic.Int64
+	rt := outbound.New(world{}, outbound.Retry(outbound.WithBackoff(0, 0)), outbound.Hedge(), outbound.Breaker(nil),
+		outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency {
+			fresh.Add(1)
+			return limiter.NewConcurrency(1)
+		})))
+	long := strings.Repeat("a", 1<<18)
+	used := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := used()
+	const keys = 20
+	for range 2 {
+		for i := range keys {
+			get(t, rt, fmt.Sprintf("http://%s%d.test/", long, i))
+		}
+	}
+	if n := (used() - before) / keys; n > 100<<10 {
+		t.Errorf("%d bytes are kept for a key", n)
+	}
+	if n := fresh.Load(); n != keys {
+		t.Errorf("%d limiters for %d keys", n, keys)
+	}
+	runtime.KeepAlive(rt)
 }
 
 func TestLimitFreshThatReturnsNilPanicsWithTheRemedy(t *testing.T) {
