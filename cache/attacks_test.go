@@ -260,25 +260,35 @@ func TestAttack08Host(t *testing.T) {
 	want(t, "that path", request(h, "/x/y", "example.com"), "example.com")
 
 	// Over a real connection the host of an absolute request target wins over Host.
-	srv := httptest.NewServer(cache.New(1 << 20).Handler(handler))
-	defer srv.Close()
-	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	br := bufio.NewReader(conn)
+	send := wire(t, cache.New(1<<20).Handler(handler))
 	for _, req := range [][2]string{
 		{"GET http://good.example/x HTTP/1.1\r\nHost: evil.example\r\n\r\n", "good.example"},
 		{"GET /x HTTP/1.1\r\nHost: evil.example\r\n\r\n", "evil.example"},
 		{"GET /x HTTP/1.1\r\nHost: good.example\r\n\r\n", "good.example"},
 	} {
-		io.WriteString(conn, req[0])
+		want(t, req[0][:20], text(t, send(req[0])), req[1])
+	}
+}
+
+// wire serves h on a real connection, and returns what sends a request on it as it stands.
+func wire(t *testing.T, h http.Handler) (send func(request string) *http.Response) {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	br := bufio.NewReader(conn)
+	return func(request string) *http.Response {
+		t.Helper()
+		io.WriteString(conn, request)
 		res, err := http.ReadResponse(br, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want(t, req[0][:20], text(t, res), req[1])
+		return res
 	}
 }
 
@@ -329,17 +339,10 @@ func TestAttack09TargetWithoutAPath(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.RequestURI()) })
 	c := cache.New(1 << 20)
-	srv := httptest.NewServer(c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	send := wire(t, c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=60")
 		mux.ServeHTTP(w, r)
 	})))
-	defer srv.Close()
-	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	br := bufio.NewReader(conn)
 	for _, step := range []struct {
 		line   string
 		status int
@@ -349,11 +352,7 @@ func TestAttack09TargetWithoutAPath(t *testing.T) {
 		{"GET http://example.com?x=/a", 307, false}, {"GET /?x=/a", 200, false}, {"GET /a", 200, false}, {"GET /a", 200, true},
 		{"POST http://example.com?x=/a", 307, false}, {"GET /a", 200, true}, {"GET /?x=/a", 200, false},
 	} {
-		io.WriteString(conn, step.line+" HTTP/1.1\r\nHost: example.com\r\n\r\n")
-		res, err := http.ReadResponse(br, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		res := send(step.line + " HTTP/1.1\r\nHost: example.com\r\n\r\n")
 		text(t, res)
 		want(t, step.line, res.StatusCode, step.status)
 		want(t, step.line+" from the store", strings.Contains(res.Header.Get("Cache-Status"), "; hit"), step.hit)
@@ -364,36 +363,22 @@ func TestAttack09TargetWithoutAPath(t *testing.T) {
 // What stands for a path and does not begin like one is no part of the host.
 func TestAttack09TargetThatBeginsWithNoSlash(t *testing.T) {
 	c := cache.New(1 << 20)
-	srv := httptest.NewServer(c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	send := wire(t, c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=60")
 		io.WriteString(w, r.Host+" "+r.URL.Opaque+r.URL.Path)
 	})))
-	defer srv.Close()
-	conn, err := net.Dial("tcp", srv.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	br := bufio.NewReader(conn)
 	for range 2 {
 		for _, step := range []struct{ target, host, body string }{
 			{"http:m/x", "example.co", "example.co m/x"}, {"/x", "example.com", "example.com /x"}, {"/m/x", "example.co", "example.co /m/x"},
 			{"http:80/x", "example.org:", "example.org: 80/x"}, {"/x", "example.org", "example.org /x"},
 			{"a:", "example.com", "example.com "}, {"/", "example.com", "example.com /"}, {"a:b://c/y", "example.com", "example.com b://c/y"}, {"/y", "example.com", "example.com /y"}, {"*", "example.com", "example.com *"},
 		} {
-			fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", step.target, step.host)
-			res, err := http.ReadResponse(br, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			res := send(fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", step.target, step.host))
 			want(t, step.target+" at "+step.host, text(t, res), step.body)
 		}
 	}
 	want(t, "purged, of one URL", c.Purge("http://example.com/y"), 1)
-	fmt.Fprint(conn, "POST http:m/x HTTP/1.1\r\nHost: example.co\r\nContent-Length: 0\r\n\r\n")
-	if _, err := http.ReadResponse(br, nil); err != nil {
-		t.Fatal(err)
-	}
+	send("POST http:m/x HTTP/1.1\r\nHost: example.co\r\nContent-Length: 0\r\n\r\n")
 	want(t, "invalidates nothing of another host", c.Purge("http://example.com/x"), 1)
 }
 

@@ -122,11 +122,19 @@ func (e *entry) index() {
 	e.language = strings.ToLower(trimOWS(e.get("Content-Language")))
 }
 
-func (e *entry) values(name string) ([]string, bool) {
+// find returns the place of a field, however its name is spelled; -1 is that there is none.
+func (e *entry) find(name string) int {
 	for i := range e.fields {
-		if strings.EqualFold(e.fields[i].name, name) {
-			return e.fields[i].values, true
+		if f := e.fields[i].name; len(f) == len(name) && strings.EqualFold(f, name) {
+			return i
 		}
+	}
+	return -1
+}
+
+func (e *entry) values(name string) ([]string, bool) {
+	if i := e.find(name); i >= 0 {
+		return e.fields[i].values, true
 	}
 	return nil, false
 }
@@ -139,11 +147,9 @@ func (e *entry) get(name string) string {
 }
 
 func (e *entry) set(name string, values ...string) {
-	for i := range e.fields {
-		if strings.EqualFold(e.fields[i].name, name) {
-			e.fields[i].values = values
-			return
-		}
+	if i := e.find(name); i >= 0 {
+		e.fields[i].values = values
+		return
 	}
 	e.fields = append(e.fields, field{name, values})
 }
