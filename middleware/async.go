@@ -22,7 +22,8 @@ import (
 //
 //	reports := middleware.Async(engine, "report")
 //	mux.Handle("POST /reports", reports)
-//	mux.Handle("/reports/{id}", reports)
+//	mux.Handle("GET /reports/{id}", reports)
+//	mux.Handle("DELETE /reports/{id}", reports)
 //
 // POST takes the payload as application/json and answers 202 Accepted with the job's Location
 // and a Retry-After. "Prefer: wait=N" (RFC 7240) waits up to N seconds for the job to end, and

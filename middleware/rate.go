@@ -101,12 +101,12 @@ func WithChargeMissesOnly() RateOption {
 	})
 }
 
-// WithChargeFailuresOnly gives the cost of a request back if its status is below 400: for logins, where only
-// failed ones are to be counted.
+// WithChargeFailuresOnly gives the cost of a request back if its status is below 400, or a layer inside refused it: for logins,
+// where only failed ones are to be counted, and not those that the server had no time for.
 func WithChargeFailuresOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
 		c.refund = func(_ *http.Request, res Result, taken int, _ bool) int {
-			if res.Status < 400 && !res.Panicked {
+			if res.Status < 400 && !res.Panicked || res.Shed != "" {
 				return taken
 			}
 			return 0

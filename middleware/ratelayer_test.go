@@ -323,6 +323,13 @@ func TestRateCostAndRefund(t *testing.T) {
 		defer func() { _ = recover() }()
 		middleware.Rate(l, opts...).Handler(next).ServeHTTP(httptest.NewRecorder(), from("192.0.2.1:1"))
 	}
+	full := limiter.NewConcurrency(1)
+	p, err := full.Acquire(t.Context(), limiter.Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Release(limiter.Ignored)
+	busy := middleware.Concurrency(full)
 	for _, c := range []struct {
 		name string
 		next http.Handler
@@ -333,6 +340,8 @@ func TestRateCostAndRefund(t *testing.T) {
 		{"failures only: success", answer(200), []middleware.RateOption{middleware.WithChargeFailuresOnly()}, 10},
 		{"failures only: 401", answer(401), []middleware.RateOption{middleware.WithChargeFailuresOnly()}, 9},
 		{"failures only: panic", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("x") }), []middleware.RateOption{middleware.WithChargeFailuresOnly()}, 9},
+		{"failures only: 503 of the handler", answer(503), []middleware.RateOption{middleware.WithChargeFailuresOnly()}, 9},
+		{"failures only: refused by a layer inside", busy.Handler(answer(200)), []middleware.RateOption{middleware.WithChargeFailuresOnly()}, 10},
 		{"failures only, with cost", answer(200), []middleware.RateOption{middleware.WithCost(func(*http.Request) int { return 4 }), middleware.WithChargeFailuresOnly()}, 10},
 		{"refund known after the response", answer(200), []middleware.RateOption{middleware.WithCost(func(*http.Request) int { return 5 }), middleware.WithRefund(func(_ *http.Request, res middleware.Result) int { return res.Status / 100 })}, 7},
 		{"more is taken after the response", answer(200), []middleware.RateOption{middleware.WithRefund(func(*http.Request, middleware.Result) int { return -4 })}, 5},

@@ -73,7 +73,8 @@ func newApp(work time.Duration, overcommit bool) (*app, error) {
 	for i, path := range []string{"/reports", "/unprotected"} {
 		h := middleware.Async(a.engines[i], "report")
 		mux.Handle("POST "+path, h)
-		mux.Handle(path+"/{id}", h)
+		mux.Handle("GET "+path+"/{id}", h)
+		mux.Handle("DELETE "+path+"/{id}", h)
 	}
 	mux.HandleFunc("GET /cheap", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
