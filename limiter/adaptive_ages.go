@@ -55,6 +55,12 @@ func (a *adaptive) ends(index int, born uint8, start time.Duration) {
 	}
 }
 
+// resumes counts what has stood back, and so ended, as in flight again since its new start: it was admitted once.
+func (a *adaptive) resumes(index int, s *concSlot) {
+	s.born = uint8(a.period.Load())
+	a.ages[index].went[s.born].Add(^uint32(0))
+}
+
 // turn begins a period.
 func (a *adaptive) turn(now time.Duration) {
 	i := uint8(a.period.Load()) + 1

@@ -1,9 +1,12 @@
 package limiter
 
 import (
+	"context"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -74,5 +77,73 @@ func TestAdaptiveAges(t *testing.T) {
 		if s := c.Stats(); s.InFlight != 0 {
 			t.Fatalf("%d in flight", s.InFlight)
 		}
+	}
+}
+
+// What gave way is as old as its new permit, and in flight no more once it has ended: neither where its period has
+// lost its place meanwhile, nor where its context ended while it stood back.
+func TestAdaptiveAgesYield(t *testing.T) {
+	for _, leaves := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := NewAdaptive(WithLimits(2, 2), WithStart(2), WithQueue(10, time.Minute), WithoutYield())
+			brief := func(n int) {
+				for range n {
+					p, err := c.Acquire(t.Context(), Request{Priority: 1})
+					if err != nil {
+						t.Error(err)
+					}
+					time.Sleep(time.Millisecond) // in a synctest bubble
+					p.Release(Success)
+				}
+			}
+			flying := func() (n, old float64) {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.adapt.look(time.Since(c.base))
+				for k, m := range c.adapt.aged.flying {
+					n += m
+					if k > timesCell(int64(100*time.Millisecond)) {
+						old += m
+					}
+				}
+				return n, old
+			}
+			const periods = 2 * adaptPeriods
+			r := Request{Priority: -1}
+			p, err := c.Acquire(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			brief(periods)
+			if n, old := flying(); n != 1 || old != 1 {
+				t.Errorf("%v in flight, %v of them old; want 1 that is", n, old)
+			}
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() { brief(1) })
+			}
+			synctest.Wait()
+			ctx, cancel := context.WithCancel(t.Context())
+			if leaves {
+				cancel()
+			}
+			p, err = p.Yield(ctx, r)
+			cancel()
+			wg.Wait()
+			if (err != nil) != leaves {
+				t.Fatal(err)
+			}
+			if n, old := flying(); !leaves && (n != 1 || old != 0) {
+				t.Errorf("back again: %v in flight, %v of them old; want 1 that is not", n, old)
+			}
+			p.Release(Success)
+			brief(periods)
+			if n, _ := flying(); n != 0 {
+				t.Errorf("left while it stood back %v: nothing is in flight, and %v are by their ages", leaves, n)
+			}
+			if s := c.Stats(); s.Admitted != s.Success+s.Ignored || s.InFlight != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
 	}
 }

@@ -719,9 +719,6 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter) (Permit, error) 
 			c.left++
 			if s := w.kept; s != nil {
 				c.cell(s).done[Ignored].Add(1)
-				if c.adapt != nil {
-					c.adapt.ends(c.index(s), s.born, s.start)
-				}
 				s.c = nil
 				concSlots.Put(s)
 			}
@@ -810,6 +807,9 @@ func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
 	s := w.kept
 	if s != nil {
 		s.weight, s.start, s.charged, s.lags = weight, now, false, 0
+		if c.adapt != nil {
+			c.adapt.resumes(c.index(s), s)
+		}
 	} else {
 		s = c.newSlot(weight, now)
 		c.granted++

@@ -54,6 +54,9 @@ func (c *Concurrency) standBack(s *concSlot, r *Request, arrived, now time.Durat
 		c.line.charge(s.client, s.had(max(now-s.start, 0))-float64(s.guess))
 		s.client = nil
 	}
+	if c.adapt != nil {
+		c.adapt.ends(c.index(s), s.born, s.start)
+	}
 	w = c.waiter()
 	w.level, w.weight, w.entered, w.arrived, w.latest, w.kept = queueLevel(r.Priority), concWeight(r), now, arrived, 0, s
 	w.size = min(w.weight, c.limit.Load())
