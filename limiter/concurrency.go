@@ -585,7 +585,8 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 	}
 	now := time.Since(c.base)
 	if t, ok := ctx.Deadline(); ok {
-		latest = max(t.Sub(c.base)-r.Work, 1)
+		// By the clock that the deadline is of: that on the wall may have been set since base.
+		latest = max(now+min(time.Until(t), math.MaxInt64/2)-r.Work, 1)
 	}
 	done := ctx.Err()
 	c.mu.Lock()

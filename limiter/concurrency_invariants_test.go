@@ -3,6 +3,7 @@ package limiter
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 )
 
 // concCheck holds c to what is true whenever nobody is at it: the sign that somebody waits is right, the one who is
@@ -170,6 +172,47 @@ func concRandom(t *testing.T, rng *rand.Rand) {
 	concCheckDone(t, c)
 	if admitted.Load()+refused.Load() != calls {
 		t.Errorf("%d admitted and %d refused of %d", admitted.Load(), refused.Load(), calls)
+	}
+}
+
+// A deadline without a monotonic reading, as one has that a client sent, counts by what the wall clock shows now, as it does to the
+// context, whatever that showed when the limiter was made. One in a thousand years is none.
+func TestConcurrencyDeadlineOnTheWall(t *testing.T) {
+	const hour = 60 * 60
+	for _, ahead := range []int64{-hour, 0, hour} { // of what the wall clock shows now
+		for _, left := range []time.Duration{10 * time.Minute, math.MaxInt64} {
+			c := NewConcurrency(1, WithQueue(10, time.Hour))
+			// A time with a monotonic reading begins with a word of which the lowest 30 bits are nanoseconds and the next 33 seconds on the wall.
+			*(*uint64)(unsafe.Pointer(&c.base)) += uint64(ahead << 30)
+			p, _ := c.TryAcquire(Request{})
+			deadline := time.Now().Round(0).Add(left)
+			if left == math.MaxInt64 {
+				deadline = deadline.AddDate(1000, 0, 0)
+			}
+			ctx, cancel := context.WithDeadline(t.Context(), deadline)
+			entered := time.Since(c.base)
+			done := make(chan error, 1)
+			go func() {
+				p, err := c.Acquire(ctx, Request{Work: time.Minute})
+				p.Release(Success)
+				done <- err
+			}()
+			for len(done) == 0 && c.Stats().Queued == 0 {
+				runtime.Gosched()
+			}
+			c.mu.Lock()
+			if w := c.line.head(); w == nil {
+				t.Errorf("made when the clock showed %ds more, with %v left for a minute of work: refused", ahead, left)
+			} else if latest := w.latest - entered; left < time.Hour && (latest-9*time.Minute).Abs() > time.Minute || latest <= 0 {
+				t.Errorf("made when the clock showed %ds more, with %v left for a minute of work: it is in time for %v", ahead, left, latest)
+			}
+			c.mu.Unlock()
+			p.Release(Success)
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
 	}
 }
 
