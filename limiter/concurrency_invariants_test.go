@@ -183,7 +183,11 @@ func TestConcurrencyDeadlineOnTheWall(t *testing.T) {
 		for _, left := range []time.Duration{10 * time.Minute, math.MaxInt64} {
 			c := NewConcurrency(1, WithQueue(10, time.Hour))
 			// A time with a monotonic reading begins with a word of which the lowest 30 bits are nanoseconds and the next 33 seconds on the wall.
+			base := c.base
 			*(*uint64)(unsafe.Pointer(&c.base)) += uint64(ahead << 30)
+			if c.base.Sub(base) != 0 || c.base.Round(0).Sub(base.Round(0)) != time.Duration(ahead)*time.Second {
+				t.Fatal("time.Time is laid out otherwise: this says nothing")
+			}
 			p, _ := c.TryAcquire(Request{})
 			deadline := time.Now().Round(0).Add(left)
 			if left == math.MaxInt64 {
