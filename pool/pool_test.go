@@ -570,6 +570,7 @@ func TestWeightAboveTheWhole(t *testing.T) {
 				synctest.Wait()
 				return pool.Checkpoint(ctx)
 			}, pool.WithWeight(math.MaxInt))
+			synctest.Wait() // the other has given its slots back, and may not have returned yet
 			empty(t, p)
 		}
 	})
