@@ -191,20 +191,16 @@ func (h *route) serveOther(w http.ResponseWriter, r *http.Request) {
 	}
 	asked := string(new(rules).appendKey(nil, r)) // a layer inside may change the request
 	inner := w
-	var ww *watch
-	reporter, reports := find[StatusReporter](w)
-	if !reports {
-		ww = &watch{ResponseWriter: w}
-		inner = watchFor(ww)
+	var final func() int
+	if s, ok := find[StatusReporter](w); ok {
+		final = s.Status
+	} else {
+		ww := &watch{ResponseWriter: w}
+		inner, final = watchFor(ww), func() int { return ww.status }
 	}
 	returned := false
 	defer func() {
-		var status int
-		if reports {
-			status = reporter.Status()
-		} else {
-			status = ww.status
-		}
+		status := final()
 		if status == 0 && returned {
 			status = http.StatusOK
 		}

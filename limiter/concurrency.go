@@ -585,8 +585,11 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 	}
 	now := time.Since(c.base)
 	if t, ok := ctx.Deadline(); ok {
-		// By the clock that the deadline is of: that on the wall may have been set since base.
-		latest = max(now+min(time.Until(t), math.MaxInt64/2)-r.Work, 1)
+		latest = t.Sub(c.base)
+		if rateWall(t) { // and the clock on the wall may have been set since base
+			latest = now + min(time.Until(t), math.MaxInt64/2)
+		}
+		latest = max(latest-r.Work, 1)
 	}
 	done := ctx.Err()
 	c.mu.Lock()

@@ -220,10 +220,12 @@ type storeAnswer struct {
 // takeStored decides by the local buckets first and then by the store. The answer is as from the local buckets alone.
 func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each []PolicyState, a *tableAnswer) {
 	q.half = true
+	at := now
 	if r.single != nil {
-		q.ns = r.reading(now)
+		at = r.time(now)
+		q.ns = r.reading(at)
 	}
-	r.takeLocal(q, now, each, a)
+	r.takeLocal(q, at, each, a)
 	again := !a.ok
 	if again && !a.asks {
 		return

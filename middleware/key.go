@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"strconv"
-	"strings"
 
 	"github.com/spillgate/spillgate/middleware/clientip"
 )
@@ -68,13 +67,11 @@ func KeyCookie(name string) KeyFunc {
 
 // checkName panics at a name that no request can have (RFC 9110, section 5.6.2): all clients would share one bucket.
 func checkName(fn, name, want string) {
-	if name == "" {
+	switch {
+	case name == "":
 		panic("middleware: " + fn + ": name is empty; give " + want)
-	}
-	for _, c := range name {
-		if c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c) {
-			panic(fmt.Sprintf("middleware: %s: name is %q; give %s", fn, name, want))
-		}
+	case (&http.Cookie{Name: name}).Valid() != nil: // fields and cookies are named alike
+		panic(fmt.Sprintf("middleware: %s: name is %q; give %s", fn, name, want))
 	}
 }
 
