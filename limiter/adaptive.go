@@ -15,6 +15,7 @@ type adaptive struct {
 	lacks  atomic.Int64  // from then on: how many have to end, of any outcome, until it is looked at again
 	every  atomic.Int64  // of how many requests one yields before its work: a power of two, at most 64
 	tick   atomic.Int64  // when the next period begins by which what is in flight is told apart, since base
+	stale  atomic.Int64  // when it does if nothing has ended for long, at the next arrival, since base
 	period atomic.Uint32 // the place of the present one
 	known  atomic.Int64  // since when they are told apart
 	brief  atomic.Bool   // work is over so soon that it is not worth a yield before it
@@ -97,6 +98,10 @@ const (
 	adaptPatience = 5 * time.Second
 	adaptUnknown  = 64
 )
+
+// adaptLongest is how long anybody waits at most: longer than nearly any client does. Work that was in flight for hours, such as a stream that was not
+// released with Ignored, would have the line hold for hours until more is known.
+const adaptLongest = time.Minute
 
 // adaptUnit is that of sums of time in service, in seconds.
 const adaptUnit = 1.024e-6
@@ -190,8 +195,8 @@ const adaptInside = .7
 // The waiting line in front of it is bounded in time by what the experiment found: about
 // the time of service while little is shed, or that in which a dozen are served, and while more is, as much as chance
 // demands for the service not to run dry, two fifths of that time at least. Where little comes, one permit counts as
-// being at work all the time. Until something speaks against a higher limit it is several times that, up to 5 s. In
-// overload it is newest first.
+// being at work all the time. Until something speaks against a higher limit it is several times that, up to 5 s. It is
+// never longer than a minute. In overload it is newest first.
 //
 // The time in service is the time between Acquire and Release of work that ends with
 // [Success]; release permits of work that turns into something else, such as a connection
@@ -217,6 +222,7 @@ func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 	c.limit.Store(int64(start))
 	c.adapt = a
 	a.next.Store(int64(a.ctrl.needSecs * 1e9))
+	a.stale.Store(int64(adaptStale * adaptShortest * 1e9))
 	a.tune(c)
 	return c
 }
@@ -611,7 +617,7 @@ func (a *adaptive) tune(c *Concurrency) {
 			varies, seen = 0, adaptUnseen
 		}
 		dry := adaptRunDry*(1+varies*(1-a.shedE))/(a.shedE*x) - seen
-		bound := max(tight, min(dry, wide), a.bridged)
+		bound := min(max(tight, min(dry, wide), a.bridged), adaptLongest.Seconds())
 		c.places = 3 + int(1.5*x*bound)
 		if a.ctrl.fresh && !gated && a.shedE < .15 {
 			// Nothing speaks against a higher limit yet, and it is on its way. What waits for a

@@ -13,6 +13,11 @@ const (
 	adaptShortest = 500e-6
 )
 
+// adaptStale is after how many times that something that comes begins a period itself. Otherwise what ends does: it reads the clock anyway. What
+// comes after an hour in which nothing ended would be of a period of an hour, and might be as old. Much sooner, and the periods would not last for
+// as long as work takes that varies much.
+const adaptStale = 64
+
 // adaptSpread is into how many parts a period is divided that is longer than that part of the age of what was admitted in it.
 const adaptSpread = 8
 
@@ -74,7 +79,24 @@ func (a *adaptive) turn(now time.Duration) {
 	*p = adaptPeriod{now, alive}
 	a.known.Store(int64(a.periods[i+1].from))
 	a.period.Store(uint32(i))
-	a.tick.Store(int64(now) + int64(1e9*max(adaptShortest, adaptPart*a.ctrl.r)))
+	long := int64(1e9 * max(adaptShortest, adaptPart*a.ctrl.r))
+	a.tick.Store(int64(now) + long)
+	a.stale.Store(int64(now) + adaptStale*long)
+}
+
+// rouse begins a period if nothing has for long, and the window anew if nothing has come or ended in it: what comes first after hours would have
+// taken all that time. The lock is not held.
+func (a *adaptive) rouse(c *Concurrency, now time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if int64(now) < a.stale.Load() {
+		return
+	}
+	if t := a.counts(c, now); t.arrivals == a.last.arrivals && t.ended == a.last.ended {
+		a.begin(now, t)
+	} else {
+		a.turn(now)
+	}
 }
 
 // alive returns how many in the place of a period are.

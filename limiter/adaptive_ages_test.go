@@ -147,3 +147,50 @@ func TestAdaptiveAgesYield(t *testing.T) {
 		})
 	}
 }
+
+// What comes after a time in which nothing ended is as old as it is, and not as that time: on an idle limiter, and where something
+// is at work all the while.
+func TestAdaptiveAgesAfterQuiet(t *testing.T) {
+	for _, held := range []float64{0, 1} {
+		for _, shadow := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				opts := []ConcurrencyOption{WithLimits(8, 8)}
+				if shadow {
+					opts = append(opts, WithShadow())
+				}
+				c := NewAdaptive(opts...)
+				take := func() Permit {
+					p, ok := c.TryAcquire(Request{})
+					if !ok {
+						t.Fatal("no permit")
+					}
+					return p
+				}
+				take().Release(Success)
+				if held > 0 {
+					defer take().Release(Success)
+				}
+				for range 2 {
+					time.Sleep(time.Hour) // in a synctest bubble
+					p, q, r := take(), take(), c.Permit(c.TryTake(1))
+					time.Sleep(time.Millisecond) // in a synctest bubble
+					r.Release(Success)
+					c.mu.Lock()
+					c.adapt.look(time.Since(c.base))
+					c.mu.Unlock()
+					var n, old float64
+					for k, m := range c.adapt.aged.flying {
+						if n += m; k > timesCell(int64(time.Second)) {
+							old += m
+						}
+					}
+					if n != 2+held || old != held {
+						t.Errorf("%v in flight, %v of them old; want %v and %v", n, old, 2+held, held)
+					}
+					p.Release(Success)
+					q.Release(Success)
+				}
+			})
+		}
+	}
+}

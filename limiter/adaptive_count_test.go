@@ -2,7 +2,9 @@ package limiter
 
 import (
 	"math"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -59,4 +61,61 @@ func TestAdaptiveStarvesByWeight(t *testing.T) {
 			t.Errorf("weight %v: nothing succeeds, and the time that it takes is %v, want %v", weight, got, took)
 		}
 	}
+}
+
+// A limiter that was made long before anything comes learns from the first burst what one does that was made at once.
+func TestAdaptiveIdleFromTheStart(t *testing.T) {
+	run := func(idle time.Duration) (s ConcurrencyStats) {
+		synctest.Test(t, func(t *testing.T) {
+			c := NewAdaptive(WithoutYield())
+			time.Sleep(idle) // in a synctest bubble
+			var wg sync.WaitGroup
+			for i := range 12 {
+				wg.Go(func() {
+					p, err := c.Acquire(t.Context(), Request{})
+					if err != nil {
+						t.Error(err)
+					}
+					time.Sleep(time.Duration(20+i*37%200) * time.Millisecond) // in a synctest bubble
+					p.Release(Success)
+				})
+				time.Sleep(2 * time.Millisecond) // in a synctest bubble
+			}
+			wg.Wait()
+			s = c.Stats()
+		})
+		return s
+	}
+	want := run(0)
+	for _, idle := range []time.Duration{time.Second, time.Hour} {
+		s := run(idle)
+		if s.Throughput < .5*want.Throughput || s.Latency > 2*want.Latency || s.BaseLatency > 2*want.BaseLatency || s.QueueWait > 5*time.Second {
+			t.Errorf("idle for %v: %.1f/s, %v each, %v of them at least, and the line holds for %v; without that %.1f/s, %v, %v and %v",
+				idle, s.Throughput, s.Latency, s.BaseLatency, s.QueueWait, want.Throughput, want.Latency, want.BaseLatency, want.QueueWait)
+		}
+	}
+}
+
+// Something that was at work for hours when the first others come has them wait for no longer than anybody would.
+func TestAdaptiveHoldsAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewAdaptive(WithoutYield())
+		held, err := c.Acquire(t.Context(), Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Hour) // in a synctest bubble
+		held.Release(Success)
+		for range 20 {
+			p, err := c.Acquire(t.Context(), Request{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond) // in a synctest bubble
+			p.Release(Success)
+		}
+		if s := c.Stats(); s.BaseLatency < time.Minute || s.QueueWait != time.Minute {
+			t.Errorf("the line holds for %v where work is believed to take %v at least, want %v", s.QueueWait, s.BaseLatency, time.Minute)
+		}
+	})
 }

@@ -351,8 +351,16 @@ func (c *Concurrency) take(weight int64, now time.Duration) (Permit, bool) {
 	if weight = c.room(weight); weight == 0 {
 		return Permit{}, false
 	}
+	return c.permit(weight, now), true
+}
+
+// permit makes a permit of weight that has been taken. The lock is not held.
+func (c *Concurrency) permit(weight int64, now time.Duration) Permit {
+	if a := c.adapt; a != nil && int64(now) >= a.stale.Load() {
+		a.rouse(c, now)
+	}
 	s := c.newSlot(weight, now)
-	return Permit{s, s.gen.Load()}, true
+	return Permit{s, s.gen.Load()}
 }
 
 // room takes weight, or the limit if that is less, if there is room for it and nobody waits, or
@@ -379,8 +387,8 @@ func (c *Concurrency) shadow(r *Request, counted bool) Permit {
 	limit := c.limit.Load()
 	weight := min(concWeight(r), limit)
 	over := c.state.Add(weight) - limit
-	s := c.newSlot(weight, now)
-	p := Permit{s, s.gen.Load()}
+	p := c.permit(weight, now)
+	s := p.slot
 	if over > 0 && !counted {
 		err := c.wouldShed(over, now)
 		if h := c.conf.trace.Shed; h != nil && err != nil {

@@ -24,6 +24,5 @@ func (c *Concurrency) Permit(taken int) Permit {
 	if c.adapt != nil {
 		now = time.Since(c.base)
 	}
-	s := c.newSlot(int64(taken), now)
-	return Permit{s, s.gen.Load()}
+	return c.permit(int64(taken), now)
 }
