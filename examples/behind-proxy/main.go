@@ -39,6 +39,9 @@ func run(args []string, out io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("%q is no flag; -h lists those there are", flags.Arg(0))
+	}
 	if *wait < 0 {
 		return fmt.Errorf("-drain-wait is %v; give 0 or more", *wait)
 	}

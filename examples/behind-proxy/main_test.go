@@ -13,3 +13,9 @@ func TestFlagOutOfRange(t *testing.T) {
 		}
 	}
 }
+
+func TestNoFlag(t *testing.T) {
+	if err := run([]string{"-addr", "127.0.0.1:0", "8082"}, io.Discard); err == nil || !strings.Contains(err.Error(), `"8082"`) {
+		t.Errorf("%v; want an error that says what was given", err)
+	}
+}

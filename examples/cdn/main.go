@@ -35,6 +35,9 @@ func main() {
 	size := flag.Int64("size", 256<<20, "bytes of memory for the cache")
 	purge := flag.String("purge", "", "purge this URL at the cdn that runs at -admin, and leave")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q is no flag; -h lists those there are", flag.Arg(0))
+	}
 
 	if *purge != "" {
 		if err := purgeAt(*admin, *purge, os.Stdout); err != nil {

@@ -57,6 +57,9 @@ func main() {
 	rounds := flag.Int("rounds", 1, "how many times to measure each mode")
 	which := flag.String("modes", strings.Join(modes, ","), "what to measure")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q is no flag; -h lists those there are", flag.Arg(0))
+	}
 	if *serve != "" {
 		if err := server(*serve, *blocks, *noise); err != nil {
 			log.Fatal(err)

@@ -29,6 +29,10 @@ func main() {
 	demo := flag.Bool("demo", false, "run a script of faults and exit")
 	clients := flag.Int("clients", 4, "clients that send requests without a pause; 0 leaves it to you")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "gateway: %q is no flag; -h lists those there are\n", flag.Arg(0))
+		os.Exit(2)
+	}
 	if *demo {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()

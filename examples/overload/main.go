@@ -35,6 +35,9 @@ func main() {
 	svg := flag.String("svg", "overload.svg", "`file` to draw the chart to; empty draws none")
 	d := flag.Duration("d", 2500*time.Millisecond, "how long a step takes, at most 10 s")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q is no flag; -h lists those there are", flag.Arg(0))
+	}
 	if a.profile != "" {
 		if err := serve(a); err != nil {
 			log.Fatal(err)

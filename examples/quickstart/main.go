@@ -29,6 +29,10 @@ func main() {
 	flag.DurationVar(&c.open, "open", c.open, "how long the breaker of a failing route stays open at first")
 	flag.BoolVar(&demo, "demo", false, "send traffic to the server, print what each layer did, and exit")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "quickstart: %q is no flag; -h lists those there are\n", flag.Arg(0))
+		os.Exit(2)
+	}
 
 	if err := run(c, demo); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)

@@ -25,6 +25,9 @@ func main() {
 	work := flag.Duration("work", 5*time.Second, "about how long a report computes on an idle machine")
 	overcommit := flag.Bool("overcommit", false, "use every core, see pool.Overcommit")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		log.Fatalf("%q is no flag; -h lists those there are", flag.Arg(0))
+	}
 
 	a, err := newApp(*work, *overcommit)
 	if err != nil {
