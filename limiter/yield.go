@@ -15,8 +15,8 @@ import (
 // The wait is not bounded, and r is never refused nor sent away: it is on its way already. Only
 // if ctx ends first Yield returns what ctx.Err returns, and no permit; the work must end then.
 // The permit returned takes the place of p, of which all copies are released; none of them may be released at the
-// same time. The permits in
-// flight never weigh more than the limit meanwhile.
+// same time. The permits in flight never weigh more than the limit meanwhile. An adaptive limit learns from the work
+// since the permit came back alone.
 //
 // Where nobody more urgent is next, Yield returns p. While nobody waits at all that costs
 // two loads of memory. A permit that is released, or the zero Permit, is returned as it is.
