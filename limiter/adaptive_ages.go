@@ -92,11 +92,14 @@ func (a *adaptive) rouse(c *Concurrency, now time.Duration) {
 	if int64(now) < a.stale.Load() {
 		return
 	}
-	if t := a.counts(c, now); t.arrivals == a.last.arrivals && t.ended == a.last.ended {
-		a.begin(now, t)
-	} else {
-		a.turn(now)
+	// Else a period has begun since the window did, for what has come or ended: no need to count.
+	if a.periods[a.period.Load()].from == a.opened {
+		if t := a.counts(c, now); t.arrivals == a.last.arrivals && t.ended == a.last.ended {
+			a.begin(now, t)
+			return
+		}
 	}
+	a.turn(now)
 }
 
 // alive returns how many in the place of a period are.
