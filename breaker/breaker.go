@@ -105,9 +105,13 @@ func (b *Breaker) admit(now int64, client uint8, long, waits bool) (Call, error)
 			if wait := p.until.Load() - now; wait > 0 {
 				return Call{}, b.refuse(p, wait)
 			}
+			// What is due is told before a probe is out: its time would run while f does, and where f panics nobody would report it.
+			if b.refresh(now); b.phase.Load() != p {
+				now = max(now, b.now())
+				continue
+			}
 			if long {
 				// It cannot tell soon whether the dependency works; others will. Where none come, it must.
-				b.refresh(now)
 				lease := int64(b.cfg.Load().lease())
 				switch q := b.phase.Load(); {
 				case q.state == Open:

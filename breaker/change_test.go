@@ -1,6 +1,7 @@
 package breaker_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -103,6 +104,39 @@ func TestPanicInOnChangeLosesNothing(t *testing.T) {
 	b.Reset()
 	if n != 2 {
 		t.Errorf("told %d times, want 2", n)
+	}
+}
+
+// A probe whose call began the half-open state is not out before that was told: else it would be lost where f panics, each time
+// anew, and its lease and its latency would run while f does.
+func TestOnChangeCostsNoProbe(t *testing.T) {
+	for name, f := range map[string]func(){
+		"panics":         func() { panic("no") },
+		"takes its time": func() { time.Sleep(6 * time.Second) }, // in a synctest bubble
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.8), breaker.WithOnChange(func(c breaker.Change) {
+					if c.To == breaker.HalfOpen {
+						f()
+					}
+				}))...)
+				trip(t, b)
+				time.Sleep(5 * time.Second) // in a synctest bubble
+				var wg sync.WaitGroup
+				for range 20 {
+					wg.Go(func() {
+						defer func() { recover() }()
+						b.Do(t.Context(), func(context.Context) error { return nil })
+					})
+					time.Sleep(time.Second) // in a synctest bubble
+				}
+				wg.Wait()
+				if s := b.Stats(); s.State != breaker.Closed || s.Openings != 1 || s.LostProbes != 0 {
+					t.Errorf("%v after %d openings, %d probes were lost", s.State, s.Openings, s.LostProbes)
+				}
+			})
+		})
 	}
 }
 

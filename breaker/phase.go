@@ -208,12 +208,10 @@ func (b *Breaker) pass(now int64) {
 }
 
 // probe lets a call pass as a probe if gobreaker does. It reports false if the breaker is neither
-// open nor half-open any more.
+// open nor half-open any more. It changes no state.
 func (b *Breaker) probe(now int64, waits bool) (Call, error, bool) {
 	b.mu.Lock()
-	defer b.tell()
 	defer b.mu.Unlock()
-	b.pass(now)
 	p := b.phase.Load()
 	switch p.state {
 	default:
