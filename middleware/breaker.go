@@ -194,6 +194,10 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.rejecter.reject(w, r, rec, err, after, "", reducedCapacity)
 		return
 	}
+	if !passing { // a function of the user's may have been told of a change
+		rec.fresh = false
+		req.Arrived = rec.now()
+	}
 	if s.SlowCall > 0 || !passing {
 		rec.wantFirst = true // costs a clock read
 	}

@@ -643,6 +643,31 @@ func TestR8APanicInClassifyLeavesNoCallBehind(t *testing.T) {
 	}
 }
 
+// What a function of WithOnChange takes on the goroutine of a probe is no time of the handler's.
+func TestR8AProbeIsNotSlowForWhatOnChangeTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup(breaker.WithSlowCalls(time.Second, 0.5), breaker.WithOnChange(func(breaker.Change) {
+			time.Sleep(2 * time.Second) // in a synctest bubble
+		}))
+		b := g.Get("")
+		guarded := middleware.Breaker(g).Handler(answers(http.StatusOK))
+		for b.State() == breaker.Closed {
+			call, err := b.Allow()
+			if err != nil {
+				t.Fatal(err)
+			}
+			call.Done(breaker.Failure, 0)
+		}
+		for range b.Settings().Probes {
+			time.Sleep(b.RetryAfter()) // in a synctest bubble
+			guarded.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		}
+		if s := b.Stats(); s.State != breaker.Closed {
+			t.Errorf("%v after all probes have passed at once", s.State)
+		}
+	})
+}
+
 func TestR9OurOwnRefusalsAreIgnored(t *testing.T) {
 	full := limiter.NewConcurrency(1, limiter.WithQueue(0, 0))
 	permit, ok := full.TryAcquire(limiter.Request{})

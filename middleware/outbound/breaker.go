@@ -106,6 +106,9 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.counts.open.Add(1)
 		return refuse(req, err)
 	}
+	if !b.Passing() { // a function of the user's may have been told of a change
+		began = t.clock.now()
+	}
 	returned := false
 	defer func() {
 		if !returned { // a panic, which travels on

@@ -807,6 +807,42 @@ func TestPanicInAFunctionOfTheUsersLosesNothing(t *testing.T) {
 	}
 }
 
+// What a function of WithOnChange takes on the goroutine of a probe is no time of the host's.
+func TestProbeIsNotSlowForWhatOnChangeTakes(t *testing.T) {
+	slow, told := breaker.WithSlowCalls(time.Second, 0.5), breaker.WithOnChange(func(breaker.Change) {
+		time.Sleep(2 * time.Second) // in a synctest bubble
+	})
+	for name, layer := range map[string]func(t *testing.T) outbound.Layer{
+		"Breaker": func(*testing.T) outbound.Layer { return outbound.Breaker(group(slow, told)) },
+		"Balance": func(t *testing.T) outbound.Layer {
+			return outbound.Balance(newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1), outbound.WithEjection(slow, told)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var well atomic.Bool
+				rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
+					if well.Load() {
+						return answer(200)
+					}
+					return answer(503)
+				}}, layer(t))
+				served := 0
+				for i := range 1200 {
+					well.Store(i >= 300)
+					if status, _ := get(t, rt, "http://a.test/"); status == 200 {
+						served++
+					}
+					time.Sleep(100 * time.Millisecond) // in a synctest bubble
+				}
+				if served < 300 {
+					t.Errorf("%d of 900 requests were served in the 90 s in which the host was well", served)
+				}
+			})
+		})
+	}
+}
+
 // A host that is asked for nothing but upgrades has no other probes.
 func TestUpgradesAloneBringAHostBack(t *testing.T) {
 	for name, layer := range map[string]func(t *testing.T) outbound.Layer{

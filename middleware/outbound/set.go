@@ -264,6 +264,8 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		began = b.set.clock.now() // the wait was ours
 		call = call.Begin(began)
 		s.call = call
+	} else if !e.breaker.Passing() { // a function of the user's may have been told of a change
+		began = b.set.clock.now()
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
