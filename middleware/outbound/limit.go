@@ -114,6 +114,12 @@ func (l *limits) enter(ctx context.Context, host string) (limiter.Permit, error)
 		}
 	}
 	if l.rate != nil {
+		passed := false
+		defer func() {
+			if !passed { // refused, or a function of the user's has panicked
+				permit.Release(limiter.Ignored)
+			}
+		}()
 		var err error
 		if hedge {
 			if !l.rate.Allow(host).OK {
@@ -123,9 +129,9 @@ func (l *limits) enter(ctx context.Context, host string) (limiter.Permit, error)
 			err = l.rate.Wait(ctx, host)
 		}
 		if err != nil {
-			permit.Release(limiter.Ignored)
 			return permit, err
 		}
+		passed = true
 	}
 	return permit, nil
 }

@@ -182,6 +182,33 @@ func TestLimitFreshThatReturnsNilPanicsWithTheRemedy(t *testing.T) {
 	get(t, rt, "http://a.test/")
 }
 
+// A function of the user's that panics while a try waits for its token leaves no permit held.
+func TestLimitHoldsNoPermitWhereTheRatePanics(t *testing.T) {
+	for name, balanced := range limitOutside {
+		t.Run(name, func(t *testing.T) {
+			l := limiter.NewConcurrency(1)
+			r := limiter.NewRate(0, 1, limiter.WithRateTrace(limiter.RateTrace{Rejected: func(string, limiter.Decision) { panic("boom") }}))
+			layers := []outbound.Layer{outbound.Limit(outbound.WithRate(r), outbound.WithConcurrency(func() *limiter.Concurrency { return l }))}
+			if balanced {
+				layers = append(layers, outbound.Balance(newSet(t, urls("http://a.test"))))
+			}
+			rt := outbound.New(world{"a.test": always(200)}, layers...)
+			get(t, rt, "http://a.test/")
+			func() {
+				defer func() {
+					if r := recover(); r != "boom" {
+						t.Errorf("recovered %v", r)
+					}
+				}()
+				get(t, rt, "http://a.test/")
+			}()
+			if n := l.Stats().InFlight; n != 0 {
+				t.Errorf("%d permits are held", n)
+			}
+		})
+	}
+}
+
 // Being held back by ourselves is neither a reason to try again nor a failure of
 // the host.
 func TestLimitRefusalIsNotRetriedNorJudged(t *testing.T) {
