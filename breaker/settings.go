@@ -143,7 +143,8 @@ func WithName(name string) Option {
 
 // WithOnChange has f called after every change of state. It runs on the goroutine whose call changed
 // the state, with no lock held, so it may call the breaker; changes are reported one at a time and in
-// their order, so while f runs on one goroutine, changes made on others wait for it to return.
+// their order, so while f runs on one goroutine, changes made on others wait for it to return. That holds
+// for one breaker: those of a [Group] do not wait for each other, and f must be safe for concurrent use there.
 func WithOnChange(f func(Change)) Option {
 	return option(func(c *config) { c.onChange = f })
 }
