@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/spillgate/spillgate/breaker"
 )
 
 // An ender is told once when a response body is over: with nil at its end or when
@@ -106,6 +108,19 @@ func ask[V any](f func(*http.Request, *http.Response, error) V, req *http.Reques
 	v := f(req, resp, err)
 	returned = true
 	return v
+}
+
+// report tells a breaker what became of a call. If a function of the user's that is told of the change panics, nobody
+// gets the response.
+func report(call breaker.Call, o breaker.Outcome, took time.Duration, now time.Time, resp *http.Response) {
+	reported := false
+	defer func() {
+		if !reported && resp != nil && resp.Body != nil {
+			resp.Body.Close()
+		}
+	}()
+	call.DoneAt(o, took, now)
+	reported = true
 }
 
 // refuse closes the body of a request that is not sent, as a RoundTripper must.

@@ -125,7 +125,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	took := now.Sub(began)
 	o := t.judge(req, resp, err, up, took, b)
 	returned = true
-	call.DoneAt(o, took, now)
+	report(call, o, took, now, resp)
 	if err == nil && o == breaker.Success {
 		watch(resp, judged{call, req})
 	}

@@ -777,10 +777,16 @@ func TestBreakerOutcomeAndKeyOptions(t *testing.T) {
 
 func TestPanicInAFunctionOfTheUsersLosesNothing(t *testing.T) {
 	boom := func(*http.Request, *http.Response, error) breaker.Outcome { panic("boom") }
-	set := newSet(t, urls("http://a.test"), outbound.WithOutcome(boom))
+	changes := []breaker.Option{breaker.WithConsecutiveFailures(1), breaker.WithOnChange(func(breaker.Change) { panic("boom") })}
+	sets := []*outbound.Set{
+		newSet(t, urls("http://a.test"), outbound.WithOutcome(boom)),
+		newSet(t, urls("http://a.test"), outbound.WithEjection(changes...)),
+	}
 	for name, layer := range map[string]outbound.Layer{
 		"WithOutcome of Breaker": outbound.Breaker(nil, outbound.WithOutcome(boom)),
-		"WithOutcome of NewSet":  outbound.Balance(set),
+		"WithOutcome of NewSet":  outbound.Balance(sets[0]),
+		"WithOnChange":           outbound.Breaker(breaker.NewGroup(changes[0], changes[1])),
+		"WithEjection":           outbound.Balance(sets[1]),
 		"WithRetryIf":            outbound.Retry(outbound.WithRetryIf(func(*http.Request, *http.Response, error) bool { panic("boom") })),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -802,8 +808,38 @@ func TestPanicInAFunctionOfTheUsersLosesNothing(t *testing.T) {
 			}
 		})
 	}
-	if n := set.Stats().Endpoints[0].InFlight; n != 0 {
-		t.Errorf("%d are in flight at the endpoint", n)
+	for _, set := range sets {
+		if n := set.Stats().Endpoints[0].InFlight; n != 0 {
+			t.Errorf("%d are in flight at the endpoint", n)
+		}
+	}
+}
+
+// So it is where the change comes with something else that ends a call.
+func TestPanicInOnChangeLosesNothing(t *testing.T) {
+	for name, host := range map[string]func(*http.Request) (*http.Response, error){
+		"a body that breaks off": func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(io.ErrUnexpectedEOF))}, nil
+		},
+		"a panic beneath": func(*http.Request) (*http.Response, error) { panic("beneath") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := newSet(t, urls("http://a.test"), outbound.WithEjection(breaker.WithConsecutiveFailures(1),
+				breaker.WithOnChange(func(breaker.Change) { panic("boom") })))
+			l := limiter.NewConcurrency(1)
+			rt := outbound.New(world{"a.test": host}, outbound.Balance(set), outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
+			func() {
+				defer func() {
+					if r := recover(); r != "boom" {
+						t.Errorf("recovered %v", r)
+					}
+				}()
+				get(t, rt, "http://a.test/")
+			}()
+			if n := set.Stats().Endpoints[0].InFlight; n != 0 || l.Stats().InFlight != 0 {
+				t.Errorf("%d are in flight at the endpoint, %d permits are held", n, l.Stats().InFlight)
+			}
+		})
 	}
 }
 

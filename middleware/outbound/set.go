@@ -241,9 +241,9 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	returned := false
 	defer func() {
 		if !returned { // a panic, which travels on
-			call.Done(breaker.Failure, -1)
 			s.failed = true
-			s.release()
+			defer s.release() // whoever is told of a change by the call may panic, too
+			call.Done(breaker.Failure, -1)
 		}
 	}()
 	out := e.address(req, b.set.ownHost)
@@ -271,11 +271,11 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	now := b.set.clock.now()
 	took := now.Sub(began)
 	o := b.set.judge(req, resp, err, up, took, e.breaker)
-	returned = true
 	if o == breaker.Failure {
 		e.failed.Add(1)
 	}
-	call.DoneAt(o, took, now)
+	report(call, o, took, now, resp)
+	returned = true
 	if err != nil {
 		s.failed = true
 		s.release()
@@ -298,14 +298,12 @@ type sent struct {
 }
 
 func (s sent) ended(err error) {
-	if err != nil {
-		s.failed = true // also by the caller's deadline: what was cut off is no throughput
-		if s.good && callersEnd(s.req) == nil {
-			s.e.failed.Add(1)
-			s.call.Fail()
-		}
+	s.failed = s.failed || err != nil // also by the caller's deadline: what was cut off is no throughput
+	defer s.release()
+	if err != nil && s.good && callersEnd(s.req) == nil {
+		s.e.failed.Add(1)
+		s.call.Fail()
 	}
-	s.release()
 }
 
 func (s sent) release() {
