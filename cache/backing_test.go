@@ -395,6 +395,35 @@ func TestPanicAfterTheHandler(t *testing.T) {
 	})
 }
 
+// Nor does one that panics while a stale response is served for a panic of the handler leave its run under way.
+func TestPanicOverAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := cache.New(1<<20, cache.WithTrace(cache.Trace{Served: func(_ *http.Request, res cache.Result) {
+			if res == cache.Stale {
+				panic("served")
+			}
+		}}))
+		var run context.Context
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if run != nil {
+				run = r.Context()
+				run.Done()
+				panic("handler")
+			}
+			run = r.Context()
+			w.Header().Set("Cache-Control", "max-age=1, stale-if-error=60")
+		}))
+		get(h, "http://example.com/x")
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		func() {
+			defer func() { want(t, "panic", recover(), any("served")) }()
+			get(h, "http://example.com/x")
+		}()
+		want(t, "fills", c.Stats().Fills, 0)
+		want(t, "context", run.Err(), context.Canceled)
+	})
+}
+
 func TestPurgeRaceWithStore(t *testing.T) {
 	for i := range purgeRounds {
 		s := newMapStore()

@@ -85,6 +85,7 @@ func (fl *fill) run() {
 	}
 	done, finished := false, false
 	defer func() {
+		defer fl.over() // also where what is called of the user's on the way panics
 		if fl.out != nil {
 			fl.r.Pattern = fl.out.Pattern // the mux inside has found it
 		}
@@ -94,12 +95,6 @@ func (fl *fill) run() {
 		case !finished:
 			fl.end(failed, nil, false) // what is called of the user's has panicked: those who wait are told
 		}
-		if fl.ctx == &fl.lease {
-			fl.lease.release()
-		}
-		c.store.over(fl.hash, fl.since)
-		fl.unreserve()
-		c.stats.fills.Add(-1)
 	}()
 	if c.backing != nil {
 		fl.generation, fl.saves = c.backing.current(fl.asked)
@@ -124,6 +119,17 @@ func (fl *fill) run() {
 	case fl.gone && c.backing != nil:
 		fl.unsave()
 	}
+}
+
+// over gives back what a run has taken.
+func (fl *fill) over() {
+	if fl.ctx == &fl.lease {
+		fl.lease.release()
+	}
+	c := fl.h.cache
+	c.store.over(fl.hash, fl.since)
+	fl.unreserve()
+	c.stats.fills.Add(-1)
 }
 
 // serve has the handler write to the fill.
