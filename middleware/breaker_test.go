@@ -643,6 +643,33 @@ func TestR8APanicInClassifyLeavesNoCallBehind(t *testing.T) {
 	}
 }
 
+// A connection that was hijacked belongs to nobody but the handler, which does not get it if the function panics.
+func TestR8APanicInClassifyClosesAHijackedConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		guarded := middleware.Breaker(breaker.NewGroup(), middleware.WithClassify(func(*http.Request, int, error) breaker.Outcome {
+			panic("no class")
+		})).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			http.NewResponseController(w).Hijack()
+		}))
+		func() {
+			defer func() { recover() }()
+			guarded.ServeHTTP(hijackWriter{httptest.NewRecorder(), there}, httptest.NewRequest("GET", "/", nil))
+		}()
+		here.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := here.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("the client of the connection has %v, want its end", err)
+		}
+	})
+}
+
+type hijackWriter struct {
+	*httptest.ResponseRecorder
+	conn net.Conn
+}
+
+func (w hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.conn, nil, nil }
+
 // What a function of WithOnChange takes on the goroutine of a probe is no time of the handler's.
 func TestR8AProbeIsNotSlowForWhatOnChangeTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -225,7 +225,14 @@ func (rec *recorder) hijack() (net.Conn, *bufio.ReadWriter, error) {
 		if rec.status == 0 {
 			rec.wroteFinal(http.StatusSwitchingProtocols)
 		}
+		told := false
+		defer func() {
+			if !told { // a function of the user's has panicked: nobody gets the connection
+				c.Close()
+			}
+		}()
 		rec.becameLong(streamSwitch)
+		told = true
 	}
 	return c, rw, err
 }
