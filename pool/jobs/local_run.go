@@ -34,7 +34,7 @@ func (l *Local) tidy(now time.Duration) {
 
 func (l *Local) delay(e *entry, at time.Duration) {
 	e.rank = at
-	e.next = l.base.Add(at).Round(0)
+	e.next = time.Now().Add(at - l.now()).Round(0) // not base.Add(at): the wall clock may have been set since
 	heap.Push(&l.delayed, e)
 }
 
@@ -255,7 +255,7 @@ func (l *Local) finish(e *entry, result []byte, failed *failure) {
 	case retry && l.ctx.Err() == nil:
 		policy, _ := l.mux.Policy(e.kind)
 		at := after(now, policy.Delay(e.attempt))
-		if !e.deadline.IsZero() && l.base.Add(at).After(e.deadline) {
+		if !e.deadline.IsZero() && at-now > time.Until(e.deadline) {
 			l.end(e, Failed, text, detail, nil)
 			return
 		}

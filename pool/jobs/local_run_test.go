@@ -81,6 +81,54 @@ func TestFarFuture(t *testing.T) {
 	})
 }
 
+// A time without a monotonic reading, as one has that a client sent, counts by what the wall clock shows now, whatever that
+// showed when the engine was made: a machine may begin with a clock that is hours off.
+func TestWallClockWasSet(t *testing.T) {
+	const hour = 60 * 60
+	for _, more := range []int64{-hour, 0, hour} { // that the wall clock showed then
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(ctx context.Context, _ args) (int, error) {
+			if a, _ := jobs.Current(ctx); a.Number < 3 {
+				return 0, errors.New("not yet")
+			}
+			return 1, nil
+		}, jobs.WithAttempts(3), jobs.WithBackoff(time.Millisecond, time.Millisecond))
+		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+		if !l.MadeWhenTheWallShowed(more) {
+			t.Fatal("time.Time is laid out otherwise: this says nothing")
+		}
+
+		in := func(d time.Duration) time.Time { return time.Now().Round(0).Add(d) }
+		j := final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{Deadline: in(10 * time.Minute)}).ID)
+		if j.State != jobs.Succeeded || j.Attempt != 3 {
+			t.Errorf("the clock showed %ds more: with 10 minutes left for another attempt it is %s after %d", more, j.State, j.Attempt)
+		}
+
+		soon := submit(t, l, `{}`, jobs.SubmitOptions{NotBefore: in(100 * time.Millisecond)})
+		late := submit(t, l, `{}`, jobs.SubmitOptions{NotBefore: in(30 * time.Minute)})
+		if left := time.Until(late.Next); (left - 30*time.Minute).Abs() > time.Minute {
+			t.Errorf("the clock showed %ds more: a job that may begin in 30 minutes is said to do so in %v", more, left)
+		}
+		ctx, cancel := context.WithDeadline(ctx, in(10*time.Minute))
+		down := make(chan error, 1)
+		go func() { down <- l.Shutdown(ctx) }()
+		if j := final(t, l, soon.ID); j.State != jobs.Succeeded {
+			t.Errorf("the clock showed %ds more: a job that may begin at once is %s after a shutdown within 10 minutes", more, j.State)
+		}
+		for began := time.Now(); len(down) == 0; runtime.Gosched() {
+			if time.Since(began) > 5*time.Second {
+				t.Errorf("the clock showed %ds more: a shutdown within 10 minutes waits for a job that may begin in 30", more)
+				break
+			}
+		}
+		cancel()
+		if err := <-down; !errors.Is(err, jobs.ErrShutdown) {
+			t.Error(err)
+		}
+		l.Close()
+	}
+}
+
 func TestTextsPinNoMemory(t *testing.T) {
 	const n, each = 50, 1 << 20
 	m := jobs.NewMux()

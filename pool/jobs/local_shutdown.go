@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 )
 
 // Shutdown accepts no more jobs and waits until all are final, then returns nil. Jobs that wait
@@ -21,7 +22,7 @@ func (l *Local) Shutdown(ctx context.Context) error {
 	l.closed = true
 	now := l.now()
 	if until, ok := ctx.Deadline(); ok {
-		l.drained = max(until.Sub(l.base), 1)
+		l.drained = max(after(now, time.Until(until)), 1)
 		for _, e := range slices.Clone(l.delayed) {
 			if e.rank > l.drained {
 				l.drop(e)
