@@ -99,7 +99,7 @@ func (s *Set) watchOver(ctx context.Context, e *endpoint) {
 			row = 0
 			e.down.Store(true)
 		}
-		if !sleep(ctx, time.Duration(float64(p.Interval)*(0.8+0.4*rand.Float64()))) {
+		if !sleep(ctx, time.Duration(float64(min(p.Interval, year))*(0.8+0.4*rand.Float64()))) {
 			return
 		}
 	}

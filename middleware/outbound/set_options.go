@@ -93,7 +93,7 @@ func WithSlowStart(d time.Duration) SetOption {
 	if d < 0 {
 		panic(fmt.Sprintf("outbound: WithSlowStart(%v): give zero or more", d))
 	}
-	return setOption(func(c *setConfig) { c.slowStart = d })
+	return setOption(func(c *setConfig) { c.slowStart = min(d, year) })
 }
 
 // WithProbe has each endpoint asked at an interval whether it is up.

@@ -775,6 +775,33 @@ func TestProbeOfARemovedEndpointStops(t *testing.T) {
 	})
 }
 
+func TestLongestTimesOfASet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 20
+		var names []string
+		probed := world{}
+		var probes [n]atomic.Int64
+		for i := range n {
+			name := fmt.Sprintf("%d.test", i)
+			names = append(names, "http://"+name)
+			probed[name] = counted(&probes[i], always(200))
+		}
+		set := newSet(t, urls("http://0.test"), outbound.WithSlowStart(math.MaxInt64),
+			outbound.WithProbe(outbound.Probe{Path: "/", Interval: math.MaxInt64, Transport: probed}))
+		time.Sleep(time.Hour) // in a synctest bubble
+		set.Update(urls(names...))
+		time.Sleep(time.Hour) // in a synctest bubble
+		for i, e := range set.Stats().Endpoints {
+			if probes[i].Load() != 1 {
+				t.Errorf("%s: %d probes at the longest interval, want the first", e.URL, probes[i].Load())
+			}
+			if i > 0 && e.Share > 0.11 {
+				t.Errorf("%s: a share of %v after an hour of the longest slow start", e.URL, e.Share)
+			}
+		}
+	})
+}
+
 func TestProbeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		set := newSet(t, urls("http://a.test", "http://b.test"), outbound.WithProbe(outbound.Probe{
