@@ -195,7 +195,7 @@ func (p policyRule) forKey(limit rate.Limit, burst int) policyRule {
 func (p *policyRule) setClock(ticks float64) {
 	perNs := ticks / 1e9
 	if perNs > 0 {
-		p.nsPerTick = 1 / perNs
+		p.nsPerTick = min(1/perNs, math.MaxFloat64) // an infinity times 0 is no time
 		p.grace = int64(math.Max(1, math.Floor(perNs)-2))
 	}
 	frac, e := math.Frexp(perNs)

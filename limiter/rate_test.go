@@ -256,7 +256,7 @@ func TestRateExtremes(t *testing.T) {
 		{"burst MaxInt", 1, math.MaxInt, []step{{0, math.MaxInt32 / 2, true}, {0, math.MaxInt / 16, true}, {0, 1, true}}},
 		{"burst MaxInt at a high limit", 1e15, math.MaxInt, []step{{0, math.MaxInt32, true}, {0, 1, true}}},
 		{"a tiny limit", 1e-12, 3, []step{{0, 3, true}, {24 * time.Hour, 1, false}, {10 * 365 * 24 * time.Hour, 1, false}}},
-		{"the tiniest limit", math.SmallestNonzeroFloat64, 3, []step{{0, 3, true}, {24 * time.Hour, 1, false}}},
+		{"the tiniest limit", math.SmallestNonzeroFloat64, 3, []step{{0, 0, true}, {0, 3, true}, {0, 0, true}, {24 * time.Hour, 1, false}}},
 		{"a limit of one a nanosecond", 1e9, 10, []step{{0, 10, true}, {0, 1, false}, {1, 1, true}, {1, 1, false}, {10, 9, true}}},
 		{"a limit of a million a nanosecond", 1e15, 1_000_000_000, []step{{0, 1_000_000_000, true}, {1000, 1_000_000_000, true}}},
 		{"once a year", rate.Every(365 * 24 * time.Hour), 1, []step{{0, 1, true}, {364 * 24 * time.Hour, 1, false}, {365 * 24 * time.Hour, 1, true}}},
@@ -283,10 +283,10 @@ func TestRateExtremes(t *testing.T) {
 // The greatest burst there is overflows neither what is told nor what is charged.
 func TestRateGreatestBurst(t *testing.T) {
 	for kind, opts := range rateKinds {
-		for _, limit := range []rate.Limit{0, 1, 1e15} {
+		for _, limit := range []rate.Limit{0, 1e-300, 1, 1e15} {
 			synctest.Test(t, func(t *testing.T) {
 				r := limiter.NewRate(limit, math.MaxInt, opts...)
-				if d := r.Peek("key", 0); d.Remaining <= 0 || d.Remaining > d.Limit {
+				if d := r.Peek("key", 0); d.Remaining <= 0 || d.Remaining > d.Limit || d.ResetAfter != 0 {
 					t.Errorf("%s, limit %v: %+v when full", kind, limit, d)
 				}
 				r.Charge("key", math.MaxInt)
