@@ -20,7 +20,8 @@ import (
 // keys cannot wipe out what the group knows about failing ones; only when its open time has been over
 // for [WithIdle], and nobody came back to try, is it forgotten, and counted as such in [GroupStats].
 // When no place can be given up - every key is failing - a new key gets a breaker that is disabled and
-// stays so, whatever is done to it: its calls pass, unprotected, and are counted as such.
+// stays so, whatever is done to it: its calls pass, unprotected, and are counted as such. A group of more than 4,096 keys
+// looks at so many of them for that, and at the next ones 100 ms later.
 type Group struct {
 	base    time.Time
 	seed    maphash.Seed
@@ -156,18 +157,26 @@ func (g *Group) add(key string) *Breaker {
 	return e.breaker
 }
 
-// lookAgain is how long the group takes it for granted that no place can be given up.
-const lookAgain = 100 * time.Millisecond
+// lookAgain is how long the group takes it for granted that no place can be given up, after it has looked at so many.
+const (
+	lookAgain = 100 * time.Millisecond
+	looks     = 4096
+)
 
 // makeRoom gives up one place for a new key. The caller holds mu.
 func (g *Group) makeRoom(now time.Duration, c *groupConfig) bool {
 	if now < g.full {
 		return false
 	}
-	// The first turn of the hand spares those that were asked for since the last one.
-	for range 2 * len(g.ring) {
-		if g.step(now, c, true) {
-			return true
+	// The first turn of the hand spares those that were asked for since the last one. A large ring is not gone
+	// over as a whole: where nearly every key is failing, each new one would wait for that.
+	n, from := min(len(g.ring), looks), g.hand
+	for range 2 {
+		g.hand = from
+		for range n {
+			if g.step(now, c, true) {
+				return true
+			}
 		}
 	}
 	g.full = now + lookAgain

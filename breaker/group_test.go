@@ -123,6 +123,52 @@ func TestO1NobodyGivesWayWhenAllAreOpen(t *testing.T) {
 	})
 }
 
+// Of a large group a part is looked at for each new key: that nearly every key is failing must not have all new ones wait for each
+// other while the whole of it is gone over again and again.
+func TestO1OfManyKeysAPartIsLookedAt(t *testing.T) {
+	const keys = 20_000
+	full := func(closed int) *breaker.Group {
+		g := breaker.NewGroup(breaker.WithKeys(keys), breaker.WithConsecutiveFailures(1), breaker.WithOpenTime(time.Hour, time.Hour))
+		for i := range keys {
+			call, _ := g.Get(strconv.Itoa(i)).Allow()
+			if i != closed {
+				call.Done(breaker.Failure, 0)
+			}
+		}
+		return g
+	}
+	synctest.Test(t, func(t *testing.T) {
+		g := full(keys - 1)
+		g.Get("first")
+		for range 10 {
+			if b := g.Get("second"); b.State() != breaker.Disabled {
+				t.Fatalf("the one place that can be given up was found at once, far from where the hand is: %+v", g.Stats())
+			}
+		}
+		for range keys/4096 + 1 {
+			time.Sleep(100 * time.Millisecond) // in a synctest bubble
+			g.Get("second")
+		}
+		if s := g.Get("second").State(); s != breaker.Closed {
+			t.Errorf("the one place that can be given up was not found: %+v", g.Stats())
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // all are in use, and none is failing
+		g := breaker.NewGroup(breaker.WithKeys(keys))
+		for range 2 {
+			for i := range keys {
+				g.Get(strconv.Itoa(i))
+			}
+		}
+		for i := range 100 {
+			g.Get("new" + strconv.Itoa(i))
+		}
+		if s := g.Stats(); s.Untracked != 0 || s.Evicted != 100 {
+			t.Errorf("new keys found no place though none is failing: %+v", s)
+		}
+	})
+}
+
 // Who reads Stats lets an open time that is over pass, and must not have a key forgotten any sooner for it.
 func TestO1AHalfOpenBreakerIsForgottenAfterWithIdleOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
