@@ -33,7 +33,7 @@ type Rejection struct {
 
 // Write writes the response that would have been written without [WithReject]: the status and
 // a problem document (RFC 9457). It sets Content-Type and Content-Length, and writes no body in answer to
-// HEAD. The zero Rejection writes 503.
+// HEAD. A Status that was changed before is that of both. The zero Rejection writes 503.
 func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 	b, status := j.body, j.Status
 	if b == nil {
@@ -41,6 +41,9 @@ func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 	}
 	if status == 0 {
 		status = http.StatusServiceUnavailable
+	}
+	if d := b.problem; d.Status != status {
+		b = newRejectBody(d.Type, d.Title, status, d.Detail, d.Violated) // RFC 9457, section 3.1.2: it is that of the response
 	}
 	h := w.Header()
 	h["Content-Type"] = slices.Clone(problemType) // see own
@@ -50,8 +53,17 @@ func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 
 // rejectBody is a problem document with its header fields, made once.
 type rejectBody struct {
-	json   []byte
-	length []string
+	problem problem
+	json    []byte
+	length  []string
+}
+
+type problem struct {
+	Type     string   `json:"type"`
+	Title    string   `json:"title"`
+	Status   int      `json:"status"`
+	Detail   string   `json:"detail"`
+	Violated []string `json:"violated-policies,omitempty"`
 }
 
 var problemType = []string{"application/problem+json"}
@@ -67,18 +79,13 @@ var reducedCapacity = newRejectBody(problemCapacity, "Temporary reduced capacity
 	"The server cannot take this request now. Retry after the time given.", nil)
 
 func newRejectBody(typ, title string, status int, detail string, violated []string) *rejectBody {
-	b, err := json.Marshal(struct {
-		Type     string   `json:"type"`
-		Title    string   `json:"title"`
-		Status   int      `json:"status"`
-		Detail   string   `json:"detail"`
-		Violated []string `json:"violated-policies,omitempty"`
-	}{typ, title, status, detail, violated})
+	p := problem{typ, title, status, detail, violated}
+	b, err := json.Marshal(p)
 	if err != nil {
 		panic("middleware: problem document: " + err.Error()) // strings and an int always encode
 	}
 	b = append(b, '\n')
-	return &rejectBody{json: b, length: []string{strconv.Itoa(len(b))}}
+	return &rejectBody{problem: p, json: b, length: []string{strconv.Itoa(len(b))}}
 }
 
 func (b *rejectBody) write(w http.ResponseWriter, r *http.Request, status int) {

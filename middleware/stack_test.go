@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -246,6 +247,41 @@ func TestRejectionZeroValueWrites(t *testing.T) {
 	if w.Code != 503 || w.Body.Len() == 0 {
 		t.Errorf("status %d, %d bytes", w.Code, w.Body.Len())
 	}
+}
+
+// A function may change the status before it has the usual answer written: the document says the same one (RFC 9457, section 3.1.2).
+func TestRejectionWritesItsStatus(t *testing.T) {
+	want := func(t *testing.T, res *http.Response, status int) {
+		t.Helper()
+		b, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var doc struct {
+			Type   string
+			Status int
+		}
+		if err := json.Unmarshal(b, &doc); err != nil {
+			t.Fatal(err)
+		}
+		if res.StatusCode != status || doc.Status != status || doc.Type == "" || res.Header.Get("Content-Length") != strconv.Itoa(len(b)) {
+			t.Errorf("status %d, Content-Length %s, %d bytes: %s; want %d", res.StatusCode, res.Header.Get("Content-Length"), len(b), b, status)
+		}
+	}
+	for name, layer := range refusing(t) {
+		t.Run(name, func(t *testing.T) {
+			h := middleware.Wrap(answer(200), layer, middleware.WithReject(func(w http.ResponseWriter, r *http.Request, j *middleware.Rejection) {
+				j.Status = 418
+				j.Write(w, r)
+			}))
+			want(t, get(h, "GET", "/"), 418)
+		})
+	}
+	t.Run("made by hand", func(t *testing.T) {
+		w := httptest.NewRecorder()
+		(&middleware.Rejection{Layer: "rate", Status: 429}).Write(w, httptest.NewRequest("GET", "/", nil))
+		want(t, w.Result(), 429)
+	})
 }
 
 func TestSkipPassesLayersBy(t *testing.T) {
