@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// maxKinds bounds how many kinds of task a pool keeps apart.
+// maxKinds bounds how many kinds of task with a name a pool keeps apart.
 const maxKinds = 64
 
 // otherKind collects the kinds beyond maxKinds.
@@ -131,7 +131,7 @@ func (ks *kinds) add(name string) *kind {
 	ks.mu.Lock()
 	defer ks.mu.Unlock()
 	known := *ks.known.Load()
-	if len(known) >= maxKinds {
+	if len(known) > maxKinds { // one of them has no name
 		name = otherKind
 	}
 	if k := known[name]; k != nil {
@@ -215,7 +215,8 @@ func histUpper(i int) time.Duration {
 type Timing struct {
 	Count int64         `json:"count"` // how many were measured
 	Total time.Duration `json:"total"` // their sum
-	// The quantiles are upper bounds that are at most a quarter too high.
+	// The quantiles are upper bounds that are at most a quarter too high, from 1.28 us to 73 min: what takes less counts as
+	// the one, what takes longer as the other.
 	P50 time.Duration `json:"p50"`
 	P90 time.Duration `json:"p90"`
 	P99 time.Duration `json:"p99"`

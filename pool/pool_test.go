@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"math"
 	"runtime"
@@ -1043,8 +1044,25 @@ func TestStats(t *testing.T) {
 			p.Do(context.Background(), func(context.Context) error { return nil }, pool.WithKind(strings.Repeat("x", i)))
 		}
 		s := p.Stats()
-		if len(s.Kinds) > 65 || s.Begun != 1000 {
+		if len(s.Kinds) > 66 || s.Begun != 1000 {
 			t.Errorf("%d kinds, %d begun", len(s.Kinds), s.Begun)
+		}
+	})
+	t.Run("the first 64 names are kept apart", func(t *testing.T) {
+		p := pool.New()
+		for i := range 65 {
+			if err := p.Do(context.Background(), func(context.Context) error { return nil }, pool.WithKind(fmt.Sprintf("%02d", i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := p.Stats()
+		if len(s.Kinds) != 65 {
+			t.Fatalf("%d kinds, want 64 and other", len(s.Kinds))
+		}
+		for i, want := range map[int]string{0: "00", 63: "63", 64: "other"} {
+			if k := s.Kinds[i]; k.Kind != want || k.Begun != 1 {
+				t.Errorf("kind %d is %q, begun %d times; want %q, once", i, k.Kind, k.Begun, want)
+			}
 		}
 	})
 }

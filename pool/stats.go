@@ -23,7 +23,7 @@ type Stats struct {
 	RetryAfter time.Duration `json:"retry_after"`
 	Draining   bool          `json:"draining"` // Shutdown was called
 
-	Kinds []KindStats `json:"kinds"` // in the order of their names; at most 65
+	Kinds []KindStats `json:"kinds"` // in the order of their names; at most 66
 }
 
 // KindStats is the part of [Stats] that belongs to one kind of task.
