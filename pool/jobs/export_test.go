@@ -12,6 +12,17 @@ func (l *Local) Owing() int {
 	return len(l.ready.owing)
 }
 
+// HaveGiven has every client have had so much more run time.
+func (l *Local) HaveGiven(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ready.now += d
+	l.ready.most += d
+	for _, c := range l.ready.clients {
+		c.vtime += d
+	}
+}
+
 // MadeWhenTheWallShowed has the engine be one that was made when the wall clock showed so many seconds more than it does now. It
 // reports whether that could be done.
 func (l *Local) MadeWhenTheWallShowed(more int64) bool {

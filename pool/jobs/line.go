@@ -35,6 +35,9 @@ type client struct {
 
 const priorityStep = time.Second
 
+// lineEra is how much run time goes by until virtual time begins anew, some 36 years.
+const lineEra = 1 << 60
+
 // maxOwing bounds how many clients without unfinished jobs are remembered. Of more than that those
 // that owe least are forgotten: to get rid of a debt by other names takes larger debts in these.
 const maxOwing = 1024
@@ -131,11 +134,17 @@ func (l *line) rejoin(c *client) {
 	c.turn = l.turns
 }
 
-// settle ends all debts if no job waits.
+// settle ends all debts if no job waits. It has virtual time begin anew long before there is more of it than a Duration holds.
 func (l *line) settle() {
 	if l.n == 0 {
 		l.now = max(l.now, l.most)
 		l.forgive()
+	}
+	if l.now > lineEra {
+		for _, c := range l.clients {
+			c.vtime -= l.now // the heaps stay in order
+		}
+		l.now, l.most = 0, l.most-l.now
 	}
 }
 

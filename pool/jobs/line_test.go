@@ -2,6 +2,7 @@ package jobs_test
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,6 +33,35 @@ func TestDebtOutlastsTheJob(t *testing.T) {
 		}
 		if share := float64(one) / float64(length); share < 0.4 || share > 0.55 {
 			t.Errorf("the client with one long job at a time had %.0f %% of the run time, want half", 100*share)
+		}
+	})
+}
+
+// The run time of all jobs adds up to more than a Duration holds: in a year and more with 256 slots. The clients share it evenly
+// then, too.
+func TestMoreRunTimeThanADurationHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine()
+		defer l.Close()
+		const length = 5 * time.Minute
+		began := time.Now()
+		go func() { // always several jobs that wait
+			for time.Since(began) < length {
+				if l.Stats().Queued < 5 {
+					l.Submit(ctx, "k", []byte(`{"n":1000}`), jobs.SubmitOptions{Client: "many"})
+				} else {
+					time.Sleep(50 * time.Millisecond) // in a synctest bubble
+				}
+			}
+		}()
+		time.Sleep(10 * time.Second) // in a synctest bubble
+		l.HaveGiven(math.MaxInt64 - length/2)
+		for time.Since(began) < length {
+			before := time.Now()
+			final(t, l, submit(t, l, `{"n":1000}`, jobs.SubmitOptions{Client: "one"}).ID)
+			if took := time.Since(before); took > 4*time.Second {
+				t.Errorf("after %v the only job of a client, which takes a second, has ended after %v", before.Sub(began), took)
+			}
 		}
 	})
 }
