@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 )
@@ -375,6 +376,35 @@ func TestR4ATooSlowHandlerIsNotAClientThatLeft(t *testing.T) {
 		}
 		s.leave("/leave", time.Second) // this one did leave
 		s.wantCounts(0, 1, 1)
+	})
+}
+
+// The server's time runs from the client's request on, and in a cache that may have waited for another one before the handler was asked.
+func TestR4ATooSlowHandlerInsideACacheIsNotAClientThatLeft(t *testing.T) {
+	late := time.Time{}
+	onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/leave" {
+			untilGone(r)
+			return
+		}
+		time.Sleep(time.Until(late)) // in a synctest bubble
+		for range 100 {
+			w.Write(make([]byte, 1<<16))
+		}
+		untilGone(r)
+	}), func(s *guarded) {
+		s.server.WriteTimeout = 3 * time.Second
+		s.server.Handler = middleware.Cache(cache.New(1<<20, cache.WithCollapseWait(2*time.Second))).Handler(s.server.Handler)
+		late = time.Now().Add(4 * time.Second)
+		var wg sync.WaitGroup
+		wg.Go(func() { s.get("/") })
+		wg.Go(func() { s.get("/") })
+		wg.Wait()
+		s.wantCounts(0, 2, 0)
+		wg.Go(func() { s.leave("/leave", 2900*time.Millisecond) })
+		wg.Go(func() { s.leave("/leave", 2500*time.Millisecond) }) // these did leave
+		wg.Wait()
+		s.wantCounts(0, 2, 2)
 	})
 }
 

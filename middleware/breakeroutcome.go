@@ -95,6 +95,9 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 // after Server.WriteTimeout fails, and net/http cancels the context as if the client had gone. Of a handler
 // with a deadline of its own the time says nothing.
 func writeTimedOut(r *http.Request, rec *recorder) bool {
+	for rec.outer != nil {
+		rec = rec.outer // that of the client's request, which may have waited in a cache for another one
+	}
 	if rec.ownTime.Load() {
 		return false
 	}
