@@ -233,7 +233,10 @@ func (h *breakerHandler) key(rec *recorder, r *http.Request) string {
 // fallBack answers with the fallback. The layers around are told that the handler was not asked, but a
 // cache is not: it would answer stale instead.
 func (h *breakerHandler) fallBack(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration) {
-	rec.shed, rec.shedBy, rec.routed = err, &h.rejecter, nil
+	rec.routed = nil
+	for out := rec; out != nil; out = out.beyond() {
+		out.shed, out.shedBy = err, &h.rejecter
+	}
 	j := &h.rejecter
 	if j.count != nil {
 		j.counter().Add(1)

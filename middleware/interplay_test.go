@@ -21,6 +21,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
@@ -211,7 +213,131 @@ var inBetween = map[string]middleware.Func{
 			next.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
 		})
 	},
-	"http.TimeoutHandler": func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Minute, "") },
+	"http.TimeoutHandler":      func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Minute, "") },
+	"a writer that holds back": holdBack,
+}
+
+// heldBack is a writer that unwraps, and writes nothing before the handler has returned: many that compress wait so for enough to be
+// worth it.
+type heldBack struct {
+	http.ResponseWriter
+	status int
+	body   []byte
+}
+
+func (h *heldBack) Unwrap() http.ResponseWriter { return h.ResponseWriter }
+func (h *heldBack) WriteHeader(status int)      { h.status = status }
+func (h *heldBack) Write(b []byte) (int, error) {
+	h.body = append(h.body, b...)
+	return len(b), nil
+}
+
+func holdBack(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := &heldBack{ResponseWriter: w, status: 200}
+		defer func() {
+			w.WriteHeader(h.status)
+			w.Write(h.body)
+		}()
+		next.ServeHTTP(h, r)
+	})
+}
+
+// What a handler answers is known to the layers around it when it has returned, though a writer between them and those further out
+// holds the answer back.
+func TestAnswerIsKnownBehindAnyWriter(t *testing.T) {
+	for between, f := range inBetween {
+		t.Run(between, func(t *testing.T) {
+			status := 500
+			site := func(inner middleware.Layer) http.Handler {
+				return middleware.Wrap(f(inner.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))),
+					middleware.Concurrency(limiter.NewConcurrency(1)))
+			}
+			g := breaker.NewGroup(breaker.WithFailureRatio(0.5, 5))
+			h := site(middleware.Breaker(g))
+			for range 20 {
+				get(h, "GET", "/")
+			}
+			if st := g.Get("").State(); st != breaker.Open {
+				t.Errorf("after 20 times status 500 the breaker is %v, want open", st)
+			}
+
+			l := limiter.NewConcurrency(1)
+			get(site(middleware.Concurrency(l)), "GET", "/")
+			if st := l.Stats(); st.Failure != 1 {
+				t.Errorf("status 500 is to the limit: %d failures, %d successes; want 1, 0", st.Failure, st.Success)
+			}
+
+			var res middleware.Result
+			get(site(middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, r middleware.Result) { res = r }})), "GET", "/")
+			if res.Status != 500 {
+				t.Errorf("the trace is told of status %d, want 500", res.Status)
+			}
+
+			status = 401
+			h = site(middleware.Rate(limiter.NewRate(rate.Every(time.Hour), 3), middleware.WithChargeFailuresOnly()))
+			for i, want := range []int{401, 401, 401, 429} {
+				if got := get(h, "POST", "/login").StatusCode; got != want {
+					t.Errorf("login %d that fails: status %d, want %d", i+1, got, want)
+				}
+			}
+		})
+	}
+}
+
+// What layers further in say of a request gets past a writer between: what the cache did, a fallback, the route, and that it
+// comes to a pool.
+func TestWordPassesAWriterThatHoldsBack(t *testing.T) {
+	var res middleware.Result
+	trace := middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, r middleware.Result) { res = r }})
+	text := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		io.WriteString(w, "text")
+	})
+
+	h := middleware.Wrap(holdBack(middleware.Cache(cache.New(1<<20)).Handler(text)), trace,
+		middleware.Rate(limiter.NewRate(rate.Every(time.Hour), 2), middleware.WithChargeMissesOnly()))
+	for i := range 5 {
+		if got := get(h, "GET", "/").StatusCode; got != 200 || (res.Cache == cache.Hit) != (i > 0) {
+			t.Errorf("request %d: status %d, cache %v; want 200 and a hit but for the first, which alone is charged", i+1, got, res.Cache)
+		}
+	}
+
+	g, out := breaker.NewGroup(), breaker.NewGroup(breaker.WithFailureRatio(0.5, 5))
+	g.Get("").ForceOpen()
+	h = middleware.Wrap(holdBack(middleware.Breaker(g, middleware.WithFallback(http.NotFoundHandler())).Handler(text)), trace, middleware.Breaker(out))
+	get(h, "GET", "/")
+	if st := out.Get("").Stats(); st.Ignored != 1 || res.Shed != "breaker" {
+		t.Errorf("outside a fallback the breaker ignored %d, and the trace is told of a refusal by %q; want 1, breaker", st.Ignored, res.Shed)
+	}
+
+	mux := http.NewServeMux()
+	mux.Handle("/a/", text)
+	inner := middleware.Breaker(breaker.NewGroup()).Handler(mux)
+	h = middleware.Wrap(holdBack(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inner.ServeHTTP(w, r.Clone(r.Context()))
+	})), trace)
+	if get(h, "GET", "/a/b"); res.Route != "/a/" {
+		t.Errorf("route %q, want /a/", res.Route)
+	}
+
+	l := limiter.NewAdaptive()
+	var held int
+	h = middleware.Wrap(holdBack(middleware.Pool(pool.New(pool.WithSlots(1))).Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		held = l.Stats().InFlight
+	}))), middleware.Concurrency(l))
+	if get(h, "GET", "/"); held != 0 {
+		t.Errorf("%d permits held in the pool, want 0", held)
+	}
+
+	full := limiter.NewConcurrency(1)
+	if _, ok := full.TryAcquire(limiter.Request{}); !ok {
+		t.Fatal("no permit")
+	}
+	h = middleware.Wrap(holdBack(middleware.Wrap(text, middleware.Cache(cache.New(1<<20)), middleware.Concurrency(full))), trace)
+	if get(h, "GET", "/"); res.Shed != "concurrency" || res.Status != 503 {
+		t.Errorf("the trace is told of status %d, refused by %q; want 503, concurrency", res.Status, res.Shed)
+	}
 }
 
 func TestShedByInnerLayersIsNoFailureOutside(t *testing.T) {

@@ -103,6 +103,9 @@ func (rec *recorder) routeOf(r *http.Request, mux *http.ServeMux) string {
 		var h http.Handler
 		h, rec.route = handlerOf(mux, r)
 		rec.hasRoute = true
+		for out := rec.beyond(); out != nil; out = out.beyond() {
+			out.route = rec.route
+		}
 		// Where there are no wildcards to set, and for all targets but "*", a mux does no more than to
 		// set the pattern and call the handler: base.serve does that, and the mux is asked once.
 		if r.RequestURI != "*" && strings.IndexByte(rec.route, '{') < 0 {

@@ -195,8 +195,10 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}
-	rec := recorderOf(w)
-	if rec == nil && !h.lean {
+	var rec *recorder
+	if h.lean {
+		rec = recorderOf(w)
+	} else {
 		w, rec = record(w)
 	}
 	key, err := h.config.key(r)

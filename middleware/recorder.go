@@ -12,7 +12,8 @@ import (
 )
 
 // recorder is the one wrapper around the ResponseWriter of a request; every layer shares it.
-// It also holds what the layers tell each other about the request. A request allocates one.
+// It also holds what the layers tell each other about the request. A request allocates one, and one more for each
+// writer of somebody else's between two layers: that may hold back what is written to it, or answer something else.
 //
 // It is never pooled: a goroutine that a handler left behind may hold it after the request
 // has ended, and would then write into the response of another client.
@@ -42,7 +43,7 @@ type recorder struct {
 	route  string
 	routed http.Handler // what the mux found with the route, until that or anything else is called; nil: ask the mux
 
-	outer  *recorder // of the client's request, if this one is of a fill of the cache for it
+	outer  *recorder // the next one outside: of the client's request, if this one is of a fill of the cache for it, or beyond a foreign writer
 	traces *traces
 	reject RejectFunc
 	holds  holds
@@ -91,14 +92,15 @@ func record(w http.ResponseWriter) (http.ResponseWriter, *recorder) {
 	if r, ok := w.(recorded); ok { // the usual case, without the loop
 		return w, r.record()
 	}
-	if rec := recorderOf(w); rec != nil {
-		rec.fresh = false // somebody else's wrapper lies between: its code has run
+	if out := recorderOf(w); out != nil {
+		w, rec := newRecorder(w, out, out.start)
+		out.fresh, rec.fresh = false, false // somebody else's wrapper lies between: its code has run
 		return w, rec
 	}
 	return newRecorder(w, enclosing(w), time.Now())
 }
 
-// newRecorder returns a recorder around w. out is the one outside, if w is the writer of a fill of the cache.
+// newRecorder returns a recorder around w. out is the one outside, if there is one.
 func newRecorder(w http.ResponseWriter, out *recorder, start time.Time) (http.ResponseWriter, *recorder) {
 	rec := &recorder{w: w, start: start, fresh: true}
 	if out != nil {
@@ -144,6 +146,19 @@ func (rec *recorder) Now() time.Time { return rec.now() }
 func (rec *recorder) becameLong(k streamKind) {
 	rec.lasting = rec.lasting || k.lasts()
 	rec.holds.becameLong(rec, k)
+	if k == streamPool || k == streamJob { // the others come by the writer between
+		if out := rec.beyond(); out != nil {
+			out.becameLong(k)
+		}
+	}
+}
+
+// beyond returns the recorder beyond a foreign writer; nil if there is none.
+func (rec *recorder) beyond() *recorder {
+	if rec.outer == nil {
+		return nil
+	}
+	return recorderOf(rec.w)
 }
 
 func (rec *recorder) Header() http.Header { return rec.w.Header() }
@@ -260,10 +275,16 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 // refusedBy says which layer refuses the request, and why.
 func (rec *recorder) refusedBy(j *rejecter, err error) {
 	rec.shedBy, rec.routed = j, nil
-	if rec.outer != nil {
-		rec.outer.shedBy = j // it counts if the refusal gets there: the cache may have something better
-	}
+	rec.outer.refusedInside(j)
 	rec.MarkShed(err)
+}
+
+// refusedInside says which layer refuses the request further in. It counts if the refusal gets there: a cache between may have
+// something better.
+func (rec *recorder) refusedInside(j *rejecter) {
+	for ; rec != nil; rec = rec.outer {
+		rec.shedBy = j
+	}
 }
 
 // MarkShed implements [cache.ShedMarker]: a layer of ours refuses the request with the
@@ -289,10 +310,18 @@ func (rec *recorder) MarkShed(err error) {
 func (rec *recorder) Status() int { return int(rec.status) }
 
 // MarkCache implements [cache.ResultMarker].
-func (rec *recorder) MarkCache(r cache.Result) { rec.cache = r }
+func (rec *recorder) MarkCache(r cache.Result) {
+	for ; rec != nil; rec = rec.beyond() {
+		rec.cache = r
+	}
+}
 
 // MarkRun implements what [cache.ResultMarker] says of it. There is no word left for it.
-func (rec *recorder) MarkRun() { rec.cache |= cacheRan }
+func (rec *recorder) MarkRun() {
+	for ; rec != nil; rec = rec.beyond() {
+		rec.cache |= cacheRan
+	}
+}
 
 // cacheRan in recorder.cache says that the handler ran.
 const cacheRan cache.Result = 1 << 7

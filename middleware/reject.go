@@ -238,7 +238,7 @@ func (j *rejecter) rejectFill(w http.ResponseWriter, r *http.Request, f cache.Fi
 		if out.reject != nil || j.tells(out.traces) {
 			return false
 		}
-		out.shedBy = j // it counts if the refusal gets there: the cache may have something better
+		out.refusedInside(j)
 	}
 	f.Refuse(err)
 	j.rejectLean(w, r, after, body)
