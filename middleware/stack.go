@@ -206,6 +206,7 @@ func (s *Stack) Stats() Stats {
 	out := Stats{
 		InFlight: s.gate.inFlight(),
 		Rejected: RejectStats{c.rate.Load(), c.concurrency.Load(), c.breaker.Load(), c.pool.Load(), c.drain.Load()},
+		Layers:   []LayerStats{}, // a list in JSON without layers, too
 	}
 	for _, p := range flatten(nil, s.layers, nil) {
 		l, ok := p.l.(interface{ stats() LayerStats })

@@ -559,3 +559,16 @@ func TestStatsAreInTheOrderGiven(t *testing.T) {
 		t.Errorf("%s, %v", b, err)
 	}
 }
+
+// Whoever reads the JSON meets a list where a list can be, also before there is anything in it.
+func TestStatsListsAreLists(t *testing.T) {
+	for name, s := range map[string]*middleware.Stack{
+		"no layers":                middleware.New(middleware.WithTrace(&middleware.Trace{})),
+		"nothing asked for so far": middleware.New(middleware.Pool(pool.New()), middleware.Breaker(breaker.NewGroup()), middleware.Rate(limiter.NewRate(1, 1))),
+	} {
+		b, err := json.Marshal(s.Stats())
+		if err != nil || strings.Contains(string(b), "null") {
+			t.Errorf("%s: %s, %v", name, b, err)
+		}
+	}
+}

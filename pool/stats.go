@@ -47,6 +47,7 @@ func (p *Pool) Stats() Stats {
 		Full: l.Full, Evicted: l.Evicted, Expired: l.Expired, Deadline: l.Deadline + p.late.Load(), Left: p.left.Load(),
 		RetryAfter: l.RetryAfter,
 		Draining:   p.draining.Load(),
+		Kinds:      []KindStats{}, // a list in JSON before the first task, too
 	}
 	p.shares.mu.Lock()
 	s.Share = p.shares.refused
