@@ -83,10 +83,14 @@ func WithName(name string) RateOption {
 // the key that is nearest to full buckets, unless there is a [WithNewKeyBudget]. Twice the
 // number that is expected keeps displacement rare. It panics if n is below 1 or above 2^32, and rounds up to a multiple of 8.
 func WithMaxKeys(n int) RateOption {
-	if n < 1 || int64(n) > 1<<32 {
-		panic(fmt.Sprintf("limiter: WithMaxKeys: %d keys: give 1 to 2^32", n))
-	}
+	checkMaxKeys("WithMaxKeys", n)
 	return rateOption(func(c *rateConfig) { c.maxKeys = n })
+}
+
+func checkMaxKeys(who string, n int) {
+	if n < 1 || int64(n) > 1<<32 {
+		panic(fmt.Sprintf("limiter: %s: %d keys: give 1 to 2^32", who, n))
+	}
 }
 
 // WithNewKeyBudget keeps the table from forgetting: while all slots for a new key hold buckets that are in use, new keys

@@ -45,7 +45,7 @@ func TestRateWrongOptionsPanic(t *testing.T) {
 			limiter.NewRate(1, 1, limiter.WithStore(limiter.NewMemoryStore(1)), limiter.WithKeyLimit(func(string) (rate.Limit, int) { return 1, 1 }))
 		}},
 		"a nil option":             {"NewRate", func() { limiter.NewRate(1, 1, limiter.WithName("a"), nil) }},
-		"memory store for no keys": {"WithMaxKeys", func() { limiter.NewMemoryStore(0) }},
+		"memory store for no keys": {"NewMemoryStore", func() { limiter.NewMemoryStore(0) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

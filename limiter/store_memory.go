@@ -24,7 +24,7 @@ type MemoryStore struct {
 // NewMemoryStore returns a MemoryStore with room for maxKeys keys, as in [WithMaxKeys]. Its policies are those of the first
 // request; all that use it must have policies of the same names. It panics if maxKeys is below 1 or above 2^32.
 func NewMemoryStore(maxKeys int) *MemoryStore {
-	WithMaxKeys(maxKeys)
+	checkMaxKeys("NewMemoryStore", maxKeys)
 	return &MemoryStore{maxKeys: maxKeys}
 }
 
