@@ -48,9 +48,9 @@ type Job struct {
 	State   State  `json:"state"`
 	Version uint64 `json:"version"` // grows with every change
 
-	Attempt     int      `json:"attempt"`      // attempts begun
-	MaxAttempts int      `json:"max_attempts"` // attempts allowed
-	Progress    Progress `json:"progress"`
+	Attempt     int      `json:"attempt"`             // attempts begun
+	MaxAttempts int      `json:"max_attempts"`        // attempts allowed
+	Progress    Progress `json:"progress"`            // of the latest attempt; Local drops it when the job has succeeded
 	Cancelling  bool     `json:"cancelling,omitzero"` // Cancel was called while it ran
 
 	Created  time.Time `json:"created"`
