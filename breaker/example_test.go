@@ -44,7 +44,11 @@ func ExampleBreaker_Do() {
 
 func ExampleNewGroup() {
 	hosts := breaker.NewGroup(breaker.WithKeys(256), breaker.WithConsecutiveFailures(1))
-	call, _ := hosts.Get("a.example").Allow()
+	call, err := hosts.Get("a.example").Allow()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	call.Done(breaker.Failure, 0)
 	fmt.Println(hosts.Get("a.example").State(), hosts.Get("b.example").State())
 	// Output:

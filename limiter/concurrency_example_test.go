@@ -30,26 +30,42 @@ func ExampleNewConcurrency() {
 
 func ExampleNewConcurrency_queue() {
 	c := limiter.NewConcurrency(1, limiter.WithQueue(100, 50*time.Millisecond))
-	p, _ := c.Acquire(context.Background(), limiter.Request{})
+	p, err := c.Acquire(context.Background(), limiter.Request{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	time.AfterFunc(time.Millisecond, func() { p.Release(limiter.Success) })
 
 	// Waits for the first to be done.
 	q, err := c.Acquire(context.Background(), limiter.Request{Client: "b", Priority: 1})
-	fmt.Println(err, c.Stats().Waited)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(c.Stats().Waited)
 	q.Release(limiter.Success)
-	// Output: <nil> 1
+	// Output: 1
 }
 
 func ExampleNewAdaptive() {
 	c := limiter.NewAdaptive()
-	serve := func(ctx context.Context) error {
+	serve := func(ctx context.Context, work func(context.Context) error) error {
 		p, err := c.Acquire(ctx, limiter.Request{})
 		if err != nil {
 			return err // answer 503; *limiter.Error says when to come back
 		}
-		defer p.Release(limiter.Success)
-		return nil // the work
+		outcome := limiter.Failure // of a panic as well: what fails is no throughput
+		defer func() { p.Release(outcome) }()
+		if err := work(ctx); err != nil {
+			return err
+		}
+		outcome = limiter.Success
+		return nil
 	}
-	fmt.Println(serve(context.Background()), c.Limit())
-	// Output: <nil> 8
+	fmt.Println(serve(context.Background(), func(context.Context) error { return nil }), c.Limit())
+	fmt.Println(serve(context.Background(), func(context.Context) error { return errors.New("disk full") }), c.Stats().Failure)
+	// Output:
+	// <nil> 8
+	// disk full 1
 }

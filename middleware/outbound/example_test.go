@@ -66,7 +66,11 @@ func ExampleNewSet() {
 	failed := 0
 	for range 100 {
 		resp, err := client.Get("http://users/")
-		if err != nil || resp.StatusCode != 200 {
+		if err != nil {
+			failed++
+			continue
+		}
+		if resp.StatusCode != 200 {
 			failed++
 		}
 		resp.Body.Close()
@@ -88,6 +92,10 @@ func ExampleBreaker() {
 		if open, ok := errors.AsType[*breaker.OpenError](err); ok {
 			fmt.Println("open:", open.RetryAfter > 0)
 			continue
+		}
+		if err != nil {
+			fmt.Println(err)
+			return
 		}
 		fmt.Println(resp.StatusCode)
 		resp.Body.Close()
