@@ -126,7 +126,7 @@ func TestO1NobodyGivesWayWhenAllAreOpen(t *testing.T) {
 // Of a large group a part is looked at for each new key: that nearly every key is failing must not have all new ones wait for each
 // other while the whole of it is gone over again and again.
 func TestO1OfManyKeysAPartIsLookedAt(t *testing.T) {
-	const keys = 20_000
+	const keys = 10_000
 	full := func(closed int) *breaker.Group {
 		g := breaker.NewGroup(breaker.WithKeys(keys), breaker.WithConsecutiveFailures(1), breaker.WithOpenTime(time.Hour, time.Hour))
 		for i := range keys {
