@@ -55,6 +55,8 @@ const (
 	ctrlLate   = 64.   // and at most
 	ctrlRisk   = .1    // what that may be worth less by what is believed, before a smaller step is made of it
 	ctrlUnsure = 1.3   // standard deviation of the optimum, in ln, from which on nothing is known of it
+	ctrlBlind  = 1.2   // and the same while the limit only grows
+	ctrlBrief  = .25   // rounds until a higher one is tried then, against no belief
 	ctrlIdle   = 16    // windows in which nobody waits until the base latency is asked for again
 	ctrlYoung  = 100.  // completions from which on the variance is remembered
 	ctrlForget = 1000. // completions in which the variance that once was is forgotten
@@ -694,6 +696,8 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	case down && (s.below || high) && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
 		s.below, s.rested = false, 0
 		s.try(min(int(float64(s.limit)/step), s.limit-1))
+	case up && !high && shed > 0 && s.ramp && sd > ctrlBlind && s.rested >= ctrlBrief && s.rested < s.pause:
+		s.try(int(float64(s.limit) * s.stride(q, step)))
 	case up && !high && shed > 0 && (s.rested >= s.pause || s.rested >= 1 && sd > ctrlUnsure):
 		step = s.stride(q, step)
 		s.pause, s.rested, s.below = min(2*s.pause, ctrlLate), 0, true
