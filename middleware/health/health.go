@@ -152,13 +152,17 @@ func (h *Health) Stats() Stats {
 }
 
 // Handler serves the three probes at their paths and passes every other request
-// to next. Put it outermost, in front of limiters.
+// to next. Put it outermost, in front of limiters. A nil next means
+// [http.DefaultServeMux].
 //
 // Once draining has begun, each HTTP/1 response carries "Connection: close", so
 // that a proxy's kept connections end one by one, each after a response and
 // none under a request. HTTP/2 needs no header: Shutdown sends GOAWAY. The cost
 // before that is one atomic load.
 func (h *Health) Handler(next http.Handler) http.Handler {
+	if next == nil {
+		next = http.DefaultServeMux
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "": // of CONNECT, or of a URL that is only a host; a probe that is off has no path either

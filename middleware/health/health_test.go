@@ -88,6 +88,20 @@ func TestProbeMethods(t *testing.T) {
 	}
 }
 
+// A nil handler is http.DefaultServeMux, as in package net/http and in the layers.
+func TestNilHandlerIsDefaultServeMux(t *testing.T) {
+	saved := http.DefaultServeMux
+	t.Cleanup(func() { http.DefaultServeMux = saved })
+	http.DefaultServeMux = http.NewServeMux()
+	http.DefaultServeMux.HandleFunc("GET /spillgate-test-of-nil", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(299) })
+	h := health.New().Handler(nil)
+	for path, want := range map[string]int{"/readyz": 200, "/spillgate-test-of-nil": 299} {
+		if got := probe(h, "GET", path).Code; got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
+	}
+}
+
 func TestPaths(t *testing.T) {
 	h := health.New(health.WithPaths("/a", "", "/c"))
 	served := h.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) }))

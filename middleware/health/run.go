@@ -67,11 +67,7 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 	}
 	checkLast("Serve", last)
 	defer h.Close()
-	handler := srv.Handler
-	if handler == nil {
-		handler = http.DefaultServeMux
-	}
-	srv.Handler = h.Handler(handler)
+	srv.Handler = h.Handler(srv.Handler)
 	conns := &connections{}
 	conns.follow(srv, h)
 	listener := newListener(l)
