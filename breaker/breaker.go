@@ -113,11 +113,11 @@ func (b *Breaker) admit(now int64, client uint8, long, waits bool) (Call, error)
 			if long {
 				// It cannot tell soon whether the dependency works; others will. Where none come, it must.
 				lease := int64(b.cfg.Load().lease())
-				switch q := b.phase.Load(); {
-				case q.state == Open:
-					return Call{}, b.refuse(q, max(q.until.Load()-now, lease))
-				case q.state == HalfOpen && now-q.since < lease:
-					return Call{}, b.refuse(q, max(q.until.Load()-now, q.since+lease-now))
+				switch {
+				case p.state == Open:
+					return Call{}, b.refuse(p, max(p.until.Load()-now, lease))
+				case now-p.since < lease:
+					return Call{}, b.refuse(p, max(p.until.Load()-now, p.since+lease-now))
 				}
 			}
 			if c, err, ok := b.probe(now, waits); ok {

@@ -102,6 +102,9 @@ func (f *flight) enter() bool {
 	}
 	f.readers++
 	f.joined = true
+	if f.finishing != nil {
+		f.finishing.Stop()
+	}
 	return true
 }
 
@@ -111,9 +114,6 @@ func (f *flight) leave(cause error) {
 	f.mu.Lock()
 	f.readers--
 	if f.readers == 0 && f.outcome == pending && f.head != nil && f.length >= 0 && f.length-int64(len(f.body)) <= abandonBytes {
-		if f.finishing != nil { // somebody has come and gone since
-			f.finishing.Stop()
-		}
 		f.finishing = time.AfterFunc(abandonAfter, func() { f.abandon(cause) })
 		f.mu.Unlock()
 		return

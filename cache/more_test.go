@@ -165,32 +165,6 @@ func TestFollowerWhoseTimeIsUp(t *testing.T) {
 	})
 }
 
-// The 5 s in which a run may end that nobody reads count from when the last one left, also where others had left before.
-func TestRunThatIsAbandonedTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := cache.New(1 << 20)
-		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "max-age=60")
-			w.Header().Set("Content-Length", "2")
-			io.WriteString(w, "a")
-			select {
-			case <-time.After(7 * time.Second):
-				io.WriteString(w, "b")
-			case <-r.Context().Done():
-			}
-		}))
-		for range 2 { // at 0 s and at 2 s, for a second each
-			ctx, leave := context.WithCancel(t.Context())
-			go h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
-			time.Sleep(time.Second) // in a synctest bubble
-			leave()
-			time.Sleep(time.Second) // in a synctest bubble
-		}
-		time.Sleep(5 * time.Second) // in a synctest bubble
-		want(t, "stored", c.Stats().Stored, 1)
-	})
-}
-
 func TestStaleWhileRevalidate(t *testing.T) {
 	for _, test := range []struct {
 		cc    string

@@ -458,12 +458,14 @@ func TestClientThatLeavesEndsTheContext(t *testing.T) {
 func TestHandlerThatHangsWhenClientsHaveLeft(t *testing.T) {
 	for name, test := range map[string]struct {
 		takes, ends time.Duration
-		joined      bool
+		stays       time.Duration // of somebody who comes after 3 s; 0 is nobody
 		stored      int64
 	}{
-		"soon":                    {4 * time.Second, 4 * time.Second, false, 1},
-		"never":                   {time.Hour, 6 * time.Second, false, 0}, // the client leaves after 1 s
-		"late, somebody has come": {30 * time.Second, 30 * time.Second, true, 1},
+		"soon":                                  {4 * time.Second, 4 * time.Second, 0, 1},
+		"never":                                 {time.Hour, 6 * time.Second, 0, 0}, // the client leaves after 1 s
+		"late, somebody has come":               {30 * time.Second, 30 * time.Second, time.Hour, 1},
+		"soon after somebody has come and gone": {8 * time.Second, 8 * time.Second, time.Second, 1},
+		"never, and somebody has come and gone, too": {time.Hour, 9 * time.Second, time.Second, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -478,8 +480,16 @@ func TestHandlerThatHangsWhenClientsHaveLeft(t *testing.T) {
 						io.WriteString(w, "56789")
 					}
 				}))
-				if test.joined {
-					time.AfterFunc(3*time.Second, func() { want(t, "body", text(t, get(h, "http://example.com/x")), "0123456789") })
+				if test.stays > 0 {
+					time.AfterFunc(3*time.Second, func() {
+						ctx, cancel := context.WithTimeout(t.Context(), test.stays)
+						defer cancel()
+						rec := httptest.NewRecorder()
+						h.ServeHTTP(rec, httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
+						if test.stays > test.takes {
+							want(t, "body", rec.Body.String(), "0123456789")
+						}
+					})
 				}
 				ctx, cancel := context.WithCancel(t.Context())
 				time.AfterFunc(time.Second, cancel)

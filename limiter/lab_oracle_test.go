@@ -121,8 +121,8 @@ func TestLabForgets(t *testing.T) {
 	labHolds(t, .8, 800674)
 }
 
-// Slow work of which nothing is known yet: at a dozen completions a second it took five seconds until a higher limit was tried, the dependency
-// slowed down meanwhile, and most of what had been seen was of a service that was no longer there.
+// Slow work of which nothing is known yet: few are completed at a small limit, and before a higher one was tried the dependency had slowed down,
+// and most of what had been seen was of a service that was no longer there.
 func TestLabSlowWork(t *testing.T) {
 	labHolds(t, .95, 500329)
 }

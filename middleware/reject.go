@@ -42,7 +42,7 @@ func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 	if status == 0 {
 		status = http.StatusServiceUnavailable
 	}
-	if d := b.problem; d.Status != status {
+	if d := &b.problem; d.Status != status {
 		b = newRejectBody(d.Type, d.Title, status, d.Detail, d.Violated) // RFC 9457, section 3.1.2: it is that of the response
 	}
 	h := w.Header()

@@ -100,11 +100,7 @@ func discard(resp *http.Response) {
 // response, which would hold what the layers beneath have given it.
 func ask[V any](f func(*http.Request, *http.Response, error) V, req *http.Request, resp *http.Response, err error) V {
 	returned := false
-	defer func() {
-		if !returned && resp != nil && resp.Body != nil {
-			resp.Body.Close()
-		}
-	}()
+	defer closeUnless(&returned, resp)
 	v := f(req, resp, err)
 	returned = true
 	return v
@@ -113,14 +109,16 @@ func ask[V any](f func(*http.Request, *http.Response, error) V, req *http.Reques
 // report tells a breaker what became of a call. If a function of the user's that is told of the change panics, nobody
 // gets the response.
 func report(call breaker.Call, o breaker.Outcome, took time.Duration, now time.Time, resp *http.Response) {
-	reported := false
-	defer func() {
-		if !reported && resp != nil && resp.Body != nil {
-			resp.Body.Close()
-		}
-	}()
+	returned := false
+	defer closeUnless(&returned, resp)
 	call.DoneAt(o, took, now)
-	reported = true
+	returned = true
+}
+
+func closeUnless(returned *bool, resp *http.Response) {
+	if !*returned && resp != nil && resp.Body != nil {
+		resp.Body.Close()
+	}
 }
 
 // refuse closes the body of a request that is not sent, as a RoundTripper must.

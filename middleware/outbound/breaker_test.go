@@ -725,6 +725,18 @@ func TestBreakerHostThatNeverAnswersOpensBeforeAnyCallReturns(t *testing.T) {
 	})
 }
 
+// booms demands that a request ends in the panic that something under test raises.
+func booms(t *testing.T, rt http.RoundTripper) {
+	t.Helper()
+	defer func() {
+		t.Helper()
+		if v := recover(); v != "boom" {
+			t.Errorf("recovered %v", v)
+		}
+	}()
+	get(t, rt, "http://a.test/")
+}
+
 func TestBreakerPanicBeneathIsAFailureAndTravelsOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := group()
@@ -733,14 +745,7 @@ func TestBreakerPanicBeneathIsAFailureAndTravelsOn(t *testing.T) {
 		for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
 			rt := outbound.New(boom, layer, outbound.Retry(), outbound.Hedge(), outbound.Timeout(time.Second))
 			for range 3 {
-				func() {
-					defer func() {
-						if r := recover(); r != "boom" {
-							t.Errorf("recovered %v", r)
-						}
-					}()
-					get(t, rt, "http://a.test/")
-				}()
+				booms(t, rt)
 			}
 		}
 		if s := g.Get("a.test").State(); s != breaker.Open {
@@ -795,14 +800,7 @@ func TestPanicInAFunctionOfTheUsersLosesNothing(t *testing.T) {
 			rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
 				return &http.Response{StatusCode: 503, Body: body}, nil
 			}}, layer, outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
-			func() {
-				defer func() {
-					if r := recover(); r != "boom" {
-						t.Errorf("recovered %v", r)
-					}
-				}()
-				get(t, rt, "http://a.test/")
-			}()
+			booms(t, rt)
 			if n := l.Stats().InFlight; n != 0 || !body.closed.Load() {
 				t.Errorf("%d permits are held, the body is closed: %v", n, body.closed.Load())
 			}
@@ -828,19 +826,32 @@ func TestPanicInOnChangeLosesNothing(t *testing.T) {
 				breaker.WithOnChange(func(breaker.Change) { panic("boom") })))
 			l := limiter.NewConcurrency(1)
 			rt := outbound.New(world{"a.test": host}, outbound.Balance(set), outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
-			func() {
-				defer func() {
-					if r := recover(); r != "boom" {
-						t.Errorf("recovered %v", r)
-					}
-				}()
-				get(t, rt, "http://a.test/")
-			}()
+			booms(t, rt)
 			if n := set.Stats().Endpoints[0].InFlight; n != 0 || l.Stats().InFlight != 0 {
 				t.Errorf("%d are in flight at the endpoint, %d permits are held", n, l.Stats().InFlight)
 			}
 		})
 	}
+}
+
+// servedWhenWell sends ten requests a second to a host that fails for 30 s and answers with a status for 90 s, and returns how many
+// had that.
+func servedWhenWell(layer outbound.Layer, status int, send func(http.RoundTripper) int) (served int) {
+	var well atomic.Bool
+	rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
+		if well.Load() {
+			return answer(status)
+		}
+		return answer(503)
+	}}, layer)
+	for i := range 1200 {
+		well.Store(i >= 300)
+		if send(rt) == status {
+			served++
+		}
+		time.Sleep(100 * time.Millisecond) // in a synctest bubble
+	}
+	return served
 }
 
 // What a function of WithOnChange takes on the goroutine of a probe is no time of the host's.
@@ -856,21 +867,10 @@ func TestProbeIsNotSlowForWhatOnChangeTakes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var well atomic.Bool
-				rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
-					if well.Load() {
-						return answer(200)
-					}
-					return answer(503)
-				}}, layer(t))
-				served := 0
-				for i := range 1200 {
-					well.Store(i >= 300)
-					if status, _ := get(t, rt, "http://a.test/"); status == 200 {
-						served++
-					}
-					time.Sleep(100 * time.Millisecond) // in a synctest bubble
-				}
+				served := servedWhenWell(layer(t), 200, func(rt http.RoundTripper) int {
+					status, _ := get(t, rt, "http://a.test/")
+					return status
+				})
 				if served < 300 {
 					t.Errorf("%d of 900 requests were served in the 90 s in which the host was well", served)
 				}
@@ -889,23 +889,12 @@ func TestUpgradesAloneBringAHostBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var well atomic.Bool
-				rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) {
-					if well.Load() {
-						return answer(101)
-					}
-					return answer(503)
-				}}, layer(t))
-				upgraded := 0
-				for i := range 1200 {
-					well.Store(i >= 300)
+				upgraded := servedWhenWell(layer(t), 101, func(rt http.RoundTripper) int {
 					req := request(t.Context(), "GET", "http://a.test/", nil)
 					req.Header.Set("Upgrade", "websocket")
-					if status, _ := do(rt, req); status == 101 {
-						upgraded++
-					}
-					time.Sleep(100 * time.Millisecond) // in a synctest bubble
-				}
+					status, _ := do(rt, req)
+					return status
+				})
 				if upgraded < 300 {
 					t.Errorf("%d of 900 upgrades in the 90 s in which the host was well", upgraded)
 				}

@@ -532,14 +532,7 @@ func TestHedgeThatWonIsClosedWhenTheFirstTryPanics(t *testing.T) {
 					panic("boom")
 				}}, outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)),
 					outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l })))
-				func() {
-					defer func() {
-						if v := recover(); v != "boom" {
-							t.Errorf("recovered %v", v)
-						}
-					}()
-					get(t, rt, "http://a.test/")
-				}()
+				booms(t, rt)
 				time.Sleep(time.Minute) // in a synctest bubble
 				if n := l.Stats().InFlight; n != 0 || calls.Load() != 2 || !body.closed.Load() {
 					t.Errorf("%d permits are held, the body of try %d is closed: %v", n, calls.Load(), body.closed.Load())

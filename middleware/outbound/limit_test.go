@@ -194,14 +194,7 @@ func TestLimitHoldsNoPermitWhereTheRatePanics(t *testing.T) {
 			}
 			rt := outbound.New(world{"a.test": always(200)}, layers...)
 			get(t, rt, "http://a.test/")
-			func() {
-				defer func() {
-					if r := recover(); r != "boom" {
-						t.Errorf("recovered %v", r)
-					}
-				}()
-				get(t, rt, "http://a.test/")
-			}()
+			booms(t, rt)
 			if n := l.Stats().InFlight; n != 0 {
 				t.Errorf("%d permits are held", n)
 			}

@@ -52,6 +52,7 @@ func (p Probe) valid() Probe {
 	if p.Interval == 0 {
 		p.Interval = 10 * time.Second
 	}
+	p.Interval = min(p.Interval, year)
 	if p.Timeout == 0 {
 		p.Timeout = 2 * time.Second
 	}
@@ -99,7 +100,7 @@ func (s *Set) watchOver(ctx context.Context, e *endpoint) {
 			row = 0
 			e.down.Store(true)
 		}
-		if !sleep(ctx, time.Duration(float64(min(p.Interval, year))*(0.8+0.4*rand.Float64()))) {
+		if !sleep(ctx, time.Duration(float64(p.Interval)*(0.8+0.4*rand.Float64()))) {
 			return
 		}
 	}

@@ -10,21 +10,24 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
+// keepWaiting has a client named many have at least one job that waits, for so long.
+func keepWaiting(l *jobs.Local, payload string, length time.Duration) {
+	for began := time.Now(); time.Since(began) < length; {
+		if l.Stats().Queued < 5 {
+			l.Submit(ctx, "k", []byte(payload), jobs.SubmitOptions{Client: "many"})
+		} else {
+			time.Sleep(50 * time.Millisecond) // in a synctest bubble
+		}
+	}
+}
+
 func TestDebtOutlastsTheJob(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := engine()
 		defer l.Close()
 		const length = 5 * time.Minute
 		began := time.Now()
-		go func() { // always one job that waits at least
-			for time.Since(began) < length {
-				if l.Stats().Queued < 5 {
-					l.Submit(ctx, "k", []byte(`{"n":100}`), jobs.SubmitOptions{Client: "many"})
-				} else {
-					time.Sleep(50 * time.Millisecond) // in a synctest bubble
-				}
-			}
-		}()
+		go keepWaiting(l, `{"n":100}`, length)
 		time.Sleep(time.Second) // in a synctest bubble
 		var one time.Duration
 		for time.Since(began) < length {
@@ -45,15 +48,7 @@ func TestMoreRunTimeThanADurationHolds(t *testing.T) {
 		defer l.Close()
 		const length = 5 * time.Minute
 		began := time.Now()
-		go func() { // always several jobs that wait
-			for time.Since(began) < length {
-				if l.Stats().Queued < 5 {
-					l.Submit(ctx, "k", []byte(`{"n":1000}`), jobs.SubmitOptions{Client: "many"})
-				} else {
-					time.Sleep(50 * time.Millisecond) // in a synctest bubble
-				}
-			}
-		}()
+		go keepWaiting(l, `{"n":1000}`, length)
 		time.Sleep(10 * time.Second) // in a synctest bubble
 		l.HaveGiven(math.MaxInt64 - length/2)
 		for time.Since(began) < length {

@@ -34,7 +34,8 @@ func (l *Local) tidy(now time.Duration) {
 
 func (l *Local) delay(e *entry, at time.Duration) {
 	e.rank = at
-	e.next = time.Now().Add(at - l.now()).Round(0) // not base.Add(at): the wall clock may have been set since
+	now := time.Now() // not base.Add(at): the wall clock may have been set since
+	e.next = now.Add(at - now.Sub(l.base)).Round(0)
 	heap.Push(&l.delayed, e)
 }
 

@@ -95,7 +95,7 @@ func TestWallClockWasSet(t *testing.T) {
 		}, jobs.WithAttempts(3), jobs.WithBackoff(time.Millisecond, time.Millisecond))
 		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
 		if !l.MadeWhenTheWallShowed(more) {
-			t.Skip("time.Time is laid out otherwise")
+			t.Fatal("time.Time is laid out otherwise: this says nothing")
 		}
 
 		in := func(d time.Duration) time.Time { return time.Now().Round(0).Add(d) }
