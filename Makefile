@@ -36,7 +36,7 @@ bench: ## benchmarks of the root module; BENCH=regexp PKG=./limiter BENCHTIME=1s
 
 .PHONY: compare
 compare: ## the same work through other libraries; BENCH=regexp BENCHTIME=1s COUNT=6
-	cd examples/compare && go test -run '^$$' -bench '$(BENCH)' -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./...
+	cd ./examples/compare && go test -run '^$$' -bench '$(BENCH)' -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./...
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME=10s; PKG=./cache
