@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -132,7 +133,8 @@ func command(t *testing.T, name string) string {
 
 // startProxy starts a proxy in the foreground, with the socket it listens on as
 // its file 3, so that nobody has to wait for it: who connects early waits in the
-// line of that socket.
+// line of that socket. That of a proxy which has ended is closed, so that nobody
+// waits for that either.
 func startProxy(t *testing.T, l net.Listener, env string, name string, args ...string) {
 	f, err := l.(*net.TCPListener).File()
 	if err != nil {
@@ -153,7 +155,11 @@ func startProxy(t *testing.T, l net.Listener, env string, name string, args ...s
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	go func() {
+		err := cmd.Wait()
+		l.Close()
+		ended <- err
+	}()
 	t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM)
 		<-ended
@@ -192,10 +198,10 @@ func TestRollingRestart(t *testing.T) {
 			conf := edit(t, "nginx.conf",
 				"127.0.0.1:8080", l.Addr().String(), "127.0.0.1:8081", a, "127.0.0.1:8082", b,
 				"keepalive_timeout 5s", "keepalive_timeout 1s", // the drain wait is shorter too
-				"http {\n", "http {\n    client_body_temp_path "+dir+";\n    proxy_temp_path "+dir+";\n    fastcgi_temp_path "+
-					dir+";\n    uwsgi_temp_path "+dir+";\n    scgi_temp_path "+dir+";\n")
+				"http {\n", strings.ReplaceAll("http {\n    client_body_temp_path DIR;\n    proxy_temp_path DIR;\n    fastcgi_temp_path DIR;\n"+
+					"    uwsgi_temp_path DIR;\n    scgi_temp_path DIR;\n", "DIR", strconv.Quote(dir)))
 			startProxy(t, l, "NGINX=3;", "nginx", "-p", dir, "-c", conf,
-				"-e", "stderr", "-g", "daemon off; pid "+filepath.Join(dir, "pid")+";"+asMe())
+				"-e", "stderr", "-g", "daemon off; pid "+strconv.Quote(filepath.Join(dir, "pid"))+";"+asMe())
 		}, nil},
 		{"haproxy", func(t *testing.T, l net.Listener, a, b string) {
 			conf := edit(t, "haproxy.cfg",
