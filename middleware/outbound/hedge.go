@@ -134,6 +134,7 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp, err := h.next.RoundTrip(second)
 		if err != nil && refusedByUs(err) {
 			h.budgets.refund(budget) // it was not sent
+			h.counts.hedges.Add(^uint64(0))
 		}
 		if !good(resp, err) || !r.win(resp) {
 			discard(resp)

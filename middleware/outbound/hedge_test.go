@@ -193,6 +193,28 @@ func TestO8NotBefore50Latencies(t *testing.T) {
 	})
 }
 
+// Of those who read the counts, one computes what hedging adds to the load, and another is called when there is no endpoint.
+func TestHedgeThatWasNotSentIsNotCounted(t *testing.T) {
+	for name, layer := range map[string]outbound.Layer{
+		"no other endpoint": outbound.Balance(newSet(t, urls("http://a.test"))),
+		"no permit":         outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return limiter.NewConcurrency(1) })),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := world{"a.test": sleepy(time.Second, 200)}
+				rt := outbound.New(w, outbound.Hedge(outbound.WithHedgeAfter(10*time.Millisecond)), layer)
+				if status, err := get(t, rt, "http://a.test/"); status != 200 {
+					t.Error(status, err)
+				}
+				synctest.Wait()
+				if s := rt.Stats(); s.Hedges != 0 || s.NoEndpoint != 0 {
+					t.Errorf("%d hedges, %d times no endpoint; want none", s.Hedges, s.NoEndpoint)
+				}
+			})
+		})
+	}
+}
+
 // A hedge that had to wait would save no time.
 func TestO8HedgeDoesNotWaitForALimit(t *testing.T) {
 	for name, limit := range map[string]outbound.LimitOption{

@@ -232,7 +232,9 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := b.set.clock.now()
 	e, call, err := b.set.pick(req, began, b.limits != nil)
 	if err != nil {
-		b.counts.noEndpoint.Add(1)
+		if !isHedge(req.Context()) { // the first try has one
+			b.counts.noEndpoint.Add(1)
+		}
 		return refuse(req, err)
 	}
 	e.inflight.Add(1)

@@ -12,7 +12,8 @@ type Stats struct {
 	// RetriesDenied would have been made if the budget of their host had
 	// allowed it.
 	RetriesDenied uint64 `json:"retries_denied"`
-	Hedges        uint64 `json:"hedges"`
+	// Hedges that were sent.
+	Hedges uint64 `json:"hedges"`
 	// HedgesWon are the hedges that answered first.
 	HedgesWon uint64 `json:"hedges_won"`
 	// HedgesDenied would have been made if the budget had allowed it.
@@ -26,7 +27,7 @@ type Stats struct {
 	Limited uint64 `json:"limited"`
 	// Open are the tries that Breaker refused.
 	Open uint64 `json:"open"`
-	// NoEndpoint are the tries for which Balance had none.
+	// NoEndpoint are the tries for which Balance had none; hedges are not among them.
 	NoEndpoint uint64 `json:"no_endpoint"`
 }
 
