@@ -55,6 +55,14 @@ func fill(buf []byte, req *http.Request) error {
 	read := make(chan error, 1)
 	go func() { // to close the body would not help: a server's waits for the Read under way
 		_, err := io.ReadFull(req.Body, buf)
+		if err == nil { // it must be over now; net/http asks for that too before it has sent all
+			var more int
+			if more, err = io.ReadFull(req.Body, make([]byte, 1)); more > 0 {
+				err = fmt.Errorf("it is longer than its ContentLength of %d", len(buf))
+			} else if err == io.EOF {
+				err = nil
+			}
+		}
 		req.Body.Close()
 		read <- err
 	}()

@@ -204,6 +204,26 @@ func TestO5CallersBodyFails(t *testing.T) {
 	}
 }
 
+// What has grown since its length was taken is not cut off without a word: net/http does not either.
+func TestO5BodyLongerThanItsContentLength(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		for name, rt := range map[string]http.RoundTripper{"net/http": base, "Retry": outbound.New(base, outbound.Retry())} {
+			body := &closing{Reader: strings.NewReader("hello, world")}
+			req := request(t.Context(), "PUT", "http://a.test/", body)
+			req.ContentLength = 5
+			status, err := do(rt, req)
+			if err == nil || !body.closed.Load() {
+				t.Errorf("%s: %d %v, body closed %v", name, status, err, body.closed.Load())
+			}
+		}
+		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+	})
+}
+
 // As from net/http, which reads the body while it waits for the response.
 func TestO5BodyThatHangsIsNotWaitedForPastTheCallersEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
