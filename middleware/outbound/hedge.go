@@ -130,11 +130,11 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			return
 		}
-		h.counts.hedges.Add(1)
 		resp, err := h.next.RoundTrip(second)
 		if err != nil && refusedByUs(err) {
 			h.budgets.refund(budget) // it was not sent
-			h.counts.hedges.Add(^uint64(0))
+		} else {
+			h.counts.hedges.Add(1)
 		}
 		if !good(resp, err) || !r.win(resp) {
 			discard(resp)

@@ -12,7 +12,8 @@ type Stats struct {
 	// RetriesDenied would have been made if the budget of their host had
 	// allowed it.
 	RetriesDenied uint64 `json:"retries_denied"`
-	// Hedges that were sent.
+	// Hedges that were sent, each counted when it is over: one that no layer beneath
+	// let pass is none.
 	Hedges uint64 `json:"hedges"`
 	// HedgesWon are the hedges that answered first.
 	HedgesWon uint64 `json:"hedges_won"`
