@@ -21,13 +21,14 @@ import (
 //
 // When l refuses, the response is 503 with Retry-After.
 //
-// An adaptive limit seeks the most throughput, and what counts as such is known when a request ends:
+// An adaptive limit seeks the most throughput, and what counts as such is known when a request ends, or has become long-lived:
+// what it took until then is work like any other.
 //
 //   - a panic, a final status of 500, 502, 503 or 504, and a request that ran into the deadline of its context or into
 //     [http.Server.WriteTimeout] are a [limiter.Failure], as to [Breaker], which says what shows of the last: no
 //     throughput, however fast they are;
-//   - a request whose client left, one that a layer of ours inside refused, one answered 429, and one that became
-//     long-lived are [limiter.Ignored]: no throughput, and nothing that failed;
+//   - a request whose client left, one that a layer of ours inside refused, one answered 429, and one that begins to wait for
+//     a [Pool] are [limiter.Ignored]: no throughput, and nothing that failed;
 //   - all others are a [limiter.Success], 4xx, 501 and 505 among them.
 //
 // It panics if l or an option is nil.
@@ -226,30 +227,36 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 }
 
 func (h *concurrencyHandler) becameLong(rec *recorder, x *permitHold, k streamKind) {
-	var now time.Time // zero: the limiter reads the clock
 	if k == streamPool {
 		if !h.adaptive {
 			return // the user's number: it bounds whatever is inside
 		}
-		now = rec.now()
+		x.permit.ReleaseAt(limiter.Ignored, rec.now()) // the work is still to come
+	} else {
+		x.permit.Release(answerOutcome(rec)) // the limiter reads the clock
 	}
-	x.permit.ReleaseAt(limiter.Ignored, now)
 	*x = permitHold{}
 }
 
 // concurrencyOutcome is what the request was to the limiter. What is a failure to a breaker is none of the throughput either: work
 // that is cut off ends at the same rate whatever the dependency does.
 func concurrencyOutcome(r *http.Request, rec *recorder, finished bool) limiter.Outcome {
-	if rec.shed != nil {
-		return limiter.Ignored // a layer of ours refused: no work was measured
+	if rec.shed == nil {
+		switch err, gone := ending(r, rec, finished); {
+		case gone:
+			return limiter.Ignored // cut short, however it ended
+		case err != nil:
+			return limiter.Failure
+		}
 	}
-	switch err, gone := ending(r, rec, finished); {
-	case gone:
-		return limiter.Ignored // cut short, however it ended
-	case err != nil:
-		return limiter.Failure
-	}
+	return answerOutcome(rec)
+}
+
+// answerOutcome is what a request was to the limiter by its answer, as far as there is one.
+func answerOutcome(rec *recorder) limiter.Outcome {
 	switch {
+	case rec.shed != nil:
+		return limiter.Ignored // a layer of ours refused: no work was measured
 	case failed(int(rec.status)):
 		return limiter.Failure
 	case rec.status == http.StatusTooManyRequests:

@@ -271,7 +271,7 @@ type unwrapper struct{ http.ResponseWriter }
 
 func (u unwrapper) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 
-// What becomes long-lived gives its permit back when it does, not when it ends, and is no measurement.
+// What becomes long-lived gives its permit back when it does, not when it ends: what it took until then is the work.
 func TestConcurrencyLongLivedLeaves(t *testing.T) {
 	flush := func(w http.ResponseWriter) { w.(http.Flusher).Flush() }
 	plain := func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "x"); flush(w) }
@@ -311,22 +311,22 @@ func TestConcurrencyLongLivedLeaves(t *testing.T) {
 			w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 			io.WriteString(w, "data: x\n\n")
 			flush(w)
-		}, 0, limiter.Ignored, false},
-		{"an event stream, flushed through ResponseController", nil, stream, 0, limiter.Ignored, false},
-		{"an event stream, flushed past a writer around that unwraps", nil, stream, 0, limiter.Ignored, true},
+		}, 0, limiter.Success, false},
+		{"an event stream, flushed through ResponseController", nil, stream, 0, limiter.Success, false},
+		{"an event stream, flushed past a writer around that unwraps", nil, stream, 0, limiter.Success, true},
 		{"what WithLongLived names", []middleware.ConcurrencyOption{
 			middleware.WithLongLived(func(r *http.Request) bool { return r.URL.Path == "/open" }),
-		}, plain, 0, limiter.Ignored, false},
+		}, plain, 0, limiter.Success, false},
 		{"what WithLongLived does not name", []middleware.ConcurrencyOption{
 			middleware.WithLongLived(func(r *http.Request) bool { return r.URL.Path == "/other" }),
 		}, plain, 1, limiter.Success, false},
-		{"a switched protocol, taken over by hijacking", nil, takeOver, 0, limiter.Ignored, false},
-		{"a switched protocol, taken over past a writer around that unwraps", nil, takeOver, 0, limiter.Ignored, true},
+		{"a switched protocol, taken over by hijacking", nil, takeOver, 0, limiter.Success, false},
+		{"a switched protocol, taken over past a writer around that unwraps", nil, takeOver, 0, limiter.Success, true},
 		{"status 101 from the handler", nil, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Connection", "Upgrade")
 			w.Header().Set("Upgrade", "x")
 			w.WriteHeader(http.StatusSwitchingProtocols)
-		}, 0, limiter.Ignored, false},
+		}, 0, limiter.Success, false},
 		{"informational responses", nil, func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusEarlyHints)
 		}, 1, limiter.Success, false},
@@ -370,6 +370,47 @@ func TestConcurrencyLongLivedLeaves(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A service that could open 4,000 long-lived requests a second, each with 50 ms of work before, refuses none of 1,000 where there is nothing else
+// to learn from.
+func TestAdaptiveLearnsFromWhatBecomesLongLived(t *testing.T) {
+	const places, takes, rate = 200, 50 * time.Millisecond, 1000
+	for name, open := range map[string]func(http.ResponseWriter){
+		"event streams": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+		},
+		"switched protocols": func(w http.ResponseWriter) { w.WriteHeader(http.StatusSwitchingProtocols) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := limiter.NewAdaptive()
+				sem := make(chan struct{}, places)
+				h := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					sem <- struct{}{}
+					time.Sleep(takes) // in a synctest bubble
+					<-sem
+					open(w)
+					time.Sleep(10 * time.Second) // in a synctest bubble
+				}))
+				var clients sync.WaitGroup
+				come := func(n int) {
+					for range n {
+						time.Sleep(time.Second / rate) // in a synctest bubble
+						clients.Go(func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)) })
+					}
+				}
+				come(2 * rate)
+				begun := l.Stats()
+				come(4 * rate)
+				if s := l.Stats(); s.Shed > begun.Shed || s.Success == begun.Success {
+					t.Errorf("from 2 s on: %d opened, %d refused, want none; limit %d", s.Success-begun.Success, s.Shed-begun.Shed, s.Limit)
+				}
+				clients.Wait()
+			})
+		})
 	}
 }
 
