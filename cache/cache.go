@@ -453,7 +453,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 				c.store.land(hash, f)
 				return nil, goAlone
 			}
-			return nil, h.giveUp(w, r, err)
+			return nil, h.giveUp(w, r)
 		}
 		if n.head != nil && !seen.head {
 			seen.head = true
@@ -492,16 +492,18 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 
 var errLeft = errors.New("cache: nobody waits for the response any more")
 
-// giveUp ends a request whose own context ended while it waited. A client that left gets nothing;
-// one whose time is up is told.
-func (h *route) giveUp(w http.ResponseWriter, r *http.Request, cause error) whatNext {
+// giveUp ends a request whose own context ended while it waited. Its client may be there still, where its time is up or the
+// server gives up its requests, and would take silence for a 200.
+func (h *route) giveUp(w http.ResponseWriter, r *http.Request) whatNext {
 	h.cache.count(w, r, Miss)
-	if errors.Is(cause, context.DeadlineExceeded) {
-		hd := w.Header()
-		hd.Set("Cache-Control", "no-store")
-		hd.Set("Content-Length", "0")
-		w.WriteHeader(http.StatusGatewayTimeout)
+	status := http.StatusServiceUnavailable
+	if r.Context().Err() == context.DeadlineExceeded {
+		status = http.StatusGatewayTimeout
 	}
+	hd := w.Header()
+	hd.Set("Cache-Control", "no-store")
+	hd.Set("Content-Length", "0")
+	w.WriteHeader(status)
 	return served
 }
 

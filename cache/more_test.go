@@ -3,6 +3,7 @@ package cache_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"math"
 	"net/http"
@@ -163,6 +164,43 @@ func TestFollowerWhoseTimeIsUp(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(5 * time.Second) // in a synctest bubble
 	})
+}
+
+// Whatever ended a request that waited for another one, silence would be an empty 200: its client may be there still.
+func TestFollowerIsAnsweredWhoeverEndedIt(t *testing.T) {
+	down := errors.New("the server goes down")
+	for _, test := range []struct {
+		name string
+		end  func(context.Context) (context.Context, context.CancelFunc)
+		want int
+	}{
+		{"a deadline with a cause of its own", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeoutCause(ctx, time.Second, down)
+		}, http.StatusGatewayTimeout},
+		{"cancelled by the server, as through BaseContext", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancelCause(ctx)
+			time.AfterFunc(time.Second, func() { cancel(down) })
+			return ctx, func() {}
+		}, http.StatusServiceUnavailable},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(3 * time.Second) // in a synctest bubble
+					w.Header().Set("Cache-Control", "max-age=10")
+				}))
+				go get(h, "http://example.com/x")
+				synctest.Wait()
+				ctx, cancel := test.end(t.Context())
+				defer cancel()
+				rec := httptest.NewRecorder()
+				h.ServeHTTP(rec, httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
+				want(t, "status", rec.Code, test.want)
+				want(t, "Cache-Control", rec.Header().Get("Cache-Control"), "no-store")
+				time.Sleep(5 * time.Second) // in a synctest bubble
+			})
+		})
+	}
 }
 
 func TestStaleWhileRevalidate(t *testing.T) {
