@@ -45,6 +45,19 @@ import (
 // preference or in a stream, its request holds no slot of a [Pool] and no permit of a [Concurrency] around the
 // handler, and is no slow call to a [Breaker].
 //
+// [http.Server.Shutdown] and [Stack.Shutdown] wait for such clients as for any request, and they wait for their job: where that takes longer, they
+// are cut off without an answer. An engine in memory is therefore shut down beside the server, and has less time
+// than that, so that they are told how their jobs end, those that are dropped among them:
+//
+//	srv.RegisterOnShutdown(func() {
+//		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second) // of the 10 s that package health gives requests
+//		defer cancel()
+//		engine.Shutdown(ctx)
+//	})
+//
+// Where jobs outlive the process, end the contexts of these requests instead. A POST is then answered with 202, and a stream ends, for its client to
+// connect again.
+//
 // Async panics if e or an option is nil, or kind is empty.
 func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
 	if e == nil || kind == "" {

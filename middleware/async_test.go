@@ -217,6 +217,88 @@ func TestAsyncWaitsLongerThanWriteTimeout(t *testing.T) {
 	})
 }
 
+// A server that is shut down while clients wait for a job of an hour, as the documentation says: with its engine, or where the engine stays.
+func TestAsyncEndsBeforeItsServer(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		engine bool
+		status int
+		state  string
+		takes  time.Duration
+	}{
+		{"the engine is shut down beside it", true, 200, "failed", 8 * time.Second},
+		{"the contexts of the requests end", false, 202, "running", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var reports asyncServer
+			var leaving context.Context
+			h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				ctx, cancel := context.WithCancel(r.Context())
+				defer context.AfterFunc(leaving, cancel)()
+				reports.ServeHTTP(w, r.WithContext(ctx))
+			})
+			onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, nil, nil, h, func(s *guarded) {
+				reports = newAsync(s.T, nil)
+				var leave context.CancelFunc
+				leaving, leave = context.WithCancel(s.Context())
+				s.server.RegisterOnShutdown(func() {
+					if !test.engine {
+						leave()
+						return
+					}
+					ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+					defer cancel()
+					reports.engine.Shutdown(ctx)
+				})
+				post := s.request("POST", "/reports", func(r *http.Request) {
+					r.Body = io.NopCloser(strings.NewReader(`{"ms":3600000}`))
+					r.Header.Set("Content-Type", "application/json")
+					r.Header.Set("Prefer", "wait=60")
+					r.Header.Set("Idempotency-Key", "one")
+				})
+				again := reports.do("POST", "/reports", `{"ms":3600000}`, "Idempotency-Key", "one")
+				events := s.request("GET", again.Header().Get("Location"), func(r *http.Request) { r.Header.Set("Accept", "text/event-stream") })
+				var clients sync.WaitGroup
+				for _, r := range []*http.Request{post, events} {
+					clients.Go(func() {
+						resp, err := s.client.Do(r)
+						if err != nil {
+							s.Errorf("%s was cut off: %v", r.Method, err)
+							return
+						}
+						defer resp.Body.Close()
+						b, err := io.ReadAll(resp.Body)
+						want := 200
+						if r == post {
+							want = test.status
+						}
+						if err != nil || resp.StatusCode != want {
+							s.Errorf("%s: %d, want %d, and the body ends with %v", r.Method, resp.StatusCode, want, err)
+						}
+						if _, data, ok := bytes.Cut(b[max(0, bytes.LastIndex(b, []byte("data: "))):], []byte("data: ")); ok {
+							b = data // of the last event
+						}
+						if last := decodeJob(s.T, b); last.State != test.state {
+							s.Errorf("%s: the last of the job is %q, want %q", r.Method, last.State, test.state)
+						}
+					})
+				}
+				pass(time.Second)
+				began := time.Now()
+				ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+				defer cancel()
+				if err := s.server.Shutdown(ctx); err != nil {
+					s.Errorf("requests were left: %v", err)
+				}
+				if d := time.Since(began); d < test.takes || d > test.takes+time.Second {
+					s.Errorf("the server took %v, want %v and the second in which it may see that", d, test.takes)
+				}
+				clients.Wait()
+			})
+		})
+	}
+}
+
 // Beyond a thousand a POST is answered at once, whatever it prefers.
 func TestAsyncWaitsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -102,7 +102,8 @@ func (h *Health) Started() { h.manual.Store(false) }
 
 // Draining returns a channel that is closed when [Health.Drain] begins. Handlers
 // of long responses (event streams, long polls, websockets) should end them
-// then: Shutdown would wait for them until its timeout.
+// then: Shutdown would wait for them until its timeout. Those that wait for a background job end with it:
+// [github.com/spillgate/spillgate/middleware.Async] says how to have that in time.
 func (h *Health) Draining() <-chan struct{} { return h.leaving }
 
 // started reports whether start-up is over: Started was called if it had to be,

@@ -15,7 +15,8 @@ import (
 // both. It does not wait for running jobs any longer; [Local.Close] does.
 // Get and Watch go on working.
 //
-// An engine is shut down before its pool. One whose pool is shut down first drops what waits, as no job can begin any more,
+// An engine is shut down before its pool, and where clients wait for its jobs over HTTP beside the server and not after it, which
+// would wait for them (middleware.Async). One whose pool is shut down first drops what waits, as no job can begin any more,
 // and accepts no more jobs.
 func (l *Local) Shutdown(ctx context.Context) error {
 	l.mu.Lock()
