@@ -267,13 +267,12 @@ func (r *resource) variant(extra string, h http.Header) *entry {
 }
 
 func (p *rules) hosted(r *http.Request) bool {
-	host := strings.ToLower(r.Host)
+	port := ":80"
 	if r.TLS != nil {
-		host = strings.TrimSuffix(host, ":443")
-	} else {
-		host = strings.TrimSuffix(host, ":80")
+		port = ":443"
 	}
-	return slices.Contains(p.hosts, host)
+	host := strings.TrimSuffix(strings.ToLower(r.Host), port)
+	return slices.ContainsFunc(p.hosts, func(h string) bool { return strings.TrimSuffix(h, port) == host })
 }
 
 // passOn lets the handler answer as if the cache were not there.

@@ -124,6 +124,31 @@ func TestStored(t *testing.T) {
 	}
 }
 
+// The default port of the scheme says nothing, in the list as in the request: the key has none either.
+func TestHostsWithDefaultPort(t *testing.T) {
+	for _, test := range []struct {
+		listed, url string
+		stored      bool
+	}{
+		{"example.com:80", "http://example.com/x", true},
+		{"example.com:80", "http://example.com:80/x", true},
+		{"example.com", "http://example.com:80/x", true},
+		{"example.com:443", "https://example.com/x", true},
+		{"example.com:443", "https://example.com:443/x", true},
+		{"example.com:443", "http://example.com/x", false},
+		{"example.com:443", "http://example.com:443/x", true}, // from a proxy that ends TLS
+		{"example.com:80", "https://example.com/x", false},
+		{"example.com:8080", "http://example.com/x", false},
+		{"[2001:db8::80]", "http://[2001:db8::80]:80/x", true},
+	} {
+		var calls atomic.Int64
+		h := cache.New(1<<20, cache.WithHosts(test.listed)).Handler(page(&calls, "body", "Cache-Control: max-age=60"))
+		get(h, test.url)
+		get(h, test.url)
+		want(t, test.listed+" for "+test.url, calls.Load() == 1, test.stored)
+	}
+}
+
 func TestHitSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int64

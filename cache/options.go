@@ -239,8 +239,8 @@ func WithBypass(f func(*http.Request) bool) RouteOption {
 	return routeOption(func(p *rules) { p.bypass = f })
 }
 
-// WithHosts caches only requests for these hosts, without a default port; others are passed on. No hosts are all
-// hosts.
+// WithHosts caches only requests for these hosts; others are passed on. The default port of a request's scheme, given here
+// or in its Host, is as good as none. No hosts are all hosts.
 func WithHosts(hosts ...string) RouteOption {
 	hosts = slices.Clone(hosts)
 	for i, h := range hosts {
