@@ -2,6 +2,7 @@ package limitersim_test
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -263,6 +264,8 @@ func TestMisusePanics(t *testing.T) {
 	ran.Run(nil)
 	for name, f := range map[string]func(){
 		"negative load":           func() { limitersim.New(svc, -1, 1, to) },
+		"load that is no number":  func() { limitersim.New(svc, math.NaN(), 1, to) },
+		"infinite load":           func() { limitersim.New(svc, math.Inf(1), 1, to) },
 		"no time":                 func() { limitersim.New(svc, 1, 1, 0) },
 		"run twice":               func() { ran.Run(nil) },
 		"score beyond the end":    func() { ran.Score(0, to+time.Second) },

@@ -134,10 +134,10 @@ func (e *events) Pop() any {
 }
 
 // New returns a simulation of svc for a time d, under a load in multiples of its capacity. Runs
-// with the same seed have the same arrivals with the same work. It panics if load is negative or d is not positive.
+// with the same seed have the same arrivals with the same work. It panics unless load is 0 or more, and finite, and d is positive.
 func New(svc Service, load float64, seed uint64, d time.Duration) *Simulation {
-	if load < 0 || d <= 0 {
-		panic(fmt.Sprintf("limitersim: New: load is %v for %v; give 0 or more for a positive time", load, d))
+	if !(load >= 0) || math.IsInf(load, 1) || d <= 0 {
+		panic(fmt.Sprintf("limitersim: New: load is %v for %v; give 0 or more, and finite, for a positive time", load, d))
 	}
 	return newSimulation(svc, load, seed, d.Seconds())
 }
