@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -71,7 +72,7 @@ func run(listen, admin string, target *url.URL, size int64) error {
 	defer al.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	log.Printf("http://%s shows %s; purge and statistics at http://%s", l.Addr(), target, al.Addr())
+	log.Printf("http://%s shows %s; purge and statistics at http://%s", l.Addr(), target.Redacted(), al.Addr())
 
 	public, private := newCDN(target, size)
 	servers := []*http.Server{{Handler: public}, {Handler: private}}
@@ -97,6 +98,7 @@ func run(listen, admin string, target *url.URL, size int64) error {
 func parseOrigin(origin string) (*url.URL, error) {
 	u, err := url.Parse(origin)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		origin = origin[strings.LastIndexByte(origin, '@')+1:] // what is before may hold a password
 		return nil, fmt.Errorf("-origin %q: give an absolute URL such as https://example.com", origin)
 	}
 	return u, nil

@@ -67,7 +67,7 @@ func TestRunEndsWithASignal(t *testing.T) {
 	said, says := io.Pipe()
 	log.SetOutput(says)
 	defer log.SetOutput(os.Stderr)
-	target, err := parseOrigin("http://127.0.0.1:1")
+	target, err := parseOrigin("http://me:secret@127.0.0.1:1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,6 +76,9 @@ func TestRunEndsWithASignal(t *testing.T) {
 	line, err := bufio.NewReader(said).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
+	}
+	if strings.Contains(line, "secret") {
+		t.Errorf("the log holds the password of the origin: %s", line)
 	}
 	_, admin, _ := strings.Cut(strings.TrimSpace(line), "statistics at http://")
 	var out strings.Builder
@@ -104,9 +107,12 @@ func TestOrigin(t *testing.T) {
 	for origin, ok := range map[string]bool{
 		"https://example.com": true, "http://127.0.0.1:1/below": true,
 		"example.com": false, "ftp://example.com": false, "https:///x": false, "": false, "http://a b": false,
+		"ftp://me:secret@example.com": false, "http://me:secret@a b": false,
 	} {
 		if _, err := parseOrigin(origin); (err == nil) != ok {
 			t.Errorf("%q: %v", origin, err)
+		} else if err != nil && strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: the error holds the password: %v", origin, err)
 		}
 	}
 }

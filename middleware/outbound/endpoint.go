@@ -32,13 +32,16 @@ type Endpoint struct {
 // are told apart.
 func (e Endpoint) parse() (Endpoint, *url.URL, error) {
 	u, err := url.Parse(e.URL)
+	i := strings.LastIndexByte(e.URL, '@') // what is before may hold a password
 	switch {
+	case err != nil && i >= 0: // and err quotes it
+		return e, nil, fmt.Errorf("outbound: endpoint %q: not a URL; only scheme, host and path are allowed", e.URL[i:])
 	case err != nil:
 		return e, nil, fmt.Errorf("outbound: endpoint %q: %w", e.URL, err)
 	case u.Scheme != "http" && u.Scheme != "https":
-		return e, nil, fmt.Errorf("outbound: endpoint %q: scheme must be http or https", e.URL)
+		return e, nil, fmt.Errorf("outbound: endpoint %q: scheme must be http or https", e.URL[i+1:])
 	case u.Host == "" || u.Hostname() == "":
-		return e, nil, fmt.Errorf("outbound: endpoint %q: no host", e.URL)
+		return e, nil, fmt.Errorf("outbound: endpoint %q: no host", e.URL[i+1:])
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return e, nil, fmt.Errorf("outbound: endpoint %q: only scheme, host and path are allowed", u.Redacted())
 	case e.Weight < 0 || e.Weight > 1_000_000:

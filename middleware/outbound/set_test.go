@@ -273,6 +273,11 @@ func TestEndpointsThatAreNotValid(t *testing.T) {
 		{"other scheme", urls("ftp://a.test"), "scheme"},
 		{"no host", urls("http:///x"), "no host"},
 		{"user", urls("http://me:secret@a.test"), "only scheme"},
+		{"user of no URL", urls("http://me:secret@a.test:port"), "only scheme"},
+		{"user with a slash in the password", urls("http://me:1x/secret@a.test"), "only scheme"},
+		{"user and no scheme", urls("me:secret@a.test"), "scheme"},
+		{"user and another scheme", urls("redis://me:secret@a.test"), "scheme"},
+		{"user and no host", urls("http://me:secret@:80"), "no host"},
 		{"query", urls("http://a.test?x"), "only scheme"},
 		{"no URL", urls("http://a b"), "endpoint"},
 	} {
