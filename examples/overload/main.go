@@ -18,6 +18,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"os"
 	"runtime"
@@ -49,6 +50,9 @@ func main() {
 	}
 	if *procs < 0 {
 		log.Fatalf("overload: -procs is %d; give 1 or more, or 0 for all cores", *procs)
+	}
+	if err := writable(*svg); err != nil {
+		log.Fatal("overload: -svg: ", err)
 	}
 	p := newPlan(*procs, *short, *d)
 	live := newLive(os.Stderr)
@@ -127,6 +131,24 @@ func finish(out io.Writer, p plan, all []outcome, svg string) error {
 	}
 	fmt.Fprintln(out, "The wrapped server held.")
 	return drawn
+}
+
+// writable says what would keep the chart from being written, before it takes minutes to measure it.
+func writable(svg string) error {
+	if svg == "" {
+		return nil
+	}
+	f, err := os.OpenFile(svg, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err == nil {
+		return errors.Join(f.Close(), os.Remove(svg))
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if f, err = os.OpenFile(svg, os.O_WRONLY, 0); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func draw(out io.Writer, p plan, all []outcome, svg string) error {

@@ -187,3 +187,26 @@ func TestVerdictWithoutChart(t *testing.T) {
 		t.Errorf("%v after\n%s", err, out.String())
 	}
 }
+
+// A chart that cannot be written is refused before the measurement; a look leaves nothing behind, and what is there alone.
+func TestChartWritable(t *testing.T) {
+	dir := t.TempDir()
+	none, old := filepath.Join(dir, "new.svg"), filepath.Join(dir, "old.svg")
+	if err := os.WriteFile(old, []byte("old"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]error{"": nil, none: nil, old: nil, filepath.Join(dir, "none", "x.svg"): fs.ErrNotExist} {
+		if err := writable(path); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", path, err, want)
+		}
+	}
+	if err := writable(dir); err == nil {
+		t.Error("no error for a folder")
+	}
+	if _, err := os.Stat(none); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file was left: %v", err)
+	}
+	if b, err := os.ReadFile(old); err != nil || string(b) != "old" {
+		t.Errorf("the file that was there: %q, %v", b, err)
+	}
+}
