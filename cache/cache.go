@@ -211,12 +211,12 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 			if cc.acceptsStale(e, age) {
 				c.count(w, r, Stale)
-				h.serveStale(w, r, e, now, "max-stale")
+				h.serveStale(w, r, e, now, "hit", "max-stale")
 				return
 			}
 			if cc == plainRequest && p.staleAllowed(e, now, revalidating) {
 				c.count(w, r, Stale)
-				h.serveStale(w, r, e, now, "stale-while-revalidate")
+				h.serveStale(w, r, e, now, "hit", "stale-while-revalidate")
 				h.revalidate(r, hash, key, extra, res, e, now)
 				return
 			}
@@ -477,7 +477,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 			now := time.Now()
 			if n.unwell && have != nil && h.rules.staleAllowed(have, now, refused) {
 				c.count(w, r, Stale)
-				h.serveStale(w, r, have, now, "collapsed")
+				h.serveStale(w, r, have, now, "hit", "collapsed")
 				return nil, served
 			}
 			return nil, goAlone

@@ -842,10 +842,17 @@ func (fl *fill) finishDiscarding() {
 
 func (fl *fill) serveStale(now time.Time) {
 	fl.mark(Stale)
-	if m, ok := find[interface{ MarkRun() }](fl.w); ok && fl.shed == nil {
-		m.MarkRun()
+	how := "hit"
+	if fl.shed == nil {
+		how = "fwd=" + fl.forward
+		if fl.mode == discarding {
+			how += "; fwd-status=" + strconv.Itoa(fl.status)
+		}
+		if m, ok := find[interface{ MarkRun() }](fl.w); ok {
+			m.MarkRun()
+		}
 	}
-	fl.h.serveStale(fl.w, fl.r, fl.stored, now, fl.reason)
+	fl.h.serveStale(fl.w, fl.r, fl.stored, now, how, fl.reason)
 }
 
 // abort ends a fill whose handler panicked or called Goexit. Nothing is stored; nothing is

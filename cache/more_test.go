@@ -114,6 +114,12 @@ func TestPanicWithAStaleResponse(t *testing.T) {
 	got := see(t, srv.Client(), "GET", srv.URL+"/x")
 	want(t, "body", got.body, "good")
 	want(t, "error", got.bodyErr, false)
+	res, err := srv.Client().Get(srv.URL + "/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	want(t, "says that the handler ran", strings.Contains(res.Header.Get("Cache-Status"), "spillgate; fwd=stale; ttl="), true)
 	want(t, "nothing of the failure", strings.Contains(got.header, "Half"), false)
 	srv.Close()
 	want(t, "the server logs the panic", strings.Contains(log.String(), "mine"), true)

@@ -22,10 +22,11 @@ func (h *route) serve(w http.ResponseWriter, r *http.Request, e *entry, age time
 	writeEntry(w, r, e, []string{strconv.FormatInt(int64(age/time.Second), 10)}, withStatus(earlier, status))
 }
 
-func (h *route) serveStale(w http.ResponseWriter, r *http.Request, e *entry, now time.Time, detail string) {
+// serveStale answers with a stale response; how is "hit", or that the handler ran for it (RFC 9211, section 2.1).
+func (h *route) serveStale(w http.ResponseWriter, r *http.Request, e *entry, now time.Time, how, detail string) {
 	age := e.age(now)
 	ttl := strconv.FormatInt(int64((e.lifetime-age)/time.Second), 10)
-	h.serve(w, r, e, age, h.cache.name+"; hit; ttl="+ttl+"; detail="+detail)
+	h.serve(w, r, e, age, h.cache.name+"; "+how+"; ttl="+ttl+"; detail="+detail)
 }
 
 // describesContent are the fields that a 304 leaves out (RFC 9110, section 15.4.5).
