@@ -267,10 +267,13 @@ func (r *recordedEntry) entry(now time.Time) *entry {
 	}
 	// Its age goes by the wall clock, which is all that processes share. A clock that went back
 	// makes nothing younger than it was.
-	stored := now.Add(-max(0, now.Sub(time.Unix(0, r.Stored))))
+	// No time is longer than a header could make it: sums of longer ones run over.
+	const most = maxDelta * time.Second
+	stored := now.Add(-min(max(0, now.Sub(time.Unix(0, r.Stored))), most))
 	e := &entry{
 		status: r.Status, stored: stored,
-		initialAge: max(0, r.InitialAge), lifetime: r.Lifetime, whileStale: r.WhileStale, ifError: r.IfErr,
+		initialAge: min(max(0, r.InitialAge), most), lifetime: min(max(-most, r.Lifetime), most),
+		whileStale: min(max(noDelta, r.WhileStale), most), ifError: min(max(noDelta, r.IfErr), most),
 		mustValidate: r.MustValidate, noCache: r.NoCache, extra: r.Extra, vary: r.Vary, tags: r.Tags, groups: r.Groups,
 	}
 	for i, name := range r.Names {

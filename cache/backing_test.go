@@ -3,10 +3,12 @@ package cache_test
 import (
 	"bytes"
 	"context"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -78,6 +80,53 @@ func (s *mapStore) Delete(ctx context.Context, key string) error {
 
 func TestStoreSuite(t *testing.T) {
 	cachetest.TestStore(t, cachetest.StoreConfig{New: func(testing.TB) cache.Store { return newMapStore() }})
+}
+
+// What a store returns is other people's data: no time in it is so long that a sum of such times runs over, and what is
+// as old as can be comes out as new.
+func TestRecordWithAbsurdTimes(t *testing.T) {
+	type variant struct {
+		Status                                  int
+		Names                                   []string
+		Values                                  [][]string
+		Body                                    []byte
+		Stored                                  int64
+		InitialAge, Lifetime, WhileStale, IfErr time.Duration
+	}
+	type record struct {
+		Generation uint64
+		Variants   []variant
+	}
+	for name, change := range map[string]func(v *variant){
+		"age":                            func(v *variant) { v.InitialAge = math.MaxInt64 },
+		"time":                           func(v *variant) { v.Stored, v.InitialAge = math.MinInt64, time.Minute },
+		"lifetime that is over":          func(v *variant) { v.Lifetime = math.MinInt64 },
+		"age and lifetime":               func(v *variant) { v.InitialAge, v.Lifetime = math.MaxInt64, math.MaxInt64 },
+		"lifetime that is over, and age": func(v *variant) { v.InitialAge, v.Lifetime = math.MaxInt64, math.MinInt64 },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newMapStore()
+			var calls atomic.Int64
+			origin := page(&calls, "x", "Cache-Control: max-age=60")
+			get(cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin), "http://example.com/x")
+			synctest.Wait()
+			const key = "http://example.com/x"
+			var rec record
+			if err := gob.NewDecoder(bytes.NewReader(s.m[key])).Decode(&rec); err != nil || len(rec.Variants) != 1 {
+				t.Fatalf("%v: %+v", err, rec)
+			}
+			time.Sleep(time.Second) // in a synctest bubble
+			change(&rec.Variants[0])
+			var b bytes.Buffer
+			if err := gob.NewEncoder(&b).Encode(rec); err != nil {
+				t.Fatal(err)
+			}
+			s.m[key] = b.Bytes()
+			res := get(cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin), "http://example.com/x")
+			want(t, name+": asked again", calls.Load(), 2)
+			want(t, name+": Age", res.Header.Get("Age"), "")
+		})
+	}
 }
 
 func TestRecalledLooksTheSame(t *testing.T) {
