@@ -28,7 +28,7 @@ type Request struct {
 	// Arrived is when the request arrived, with a monotonic reading; zero reads the clock
 	// if the time is needed. It spares a clock read where the caller has read it already. On an adaptive
 	// limiter the time in service of what is admitted at once begins there, so it should be read just
-	// before Acquire.
+	// before Acquire. A time decades away from now counts as zero.
 	Arrived time.Time
 	// Work is how long the work is expected to take; 0 means not known. Acquire refuses a request whose
 	// context leaves less than this with [ErrWouldMissDeadline].
@@ -174,11 +174,17 @@ func concNew(limit int, conf concConfig, opts []ConcurrencyOption) *Concurrency 
 	return c
 }
 
+// concEra is how far from when a limiter was made no time can be that somebody has just read.
+const concEra = 20 * 365 * 24 * time.Hour
+
+// since is t as time since base; the clock is read where t is zero, and where it cannot be right.
 func (c *Concurrency) since(t time.Time) time.Duration {
-	if t.IsZero() {
-		return time.Since(c.base)
+	if !t.IsZero() {
+		if d := t.Sub(c.base); -concEra < d && d < concEra {
+			return d
+		}
 	}
-	return t.Sub(c.base)
+	return time.Since(c.base)
 }
 
 func concWeight(r *Request) int64 {
@@ -463,8 +469,8 @@ func (c *Concurrency) handOn() {
 // released; a second Release, of this permit or of a copy, is a no-op.
 func (p Permit) Release(o Outcome) { p.ReleaseAt(o, time.Time{}) }
 
-// ReleaseAt is Release where the caller has just read the clock; the zero time reads it
-// if it is needed.
+// ReleaseAt is Release where the caller has just read the clock; the zero time, and one decades away from
+// now, reads it if it is needed.
 func (p Permit) ReleaseAt(o Outcome, now time.Time) {
 	s := p.slot
 	if s == nil || !s.gen.CompareAndSwap(p.gen, p.gen+1) {
@@ -669,7 +675,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	w = c.waiter()
 	w.level, w.weight, w.size, w.entered, w.arrived, w.latest = level, weight, size, now, now, latest
 	if !r.Arrived.IsZero() {
-		w.arrived = min(r.Arrived.Sub(c.base), now)
+		w.arrived = min(c.since(r.Arrived), now)
 	}
 	c.line.push(w, client)
 	if !c.flagged {

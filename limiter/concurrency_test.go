@@ -487,3 +487,37 @@ func TestPermitAtOnce(t *testing.T) {
 		t.Error("the zero Permit was given at once")
 	}
 }
+
+// A time that nobody can have read just now, such as one of an empty field or of another unit, teaches an adaptive limit nothing.
+func TestTimesThatCannotBe(t *testing.T) {
+	for _, at := range []time.Time{
+		time.Unix(0, 0), time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC), time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC),
+	} {
+		for _, on := range []string{"arrival", "release"} {
+			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(time.Until(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))) // in a synctest bubble
+				c := limiter.NewAdaptive()
+				for i := range 2000 {
+					var r limiter.Request
+					if on == "arrival" && i%3 == 0 {
+						r.Arrived = at
+					}
+					p, err := c.Acquire(t.Context(), r)
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Millisecond) // in a synctest bubble
+					if on == "release" && i%3 == 0 {
+						p.ReleaseAt(limiter.Success, at)
+					} else {
+						p.Release(limiter.Success)
+					}
+				}
+				if s := c.Stats(); s.BaseLatency > time.Second || s.Latency > time.Second || s.Throughput < 100 {
+					t.Errorf("%s at %v: base latency %v, latency %v, %v a second", on, at, s.BaseLatency, s.Latency, s.Throughput)
+				}
+			})
+		}
+	}
+}

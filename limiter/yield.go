@@ -32,7 +32,7 @@ func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 	now := time.Since(c.base)
 	arrived := now
 	if !r.Arrived.IsZero() {
-		arrived = min(r.Arrived.Sub(c.base), now)
+		arrived = min(c.since(r.Arrived), now)
 	}
 	c.mu.Lock()
 	woken := c.dispatch(now) // who is past its time is no reason to stand back
