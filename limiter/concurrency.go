@@ -198,7 +198,7 @@ func concWeight(r *Request) int64 {
 // one: until a permit is granted, ctx ends, or the line's own bound is reached.
 //
 // The error is an [*Error] that wraps [ErrSaturated] or [ErrWouldMissDeadline], or what ctx.Err
-// returns if ctx ended while r waited. A context that has ended already does not keep
+// returns if ctx ended before there was a permit. A context that has ended already does not keep
 // Acquire from taking a permit that is free. On an adaptive limiter Acquire lets other
 // goroutines run before it returns (see [WithoutYield]).
 func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {

@@ -79,7 +79,7 @@ type Engine interface {
 	// Submit accepts a job and returns it with true, or the job that was accepted earlier with
 	// the same key and payload with false. The payload is not kept by reference. Errors wrap
 	// [ErrUnknownKind], [ErrMalformed], [ErrTooLarge], [ErrKeyReused], [ErrFull],
-	// [ErrShareFull] or [ErrShutdown].
+	// [ErrShareFull] or [ErrShutdown], or are the cause of ctx if that has ended.
 	Submit(ctx context.Context, kind string, payload []byte, o SubmitOptions) (job Job, created bool, err error)
 	// Get returns a job. Errors wrap [ErrNotFound] or [ErrExpired].
 	Get(ctx context.Context, id string) (Job, error)

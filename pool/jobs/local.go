@@ -145,7 +145,7 @@ func (l *Local) now() time.Duration { return time.Since(l.base) }
 // after is now+d, or as late as can be said.
 func after(now, d time.Duration) time.Duration { return now + min(d, math.MaxInt64-now) }
 
-// Submit implements [Engine]. What the context carries is not passed on to the job.
+// Submit implements [Engine]. It accepts nothing once ctx has ended. What the context carries is not passed on to the job.
 func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o SubmitOptions) (Job, bool, error) {
 	if ctx.Err() != nil {
 		return Job{}, false, context.Cause(ctx)

@@ -12,6 +12,23 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
+// Nobody is there to be told of the job.
+func TestSubmitOfAContextThatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _ := engine()
+		defer l.Close()
+		gone := errors.New("gone")
+		ended, end := context.WithCancelCause(ctx)
+		end(gone)
+		if j, created, err := l.Submit(ended, "k", []byte(`{}`), jobs.SubmitOptions{}); !errors.Is(err, gone) || created || j.ID != "" {
+			t.Errorf("%+v, %v, %v; want the cause of the context", j, created, err)
+		}
+		if n := l.Stats().Submitted; n != 0 {
+			t.Errorf("%d submitted", n)
+		}
+	})
+}
+
 func TestRefusalForgetsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, _ := engine(jobs.WithSizes(100, 100, 250))
