@@ -831,7 +831,7 @@ func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
 	} else {
 		s = c.newSlot(weight, now)
 		c.granted++
-		c.waited += max(now-w.entered, 0) // the clock may have been read long before the lock was had
+		c.waited += min(max(now-w.entered, 0), math.MaxInt64-c.waited) // the clock may have been read long before the lock was had
 		if c.adapt != nil {
 			c.adapt.comes(s)
 		}

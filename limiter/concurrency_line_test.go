@@ -389,6 +389,33 @@ func TestConcurrencyWaitTimeOfAnOldClock(t *testing.T) {
 	})
 }
 
+// Many that wait for long soon wait for more than a Duration holds in all: the sum stops there.
+func TestWaitTimeStopsAtTheLongestDuration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const century = 100 * 365 * 24 * time.Hour
+		c := limiter.NewConcurrency(4, limiter.WithQueue(10, 2*century))
+		p, err := c.Acquire(t.Context(), limiter.Request{Weight: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if p, err := c.Acquire(t.Context(), limiter.Request{}); err == nil {
+					p.Release(limiter.Success)
+				}
+			})
+		}
+		synctest.Wait()
+		time.Sleep(century) // in a synctest bubble
+		p.Release(limiter.Success)
+		wg.Wait()
+		if s := c.Stats(); s.Waited != 4 || s.WaitTime != math.MaxInt64 {
+			t.Errorf("%d waited, for %v", s.Waited, s.WaitTime)
+		}
+	})
+}
+
 // tardy is a context whose end it takes a while to hear of.
 type tardy struct{ context.Context }
 

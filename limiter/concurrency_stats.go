@@ -11,7 +11,7 @@ type ConcurrencyStats struct {
 
 	Admitted int64         `json:"admitted"`      // permits granted, at once or after a wait
 	Waited   int64         `json:"waited"`        // of these, after a wait
-	WaitTime time.Duration `json:"wait_time"`     // of these, in all
+	WaitTime time.Duration `json:"wait_time"`     // of these, in all; at most 292 years, the longest Duration
 	Success  int64         `json:"success"`       // released as Success
 	Failure  int64         `json:"failure"`       // released as Failure
 	Ignored  int64         `json:"ignored"`       // released as Ignored

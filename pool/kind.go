@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"maps"
+	"math"
 	"math/bits"
 	"slices"
 	"sync"
@@ -190,7 +191,9 @@ const (
 )
 
 func (h *histogram) add(d time.Duration) {
-	h.sum.Add(int64(d))
+	if h.sum.Add(int64(d)) < 0 { // more than a Duration holds
+		h.sum.Store(math.MaxInt64)
+	}
 	h.buckets[histBucket(d)].Add(1)
 }
 
@@ -214,7 +217,7 @@ func histUpper(i int) time.Duration {
 // Timing sums up how long something took.
 type Timing struct {
 	Count int64         `json:"count"` // how many were measured
-	Total time.Duration `json:"total"` // their sum
+	Total time.Duration `json:"total"` // their sum, at most 292 years, the longest Duration
 	// The quantiles are upper bounds that are at most a quarter too high, from 1.28 us to 73 min: what takes less counts as
 	// the one, what takes longer as the other.
 	P50 time.Duration `json:"p50"`

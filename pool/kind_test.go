@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -67,6 +68,31 @@ func TestKindThatIsSlowIsSeldomTried(t *testing.T) {
 		}
 		if ran < 10 || ran > 36 {
 			t.Errorf("%d of the work that is always late ran in an hour", ran)
+		}
+	})
+}
+
+// Many that wait for long soon wait for more than a Duration holds in all: the sum stops there.
+func TestTimingStopsAtTheLongestDuration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const century = 100 * 365 * 24 * time.Hour
+		p := pool.New(pool.WithSlots(1), pool.WithQueue(10, 2*century))
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			p.Do(t.Context(), func(context.Context) error {
+				time.Sleep(century) // in a synctest bubble
+				return nil
+			}, pool.WithKind("k"))
+		})
+		synctest.Wait()
+		for range 4 {
+			wg.Go(func() { p.Do(t.Context(), func(context.Context) error { return nil }, pool.WithKind("k")) })
+		}
+		wg.Wait()
+		for _, k := range p.Stats().Kinds {
+			if k.Kind == "k" && (k.Wait.Count != 4 || k.Wait.Total != math.MaxInt64) {
+				t.Errorf("%d waited, for %v", k.Wait.Count, k.Wait.Total)
+			}
 		}
 	})
 }
