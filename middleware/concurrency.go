@@ -18,6 +18,8 @@ import (
 // pool bounds what computes, and requests that wait for it shall not keep cheap ones out.
 //
 // A request takes the permits of l once, where it first comes to l: a layer of the same limiter further in lets it pass.
+// Behind a writer without Unwrap between the two, as that of [http.TimeoutHandler], it takes them a second time, which a limit of 1
+// never grants.
 //
 // When l refuses, the response is 503 with Retry-After.
 //
