@@ -9,7 +9,8 @@ import (
 
 // Breaker stops calling hosts that fail. Each host, as the URL has it with its
 // port, has a breaker of its own in g; a nil g is a new [breaker.Group] with its
-// defaults.
+// defaults. The scheme is no part of that: for http and https without a port to have
+// one each, use [WithKey].
 //
 // A try is judged when its header has come: 500, 502, 503, 504 and transport
 // errors are failures; 429 says nothing about the host; every other response is
