@@ -173,7 +173,8 @@ type Stats struct {
 	Layers   []LayerStats `json:"layers"`
 }
 
-// RejectStats counts the requests refused since the start.
+// RejectStats counts the requests refused since the start. What the engine of an [Async] refuses is in none of them: that is a
+// handler, which [Trace] is told of, with the layer "pool".
 type RejectStats struct {
 	Rate        uint64 `json:"rate"`
 	Concurrency uint64 `json:"concurrency"`
