@@ -135,7 +135,8 @@ const (
 	LegacyHeaders Headers = 1 << 1
 )
 
-// WithHeaders says which fields are added to responses; the default is [DraftHeaders]. It panics if
+// WithHeaders says which fields are added to responses; the default is [DraftHeaders]. Of several rate layers that a request comes to,
+// each field is of the last that adds it: give all of them the same option, or the fields tell of different policies. It panics if
 // h has unknown bits.
 func WithHeaders(h Headers) RateOption {
 	if h&^(DraftHeaders|LegacyHeaders) != 0 {
