@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log"
 	"maps"
@@ -83,17 +82,11 @@ console.log(JSON.stringify(tests.flatMap(s => list(s, false)).concat(list(surrog
 	return tests
 }
 
-// origin starts the suite's server on a free port and returns its address.
+// origin starts the suite's server on a port that it finds free itself, and returns its address.
 func origin(t *testing.T, dir string) *url.URL {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	cmd := exec.Command("node", "--no-warnings", "server/server.mjs")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "npm_config_protocol=http", fmt.Sprint("npm_config_port=", port),
+	cmd.Env = append(os.Environ(), "npm_config_protocol=http", "npm_config_port=0",
 		"npm_config_pidfile="+filepath.Join(t.TempDir(), "pid"))
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -104,13 +97,20 @@ func origin(t *testing.T, dir string) *url.URL {
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	lines := bufio.NewScanner(stdout)
-	for lines.Scan() && !strings.HasPrefix(lines.Text(), "Listening") {
+	port := ""
+	for port == "" {
+		if !lines.Scan() {
+			t.Fatalf("the suite's server ended before it said where it listens: %v", lines.Err())
+		}
+		if line := lines.Text(); strings.HasPrefix(line, "Listening") { // on http://[::]:port/
+			port = strings.TrimSuffix(line[strings.LastIndexByte(line, ':')+1:], "/")
+		}
 	}
 	go func() {
 		for lines.Scan() {
 		}
 	}()
-	return &url.URL{Scheme: "http", Host: fmt.Sprint("127.0.0.1:", port)}
+	return &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", port)}
 }
 
 // run runs the whole suite, or the one test named by SPILLGATE_CONFORMANCE_ID, through a handler.
