@@ -142,6 +142,10 @@ type Concurrency struct {
 
 // NewConcurrency returns a limiter that lets at most limit permits be in flight. Without
 // [WithQueue] whatever finds no permit is refused at once. It panics if limit is less than 1 or more than 2^50.
+//
+// A fixed limit does not see what waits for a processor before it comes to Acquire, and neither bounds that wait nor
+// refuses for it. Where the work computes more than it waits, [NewAdaptive] does (see [WithoutYield]), or package pool
+// keeps a processor free.
 func NewConcurrency(limit int, opts ...ConcurrencyOption) *Concurrency {
 	if limit < 1 || int64(limit) > concMost {
 		panic(fmt.Sprintf("limiter: NewConcurrency: limit is %d; it must be from 1 to %d", limit, int64(concMost)))

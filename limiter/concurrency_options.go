@@ -132,7 +132,7 @@ func WithConcurrencyTrace(t ConcurrencyTrace) ConcurrencyOption {
 }
 
 // ConcurrencyTrace is a set of hooks; each may be nil. They are called on the goroutine that asks for
-// the permit (Limit: that releases one), without a lock held, and must be safe for
+// the permit (Limit: that releases one or calls SetLimit), without a lock held, and must be safe for
 // concurrent use.
 type ConcurrencyTrace struct {
 	// Admitted is called when a permit was granted, after waiting for waited.
@@ -146,7 +146,9 @@ type ConcurrencyTrace struct {
 
 // WithShadow makes a [Concurrency] decide and count without ever refusing or delaying
 // anything: what would have been shed is counted in Stats and told to the trace. What is
-// in flight then exceeds the limit, and an adaptive one does not yield. It serves to see what a limit would do before it does it.
+// in flight then exceeds the limit, and an adaptive one does not yield. It serves to see what a limit would do before it does it:
+// whether it would shed, and from when on. In a lasting overload it counts far more than would be shed, up to all that comes, since
+// what is over the limit slows down the rest as it does without one.
 func WithShadow() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.shadow = true })
 }
