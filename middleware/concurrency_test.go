@@ -620,6 +620,42 @@ func TestConcurrencyClientLeavesTheLine(t *testing.T) {
 	})
 }
 
+// A client that leaves the line gives up its place, if net/http sees it: over HTTP/1 it does not look at the connection before
+// the body has been read.
+func TestConcurrencyClientLeavesUnseen(t *testing.T) {
+	for request, queued := range map[string]int{
+		"GET / HTTP/1.1\r\nHost: x\r\n\r\n":                           0,
+		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n":     0,
+		"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody": 1,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := limiter.NewConcurrency(1, limiter.WithQueue(1, time.Minute))
+			held, _ := l.TryAcquire(limiter.Request{})
+			ln := &pipeListener{make(chan net.Conn), make(chan struct{})}
+			srv := &http.Server{Handler: middleware.Concurrency(l).Handler(http.NotFoundHandler())}
+			go srv.Serve(ln)
+			conn := ln.dial()
+			go io.WriteString(conn, request)
+			synctest.Wait()
+			if n := l.Stats().Queued; n != 1 {
+				t.Errorf("%q: %d queued, want 1", request, n)
+			}
+			conn.Close()
+			synctest.Wait()
+			if s := l.Stats(); s.Queued != queued || s.Left != int64(1-queued) {
+				t.Errorf("%q, and gone: %d queued, %d left; want %d and %d", request, s.Queued, s.Left, queued, 1-queued)
+			}
+			held.Release(limiter.Ignored)
+			synctest.Wait()
+			if s := l.Stats(); s.Queued != 0 || s.InFlight != 0 {
+				t.Errorf("%q: %d queued, %d in flight at the end; want none", request, s.Queued, s.InFlight)
+			}
+			srv.Close()
+			synctest.Wait()
+		})
+	}
+}
+
 // Layers side by side share clock readings, but not over what takes time: a wait in the line, or a function of the
 // user's, is no time of the handler.
 func TestWaitingIsNoTimeOfTheHandler(t *testing.T) {
