@@ -93,8 +93,8 @@ func WithWeight(f func(*http.Request) int) ConcurrencyOption {
 }
 
 // WithClient names the client of a request, so that waiting clients get equal shares. By default
-// all requests are one client's. See [limiter.Request]; (*clientip.Source).Key is such a function. It panics
-// if f is nil.
+// all requests are one client's. [limiter.Request] says how many clients a line can be shared by; the priority of a request
+// then counts among those of its client alone. (*clientip.Source).Key is such a function. It panics if f is nil.
 func WithClient(f func(*http.Request) string) ConcurrencyOption {
 	if f == nil {
 		panic("middleware: WithClient: f is nil; leave the option out")
