@@ -189,6 +189,11 @@ const adaptInside = .7
 // measured variance of the times in service, without what it owes to a mixture of quick requests and slow ones. It
 // needs no target latency and no number at all. While requests neither wait for a permit nor are refused, it does nothing.
 //
+// It takes all that asks it for permits to need what is short. Where a part does not, such as pages from memory beside a
+// database that is full, more of that comes through for a while after each rise of the limit: that is waited for where the two differ enough in the
+// time they take, but the limit may be several times what it has to be where nearly all passes by, or next to nothing is shed. A limiter for
+// each kind of work does not have to tell them apart.
+//
 // Where processors are what is short, requests wait for them in the line too, and not in the run queue of
 // Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
 //

@@ -66,6 +66,9 @@ const (
 	ctrlOdds   = 2.    // ln of the odds from which on it is believed that a limit was to blame, or was not
 	ctrlMuch   = .8    // ln of how much less throughput there has to be at another limit for it not to be
 	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most
+	ctrlVaries = 1.5   // square of the variation from which on a window has to be longer
+	ctrlBehind = 2.    // times that the slow kind takes until what is measured is of a new limit, where it is strained
+	ctrlReturn = 1.    // and for which a window lasts then
 	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
 )
 
@@ -108,6 +111,7 @@ type ctrlState struct {
 	stale   bool       // ref is of another one, or of what was before a jump
 	from    int        // the limit before this one
 	rounds  int        // of settling
+	moved   float64    // seconds of settling
 	path    ctrlWindow // all of these
 	blocked float64    // share of arrivals in the last window
 
@@ -260,6 +264,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 // settle waits until what is measured is of the new limit.
 func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	s.rounds++
+	s.moved += w.secs
 	s.mostSecs = 2 * max(s.r, s.ref.r)
 	if s.limit < s.from {
 		round := max(8, float64(s.limit)/s.more)
@@ -289,6 +294,10 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	}
 	if s.limit > s.from && s.rounds < 4 && s.ref.blocked >= ctrlBinds && m.blocked < .9 {
 		return // demand has not filled the new limit yet
+	}
+	if late := ctrlBehind * s.kinds.slow; s.strained() && m.blocked > .9 && s.moved < late && !s.blame.stands {
+		s.needSecs = max(s.needSecs, late/2)
+		return
 	}
 	// After a change short work ends first and long work stays. Where a good part of what is made of that is a guess, it takes
 	// rounds until what is in flight is the usual mixture again. A higher limit that nothing takes longer for is no such change; and
@@ -799,12 +808,12 @@ func (s *ctrlState) try(limit int) {
 	}
 	s.from, s.limit = s.limit, limit
 	s.jumped = false
-	s.phase, s.rounds, s.path = ctrlSettle, 0, ctrlWindow{}
+	s.phase, s.rounds, s.moved, s.path = ctrlSettle, 0, 0, ctrlWindow{}
 	s.crowded = false
 	s.heed()
 	s.needN = s.ref.x * s.ref.r
-	s.needSecs = s.ref.r
-	s.mostSecs = 2 * s.ref.r
+	s.needSecs = s.wide() * s.ref.r
+	s.mostSecs = 2 * s.needSecs
 	if s.limit < s.from {
 		s.needSecs *= float64(s.limit) / float64(s.from) // a round of what stays is shorter
 	}
@@ -821,5 +830,18 @@ func (s *ctrlState) gather() {
 	} else {
 		s.mostSecs = 4 * s.r
 	}
-	s.needN, s.needSecs = max(8, flight), max(.005, r)
+	s.needN, s.needSecs = max(8, flight), max(.005, s.wide()*r)
+	if s.strained() {
+		s.needSecs = max(s.needSecs, ctrlReturn*s.kinds.slow)
+	}
+	if s.mostSecs > 0 {
+		s.mostSecs = max(s.mostSecs, 1.5*s.needSecs)
+	}
 }
+
+// strained reports that the slow kind of work is, and not only since it is late to come back while the limit grows.
+func (s *ctrlState) strained() bool { return !s.ramp && s.kinds.strained() }
+
+// wide returns how many times the mean time in service a window has to last: where that varies much, it is the long work that is in
+// flight, and takes longer.
+func (s *ctrlState) wide() float64 { return 1 + max(0, s.cv2-ctrlVaries) }

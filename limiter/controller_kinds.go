@@ -37,13 +37,23 @@ func timesFrom(c int) float64 {
 // (post-stratification), and the variance is that within the kinds.
 //
 // What is quick and what is slow depends on how much is in flight, and is measured in units of what the faster
-// half takes. The zero value knows of no kinds.
+// half takes. How many are of a kind is counted as they come, since where the gap is moves with how long they take.
+//
+// It may be that only the slow kind queues, for a dependency that the quick one has no need of. Then it takes longer beside the
+// quick one the higher the limit, and it is only as it comes back, late, that what a limit is worth shows: meanwhile the places that it
+// will fill let more of the quick kind pass. So the kinds are strained where the slow one takes longer, in what the quick one takes,
+// than it once did. The zero value knows of no kinds.
 type ctrlKinds struct {
 	spread [kindsCells]float64 // how many took how many units: by its ln from kindsFrom, in kindsCell
 	gap    float64             // units between the kinds; 0 is one kind
 	share  float64             // of the slow kind
+	many   float64             // of the quick kind lately
+	few    float64             // and of the slow one
 	quick  float64             // mean of each kind lately, s
 	slow   float64
+	ratio  float64 // slow by quick over more than a window
+	least  float64 // and the least that it has been
+	plain  float64 // successes for which no kinds are told apart
 	within float64 // square of the coefficient of variation of the time in service without what the mixture does
 }
 
@@ -61,6 +71,13 @@ const (
 	kindsRounds = 30.   // and rounds: what was admitted at once comes back at once, and what is slow late
 	kindsLate   = 1.    // successes that the slow kind's mean before a window counts for
 	kindsJump   = 5     // times the share, and standard errors of it, from which on more slow ones are no chance
+	kindsMuch   = 5.    // times what the fastest quarter takes from which on the faster half is not of one kind
+	kindsRare   = 2.    // times as many of the quick kind as of the slow one there have to be
+	kindsMost   = .4    // share of the slow kind from which on they are no longer told apart
+	kindsPlain  = 3.    // and for how many times what is remembered
+	kindsSlow   = 8.    // slow successes that the ratio counts for
+	kindsLasts  = 100.  // times what is remembered in which the least ratio is forgotten
+	kindsStrain = 1.7   // times the least ratio from which on the slow kind has slowed down beside the quick one
 	kindsScale  = .2    // how much of what slows the quick kind down multiplies the slow one's time; the rest is added
 )
 
@@ -85,7 +102,8 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
 	forget := max(kindsForget, kindsRounds*flight)
 	k.learn(t, unit, math.Exp(-n/forget))
 	gap, share, ratio := k.split()
-	if gap == 0 {
+	k.plain = max(k.plain-n, 0)
+	if gap == 0 || k.plain > 0 {
 		k.gap = 0
 		return r, 0
 	}
@@ -111,15 +129,42 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
 	m := quick.sum / quick.n
 	if k.gap == 0 {
 		k.quick, k.slow = m, ratio*m
+		seen := min(k.seen(), kindsForget)
+		k.many, k.few = (1-share)*seen, share*seen
 	} else {
+		keep := math.Exp(-n / forget)
+		k.many = k.many*keep + quick.n
+		k.few = k.few*keep + slow.n
+		if share = k.few / (k.many + k.few); share > kindsMost {
+			k.gap, k.plain = 0, kindsPlain*forget
+			return r, 0
+		}
 		more := k.slow/k.quick - 1
 		shift = math.Log((1 + k.share*more) / (1 + share*more))
 	}
 	guess := max(k.slow+m-k.quick+kindsScale*(k.slow-k.quick)*(m/k.quick-1), m)
 	k.quick = m
 	k.slow = (slow.sum + kindsLate*guess) / (slow.n + kindsLate)
+	if k.gap == 0 {
+		k.ratio = k.slow / k.quick
+		k.least = k.ratio
+	} else if slow.n > 0 {
+		k.ratio += slow.n / (slow.n + kindsSlow) * (slow.sum/slow.n/k.quick - k.ratio)
+	}
+	k.least = min(k.least+(1-math.Exp(-n/(kindsLasts*forget)))*(k.ratio-k.least), k.ratio)
 	k.gap, k.share = gap, share
 	return (1-share)*k.quick + share*k.slow, shift
+}
+
+// strained reports that the slow kind takes longer beside the quick one than it once did.
+func (k *ctrlKinds) strained() bool { return k.gap > 0 && k.ratio > kindsStrain*k.least }
+
+// seen returns how many the spread is of.
+func (k *ctrlKinds) seen() (n float64) {
+	for _, c := range k.spread {
+		n += c
+	}
+	return n
 }
 
 // total returns how many there are, and their sum, s.
@@ -131,9 +176,18 @@ func (t *ctrlTimes) total() (n, sum float64) {
 	return n, sum
 }
 
-// faster returns the mean of the faster half of n successes.
+// faster returns the mean of the faster half of n successes, or of the fastest quarter where that half is not of one kind.
 func (t *ctrlTimes) faster(n float64) float64 {
-	left, sum := n/2, 0.
+	half, quarter := t.fastest(n/2), t.fastest(n/4)
+	if half > kindsMuch*quarter {
+		return quarter
+	}
+	return half
+}
+
+// fastest returns the mean of the n fastest successes.
+func (t *ctrlTimes) fastest(n float64) float64 {
+	left, sum := n, 0.
 	for i := range t {
 		if c := &t[i]; c.n > 0 {
 			part := min(left, c.n)
@@ -143,7 +197,7 @@ func (t *ctrlTimes) faster(n float64) float64 {
 			}
 		}
 	}
-	return sum / (n / 2)
+	return sum / n
 }
 
 // learn enters a window into the spread, of which that part is kept.
@@ -189,7 +243,7 @@ func (k *ctrlKinds) split() (gap, share, ratio float64) {
 		between.n += k.spread[j]
 		between.sum += k.spread[j] * at[j]
 		n, sum := all.n-below.n-between.n, all.sum-below.sum-between.sum // above
-		if n >= kindsFew && below.n >= n && between.n <= kindsEmpty*n {
+		if n >= kindsFew && below.n >= kindsRare*n && between.n <= kindsEmpty*n {
 			d := sum/n - below.sum/below.n
 			switch v := below.n * n / (all.n * all.n) * d * d; {
 			case v > 1.02*best:

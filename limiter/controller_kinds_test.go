@@ -276,3 +276,39 @@ func TestKindsAstray(t *testing.T) {
 		t.Error("they were never told apart: this says nothing")
 	}
 }
+
+// TestKindsStrain: where the slow kind becomes slower and slower beside the quick one, its share is known all the same, and that it does is
+// seen; where both become slower alike nothing of the sort is.
+func TestKindsStrain(t *testing.T) {
+	for _, beside := range []bool{true, false} {
+		for _, share := range []float64{.05, .1, .2} {
+			rnd := rand.New(rand.NewPCG(11, uint64(100*share)))
+			var k ctrlKinds
+			var worst float64
+			for i := range 200 {
+				longer := math.Exp(3 * min(max(float64(i-100)/40, 0), 1))
+				var times ctrlTimes
+				for range 50 {
+					took := .01 * (.8 + .4*rnd.Float64())
+					if slow := rnd.Float64() < share; slow {
+						took *= 10
+						if beside {
+							took *= longer
+						}
+					}
+					if !beside {
+						took *= longer
+					}
+					times.enter(took)
+				}
+				k.see(&times, 8)
+				if i >= 40 {
+					worst = max(worst, math.Abs(math.Log(k.share/share)))
+				}
+			}
+			if worst > .5 || k.strained() != beside {
+				t.Errorf("slower beside the quick kind %v, share %.2f: the share is off by a factor of %.2f, strained %v", beside, share, math.Exp(worst), k.strained())
+			}
+		}
+	}
+}

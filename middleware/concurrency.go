@@ -33,10 +33,6 @@ import (
 //     a [Pool] are [limiter.Ignored]: no throughput, and nothing that failed;
 //   - all others are a [limiter.Success], 4xx, 501 and 505 among them.
 //
-// So an adaptive limit learns nothing where nearly all requests become long-lived, as on a server of websockets: it does not
-// grow, and while it is full and nothing else succeeds it is lowered as in an outage. Keep such routes from it by [WithSkip],
-// and give them a fixed limit by [For].
-//
 // A request that waits in the line of another limit further in keeps its permit of this one meanwhile. Where that limit is
 // of a slow route and has a long line, those who wait there take all permits of an adaptive limit around it: keep that
 // route from it by [WithSkip], too, or use a [Pool].
