@@ -267,12 +267,11 @@ func (r *resource) variant(extra string, h http.Header) *entry {
 }
 
 func (p *rules) hosted(r *http.Request) bool {
-	port := ":80"
+	hosts := p.hosts
 	if r.TLS != nil {
-		port = ":443"
+		hosts = p.secureHosts
 	}
-	host := strings.TrimSuffix(strings.ToLower(r.Host), port)
-	return slices.ContainsFunc(p.hosts, func(h string) bool { return strings.TrimSuffix(h, port) == host })
+	return slices.Contains(hosts, withoutPort(strings.ToLower(r.Host), r.TLS != nil))
 }
 
 // passOn lets the handler answer as if the cache were not there.

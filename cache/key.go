@@ -50,17 +50,21 @@ func (p *rules) appendKey(b []byte, r *http.Request) []byte {
 	return p.appendURL(b, r.TLS != nil, host, t)
 }
 
+// withoutPort returns a host without the default port of its scheme.
+func withoutPort(host string, tls bool) string {
+	if tls {
+		return strings.TrimSuffix(host, ":443")
+	}
+	return strings.TrimSuffix(host, ":80")
+}
+
 func (p *rules) appendURL(b []byte, tls bool, host, target string) []byte {
 	if tls {
 		b = append(b, "https://"...)
 	} else {
 		b = append(b, "http://"...)
 	}
-	if tls {
-		host = strings.TrimSuffix(host, ":443")
-	} else {
-		host = strings.TrimSuffix(host, ":80")
-	}
+	host = withoutPort(host, tls)
 	for i := 0; i < len(host); i++ {
 		c := host[i]
 		switch {

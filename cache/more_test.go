@@ -154,24 +154,6 @@ func TestFollowersOfAFailure(t *testing.T) {
 	})
 }
 
-func TestFollowerWhoseTimeIsUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(3 * time.Second) // in a synctest bubble
-			w.Header().Set("Cache-Control", "max-age=10")
-		}))
-		go get(h, "http://example.com/x")
-		synctest.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		rec := httptest.NewRecorder()
-		h.ServeHTTP(rec, httptest.NewRequest("GET", "http://example.com/x", nil).WithContext(ctx))
-		want(t, "status", rec.Code, http.StatusGatewayTimeout)
-		synctest.Wait()
-		time.Sleep(5 * time.Second) // in a synctest bubble
-	})
-}
-
 // Whatever ended a request that waited for another one, silence would be an empty 200: its client may be there still.
 func TestFollowerIsAnsweredWhoeverEndedIt(t *testing.T) {
 	down := errors.New("the server goes down")
@@ -180,6 +162,9 @@ func TestFollowerIsAnsweredWhoeverEndedIt(t *testing.T) {
 		end  func(context.Context) (context.Context, context.CancelFunc)
 		want int
 	}{
+		{"a deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Second)
+		}, http.StatusGatewayTimeout},
 		{"a deadline with a cause of its own", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeoutCause(ctx, time.Second, down)
 		}, http.StatusGatewayTimeout},

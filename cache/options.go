@@ -50,7 +50,8 @@ type rules struct {
 	keyHeaders     []string
 	keyCookies     []string
 	keyFunc        func(*http.Request) string
-	hosts          []string
+	hosts          []string // lower case, without the default port of http
+	secureHosts    []string // the same, of https
 	tagFields      []string
 	stripTags      bool
 
@@ -242,14 +243,16 @@ func WithBypass(f func(*http.Request) bool) RouteOption {
 // WithHosts caches only requests for these hosts; others are passed on. The default port of a request's scheme, given here
 // or in its Host, is as good as none. No hosts are all hosts.
 func WithHosts(hosts ...string) RouteOption {
-	hosts = slices.Clone(hosts)
-	for i, h := range hosts {
+	var plain, secure []string
+	for _, h := range hosts {
 		if h == "" || strings.ContainsAny(h, "/, ") {
 			panic(fmt.Sprintf("cache: WithHosts(%q): not a host; give each as Host has it, such as example.com or example.com:8080", h))
 		}
-		hosts[i] = strings.ToLower(h)
+		h = strings.ToLower(h)
+		plain = append(plain, withoutPort(h, false))
+		secure = append(secure, withoutPort(h, true))
 	}
-	return routeOption(func(p *rules) { p.hosts = hosts })
+	return routeOption(func(p *rules) { p.hosts, p.secureHosts = plain, secure })
 }
 
 func (p *rules) setQuery(f func(*queryRules)) {

@@ -200,7 +200,7 @@ const adaptInside = .7
 // The waiting line in front of it is bounded in time by what the experiment found: about
 // the time of service while little is shed, or that in which a dozen are served, and while more is, as much as chance
 // demands for the service not to run dry, two fifths of that time at least. While little is shed it is longer in proportion to the
-// variance of the times in service: seconds, where one request of fifty takes 1 s and the others 5 ms. Where little comes, one permit counts as
+// variance of the times in service, to many times their mean where a few take very long. Where little comes, one permit counts as
 // being at work all the time. Until something speaks against a higher limit it is several times that, up to 5 s. It is
 // never longer than a minute. In overload it is newest first.
 //

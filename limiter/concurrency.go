@@ -25,7 +25,7 @@ type Request struct {
 	// both wait, whatever each of them sends; priority orders the requests of one client.
 	// Empty is a client like any other. A client that comes waits for a turn of each that waits already: where
 	// that takes longer than anybody may wait in the line, or more clients come than it has places, it is refused
-	// like the others. With [WithCoDel] and on an adaptive limiter the line is short under overload, and ten clients that flood it are
+	// like the others. With [WithCoDel] and on an adaptive limiter the line is short under overload, and few clients that flood it are
 	// enough for that; a fixed limit with a line that holds a few requests of each shares evenly.
 	Client string
 	// Arrived is when the request arrived, with a monotonic reading; zero reads the clock
@@ -192,6 +192,14 @@ func (c *Concurrency) since(t time.Time) time.Duration {
 		}
 	}
 	return time.Since(c.base)
+}
+
+// arrival is when r arrived, where it is now.
+func (c *Concurrency) arrival(r *Request, now time.Duration) time.Duration {
+	if r.Arrived.IsZero() {
+		return now
+	}
+	return min(c.since(r.Arrived), now)
 }
 
 func concWeight(r *Request) int64 {
@@ -680,10 +688,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 		return nil, Permit{}, woken, c.refuse(queueDeadline)
 	}
 	w = c.waiter()
-	w.level, w.weight, w.size, w.entered, w.arrived, w.latest = level, weight, size, now, now, latest
-	if !r.Arrived.IsZero() {
-		w.arrived = min(c.since(r.Arrived), now)
-	}
+	w.level, w.weight, w.size, w.entered, w.arrived, w.latest = level, weight, size, now, c.arrival(r, now), latest
 	c.line.push(w, client)
 	if !c.flagged {
 		c.flagged = true

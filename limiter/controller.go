@@ -65,10 +65,9 @@ const (
 	ctrlAgain  = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
 	ctrlOdds   = 2.    // ln of the odds from which on it is believed that a limit was to blame, or was not
 	ctrlMuch   = .8    // ln of how much less throughput there has to be at another limit for it not to be
-	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most
+	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most, and times what it has to last for any
 	ctrlVaries = 1.5   // square of the variation from which on a window has to be longer
-	ctrlBehind = 2.    // times that the slow kind takes until what is measured is of a new limit, where it is strained
-	ctrlReturn = 1.    // and for which a window lasts then
+	ctrlBehind = 2.    // times that the slow kind takes until what is measured is of a new limit, where it is strained: a window lasts one
 	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
 )
 
@@ -295,8 +294,8 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 	if s.limit > s.from && s.rounds < 4 && s.ref.blocked >= ctrlBinds && m.blocked < .9 {
 		return // demand has not filled the new limit yet
 	}
-	if late := ctrlBehind * s.kinds.slow; s.strained() && m.blocked > .9 && s.moved < late && !s.blame.stands {
-		s.needSecs = max(s.needSecs, late/2)
+	if s.strained() && m.blocked > .9 && s.moved < ctrlBehind*s.kinds.slow && !s.blame.stands {
+		s.needSecs = max(s.needSecs, s.kinds.slow)
 		return
 	}
 	// After a change short work ends first and long work stays. Where a good part of what is made of that is a guess, it takes
@@ -832,10 +831,10 @@ func (s *ctrlState) gather() {
 	}
 	s.needN, s.needSecs = max(8, flight), max(.005, s.wide()*r)
 	if s.strained() {
-		s.needSecs = max(s.needSecs, ctrlReturn*s.kinds.slow)
+		s.needSecs = max(s.needSecs, s.kinds.slow)
 	}
 	if s.mostSecs > 0 {
-		s.mostSecs = max(s.mostSecs, 1.5*s.needSecs)
+		s.mostSecs = max(s.mostSecs, ctrlBurst*s.needSecs)
 	}
 }
 

@@ -53,7 +53,6 @@ type ctrlKinds struct {
 	slow   float64
 	ratio  float64 // slow by quick over more than a window
 	least  float64 // and the least that it has been
-	plain  float64 // successes for which no kinds are told apart
 	within float64 // square of the coefficient of variation of the time in service without what the mixture does
 }
 
@@ -73,8 +72,6 @@ const (
 	kindsJump   = 5     // times the share, and standard errors of it, from which on more slow ones are no chance
 	kindsMuch   = 5.    // times what the fastest quarter takes from which on the faster half is not of one kind
 	kindsRare   = 2.    // times as many of the quick kind as of the slow one there have to be
-	kindsMost   = .4    // share of the slow kind from which on they are no longer told apart
-	kindsPlain  = 3.    // and for how many times what is remembered
 	kindsSlow   = 8.    // slow successes that the ratio counts for
 	kindsLasts  = 100.  // times what is remembered in which the least ratio is forgotten
 	kindsStrain = 1.7   // times the least ratio from which on the slow kind has slowed down beside the quick one
@@ -102,8 +99,7 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
 	forget := max(kindsForget, kindsRounds*flight)
 	k.learn(t, unit, math.Exp(-n/forget))
 	gap, share, ratio := k.split()
-	k.plain = max(k.plain-n, 0)
-	if gap == 0 || k.plain > 0 {
+	if gap == 0 {
 		k.gap = 0
 		return r, 0
 	}
@@ -135,10 +131,7 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
 		keep := math.Exp(-n / forget)
 		k.many = k.many*keep + quick.n
 		k.few = k.few*keep + slow.n
-		if share = k.few / (k.many + k.few); share > kindsMost {
-			k.gap, k.plain = 0, kindsPlain*forget
-			return r, 0
-		}
+		share = k.few / (k.many + k.few)
 		more := k.slow/k.quick - 1
 		shift = math.Log((1 + k.share*more) / (1 + share*more))
 	}

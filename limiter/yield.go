@@ -30,10 +30,7 @@ func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 		return p, nil
 	}
 	now := time.Since(c.base)
-	arrived := now
-	if !r.Arrived.IsZero() {
-		arrived = min(c.since(r.Arrived), now)
-	}
+	arrived := c.arrival(&r, now)
 	c.mu.Lock()
 	woken := c.dispatch(now) // who is past its time is no reason to stand back
 	if !c.line.urgent(queueLevel(r.Priority), arrived) || !s.gen.CompareAndSwap(p.gen, p.gen+1) {
