@@ -244,6 +244,7 @@ func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duratio
 	if arrived == 0 {
 		arrived = now
 	}
+	from := arrived
 	if !t.arrival.IsZero() {
 		arrived = min(arrived, max(t.arrival.Sub(p.base), 0))
 	}
@@ -274,7 +275,7 @@ func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duratio
 		return nil, err
 	}
 	w.standing.permit, s.began = permit, p.now()
-	k.wait.add(s.began - arrived)
+	k.wait.add(s.began - from)
 	return s, nil
 }
 

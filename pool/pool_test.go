@@ -1012,6 +1012,30 @@ func TestRefusedIsCountedOnceByReason(t *testing.T) {
 	})
 }
 
+// What a task has aged before it came, as jobs do that the pool refused, is no time that it waited here.
+func TestWaitIsFromTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		time.Sleep(time.Hour) // in a synctest bubble
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
+			p.Do(context.Background(), func(context.Context) error {
+				time.Sleep(time.Second) // in a synctest bubble
+				return nil
+			})
+		})
+		synctest.Wait()
+		came := pool.WithArrival(time.Now().Add(-time.Hour))
+		if err := p.Do(context.Background(), func(context.Context) error { return nil }, came); err != nil {
+			t.Fatal(err)
+		}
+		if w := p.Stats().Kinds[0].Wait; w.Count != 1 || w.Total != time.Second {
+			t.Errorf("%d waited %v in all, want one and 1s", w.Count, w.Total)
+		}
+	})
+}
+
 func TestStats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := pool.New(pool.WithSlots(1))

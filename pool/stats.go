@@ -33,7 +33,7 @@ type KindStats struct {
 	Running int    `json:"running"`
 	Begun   int64  `json:"begun"`
 	Refused int64  `json:"refused"`
-	Wait    Timing `json:"wait"` // of tasks that found no free slot
+	Wait    Timing `json:"wait"` // of tasks that found no free slot, from the call on and not from WithArrival
 	// Run is of all tasks, or of one in sixteen while the kind usually runs for less than 10 us.
 	Run Timing `json:"run"`
 }
