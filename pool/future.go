@@ -97,10 +97,10 @@ func TrySubmit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T,
 
 // Wait returns the task's result, when there is one. If ctx ends first it returns the
 // cause of that, and the task goes on: it is the context given to [Submit] that stops it.
-// Where Wait runs the task itself, see [Submit], it returns when the task does. Any number
+// Where Wait runs the task itself, see [Submit], it returns when the task does; it begins none once ctx has ended. Any number
 // of goroutines may wait, any number of times.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
-	if f.inside != nil {
+	if f.inside != nil && ctx.Err() == nil {
 		f.runInside(f.inside)
 	}
 	if k := f.slot.kind; k != nil && k.brief() && !f.done.isOpen() {

@@ -150,6 +150,34 @@ func TestSubmit(t *testing.T) {
 	})
 }
 
+// Whoever has no time left does not begin the work that he would wait for.
+func TestWaitThatHasEndedRunsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		gone := errors.New("gone")
+		err := p.Do(context.Background(), func(ctx context.Context) error {
+			ran := false
+			f := pool.Submit(ctx, p, func(context.Context) (int, error) { ran = true; return 1, nil })
+			over, end := context.WithCancelCause(ctx)
+			end(gone)
+			if n, err := f.Wait(over); n != 0 || err != gone || ran {
+				t.Errorf("got %d, %v, ran %v; want the cause, and that it did not run", n, err, ran)
+			}
+			n, err := f.Wait(ctx)
+			if n != 1 {
+				t.Errorf("got %d afterwards", n)
+			}
+			if n, err := f.Wait(over); n != 1 || err != nil {
+				t.Errorf("got %d, %v once the result is there", n, err)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A task is let in once: what it is made of is not refused for lack of room half way.
 func TestSubmitInsideIsNotRefused(t *testing.T) {
 	ctx := context.Background()
