@@ -256,9 +256,10 @@ func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duratio
 	k.waiting.Add(1)
 	p.waiting[level].Add(1)
 	permit, err := p.wait(ctx, k, t, arrived)
-	if err == nil {
+	switch {
+	case err == nil:
 		k.begun.Add(1)
-	} else {
+	case context.Cause(ctx) != errRuns:
 		k.refused.Add(1)
 	}
 	p.waiting[level].Add(-1)
@@ -300,7 +301,7 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 		if err == context.DeadlineExceeded && context.Cause(limited) == errLate {
 			p.late.Add(1)
 			err = errLate
-		} else {
+		} else if context.Cause(ctx) != errRuns {
 			p.left.Add(1)
 		}
 	}

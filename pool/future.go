@@ -25,9 +25,9 @@ type Future[T any] struct {
 
 // inside is what a future knows of the task that submitted it.
 type inside struct {
-	outer   context.Context    // as given to Submit
-	slot    *slot              // of that task
-	stop    context.CancelFunc // takes the place in the line back
+	outer   context.Context         // as given to Submit
+	slot    *slot                   // of that task
+	stop    context.CancelCauseFunc // takes the place in the line back
 	state   atomic.Uint32
 	refusal error // written before state is insideRefused
 }
@@ -37,6 +37,9 @@ const (
 	insideRefused               // got none; it can still run in the slot of the task that submitted it, or of one around that
 	insideClaimed               // somebody runs the future's task, or it has failed
 )
+
+// errRuns is the cause with which the wait for a slot of its own ends where the task runs in another's.
+var errRuns = errors.New("pool: runs in the slot of the task around it")
 
 // claim says that the caller runs the future's task, or has it fail. It returns what was so before.
 func (in *inside) claim() uint32 { return in.state.Swap(insideClaimed) }
@@ -76,7 +79,7 @@ func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, er
 	}
 	if s := p.held(ctx); s != nil {
 		f.inside = &inside{outer: ctx, slot: s}
-		ctx, f.inside.stop = context.WithCancel(ctx)
+		ctx, f.inside.stop = context.WithCancelCause(ctx)
 	}
 	go f.queue(p, ctx, t, p.now())
 	return f
@@ -127,7 +130,7 @@ func (f *Future[T]) runInside(in *inside) {
 		f.finish(f.value, in.refusal)
 		return
 	}
-	in.stop()
+	in.stop(errRuns)
 	switch {
 	case in.outer.Err() != nil:
 		f.finish(f.value, context.Cause(in.outer))
@@ -172,7 +175,7 @@ func (f *Future[T]) finish(value T, err error) {
 func (f *Future[T]) queue(p *Pool, ctx context.Context, t task, arrived time.Duration) {
 	s, err := p.take(ctx, &t, arrived)
 	if in := f.inside; in != nil {
-		in.stop()
+		in.stop(nil)
 		if in.refused(err) {
 			return
 		}

@@ -150,6 +150,27 @@ func TestSubmit(t *testing.T) {
 	})
 }
 
+// What ran on the goroutine that waited for it was not refused, and its context did not end.
+func TestSubmitInsideThatRanIsNoRefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		err := p.Do(context.Background(), func(ctx context.Context) error {
+			f := pool.Submit(ctx, p, func(context.Context) (int, error) { return 1, nil }, pool.WithKind("part"))
+			synctest.Wait()
+			_, err := f.Wait(ctx)
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if s := p.Stats(); s.Refused != 0 || s.Left != 0 || s.Waiting != 0 {
+			t.Errorf("%d refused, of these %d left, %d wait; want none", s.Refused, s.Left, s.Waiting)
+		}
+		empty(t, p)
+	})
+}
+
 // Whoever has no time left does not begin the work that he would wait for.
 func TestWaitThatHasEndedRunsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

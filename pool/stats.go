@@ -9,8 +9,8 @@ type Stats struct {
 	Used    int `json:"used"`    // taken now, by weight
 	Waiting int `json:"waiting"` // tasks in the line now
 
-	Begun   int64 `json:"begun"`   // tasks that got a slot
-	Refused int64 `json:"refused"` // tasks that got none, in all; the next six by reason
+	Begun   int64 `json:"begun"`   // tasks that got a slot of their own
+	Refused int64 `json:"refused"` // tasks that got none, in all; the next six by reason, the rest came after Shutdown
 
 	Share    int64 `json:"refused_share"`    // the client's own share of the line was full
 	Full     int64 `json:"refused_full"`     // no slot and no place in the line
