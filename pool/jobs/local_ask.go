@@ -132,7 +132,8 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	}
 }
 
-// Requeue gives a failed job all its attempts again; it keeps its id. It is for the operator.
+// Requeue gives a failed job all its attempts again; it keeps its id, and has no deadline any more. It is for the operator: the
+// bound on the client's share does not hold.
 // Errors wrap [ErrNotFound], [ErrExpired], [ErrNotFailed], [ErrFull] or [ErrShutdown].
 func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
 	l.mu.Lock()

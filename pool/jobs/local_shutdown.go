@@ -16,8 +16,8 @@ import (
 // Get and Watch go on working.
 //
 // An engine is shut down before its pool, and where clients wait for its jobs over HTTP beside the server and not after it, which
-// would wait for them (middleware.Async). One whose pool is shut down first drops what waits, as no job can begin any more,
-// and accepts no more jobs.
+// would wait for them (middleware.Async). One whose pool is shut down first learns that from the next job that is to begin, which
+// may be one that it has just accepted: it drops that and all else that waits, as no job can begin any more, and accepts no more.
 func (l *Local) Shutdown(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true
