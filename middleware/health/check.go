@@ -56,7 +56,6 @@ type CheckStats struct {
 
 type checker struct {
 	Check
-	ok         atomic.Bool
 	passedOnce atomic.Bool
 
 	mu      sync.Mutex // guards what follows
@@ -70,17 +69,18 @@ type checker struct {
 // a process dead.
 func passing(checks []*checker) bool {
 	for _, c := range checks {
-		if !c.ok.Load() && !c.pending() {
+		if _, err := c.last(); err != nil {
 			return false
 		}
 	}
 	return true
 }
 
-func (c *checker) pending() bool {
+// last returns whether the check has run, and what the last run returned.
+func (c *checker) last() (ran bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ran.IsZero()
+	return !c.ran.IsZero(), c.err
 }
 
 func (c *checker) loop(ctx context.Context) {
@@ -148,7 +148,6 @@ func (c *checker) settle(err error, latency time.Duration) {
 		c.latency = latency
 	}
 	c.mu.Unlock()
-	c.ok.Store(err == nil)
 	if err == nil {
 		c.passedOnce.Store(true)
 	}
@@ -156,7 +155,7 @@ func (c *checker) settle(err error, latency time.Duration) {
 
 func (c *checker) stats(liveness bool) CheckStats {
 	c.mu.Lock()
-	s, err := CheckStats{Name: c.Name, Liveness: liveness, OK: c.ok.Load(), Ran: c.ran, Latency: c.latency}, c.err
+	s, err := CheckStats{Name: c.Name, Liveness: liveness, OK: !c.ran.IsZero() && c.err == nil, Ran: c.ran, Latency: c.latency}, c.err
 	c.mu.Unlock()
 	if err != nil {
 		s.Error = err.Error()

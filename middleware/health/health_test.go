@@ -7,6 +7,9 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -392,6 +395,25 @@ func TestWrongOptionsPanic(t *testing.T) {
 		}()
 		health.New(health.WithCheck(check("a", pass)), health.WithCheck(check("a", pass)))
 	})
+}
+
+// A process is not called dead in the moment in which a check passes for the first time.
+func TestLiveWhileChecksPassFirst(t *testing.T) {
+	for range 20 {
+		var opts []health.Option
+		for i := range 200 {
+			opts = append(opts, health.WithLiveCheck(check(strconv.Itoa(i), pass)))
+		}
+		h := health.New(opts...)
+		defer h.Close()
+		for all := false; !all; {
+			if w := probe(http.HandlerFunc(h.Livez), "GET", "/livez"); w.Code != http.StatusOK {
+				t.Fatalf("%d, and no check has failed", w.Code)
+			}
+			all = !slices.ContainsFunc(h.Stats().Checks, func(c health.CheckStats) bool { return !c.OK })
+			runtime.Gosched()
+		}
+	}
 }
 
 func TestHandlerPassAllocatesNothing(t *testing.T) {

@@ -54,13 +54,13 @@ func answer(w http.ResponseWriter, r *http.Request, status int, state string, ch
 	var b strings.Builder
 	b.WriteString(state + "\n")
 	for _, c := range checks {
-		switch {
-		case c.ok.Load():
-			b.WriteString(c.Name + ": ok\n")
-		case c.pending():
+		switch ran, err := c.last(); {
+		case !ran:
 			b.WriteString(c.Name + ": not run yet\n")
-		default:
+		case err != nil:
 			b.WriteString(c.Name + ": failing\n")
+		default:
+			b.WriteString(c.Name + ": ok\n")
 		}
 	}
 	head := w.Header()
