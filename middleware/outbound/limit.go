@@ -10,8 +10,9 @@ import (
 // Limit keeps us from being a client that others must protect themselves from.
 // With [WithRate] each try takes a token of its host's bucket, with
 // [WithConcurrency] a permit of its host's limiter, which it holds until the
-// response body is over; it is a success to that limiter unless the status is 429
-// or 500 and more, or the body breaks off. A try waits for them within the bounds
+// response body is over; it is a success to that limiter unless there is no
+// response, the status is 429 or 500 and more, or the body breaks off, and it is
+// ignored if the caller cancels it. A try waits for them within the bounds
 // that the limiters set; its error otherwise is theirs, a [*limiter.Error] or that
 // of the context. With [Balance], the host is the endpoint that was chosen, and
 // [WithKey] has no effect.
