@@ -83,9 +83,11 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 	}
 	steps := make(chan step)
 	ended := make(chan struct{})
+	var died any // a panic of the engine, which goes on here: there it would end the process
 	go func() {
 		defer close(ended)
 		defer close(steps)
+		defer func() { died = recover() }()
 		for j, err := range a.engine.Watch(ctx, j.ID) {
 			select {
 			case steps <- step{j, err}:
@@ -94,7 +96,12 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 			}
 		}
 	}()
-	defer func() { cancel(); <-ended }()
+	defer func() {
+		cancel()
+		if <-ended; died != nil {
+			panic(died)
+		}
+	}()
 
 	beat := time.NewTicker(a.config.heartbeat)
 	defer beat.Stop()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -893,4 +894,38 @@ func ExampleAsync() {
 	json.Unmarshal(w.Body.Bytes(), &job)
 	fmt.Println(w.Code, w.Header().Get("Preference-Applied"), job.State, job.Result)
 	// Output: 200 wait=10 succeeded report of 2026
+}
+
+// brokenEngine panics where it watches a job.
+type brokenEngine struct{ jobs.Engine }
+
+func (brokenEngine) Watch(context.Context, string) iter.Seq2[jobs.Job, error] {
+	return func(func(jobs.Job, error) bool) { panic("the engine is broken") }
+}
+
+// An engine may be the user's. As in the rest of the handler, its panic is one of the request, and not the end of the process.
+func TestAsyncPanicOfTheEngine(t *testing.T) {
+	for name, ask := range map[string]func(asyncServer, string){
+		"a client that waits": func(s asyncServer, _ string) { s.do("POST", "/reports", `{"ms":1000}`, "Prefer", "wait=1") },
+		"an event stream":     func(s asyncServer, at string) { s.do("GET", at, "", "Accept", "text/event-stream") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newAsync(t, nil)
+				at := s.do("POST", "/reports", `{"ms":1000}`).Header().Get("Location")
+				broken := middleware.Async(brokenEngine{s.engine}, "report", middleware.WithStreams(1))
+				s.Handler = broken
+				for range 2 { // the second finds the place of the first
+					func() {
+						defer func() {
+							if v := recover(); v != "the engine is broken" {
+								t.Errorf("the request panicked with %v, want what the engine did", v)
+							}
+						}()
+						ask(s, at)
+					}()
+				}
+			})
+		})
+	}
 }
