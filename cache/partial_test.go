@@ -98,6 +98,20 @@ func TestParts(t *testing.T) {
 		want(t, "whole", text(t, get(h, "http://example.com/x")), other)
 	})
 
+	t.Run("a part that grows drives out no other", func(t *testing.T) {
+		var calls atomic.Int64
+		body, etag := strings.Repeat("0123456789", 10), `"v1"`
+		h := cache.New(1 << 20).Handler(ranged(&calls, &body, &etag, "max-age=60"))
+		for _, from := range []int{0, 20, 40, 60, 70} { // the last one goes on where that before it ends
+			get(h, "http://example.com/x", fmt.Sprintf("Range: bytes=%d-%d", from, from+9))
+		}
+		before := calls.Load()
+		for _, part := range []string{"0-9", "20-29", "40-49", "60-79"} {
+			get(h, "http://example.com/x", "Range: bytes="+part)
+		}
+		want(t, "calls for what is stored", calls.Load(), before)
+	})
+
 	t.Run("a 206 nobody asked for, or that says nothing, is not stored", func(t *testing.T) {
 		for _, cr := range []string{"", "bytes 0-4", "bytes 4-0/10", "bytes 0-10/10", "bytes 0-4/99999999999999999999", "lines 0-4/10"} {
 			c := cache.New(1 << 20)

@@ -194,19 +194,25 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 		next.key = old.key
 		before, count = old.cost(), len(old.variants)
 		parts := 0
+		if e.part != nil {
+			parts = 1
+		}
 		for _, v := range old.variants {
 			if len(next.variants) == most {
 				break
 			}
+			if supersedes(e, v) {
+				continue
+			}
 			if v.part != nil {
-				parts++
-			}
-			if !supersedes(e, v) && (v.part == nil || parts < maxPartials) {
-				if room -= v.counted; room < 0 {
-					break
+				if parts++; parts > maxPartials {
+					continue
 				}
-				next.variants = append(next.variants, v)
 			}
+			if room -= v.counted; room < 0 {
+				break
+			}
+			next.variants = append(next.variants, v)
 		}
 	}
 	sh.lru.Add(hash, next)
