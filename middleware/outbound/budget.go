@@ -1,6 +1,9 @@
 package outbound
 
-import "sync/atomic"
+import (
+	"math"
+	"sync/atomic"
+)
 
 // A budget says how many tries may be made beyond the first ones: each request
 // pays in a share of a try, each retry and each hedge takes out a whole one. So
@@ -8,25 +11,26 @@ import "sync/atomic"
 // were allowed for one request; the balance at the start and its cap allow for
 // the odd failure of a quiet client.
 type budget struct {
-	milli atomic.Int64 // thousandths of a try
+	micro atomic.Int64 // millionths of a try
 }
 
 type budgets struct {
 	*hosts[*budget]
-	pay, start, limit int64 // thousandths of a try
+	pay, start, limit int64 // millionths of a try
 }
 
 const (
 	defaultBudgetRatio = 0.1
 	budgetStart        = 10
 	budgetLimit        = 100
+	wholeTry           = 1_000_000
 )
 
 func newBudgets(ratio float64) *budgets {
-	b := &budgets{pay: int64(ratio * 1000), start: budgetStart * 1000, limit: budgetLimit * 1000}
+	b := &budgets{pay: int64(math.Round(ratio * wholeTry)), start: budgetStart * wholeTry, limit: budgetLimit * wholeTry}
 	b.hosts = newHosts(func() *budget {
 		fresh := new(budget)
-		fresh.milli.Store(b.start)
+		fresh.micro.Store(b.start)
 		return fresh
 	})
 	return b
@@ -35,11 +39,11 @@ func newBudgets(ratio float64) *budgets {
 // deposit is made with each first try.
 func (b *budgets) deposit(of *budget) {
 	for {
-		have := of.milli.Load()
+		have := of.micro.Load()
 		if have >= b.limit {
 			return
 		}
-		if of.milli.CompareAndSwap(have, min(have+b.pay, b.limit)) {
+		if of.micro.CompareAndSwap(have, min(have+b.pay, b.limit)) {
 			return
 		}
 	}
@@ -48,15 +52,15 @@ func (b *budgets) deposit(of *budget) {
 // withdraw reports whether another try may be made, and pays for it.
 func (b *budgets) withdraw(of *budget) bool {
 	for {
-		have := of.milli.Load()
-		if have < 1000 {
+		have := of.micro.Load()
+		if have < wholeTry {
 			return false
 		}
-		if of.milli.CompareAndSwap(have, have-1000) {
+		if of.micro.CompareAndSwap(have, have-wholeTry) {
 			return true
 		}
 	}
 }
 
 // refund gives back what a try that was not made has paid.
-func (b *budgets) refund(of *budget) { of.milli.Add(1000) }
+func (b *budgets) refund(of *budget) { of.micro.Add(wholeTry) }

@@ -474,6 +474,21 @@ func TestO7Budget(t *testing.T) {
 	})
 }
 
+func TestO7BudgetOfLittle(t *testing.T) {
+	for _, ratio := range []float64{0.0004, 0.0029} {
+		synctest.Test(t, func(t *testing.T) {
+			rt := outbound.New(world{"a.test": always(503)}, outbound.Retry(outbound.WithBackoff(0, 0), outbound.WithRetryBudget(ratio)))
+			const n = 50_000
+			for range n {
+				get(t, rt, "http://a.test/")
+			}
+			if got, want := rt.Stats().Retries, uint64(10+ratio*n+1e-9); got != want {
+				t.Errorf("%d requests with a ratio of %v made %d retries, want %d", n, ratio, got, want)
+			}
+		})
+	}
+}
+
 func TestO7ARetryThatWasNotMadeCostsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var wait atomic.Bool
