@@ -18,14 +18,12 @@ type latencies struct {
 }
 
 const (
-	latencyBuckets = 80 // from 100 µs to 109 s
+	latencyBuckets = 80 // from 100 µs to 88 s
 	latencyFirst   = 100 * time.Microsecond
+	latencyStep    = 0.25 // of the binary logarithm: a fifth
 	latencyEnough  = 50
 	latencyWindow  = 1000
 )
-
-// step is the fourth root of two.
-var latencyStep = math.Log2(math.Sqrt(math.Sqrt2))
 
 func (l *latencies) add(d time.Duration) {
 	i := 0
