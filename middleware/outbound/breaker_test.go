@@ -834,6 +834,31 @@ func TestPanicInOnChangeLosesNothing(t *testing.T) {
 	}
 }
 
+// Nor does it where a call that the limit refuses is the one to tell of a change that nobody was told of before.
+func TestPanicInOnChangeOfARefusedCallLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, urls("http://a.test"), outbound.WithEjection(breaker.WithConsecutiveFailures(1), breaker.WithOpenTime(time.Second, time.Second),
+			breaker.WithOnChange(func(breaker.Change) {
+				time.Sleep(10 * time.Second) // in a synctest bubble
+				panic("boom")
+			})))
+		rt := outbound.New(world{"a.test": always(503)}, outbound.Balance(set), outbound.Limit(outbound.WithRate(limiter.NewRate(0, 1))))
+		go func() { // opens the breaker, and is still told of that when it becomes half-open
+			defer func() { recover() }()
+			get(t, rt, "http://a.test/")
+		}()
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		if _, err := get(t, rt, "http://a.test/"); !errors.Is(err, limiter.ErrRateLimited) {
+			t.Fatalf("error %v, want the refusal of the limit", err)
+		}
+		time.Sleep(10 * time.Second) // in a synctest bubble
+		booms(t, rt)
+		if n := set.Stats().Endpoints[0].InFlight; n != 0 {
+			t.Errorf("%d are in flight at the endpoint", n)
+		}
+	})
+}
+
 // servedWhenWell sends ten requests a second to a host that fails for 30 s and answers with a status for 90 s, and returns how many
 // had that.
 func servedWhenWell(layer outbound.Layer, status int, send func(http.RoundTripper) int) (served int) {

@@ -257,9 +257,9 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		key := e.url.Host
 		s.permit, err = b.limits.enter(req.Context(), key)
 		if err != nil {
-			returned = true
 			b.counts.limited.Add(1)
 			call.Done(breaker.Ignored, 0)
+			returned = true
 			e.inflight.Add(-1)
 			return refuse(req, err)
 		}
