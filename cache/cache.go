@@ -521,8 +521,9 @@ func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *
 	earlier, _ := head.values("Cache-Status")
 	hd["Cache-Status"] = withStatus(earlier, c.name+"; fwd="+forward+"; collapsed")
 	w.WriteHeader(head.status)
-	seen := reader{head: true, nudged: -1}
+	seen := reader{head: true}
 	for {
+		nudged := seen.nudged
 		n, err := f.await(r.Context(), nil, &seen)
 		if err != nil {
 			return // the client is gone
@@ -532,12 +533,15 @@ func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *
 			if seen.offset += m; err != nil {
 				return
 			}
-			continue
 		}
-		if n.outcome == complete {
+		if seen.nudged != nudged {
+			http.NewResponseController(w).Flush()
+		}
+		switch {
+		case len(n.body) > 0: // there may be more
+		case n.outcome == complete:
 			return
-		}
-		if n.outcome != pending {
+		case n.outcome != pending:
 			panic(http.ErrAbortHandler) // the response broke off
 		}
 	}

@@ -407,6 +407,47 @@ func TestCollapse(t *testing.T) {
 	})
 }
 
+// Who waits for another one's response has what the handler has had flushed when the other one has it, and whoever comes later at once.
+func TestCollapsedIsFlushed(t *testing.T) {
+	for _, flush := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			looked := make(chan struct{})
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Content-Length", "8")
+				time.Sleep(time.Second) // in a synctest bubble
+				io.WriteString(w, "head")
+				if flush {
+					http.NewResponseController(w).Flush()
+				}
+				<-looked
+				io.WriteString(w, "tail")
+			}))
+			var all []*httptest.ResponseRecorder
+			var wg sync.WaitGroup
+			for range 3 {
+				w := httptest.NewRecorder()
+				all = append(all, w)
+				wg.Go(func() { h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil)) })
+				synctest.Wait()
+				if len(all) == 2 {
+					time.Sleep(2 * time.Second) // in a synctest bubble
+				}
+			}
+			for i, w := range all {
+				name := fmt.Sprintf("client %d, flushed by the handler %v: flushed", i, flush)
+				want(t, name, w.Flushed, flush)
+				want(t, name, w.Body.String(), map[bool]string{true: "head", false: ""}[flush || i > 0])
+			}
+			close(looked)
+			wg.Wait()
+			for i, w := range all {
+				want(t, fmt.Sprint("client ", i), w.Body.String(), "headtail")
+			}
+		})
+	}
+}
+
 // Who waits for another request says why, like the other.
 func TestCollapsedSaysWhy(t *testing.T) {
 	for _, test := range []struct {
