@@ -82,6 +82,7 @@ type Trace struct {
 	// Served is called when it is known how a request is answered, before it is.
 	Served func(r *http.Request, res Result)
 	// RevalidationPanic is called when the handler panics in a background validation, where there
-	// is no server to log it. The stale response goes on being served within its window.
+	// is no server to log it. The stale response goes on being served within its window. It is called on
+	// the goroutine of the validation, where a panic of its own ends the program.
 	RevalidationPanic func(r *http.Request, value any, stack []byte)
 }

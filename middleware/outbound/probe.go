@@ -27,7 +27,7 @@ type Probe struct {
 	// Rise probes in a row must succeed for it to be up again; default 2.
 	Rise int
 	// OK judges a response; it must not close the body. The default wants a status
-	// of 200 to 299.
+	// of 200 to 299. A panic in it ends the program, as in any goroutine.
 	OK func(*http.Response) bool
 	// Transport sends the probes. The default opens a connection for each, so that
 	// a server that accepts no more is found out.
