@@ -395,12 +395,11 @@ func (fl *fill) pass(reason string, mark bool) {
 		return
 	}
 	fl.mark(Miss)
-	if p := fl.h.rules; p.stripTags {
-		for _, name := range p.tagFields {
-			delete(fl.header(), name)
-		}
+	h, p := fl.header(), fl.h.rules
+	if p.stripTags {
+		p.strip(nil, h)
 	}
-	if h := fl.header(); !fl.h.rules.onlyExplicit {
+	if !p.onlyExplicit {
 		h["Cache-Status"] = withStatus(h["Cache-Status"],
 			c.name+"; fwd="+fl.forward+"; fwd-status="+strconv.Itoa(fl.status)+"; detail="+reason)
 	}

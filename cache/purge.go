@@ -172,12 +172,13 @@ func (p *rules) retag(e *entry, h http.Header) {
 	}
 }
 
-// strip takes the tag fields out of what is stored and out of what is sent.
+// strip takes the tag fields out of what is sent, and out of what is stored, if anything is.
 func (p *rules) strip(e *entry, h http.Header) {
-	for _, name := range p.tagFields {
-		delete(h, name)
+	tag := func(name string) bool { return slices.Contains(p.tagFields, http.CanonicalHeaderKey(name)) }
+	maps.DeleteFunc(h, func(name string, _ []string) bool { return tag(name) })
+	if e != nil {
+		e.fields = slices.DeleteFunc(e.fields, func(f field) bool { return tag(f.name) })
 	}
-	e.fields = slices.DeleteFunc(e.fields, func(f field) bool { return slices.Contains(p.tagFields, f.name) })
 }
 
 // serveOther serves methods other than GET and HEAD. One that is not known to be safe and succeeds

@@ -382,6 +382,23 @@ func TestTagsStripped(t *testing.T) {
 	want(t, "tags of what is not stored", get(h, "http://example.com/y").Header.Get("X-Tags"), "")
 }
 
+// net/http sends what a handler puts into the map by another spelling, and so it is a field of tags as well.
+func TestTagsStrippedHoweverTheyAreSpelled(t *testing.T) {
+	for cc, asked := range map[string]int{"max-age=60": 2, "private": 1} { // from then on the cache has no part in what is private
+		h := cache.New(1<<20, cache.WithTags(true, "X-Tags")).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", cc)
+			w.Header()["x-tags"] = []string{"a b"}
+		}))
+		for i := range asked {
+			for name := range get(h, "http://example.com/x").Header {
+				if strings.EqualFold(name, "X-Tags") {
+					t.Errorf("Cache-Control: %s: client %d sees %s", cc, i, name)
+				}
+			}
+		}
+	}
+}
+
 // What a 304 or the answer to a HEAD says of tags and groups holds from then on, and is stripped like any other.
 func TestTagsOfAFreshenedResponse(t *testing.T) {
 	for _, strip := range []bool{false, true} {
