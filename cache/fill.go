@@ -870,6 +870,11 @@ func (fl *fill) abort() {
 	if fl.h.rules.staleAllowed(fl.have, now, panicked) {
 		fl.outer.restore(fl.header())
 		fl.stored, fl.reason = fl.have, "panic"
+		if fl.r.ProtoMajor == 1 {
+			// The server is about to break the connection off, and nobody is to send another request on it. In HTTP/2 it
+			// breaks off the stream alone.
+			fl.header()["Connection"] = []string{"close"}
+		}
 		fl.serveStale(now)
 		http.NewResponseController(fl.w).Flush()
 	}

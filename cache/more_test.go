@@ -121,6 +121,16 @@ func TestPanicWithAStaleResponse(t *testing.T) {
 	res.Body.Close()
 	want(t, "says that the handler ran", strings.Contains(res.Header.Get("Cache-Status"), "spillgate; fwd=stale; ttl="), true)
 	want(t, "nothing of the failure", strings.Contains(got.header, "Half"), false)
+	want(t, "says that the connection ends", res.Close, true)
+	stream := httptest.NewRequest("GET", srv.URL+"/x", nil)
+	stream.ProtoMajor, stream.ProtoMinor = 2, 0
+	w := httptest.NewRecorder()
+	func() {
+		defer func() { want(t, "panic", recover(), any("mine")) }()
+		srv.Config.Handler.ServeHTTP(w, stream)
+	}()
+	want(t, "body in HTTP/2", w.Body.String(), "good")
+	want(t, "a connection that does not end", w.Header().Get("Connection"), "")
 	srv.Close()
 	want(t, "the server logs the panic", strings.Contains(log.String(), "mine"), true)
 }
