@@ -20,13 +20,10 @@ func (c *Cache) PurgeSoft(rawURL string) int { return c.purgeURL(rawURL, true) }
 
 func (c *Cache) purgeURL(rawURL string, soft bool) int {
 	u, err := url.Parse(rawURL)
-	if err != nil {
+	if err != nil || !located(rawURL) {
 		return 0
 	}
 	if u.Host == "" {
-		if !strings.HasPrefix(rawURL, "/") {
-			return 0
-		}
 		keys := c.keysFor(false, "", rawURL, u)
 		return c.purgeMany(soft, func(r *resource, _ *entry) bool {
 			path := pathOf(r.key)

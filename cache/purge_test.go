@@ -36,7 +36,7 @@ func TestPurge(t *testing.T) {
 		{"a group", func(c *cache.Cache) int { return c.PurgeTag("group") }, urls},
 		{"all", func(c *cache.Cache) int { return c.PurgeAll() }, urls},
 		{"nonsense", func(c *cache.Cache) int {
-			return c.Purge("x") + c.Purge("%zz") + c.PurgePrefix("ftp://a") + c.PurgeTag("")
+			return c.Purge("x") + c.Purge("%zz") + c.Purge("ftp://a.example/x") + c.PurgePrefix("ftp://a") + c.PurgeTag("")
 		}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
