@@ -152,7 +152,7 @@ func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
 	}
 	l.leave(e)
 	l.bytes -= int64(len(e.detail))
-	e.state, e.attempt, e.err, e.detail, e.cancelling = Queued, 0, "", "", false
+	e.state, e.attempt, e.progress, e.err, e.detail, e.cancelling = Queued, 0, nil, "", "", false
 	e.ended, e.started, e.next, e.deadline = time.Time{}, time.Time{}, time.Time{}, time.Time{}
 	now := l.now()
 	l.ready.begin(e.client, len(e.payload))

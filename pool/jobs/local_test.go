@@ -442,8 +442,9 @@ func TestDeadLetters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := jobs.NewMux()
 		broken := true
-		jobs.Register(m, "k", func(_ context.Context, a args) (int, error) {
+		jobs.Register(m, "k", func(ctx context.Context, a args) (int, error) {
 			if broken {
+				jobs.Report(ctx, jobs.Progress{Done: 3, Total: 4})
 				panic("no disk")
 			}
 			return a.N, nil
@@ -456,8 +457,8 @@ func TestDeadLetters(t *testing.T) {
 			t.Errorf("%+v", dead)
 		}
 		broken = false
-		if _, err := l.Requeue(ctx, j.ID); err != nil {
-			t.Error(err)
+		if j, err := l.Requeue(ctx, j.ID); err != nil || j.Progress != (jobs.Progress{}) {
+			t.Errorf("%v, with the progress of an attempt that is over: %+v", err, j.Progress)
 		}
 		if j := final(t, l, j.ID); j.State != jobs.Succeeded || string(j.Result) != "5" || j.Detail != "" {
 			t.Errorf("%+v", j)
