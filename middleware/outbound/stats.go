@@ -26,7 +26,7 @@ type Stats struct {
 	Timeouts uint64 `json:"timeouts"`
 	// Limited are the tries that Limit refused.
 	Limited uint64 `json:"limited"`
-	// Open are the tries that Breaker refused.
+	// Open are the tries that Breaker refused; hedges that it held back are not among them.
 	Open uint64 `json:"open"`
 	// NoEndpoint are the tries for which Balance had none; hedges are not among them.
 	NoEndpoint uint64 `json:"no_endpoint"`
