@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"math/rand/v2"
 	"net/http"
 
 	"github.com/spillgate/spillgate/cache"
@@ -65,7 +66,12 @@ func (c *cacheLayer) Handler(next http.Handler) http.Handler { return c.wrap(nex
 
 func (c *cacheLayer) wrap(next http.Handler, e env) http.Handler {
 	b := newBase(next, e, c.config.common, rejecter{layer: "cache"})
-	return &cacheHandler{base: b, cached: c.c.Handler(b.next, c.config.route...), tracer: tracer{t: b.rejecter.trace}}
+	inside := b.next
+	if e.gate != nil {
+		admit, _ := b.next.(cache.Gate)
+		inside = &fillHandler{Handler: b.next, admit: admit, gate: e.gate}
+	}
+	return &cacheHandler{base: b, cached: c.c.Handler(inside, c.config.route...), tracer: tracer{t: b.rejecter.trace}}
 }
 
 func (c *cacheLayer) stats() LayerStats {
@@ -93,4 +99,30 @@ func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	h.cached.ServeHTTP(w, r)
 	rec.fresh = false
+}
+
+// fillHandler is what is inside a cache of a stack. The stack waits for a handler that runs in the background, too: what that
+// uses is still to be there.
+type fillHandler struct {
+	http.Handler
+	admit cache.Gate // the handler, if it is one
+	gate  *gate
+}
+
+// ServeFill implements [cache.Gate].
+func (h *fillHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cache.Fill) {
+	if enclosing(w) == nil { // no client's, who would be inside the stack
+		cell := rand.Uint32()
+		if !h.gate.enter(cell) {
+			f.Refuse(errDraining)
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		defer h.gate.leave(cell)
+	}
+	if h.admit != nil {
+		h.admit.ServeFill(w, r, f)
+		return
+	}
+	h.Handler.ServeHTTP(w, f.Request())
 }

@@ -626,6 +626,120 @@ func TestShutdownDrains(t *testing.T) {
 	}
 }
 
+// What a cache validates in the background runs the handler without a request: what that uses is there until it has ended, and
+// no validation begins once the stack is drained.
+func TestShutdownWaitsForValidations(t *testing.T) {
+	for name, around := range map[string]func(middleware.Layer) []middleware.Layer{
+		"alone":  func(c middleware.Layer) []middleware.Layer { return []middleware.Layer{c} },
+		"in For": func(c middleware.Layer) []middleware.Layer { return []middleware.Layer{middleware.For("/a", c)} },
+		"around a limit": func(c middleware.Layer) []middleware.Layer {
+			return []middleware.Layer{c, middleware.Concurrency(limiter.NewConcurrency(10))}
+		},
+		"around a breaker": func(c middleware.Layer) []middleware.Layer {
+			return []middleware.Layer{c, middleware.Breaker(breaker.NewGroup())}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				runs, closed := 0, false
+				c := cache.New(1<<20, cache.WithStaleWhileRevalidate(time.Hour))
+				stack := middleware.New(around(middleware.Cache(c))...)
+				h := stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if runs++; runs > 1 {
+						time.Sleep(10 * time.Second) // in a synctest bubble
+					}
+					if closed {
+						t.Error("the handler runs after Shutdown has returned")
+					}
+					w.Header().Set("Cache-Control", "max-age=1")
+					io.WriteString(w, "ok")
+				}))
+				get := func(h http.Handler) int {
+					w := httptest.NewRecorder()
+					h.ServeHTTP(w, httptest.NewRequest("GET", "/a", nil))
+					return w.Code
+				}
+				get(h)
+				time.Sleep(2 * time.Second) // in a synctest bubble
+				if code := get(h); code != 200 {
+					t.Fatalf("the stale response is %d", code)
+				}
+				synctest.Wait()
+				if n := stack.Stats().InFlight; n != 1 {
+					t.Errorf("%d in flight while one response is validated", n)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if err := stack.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Shutdown after a second: %v", err)
+				}
+				err := stack.Shutdown(t.Context())
+				closed = true
+				if err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Minute) // in a synctest bubble
+				if runs != 2 {
+					t.Errorf("the handler ran %d times, want 2", runs)
+				}
+			})
+		})
+	}
+}
+
+// A validation that is about to begin when the stack is drained does not, and what is stored is as it was.
+func TestNoValidationAfterShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		runs := 0
+		c := cache.New(1<<20, cache.WithStaleWhileRevalidate(time.Hour))
+		var stack *middleware.Stack
+		drain := false
+		stack = middleware.New(middleware.Cache(c))
+		h := stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			runs++
+			w.Header().Set("Cache-Control", "max-age=1")
+			io.WriteString(w, "ok")
+		}))
+		get := func() *httptest.ResponseRecorder {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(shutting{w, func() {
+				if drain { // the gate is shut while this request is inside
+					ended, cancel := context.WithCancel(t.Context())
+					cancel()
+					if stack.Shutdown(ended) == nil {
+						t.Error("Shutdown has not waited for the request")
+					}
+				}
+			}}, httptest.NewRequest("GET", "/a", nil))
+			return w
+		}
+		get()
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		drain = true
+		if w := get(); w.Code != 200 || w.Body.String() != "ok" {
+			t.Errorf("the stale response is %d %q", w.Code, w.Body)
+		}
+		synctest.Wait()
+		if s := c.Stats(); runs != 1 || s.RevalidationErrors != 1 || s.Entries != 1 || s.Fills != 0 {
+			t.Errorf("the handler ran %d times; %+v", runs, s)
+		}
+		if s := stack.Stats(); s.InFlight != 0 {
+			t.Errorf("%d in flight", s.InFlight)
+		}
+	})
+}
+
+// shutting is a writer that calls a function when a response begins.
+type shutting struct {
+	*httptest.ResponseRecorder
+	begins func()
+}
+
+func (s shutting) WriteHeader(code int) {
+	s.begins()
+	s.ResponseRecorder.WriteHeader(code)
+}
+
 // An option in For has the place of an option, outside of the draining, like one that holds for all requests.
 func TestShutdownAnswersWhatForSkips(t *testing.T) {
 	teapot := func(w http.ResponseWriter, _ *http.Request, _ *middleware.Rejection) {

@@ -43,6 +43,8 @@ type env struct {
 	mux *http.ServeMux
 	// count is where the stack counts the refusals of its layers; nil outside a stack.
 	count *rejectCounts
+	// gate is that of the stack; nil outside a stack.
+	gate *gate
 }
 
 // base is the part that every layer handler has in common.

@@ -78,7 +78,7 @@ func New(layers ...Layer) *Stack {
 // share the limiters, breakers, caches and pools. A nil h means [http.DefaultServeMux].
 func (s *Stack) Handler(h http.Handler) http.Handler {
 	h = orDefaultMux(h)
-	e := env{mux: findMux(h), count: &s.counts}
+	e := env{mux: findMux(h), count: &s.counts, gate: &s.gate}
 	// The gate is inside the options, so that what they skip is answered while draining.
 	options, rest := split(flatten(nil, s.layers, nil))
 	g := &gateHandler{next: ownOr(build(h, rest, e)), gate: &s.gate}
@@ -168,12 +168,13 @@ func buildCaches(next http.Handler, all []placed, e env) http.Handler {
 // several layers, such as a cache with rules for some routes, is read in each of them: count it once. In JSON, times are
 // in nanoseconds.
 type Stats struct {
-	InFlight int64        `json:"in_flight"` // requests inside the stack; an upgraded connection is none
+	InFlight int64        `json:"in_flight"` // requests inside the stack, and validations in the background; an upgraded connection is none
 	Rejected RejectStats  `json:"rejected"`  // by the layer that refused
 	Layers   []LayerStats `json:"layers"`
 }
 
-// RejectStats counts the requests refused since the start. What the engine of an [Async] refuses is in none of them: that is a
+// RejectStats counts the requests refused since the start, among them what a cache was to validate in the background: no request of
+// a client, and so a [Trace] of the stack is told nothing of it. What the engine of an [Async] refuses is in none of them: that is a
 // handler, which [Trace] is told of, with the layer "pool".
 type RejectStats struct {
 	Rate        uint64 `json:"rate"`
@@ -227,9 +228,9 @@ func (s *Stack) Stats() Stats {
 }
 
 // Shutdown drains the stack: from now on its handlers answer 503 with Connection: close; it waits
-// until the requests inside have ended, then shuts down its pools. As [http.Server.Shutdown] it does not wait for what
-// was upgraded to another protocol, or is a tunnel (Upgrade, CONNECT), by hijacking the connection. If ctx ends first, Shutdown stops
-// waiting, leaves the pools open and returns an error that wraps the cause and says how many requests were left; if it ends while the
+// until the requests inside have ended, and what its caches validate in the background, then shuts down its pools. As
+// [http.Server.Shutdown] it does not wait for what was upgraded to another protocol, or is a tunnel (Upgrade, CONNECT), by hijacking
+// the connection. If ctx ends first, Shutdown stops waiting, leaves the pools open and returns an error that wraps the cause and says how many requests were left; if it ends while the
 // pools end their work, each is shut down all the same, and the error tells what they dropped. Call it after
 // the load balancer has been told (see package health) and before or beside [http.Server.Shutdown]. A
 // second call waits again.
