@@ -138,7 +138,9 @@ type ConcurrencyTrace struct {
 	// Admitted is called when a permit was granted, after waiting for waited.
 	Admitted func(r Request, waited time.Duration)
 	// Shed is called when Acquire or TryAcquire returns without a permit; err is what
-	// Acquire returns. In shadow mode it is called for a request that is admitted nevertheless.
+	// Acquire returns. Where that is because the context ended as the permit came, Stats has it as
+	// granted, and released as Ignored. In shadow mode Shed is called for a request that is admitted
+	// nevertheless.
 	Shed func(r Request, err error, waited time.Duration)
 	// Limit is called when the limit has changed.
 	Limit func(from, to int)

@@ -20,7 +20,7 @@ type ConcurrencyStats struct {
 	Evicted  int64         `json:"shed_evicted"`  // lost the place in the line to another
 	Expired  int64         `json:"shed_expired"`  // waited as long as the line allows
 	Deadline int64         `json:"shed_deadline"` // could not have begun in time
-	Left     int64         `json:"left"`          // the context ended while waiting
+	Left     int64         `json:"left"`          // the context ended while waiting, and no permit came at that moment: that is Admitted and Ignored
 
 	QueueLimit   int           `json:"queue_limit"`   // places in the line now
 	QueueWait    time.Duration `json:"queue_wait"`    // longest wait in the line now
