@@ -171,6 +171,10 @@ func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
 		k.refused.Add(1)
 		return nil, errLate
 	}
+	if p.draining.Load() {
+		k.refused.Add(1)
+		return nil, ErrShutdown
+	}
 	return k, nil
 }
 
@@ -215,12 +219,10 @@ func (p *Pool) clock() time.Duration {
 // untimed stands for the time where the clock was not read.
 const untimed time.Duration = -1
 
-// turnAway takes back what begin has counted and TryTake has taken.
+// turnAway ends a task that has got its slot while Shutdown began. It stays counted as begun: a count that goes down is taken for
+// that of a new process.
 func (p *Pool) turnAway(k *kind, taken int) error {
-	p.line.Give(taken)
-	k.refused.Add(1)
-	k.begun.Add(-1)
-	p.over()
+	p.end(k, taken, untimed)
 	return ErrShutdown
 }
 

@@ -1221,3 +1221,41 @@ func TestMisusePanics(t *testing.T) {
 		})
 	}
 }
+
+// What comes to a pool that is shut down gets no slot, and is not for a moment counted as if it did: a count that goes down is
+// taken for that of a new process.
+func TestStatsBegunWhileDraining(t *testing.T) {
+	p := pool.New(pool.WithSlots(4))
+	if err := p.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	const each = 20_000
+	for _, opts := range [][]pool.TaskOption{nil, {pool.WithPlainContext()}} {
+		wg.Go(func() {
+			for range each {
+				if err := p.Do(t.Context(), func(context.Context) error { return nil }, opts...); !errors.Is(err, pool.ErrShutdown) {
+					t.Errorf("Do: %v", err)
+					return
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	for over := false; !over; {
+		select {
+		case <-done:
+			over = true
+		default:
+		}
+		if n := p.Stats().Begun; n != 0 {
+			t.Errorf("%d begun", n)
+			break
+		}
+	}
+	<-done
+	if n := p.Stats().Refused; n != 2*each {
+		t.Errorf("%d refused, want %d", n, 2*each)
+	}
+}
