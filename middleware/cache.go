@@ -68,8 +68,7 @@ func (c *cacheLayer) wrap(next http.Handler, e env) http.Handler {
 	b := newBase(next, e, c.config.common, rejecter{layer: "cache"})
 	inside := b.next
 	if e.gate != nil {
-		admit, _ := b.next.(cache.Gate)
-		inside = &fillHandler{Handler: b.next, admit: admit, gate: e.gate}
+		inside = &fillHandler{b.next, e.gate}
 	}
 	return &cacheHandler{base: b, cached: c.c.Handler(inside, c.config.route...), tracer: tracer{t: b.rejecter.trace}}
 }
@@ -105,8 +104,7 @@ func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // uses is still to be there.
 type fillHandler struct {
 	http.Handler
-	admit cache.Gate // the handler, if it is one
-	gate  *gate
+	gate *gate
 }
 
 // ServeFill implements [cache.Gate].
@@ -120,9 +118,14 @@ func (h *fillHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cache.
 		}
 		defer h.gate.leave(cell)
 	}
-	if h.admit != nil {
-		h.admit.ServeFill(w, r, f)
+	serveFill(h.Handler, w, r, f)
+}
+
+// serveFill passes a fill on to h as a cache does.
+func serveFill(h http.Handler, w http.ResponseWriter, r *http.Request, f cache.Fill) {
+	if g, ok := h.(cache.Gate); ok {
+		g.ServeFill(w, r, f)
 		return
 	}
-	h.Handler.ServeHTTP(w, f.Request())
+	h.ServeHTTP(w, f.Request())
 }

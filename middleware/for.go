@@ -71,12 +71,7 @@ func (h *condHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // ServeFill implements [cache.Gate] for what is chosen.
 func (h *condHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cache.Fill) {
-	next := h.choose(r)
-	if g, ok := next.(cache.Gate); ok {
-		g.ServeFill(w, r, f)
-		return
-	}
-	next.ServeHTTP(w, f.Request())
+	serveFill(h.choose(r), w, r, f)
 }
 
 func (h *condHandler) choose(r *http.Request) http.Handler {

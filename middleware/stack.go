@@ -230,10 +230,10 @@ func (s *Stack) Stats() Stats {
 // Shutdown drains the stack: from now on its handlers answer 503 with Connection: close; it waits
 // until the requests inside have ended, and what its caches validate in the background, then shuts down its pools. As
 // [http.Server.Shutdown] it does not wait for what was upgraded to another protocol, or is a tunnel (Upgrade, CONNECT), by hijacking
-// the connection. If ctx ends first, Shutdown stops waiting, leaves the pools open and returns an error that wraps the cause and says how many requests were left; if it ends while the
-// pools end their work, each is shut down all the same, and the error tells what they dropped. Call it after
-// the load balancer has been told (see package health) and before or beside [http.Server.Shutdown]. A
-// second call waits again.
+// the connection. If ctx ends first, Shutdown stops waiting, leaves the pools open and returns an error that wraps the cause and
+// says how many requests were left; if it ends while the pools end their work, each is shut down all the same, and the error tells
+// what they dropped. Call it after the load balancer has been told (see package health) and before or beside
+// [http.Server.Shutdown]. A second call waits again.
 func (s *Stack) Shutdown(ctx context.Context) error {
 	if err := s.gate.drain(ctx); err != nil {
 		return fmt.Errorf("middleware: shutdown with %d requests in flight: %w", s.gate.inFlight(), err)

@@ -261,7 +261,7 @@ func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duratio
 	switch {
 	case err == nil:
 		k.begun.Add(1)
-	case context.Cause(ctx) != errRuns:
+	case err != errRuns:
 		k.refused.Add(1)
 	}
 	p.waiting[level].Add(-1)
@@ -300,10 +300,13 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 		Priority: t.priority, Weight: t.weight, Client: t.client, Work: usual, Arrived: p.at(arrived),
 	})
 	if _, refused := err.(*limiter.Error); err != nil && !refused { // what limited.Err returns
-		if err == context.DeadlineExceeded && context.Cause(limited) == errLate {
+		switch {
+		case err == context.DeadlineExceeded && context.Cause(limited) == errLate:
 			p.late.Add(1)
 			err = errLate
-		} else if context.Cause(ctx) != errRuns {
+		case context.Cause(ctx) == errRuns:
+			err = errRuns
+		default:
 			p.left.Add(1)
 		}
 	}
