@@ -30,7 +30,7 @@ import (
 //
 // With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not
 // slow; requests that wait for theirs count as slow once they are overdue, also if the client gave up. A
-// connection that was hijacked or switched protocols, and an event stream, are judged when they begin; a
+// connection that was hijacked or switched protocols, a tunnel (CONNECT) and an event stream are judged when they begin; a
 // panic later makes it a failure. Requests for such are not used as probes.
 //
 // The time to the first byte holds the time that a handler takes to read the request: a route that takes large
@@ -95,7 +95,7 @@ func WithBreakerClient(f func(*http.Request) string) BreakerOption {
 // handler returned without one, 0 if it never came to one; err is [ErrPanicked] if the handler panicked,
 // [os.ErrDeadlineExceeded] if [http.Server.WriteTimeout] cut the request off, the cause of the context's end
 // if that ended the request, else nil. A request whose client left and one that a layer of ours refused are not
-// asked about. f is asked at the end of a request, and about event streams, hijacked connections and
+// asked about. f is asked at the end of a request, and about event streams, hijacked connections, tunnels and
 // protocol switches when they begin. It panics if f is nil.
 func WithClassify(f func(r *http.Request, status int, err error) breaker.Outcome) BreakerOption {
 	if f == nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
 )
 
 // The rules that a breaker around HTTP follows have the numbers R1 to R16 in the names of their tests.
@@ -849,6 +850,25 @@ func TestR10TheTimeToTheFirstByteIsWhatIsSlow(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// HTTP/2 opens a websocket so, and no writer there can be hijacked.
+func TestR11ATunnelIsJudgedWhenItBegins(t *testing.T) {
+	g := breaker.NewGroup()
+	p := pool.New(pool.WithSlots(1))
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush()
+		if s := g.Get("").Stats(); s.Successes != 1 || s.InFlight != 0 {
+			t.Errorf("while it is open: %+v", s)
+		}
+		if n := p.Stats().Used; n != 0 {
+			t.Errorf("it has %d slots while it is open, want none", n)
+		}
+	}), middleware.Breaker(g), middleware.Pool(p))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("CONNECT", "/ws", nil))
+	if s := g.Get("").Stats(); s.Successes != 1 || s.Failures != 0 {
+		t.Errorf("at the end: %+v", s)
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 
 // Concurrency bounds how many requests are in the handler at once. A request takes a permit of l, waiting in
 // its line if l has one, and gives it back when the handler returns, panics, or lets the connection go: a
-// hijacked connection, a switched protocol, a stream of server-sent events and a client that waits for a
-// job of [Async] are long-lived and do not count.
+// hijacked connection, a switched protocol, a tunnel (a CONNECT that is answered with 2xx and flushed, which is how HTTP/2 opens a websocket), a stream of
+// server-sent events and a client that waits for a job of [Async] are long-lived and do not count.
 //
 // With an adaptive limit, a request that comes to a pool inside gives its permit back there, before it waits for a slot: the
 // pool bounds what computes, and requests that wait for it shall not keep cheap ones out.
@@ -99,7 +99,7 @@ func WithClient(f func(*http.Request) string) ConcurrencyOption {
 }
 
 // WithLongLived names requests that become long-lived with their first Flush: a long poll,
-// or a stream that is not text/event-stream. They give their permit back then. Hijacked connections, status 101 and
+// or a stream that is not text/event-stream. They give their permit back then. Hijacked connections, status 101, tunnels and
 // event streams always do. It panics if f is nil.
 func WithLongLived(f func(*http.Request) bool) ConcurrencyOption {
 	if f == nil {

@@ -330,6 +330,14 @@ func TestConcurrencyLongLivedLeaves(t *testing.T) {
 		{"informational responses", nil, func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusEarlyHints)
 		}, 1, limiter.Success, false},
+		{"CONNECT tunnel", nil, plain, 0, limiter.Success, false},
+		{"CONNECT tunnel, flushed past a writer around that unwraps", nil, func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).Flush()
+		}, 0, limiter.Success, true},
+		{"CONNECT refused by the handler", nil, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+			flush(w)
+		}, 1, limiter.Success, false},
 	} {
 		for _, adaptive := range []bool{false, true} {
 			t.Run(c.name+"/adaptive="+strconv.FormatBool(adaptive), func(t *testing.T) {
@@ -352,7 +360,11 @@ func TestConcurrencyLongLivedLeaves(t *testing.T) {
 					})}
 					go srv.Serve(ln)
 					conn := ln.dial()
-					go io.WriteString(conn, "GET /open HTTP/1.1\r\nHost: x\r\n\r\n")
+					method := "GET"
+					if strings.HasPrefix(c.name, "CONNECT") {
+						method = "CONNECT"
+					}
+					go io.WriteString(conn, method+" /open HTTP/1.1\r\nHost: x\r\n\r\n")
 					go io.Copy(io.Discard, bufio.NewReader(conn))
 					synctest.Wait()
 					if n := l.Stats().InFlight; n != c.held {

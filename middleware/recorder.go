@@ -26,7 +26,8 @@ type recorder struct {
 	at        time.Duration // the newest clock reading, since start
 	firstByte time.Duration // when the final header was written, since start; see hasFirst
 	bytes     int64         // of the body, as the handler wrote it
-	status    int32         // the first final status (>= 200, or 101); 0 before
+	status    int16         // the first final status (>= 200, or 101); 0 before
+	connect   bool          // the request is a CONNECT: a final status of 2xx makes it a tunnel, as 101 does others
 	ownTime   atomic.Bool   // the handler has set a deadline for its writes
 
 	fresh     bool // at is still now: no foreign code has run since
@@ -54,7 +55,7 @@ type streamKind uint8
 const (
 	streamFlush  streamKind = iota // the first Flush
 	streamEvents                   // the first Flush of a text/event-stream
-	streamSwitch                   // Hijack, or status 101
+	streamSwitch                   // Hijack, status 101, or the first Flush of a tunnel
 	streamPool                     // the request is about to wait for a slot of a pool
 	streamJob                      // the request is about to wait for a background job
 )
@@ -177,7 +178,7 @@ func (rec *recorder) WriteHeader(code int) {
 }
 
 func (rec *recorder) wroteFinal(code int) {
-	rec.status = int32(code)
+	rec.status = int16(code)
 	if rec.wantFirst {
 		rec.answered(rec.read())
 	}
@@ -215,7 +216,10 @@ func (rec *recorder) flush() error {
 	if !rec.flushed {
 		rec.flushed = true
 		k := streamFlush
-		if isEventStream(rec.w.Header()) {
+		switch {
+		case rec.connect && rec.status < 300:
+			k = streamSwitch
+		case isEventStream(rec.w.Header()):
 			k = streamEvents
 		}
 		rec.becameLong(k)
