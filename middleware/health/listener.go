@@ -16,14 +16,18 @@ type listener struct {
 	closed chan struct{}
 	handed chan struct{} // closed when the server has accepted all that stop took over
 
-	mu      sync.Mutex
-	stopped bool
-	all     bool       // handed is closed
-	queued  []net.Conn // taken over by stop, not yet accepted
+	mu       sync.Mutex
+	stopping bool // stop has begun, and may take over more
+	stopped  bool
+	all      bool       // handed is closed
+	queued   []net.Conn // taken over by stop, not yet accepted
+	news     sync.Cond  // one more is queued, or stopping ends
 }
 
 func newListener(l net.Listener) *listener {
-	return &listener{Listener: l, closed: make(chan struct{}), handed: make(chan struct{})}
+	w := &listener{Listener: l, closed: make(chan struct{}), handed: make(chan struct{})}
+	w.news.L = &w.mu
+	return w
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -32,6 +36,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		return c, nil
 	}
 	l.mu.Lock()
+	for l.stopping && len(l.queued) == 0 {
+		l.news.Wait()
+	}
 	if len(l.queued) > 0 {
 		c := l.queued[0]
 		l.queued = l.queued[1:]
@@ -54,26 +61,44 @@ func (l *listener) Accept() (net.Conn, error) {
 // stop refuses new connections and hands out those that are there.
 func (l *listener) stop() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.stopped = true
+	l.stopping = true
+	l.mu.Unlock()
 	if !l.shared {
-		l.queued = takeQueue(l.Listener)
+		takeQueue(l.Listener, l.hand)
 	}
+	l.mu.Lock()
+	l.stopping, l.stopped = false, true
+	l.news.Broadcast()
+	l.mu.Unlock()
 	l.Listener.Close()
+}
+
+// hand has c accepted once the system gives the server no more.
+func (l *listener) hand(c net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.closed:
+		c.Close()
+	default:
+		l.queued = append(l.queued, c)
+		l.news.Signal()
+	}
 }
 
 func (l *listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.queued {
+	queued, stopped := l.queued, l.stopped
+	l.queued = nil
+	l.mu.Unlock()
+	for _, c := range queued {
 		c.Close()
 	}
-	l.queued = nil
-	if l.stopped {
+	if stopped {
 		return nil
 	}
-	return l.Listener.Close()
+	return l.Listener.Close() // which waits for takeQueue, and that for the lock
 }
 
 // connections follows those connections of a draining server on which a request
@@ -120,14 +145,12 @@ func (c *connections) note(conn net.Conn, state http.ConnState) {
 }
 
 // settle returns when the server has accepted all that l took over and no such
-// connection is left, or after a time that is enough for every
+// connection is left, or when the time is over. That is to be enough for every
 // request to have reached its handler: from then on Shutdown waits for them.
-func (c *connections) settle(l *listener) {
-	timer := time.NewTimer(time.Second)
-	defer timer.Stop()
+func (c *connections) settle(l *listener, over <-chan time.Time) {
 	select { // what the server has not accepted, nobody follows
 	case <-l.handed:
-	case <-timer.C:
+	case <-over:
 		return
 	}
 	c.mu.Lock()
@@ -140,6 +163,6 @@ func (c *connections) settle(l *listener) {
 	c.mu.Unlock()
 	select {
 	case <-none:
-	case <-timer.C:
+	case <-over:
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // Run listens on srv.Addr, serves until SIGTERM, SIGINT or the end of ctx, and
@@ -114,8 +115,10 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 	if got != os.Interrupt {
 		h.awaitProxies(ctx)
 	}
+	over := time.NewTimer(time.Second) // for both
 	listener.stop()
-	conns.settle(listener)
+	conns.settle(listener, over.C)
+	over.Stop()
 	return h.stopAll(ctx, srv, last)
 }
 
