@@ -54,6 +54,10 @@ import (
 //		defer cancel()
 //		engine.Shutdown(ctx)
 //	})
+//	err := h.Run(ctx, srv, engine, stack) // of package health
+//
+// The server does not wait for that function. Jobs that no client waits for would be dropped as soon as it has ended, with the pool that they
+// run in or with the process: so the engine is shut down once more after the server and before its pool, which waits for the same end.
 //
 // Where jobs outlive the process, end the contexts of these requests instead. A POST is then answered with 202, and a stream ends, for its client to
 // connect again.
