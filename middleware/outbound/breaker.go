@@ -17,7 +17,8 @@ import (
 // a success, and becomes a failure if its body breaks off, but not if the caller
 // closes it early. A caller that cancels, whose request body cannot be
 // read to its end or is not as long as its ContentLength, or whose request net/http
-// does not send, as for a line break in a header value, says nothing about the host, and
+// does not send, as for a line break in a header value, says nothing about the host, nor does one for which this process
+// has no file descriptor left (where a name is looked up, that may look like a name that does not exist), and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
 //

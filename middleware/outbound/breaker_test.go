@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -395,6 +397,10 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		{name: "name does not exist: failure", host: func(*http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Err: &net.DNSError{IsNotFound: true}}
 		}, open: true},
+		{name: "connection refused: failure", host: func(*http.Request) (*http.Response, error) { return nil, refusedDial() }, open: true},
+		{name: "no file descriptor left: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+		}},
 		{name: "500: failure", host: always(500), open: true},
 		{name: "502: failure", host: always(502), open: true},
 		{name: "503: failure", host: always(503), open: true},

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
@@ -68,7 +69,7 @@ func outcome(req *http.Request, resp *http.Response, err error, took time.Durati
 		}
 		return breaker.Failure
 	}
-	if refusedByUs(err) || malformed(req) || unsent(err) {
+	if refusedByUs(err) || malformed(req) || unsent(err) || errors.Is(err, syscall.EMFILE) {
 		return breaker.Ignored
 	}
 	return breaker.Failure
