@@ -258,6 +258,32 @@ func TestRateAndWatch(t *testing.T) {
 	}
 }
 
+// counting counts what arrives in each five seconds.
+type counting [6]int
+
+func (c *counting) Arrive(r *limitersim.Request) { c[r.Arrived()/(5*time.Second)]++; r.Reject() }
+func (*counting) Release(*limitersim.Request)    {}
+
+// What arrives follows the rate also after a time in which nothing does, or next to nothing.
+func TestRateAfterALull(t *testing.T) {
+	for _, lull := range []float64{0, .01, .5, 10} {
+		sim := limitersim.New(limitersim.Store(16, 10*time.Millisecond), 1, 1, 30*time.Second-1)
+		sim.Rate = func(now time.Duration) float64 {
+			if now/(5*time.Second)%2 == 0 {
+				return lull
+			}
+			return 800
+		}
+		var got counting
+		sim.Run(&got)
+		for i, n := range got {
+			if want := []float64{lull * 5, 4000}[i%2]; math.Abs(float64(n)-want) > 4*math.Sqrt(want)+1 {
+				t.Errorf("%v a second in a lull: %v arrived in each five seconds; want about %v in the %d.", lull, got, want, i+1)
+			}
+		}
+	}
+}
+
 func TestMisusePanics(t *testing.T) {
 	svc := limitersim.Profiles()[0]
 	ran := limitersim.New(svc, 1, 1, to)
@@ -276,6 +302,9 @@ func TestMisusePanics(t *testing.T) {
 		"processors for no time":  func() { limitersim.Processors(1, 0) },
 		"cancelled, not admitted": func() { limitersim.New(svc, 1, 1, to).Run(cancelled{}) },
 		"a request decided twice": func() { limitersim.New(svc, 1, 1, to).Run(twice{}) },
+		"negative rate":           func() { rate(svc, -1) },
+		"rate that is no number":  func() { rate(svc, math.NaN()) },
+		"infinite rate":           func() { rate(svc, math.Inf(1)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -286,6 +315,13 @@ func TestMisusePanics(t *testing.T) {
 			f()
 		})
 	}
+}
+
+// rate runs a simulation with a rate of arrivals.
+func rate(svc limitersim.Service, rate float64) {
+	sim := limitersim.New(svc, 1, 1, to)
+	sim.Rate = func(time.Duration) float64 { return rate }
+	sim.Run(nil)
 }
 
 // cancelled cancels what has not begun.

@@ -86,7 +86,8 @@ func (r *Request) decide(method string) {
 // Simulation is one run of one service. It is made by [New] or [RandomService.New], and runs once.
 // It is not safe for concurrent use; different simulations may run at the same time.
 type Simulation struct {
-	// Rate is how many requests arrive in a second at a time; nil is the load given to New.
+	// Rate is how many requests arrive in a second at a time; nil is the load given to New. It is asked at each arrival, and
+	// every 10 ms as long as the next one is more than a second away. The run panics unless it is 0 or more, and finite.
 	Rate func(now time.Duration) float64
 	// Watch is called after every event, if it is set.
 	Watch func()
@@ -207,11 +208,25 @@ func (s *Simulation) step() {
 
 // draw draws the next arrival of a Poisson process.
 func (s *Simulation) draw() {
-	rate := s.load * s.svc.Capacity
-	if s.Rate != nil {
-		rate = s.Rate(s.Now())
+	left, from, rate := s.rand.ExpFloat64(), s.now, s.rate(s.now) // left is how many are due by then, on average
+	if left/rate > 1 && s.Rate != nil {
+		const step = .01
+		for ; left > rate*step && from < s.end; from, rate = from+step, s.rate(from+step) {
+			left -= rate * step
+		}
 	}
-	s.at(s.now+s.rand.ExpFloat64()/rate, func() { s.arrive(); s.draw() })
+	s.at(from+left/rate, func() { s.arrive(); s.draw() })
+}
+
+func (s *Simulation) rate(now float64) float64 {
+	if s.Rate == nil {
+		return s.load * s.svc.Capacity
+	}
+	rate := s.Rate(toDuration(now))
+	if !(rate >= 0) || math.IsInf(rate, 1) {
+		panic(fmt.Sprintf("limitersim: Simulation.Rate: %v requests a second at %v; give 0 or more, and finite", rate, toDuration(now)))
+	}
+	return rate
 }
 
 func (s *Simulation) second() *second { return &s.seconds[int(s.now)] }
