@@ -162,6 +162,14 @@ func TestBurst(t *testing.T) {
 	}
 }
 
+// What no work came to was worth nothing, and is a number all the same.
+func TestScoreOfNothing(t *testing.T) {
+	sim := limitersim.New(limitersim.Profiles()[0], 0, 1, to)
+	if s := score(sim, nil); s != (limitersim.Score{}) {
+		t.Errorf("nothing arrived: %+v", s)
+	}
+}
+
 // At half its speed a service has half its capacity, and so it has if its work is twice as much.
 func TestSpeedAndDemand(t *testing.T) {
 	halve := func(time.Duration) float64 { return .5 }
@@ -289,13 +297,20 @@ func TestMisusePanics(t *testing.T) {
 	ran := limitersim.New(svc, 1, 1, to)
 	ran.Run(nil)
 	for name, f := range map[string]func(){
-		"negative load":           func() { limitersim.New(svc, -1, 1, to) },
-		"load that is no number":  func() { limitersim.New(svc, math.NaN(), 1, to) },
-		"infinite load":           func() { limitersim.New(svc, math.Inf(1), 1, to) },
-		"no time":                 func() { limitersim.New(svc, 1, 1, 0) },
-		"run twice":               func() { ran.Run(nil) },
-		"score beyond the end":    func() { ran.Score(0, to+time.Second) },
-		"score of nothing":        func() { ran.Score(from, from) },
+		"negative load":          func() { limitersim.New(svc, -1, 1, to) },
+		"load that is no number": func() { limitersim.New(svc, math.NaN(), 1, to) },
+		"infinite load":          func() { limitersim.New(svc, math.Inf(1), 1, to) },
+		"no time":                func() { limitersim.New(svc, 1, 1, 0) },
+		"run twice":              func() { ran.Run(nil) },
+		"score beyond the end":   func() { ran.Score(0, to+time.Second) },
+		"score of nothing":       func() { ran.Score(from, from) },
+		"score of half a second": func() { ran.Score(from, from+time.Second/2) },
+		"score of no whole one":  func() { ran.Score(from+1, from+time.Second+1) },
+		"score of a run too short": func() {
+			sim := limitersim.New(svc, 1, 1, time.Second/2)
+			sim.Run(nil)
+			sim.Score(0, time.Second)
+		},
 		"score before the run":    func() { limitersim.New(svc, 1, 1, to).Score(from, to) },
 		"random, not run":         func() { k := limitersim.Random(1); k.Score(k.New(func() int { return 1 })) },
 		"a store of no places":    func() { limitersim.Store(0, time.Second) },

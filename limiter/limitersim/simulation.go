@@ -269,7 +269,7 @@ func (s *Simulation) advance(r *Request) {
 // Score is what a span of a run was worth.
 type Score struct {
 	// Goodput is what was answered within the deadline, as a part of what was possible: the capacity of the
-	// service, or all that arrived if that is less. A span that ends work begun before it may have more than 1.
+	// service, or all that arrived if that is less; 0 if nothing did. A span that ends work begun before it may have more than 1.
 	Goodput float64
 	// P99 is the 99th percentile of the time from arrival to answer of what was admitted; 0 if nothing was.
 	P99 time.Duration
@@ -277,12 +277,13 @@ type Score struct {
 	Rejected float64
 }
 
-// Score returns what the whole seconds of a span were worth. It panics if the simulation has not run that far.
+// Score returns what the whole seconds of a span were worth. It panics if there are none, or if the simulation has not run that far.
 func (s *Simulation) Score(from, to time.Duration) Score {
-	if from < 0 || from >= to || int(to.Seconds()) >= len(s.seconds) {
-		panic(fmt.Sprintf("limitersim: Score: from %v to %v; the run has %d seconds", from, to, max(len(s.seconds)-1, 0)))
+	first, last := math.Ceil(from.Seconds()), math.Floor(to.Seconds())
+	if from < 0 || first >= last || !s.run || to.Seconds() > s.end {
+		panic(fmt.Sprintf("limitersim: Score: from %v to %v; give a span of the run that holds a whole second", from, to))
 	}
-	return s.score(from.Seconds(), to.Seconds())
+	return s.score(first, last)
 }
 
 func (s *Simulation) score(from, to float64) Score {
@@ -297,7 +298,10 @@ func (s *Simulation) score(from, to float64) Score {
 	}
 	secs := float64(int(to) - int(from))
 	ideal := min(s.capacity, float64(arrived)/secs)
-	r := Score{Goodput: float64(good) / (ideal * secs), Rejected: float64(rejected) / max(float64(arrived), 1)}
+	var r Score
+	if arrived > 0 {
+		r.Goodput, r.Rejected = float64(good)/(ideal*secs), float64(rejected)/float64(arrived)
+	}
 	if len(lat) > 0 {
 		slices.Sort(lat)
 		r.P99 = toDuration(float64(lat[len(lat)*99/100]))
