@@ -4,10 +4,14 @@
 //
 // Every function here serves the same two routes: GET /hello/{name}, which has a
 // rate limit and a concurrency limit around it with everything else, and POST
-// /report, which computes and runs in a pool.
+// /report, which computes and runs in a pool. Each route has a breaker of its own,
+// so that one which fails does not close the other: a breaker knows the route by
+// the mux of the standard library inside it, or by [http.Request.Pattern], which
+// chi sets for what is in a Group, and for the others a middleware here.
 package routers
 
 import (
+	"errors"
 	"io"
 	"net/http"
 
@@ -33,27 +37,35 @@ type Limits struct {
 // Std uses nothing but the standard library.
 func Std(l Limits) http.Handler {
 	m := http.NewServeMux()
-	m.HandleFunc("GET /hello/{name}", func(w http.ResponseWriter, r *http.Request) { hello(w, r.PathValue("name")) })
+	m.HandleFunc("GET /hello/{name}", greet(func(r *http.Request) string { return r.PathValue("name") }))
 	m.Handle("POST /report", middleware.Pool(l.Pool).Handler(http.HandlerFunc(report)))
 	return middleware.Wrap(m, middleware.Rate(l.Rate), middleware.Concurrency(l.Concurrency), middleware.Breaker(l.Breakers))
 }
 
-// Chi uses go-chi/chi.
+// Chi uses go-chi/chi. Its middlewares run before it has found the route, but for those of a Group.
 func Chi(l Limits) http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.Rate(l.Rate).Handler)
 	r.Use(middleware.Concurrency(l.Concurrency).Handler)
-	r.Use(middleware.Breaker(l.Breakers).Handler)
-	r.Get("/hello/{name}", func(w http.ResponseWriter, r *http.Request) { hello(w, chi.URLParam(r, "name")) })
-	r.With(middleware.Pool(l.Pool).Handler).Post("/report", report)
+	r.Group(func(r chi.Router) {
+		r.Use(middleware.Breaker(l.Breakers).Handler)
+		r.Get("/hello/{name}", greet(func(r *http.Request) string { return chi.URLParam(r, "name") }))
+		r.With(middleware.Pool(l.Pool).Handler).Post("/report", report)
+	})
 	return r
 }
 
-// Gorilla uses gorilla/mux.
+// Gorilla uses gorilla/mux. Its middlewares run when it has found the route, which they are to be told.
 func Gorilla(l Limits) http.Handler {
 	r := mux.NewRouter()
+	r.Use(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Pattern, _ = mux.CurrentRoute(r).GetPathTemplate() // "" for a route without a path
+			next.ServeHTTP(w, r)
+		})
+	})
 	r.Use(middleware.Rate(l.Rate).Handler, middleware.Concurrency(l.Concurrency).Handler, middleware.Breaker(l.Breakers).Handler)
-	r.HandleFunc("/hello/{name}", func(w http.ResponseWriter, r *http.Request) { hello(w, mux.Vars(r)["name"]) }).Methods("GET")
+	r.HandleFunc("/hello/{name}", greet(func(r *http.Request) string { return mux.Vars(r)["name"] })).Methods("GET")
 	r.Handle("/report", middleware.Pool(l.Pool).Handler(http.HandlerFunc(report))).Methods("POST")
 	return r
 }
@@ -61,7 +73,7 @@ func Gorilla(l Limits) http.Handler {
 // Alice uses justinas/alice to chain, around the standard library's mux.
 func Alice(l Limits) http.Handler {
 	m := http.NewServeMux()
-	m.HandleFunc("GET /hello/{name}", func(w http.ResponseWriter, r *http.Request) { hello(w, r.PathValue("name")) })
+	m.HandleFunc("GET /hello/{name}", greet(func(r *http.Request) string { return r.PathValue("name") }))
 	m.Handle("POST /report", alice.New(middleware.Pool(l.Pool).Handler).ThenFunc(report))
 	return alice.New(
 		middleware.Rate(l.Rate).Handler,
@@ -70,21 +82,50 @@ func Alice(l Limits) http.Handler {
 	).Then(m)
 }
 
-// Echo uses labstack/echo.
+// Echo uses labstack/echo. Its middlewares run when it has found the route, which they are to be told. An error that a
+// handler returns is answered outside of all of them, where no breaker sees it, unless one inside does.
 func Echo(l Limits) http.Handler {
 	e := echo.New()
 	e.Use(
+		func(next echo.HandlerFunc) echo.HandlerFunc {
+			return func(c echo.Context) error {
+				c.Request().Pattern = c.Path()
+				return next(c)
+			}
+		},
 		echo.WrapMiddleware(middleware.Rate(l.Rate).Handler),
 		echo.WrapMiddleware(middleware.Concurrency(l.Concurrency).Handler),
 		echo.WrapMiddleware(middleware.Breaker(l.Breakers).Handler),
+		func(next echo.HandlerFunc) echo.HandlerFunc {
+			return func(c echo.Context) error {
+				if err := next(c); err != nil {
+					c.Error(err)
+				}
+				return nil
+			}
+		},
 	)
-	e.GET("/hello/:name", func(c echo.Context) error { hello(c.Response(), c.Param("name")); return nil })
+	e.GET("/hello/:name", func(c echo.Context) error { return hello(c.Response(), c.Param("name")) })
 	e.POST("/report", echo.WrapHandler(http.HandlerFunc(report)), echo.WrapMiddleware(middleware.Pool(l.Pool).Handler))
 	return e
 }
 
-func hello(w http.ResponseWriter, name string) {
-	_, _ = io.WriteString(w, "hello "+name+"\n")
+// hello fails for a name that nobody has.
+func hello(w http.ResponseWriter, name string) error {
+	if name == "nobody" {
+		return errors.New("nobody is there")
+	}
+	_, err := io.WriteString(w, "hello "+name+"\n")
+	return err
+}
+
+// greet is hello as a handler of net/http; each router has its own way to the name in the path.
+func greet(name func(*http.Request) string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := hello(w, name(r)); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	}
 }
 
 func report(w http.ResponseWriter, _ *http.Request) {

@@ -121,18 +121,22 @@ func TestConcurrencyLayer(t *testing.T) {
 	})
 }
 
+// A route that fails is closed, and no other.
 func TestBreakerLayer(t *testing.T) {
-	each(t, limits, func(t *testing.T, l routers.Limits, send func(string, string) *http.Response) {
-		expect(t, send("GET", "/hello/ann"), 200, "")
-		n := 0
-		for _, b := range l.Breakers.All() {
-			n++
-			b.ForceOpen()
-		}
-		if n != 1 {
-			t.Fatalf("%d breakers after one request; want 1", n)
+	each(t, limits, func(t *testing.T, l routers.Limits, send func(method, path string) *http.Response) {
+		for range 5 {
+			expect(t, send("GET", "/hello/nobody"), 500, "")
 		}
 		expectRefusal(t, send("GET", "/hello/ann"), 503)
+		expect(t, send("POST", "/report"), 200, "computed\n")
+		expect(t, send("GET", "/nothing"), 404, "")
+		for route, b := range l.Breakers.All() {
+			b.Reset()
+			if strings.Contains(route, "ann") {
+				t.Errorf("a breaker for %q, which is no route", route)
+			}
+		}
+		expect(t, send("GET", "/hello/ann"), 200, "hello ann\n")
 	})
 }
 
