@@ -32,8 +32,11 @@ func defaults() config {
 	return config{addr: "127.0.0.1:8080", rate: 1, burst: 5, limit: 8, open: time.Second}
 }
 
-// most is as much as the demonstration can send.
+// most bounds what the demonstration sends.
 const most = 1000
+
+// reportQueue is how many reports wait for a slot.
+const reportQueue = 4
 
 func (c config) check() error {
 	switch {
@@ -63,6 +66,9 @@ type app struct {
 }
 
 func newApp(c config) *app {
+	if c.slots == 0 {
+		c.slots = max(1, runtime.GOMAXPROCS(0)-1)
+	}
 	a := &app{config: c}
 
 	mux := http.NewServeMux()
@@ -76,10 +82,6 @@ func newApp(c config) *app {
 	mux.HandleFunc("POST /debug/break", a.setBroken)
 	mux.HandleFunc("GET /debug/stats", a.stats)
 
-	slots := c.slots
-	if slots == 0 {
-		slots = max(1, runtime.GOMAXPROCS(0)-1)
-	}
 	a.stack = middleware.New(
 		// What every request passes: a limit that nobody has to set, a breaker for each route, a cache.
 		middleware.Concurrency(limiter.NewAdaptive(limiter.WithStart(64))),
@@ -92,7 +94,7 @@ func newApp(c config) *app {
 		// What single routes need.
 		middleware.For("POST /login", middleware.Rate(limiter.NewRate(rate.Limit(c.rate), c.burst))),
 		middleware.For("GET /db", middleware.Concurrency(limiter.NewConcurrency(c.limit, limiter.WithQueue(c.limit, 500*time.Millisecond)))),
-		middleware.For("GET /report", middleware.Pool(pool.New(pool.WithSlots(slots), pool.WithQueue(4, 2*time.Second)))),
+		middleware.For("GET /report", middleware.Pool(pool.New(pool.WithSlots(c.slots), pool.WithQueue(reportQueue, 2*time.Second)))),
 
 		// What is asked about the server is answered whatever its state.
 		middleware.WithSkip(func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/debug/") }),

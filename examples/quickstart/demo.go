@@ -288,7 +288,7 @@ func (a *app) demoPool(ctx context.Context, c client, r *row) *row {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { c.during(ctx, cheap, 2, 5*time.Millisecond, "/hello", done) })
-	c.lasting(ctx, r, 2*time.Second, 16, 10*time.Millisecond, "/report")
+	c.lasting(ctx, r, 2*time.Second, 2*(a.config.slots+reportQueue), 10*time.Millisecond, "/report")
 	close(done)
 	wg.Wait()
 	if r.status[200] == 0 || r.status[503] == 0 {
