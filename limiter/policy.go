@@ -68,8 +68,13 @@ const policyUnbounded = math.MaxInt
 // on a bucket would fill in less than the resolution of any clock.
 func policyInfinite(l rate.Limit) bool { return l >= 1<<62 }
 
-// policyLimit has [rate.Inf] for an infinity, which JSON cannot say.
-func policyLimit(l rate.Limit) rate.Limit { return min(l, rate.Inf) }
+// policyLimit has [rate.Inf] for whatever is infinite: JSON has no infinities, and a [Store] knows no other.
+func policyLimit(l rate.Limit) rate.Limit {
+	if policyInfinite(l) {
+		return rate.Inf
+	}
+	return l
+}
 
 // policyCheck says what is wrong with a limit and a burst; "" if nothing is.
 func policyCheck(limit rate.Limit, burst int) string {

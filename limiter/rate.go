@@ -243,7 +243,7 @@ func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
 	policies := append([]Policy(nil), *r.policies.Load()...)
 	policies[i].Limit, policies[i].Burst = policyLimit(limit), burst
 	if r.single != nil {
-		r.single.setPolicy(i, limit, burst, time.Now())
+		r.single.setPolicy(i, policies[i].Limit, burst, time.Now())
 	} else {
 		rules, before := r.newRules(policies), r.table.present()
 		for j := range rules.policies {

@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,21 +25,11 @@ type rateSingle struct {
 }
 
 func newRateSingle(policies []Policy, maxWait time.Duration) *rateSingle {
-	s := &rateSingle{maxWait: maxWait, taken: make([]float64, len(policies))}
+	s := &rateSingle{maxWait: maxWait, policies: slices.Clone(policies), taken: make([]float64, len(policies))}
 	for _, p := range policies {
-		p.Limit = rateSingleLimit(p.Limit)
-		s.policies = append(s.policies, p)
 		s.buckets = append(s.buckets, rate.NewLimiter(p.Limit, p.Burst))
 	}
 	return s
-}
-
-// rateSingleLimit makes the same limits infinite that are so in a table.
-func rateSingleLimit(l rate.Limit) rate.Limit {
-	if policyInfinite(l) {
-		return rate.Inf
-	}
-	return l
 }
 
 // clock returns the time to decide at. Goroutines may arrive in another order than they read the clock, and a rate.Limiter would fill
@@ -269,7 +260,6 @@ func (s *rateSingle) setPolicy(i int, limit rate.Limit, burst int, now time.Time
 	defer s.mu.Unlock()
 	now = s.clock(now)
 	b := s.buckets[i]
-	limit = rateSingleLimit(limit)
 	s.policies[i].Limit, s.policies[i].Burst = limit, burst
 	if limit == rate.Inf || b.Limit() == rate.Inf {
 		s.buckets[i] = rate.NewLimiter(limit, burst)

@@ -3,6 +3,7 @@ package limiter_test
 import (
 	"context"
 	"errors"
+	"math"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -22,12 +23,14 @@ type storeStub struct {
 	hang  bool
 	panic bool
 	calls int
+	asked limiter.Policy // the first one of the last question
 }
 
 var errStoreStub = errors.New("down")
 
 func (s *storeStub) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
 	s.calls++
+	s.asked = req.Policies[0]
 	switch {
 	case s.panic:
 		panic(errStoreStub)
@@ -78,6 +81,24 @@ func TestStoreIsSharedByTwoRates(t *testing.T) {
 		a.Reset("key")
 		if d := a.AllowN("key", 10); !d.OK {
 			t.Fatalf("after a reset: %+v", d)
+		}
+	})
+}
+
+// What admits everything here has the one limit that a Store knows for it, however it was written.
+func TestStoreKnowsInfiniteLimits(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		for _, l := range []rate.Limit{1 << 62, 1e300, rate.Inf, rate.Limit(math.Inf(1))} {
+			r, later := limiter.NewRate(l, 0, opts...), limiter.NewRate(1, 1, opts...)
+			if err := later.SetLimit(l, 0); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range []*limiter.Rate{r, later} {
+				s.asked = limiter.Policy{}
+				if !r.Allow("key").OK || s.asked.Limit != rate.Inf {
+					t.Errorf("%v: the store is asked about %v", l, s.asked)
+				}
+			}
 		}
 	})
 }
