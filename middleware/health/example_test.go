@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"time"
 
 	"github.com/spillgate/spillgate/middleware/health"
@@ -33,14 +34,14 @@ func ExampleNew() {
 }
 
 func ExampleWithCheck() {
-	var queued int // of this process; what other replicas share does not belong here
+	var queued atomic.Int64 // of this process; what other replicas share does not belong here
 	h := health.New(
 		health.WithManualStart(),
 		health.WithCheck(health.Check{
 			Name:     "queue",
 			Interval: time.Second,
 			Run: func(ctx context.Context) error {
-				if queued > 1000 {
+				if queued.Load() > 1000 {
 					return errors.New("queue full")
 				}
 				return nil

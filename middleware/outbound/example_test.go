@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -108,18 +109,35 @@ func ExampleBreaker() {
 }
 
 func ExampleRetry() {
-	client := &http.Client{Transport: outbound.New(nil, outbound.Retry(outbound.WithTries(3)))}
-	_, err := client.Post("http://127.0.0.1:0/", "text/plain", nil)
-	fmt.Println("nothing was sent, so even a POST was tried again:", err != nil)
+	transport := outbound.New(nil, outbound.Retry(outbound.WithTries(3)))
+	client := &http.Client{Transport: transport}
+	_, err := client.Post("http://127.0.0.1:0/", "text/plain", nil) // nobody listens there
+	fmt.Println("failed:", err != nil)
+	fmt.Println("nothing was sent, so even a POST was tried again:", transport.Stats().Retries)
 	// Output:
-	// nothing was sent, so even a POST was tried again: true
+	// failed: true
+	// nothing was sent, so even a POST was tried again: 2
 }
 
 func ExampleHedge() {
-	client := &http.Client{Transport: outbound.New(nil, outbound.Hedge(), outbound.Retry())}
-	fmt.Println(client.Transport.(*outbound.Transport).Stats().Hedges)
+	var asked atomic.Int64
+	users := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 1 {
+			<-r.Context().Done() // one of the machines behind it hangs
+		}
+	}))
+	defer users.Close()
+	transport := outbound.New(nil, outbound.Hedge(outbound.WithHedgeAfter(20*time.Millisecond)))
+	client := &http.Client{Transport: transport}
+	resp, err := client.Get(users.URL)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	resp.Body.Close()
+	fmt.Println(resp.StatusCode, "from the second try:", transport.Stats().HedgesWon == 1)
 	// Output:
-	// 0
+	// 200 from the second try: true
 }
 
 func ExampleTimeout() {
