@@ -160,7 +160,6 @@ var cases = []struct {
 	{"a result that cannot be encoded is a failure, at once", func(t *testing.T, s Suite) {
 		m := jobs.NewMux()
 		var runs atomic.Int64
-		jobs.Register(m, "k", func(context.Context, args) (chan int, error) { runs.Add(1); return nil, nil }, jobs.WithAttempts(3), jobs.WithBackoff(1, 1))
 		jobs.Register(m, "f", func(context.Context, args) (func(), error) { runs.Add(1); return func() {}, nil }, jobs.WithAttempts(3), jobs.WithBackoff(1, 1))
 		e := s.New(t, m)
 		if end := final(t, e, submit(t, e, "f", `{}`, jobs.SubmitOptions{}).ID); end.State != jobs.Failed || end.Attempt != 1 || end.Err == "" {
