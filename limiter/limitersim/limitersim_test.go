@@ -294,6 +294,15 @@ func TestRateAfterALull(t *testing.T) {
 
 func TestMisusePanics(t *testing.T) {
 	svc := limitersim.Profiles()[0]
+	speed := func(svc limitersim.Service, v float64) {
+		svc.Speed = func(time.Duration) float64 { return v }
+		limitersim.New(svc, 1, 1, to).Run(nil)
+	}
+	demand := func(v float64) {
+		svc := svc
+		svc.Demand = func(*rand.Rand) float64 { return v }
+		limitersim.New(svc, 1, 1, to).Run(nil)
+	}
 	ran := limitersim.New(svc, 1, 1, to)
 	ran.Run(nil)
 	for name, f := range map[string]func(){
@@ -311,15 +320,23 @@ func TestMisusePanics(t *testing.T) {
 			sim.Run(nil)
 			sim.Score(0, time.Second)
 		},
-		"score before the run":    func() { limitersim.New(svc, 1, 1, to).Score(from, to) },
-		"random, not run":         func() { k := limitersim.Random(1); k.Score(k.New(func() int { return 1 })) },
-		"a store of no places":    func() { limitersim.Store(0, time.Second) },
-		"processors for no time":  func() { limitersim.Processors(1, 0) },
-		"cancelled, not admitted": func() { limitersim.New(svc, 1, 1, to).Run(cancelled{}) },
-		"a request decided twice": func() { limitersim.New(svc, 1, 1, to).Run(twice{}) },
-		"negative rate":           func() { rate(svc, -1) },
-		"rate that is no number":  func() { rate(svc, math.NaN()) },
-		"infinite rate":           func() { rate(svc, math.Inf(1)) },
+		"score before the run":        func() { limitersim.New(svc, 1, 1, to).Score(from, to) },
+		"random, not run":             func() { k := limitersim.Random(1); k.Score(k.New(func() int { return 1 })) },
+		"a store of no places":        func() { limitersim.Store(0, time.Second) },
+		"processors for no time":      func() { limitersim.Processors(1, 0) },
+		"cancelled, not admitted":     func() { limitersim.New(svc, 1, 1, to).Run(cancelled{}) },
+		"a request decided twice":     func() { limitersim.New(svc, 1, 1, to).Run(twice{}) },
+		"a limit of 0":                func() { limitersim.Random(3).New(func() int { return 0 }).Run(nil) },
+		"processors that stand still": func() { speed(svc, 0) },
+		"places that stand still":     func() { speed(limitersim.Store(1, time.Millisecond), 0) },
+		"infinite speed":              func() { speed(svc, math.Inf(1)) },
+		"speed that is no number":     func() { speed(svc, math.NaN()) },
+		"negative demand":             func() { demand(-1) },
+		"demand that is no number":    func() { demand(math.NaN()) },
+		"infinite demand":             func() { demand(math.Inf(1)) },
+		"negative rate":               func() { rate(svc, -1) },
+		"rate that is no number":      func() { rate(svc, math.NaN()) },
+		"infinite rate":               func() { rate(svc, math.Inf(1)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

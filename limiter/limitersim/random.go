@@ -81,7 +81,7 @@ func (k *RandomService) changed() Service {
 
 // New returns a simulation of k. limit tells the limit at the time the load begins or the service changes: the further it
 // is from the optimum, and the fewer and more varied the answers are that it can be found from, the later counting begins.
-// A limiter that has no limit says 1.
+// A limiter that has no limit says 1. The run panics if it is below that.
 func (k *RandomService) New(limit func() int) *Simulation {
 	begin := k.calm
 	if k.event > 0 {
@@ -104,7 +104,11 @@ func (k *RandomService) New(limit func() int) *Simulation {
 			return
 		}
 		seen = true
-		rounds := math.Abs(math.Log2(k.Optimum / float64(limit())))
+		n := limit()
+		if n < 1 {
+			panic(fmt.Sprintf("limitersim: RandomService.New: the limit is %d; say 1 or more", n))
+		}
+		rounds := math.Abs(math.Log2(k.Optimum / float64(n)))
 		s.counted.from = math.Ceil(begin + max(2, 300*k.cv2*rounds/k.Capacity, 3*k.r*rounds))
 		s.counted.to = s.counted.from + math.Ceil(k.length)
 		s.end = s.counted.to + .5

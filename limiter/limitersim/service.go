@@ -13,9 +13,10 @@ type Service struct {
 	Name string
 	// Capacity is the most it can do in a second.
 	Capacity float64
-	// Demand draws a factor for all demands of one piece of work. Its mean has to be 1 for Capacity to hold; nil is 1 each.
+	// Demand draws a factor for all demands of one piece of work, 0 or more. Its mean has to be 1 for Capacity to hold; nil is 1 each.
 	Demand func(r *rand.Rand) float64
-	// Speed is the factor of the speed of places and processors at a time, which Capacity knows nothing of; nil is 1.
+	// Speed is the factor of the speed of places and processors at a time, which Capacity knows nothing of; nil is 1. It is
+	// more than 0: what begins in a place goes at the speed of that moment to its end.
 	Speed func(now time.Duration) float64
 
 	deadline float64 // what a client waits for, s
@@ -101,6 +102,30 @@ func Processors(n int, took time.Duration) Service {
 	return Service{Name: "processors", Capacity: float64(n) / took.Seconds(), Demand: jitter, build: func(s *Simulation) []stage {
 		return []stage{{cores(s, float64(n)), took.Seconds()}}
 	}}
+}
+
+// speed is that of places and processors now.
+func (s *Simulation) speed() float64 {
+	if s.svc.Speed == nil {
+		return 1
+	}
+	v := s.svc.Speed(s.Now())
+	if !(v > 0) || math.IsInf(v, 1) {
+		panic(fmt.Sprintf("limitersim: Service.Speed: %v at %v; give more than 0, and finite", v, s.Now()))
+	}
+	return v
+}
+
+// demand is the factor of the next piece of work.
+func (s *Simulation) demand() float64 {
+	if s.svc.Demand == nil {
+		return 1
+	}
+	f := s.svc.Demand(s.work)
+	if !(f >= 0) || math.IsInf(f, 1) {
+		panic(fmt.Sprintf("limitersim: Service.Demand: %v; give 0 or more, and finite", f))
+	}
+	return f
 }
 
 func mustHave(what string, n int, took time.Duration) {

@@ -233,10 +233,7 @@ func (s *Simulation) second() *second { return &s.seconds[int(s.now)] }
 
 func (s *Simulation) arrive() {
 	s.second().arrived++
-	r := &Request{sim: s, arrived: s.now, factor: 1}
-	if s.svc.Demand != nil {
-		r.factor = s.svc.Demand(s.work)
-	}
+	r := &Request{sim: s, arrived: s.now, factor: s.demand()}
 	if s.lim == nil {
 		r.Admit()
 		return

@@ -73,10 +73,7 @@ func (st *store) serve(r *Request, secs float64) {
 	if st.s.svc.slow != nil {
 		secs *= st.s.svc.slow(st.s.now)
 	}
-	if st.s.svc.Speed != nil {
-		secs /= st.s.svc.Speed(st.s.Now())
-	}
-	st.s.at(st.s.now+secs, func() {
+	st.s.at(st.s.now+secs/st.s.speed(), func() {
 		if r.at == nil {
 			return // its place is another's
 		}
@@ -132,13 +129,7 @@ func uslPeak(secs, alpha, beta float64) float64 {
 	return best
 }
 
-func (p *shared) pace() float64 {
-	v := p.speed(float64(len(p.jobs)))
-	if p.s.svc.Speed != nil {
-		v *= p.s.svc.Speed(p.s.Now())
-	}
-	return v
-}
+func (p *shared) pace() float64 { return p.speed(float64(len(p.jobs))) * p.s.speed() }
 
 func (p *shared) progress() {
 	if len(p.jobs) > 0 {
