@@ -24,7 +24,7 @@ type StoreConfig struct {
 	// the clock of this process.
 	Run func(t *testing.T, body func(*testing.T))
 	// Wait makes time pass for the store; nil is [time.Sleep]. It serves to move the clock of a simulated
-	// server. Whole seconds are waited for, six in all.
+	// server. Whole seconds are waited for, eight in all.
 	Wait func(time.Duration)
 }
 
@@ -45,6 +45,7 @@ func TestStore(t *testing.T, c StoreConfig) {
 		run  func(*suite)
 	}{
 		{"burst, then what flows in", (*suite).burst},
+		{"parts of a token flow in, and pay debts first", (*suite).parts},
 		{"all policies or none", (*suite).allOrNone},
 		{"cost above the burst: never", (*suite).aboveBurst},
 		{"cost 0: admitted, nothing taken", (*suite).free},
@@ -128,6 +129,18 @@ func (s *suite) burst() {
 	s.wait(2 * time.Second)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 2}, true, 0)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 1}, false, 0)
+}
+
+// parts asks more often than tokens flow in, and when a bucket without a debt would be full.
+func (s *suite) parts() {
+	slow := []limiter.Policy{{Name: "default", Limit: .5, Burst: 1}}
+	s.want(limiter.StoreRequest{Key: "a", Cost: 1, Policies: slow}, true, 0)
+	s.want(limiter.StoreRequest{Key: "debt", Cost: 2, Force: true, Policies: slow}, true, 0)
+	s.wait(time.Second)
+	s.want(limiter.StoreRequest{Key: "a", Cost: 1, Policies: slow}, false, 0)
+	s.wait(time.Second)
+	s.want(limiter.StoreRequest{Key: "a", Cost: 1, Policies: slow}, true, 0)
+	s.want(limiter.StoreRequest{Key: "debt", Cost: 1, Policies: slow}, false, 0)
 }
 
 func (s *suite) allOrNone() {

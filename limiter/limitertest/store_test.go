@@ -3,8 +3,16 @@ package limitertest_test
 import (
 	"context"
 	"errors"
+	"math"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/limiter/limitertest"
@@ -39,5 +47,91 @@ func TestMemoryStoreRefusesOtherPolicies(t *testing.T) {
 	cancel()
 	if _, err := m.Take(ctx, limiter.StoreRequest{}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended context: %v", err)
+	}
+}
+
+// plainStore is a Store as its documentation asks for, but for a fault.
+type plainStore struct {
+	fault string
+	mu    sync.Mutex
+	spent map[[2]string]*plainBucket
+}
+
+type plainBucket struct {
+	tokens float64
+	at     time.Time
+}
+
+func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ok, now := true, time.Now()
+	var buckets []*plainBucket
+	for i, policy := range req.Policies {
+		name := [2]string{policy.Name, req.Key}
+		if p.spent[name] == nil {
+			p.spent[name] = &plainBucket{at: now}
+		}
+		b := p.spent[name]
+		buckets = append(buckets, b)
+		in := now.Sub(b.at).Seconds() * float64(policy.Limit)
+		switch {
+		case p.fault == "whole tokens flow in":
+			in = math.Floor(in)
+		case p.fault == "forgets debts" && in >= float64(policy.Burst):
+			in = b.tokens
+		}
+		b.tokens, b.at = max(0, b.tokens-in), now
+		states[i].Refused = !req.Force && policy.Limit != rate.Inf && b.tokens+float64(req.Cost) > float64(policy.Burst)+1e-9
+		ok = ok && !states[i].Refused
+	}
+	for i, policy := range req.Policies {
+		b, s := buckets[i], &states[i]
+		if policy.Limit == rate.Inf {
+			s.Remaining = math.MaxInt
+			continue
+		}
+		if ok {
+			b.tokens = max(0, b.tokens+float64(req.Cost))
+		}
+		left := float64(policy.Burst) - b.tokens
+		s.Remaining = int(max(0, math.Floor(left+1e-9)))
+		if policy.Limit > 0 {
+			s.ResetAfter = time.Duration(b.tokens / float64(policy.Limit) * 1e9)
+			if s.Refused && req.Cost <= policy.Burst {
+				s.RetryAfter = time.Duration((float64(req.Cost) - left) / float64(policy.Limit) * 1e9)
+			}
+		}
+	}
+	return ok, nil
+}
+
+const faultOfStore = "LIMITERTEST_FAULT" // for the process that TestFaultsAreFound starts
+
+func TestPlainStore(t *testing.T) {
+	limitertest.TestStore(t, limitertest.StoreConfig{
+		New: func(testing.TB) limiter.Store {
+			return &plainStore{fault: os.Getenv(faultOfStore), spent: map[[2]string]*plainBucket{}}
+		},
+		Run: synctest.Test,
+	})
+}
+
+// What a store written to the documentation passes, one with a fault does not.
+func TestFaultsAreFound(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fault := range []string{"whole tokens flow in", "forgets debts"} {
+		cmd := exec.Command(self, "-test.run=^TestPlainStore$")
+		cmd.Env = append(os.Environ(), faultOfStore+"="+fault)
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "--- FAIL: TestPlainStore/parts_of_a_token") {
+			t.Errorf("a store that %s: %v\n%s", fault, err, out)
+		}
 	}
 }
