@@ -11,6 +11,9 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path"
 	"runtime"
 	"strconv"
 	"strings"
@@ -79,7 +82,56 @@ func (s *mapStore) Delete(ctx context.Context, key string) error {
 }
 
 func TestStoreSuite(t *testing.T) {
-	cachetest.TestStore(t, cachetest.StoreConfig{New: func(testing.TB) cache.Store { return newMapStore() }})
+	cachetest.TestStore(t, cachetest.StoreConfig{New: func(testing.TB) cache.Store {
+		if fault := keyFaults[os.Getenv(keyFault)]; fault != nil {
+			return faultyStore{newMapStore(), fault}
+		}
+		return newMapStore()
+	}})
+}
+
+const keyFault = "CACHETEST_FAULT" // for the process that TestStoreTestsFindMixedUpKeys starts
+
+// keyFaults are what stores do to keys that takes some for one another.
+var keyFaults = map[string]func(string) string{
+	"cut":     func(k string) string { return k[:min(len(k), 250)] },
+	"UTF-8":   func(k string) string { return strings.ToValidUTF8(k, "\uFFFD") },
+	"lower":   strings.ToLower,
+	"cleaned": path.Clean,
+	"decoded": func(k string) string { return strings.ReplaceAll(k, "%2f", "/") },
+}
+
+type faultyStore struct {
+	cache.Store
+	key func(string) string
+}
+
+func (s faultyStore) Get(ctx context.Context, key string) ([]byte, error) {
+	return s.Store.Get(ctx, s.key(key))
+}
+
+func (s faultyStore) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	return s.Store.Set(ctx, s.key(key), value, ttl)
+}
+
+func (s faultyStore) Delete(ctx context.Context, key string) error {
+	return s.Store.Delete(ctx, s.key(key))
+}
+
+// A store that takes two URLs for one answers a request with the response to another.
+func TestStoreTestsFindMixedUpKeys(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for fault := range keyFaults {
+		cmd := exec.Command(self, "-test.run=^TestStoreSuite$")
+		cmd.Env = append(os.Environ(), keyFault+"="+fault)
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "--- FAIL: TestStoreSuite/what_was_set_is_there") {
+			t.Errorf("a store whose keys are %s: %v\n%s", fault, err, out)
+		}
+	}
 }
 
 // What a store returns is other people's data: no time in it is so long that a sum of such times runs over, and what is

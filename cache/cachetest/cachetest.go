@@ -52,10 +52,13 @@ func TestStore(t *testing.T, c StoreConfig) {
 	}
 }
 
-// keys are ones that a store might stumble over.
+// keys are ones that a store might stumble over, or take for one another.
 func keys() []string {
-	return []string{"http://example.com/", "http://example.com/a%2fb?c=d&e=\x01", "https://münchen.example/ü", "spillgate:x",
-		"http://example.com/" + strings.Repeat("x", 4000), "http://example.com/../../x", "http://example.com/A", "http://example.com/a"}
+	const site = "http://example.com/"
+	long := site + strings.Repeat("x", 4<<10-len(site)-1)
+	return []string{site, site + "a%2fb?c=d&e=\x01", site + "a/b?c=d&e=\x01", "https://münchen.example/ü", "spillgate:x",
+		long + "1", long + "2", site + "../../x", site + "x", site + "A", site + "a", site + "a?", site + "/a",
+		site + "?\xfe", site + "?\xff"}
 }
 
 func set(t *testing.T, s cache.Store, key string, value []byte) {
@@ -92,7 +95,7 @@ func testSet(t *testing.T, s cache.Store, _ StoreConfig) {
 	}
 	values := map[string][]byte{}
 	for i, k := range keys() {
-		values[k] = append(bytes.Repeat(all, 1+i*400), byte(i))
+		values[k] = append(bytes.Repeat(all, 1+i*200), byte(i))
 		set(t, s, k, values[k])
 	}
 	for k, want := range values {
