@@ -261,7 +261,7 @@ func (b *Breaker) outcome(ctx context.Context, err error, call Call) Outcome {
 	case context.Canceled:
 		return Ignored
 	case context.DeadlineExceeded:
-		if slow := b.cfg.Load().SlowCall; slow > 0 && call.p != nil && b.now()-call.start < int64(slow) {
+		if b.now()-call.start < int64(b.cfg.Load().SlowCall) {
 			return Ignored
 		}
 	}

@@ -125,33 +125,23 @@ func (c Call) Begin(now time.Time) Call {
 // before it is reported, the probe has passed. A call that is reported when the answer begins needs
 // no Answered.
 func (c Call) Answered() {
-	if c.answered() && c.probe < 0 {
+	if c.p == nil || c.probe < 0 && c.p.win.slow == 0 || !c.ticket.seq.CompareAndSwap(c.seq, c.seq+1) {
+		return
+	}
+	if c.probe < 0 {
 		c.p.win.end(c.start, c.at, c.client)
+		return
+	}
+	b := c.p.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l := &c.p.opening.leases[c.probe]; l.of(c) {
+		l.answered = true
 	}
 }
 
 // AnsweredAt is [Call.Answered] for a caller that has read the clock: now is that time.
-func (c Call) AnsweredAt(now time.Time) {
-	if c.answered() && c.probe < 0 {
-		c.p.win.end(c.start, c.at, c.client)
-	}
-}
-
-// answered reports whether the call was waiting for an answer and waits no more. A probe is told so.
-func (c Call) answered() bool {
-	if c.p == nil || c.probe < 0 && c.p.win.slow == 0 || !c.ticket.seq.CompareAndSwap(c.seq, c.seq+1) {
-		return false
-	}
-	if c.probe >= 0 {
-		b := c.p.b
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		if l := &c.p.opening.leases[c.probe]; l.of(c) {
-			l.answered = true
-		}
-	}
-	return true
-}
+func (c Call) AnsweredAt(now time.Time) { c.Answered() }
 
 // Fail says that a call failed after it was reported as a success: the body of a response that began
 // well and was cut, a handler that panics after it took over the connection. It counts as a failure now,

@@ -134,9 +134,7 @@ func (g *Group) add(key string) *Breaker {
 	c := g.cfg.Load()
 	// A few steps of the hand with every new key: who is idle goes, in time.
 	for range min(4, len(g.ring)) {
-		if len(g.ring) > 0 {
-			g.step(now, c, false)
-		}
+		g.step(now, c, false)
 	}
 	for len(g.ring) >= c.keys {
 		if !g.makeRoom(now, c) {

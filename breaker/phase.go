@@ -111,12 +111,10 @@ func (b *Breaker) open(cause Cause) {
 	c := b.cfg.Load()
 	now := b.now()
 	relapse := b.phase.Load().state == HalfOpen || now-b.closedAt < int64(c.Ramp+c.Window)
-	if b.last > 0 && relapse {
-		b.last = min(2*b.last, c.MaxOpenTime)
-	} else {
-		b.last = c.OpenTime
+	if !relapse {
+		b.last = 0
 	}
-	b.last = max(b.last, c.OpenTime) // it may have been set meanwhile
+	b.last = min(max(2*b.last, c.OpenTime), c.MaxOpenTime)
 	d := jittered(b.last, c.Jitter)
 	o := newOpening(d, c.Probes)
 	done, err := o.machine.Allow()

@@ -64,9 +64,7 @@ func (b *Breaker) Stats() Stats {
 		s.Successes = n.returned() - s.Failures
 		s.Slow, s.InFlight, s.Overdue = n.slow(), n.inFlight, n.overdue
 		s.Consecutive = p.win.inRow()
-		if c.MinClients > 0 {
-			s.Clients = bits.OnesCount64(n.failClients)
-		}
+		s.Clients = bits.OnesCount64(n.failClients)
 	}
 	return s
 }

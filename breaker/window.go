@@ -306,18 +306,16 @@ func (w *window) inRow() int { return int(w.row.Load() & math.MaxUint32) }
 func (w *window) trip(s *Settings, now int64) Cause {
 	c := w.sum(now)
 	volume := uint64(s.MinVolume)
-	enough := func(clients uint64) bool {
-		return s.MinClients == 0 || bits.OnesCount64(clients) >= s.MinClients
-	}
+	enough := func(clients uint64) bool { return bits.OnesCount64(clients) >= s.MinClients }
 	if n := s.ConsecutiveFailures; n > 0 && w.inRow() >= n && enough(c.failClients) {
 		return CauseConsecutive
 	}
 	if all := c.returned(); s.FailureRatio > 0 && all >= volume &&
-		float64(c.failed()) >= s.FailureRatio*float64(all) && c.failed() > 0 && enough(c.failClients) {
+		float64(c.failed()) >= s.FailureRatio*float64(all) && enough(c.failClients) {
 		return CauseFailures
 	}
 	if all := c.timed(); s.SlowCall > 0 && all >= volume &&
-		float64(c.slow()) >= s.SlowRatio*float64(all) && c.slow() > 0 && enough(c.slowClients) {
+		float64(c.slow()) >= s.SlowRatio*float64(all) && enough(c.slowClients) {
 		return CauseSlow
 	}
 	return 0
