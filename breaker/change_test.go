@@ -61,6 +61,33 @@ func TestChangesAreToldInOrderAndMayCallBack(t *testing.T) {
 	})
 }
 
+func TestChangesThatTimeMakesAreToldByWhoeverAsks(t *testing.T) {
+	for name, ask := range map[string]func(*breaker.Breaker){
+		"State":      func(b *breaker.Breaker) { b.State() },
+		"Stats":      func(b *breaker.Breaker) { b.Stats() },
+		"RetryAfter": func(b *breaker.Breaker) { b.RetryAfter() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var last breaker.Change
+				b := breaker.New(steady(breaker.WithOnChange(func(c breaker.Change) { last = c }))...)
+				trip(t, b)
+				time.Sleep(5 * time.Second) // in a synctest bubble
+				ask(b)
+				if last.To != breaker.HalfOpen {
+					t.Errorf("told of %v last, want half-open", last.To)
+				}
+				b.Allow()
+				time.Sleep(5 * time.Second) // in a synctest bubble
+				ask(b)
+				if last.Cause != breaker.CauseProbeLost {
+					t.Errorf("told of %v last, want a probe that was lost", last.Cause)
+				}
+			})
+		})
+	}
+}
+
 func TestChangesOfManyGoroutinesAreAChain(t *testing.T) {
 	var told []breaker.Change // no lock: they are told one at a time
 	b := breaker.New(breaker.WithOnChange(func(c breaker.Change) { told = append(told, c) }))
@@ -255,6 +282,12 @@ func TestWrongOptionsPanicWithTheRemedy(t *testing.T) {
 		{breaker.WithLease(-1), "WithLease"},
 		{breaker.WithRamp(-1), "WithRamp"},
 		{breaker.WithMinClients(33), "WithMinClients"},
+		{breaker.WithFailureRatio(-0.1, 1), "WithFailureRatio"},
+		{breaker.WithSlowCalls(time.Second, -0.1), "WithSlowCalls"},
+		{breaker.WithSlowCalls(time.Second, 1.1), "WithSlowCalls"},
+		{breaker.WithJitter(-0.1), "WithJitter"},
+		{breaker.WithProbes(1001), "WithProbes"},
+		{breaker.WithMinClients(-1), "WithMinClients"},
 		{nil, "option 0 is nil; leave it out"},
 	} {
 		func() {
@@ -285,6 +318,51 @@ func TestWrongOptionsPanicWithTheRemedy(t *testing.T) {
 			}()
 			breaker.NewGroup(o)
 		}()
+	}
+}
+
+func TestTheDefaultsAreThoseOfTheOptions(t *testing.T) {
+	want := breaker.Settings{
+		Window: 10 * time.Second, FailureRatio: 0.5, MinVolume: 20, SlowRatio: 0.8, OpenTime: 5 * time.Second, MaxOpenTime: time.Minute,
+		Jitter: 0.2, Probes: 3, Ramp: 10 * time.Second,
+	}
+	if got := breaker.New().Settings(); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// The counts of a closed breaker begin anew where those there are do not fit what was set.
+func TestSetsThatRestartTheCounts(t *testing.T) {
+	clients := breaker.WithMinClients(2)
+	for _, c := range []struct {
+		name    string
+		was     breaker.Option
+		set     breaker.Option
+		restart bool
+	}{
+		{"a new window", clients, breaker.WithWindow(time.Minute), true},
+		{"a new time of a slow call", clients, breaker.WithSlowCalls(time.Second, 1), true},
+		{"clients are told apart", breaker.WithMinClients(0), clients, true},
+		{"clients are told apart no more", clients, breaker.WithMinClients(0), true},
+		{"another number of clients", clients, breaker.WithMinClients(3), false},
+		{"another ratio", clients, breaker.WithFailureRatio(0.4, 20), false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := breaker.New(c.was)
+			report(t, b, breaker.Failure, 0)
+			if err := b.Set(c.set); err != nil {
+				t.Fatal(err)
+			}
+			if n := b.Stats().Failures; (n == 0) != c.restart {
+				t.Errorf("%d failures are left of 1", n)
+			}
+			for client := range uint64(20) {
+				if call, err := b.Admit(breaker.Request{Client: client}); err == nil {
+					call.Done(breaker.Failure, time.Second)
+				}
+			}
+			want(t, b, breaker.Open)
+		})
 	}
 }
 

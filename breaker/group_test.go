@@ -188,6 +188,41 @@ func TestO1AHalfOpenBreakerIsForgottenAfterWithIdleOnly(t *testing.T) {
 	})
 }
 
+func TestO1KeysInUseStayWhileOthersComeAndGo(t *testing.T) {
+	g := breaker.NewGroup(breaker.WithKeys(11))
+	var used [5]*breaker.Breaker
+	for i := range 1000 {
+		for k := range used {
+			b := g.Get("used " + strconv.Itoa(k))
+			if i > 0 && b != used[k] {
+				t.Fatalf("forgotten after %d other keys", i)
+			}
+			used[k] = b
+		}
+		g.Get(strconv.Itoa(i))
+	}
+}
+
+// What somebody forced is forgotten by nobody but Reset.
+func TestO1AForcedBreakerStays(t *testing.T) {
+	for name, force := range map[string]func(*breaker.Breaker){
+		"open": (*breaker.Breaker).ForceOpen, "closed": (*breaker.Breaker).ForceClosed, "disabled": (*breaker.Breaker).Disable,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := breaker.NewGroup(breaker.WithKeys(2), breaker.WithIdle(time.Second))
+			forced := g.Get("forced")
+			force(forced)
+			for i := range 100 {
+				time.Sleep(time.Minute) // in a synctest bubble
+				g.Get(strconv.Itoa(i))
+			}
+			if g.Get("forced") != forced {
+				t.Errorf("forced %s, and forgotten", name)
+			}
+		})
+	}
+}
+
 func TestIdleOnesExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := breaker.NewGroup(breaker.WithIdle(time.Minute))

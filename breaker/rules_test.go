@@ -88,6 +88,33 @@ func TestR4SlowCallsCountThoughTheCallerLeft(t *testing.T) {
 	want(t, b, breaker.Open)
 }
 
+func TestR4DoCountsSlowCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.8), breaker.WithWindow(time.Minute))...)
+		for range 20 {
+			b.Do(t.Context(), func(context.Context) error {
+				time.Sleep(time.Second) // in a synctest bubble
+				return nil
+			})
+		}
+		want(t, b, breaker.Open)
+	})
+}
+
+// The time that Admit is given is when the call began.
+func TestR4SlowCountsFromArrived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.8))...)
+		time.Sleep(time.Minute) // in a synctest bubble
+		call, _ := b.Admit(breaker.Request{Arrived: time.Now()})
+		time.Sleep(time.Second - 1) // in a synctest bubble
+		call.Done(breaker.Success, -1)
+		if s := b.Stats(); s.Slow != 0 || s.Successes != 1 {
+			t.Errorf("%d slow of %d, want 0 of 1", s.Slow, s.Successes)
+		}
+	})
+}
+
 func TestR5DeadlineIsAFailureUnlessTheCallerWasInAHurry(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -182,6 +209,29 @@ func TestR14ProbeThatWaitsHasItsLeaseFromWhenItBegins(t *testing.T) {
 	})
 }
 
+func TestR14ProbeThatWaitsTakesAPlaceThatIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithProbes(1))...)
+		trip(t, b)
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		late, err := b.Admit(breaker.Request{Waits: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second) // in a synctest bubble: its lease ends
+		want(t, b, breaker.HalfOpen)
+		late = late.Begin(time.Now())
+		if _, err := b.Allow(); err == nil {
+			t.Error("a second probe of one")
+		}
+		late.Done(breaker.Success, -1)
+		want(t, b, breaker.Closed)
+		if s := b.Stats(); s.Dropped != 0 {
+			t.Errorf("%d results were dropped", s.Dropped)
+		}
+	})
+}
+
 func TestCallThatWaitsIsNotInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.5))...)
@@ -230,13 +280,16 @@ func TestR12OneClientCannotOpenForAll(t *testing.T) {
 		outcome breaker.Outcome
 		latency time.Duration
 		hang    bool
+		broke   bool
 	}{
-		{"failure ratio", nil, breaker.Failure, 0, false},
-		{"consecutive failures", []breaker.Option{breaker.WithConsecutiveFailures(5)}, breaker.Failure, 0, false},
-		{"slow calls", []breaker.Option{slow}, breaker.Success, time.Second, false},
-		{"slow failures", []breaker.Option{slow, breaker.WithFailureRatio(0, 20)}, breaker.Failure, time.Second, false},
-		{"slow calls whose client left", []breaker.Option{slow}, breaker.Ignored, time.Second, false},
-		{"hung calls", []breaker.Option{slow}, 0, 0, true},
+		{"failure ratio", nil, breaker.Failure, 0, false, false},
+		{"consecutive failures", []breaker.Option{breaker.WithConsecutiveFailures(5)}, breaker.Failure, 0, false, false},
+		{"slow calls", []breaker.Option{slow}, breaker.Success, time.Second, false, false},
+		{"slow failures", []breaker.Option{slow, breaker.WithFailureRatio(0, 20)}, breaker.Failure, time.Second, false, false},
+		{"slow failures in a row", []breaker.Option{slow, breaker.WithFailureRatio(0, 1000), breaker.WithConsecutiveFailures(5)}, breaker.Failure, time.Second, false, false},
+		{"calls that fail after they were reported", nil, breaker.Success, 0, false, true},
+		{"slow calls whose client left", []breaker.Option{slow}, breaker.Ignored, time.Second, false, false},
+		{"hung calls", []breaker.Option{slow}, 0, 0, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -246,6 +299,9 @@ func TestR12OneClientCannotOpenForAll(t *testing.T) {
 						call, err := b.Admit(breaker.Request{Client: client})
 						if err == nil && !c.hang {
 							call.Done(c.outcome, c.latency)
+							if c.broke {
+								call.Fail()
+							}
 						}
 					}
 				}
@@ -262,6 +318,24 @@ func TestR12OneClientCannotOpenForAll(t *testing.T) {
 				}
 				want(t, b, breaker.Open)
 			})
+		})
+	}
+}
+
+func TestR12AClientLeavesWithTheWindow(t *testing.T) {
+	for _, o := range []breaker.Outcome{breaker.Success, breaker.Failure} { // both slow
+		synctest.Test(t, func(t *testing.T) {
+			b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.8), breaker.WithMinClients(2))...)
+			for client := range uint64(5) {
+				for range 40 {
+					call, err := b.Admit(breaker.Request{Client: client})
+					if err != nil {
+						t.Fatalf("client %d: %v", client, err)
+					}
+					call.Done(o, time.Second)
+				}
+				time.Sleep(10 * time.Second) // in a synctest bubble
+			}
 		})
 	}
 }
@@ -877,6 +951,53 @@ func TestErrorsSayWhoAndWhen(t *testing.T) {
 	if got := (&breaker.OpenError{RetryAfter: time.Second}).Error(); got != "breaker: letting calls in slowly, retry after 1s" {
 		t.Errorf("%q", got)
 	}
+}
+
+func TestRefusalsSayHowLongIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady()...)
+		trip(t, b)
+		for left := 5 * time.Second; left > 0; left -= time.Second {
+			_, err := b.Allow()
+			if open, ok := errors.AsType[*breaker.OpenError](err); !ok || open.RetryAfter != left {
+				t.Errorf("%v before its end: %#v", left, err)
+			}
+			time.Sleep(time.Second) // in a synctest bubble
+		}
+	})
+}
+
+func TestStatsSayHowLongAndHowMuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(breaker.WithJitter(0), breaker.WithMinClients(3), breaker.WithProbes(1))
+		expect := func(state breaker.State, since time.Duration, ramp float64, clients int) {
+			t.Helper()
+			if s := b.Stats(); s.State != state || s.Since != since || s.Ramp != ramp || s.Clients != clients {
+				t.Errorf("%v for %v, ramp %v, %d clients; want %v for %v, %v, %d", s.State, s.Since, s.Ramp, s.Clients, state, since, ramp, clients)
+			}
+		}
+		expect(breaker.Closed, 0, 1, 0)
+		time.Sleep(time.Second) // in a synctest bubble
+		for client := range uint64(2) {
+			for range 10 {
+				call, _ := b.Admit(breaker.Request{Client: client})
+				call.Done(breaker.Failure, 0)
+			}
+		}
+		expect(breaker.Closed, time.Second, 1, 2)
+		call, _ := b.Admit(breaker.Request{Client: 2})
+		call.Done(breaker.Failure, 0)
+		time.Sleep(time.Second) // in a synctest bubble
+		expect(breaker.Open, time.Second, 0, 0)
+		time.Sleep(4 * time.Second) // in a synctest bubble
+		expect(breaker.HalfOpen, 0, 0, 0)
+		report(t, b, breaker.Success, 0)
+		expect(breaker.Closed, 0, 0.1, 0)
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		expect(breaker.Closed, 5*time.Second, 0.5, 0)
+		b.ForceOpen()
+		expect(breaker.ForcedOpen, 0, 0, 0)
+	})
 }
 
 func TestPassingAndSettings(t *testing.T) {
