@@ -39,8 +39,6 @@ type wrapper interface {
 
 // env is what a layer learns about its surroundings when a handler is built.
 type env struct {
-	// mux is the ServeMux that will route the request, if the layers are around one.
-	mux *http.ServeMux
 	// count is where the stack counts the refusals of its layers; nil outside a stack.
 	count *rejectCounts
 	// gate is that of the stack; nil outside a stack.
@@ -68,15 +66,12 @@ func (b *base) inner() http.Handler { return b.next }
 func newBase(next http.Handler, e env, c common, j rejecter) base {
 	next = orDefaultMux(next)
 	_, adjacent := next.(ours)
-	if e.mux == nil {
-		e.mux = findMux(next)
-	}
 	j.count = e.count
 	j.custom = c.reject
 	j.trace = c.trace
 	j.mark = noStoreOf(j.layer)
-	m, _ := next.(*http.ServeMux)
-	return base{next: next, skipped: ownOr(next), adjacent: adjacent, mux: e.mux, last: m != nil && m == e.mux, rejecter: j, skip: c.skip}
+	_, last := next.(*http.ServeMux)
+	return base{next: next, skipped: ownOr(next), adjacent: adjacent, mux: findMux(next), last: last, rejecter: j, skip: c.skip}
 }
 
 // ownOr returns h if it is ours, and else a handler of ours around it: for where a request goes on without a look at its
