@@ -361,6 +361,7 @@ func TestAsyncPrefer(t *testing.T) {
 		{"in one field with others", `foo; wait=3, RESPOND-ASYNC ;x, Wait = "5"`, 200, "wait=5", time.Second},
 		{"twice: the first counts", "wait=0, wait=10", 202, "wait=0", 0},
 		{"malformed", "wait=soon", 202, "", 0},
+		{"inside quotes", `a="\", wait=10"`, 202, "", 0},
 		{"negative", "wait=-1", 202, "", 0},
 		{"longer than allowed: as long as that, and not called applied", "wait=86400", 200, "", time.Second},
 	} {
@@ -385,6 +386,17 @@ func TestAsyncPrefer(t *testing.T) {
 			})
 		})
 	}
+	t.Run("respond-async where the route waits", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil, middleware.WithWait(time.Second, 2*time.Second))
+			began := time.Now()
+			w := s.do("POST", "/reports", `{"ms":10}`, "Prefer", "respond-async")
+			status(t, w, 202)
+			if d := time.Since(began); d != 0 || w.Header().Get("Preference-Applied") != "respond-async" {
+				t.Errorf("took %v, Preference-Applied %q", d, w.Header().Get("Preference-Applied"))
+			}
+		})
+	})
 	t.Run("the time is over before the job", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newAsync(t, nil, middleware.WithWait(time.Second, 2*time.Second))
@@ -399,6 +411,84 @@ func TestAsyncPrefer(t *testing.T) {
 			}
 		})
 	})
+}
+
+// What keeps an answer about a job the client's own, and as fresh and harmless as it is.
+func TestAsyncFields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil, middleware.WithLocation(func(_ *http.Request, id string) string { return "https://example.com/jobs/" + id }))
+		w := s.do("POST", "/reports", `{"ms":10}`, "Prefer", "wait=1")
+		status(t, w, 200)
+		id := decodeJob(t, w.Body.Bytes()).ID
+		job := map[string]string{"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
+		at := "https://example.com/jobs/" + id
+		for name, c := range map[string]struct {
+			w    *httptest.ResponseRecorder
+			want map[string]string
+		}{
+			"POST":      {w, map[string]string{"Location": at, "Content-Location": at, "Vary": "Prefer"}},
+			"GET":       {s.do("GET", "/reports/"+id, ""), map[string]string{"Vary": "Accept"}},
+			"a page":    {s.do("GET", "/reports/"+id, "", "Accept", "text/html"), map[string]string{"Vary": "Accept"}},
+			"unchanged": {s.do("GET", "/reports/"+id, "", "If-None-Match", "*"), map[string]string{"Vary": "Accept"}},
+		} {
+			for of, want := range map[string]map[string]string{"job": job, name: c.want} {
+				for k, v := range want {
+					if got := c.w.Header().Get(k); got != v {
+						t.Errorf("%s: %s is %q, want that of a %s: %q", name, k, got, of, v)
+					}
+				}
+			}
+			if (c.w.Code == 304) != (name == "unchanged") {
+				t.Errorf("%s: status %d", name, c.w.Code)
+			}
+		}
+		w = s.do("GET", "/reports/"+id, "", "Accept", "text/event-stream", "Last-Event-ID", "1000000")
+		if got := w.Header().Get("Cache-Control"); got != "no-store" {
+			t.Errorf("Cache-Control of an event stream: %q", got)
+		}
+	})
+}
+
+func TestAsyncSubmitOptionsByRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil, middleware.WithOwner(func(*http.Request) string { return "owner" }),
+			middleware.WithSubmit(func(r *http.Request, o *jobs.SubmitOptions) {
+				if o.Client != "owner" || o.Key != "key" {
+					t.Errorf("%+v", o)
+				}
+				o.MaxAttempts = 7
+			}))
+		w := s.do("POST", "/reports", `{"ms":10}`, "Idempotency-Key", "key")
+		j, err := s.engine.Get(t.Context(), decodeJob(t, w.Body.Bytes()).ID)
+		if err != nil || j.MaxAttempts != 7 {
+			t.Errorf("%d attempts, %v; want 7", j.MaxAttempts, err)
+		}
+	})
+}
+
+// failingEngine takes no job.
+type failingEngine struct{ jobs.Engine }
+
+func (failingEngine) Submit(context.Context, string, []byte, jobs.SubmitOptions) (jobs.Job, bool, error) {
+	return jobs.Job{}, false, errors.New("no disk at /var/lib")
+}
+
+func TestAsyncFailures(t *testing.T) {
+	post := func(body io.Reader) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("POST", "/reports", body)
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		middleware.Async(failingEngine{}, "report").ServeHTTP(w, r)
+		return w
+	}
+	cut, client := io.Pipe()
+	client.CloseWithError(io.ErrUnexpectedEOF)
+	status(t, post(cut), 400)
+	w := post(strings.NewReader("{}"))
+	status(t, w, 500)
+	if strings.Contains(w.Body.String(), "/var/lib") {
+		t.Errorf("what the engine says goes out: %s", w.Body)
+	}
 }
 
 func TestAsyncRefusals(t *testing.T) {
@@ -796,6 +886,7 @@ func TestAsyncDeepResultStaysSmall(t *testing.T) {
 	}{
 		{`{"a":[{"b":"[[[[\"[[[["},{"c":[1,2,3]}]}`, true},
 		{`{"a\\":[` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `]}`, false},
+		{`["\"",[` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `]]`, false},
 		{`[` + strings.Repeat(`{"a":`, 1000) + `[` + strings.Repeat("1,", 1000) + `1]` + strings.Repeat("}", 1000) + `]`, false},
 	} {
 		w := s.do("POST", "/jobs", c.result, "Prefer", "wait=60")
@@ -834,6 +925,7 @@ func TestAsyncMisuse(t *testing.T) {
 		"no engine":      func() { middleware.Async(nil, "report") },
 		"WithOwner":      func() { middleware.WithOwner(nil) },
 		"WithWait":       func() { middleware.WithWait(2, 1) },
+		"WithWait(-1)":   func() { middleware.WithWait(-1, 1) },
 		"WithMaxPayload": func() { middleware.WithMaxPayload(0) },
 		"WithStreams":    func() { middleware.WithStreams(-1) },
 		"WithLocation":   func() { middleware.WithLocation(nil) },

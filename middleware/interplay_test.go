@@ -789,6 +789,23 @@ func TestShutdownShutsAllPools(t *testing.T) {
 	}
 }
 
+// A request that asks for an upgrade and gets none ends as any other.
+func TestShutdownDoesNotWaitForWhatWasNotUpgraded(t *testing.T) {
+	for _, method := range []string{"GET", "CONNECT"} {
+		stack := middleware.New(middleware.Concurrency(limiter.NewConcurrency(10)))
+		r := httptest.NewRequest(method, "/", nil)
+		r.Header.Set("Upgrade", "websocket")
+		if got := do(stack.Handler(answer(426)), r).StatusCode; got != 426 {
+			t.Fatal(got)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := stack.Shutdown(ended); err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+}
+
 // What has been upgraded by hijacking its connection is no request any more: Shutdown does not wait for it, and shuts the pools.
 func TestShutdownDoesNotWaitForUpgraded(t *testing.T) {
 	for name, status101 := range map[string]bool{"the handler writes to the connection": false, "the handler answers 101 first, as ReverseProxy does": true} {

@@ -277,6 +277,9 @@ func TestRateKeys(t *testing.T) {
 		{"joined parts do not run together", middleware.KeyJoin(middleware.KeyHeader("A"), middleware.KeyHeader("B")), []*http.Request{
 			pair("a", "bc"), pair("ab", "c"), pair("a", "bc"),
 		}, "[200 200 429]"},
+		{"nor do their lengths", middleware.KeyJoin(middleware.KeyHeader("A"), middleware.KeyHeader("B")), []*http.Request{
+			pair("10abcdefghi", ""), pair("1", "abcdefghi0"),
+		}, "[200 200]"},
 		{"a join without one part has no key", middleware.KeyJoin(middleware.KeyHeader("A"), middleware.KeyHeader("B")), []*http.Request{with("A", "a"), with("B", "b")}, "[200 429]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -315,6 +318,19 @@ func TestKeyRouteInsideAMux(t *testing.T) {
 	if fmt.Sprint(got) != "[200 429 200]" {
 		t.Errorf("statuses %v, want [200 429 200]", got)
 	}
+}
+
+// Values of the field are kept for the next response that has the same, and no other gets them.
+func TestRateEachResponseHasItsOwnNumbers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := middleware.Rate(limiter.NewRate(1000, 1000)).Handler(answer(200))
+		for left := 999; left >= 0; left-- {
+			want := fmt.Sprintf(`"default";r=%d;t=1`, left)
+			if got := do(h, from("192.0.2.1:1")).Header.Get("Ratelimit"); got != want {
+				t.Fatalf("%s, want %s", got, want)
+			}
+		}
+	})
 }
 
 func TestRateCostAndRefund(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +25,7 @@ import (
 )
 
 // refusing returns a layer of each kind that refuses everything.
-func refusing(t *testing.T) map[string]middleware.Layer {
+func refusing(t *testing.T, opts ...middleware.Option) map[string]middleware.Layer {
 	t.Helper()
 	full := limiter.NewConcurrency(1)
 	full.TryAcquire(limiter.Request{})
@@ -37,11 +38,20 @@ func refusing(t *testing.T) map[string]middleware.Layer {
 	none := limiter.NewRate(0, 1, limiter.WithoutKeys())
 	none.Allow("")
 	return map[string]middleware.Layer{
-		"rate":        middleware.Rate(none),
-		"concurrency": middleware.Concurrency(full),
-		"breaker":     middleware.Breaker(open),
-		"pool":        middleware.Pool(closed),
+		"rate":        middleware.Rate(none, as[middleware.RateOption](opts)...),
+		"concurrency": middleware.Concurrency(full, as[middleware.ConcurrencyOption](opts)...),
+		"breaker":     middleware.Breaker(open, as[middleware.BreakerOption](opts)...),
+		"pool":        middleware.Pool(closed, as[middleware.PoolOption](opts)...),
 	}
+}
+
+// as returns options of all layers as those of one.
+func as[T any](opts []middleware.Option) []T {
+	var out []T
+	for _, o := range opts {
+		out = append(out, any(o).(T))
+	}
+	return out
 }
 
 // Whatever the order given, the outermost of the layers that refuse is the one that does.
@@ -223,6 +233,29 @@ func TestRejectionErrorsTellWhy(t *testing.T) {
 	}
 }
 
+// What the limiter knows of when there will be room goes out.
+func TestConcurrencyRefusalSaysWhenThereIsRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told time.Duration
+		l := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Hour))
+		h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) }), // in a synctest bubble
+			middleware.Concurrency(l), middleware.WithTrace(&middleware.Trace{Rejected: func(_ *http.Request, j middleware.Rejection) { told = j.RetryAfter }}))
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Wait() // for the first line, by which it is known how fast it goes
+			for range 11 {
+				wg.Go(func() { get(h, "GET", "/") })
+			}
+			synctest.Wait()
+		}
+		after, err := strconv.Atoi(get(h, "GET", "/").Header.Get("Retry-After"))
+		if want := l.Stats().RetryAfter; err != nil || want < 10*time.Second || told != want || after < int(want/time.Second) {
+			t.Errorf("Retry-After %d, %v in the trace; want no less than %v", after, told, want)
+		}
+		wg.Wait()
+	})
+}
+
 // The default refusal is a problem document, and nothing else is in it than what the server says of itself.
 func TestDefaultRefusal(t *testing.T) {
 	for name, layer := range refusing(t) {
@@ -295,11 +328,72 @@ func TestSkipPassesLayersBy(t *testing.T) {
 			t.Errorf("%s, stack: status %d of another one", name, got)
 		}
 	}
-	full := limiter.NewConcurrency(1)
-	full.TryAcquire(limiter.Request{})
-	one := middleware.Concurrency(full, health).Handler(answer(200))
-	if a, b := get(one, "GET", "/livez").StatusCode, get(one, "GET", "/").StatusCode; a != 200 || b != 503 {
-		t.Errorf("option of one layer: %d and %d, want 200 and 503", a, b)
+	for name, layer := range refusing(t, health.(middleware.Option)) {
+		for how, h := range map[string]http.Handler{
+			"alone":          layer.Handler(answer(200)),
+			"inside a cache": middleware.Wrap(answer(200), middleware.Cache(cache.New(1<<20)), layer),
+		} {
+			if a, b := get(h, "GET", "/livez").StatusCode, get(h, "GET", "/").StatusCode; a != 200 || b == 200 {
+				t.Errorf("%s, option of the layer, %s: %d for what is skipped and %d for another one", name, how, a, b)
+			}
+		}
+	}
+	h := middleware.Cache(cache.New(1<<20), health).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+	}))
+	for path, want := range map[string]bool{"/livez": false, "/": true} {
+		if _, got := get(h, "GET", path).Header["Cache-Status"]; got != want {
+			t.Errorf("cache, option of the layer: %s has a Cache-Status: %v, want %v", path, got, want)
+		}
+	}
+}
+
+// What an option says of a whole stack it says of one layer that has it, and all functions of a trace are optional.
+func TestOptionsOfOneLayer(t *testing.T) {
+	var told string
+	reject := middleware.WithReject(func(w http.ResponseWriter, _ *http.Request, _ *middleware.Rejection) { w.WriteHeader(418) })
+	trace := middleware.WithTrace(&middleware.Trace{Rejected: func(_ *http.Request, j middleware.Rejection) { told = j.Layer }})
+	for name, layer := range refusing(t, reject, trace, middleware.WithSkip(func(*http.Request) bool { return false })) {
+		told = ""
+		if got := get(layer.Handler(answer(200)), "GET", "/").StatusCode; got != 418 {
+			t.Errorf("%s: status %d, want that of the function", name, got)
+		}
+		if told != name {
+			t.Errorf("%s: the trace was told of %q", name, told)
+		}
+	}
+	for name, layer := range refusing(t, trace) {
+		told = ""
+		if get(layer.Handler(answer(200)), "GET", "/"); told != name {
+			t.Errorf("%s: a trace alone was told of %q", name, told)
+		}
+	}
+	for name, layer := range refusing(t, reject, middleware.WithTrace(new(middleware.Trace))) {
+		if got := get(middleware.Wrap(answer(200), layer, trace, middleware.WithTrace(new(middleware.Trace))), "GET", "/").StatusCode; got != 418 {
+			t.Errorf("%s: status %d with traces that want to know nothing", name, got)
+		}
+	}
+}
+
+// What a function has written by the rejection is what is written without the function.
+func TestRejectionWritesTheUsualAnswer(t *testing.T) {
+	write := middleware.WithReject(func(w http.ResponseWriter, r *http.Request, j *middleware.Rejection) { j.Write(w, r) })
+	usual, byHand := refusing(t), refusing(t, write)
+	for name := range usual {
+		for _, method := range []string{"GET", "HEAD"} {
+			a, b := get(usual[name].Handler(answer(200)), method, "/"), get(byHand[name].Handler(answer(200)), method, "/")
+			for _, res := range []*http.Response{a, b} {
+				if res.Header.Get("Retry-After") == "" {
+					t.Errorf("%s: no Retry-After", name)
+				}
+				res.Header.Del("Retry-After") // in part by chance
+			}
+			x, _ := io.ReadAll(a.Body)
+			y, _ := io.ReadAll(b.Body)
+			if a.StatusCode != b.StatusCode || fmt.Sprint(a.Header) != fmt.Sprint(b.Header) || string(x) != string(y) {
+				t.Errorf("%s %s: %d %v %q, want %d %v %q", method, name, b.StatusCode, b.Header, y, a.StatusCode, a.Header, x)
+			}
+		}
 	}
 }
 
@@ -490,6 +584,24 @@ func TestStatsNameEveryLayer(t *testing.T) {
 	}
 	if want := "[pool POST /x rate cache concurrency breaker]"; fmt.Sprint(got) != want {
 		t.Errorf("layers %v, want %s", got, want)
+	}
+}
+
+func TestStatsTellRoutesAndPatterns(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.Handle("/a/{id}", answer(500))
+	mux.Handle("/b", answer(200))
+	s := middleware.New(middleware.For("/", middleware.For("GET /", middleware.Breaker(breaker.NewGroup()))))
+	h := s.Handler(mux)
+	for _, p := range []string{"/a/1", "/a/2", "/b"} {
+		get(h, "GET", p)
+	}
+	l := s.Stats().Layers[0]
+	if l.For != "/, GET /" {
+		t.Errorf("for %q, want both patterns", l.For)
+	}
+	if r := l.Breaker.Routes; len(r) != 2 || r["/a/{id}"].Failures != 2 || r["/b"].Successes != 1 {
+		t.Errorf("routes %+v", r)
 	}
 }
 
