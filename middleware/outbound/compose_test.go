@@ -1,14 +1,17 @@
 package outbound_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware/outbound"
 )
@@ -160,3 +163,75 @@ func TestResponseHasTheCallersRequest(t *testing.T) {
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func TestDefaultsRetryAndBreak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		rt := outbound.New(world{"a.test": counted(&calls, always(503))})
+		if get(t, rt, "http://a.test/"); calls.Load() != 2 {
+			t.Errorf("%d tries, want 2", calls.Load())
+		}
+		for range 30 {
+			get(t, rt, "http://a.test/")
+		}
+		if _, err := get(t, rt, "http://a.test/"); !errors.Is(err, breaker.ErrOpen) {
+			t.Errorf("after 30 failures: %v", err)
+		}
+	})
+}
+
+// One key for all hosts: what the layer keeps for each host it keeps once.
+func TestKeyOfEachLayer(t *testing.T) {
+	key := outbound.WithKey(func(*http.Request) string { return "all" })
+	one := func() *limiter.Concurrency { return limiter.NewConcurrency(1, limiter.WithQueue(0, 0)) }
+	hedge := outbound.WithHedgeAfter(time.Millisecond)
+	for _, c := range []struct {
+		name   string
+		of     func(outbound.Stats) uint64
+		layers func(k ...outbound.KeyOption) []outbound.Layer
+		each   uint64 // of 20 requests to each of two hosts, with a key for each
+		all    uint64 // with one for both
+	}{
+		{"Limit", func(s outbound.Stats) uint64 { return s.Limited }, func(k ...outbound.KeyOption) []outbound.Layer {
+			return []outbound.Layer{outbound.Limit(append(options[outbound.LimitOption](k), outbound.WithConcurrency(one))...)}
+		}, 0, 20},
+		{"Retry", func(s outbound.Stats) uint64 { return s.Retries }, func(k ...outbound.KeyOption) []outbound.Layer {
+			return []outbound.Layer{outbound.Retry(append(options[outbound.RetryOption](k), outbound.WithBackoff(0, 0), outbound.WithRetryBudget(0))...)}
+		}, 20, 10},
+		{"Hedge", func(s outbound.Stats) uint64 { return s.Hedges }, func(k ...outbound.KeyOption) []outbound.Layer {
+			return []outbound.Layer{outbound.Hedge(append(options[outbound.HedgeOption](k), hedge)...)}
+		}, 24, 14},
+	} {
+		for name, want := range map[string]uint64{"each": c.each, "all": c.all} {
+			t.Run(c.name+", "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var k []outbound.KeyOption
+					if name == "all" {
+						k = append(k, key)
+					}
+					slow := sleepy(10*time.Millisecond, 503)
+					rt := outbound.New(world{"a.test": slow, "b.test": slow}, c.layers(k...)...)
+					for range 20 {
+						done := make(chan bool)
+						go func() { get(t, rt, "http://a.test/"); done <- true }()
+						synctest.Wait()
+						get(t, rt, "http://b.test/")
+						<-done
+					}
+					if got := c.of(rt.Stats()); got != want {
+						t.Errorf("%d, want %d: %+v", got, want, rt.Stats())
+					}
+				})
+			})
+		}
+	}
+}
+
+// options returns keys as options of one layer.
+func options[T any](keys []outbound.KeyOption) []T {
+	var out []T
+	for _, k := range keys {
+		out = append(out, any(k).(T))
+	}
+	return out
+}

@@ -591,3 +591,57 @@ func TestHedgeThatLostHasARequestOfItsOwn(t *testing.T) {
 		}
 	})
 }
+
+func TestO8TheLosersResponseIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := &closing{Reader: strings.NewReader("lost")}
+		w := newHedgeWorld(func(req *http.Request) (*http.Response, error) { // deaf to its context, and too late
+			time.Sleep(time.Second) // in a synctest bubble
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: lost}, nil
+		}, sleepy(10*time.Millisecond, 200))
+		set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}})
+		rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+		if status, err := get(t, rt, "http://svc/"); status != 200 {
+			t.Error(status, err)
+		}
+		synctest.Wait()
+		if rt.Stats().HedgesWon != 1 || !lost.closed.Load() {
+			t.Errorf("the response of the try that lost is left open: %+v", rt.Stats())
+		}
+	})
+}
+
+func TestO8AHedgeHasTheBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bodies := make(chan string, 2)
+		read := func(req *http.Request) {
+			b, _ := io.ReadAll(req.Body)
+			bodies <- string(b)
+		}
+		w := newHedgeWorld(func(req *http.Request) (*http.Response, error) {
+			read(req)
+			return sleepy(time.Minute, 200)(req)
+		}, func(req *http.Request) (*http.Response, error) {
+			read(req)
+			return answer(200)
+		})
+		set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}})
+		rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+		status, err := do(rt, request(t.Context(), "PUT", "http://svc/", strings.NewReader("hello")))
+		if a, b := <-bodies, <-bodies; status != 200 || a != "hello" || b != "hello" {
+			t.Errorf("%d, %v, bodies %q and %q", status, err, a, b)
+		}
+	})
+}
+
+func TestO8ABudgetWithoutRetryFillsToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := outbound.New(world{"a.test": sleepy(10*time.Millisecond, 200)}, outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond)))
+		for range 200 {
+			get(t, rt, "http://a.test/")
+		}
+		if n := rt.Stats().Hedges; n < 25 || n > 30 {
+			t.Errorf("%d hedges of 200 requests, want the 10 of the start and one for each tenth", n)
+		}
+	})
+}

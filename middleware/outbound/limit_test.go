@@ -342,3 +342,30 @@ func TestLimitWaitIsNotTheEndpoints(t *testing.T) {
 		})
 	}
 }
+
+// A probe that the limit of an endpoint turns away gives its place back, and is no try in flight.
+func TestLimitOfAnEndpointGivesTheProbeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1),
+			outbound.WithEjection(breaker.WithConsecutiveFailures(1), breaker.WithProbes(1), breaker.WithJitter(0), breaker.WithRamp(0), breaker.WithLease(time.Hour)))
+		status := 503
+		rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) { return answer(status) }},
+			outbound.Balance(set), outbound.Limit(outbound.WithRate(limiter.NewRate(rate.Every(10*time.Second), 1, limiter.WithMaxWait(time.Millisecond)))))
+		get(t, rt, "http://a.test/")
+		status = 200
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		if _, err := get(t, rt, "http://a.test/"); !errors.Is(err, limiter.ErrRateLimited) {
+			t.Fatalf("%v, want the limit to refuse the probe", err)
+		}
+		if s := rt.Stats(); s.Limited != 1 {
+			t.Errorf("%d limited, want 1", s.Limited)
+		}
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		if got, err := get(t, rt, "http://a.test/"); got != 200 {
+			t.Errorf("%d, %v: the place of the probe is not free", got, err)
+		}
+		if e := set.Stats().Endpoints[0]; e.InFlight != 0 || e.Breaker.State != breaker.Closed {
+			t.Errorf("%+v", e)
+		}
+	})
+}

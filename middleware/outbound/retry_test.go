@@ -643,3 +643,32 @@ func TestNoBackoffIsNoWait(t *testing.T) {
 		}
 	})
 }
+
+func TestO6MaxRetryAfterIsTheCallersNumber(t *testing.T) {
+	for after, want := range map[string]int64{"1": 2, "2": 1} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			rt := outbound.New(world{"a.test": counted(&calls, always(503, "Retry-After", after))}, outbound.Retry(outbound.WithMaxRetryAfter(time.Second)))
+			if get(t, rt, "http://a.test/"); calls.Load() != want {
+				t.Errorf("Retry-After %s: %d tries, want %d", after, calls.Load(), want)
+			}
+		})
+	}
+}
+
+func TestO5ReplayBufferIsTheCallersNumber(t *testing.T) {
+	for buffer, want := range map[int64]int64{5: 2, 4: 1, 0: 1} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			rt := outbound.New(world{"a.test": counted(&calls, func(req *http.Request) (*http.Response, error) {
+				io.Copy(io.Discard, req.Body)
+				return answer(503)
+			})}, outbound.Retry(outbound.WithReplayBuffer(buffer)))
+			req := request(t.Context(), "PUT", "http://a.test/", io.MultiReader(strings.NewReader("hello")))
+			req.ContentLength = 5
+			if do(rt, req); calls.Load() != want {
+				t.Errorf("a buffer of %d for 5 bytes: %d tries, want %d", buffer, calls.Load(), want)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package outbound_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -898,4 +899,111 @@ func TestTierIsBounded(t *testing.T) {
 			t.Errorf("tier %d: %v", tier, err)
 		}
 	}
+}
+
+// A probe may end at any time, and whoever was refused while it was under way asks again soon.
+func TestAnEndpointIsBackSoonAfterItsProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, urls("http://a.test", "http://b.test"),
+			outbound.WithEjection(breaker.WithConsecutiveFailures(1), breaker.WithProbes(1), breaker.WithJitter(0), breaker.WithRamp(0), breaker.WithLease(time.Hour)), outbound.WithSlowStart(0), outbound.WithPolicy(outbound.RoundRobin))
+		var broken atomic.Bool
+		broken.Store(true)
+		var calls atomic.Int64
+		rt := outbound.New(world{"b.test": always(200), "a.test": counted(&calls, func(req *http.Request) (*http.Response, error) {
+			if broken.Load() {
+				return answer(503)
+			}
+			return sleepy(time.Second, 200)(req)
+		})}, outbound.Balance(set))
+		for calls.Load() == 0 {
+			get(t, rt, "http://svc/")
+		}
+		broken.Store(false)
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		for calls.Load() == 1 {     // until the probe is out
+			go get(t, rt, "http://svc/")
+			synctest.Wait()
+		}
+		for range 100 {
+			get(t, rt, "http://svc/") // some of them are refused by a
+		}
+		time.Sleep(1100 * time.Millisecond) // in a synctest bubble
+		before := calls.Load()
+		for range 50 {
+			go get(t, rt, "http://svc/")
+		}
+		synctest.Wait()
+		if calls.Load() == before {
+			t.Error("a tenth of a second after its probe the endpoint gets nothing")
+		}
+		time.Sleep(time.Minute) // in a synctest bubble
+	})
+}
+
+// Only probes in a row count: what comes between begins the row anew.
+func TestProbesCountInARow(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		results string // of the probes, the last for good
+		down    bool
+	}{
+		{"enough fail", "+---", true},
+		{"a success between", "--+--+", false},
+		{"one success is not enough", "---+-", true},
+		{"two are", "----++", false},
+		{"two with a failure between are not", "----+-+-", true},
+		{"and then it takes as many failures again", "---++--", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := 0
+				set := newSet(t, urls("http://a.test"), outbound.WithProbe(outbound.Probe{Path: "/", Fall: 3, Rise: 2, Interval: time.Second,
+					Transport: roundTrip(func(req *http.Request) (*http.Response, error) {
+						if n == len(c.results) { // no more results
+							<-req.Context().Done()
+							return nil, req.Context().Err()
+						}
+						n++
+						return answer(map[byte]int{'+': 200, '-': 500}[c.results[n-1]])
+					}), Timeout: time.Hour}))
+				time.Sleep(time.Minute) // in a synctest bubble
+				synctest.Wait()
+				if got := set.Stats().Endpoints[0].Down; n != len(c.results) || got != c.down {
+					t.Errorf("down after %d of %s: %v, want %v", n, c.results, got, c.down)
+				}
+				set.Close()
+			})
+		})
+	}
+}
+
+func TestTiersAreInOrder(t *testing.T) {
+	for range 20 { // a map would have them in any
+		var first, second atomic.Int64
+		set := newSet(t, []outbound.Endpoint{{URL: "http://b.test", Tier: 7}, {URL: "http://a.test"}, {URL: "http://c.test", Tier: 9}})
+		rt := outbound.New(world{"a.test": counted(&first, always(200)), "b.test": counted(&second, always(200)), "c.test": counted(&second, always(200))}, outbound.Balance(set))
+		if get(t, rt, "http://svc/"); first.Load() != 1 || second.Load() != 0 {
+			t.Fatalf("%d to the first tier, %d to others", first.Load(), second.Load())
+		}
+	}
+}
+
+func TestStatsOfAnEndpointInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		set := newSet(t, urls("http://a.test"))
+		rt := outbound.New(world{"a.test": sleepy(time.Second, 200)}, outbound.Balance(set))
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 3 {
+			go do(rt, request(ctx, "GET", "http://svc/", nil))
+		}
+		synctest.Wait()
+		if n := set.Stats().Endpoints[0].InFlight; n != 3 {
+			t.Errorf("%d in flight, want 3", n)
+		}
+		cancel()
+		synctest.Wait()
+		if n := set.Stats().Endpoints[0].InFlight; n != 0 {
+			t.Errorf("%d in flight when all have left", n)
+		}
+	})
 }
