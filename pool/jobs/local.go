@@ -167,7 +167,7 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 		// Cloned, since what comes with a request may be a small part of a string that is as long as its header.
 		kind: strings.Clone(kind), client: strings.Clone(o.Client), key: strings.Clone(o.Key), payload: slices.Clone(payload),
 		id: l.mint.id(), priority: o.Priority, state: Queued, attempts: cmp.Or(max(o.MaxAttempts, 0), policy.MaxAttempts),
-		created: time.Now(), next: o.NotBefore, deadline: o.Deadline, version: 1, place: -1,
+		created: time.Now(), deadline: o.Deadline, version: 1, place: -1,
 	}
 	if o.Key != "" {
 		h := sha256.New()
@@ -209,10 +209,9 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 	l.ready.begin(e.client, len(e.payload))
 	l.await(e, now)
 	l.counts.Submitted++
-	if d := time.Until(o.NotBefore); !o.NotBefore.IsZero() && d > 0 {
+	if d := time.Until(o.NotBefore); d > 0 {
 		l.delay(e, after(now, d))
 	} else {
-		e.next = time.Time{}
 		l.ready.push(e, now)
 	}
 	l.start(now)
