@@ -209,6 +209,26 @@ func TestBounds(t *testing.T) {
 			}
 		})
 	})
+	t.Run("bytes, after many jobs have been forgotten", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := engine(jobs.WithSizes(100, 100, 250))
+			defer l.Close()
+			big := `{"x":"` + strings.Repeat("x", 90) + `"}`
+			for range 1000 { // of each a result of a byte is kept
+				submit(t, l, big, jobs.SubmitOptions{})
+				synctest.Wait()
+			}
+			if s := l.Stats(); s.Succeeded != 1000 || s.Forgotten < 700 {
+				t.Fatalf("%+v", s)
+			}
+			later := jobs.SubmitOptions{NotBefore: time.Now().Add(time.Minute)}
+			submit(t, l, big, later)
+			submit(t, l, big, later)
+			if _, _, err := l.Submit(ctx, "k", []byte(big), later); !errors.Is(err, jobs.ErrFull) {
+				t.Errorf("got %v", err)
+			}
+		})
+	})
 }
 
 func TestOrder(t *testing.T) {
