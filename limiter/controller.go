@@ -51,6 +51,8 @@ const (
 	ctrlFails  = .75   // part of the throughput before from which on a higher limit fails
 	ctrlWorse  = 1.5   // multiple of the time in service, if that is longer too
 	ctrlSure   = 3.    // and standard errors of the throughput
+	ctrlRises  = .25   // power of the limit that throughput has to follow for the next step not to wait
+	ctrlHardly = 1.2   // multiple of the time in service up to which work takes hardly longer
 	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
 	ctrlLate   = 64.   // and at most
 	ctrlRisk   = .1    // what that may be worth less by what is believed, before a smaller step is made of it
@@ -291,6 +293,11 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 		s.hold(w, m, beliefFails)
 		return
 	}
+	if s.rises(&m) {
+		s.toHold(m)
+		s.hold(w, m, 0)
+		return
+	}
 	if s.limit > s.from && s.rounds < 4 && s.ref.blocked >= ctrlBinds && m.blocked < .9 {
 		return // demand has not filled the new limit yet
 	}
@@ -309,6 +316,15 @@ func (s *ctrlState) settle(w ctrlWindow, m ctrlMean) {
 		return
 	}
 	s.toHold(m)
+}
+
+// rises reports that a limit which is raised after a change of the service, or while the slow kind of work is strained, has more
+// throughput already, and work takes hardly longer. Where much is refused, how much more is not waited for: a round is long then, and each
+// step would take several.
+func (s *ctrlState) rises(m *ctrlMean) bool {
+	a := &s.ref
+	return (s.ramp && !s.fresh || s.strained()) && s.limit > s.from && a.shed > ctrlOver && a.blocked >= ctrlBinds && m.blocked > .5 &&
+		m.r <= ctrlHardly*a.r && m.counted >= a.x*math.Pow(float64(s.limit)/float64(s.from), ctrlRises)
 }
 
 // fails reports that on the way to a higher limit there is clearly less throughput than there was, and work takes

@@ -468,6 +468,28 @@ func TestControllerProves(t *testing.T) {
 	}
 }
 
+// TestControllerRises: after a dependency has become slower a limit that brings more is raised again at once, and not after a round of it.
+func TestControllerRises(t *testing.T) {
+	for _, optimum := range []float64{100, 700, 3000} {
+		for _, slower := range []float64{4, 8, 16} {
+			model := ctrlContended(optimum)
+			s := model.known(optimum)
+			before := model.x
+			model.x = func(l float64) float64 { return before(l / slower) }
+			windows := 0
+			for ; windows < 100 && float64(s.limit) < .7*slower*optimum; windows++ {
+				s = s.step(model.window(s))
+				if math.IsInf(s.change, 1) {
+					windows = 0 // it has not been noticed
+				}
+			}
+			if windows > 6 {
+				t.Errorf("optimum %.0f, slower by %.0f: the limit is %d after %d windows", optimum, slower, s.limit, windows)
+			}
+		}
+	}
+}
+
 // TestControllerRests: a limit that has just been raised was a trial of a higher one: the next, against all belief, comes
 // some rounds after it, and not at once since none was needed on the way up.
 func TestControllerRests(t *testing.T) {

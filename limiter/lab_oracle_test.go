@@ -127,6 +127,12 @@ func TestLabSlowWork(t *testing.T) {
 	labHolds(t, .95, 500329)
 }
 
+// A dependency that slows down where much is in flight and takes long: each step of the limit took two rounds of that, and the time
+// was over before it was where it had to be.
+func TestLabCatchesUp(t *testing.T) {
+	labHolds(t, .9, 800026, 800255, 800537)
+}
+
 // labHolds demands that so much is done of what random services can do.
 func labHolds(t *testing.T, want float64, seeds ...uint64) {
 	if labRace {
