@@ -328,7 +328,7 @@ func TestSkipPassesLayersBy(t *testing.T) {
 			t.Errorf("%s, stack: status %d of another one", name, got)
 		}
 	}
-	for name, layer := range refusing(t, health.(middleware.Option)) {
+	for name, layer := range refusing(t, health) {
 		for how, h := range map[string]http.Handler{
 			"alone":          layer.Handler(answer(200)),
 			"inside a cache": middleware.Wrap(answer(200), middleware.Cache(cache.New(1<<20)), layer),

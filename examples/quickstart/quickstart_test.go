@@ -33,23 +33,6 @@ func TestDemo(t *testing.T) {
 	}
 }
 
-// On a machine with many processors the pool refuses something, too.
-func TestDemoOfManySlots(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes two seconds of real traffic")
-	}
-	c := defaults()
-	c.slots = 31
-	a := newApp(c)
-	s := httptest.NewServer(a.handler)
-	defer s.Close()
-	r := newRow("pool")
-	a.demoPool(t.Context(), client{http: s.Client(), base: s.URL}, r)
-	if r.failure != "" {
-		t.Error(r.failure)
-	}
-}
-
 // A protection that does not work is found out.
 func TestDemoFindsWhatIsMissing(t *testing.T) {
 	a := newApp(defaults())
