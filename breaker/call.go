@@ -140,9 +140,6 @@ func (c Call) Answered() {
 	}
 }
 
-// AnsweredAt is [Call.Answered] for a caller that has read the clock: now is that time.
-func (c Call) AnsweredAt(now time.Time) { c.Answered() }
-
 // Fail says that a call failed after it was reported as a success: the body of a response that began
 // well and was cut, a handler that panics after it took over the connection. It counts as a failure now,
 // and not as one more call, while the breaker is in the state that let the call through and is [Closed]

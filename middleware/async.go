@@ -335,7 +335,7 @@ func (a *async) fail(w http.ResponseWriter, r *http.Request, err error) {
 		after = e.RetryAfter
 	}
 	refuse := func(status int, body *rejectBody) {
-		w, rec := record(w)
+		w, rec := record(w, r)
 		j := rejecter{layer: "pool", status: status, spread: -1}
 		j.reject(w, r, rec, err, after, "", body)
 	}

@@ -161,7 +161,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}
-	w, rec := record(w)
+	w, rec := record(w, r)
 	key := h.key(rec, r)
 	if rec.hasCall(h.group, key) {
 		h.serve(w, r, rec)

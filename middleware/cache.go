@@ -89,7 +89,7 @@ func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}
-	w, rec := record(w) // the cache tells it what it did
+	w, rec := record(w, r) // the cache tells it what it did
 	rec.routed = nil
 	if h.tracer.t != nil {
 		outer := rec.traces

@@ -155,7 +155,7 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}
-	w, rec := record(w)
+	w, rec := record(w, r)
 	if rec.hasPermit(h.l) {
 		h.serve(w, r, rec)
 		return
@@ -178,7 +178,7 @@ func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f
 	}
 	out := enclosing(w)
 	if out.hasPermit(h.l) {
-		w, rec := newRecorder(w, out, f.Now())
+		w, rec := newRecorder(w, r, out, f.Now())
 		h.serve(w, f.Request(), rec)
 		return
 	}
@@ -187,7 +187,7 @@ func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f
 	if err != nil && h.rejecter.rejectFill(w, r, f, out, err, retryAfterOf(err), reducedCapacity) {
 		return
 	}
-	w, rec := newRecorder(w, out, req.Arrived)
+	w, rec := newRecorder(w, r, out, req.Arrived)
 	if err != nil {
 		h.rejecter.reject(w, f.Request(), rec, err, retryAfterOf(err), "", reducedCapacity)
 		return

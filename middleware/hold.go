@@ -122,10 +122,10 @@ func (h *holds) becameLong(rec *recorder, k streamKind) {
 }
 
 // answered tells the breakers that the first byte of the final response goes out.
-func (h *holds) answered(now time.Time) {
+func (h *holds) answered() {
 	for ; h != nil; h = h.more {
 		if h.call.layer != nil {
-			h.call.call.AnsweredAt(now)
+			h.call.call.Answered()
 		}
 	}
 }

@@ -128,9 +128,6 @@ func (b *base) serve(w http.ResponseWriter, r *http.Request, rec *recorder) {
 	if !b.adjacent {
 		rec.fresh = false
 	}
-	if r.Method == http.MethodConnect {
-		rec.connect = true
-	}
 	if h := rec.routed; h != nil && b.last {
 		rec.routed = nil
 		r.Pattern = rec.route

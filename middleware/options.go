@@ -106,7 +106,7 @@ func (h *settingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	w, rec := record(w)
+	w, rec := record(w, r)
 	if h.common.reject != nil {
 		rec.reject = h.common.reject
 	}

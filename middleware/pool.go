@@ -100,7 +100,7 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}
-	w, rec := record(w)
+	w, rec := record(w, r)
 	var since time.Time
 	if h.traced(rec) {
 		since = rec.now()

@@ -200,7 +200,7 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.lean {
 		rec = recorderOf(w)
 	} else {
-		w, rec = record(w)
+		w, rec = record(w, r)
 	}
 	key, err := h.config.key(r)
 	if err != nil {
@@ -268,7 +268,7 @@ func (h *rateHandler) refuse(w http.ResponseWriter, r *http.Request, rec *record
 			j.rejectLean(w, r, after, body)
 			return
 		}
-		w, rec = record(w)
+		w, rec = record(w, r)
 	}
 	j.reject(w, r, rec, d.Err(), after, d.Policy, body)
 }

@@ -89,21 +89,21 @@ func recorderOf(w http.ResponseWriter) *recorder {
 }
 
 // record returns the recorder of the request, and the writer to pass on.
-func record(w http.ResponseWriter) (http.ResponseWriter, *recorder) {
-	if r, ok := w.(recorded); ok { // the usual case, without the loop
-		return w, r.record()
+func record(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *recorder) {
+	if in, ok := w.(recorded); ok { // the usual case, without the loop
+		return w, in.record()
 	}
 	if out := recorderOf(w); out != nil {
-		w, rec := newRecorder(w, out, out.start)
+		w, rec := newRecorder(w, r, out, out.start)
 		out.fresh, rec.fresh = false, false // somebody else's wrapper lies between: its code has run
 		return w, rec
 	}
-	return newRecorder(w, enclosing(w), time.Now())
+	return newRecorder(w, r, enclosing(w), time.Now())
 }
 
-// newRecorder returns a recorder around w. out is the one outside, if there is one.
-func newRecorder(w http.ResponseWriter, out *recorder, start time.Time) (http.ResponseWriter, *recorder) {
-	rec := &recorder{w: w, start: start, fresh: true}
+// newRecorder returns a recorder around w, for the request r. out is the one outside, if there is one.
+func newRecorder(w http.ResponseWriter, r *http.Request, out *recorder, start time.Time) (http.ResponseWriter, *recorder) {
+	rec := &recorder{w: w, start: start, fresh: true, connect: r.Method == http.MethodConnect}
 	if out != nil {
 		rec.outer, rec.traces, rec.reject = out, out.traces, out.reject
 	}
@@ -187,7 +187,7 @@ func (rec *recorder) wroteFinal(code int) {
 // answered notes that the first byte of the final response goes out, and tells the breakers.
 func (rec *recorder) answered(now time.Time) {
 	rec.firstByte, rec.hasFirst = now.Sub(rec.start), true
-	rec.holds.answered(now)
+	rec.holds.answered()
 }
 
 func (rec *recorder) Write(b []byte) (int, error) {

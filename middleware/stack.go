@@ -325,7 +325,7 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	cell := rand.Uint32()
 	if !h.gate.enter(cell) {
 		w.Header().Set("Connection", "close")
-		w, rec := record(w)
+		w, rec := record(w, r)
 		h.rejecter.reject(w, r, rec, errDraining, 0, "", reducedCapacity)
 		return
 	}
@@ -342,7 +342,7 @@ func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *gateHandler) upgrade(w http.ResponseWriter, r *http.Request, cell uint32) {
 	leave := sync.OnceFunc(func() { h.gate.leave(cell) })
 	defer leave()
-	w, rec := record(w)
+	w, rec := record(w, r)
 	rec.holds.addPermit(permitHold{from: &permitSource{becameLong: func(rec *recorder, _ *permitHold, _ streamKind) {
 		if rec.hijacked {
 			leave()

@@ -14,20 +14,10 @@ import (
 // A process that has run out of file descriptors when it is told to leave has the longest queue of all. Each that is served makes room for another.
 func TestStopListeningTakesOverTheQueueWithoutFileDescriptors(t *testing.T) {
 	onEachNetwork(t, func(t *testing.T, listen func() net.Listener) {
-		const waiting, room = 20, 3
 		inner := listen()
 		l, stop := health.NewListener(inner)
-		var clients []net.Conn
-		for range waiting {
-			c, err := net.Dial(inner.Addr().Network(), inner.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			io.WriteString(c, "hello")
-			clients = append(clients, c)
-		}
-		exhaust(t, room)
+		clients := greet(t, inner, 20)
+		exhaust(t, 3)
 
 		var served sync.WaitGroup
 		served.Go(func() { // as net/http does

@@ -44,6 +44,20 @@ func onEachNetwork(t *testing.T, test func(t *testing.T, listen func() net.Liste
 	}
 }
 
+// greet returns n clients of l that have said hello, though nobody has called Accept for them.
+func greet(t *testing.T, l net.Listener, n int) (clients []net.Conn) {
+	for range n {
+		c, err := net.Dial(l.Addr().Network(), l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		io.WriteString(c, "hello")
+		clients = append(clients, c)
+	}
+	return clients
+}
+
 // What the system has accepted in our name is served, although nobody had called
 // Accept for it when listening stopped.
 func TestStopListeningTakesOverTheQueue(t *testing.T) {
@@ -54,16 +68,7 @@ func stopListeningTakesOverTheQueue(t *testing.T, listen func() net.Listener) {
 	inner := listen()
 	l, stop := health.NewListener(inner)
 	defer time.AfterFunc(10*time.Second, func() { l.Close() }).Stop() // an Accept that nothing comes to
-	var clients []net.Conn
-	for range 5 {
-		c, err := net.Dial(inner.Addr().Network(), inner.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		io.WriteString(c, "hello")
-		clients = append(clients, c)
-	}
+	clients := greet(t, inner, 5)
 	stop()
 	if c, err := net.Dial(inner.Addr().Network(), inner.Addr().String()); err == nil {
 		c.Close()

@@ -115,10 +115,9 @@ func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, la
 	if got != os.Interrupt {
 		h.awaitProxies(ctx)
 	}
-	over := time.NewTimer(time.Second) // for both
+	over := time.After(time.Second) // for both
 	listener.stop()
-	conns.settle(listener, over.C)
-	over.Stop()
+	conns.settle(listener, over)
 	return h.stopAll(ctx, srv, last)
 }
 
