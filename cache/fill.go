@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -236,7 +237,7 @@ func (fl *fill) decide(status int) {
 				merged[name] = values
 			}
 		}
-		fl.v = p.judge(fl.r, fl.have.status, merged, fl.asked, now)
+		fl.v = fl.judge(fl.have.status, merged, now)
 		fl.mode = discarding
 		return
 	}
@@ -248,7 +249,7 @@ func (fl *fill) decide(status int) {
 		return
 	}
 	fl.length = declared(h, status)
-	fl.v = p.judge(fl.r, status, h, fl.asked, now)
+	fl.v = fl.judge(status, h, now)
 	if fl.v.store && fl.length > c.maxObject.Load() {
 		fl.v.store, fl.v.reason, fl.v.byself = false, "too-large", true
 	}
@@ -320,9 +321,26 @@ func (fl *fill) learn(h http.Header, now time.Time) {
 	for name, values := range h {
 		merged[name] = values
 	}
-	if v := fl.h.rules.judge(fl.r, e.status, merged, fl.asked, now); v.store {
+	if v := fl.judge(e.status, merged, now); v.store {
 		fl.keep(fl.freshen(h, v, now))
 	}
+}
+
+// judge is that of the rules. The cookies that a layer outside has set for this request, as one of sessions does for a new client,
+// are not of the response: they are not stored, and clients get theirs with a hit as well. But nothing is guessed of such a response,
+// as where the client has brought a cookie.
+func (fl *fill) judge(status int, h http.Header, now time.Time) verdict {
+	cookies, some := h["Set-Cookie"]
+	theirs := some && fl.outer.has("Set-Cookie", cookies)
+	if theirs {
+		h = maps.Clone(h)
+		delete(h, "Set-Cookie")
+	}
+	v := fl.h.rules.judge(fl.r, status, h, fl.asked, now)
+	if theirs && v.share && v.guessed {
+		v.store, v.share, v.reason = false, false, "set-cookie"
+	}
+	return v
 }
 
 // freshen makes the entry that an answer with these fields turns the stored one into, with the tags that it has then.

@@ -163,7 +163,8 @@ func WithOnlyExplicit() RouteOption {
 }
 
 // WithStoreSetCookie stores responses that set cookies. Every client then gets the cookies of the
-// one whose request made the response: for handlers that set only cookies that are nobody's.
+// one whose request made the response: for handlers that set only cookies that are nobody's. The cookies that a
+// layer outside the cache has set before are none of the response: it is stored without them, with this option or not.
 func WithStoreSetCookie() RouteOption {
 	return routeOption(func(p *rules) { p.storeSetCookie = true })
 }

@@ -15,6 +15,7 @@ type verdict struct {
 	byself bool   // the response alone is the reason: the next one will be the same
 	cookie bool   // the cookie of the request is
 
+	guessed              bool // how long it lasts is
 	lifetime, initialAge time.Duration
 	whileStale, ifError  time.Duration // noDelta if the response did not say
 	mustValidate         bool          // must-revalidate and its like: never served stale
@@ -94,7 +95,7 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 			return no("error", false)
 		}
 	}
-	v.lifetime, v.initialAge = life, age
+	v.guessed, v.lifetime, v.initialAge = !explicit, life, age
 	v.noCache = d.noCache
 	v.mustValidate = d.mustRevalidate || d.proxyRevalidate || d.sMaxAge != noDelta || d.noCache
 	usable := life > age && !d.noCache
