@@ -43,6 +43,8 @@ type env struct {
 	count *rejectCounts
 	// gate is that of the stack; nil outside a stack.
 	gate *gate
+	// end is what the stack is around; nil outside a stack.
+	end http.Handler
 }
 
 // base is the part that every layer handler has in common.

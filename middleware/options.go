@@ -52,7 +52,11 @@ func (f commonOption) wrap(next http.Handler, e env) http.Handler {
 	var c common
 	f(&c)
 	next = orDefaultMux(next)
-	return &settingHandler{next: ownOr(next), common: c, bare: ownOr(innermost(next)), tracer: tracer{t: c.trace}}
+	bare := e.end
+	if bare == nil {
+		bare = innermost(next)
+	}
+	return &settingHandler{next: ownOr(next), common: c, bare: ownOr(bare), tracer: tracer{t: c.trace}}
 }
 
 // nilOption is what a panic says of an option that is nil.
@@ -78,6 +82,9 @@ func WithReject(f RejectFunc) Option {
 // WithSkip lets the requests for which f is true pass the layer by: health checks, for
 // example. f runs before the layer has done anything. It panics if f is nil.
 // Given more than once, a request is skipped if any f says so.
+//
+// As a layer of a stack it holds for that stack, and not for another one inside. Put on by its Handler it holds for the layers that follow, up to
+// the first handler of somebody else: give the layers behind a router or a middleware the option themselves.
 func WithSkip(f SkipFunc) Option {
 	if f == nil {
 		panic("middleware: WithSkip: f is nil; leave the option out")
@@ -89,7 +96,7 @@ func WithSkip(f SkipFunc) Option {
 type settingHandler struct {
 	next   http.Handler
 	common common
-	bare   http.Handler // the first handler inside that is not ours
+	bare   http.Handler // what the stack is around, or else the first handler inside that is not ours
 	tracer tracer
 }
 

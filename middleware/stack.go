@@ -78,7 +78,7 @@ func New(layers ...Layer) *Stack {
 // share the limiters, breakers, caches and pools. A nil h means [http.DefaultServeMux].
 func (s *Stack) Handler(h http.Handler) http.Handler {
 	h = orDefaultMux(h)
-	e := env{count: &s.counts, gate: &s.gate}
+	e := env{count: &s.counts, gate: &s.gate, end: h}
 	// The gate is inside the options, so that what they skip is answered while draining.
 	options, rest := split(flatten(nil, s.layers, nil))
 	g := &gateHandler{next: ownOr(build(h, rest, e)), gate: &s.gate}

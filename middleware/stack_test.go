@@ -397,6 +397,25 @@ func TestRejectionWritesTheUsualAnswer(t *testing.T) {
 	}
 }
 
+// What a stack skips comes to the layers of another inside it, whatever is between the two.
+func TestSkipIsOfOneStack(t *testing.T) {
+	skip := middleware.WithSkip(func(*http.Request) bool { return true })
+	for name, layer := range refusing(t) {
+		want := get(layer.Handler(answer(200)), "GET", "/").StatusCode
+		for what, inner := range map[string]http.Handler{
+			"a stack":                    middleware.Wrap(answer(200), layer),
+			"a layer":                    layer.Handler(answer(200)),
+			"a stack, behind another's":  inBetween["the same writer"](middleware.Wrap(answer(200), layer)),
+			"a stack in one that is not": middleware.Wrap(middleware.Wrap(answer(200), layer), middleware.Concurrency(limiter.NewConcurrency(1))),
+		} {
+			h := middleware.Wrap(inner, refusing(t)["concurrency"], skip)
+			if got := get(h, "GET", "/").StatusCode; got != want {
+				t.Errorf("%s with %s: status %d, want %d", what, name, got, want)
+			}
+		}
+	}
+}
+
 // Several options may stand beside each other, of one kind as well.
 func TestOptionsOfAStackAddUp(t *testing.T) {
 	skip := func(path string) middleware.Layer {
