@@ -65,16 +65,15 @@ func (p *Pool) waits(level int) bool {
 const turn = 10 * time.Millisecond
 
 // next ends one task in the slot's books and begins another of the same sort. If anybody waits
-// who is more urgent than work that has only just arrived, the slot goes to him first.
-func (s *slot) next(ctx context.Context) error {
+// who is more urgent than work that has only just arrived, the slot goes to him first. Where ctx ends
+// meanwhile there may be no slot any more, and the caller must not go on.
+func (s *slot) next(ctx context.Context) {
 	if s.kind.pool.waits(0) && !s.bound() {
-		return s.standBack(ctx, true)
-	}
-	if s.move(slotHeld, slotYielded) {
+		s.standBack(ctx, true)
+	} else if s.move(slotHeld, slotYielded) {
 		s.renew()
 		s.resume()
 	}
-	return nil
 }
 
 // renew is the part of next that belongs to the books. The slot belongs to the caller alone.
@@ -133,7 +132,7 @@ func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
 	if s.began == untimed { // and yet it runs for long enough to be asked to stand back
 		s.began = from
 	}
-	if next || w.arrived == untimed {
+	if w.arrived == untimed {
 		w.arrived = s.began
 	}
 	if !next && w.resumed != 0 && from-w.resumed < turn {

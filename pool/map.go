@@ -96,12 +96,9 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
 			return
 		}
 		if !first && own != nil {
-			if err := own.next(ctx); err != nil {
-				m.fail(err)
-				return
-			}
+			own.next(ctx)
 		}
-		if err := ctx.Err(); err != nil {
+		if ctx.Err() != nil {
 			m.fail(context.Cause(ctx))
 			return
 		}
