@@ -17,16 +17,18 @@ import (
 
 // TestOrderAgainstModel compares in which order one slot serves tasks of one client with
 // the plainest thing that could decide it: a slice that is searched for the least
-// arrival - priority*step each time the slot comes free. Some leave while they wait.
+// arrival - priority*step each time the slot comes free. Some leave while they wait, and some arrived before they came, see
+// WithArrival.
 func TestOrderAgainstModel(t *testing.T) {
-	const step = 100 * time.Millisecond
 	type job struct {
 		id            int
 		arrive, serve time.Duration
+		before        time.Duration // how long before that it arrived, by its own word
 		leave         time.Duration // 0: stays
 		priority      int
 	}
 	for seed := range uint64(60) {
+		step := time.Duration(seed%4) * 50 * time.Millisecond
 		rng := rand.New(rand.NewPCG(seed, 1))
 		var list []job
 		var at time.Duration
@@ -35,6 +37,9 @@ func TestOrderAgainstModel(t *testing.T) {
 			j := job{id: i, arrive: at, serve: time.Duration(rng.IntN(60)+1)*time.Millisecond + 7*time.Nanosecond, priority: rng.IntN(7) - 3}
 			if rng.IntN(5) == 0 {
 				j.leave = at + time.Duration(rng.IntN(200)+1)*time.Millisecond + 3*time.Nanosecond
+			}
+			if rng.IntN(5) == 0 {
+				j.before = time.Duration(rng.IntN(300))*time.Millisecond + 5*time.Nanosecond
 			}
 			list = append(list, j)
 		}
@@ -55,7 +60,7 @@ func TestOrderAgainstModel(t *testing.T) {
 				continue
 			}
 			best := 0
-			key := func(j job) time.Duration { return j.arrive - time.Duration(j.priority)*step }
+			key := func(j job) time.Duration { return j.arrive - j.before - time.Duration(j.priority)*step }
 			for i := range waiting {
 				if key(waiting[i]) < key(waiting[best]) {
 					best = i
@@ -69,6 +74,7 @@ func TestOrderAgainstModel(t *testing.T) {
 
 		synctest.Test(t, func(t *testing.T) {
 			p := pool.New(pool.WithSlots(1), pool.WithPriorityStep(step), pool.WithQueue(1000, time.Hour))
+			time.Sleep(time.Hour) // in a synctest bubble
 			var got []int
 			var wg sync.WaitGroup
 			for _, j := range list {
@@ -86,7 +92,7 @@ func TestOrderAgainstModel(t *testing.T) {
 						got = append(got, j.id)
 						time.Sleep(j.serve) // in a synctest bubble
 						return nil
-					}, pool.WithPriority(j.priority))
+					}, pool.WithPriority(j.priority), pool.WithArrival(time.Now().Add(-j.before)))
 				})
 			}
 			wg.Wait()

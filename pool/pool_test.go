@@ -42,6 +42,9 @@ func empty(t *testing.T, p *pool.Pool) {
 	if s.Used != 0 || s.Waiting != 0 {
 		t.Errorf("%d slots used and %d waiting, want none", s.Used, s.Waiting)
 	}
+	if waiting, clients := pool.Remembered(p); waiting != 0 || clients != 0 {
+		t.Errorf("%d that wait and %d clients are remembered, want none", waiting, clients)
+	}
 	for _, k := range s.Kinds {
 		if k.Running != 0 || k.Waiting != 0 {
 			t.Errorf("kind %q: %d running, %d waiting, %d begun, %d measured", k.Kind, k.Running, k.Waiting, k.Begun, k.Run.Count)

@@ -1,0 +1,11 @@
+package pool
+
+// Remembered says what p still holds of those that waited: tasks by priority, and clients with a share of the line.
+func Remembered(p *Pool) (waiting int64, clients int) {
+	for i := range p.waiting {
+		waiting += p.waiting[i].Load()
+	}
+	p.shares.mu.Lock()
+	defer p.shares.mu.Unlock()
+	return waiting, len(p.shares.waiting)
+}

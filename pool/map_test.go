@@ -1,0 +1,222 @@
+package pool_test
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/pool"
+)
+
+// However fast the caller is done, it waits for those that run elsewhere, and has their error.
+func TestMapWaitsForItsHelpers(t *testing.T) {
+	for name, c := range map[string]struct {
+		last func() // the end of the last element, on another goroutine
+		err  error
+	}{
+		"one fails":              {func() {}, errTask},
+		"one ends its goroutine": {runtime.Goexit, pool.ErrGoexit},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(2))
+				began := time.Now()
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					_, err := pool.Map(context.Background(), p, []int{0, 1}, func(_ context.Context, i int) (int, error) {
+						if i == 0 {
+							time.Sleep(time.Second) // in a synctest bubble
+							return 0, nil
+						}
+						time.Sleep(time.Minute) // in a synctest bubble
+						c.last()
+						return 0, errTask
+					})
+					if d := time.Since(began); err != c.err || d != time.Minute {
+						t.Errorf("got %v after %v, want %v after a minute", err, d, c.err)
+					}
+				})
+				time.Sleep(2 * time.Second) // in a synctest bubble
+				if n := p.Stats().Used; n != 1 {
+					t.Errorf("%d slots are taken while one element runs", n)
+				}
+				wg.Wait()
+				empty(t, p)
+			})
+		})
+	}
+}
+
+// A Map whose caller's goroutine is ended by an element begins no more of them, and those that run are told.
+func TestMapAfterGoexit(t *testing.T) {
+	for name, run := range map[string]func(p *pool.Pool, f func(context.Context) error) error{
+		"in a slot of its own": func(p *pool.Pool, f func(context.Context) error) error { return f(context.Background()) },
+		"inside a task":        func(p *pool.Pool, f func(context.Context) error) error { return p.Do(context.Background(), f) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(2))
+				var calls, told atomic.Int64
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					run(p, func(ctx context.Context) error {
+						pool.Map(ctx, p, make([]int, 100), func(ctx context.Context, _ int) (int, error) {
+							if calls.Add(1) == 1 { // the caller's: another goroutine is begun after it
+								synctest.Wait()
+								runtime.Goexit()
+							}
+							<-ctx.Done()
+							if context.Cause(ctx) == pool.ErrGoexit {
+								told.Add(1)
+							}
+							return 0, nil
+						})
+						t.Error("Map returned")
+						return nil
+					})
+				})
+				wg.Wait()
+				if calls.Load() != 2 || told.Load() != 1 {
+					t.Errorf("%d elements were begun, and %d told of the end; want 2 and 1", calls.Load(), told.Load())
+				}
+				empty(t, p)
+			})
+		})
+	}
+}
+
+// When the caller's context ends no further element begins, also where fn does not look at it.
+func TestMapEndsWithItsContext(t *testing.T) {
+	for name, run := range map[string]func(ctx context.Context, p *pool.Pool, f func(context.Context) error) error{
+		"in a slot of its own": func(ctx context.Context, _ *pool.Pool, f func(context.Context) error) error { return f(ctx) },
+		"inside a task": func(ctx context.Context, p *pool.Pool, f func(context.Context) error) error {
+			return p.Do(ctx, f)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(2))
+				ctx, cancel := context.WithCancelCause(context.Background())
+				time.AfterFunc(2500*time.Millisecond, func() { cancel(errTask) })
+				var begun atomic.Int64
+				out, err := []int(nil), error(nil)
+				run(ctx, p, func(ctx context.Context) error {
+					out, err = pool.Map(ctx, p, make([]int, 100), func(context.Context, int) (int, error) {
+						begun.Add(1)
+						time.Sleep(time.Second) // in a synctest bubble
+						return 0, nil
+					})
+					return nil
+				})
+				if err != errTask || out != nil || begun.Load() != 6 {
+					t.Errorf("got %v and %d results after %d elements, want the cause, none, and 6", err, len(out), begun.Load())
+				}
+				empty(t, p)
+			})
+		})
+	}
+}
+
+// A Map that has made room between its elements has no use for a slot once one of them has failed.
+func TestMapThatFailsWaitsForNoSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2))
+		began := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := pool.Map(context.Background(), p, []int{0, 1, 2, 3}, func(_ context.Context, i int) (int, error) {
+				if i == 1 { // on another goroutine
+					time.Sleep(time.Second) // in a synctest bubble
+					return 0, errTask
+				}
+				time.Sleep(10 * time.Millisecond) // in a synctest bubble
+				return 0, nil
+			})
+			if d := time.Since(began); err != errTask || d != time.Second {
+				t.Errorf("got %v after %v, want the error after a second", err, d)
+			}
+		})
+		time.Sleep(5 * time.Millisecond) // in a synctest bubble
+		wg.Go(func() {
+			p.Do(context.Background(), func(context.Context) error {
+				time.Sleep(time.Hour) // in a synctest bubble
+				return nil
+			})
+		})
+		wg.Wait()
+		empty(t, p)
+	})
+}
+
+// Each element is a task of its own in the books, in whatever slot it ran, and the options are its own.
+func TestMapCountsEachElement(t *testing.T) {
+	for _, slots := range []int{1, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(slots))
+			var wg sync.WaitGroup
+			for range 2 { // they make room for one another
+				wg.Go(func() {
+					pool.Map(context.Background(), p, make([]int, 30), func(context.Context, int) (int, error) {
+						time.Sleep(time.Second) // in a synctest bubble
+						return 0, nil
+					}, pool.WithKind("element"))
+				})
+			}
+			wg.Wait()
+			s := p.Stats()
+			if len(s.Kinds) != 1 || s.Kinds[0].Kind != "element" {
+				t.Fatalf("%d slots: %+v", slots, s.Kinds)
+			}
+			if k := s.Kinds[0]; k.Begun != 60 || k.Run.Count != 60 || k.Run.Total != time.Minute || k.Run.P99 > 1250*time.Millisecond {
+				t.Errorf("%d slots: %d begun, run time %+v; want 60 of a second each", slots, k.Begun, k.Run)
+			}
+			empty(t, p)
+		})
+	}
+}
+
+// A Map arrives anew with each element: whoever comes while one runs, and is as urgent, is served before the next.
+func TestMapIsOneTaskAmongOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		time.Sleep(time.Hour) // in a synctest bubble
+		var order []string
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			pool.Map(context.Background(), p, []string{"first", "second", "third"}, func(ctx context.Context, name string) (int, error) {
+				time.Sleep(time.Second) // in a synctest bubble
+				err := pool.Checkpoint(ctx)
+				order = append(order, name)
+				return 0, err
+			})
+		})
+		for _, at := range []struct {
+			name     string
+			priority int
+			after    time.Duration
+		}{
+			{"plain, during the first", 0, 500 * time.Millisecond},
+			{"urgent, during the second", 1, time.Second},
+		} {
+			time.Sleep(at.after) // in a synctest bubble
+			wg.Go(func() {
+				p.Do(context.Background(), func(context.Context) error {
+					order = append(order, at.name)
+					return nil
+				}, pool.WithPriority(at.priority))
+			})
+		}
+		wg.Wait()
+		want := []string{"first", "plain, during the first", "urgent, during the second", "second", "third"}
+		for i := range want {
+			if i >= len(order) || order[i] != want[i] {
+				t.Fatalf("order %q, want %q", order, want)
+			}
+		}
+		empty(t, p)
+	})
+}
