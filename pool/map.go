@@ -27,32 +27,15 @@ func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context
 			return nil, err
 		}
 		own.lock()
-		defer own.leave()
 		ctx = own
 	} else if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	} else {
 		m.inside = true
 	}
-	ctx, m.cancel = context.WithCancelCause(ctx)
-	m.ctx = ctx
+	m.ctx, m.cancel = context.WithCancelCause(ctx)
 	defer m.cancel(nil)
-	finished := false
-	defer func() {
-		if !finished { // fn ended this goroutine
-			m.fail(ErrGoexit)
-		}
-		if own != nil {
-			own.leave() // those that still run have slots of their own
-		}
-		m.helpers.Wait()
-	}()
-	m.work(ctx, own)
-	finished = true
-	if own != nil {
-		own.leave()
-	}
-	m.helpers.Wait()
+	m.all(own)
 	if m.err != nil {
 		return nil, m.err
 	}
@@ -82,6 +65,22 @@ func (m *mapping[A, R]) fail(err error) {
 		m.failed.Store(true)
 		m.cancel(err)
 	})
+}
+
+// all runs the elements, here and on other goroutines, and returns when the last of them has.
+func (m *mapping[A, R]) all(own *slot) {
+	finished := false
+	defer func() {
+		if !finished { // fn ended this goroutine
+			m.fail(ErrGoexit)
+		}
+		if own != nil {
+			own.leave() // those that still run have slots of their own
+		}
+		m.helpers.Wait()
+	}()
+	m.work(m.ctx, own)
+	finished = true
 }
 
 // work runs elements until there are no more. own is the slot to be given up between
