@@ -141,12 +141,14 @@ func TestMapThatFailsWaitsForNoSlot(t *testing.T) {
 			}
 		})
 		time.Sleep(5 * time.Millisecond) // in a synctest bubble
-		wg.Go(func() {
-			p.Do(context.Background(), func(context.Context) error {
-				time.Sleep(time.Hour) // in a synctest bubble
-				return nil
+		for range 2 {                    // which then have every slot
+			wg.Go(func() {
+				p.Do(context.Background(), func(context.Context) error {
+					time.Sleep(time.Hour) // in a synctest bubble
+					return nil
+				})
 			})
-		})
+		}
 		wg.Wait()
 		empty(t, p)
 	})

@@ -53,6 +53,16 @@ func TestWhatIsWaitedForDoesNotGiveWay(t *testing.T) {
 			_, err := pool.Map(ctx, p, make([]int, 20), func(ctx context.Context, _ int) (int, error) { return long(ctx) })
 			return err
 		},
+		"Map whose caller has no more to do": func(ctx context.Context, p *pool.Pool) error {
+			_, err := pool.Map(ctx, p, []bool{false, true}, func(ctx context.Context, more bool) (int, error) {
+				if more {
+					return long(ctx)
+				}
+				time.Sleep(time.Millisecond) // in a synctest bubble: the other one is begun on another goroutine
+				return 0, nil
+			})
+			return err
+		},
 	} {
 		for how, urgent := range map[string]func(p *pool.Pool) error{
 			"one that needs every slot": func(p *pool.Pool) error {
@@ -152,6 +162,70 @@ func TestWaitForWhatAPartHasSubmitted(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What a task has submitted has its own place in the line, and keeps to it when the task has ended first: whoever waits for it
+// then does not run it beyond the slots.
+func TestWaitForWhatATaskHasLeftBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		var left *pool.Future[int]
+		p.Do(context.Background(), func(ctx context.Context) error {
+			left = pool.Submit(context.WithoutCancel(ctx), p, func(context.Context) (int, error) { return 1, nil }, pool.WithPriority(-1))
+			synctest.Wait()
+			go p.Do(context.Background(), func(context.Context) error {
+				time.Sleep(time.Second) // in a synctest bubble
+				return nil
+			})
+			synctest.Wait()
+			return nil
+		})
+		synctest.Wait()
+		began := time.Now()
+		n, err := left.Wait(context.Background())
+		if d := time.Since(began); n != 1 || err != nil || d != time.Second {
+			t.Errorf("got %d, %v after %v; want 1 when the slot is free, after a second", n, err, d)
+		}
+		synctest.Wait()
+		empty(t, p)
+	})
+}
+
+// The helpers of a Map that has a slot of its own are tasks like any other: nobody waits for them with a slot in hand, and so
+// they give way.
+func TestHelpersGiveWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2))
+		began := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := pool.Map(context.Background(), p, []int{0, 1}, func(ctx context.Context, i int) (int, error) {
+				if i == 0 { // the caller's
+					time.Sleep(time.Hour) // in a synctest bubble
+					return 0, nil
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+				err := pool.Checkpoint(ctx)
+				if d := time.Since(began); d != 2*time.Second {
+					t.Errorf("it goes on after %v, want 2s", d)
+				}
+				return 0, err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		p.Do(context.Background(), func(context.Context) error {
+			if d := time.Since(began); d != time.Second {
+				t.Errorf("urgent work began after %v, want a second", d)
+			}
+			time.Sleep(time.Second) // in a synctest bubble
+			return nil
+		}, pool.WithPriority(1))
+		wg.Wait()
+		empty(t, p)
+	})
 }
 
 // Between its elements the helpers of a Map make room, also where Map was called in a task.

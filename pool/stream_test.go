@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/pool"
 )
 
@@ -82,6 +83,39 @@ func TestStreamIsNotRefusedByItself(t *testing.T) {
 				}
 				empty(t, p)
 			})
+		})
+	}
+}
+
+// An element that was begun is not begun again, though what it called refused it with the errors of a pool.
+func TestStreamRunsWhatIsRefusedInsideOnce(t *testing.T) {
+	for _, inner := range []error{limiter.ErrSaturated, limiter.ErrRateLimited} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(2))
+			var ran atomic.Int64
+			in := func(yield func(int) bool) {
+				for i := range 10 {
+					if !yield(i) {
+						return
+					}
+				}
+			}
+			got := 0
+			for _, err := range pool.Stream(context.Background(), p, in, func(_ context.Context, i int) (int, error) {
+				if i == 2 {
+					ran.Add(1)
+					return 0, inner
+				}
+				return 0, nil
+			}) {
+				if got++; (err == inner) != (got == 3) {
+					t.Errorf("result %d: %v", got, err)
+				}
+			}
+			if got != 3 || ran.Load() != 1 {
+				t.Errorf("%d results, and the one that was refused ran %d times; want 3 and once", got, ran.Load())
+			}
+			empty(t, p)
 		})
 	}
 }
