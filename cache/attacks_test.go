@@ -181,6 +181,16 @@ func TestAttack05UnkeyedHeader(t *testing.T) {
 		h = cache.New(1<<20, cache.WithTrustedHeaders(name)).Handler(handler)
 		get(h, "http://example.com/x", name+": proxy.example")
 		want(t, name+": trusted", get(h, "http://example.com/x").Header.Get("Age"), "0")
+
+		for _, other := range poison { // to say so of one says nothing of the others
+			if other != name {
+				for _, opt := range []cache.Option{cache.WithKeyHeaders(name), cache.WithTrustedHeaders(name)} {
+					h = cache.New(1<<20, opt).Handler(handler)
+					get(h, "http://example.com/x", other+": evil.example")
+					want(t, other+", with an option for "+name, text(t, get(h, "http://example.com/x")), "")
+				}
+			}
+		}
 	}
 }
 

@@ -103,6 +103,7 @@ func TestStored(t *testing.T) {
 		{"only explicit: s-maxage", nil, []string{"Cache-Control: s-maxage=60"}, []cache.Option{cache.WithOnlyExplicit()}, true},
 		{"only explicit: targeted", nil, []string{"CDN-Cache-Control: max-age=60"}, []cache.Option{cache.WithOnlyExplicit()}, true},
 		{"TTL by option", nil, nil, []cache.Option{cache.WithTTL(time.Minute)}, true},
+		{"TTL by option, of an error", []string{"X-Status: 404"}, nil, []cache.Option{cache.WithTTL(time.Minute)}, false},
 		{"TTL by option does not beat the response", nil, []string{"Cache-Control: max-age=0"}, []cache.Option{cache.WithTTL(time.Minute)}, false},
 		{"TTL by option addresses nobody", nil, nil, []cache.Option{cache.WithTTL(time.Minute), cache.WithOnlyExplicit()}, false},
 		{"TTL by option, public", nil, []string{"Cache-Control: public"}, []cache.Option{cache.WithTTL(time.Minute), cache.WithOnlyExplicit()}, true},
@@ -114,7 +115,14 @@ func TestStored(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var calls atomic.Int64
-			h := cache.New(1<<20, test.opts...).Handler(page(&calls, "body", test.fields...))
+			answer := page(&calls, "body", test.fields...)
+			h := cache.New(1<<20, test.opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if s := r.Header.Get("X-Status"); s != "" {
+					n, _ := strconv.Atoi(s)
+					w.WriteHeader(n)
+				}
+				answer(w, r)
+			}))
 			for range 2 {
 				res := get(h, "http://example.com/x", test.request...)
 				want(t, "body", text(t, res), "body")
@@ -407,6 +415,85 @@ func TestCollapse(t *testing.T) {
 	})
 }
 
+// Who waits for another one's response waits no longer than the option says, and then asks for itself.
+func TestCollapseWait(t *testing.T) {
+	for _, test := range []struct {
+		opts  []cache.Option
+		after time.Duration // when the second request reaches the handler
+	}{
+		{nil, 5 * time.Second}, {[]cache.Option{cache.WithCollapseWait(2 * time.Second)}, 2 * time.Second}, {[]cache.Option{cache.WithCollapseWait(0)}, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			began := time.Now()
+			h := cache.New(1<<20, test.opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if calls.Add(1) == 2 {
+					want(t, "asked after", time.Since(began), test.after)
+				}
+				time.Sleep(10 * time.Second) // in a synctest bubble
+				w.Header().Set("Cache-Control", "max-age=60")
+			}))
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() { get(h, "http://example.com/x") })
+			}
+			wg.Wait()
+			want(t, "calls", calls.Load(), 2)
+		})
+	}
+}
+
+// Whoever says who he is does not wait: what the handler answers others may not be for him, nor what it answers him for others.
+func TestAuthorizationDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second) // in a synctest bubble
+			w.Header().Set("Cache-Control", "max-age=60")
+			io.WriteString(w, r.Header.Get("Authorization"))
+		}))
+		var wg sync.WaitGroup
+		began := time.Now()
+		for _, user := range []string{"", "a", "b", "a"} {
+			wg.Go(func() {
+				want(t, "answer", text(t, get(h, "http://example.com/x", strings.Repeat("Authorization: ", min(1, len(user)))+user)), user)
+				want(t, "took", time.Since(began), time.Second)
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// Who waits for another one's response and gets it while it is made sees the same header.
+func TestCollapsedHasTheHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for name, values := range fields("Cache-Control: max-age=60\nEtag: \"1\"\nX: a\nX: b\nContent-Length: 10\nContent-Type: text/x\nAge: 7\nCache-Status: inner; hit") {
+				w.Header()[name] = values
+			}
+			w.WriteHeader(http.StatusNotFound)
+			io.WriteString(w, "01234")
+			http.NewResponseController(w).Flush()
+			time.Sleep(time.Second) // in a synctest bubble
+			io.WriteString(w, "56789")
+		}))
+		leader := make(chan *http.Response, 1)
+		go func() { leader <- get(h, "http://example.com/x") }()
+		synctest.Wait()
+		follower := get(h, "http://example.com/x")
+		want(t, "status", follower.StatusCode, 404)
+		want(t, "body", text(t, follower), "0123456789")
+		want(t, "Age", follower.Header.Get("Age"), "7")
+		want(t, "Cache-Status", strings.Join(follower.Header["Cache-Status"], ", "), "inner; hit, spillgate; fwd=uri-miss; collapsed")
+		first := (<-leader).Header
+		for name := range first {
+			if name != "Age" && name != "Cache-Status" {
+				want(t, name, strings.Join(follower.Header[name], "|"), strings.Join(first[name], "|"))
+			}
+		}
+		want(t, "fields", len(follower.Header) >= len(first), true)
+	})
+}
+
 // Who waits for another one's response has what the handler has had flushed when the other one has it, and whoever comes later at once.
 func TestCollapsedIsFlushed(t *testing.T) {
 	for _, flush := range []bool{true, false} {
@@ -508,6 +595,8 @@ func TestStaleAnswers(t *testing.T) {
 		{"500 with stale-if-error", "max-age=10, stale-if-error=60", nil, func(w http.ResponseWriter) { w.WriteHeader(500) }, true},
 		{"404 is an answer", "max-age=10, stale-if-error=60", nil, func(w http.ResponseWriter) { w.WriteHeader(404) }, false},
 		{"502", "max-age=10", nil, func(w http.ResponseWriter) { w.WriteHeader(502) }, true},
+		{"504", "max-age=10", nil, func(w http.ResponseWriter) { w.WriteHeader(504) }, true},
+		{"501 is an answer", "max-age=10, stale-if-error=60", nil, func(w http.ResponseWriter) { w.WriteHeader(501) }, false},
 		{"502, must-revalidate", "max-age=10, must-revalidate, stale-if-error=60", nil, func(w http.ResponseWriter) { w.WriteHeader(502) }, false},
 		{"502, proxy-revalidate", "max-age=10, proxy-revalidate", nil, func(w http.ResponseWriter) { w.WriteHeader(502) }, false},
 		{"502, s-maxage", "s-maxage=10", nil, func(w http.ResponseWriter) { w.WriteHeader(502) }, false},
@@ -543,11 +632,14 @@ func TestStaleAnswers(t *testing.T) {
 					want(t, "status", res.StatusCode, 200)
 					want(t, "Age", res.Header.Get("Age"), "15")
 					want(t, "Retry-After", res.Header.Get("Retry-After"), "")
-					how := "fwd=stale; fwd-status=" + test.name[:3] // it went forward, and that is no hit: RFC 9211, section 2.1
-					if test.name == "shed" {
-						how = "hit"
+					how, why := "fwd=stale; fwd-status="+test.name[:3], "stale-if-error" // it went forward, and that is no hit: RFC 9211, section 2.1
+					switch test.name {
+					case "502", "504":
+						why = "unreachable"
+					case "shed":
+						how, why = "hit", "shed"
 					}
-					want(t, "says so", strings.HasPrefix(res.Header.Get("Cache-Status"), "spillgate; "+how+"; ttl=-5; detail="), true)
+					want(t, "says so", res.Header.Get("Cache-Status"), "spillgate; "+how+"; ttl=-5; detail="+why)
 				}
 			})
 		})

@@ -30,6 +30,9 @@ func TestRequestDirectives(t *testing.T) {
 		{"max-age=20", "max-age=60", 10, 200, false}, {"max-age=5", "max-age=60", 10, 200, true}, {"max-age=0", "max-age=60", 10, 200, true},
 		{"min-fresh=40", "max-age=60", 10, 200, false}, {"min-fresh=55", "max-age=60", 10, 200, true},
 		{"max-stale", "max-age=5", 10, 200, false}, {"max-stale=10", "max-age=5", 10, 200, false}, {"max-stale=1", "max-age=5", 10, 200, true},
+		{"max-stale=9, max-stale=1", "max-age=5", 10, 200, false}, {"max-stale=x", "max-age=5", 10, 200, true}, {"max-stale=5", "max-age=5", 10, 200, false},
+		{"max-stale, max-age=10", "max-age=5", 10, 200, false}, {"max-stale, max-age=9", "max-age=5", 10, 200, true}, {"max-stale, no-cache", "max-age=5", 10, 200, true},
+		{"max-age=10", "max-age=60", 10, 200, false}, {"min-fresh=50", "max-age=60", 10, 200, false}, {"min-fresh=x", "max-age=60", 10, 200, false},
 		{"max-stale", "max-age=5, must-revalidate", 10, 200, true}, {"max-stale", "s-maxage=5", 10, 200, true},
 		{"only-if-cached", "max-age=60", 10, 200, false}, {"only-if-cached", "max-age=5", 10, 504, false}, {"only-if-cached", "no-store", 10, 504, false},
 		{"no-store", "max-age=60", 10, 200, true}, {"no-cache", "max-age=60", 10, 200, true}, {"max-age=x", "max-age=60", 10, 200, true},
@@ -44,6 +47,13 @@ func TestRequestDirectives(t *testing.T) {
 				res := get(h, "http://example.com/x", "Cache-Control: "+test.cc)
 				want(t, "status", res.StatusCode, test.status)
 				want(t, "asked", calls.Load() == 2, test.asked)
+				body, length, control := "x", res.Header.Get("Content-Length"), test.of
+				if test.status == 504 {
+					body, length, control = "", "0", "no-store"
+				}
+				want(t, "body", text(t, res), body)
+				want(t, "length", res.Header.Get("Content-Length"), length)
+				want(t, "Cache-Control", res.Header.Get("Cache-Control"), control)
 			})
 		})
 	}
@@ -255,6 +265,8 @@ func TestTraceAndStats(t *testing.T) {
 	get(h, "/x", "A: 2", "Cache-Control: no-cache")
 	ask(h, "POST", "/y")
 	ask(h, "HEAD", "/y")
+	want(t, "name", get(h, "/x", "A: 1").Header.Get("Cache-Status"), "edge; hit; ttl=60")
+	served = served[:len(served)-1]
 	want(t, "trace", strings.Join(served, ", "), "/x miss, /x hit, /x miss, /x miss, /y bypass, /y bypass")
 	s := c.Stats()
 	want(t, "by reason", [4]int64{s.MissURL, s.MissVary, s.MissStale, s.MissRequest}, [4]int64{1, 1, 0, 1})

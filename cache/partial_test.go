@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spillgate/spillgate/cache"
@@ -53,6 +54,21 @@ func TestParts(t *testing.T) {
 		{"parts that touch become one", `"v1"`, "max-age=60", []step{
 			{"Range: bytes=1-3", "123", 206, false}, {"Range: bytes=4-6", "456", 206, false}, {"Range: bytes=2-5", "2345", 206, true},
 		}},
+		{"parts that touch from below", `"v1"`, "max-age=60", []step{
+			{"Range: bytes=4-6", "456", 206, false}, {"Range: bytes=1-3", "123", 206, false}, {"Range: bytes=2-5", "2345", 206, true},
+		}},
+		{"parts with a hole between them", `"v1"`, "max-age=60", []step{
+			{"Range: bytes=1-3", "123", 206, false}, {"Range: bytes=5-6", "56", 206, false}, {"Range: bytes=2-5", "2345", 206, false},
+		}},
+		{"parts with a hole between them, from below", `"v1"`, "max-age=60", []step{
+			{"Range: bytes=5-6", "56", 206, false}, {"Range: bytes=1-3", "123", 206, false}, {"Range: bytes=3-5", "345", 206, false},
+		}},
+		{"beyond the end there is nothing", `"v1"`, "max-age=60", []step{
+			{"Range: bytes=8-20", "89", 206, false}, {"Range: bytes=8-30", "89", 206, true}, {"Range: bytes=-2", "89", 206, true}, {"Range: bytes=9-9", "9", 206, true},
+		}},
+		{"a condition is for the handler", `"v1"`, "max-age=60", []step{
+			{"Range: bytes=4-8", "45678", 206, false}, {"Range: bytes=4-8\nIf-None-Match: \"v2\"", "45678", 206, false},
+		}},
 		{"parts that are everything become the whole", `"v1"`, "max-age=60", []step{
 			{"Range: bytes=5-", "56789", 206, false}, {"Range: bytes=0-5", "012345", 206, false}, {"X: y", content, 200, true}, {"Range: bytes=4-5", "45", 206, true},
 		}},
@@ -81,6 +97,15 @@ func TestParts(t *testing.T) {
 				if got := text(t, res); s.body != "" {
 					want(t, name, got, s.body)
 					want(t, name, res.Header.Get("Content-Length"), strconv.Itoa(len(s.body)))
+					span := "" // each digit stands where it says
+					if s.status == 206 {
+						span = fmt.Sprintf("bytes %c-%c/10", got[0], got[len(got)-1])
+					}
+					want(t, name, res.Header.Get("Content-Range"), span)
+					want(t, name, res.Header.Get("Content-Type"), "text/plain; charset=utf-8")
+					want(t, name, res.Header.Get("Etag"), etag)
+					want(t, name, strings.Contains(res.Header.Get("Cache-Status"), "; hit"), s.hit)
+					want(t, name, res.Header.Get("Age") != "", s.hit)
 				}
 				want(t, name+": hit", calls.Load() == before, s.hit)
 			}
@@ -128,6 +153,68 @@ func TestParts(t *testing.T) {
 			want(t, cr, c.Stats().Entries, 0)
 		}
 	})
+}
+
+// A part is used under the rules for all that is stored: while it is fresh, by those who are content with it, for their variant.
+func TestPartsAreHeldToTheRules(t *testing.T) {
+	for _, test := range []struct {
+		name, cc, first, second string // the fields of the second request
+		wait                    time.Duration
+		hit                     bool
+	}{
+		{"fresh", "max-age=60", "", "", 10 * time.Second, true},
+		{"stale", "max-age=60", "", "", 60 * time.Second, false},
+		{"to be validated", "max-age=60, no-cache", "", "", 0, false},
+		{"the client wants a new one", "max-age=60", "", "Cache-Control: no-cache", 0, false},
+		{"too old for the client", "max-age=60", "", "Cache-Control: max-age=5", 10 * time.Second, false},
+		{"another variant", "max-age=60", "Accept: a", "Accept: b", 0, false},
+		{"the same variant", "max-age=60", "Accept: a", "Accept: a", 0, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Vary", "Accept")
+					body, etag := "0123456789", `"v`+r.Header.Get("Accept")+`"`
+					ranged(&calls, &body, &etag, test.cc)(w, r)
+				}))
+				get(h, "http://example.com/x", "Range: bytes=2-5", test.first)
+				time.Sleep(test.wait) // in a synctest bubble
+				res := get(h, "http://example.com/x", "Range: bytes=3-4", test.second)
+				want(t, "body", text(t, res), "34")
+				want(t, "hit", calls.Load() == 1, test.hit)
+			})
+		})
+	}
+}
+
+// A handler that does not know how long the whole is answers with a "*", and what is put together says the same until it is known.
+func TestPartsOfWhatIsNotKnown(t *testing.T) {
+	total := "*"
+	calls := 0
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		var from, to int
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to)
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", `"1"`)
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%s", from, to, total))
+		w.WriteHeader(206)
+		io.WriteString(w, "0123456789"[from:to+1])
+	}))
+	for _, step := range []struct{ total, asked, is, body string }{
+		{"*", "0-2", "bytes 0-2/*", "012"}, {"*", "3-4", "bytes 3-4/*", "34"}, {"x", "1-3", "bytes 1-3/*", "123"},
+		{"10", "5-7", "bytes 5-7/10", "567"}, {"x", "2-6", "bytes 2-6/10", "23456"}, {"x", "6-7", "bytes 6-7/10", "67"},
+		{"11", "8-9", "bytes 8-9/11", "89"}, // it says otherwise now: nobody knows which of them is right
+		{"10", "7-8", "bytes 7-8/10", "78"},
+	} {
+		before := calls
+		total = step.total
+		res := get(h, "http://example.com/x", "Range: bytes="+step.asked)
+		want(t, step.asked, res.Header.Get("Content-Range"), step.is)
+		want(t, step.asked, text(t, res), step.body)
+		want(t, step.asked+": from the store", calls == before, step.total == "x")
+	}
 }
 
 // What is too large when put together is not put together first.

@@ -88,6 +88,11 @@ func TestLanguageThatIsPreferred(t *testing.T) {
 	}{
 		{"en, de", "de", "fr;q=0.5, de;q=1.0", true}, {"en, de", "de", "de", true}, {"en, de", "de", "fr, de", false},
 		{"en, de", "de", "fr;q=0.6, de;q=0.5", false}, {"en, de", "", "de", false}, {"en, de", "de", "de-AT", false},
+		{"en, de", "de", "de, fr", false}, {"en, de", "de", "fr, de, en", false}, {"en, de", "de", ", de;q=0.5", true}, {"en, de", "de", "fr;q=0, de;q=0.001", true},
+		{"en, de", "de", "de;q=0", false}, {"en, de", "de", "de;q=0.89, fr;q=0.9", false}, {"en, de", "de", "fr;q=0.89, de;q=0.9", true},
+		{"en, de", "de", "fr;q=0.899, de;q=0.9", true}, {"en, de", "de", "fr;q=0.01, de;q=0.009", false}, {"en, de", "de", "fr;q=0.10, de;q=0.1", false},
+		{"en, de", "de", "fr;q=1.5, de", false}, {"en, de", "de", "de;q=0.9999", false}, {"en, de", "de", "de;q=0.x", false}, {"en, de", "de", "de;q=", false},
+		{"en, de", "de", "fr, de;v=0", false}, {"en, de", "de", "fr;q=0.5, de; q=0.6", true}, {"en, de", "*", "*", false},
 		{"en, de", "DE", "De;q=0.9, *;q=0.1", true}, {"en, de", "de", "de;q=2", false}, {"en, de", "de, en", "de", false},
 	} {
 		var calls atomic.Int64

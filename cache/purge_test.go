@@ -125,6 +125,59 @@ func TestPurgeRemovesVariants(t *testing.T) {
 	want(t, "bytes", c.Stats().Bytes, 0)
 }
 
+// Of several variants those that a purge does not mean stay, and the others hold no memory any more.
+func TestPurgeOfOneVariant(t *testing.T) {
+	for _, soft := range []bool{false, true} {
+		var calls atomic.Int64
+		c := cache.New(1 << 20)
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", "X")
+			w.Header().Set("Cache-Tag", "all\t"+r.Header.Get("X"))
+		}))
+		get(h, "http://example.com/x", "X: b")
+		alone := c.Stats().Bytes
+		get(h, "http://example.com/x", "X: a")
+		if purge := c.PurgeTag; !soft {
+			want(t, "purged", purge("a"), 1)
+			want(t, "entries", c.Stats().Entries, 1)
+			want(t, "bytes", c.Stats().Bytes, alone)
+		} else {
+			want(t, "purged", c.PurgeTagSoft("a"), 1)
+			want(t, "entries", c.Stats().Entries, 2)
+		}
+		get(h, "http://example.com/x", "X: b")
+		want(t, "calls for the other one", calls.Load(), 2)
+		get(h, "http://example.com/x", "X: a")
+		want(t, "calls for the one that was purged", calls.Load(), 3)
+		want(t, "purged in the end", c.PurgeTag("all"), 2)
+		want(t, "entries", c.Stats().Entries, 0)
+		want(t, "bytes", c.Stats().Bytes, 0)
+	}
+}
+
+// What a POST names is invalid in its own scheme, and that of the other scheme is of another origin.
+func TestUnsafeMethodsAreOfOneScheme(t *testing.T) {
+	for _, scheme := range []string{"http", "https"} {
+		for _, named := range []string{"http", "https"} {
+			c := cache.New(1 << 20)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Cache-Groups", `"other"`)
+				if r.Method == "POST" {
+					w.Header().Set("Cache-Group-Invalidation", `"group"`)
+					w.Header().Add("Location", "http://%zz/")
+					w.Header().Add("Location", named+"://example.com/y")
+				}
+			}))
+			get(h, scheme+"://example.com/y")
+			ask(h, "POST", scheme+"://example.com/x")
+			want(t, scheme+" names "+named+": entries", c.Stats().Entries == 0, scheme == named)
+		}
+	}
+}
+
 func TestSoftPurge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls, not atomic.Int64
@@ -149,7 +202,8 @@ func TestUnsafeMethods(t *testing.T) {
 		invalidates bool
 	}{
 		{"POST", 200, true}, {"PUT", 204, true}, {"DELETE", 303, true}, {"M-SEARCH", 200, true}, {"PATCH", 200, true},
-		{"POST", 404, false}, {"POST", 500, false}, {"OPTIONS", 200, false},
+		{"POST", 399, true}, {"POST", 400, false}, {"POST", 404, false}, {"POST", 500, false},
+		{"OPTIONS", 200, false}, {"TRACE", 200, false}, {"CONNECT", 200, false},
 	} {
 		var calls atomic.Int64
 		cached := page(&calls, "x", "Cache-Control: max-age=60", `Cache-Groups: "g"`)
@@ -170,7 +224,7 @@ func TestUnsafeMethods(t *testing.T) {
 			get(h, "http://example.com"+p)
 		}
 		get(h, "http://other.example/z")
-		ask(h, test.method, "http://example.com/x")
+		want(t, test.method, ask(h, test.method, "http://example.com/x").StatusCode, test.status)
 		for _, p := range paths {
 			before := calls.Load()
 			get(h, "http://example.com"+p)
@@ -314,6 +368,16 @@ func TestOptionsOfKeys(t *testing.T) {
 		{"WithoutQuery, what some parsers read as two", []cache.RouteOption{cache.WithoutQuery("utm")}, "/x?utm=1;a=2", "/x", "", "", false},
 		{"WithSortedQuery, one name in two spellings", []cache.RouteOption{cache.WithSortedQuery()}, "/x?a=1&%61=2", "/x?%61=2&a=1", "", "", false},
 		{"WithSortedQuery, what some parsers read as two", []cache.RouteOption{cache.WithSortedQuery()}, "/x?b=3&a=1;b=2", "/x?a=1;b=2&b=3", "", "", false},
+		{"WithSortedQuery, what separates is part of it", []cache.RouteOption{cache.WithSortedQuery()}, "/x?a=1&b=2", "/x?a=1b=2", "", "", false},
+		{"WithSortedQuery, an empty one", []cache.RouteOption{cache.WithSortedQuery()}, "/x?b=2&&a=1", "/x?a=1&b=2", "", "", true},
+		{"WithSortedQuery, path and query", []cache.RouteOption{cache.WithSortedQuery()}, "/xa=1", "/x?a=1", "", "", false},
+		{"WithQuery, of one name the order", []cache.RouteOption{cache.WithQuery("a")}, "/x?a=1&a=2", "/x?a=2&a=1", "", "", false},
+		{"WithKeyHeaders, which of two", []cache.RouteOption{cache.WithKeyHeaders("A", "B")}, "/x", "/x", "A: 1", "B: 1", false},
+		{"WithKeyHeaders and a cookie of that value", []cache.RouteOption{cache.WithKeyHeaders("A"), cache.WithKeyCookies("a")}, "/x", "/x", "A: 1", "Cookie: a=1", false},
+		{"WithKeyCookies, which of two", []cache.RouteOption{cache.WithKeyCookies("a", "b")}, "/x", "/x", "Cookie: a=1", "Cookie: b=1", false},
+		{"WithKeyCookies, empty and absent", []cache.RouteOption{cache.WithKeyCookies("a")}, "/x", "/x", "Cookie: a=", "Cookie: b=1", false},
+		{"WithKeyCookies, one value or two", []cache.RouteOption{cache.WithKeyCookies("a")}, "/x", "/x", "Cookie: a=12", "Cookie: a=1; a=2", false},
+		{"WithKey and a field of that value", []cache.RouteOption{cache.WithKeyHeaders("A"), cache.WithKey(func(r *http.Request) string { return r.Header.Get("B") })}, "/x", "/x", "A: 1", "B: 1", false},
 		{"WithKeyHeaders", []cache.RouteOption{cache.WithKeyHeaders("x-tenant")}, "/x", "/x", "X-Tenant: 1", "X-Tenant: 2", false},
 		{"WithKeyHeaders, absent", []cache.RouteOption{cache.WithKeyHeaders("x-tenant")}, "/x", "/x", "X-Tenant: ", "Y: 1", false},
 		{"WithKeyCookies", []cache.RouteOption{cache.WithKeyCookies("lang")}, "/x", "/x", "Cookie: lang=de; a=1", "Cookie: lang=en; a=1", false},
@@ -520,20 +584,26 @@ func TestVariantsBeyondTheBounds(t *testing.T) {
 		body     string
 		variants int64 // that there is room for
 	}{
-		"bytes":   {[]cache.Option{cache.WithMaxObject(250 << 10)}, strings.Repeat("x", 240<<10), 4},
-		"entries": {[]cache.Option{cache.WithMaxEntries(3)}, "x", 3},
+		"bytes":                       {[]cache.Option{cache.WithMaxObject(250 << 10)}, strings.Repeat("x", 240<<10), 4},
+		"entries":                     {[]cache.Option{cache.WithMaxEntries(3)}, "x", 3},
+		"variants":                    {[]cache.Option{cache.WithMaxVariants(2)}, "x", 2},
+		"variants, unless it is said": {nil, "x", 16},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := cache.New(1<<20, test.opts...)
 			var calls atomic.Int64
 			h := c.Handler(page(&calls, test.body, "Cache-Control: max-age=60", "Vary: X", fmt.Sprint("Content-Length: ", len(test.body))))
-			for i := range 10 {
+			for i := range int64(20) {
 				get(h, "http://example.com/x", fmt.Sprint("X: ", i))
-				want(t, "variants", c.Stats().Entries, min(int64(i+1), test.variants))
+				want(t, "variants", c.Stats().Entries, min(i+1, test.variants))
 			}
 			calls.Store(0)
-			get(h, "http://example.com/x", "X: 9")
+			for i := 20 - test.variants; i < 20; i++ {
+				get(h, "http://example.com/x", fmt.Sprint("X: ", i))
+			}
 			want(t, "calls for the newest", calls.Load(), 0)
+			get(h, "http://example.com/x", fmt.Sprint("X: ", 20-test.variants-1))
+			want(t, "calls for the one before them", calls.Load(), 1)
 		})
 	}
 }
@@ -563,6 +633,11 @@ func TestWrongArguments(t *testing.T) {
 		"budget": func() { cache.New(10) }, "handler": func() { cache.New(1 << 20).Handler(nil) },
 		"purge": func() { cache.New(1 << 20).PurgeHandler(nil) }, "object": func() { cache.WithMaxObject(0) },
 		"nil option": func() { cache.New(1<<20, nil) }, "nil route option": func() { cache.New(1<<20).Handler(http.NotFoundHandler(), nil) },
+		"entries": func() { cache.WithMaxEntries(-1) }, "variants": func() { cache.WithMaxVariants(0) }, "wait": func() { cache.WithCollapseWait(-1) },
+		"validations": func() { cache.WithRevalidations(-1, time.Second, 0) }, "time of a validation": func() { cache.WithRevalidations(1, 0, 0) },
+		"time between validations": func() { cache.WithRevalidations(1, 1, -1) }, "stale while": func() { cache.WithStaleWhileRevalidate(-1) },
+		"stale if an error": func() { cache.WithStaleIfError(-1) }, "stale if unreachable": func() { cache.WithStaleIfUnreachable(-1) },
+		"name that begins with a digit": func() { cache.WithName("1a") }, "name that is empty": func() { cache.WithName("") },
 		"name": func() { cache.WithName("a b") }, "ttl": func() { cache.WithTTL(-time.Second) },
 		// A key that lacks what it was to have gives one tenant's responses to the next.
 		"several fields in one name": func() { cache.WithKeyHeaders("X-Tenant, X-Plan") }, "field with its colon": func() { cache.WithKeyHeaders("X-Tenant:") },

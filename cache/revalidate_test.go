@@ -1,0 +1,163 @@
+package cache_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// A validation in the background asks for what is stored, and not for what the client that set it off asked for.
+func TestBackgroundValidationAsksForTheWhole(t *testing.T) {
+	for _, test := range []struct{ method, field string }{
+		{"GET", "X: y"}, {"HEAD", "X: y"}, {"GET", "Range: bytes=1-2"}, {"GET", "If-None-Match: \"0\""},
+		{"GET", "If-Modified-Since: " + stamp.Format(http.TimeFormat)}, {"GET", "Range: bytes=1-2\nIf-Range: \"0\""},
+	} {
+		t.Run(test.method+" "+test.field, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var seen []string
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					seen = append(seen, r.Method)
+					for _, name := range []string{"Range", "If-Range", "If-None-Match", "If-Modified-Since"} {
+						if v := r.Header.Get(name); v != "" {
+							seen = append(seen, name+": "+v)
+						}
+					}
+					w.Header().Set("Cache-Control", "max-age=10, stale-while-revalidate=60")
+					w.Header().Set("Etag", fmt.Sprintf(`"%d"`, len(seen)))
+					fmt.Fprintf(w, "version %d", len(seen))
+				}))
+				get(h, "http://example.com/x")
+				time.Sleep(15 * time.Second) // in a synctest bubble
+				ask(h, test.method, "http://example.com/x", strings.Split(test.field, "\n")...)
+				synctest.Wait()
+				want(t, "seen", strings.Join(seen, ", "), `GET, GET, If-None-Match: "1"`)
+				res := get(h, "http://example.com/x")
+				want(t, "stored", res.Header.Get("Cache-Status"), "spillgate; hit; ttl=10")
+				want(t, "body", text(t, res), "version 3")
+			})
+		})
+	}
+}
+
+// However a validation in the background ends, or where it was none, the next one may run.
+func TestBackgroundValidationsGiveTheirPlaceBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var panics, calls atomic.Int64
+		var end func(w http.ResponseWriter)
+		c := cache.New(1<<20, cache.WithRevalidations(1, time.Minute, 0), cache.WithTrace(cache.Trace{
+			RevalidationPanic: func(r *http.Request, value any, stack []byte) {
+				if value != "bad" || r.URL.Path == "" || !strings.Contains(string(stack), "revalidate_test.go") {
+					t.Errorf("%v of %s: %s", value, r.URL, stack)
+				}
+				panics.Add(1)
+			},
+		}))
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			w.Header().Set("Cache-Control", "max-age=10, stale-while-revalidate=3600")
+			end(w)
+			io.WriteString(w, "x")
+		}))
+		good := func(http.ResponseWriter) {}
+		slow := func(http.ResponseWriter) { time.Sleep(5 * time.Second) } // in a synctest bubble
+		end = good
+		urls := []string{"http://example.com/a", "http://example.com/b", "http://example.com/c"}
+		for _, u := range urls {
+			get(h, u)
+		}
+		for _, how := range []func(w http.ResponseWriter){
+			func(http.ResponseWriter) { panic("bad") },
+			func(w http.ResponseWriter) { w.Header().Del("Cache-Control"); w.WriteHeader(503) },
+			func(w http.ResponseWriter) { w.(cache.ShedMarker).MarkShed(io.EOF); w.WriteHeader(503) },
+			slow,
+			good,
+		} {
+			time.Sleep(15 * time.Second) // in a synctest bubble
+			synctest.Wait()
+			end = how
+			for _, u := range urls {
+				before := calls.Load()
+				want(t, "stale", text(t, get(h, u)), "x")
+				synctest.Wait() // some are still at it
+				get(h, u)
+				time.Sleep(6 * time.Second) // in a synctest bubble
+				if calls.Load() == before {
+					t.Errorf("%s was not validated", u)
+				}
+			}
+		}
+		// While one is at it the others have to wait, which takes no place either, nor does one for which a client is at it.
+		time.Sleep(15 * time.Second) // in a synctest bubble
+		synctest.Wait()
+		end = slow
+		get(h, urls[0])
+		synctest.Wait()
+		before := calls.Load()
+		get(h, urls[1])
+		synctest.Wait()
+		want(t, "validations beyond the most", calls.Load()-before, 0)
+		time.Sleep(10 * time.Second) // in a synctest bubble
+		go get(h, urls[1], "Cache-Control: no-cache")
+		synctest.Wait()
+		get(h, urls[1])
+		time.Sleep(20 * time.Second) // in a synctest bubble
+		synctest.Wait()
+		end = good
+		for _, u := range urls {
+			get(h, u)
+			synctest.Wait()
+			want(t, u, get(h, u).Header.Get("Cache-Status"), "spillgate; hit; ttl=10")
+		}
+		s := c.Stats()
+		want(t, "panics", [2]int64{panics.Load(), s.RevalidationPanics}, [2]int64{6, 6})
+		want(t, "failed", s.RevalidationErrors, 18)
+	})
+}
+
+// What a 304 says of how a response may be used holds from then on, and what it does not say stays.
+func TestValidationThatForbidsStale(t *testing.T) {
+	for _, test := range []struct {
+		before, after string
+		stale         bool
+	}{
+		{"max-age=10, stale-if-error=600", "max-age=10, stale-if-error=600", true},
+		{"max-age=10, stale-if-error=600", "max-age=10, stale-if-error=600, must-revalidate", false},
+		{"max-age=10, stale-if-error=600", "max-age=10, stale-if-error=600, no-cache", false},
+		{"max-age=10, stale-if-error=600", "max-age=10, stale-if-error=0", false},
+		{"max-age=10, stale-if-error=600", "", true},
+		{"max-age=10, must-revalidate", "", false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			control, failing := test.before, false
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if failing {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				w.Header().Set("Etag", `"1"`)
+				if control != "" {
+					w.Header().Set("Cache-Control", control)
+				}
+				if r.Header.Get("If-None-Match") != "" {
+					w.WriteHeader(http.StatusNotModified)
+					return
+				}
+				io.WriteString(w, "body")
+			}))
+			get(h, "http://example.com/x")
+			time.Sleep(15 * time.Second) // in a synctest bubble
+			control = test.after
+			want(t, "validated", text(t, get(h, "http://example.com/x")), "body")
+			time.Sleep(15 * time.Second) // in a synctest bubble
+			failing = true
+			want(t, "stale after "+test.before+", and then "+test.after, text(t, get(h, "http://example.com/x")) == "body", test.stale)
+		})
+	}
+}
