@@ -263,7 +263,6 @@ func parseTargeted(lines []string) (directives, bool) {
 	if !p.ok {
 		return noDirectives(), false
 	}
-	d.present = true
 	return d, true
 }
 
@@ -356,16 +355,17 @@ func parseSurrogate(lines []string, me string) (directives, bool) {
 			}
 			switch strings.ToLower(name) {
 			case "no-store":
-				to.noStore, to.present = true, true
+				to.noStore = true
 			case "max-age":
-				to.maxAge, to.present = lower(to.maxAge, arg), true
+				to.maxAge = lower(to.maxAge, arg)
 			}
 		}
 	}
-	if ours.present {
+	says := func(d *directives) bool { return d.noStore || d.maxAge != noDelta }
+	if says(&ours) {
 		return ours, true
 	}
-	return all, all.present
+	return all, says(&all)
 }
 
 // control finds the directives that govern a response: the first targeted field that is present

@@ -15,7 +15,6 @@ const noDelta = time.Duration(-1)
 // directives are the parts of a response's Cache-Control, or of a targeted field that takes
 // its place, which mean something to a shared cache.
 type directives struct {
-	present                               bool
 	noStore, noCache, private, public     bool
 	mustRevalidate, proxyRevalidate       bool
 	mustUnderstand                        bool
@@ -135,10 +134,6 @@ func parseDirectives(lines []string) directives {
 
 // set takes in one directive; names are compared without regard to case.
 func (d *directives) set(name, arg string, hasArg bool) {
-	if name == "" {
-		return
-	}
-	d.present = true
 	switch strings.ToLower(name) {
 	case "no-store":
 		d.noStore = true

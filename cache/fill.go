@@ -846,7 +846,6 @@ func (fl *fill) finishDiscarding() {
 	} else {
 		fl.end(released, nil, false)
 	}
-	c.stats.revalidated.Add(1)
 	if fl.background {
 		return
 	}

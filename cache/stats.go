@@ -51,7 +51,6 @@ type counters struct {
 	results                             [numResults]atomic.Int64
 	missURL, missVary, missStale        atomic.Int64
 	missRequest, stored, refused, fills atomic.Int64
-	revalidated                         atomic.Int64
 	revalidations, revErrors, revPanics atomic.Int64
 }
 
