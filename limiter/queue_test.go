@@ -98,6 +98,47 @@ func (m *queueModel) mayBeNext(w *queueWaiter) error {
 	return nil
 }
 
+// least reports whether w is the one that is served last of its client.
+func (m *queueModel) least(w *queueWaiter) bool {
+	for _, x := range m.waiters {
+		if m.names[x] == m.names[w] && m.key(x) > m.key(w) {
+			return false
+		}
+	}
+	return true
+}
+
+// sound checks that each client that is known waits or is among those that do not, in the order in which they ceased to.
+func (l *queueLine) sound() error {
+	idle := 0
+	var before *queueClient
+	for c := l.longest; c != nil; c = c.newer {
+		if c.older != before || !c.idle || !c.known || c.n != 0 || l.clients[c.hash] != c {
+			return fmt.Errorf("client %d of those that do not wait is out of place: %+v", idle, *c)
+		}
+		if idle++; idle > len(l.clients) {
+			return fmt.Errorf("more than %d clients do not wait", len(l.clients))
+		}
+		before = c
+	}
+	if l.latest != before {
+		return fmt.Errorf("the latest of %d clients that do not wait is not the last", idle)
+	}
+	n := 0
+	for i, c := range l.order {
+		if c.index != i || c.n < 1 || c.idle {
+			return fmt.Errorf("client %d of those that wait is out of place: %+v", i, *c)
+		}
+		if n += c.n; c.known {
+			idle++
+		}
+	}
+	if n != l.n || idle != len(l.clients) {
+		return fmt.Errorf("%d wait of %d, and %d clients are known of %d", n, l.n, idle, len(l.clients))
+	}
+	return nil
+}
+
 // The line does what a naive list does, under random arrivals, departures, costs known
 // late, and both orders.
 func TestQueueAgreesWithModel(t *testing.T) {
@@ -110,7 +151,7 @@ func TestQueueAgreesWithModel(t *testing.T) {
 		now := time.Duration(0)
 		clients := []string{"", "a", "b", "c"}
 		served := map[*queueClient]string{}
-		for range 3000 {
+		for i := range 3000 {
 			now += time.Duration(1 + r.IntN(int(5*time.Millisecond)))
 			switch k := r.IntN(10); {
 			case k < 5:
@@ -147,6 +188,25 @@ func TestQueueAgreesWithModel(t *testing.T) {
 			}
 			if l.n > 0 && l.oldest != m.waiters[0] {
 				t.Fatalf("seed %d: the oldest is not the oldest", seed)
+			}
+			if i%10 != 0 {
+				continue // what follows takes its time
+			}
+			if err := l.sound(); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			for _, c := range l.order {
+				if w := l.worst(c); w == nil || w.client != c || !m.least(w) {
+					t.Fatalf("seed %d: of client %q %v is served last", seed, served[c], w)
+				}
+			}
+			if l.n > 0 {
+				level, arrived := r.IntN(queueLevels), now-time.Duration(r.IntN(int(20*time.Millisecond)))
+				at := queueWaiter{level: level, arrived: arrived}
+				w := l.head()
+				if got, want := l.urgent(level, arrived), !m.lifo && (w.level > level || m.key(w) < m.key(&at)); got != want {
+					t.Fatalf("seed %d: more urgent than level %d of %v: %v, want %v", seed, level, arrived, got, want)
+				}
 			}
 		}
 	}
@@ -214,14 +274,49 @@ func TestQueueClientsBounded(t *testing.T) {
 		if len(l.clients) > 10 {
 			t.Fatalf("%d clients are known, want at most 10", len(l.clients))
 		}
+		if err := l.sound(); err != nil {
+			t.Fatalf("after %d clients: %v", i, err)
+		}
 	}
 	for l.n > 0 {
 		w := l.head()
 		l.remove(w)
 		l.serve(w.client, 1)
+		if err := l.sound(); err != nil {
+			t.Fatalf("with %d that wait: %v", l.n, err)
+		}
 	}
 	if len(l.order) != 0 || l.oldest != nil || l.newest != nil {
 		t.Error("an empty line that is not empty")
+	}
+}
+
+// Of the clients that do not wait the one that has done so for longest gives its record to a new one, and one that comes back
+// has its own.
+func TestQueueForgetsWhoWasAwayForLongest(t *testing.T) {
+	var l queueLine
+	l.init(0, 4)
+	come := func(name string) *queueClient {
+		w := &queueWaiter{level: queueLevel(0)}
+		l.push(w, l.clientFor(name))
+		l.remove(w)
+		return w.client
+	}
+	was := map[string]*queueClient{}
+	for _, name := range []string{"a", "b", "c", "d", "b", "a"} { // gone longest first: c, d, b, a
+		was[name] = come(name)
+	}
+	come("e")
+	for _, name := range []string{"a", "b", "d"} {
+		if come(name) != was[name] {
+			t.Errorf("%s was forgotten, and not c", name)
+		}
+	}
+	if come("c") == was["c"] {
+		t.Error("c was not forgotten")
+	}
+	if err := l.sound(); err != nil {
+		t.Error(err)
 	}
 }
 
