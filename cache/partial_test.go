@@ -188,6 +188,30 @@ func TestPartsAreHeldToTheRules(t *testing.T) {
 	}
 }
 
+// Parts of what two tenants get are not put together, though the handler gives both the same entity tag.
+func TestPartsOfTwoVariants(t *testing.T) {
+	for name, test := range map[string]struct {
+		opt  cache.RouteOption
+		vary string
+	}{
+		"by Vary":           {cache.WithKeyHeaders(), "X-Tenant"},
+		"by WithKeyHeaders": {cache.WithKeyHeaders("X-Tenant"), "X"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := cache.New(1<<20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Vary", test.vary)
+				body, etag := strings.Repeat(r.Header.Get("X-Tenant"), 10), `"1"`
+				ranged(new(atomic.Int64), &body, &etag, "max-age=60")(w, r)
+			}), test.opt)
+			for _, step := range []struct{ tenant, asked, body string }{
+				{"a", "0-4", "aaaaa"}, {"b", "5-9", "bbbbb"}, {"a", "5-6", "aa"}, {"b", "0-4", "bbbbb"}, {"a", "0-6", "aaaaaaa"}, {"b", "0-9", "bbbbbbbbbb"}, {"a", "0-9", "aaaaaaaaaa"},
+			} {
+				want(t, step.tenant+" "+step.asked, text(t, get(h, "http://example.com/x", "X-Tenant: "+step.tenant, "Range: bytes="+step.asked)), step.body)
+			}
+		})
+	}
+}
+
 // A handler that does not know how long the whole is answers with a "*", and what is put together says the same until it is known.
 func TestPartsOfWhatIsNotKnown(t *testing.T) {
 	total := "*"

@@ -125,6 +125,41 @@ func TestPurgeRemovesVariants(t *testing.T) {
 	want(t, "bytes", c.Stats().Bytes, 0)
 }
 
+// Every soft purge leaves what it finds in the store, to be served within its windows.
+func TestSoftPurges(t *testing.T) {
+	const url = "http://example.com/x"
+	for name, purge := range map[string]func(c *cache.Cache) int{
+		"a URL":    func(c *cache.Cache) int { return c.PurgeSoft(url) },
+		"a path":   func(c *cache.Cache) int { return c.PurgeSoft("/x") },
+		"a prefix": func(c *cache.Cache) int { return c.PurgePrefixSoft("http://example.com/") },
+		"a tag":    func(c *cache.Cache) int { return c.PurgeTagSoft("t") },
+		"all":      func(c *cache.Cache) int { return c.PurgeAllSoft() },
+	} {
+		var calls atomic.Int64
+		failing := false
+		good := page(&calls, "good", "Cache-Control: max-age=60, stale-if-error=60", "Cache-Tag: t")
+		c := cache.New(1 << 20)
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if failing {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
+			good(w, r)
+		}))
+		get(h, url)
+		want(t, name+": purged", purge(c), 1)
+		failing = true
+		want(t, name+": served while the handler fails", text(t, get(h, url)), "good")
+		status := get(h, url).Header.Get("Cache-Status")
+		want(t, name+": as stale", strings.HasPrefix(status, "spillgate; fwd=stale; fwd-status=503; ") && strings.HasSuffix(status, "; detail=stale-if-error"), true)
+		failing = false
+		get(h, url)
+		want(t, name+": asked again", calls.Load(), 2)
+		get(h, url)
+		want(t, name+": and no more", calls.Load(), 2)
+	}
+}
+
 // Of several variants those that a purge does not mean stay, and the others hold no memory any more.
 func TestPurgeOfOneVariant(t *testing.T) {
 	for _, soft := range []bool{false, true} {

@@ -161,3 +161,45 @@ func TestValidationThatForbidsStale(t *testing.T) {
 		})
 	}
 }
+
+// A variant that a 304 has freshened answers those that it answered before, and nobody else.
+func TestFreshenedVariantIsOfItsOwn(t *testing.T) {
+	for name, test := range map[string]struct {
+		opt  cache.RouteOption
+		vary string
+	}{
+		"by Vary":           {cache.WithKeyHeaders(), "X-Tenant"},
+		"by WithKeyHeaders": {cache.WithKeyHeaders("X-Tenant"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				calls := 0
+				h := cache.New(1<<20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					calls++
+					tag := fmt.Sprintf("%q", "of "+r.Header.Get("X-Tenant"))
+					w.Header().Set("Cache-Control", "max-age=10")
+					w.Header().Set("Etag", tag)
+					if test.vary != "" {
+						w.Header().Set("Vary", test.vary)
+					}
+					if r.Header.Get("If-None-Match") == tag {
+						w.WriteHeader(http.StatusNotModified)
+						return
+					}
+					io.WriteString(w, r.Header.Get("X-Tenant"))
+				}), test.opt)
+				tenants := []string{"a", "b"}
+				for round := 1; round <= 3; round++ {
+					for range 2 {
+						for _, tenant := range tenants {
+							want(t, "tenant", text(t, get(h, "http://example.com/x", "X-Tenant: "+tenant)), tenant)
+						}
+					}
+					want(t, "calls", calls, round*len(tenants))
+					time.Sleep(15 * time.Second) // in a synctest bubble
+				}
+				want(t, "nobody's", text(t, get(h, "http://example.com/x")), "")
+			})
+		})
+	}
+}
