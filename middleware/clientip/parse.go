@@ -7,26 +7,23 @@ import (
 
 // readXForwardedFor reads the list of addresses in X-Forwarded-For.
 func readXForwardedFor(lines []string, t *trusted, hops int) (address, bool) {
-	return readHops(lines, t, hops, func(list string) (node, rest string, more, ok bool) {
+	return readHops(lines, t, hops, func(list string) (node, rest string, more bool) {
 		node, rest, more = cutLast(list)
-		return trimSpace(node), rest, more, true
+		return trimSpace(node), rest, more
 	})
 }
 
 // readForwarded reads the elements of Forwarded.
 func readForwarded(lines []string, t *trusted, hops int) (address, bool) {
-	return readHops(lines, t, hops, func(list string) (node, rest string, more, ok bool) {
-		element, rest, more, ok := cutLastQuoted(list)
-		if ok {
-			node, ok = forParameter(element)
-		}
-		return node, rest, more, ok
+	return readHops(lines, t, hops, func(list string) (node, rest string, more bool) {
+		element, rest, more := cutLastQuoted(list)
+		return forParameter(element), rest, more
 	})
 }
 
 // readHops walks a list over several lines from the right, until it meets an address that is not
-// trusted. cut takes the last node off a line.
-func readHops(lines []string, t *trusted, hops int, cut func(list string) (node, rest string, more, ok bool)) (address, bool) {
+// trusted. cut takes the last node off a line, empty where there is none.
+func readHops(lines []string, t *trusted, hops int, cut func(list string) (node, rest string, more bool)) (address, bool) {
 	var last address
 	for i := len(lines) - 1; i >= 0; i-- {
 		line := lines[i]
@@ -36,10 +33,7 @@ func readHops(lines []string, t *trusted, hops int, cut func(list string) (node,
 			}
 			hops--
 			var node string
-			var ok bool
-			if node, rest, more, ok = cut(rest); !ok {
-				return address{}, false
-			}
+			node, rest, more = cut(rest)
 			a, ok := parseNode(node)
 			if !ok {
 				return address{}, false
@@ -89,9 +83,9 @@ func cutLast(list string) (entry, rest string, more bool) {
 
 // cutLastQuoted is cutLast for a list whose entries may hold quoted strings. It
 // reads from the right, so a quote that the client left open, further left than
-// what a proxy appended, cannot swallow that. ok is false if the last entry is
-// longer than maxEntryLen or its quotes do not match.
-func cutLastQuoted(list string) (entry, rest string, more, ok bool) {
+// what a proxy appended, cannot swallow that. An entry whose quotes do not match is
+// for forParameter to refuse.
+func cutLastQuoted(list string) (entry, rest string, more bool) {
 	from := max(0, len(list)-maxEntryLen)
 	quoted := false
 	for i := len(list) - 1; i >= from; i-- {
@@ -103,11 +97,14 @@ func cutLastQuoted(list string) (entry, rest string, more, ok bool) {
 			quoted = !quoted
 		case ',':
 			if !quoted {
-				return list[i+1:], list[:i], true, true
+				return list[i+1:], list[:i], true
 			}
 		}
 	}
-	return list, "", false, from == 0 && !quoted
+	if from > 0 {
+		return "", "", false
+	}
+	return list, "", false
 }
 
 // escaped tells whether the byte that follows before is escaped by a backslash.
@@ -120,10 +117,11 @@ func escaped(before string) bool {
 }
 
 // forParameter returns the value of the "for" parameter of a Forwarded element,
-// which is at most maxEntryLen bytes long. ok is false if the element has none,
+// which is at most maxEntryLen bytes long, and nothing if the element has none,
 // has two, or is not a list of parameters. RFC 7239, section 4; a value with
 // characters that should be quoted (an IPv6 address) is accepted unquoted.
-func forParameter(element string) (node string, ok bool) {
+func forParameter(element string) (node string) {
+	seen := false
 	for element != "" {
 		element = strings.TrimLeft(element, " \t;")
 		if element == "" {
@@ -131,7 +129,7 @@ func forParameter(element string) (node string, ok bool) {
 		}
 		name, rest, found := strings.Cut(element, "=")
 		if !found || !isToken(name) {
-			return "", false
+			return ""
 		}
 		var value string
 		if strings.HasPrefix(rest, `"`) {
@@ -143,29 +141,29 @@ func forParameter(element string) (node string, ok bool) {
 				end++
 			}
 			if end >= len(rest) {
-				return "", false
+				return ""
 			}
 			value, rest = rest[1:end], rest[end+1:]
 			rest = strings.TrimLeft(rest, " \t")
 			if rest != "" && rest[0] != ';' {
-				return "", false
+				return ""
 			}
 		} else {
 			value, rest, _ = strings.Cut(rest, ";")
 			value = trimSpace(value)
 			if strings.ContainsAny(value, "\" \t") {
-				return "", false
+				return ""
 			}
 		}
-		if len(name) == 3 && strings.EqualFold(name, "for") {
-			if ok {
-				return "", false
+		if strings.EqualFold(name, "for") {
+			if seen {
+				return ""
 			}
-			node, ok = value, true
+			node, seen = value, true
 		}
 		element = rest
 	}
-	return node, ok
+	return node
 }
 
 // parsePeer reads the RemoteAddr of a request. A port is usual and not
@@ -225,14 +223,14 @@ func parseNode(s string) (address, bool) {
 	case s == "":
 		return address{}, false
 	case s[0] == '[':
-		end := strings.IndexByte(s, ']')
-		if end < 0 || !isPort(s[end+1:]) {
+		inside, port, found := strings.Cut(s[1:], "]")
+		if !found || !isPort(port) {
 			return address{}, false
 		}
-		host = s[1:end]
-		if strings.IndexByte(host, ':') < 0 {
+		if strings.IndexByte(inside, ':') < 0 {
 			return address{}, false // brackets are for IPv6
 		}
+		host = inside
 	default:
 		// One colon separates a port; an address with more is IPv6.
 		if i := strings.IndexByte(s, ':'); i >= 0 && strings.IndexByte(s[i+1:], ':') < 0 {

@@ -64,12 +64,7 @@ func newTrusted(prefixes []netip.Prefix) (*trusted, error) {
 		}
 		all = append(all, p.Masked())
 	}
-	slices.SortFunc(all, func(a, b netip.Prefix) int {
-		if c := a.Addr().Compare(b.Addr()); c != 0 {
-			return c
-		}
-		return a.Bits() - b.Bits()
-	})
+	slices.SortFunc(all, netip.Prefix.Compare)
 	out := all[:0]
 	for _, p := range all {
 		if n := len(out); n > 0 && out[n-1].Contains(p.Addr()) {

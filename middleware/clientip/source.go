@@ -251,12 +251,8 @@ func (s *Source) Key(r *http.Request) string {
 		}
 		return a.ip.String()
 	}
-	p, err := a.ip.Prefix(bits)
-	if err != nil {
-		return Unknown // not reached: the options check the range
-	}
 	var buf [48]byte
-	return string(p.AppendTo(buf[:0]))
+	return string(netip.PrefixFrom(a.ip, bits).Masked().AppendTo(buf[:0]))
 }
 
 func (s *Source) prefix4() int {

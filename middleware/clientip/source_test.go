@@ -77,6 +77,13 @@ func TestPeer(t *testing.T) {
 		{name: "nothing but a port", remote: ":80"},
 		{name: "leading zeros are ambiguous", remote: "192.0.02.1:80"},
 		{name: "port that is none", remote: "192.0.2.1:80 "},
+		{name: "a letter for a number", remote: "192.0.2.a:80"},
+		{name: "a space for a number", remote: "192.0.2. :80"},
+		{name: "no dots between the numbers", remote: "192,0,2,1:80"},
+		{name: "six numbers", remote: "192.0.2.1.5.6:80"},
+		{name: "port without a colon", remote: "192.0.2.1x80"},
+		{name: "zone of 400 bytes", remote: "[fe80::1%" + strings.Repeat("z", 400) + "]:80", want: "fe80::1", key: "fe80::/64"},
+		{name: "zone of 600 bytes", remote: "[fe80::1%" + strings.Repeat("z", 600) + "]:80"},
 		{name: "unspecified IPv4", remote: "0.0.0.0:80"},
 		{name: "unspecified IPv6", remote: "[::]:80"},
 		{name: "open bracket", remote: "[2001:db8::1"},
@@ -115,6 +122,9 @@ func TestXForwardedFor(t *testing.T) {
 		{name: "port", remote: "10.0.0.1:1", lines: []string{"198.51.100.7:4711"}, want: "198.51.100.7"},
 		{name: "IPv6 in brackets", remote: "10.0.0.1:1", lines: []string{"[2001:db8::7]"}, want: "2001:db8::7", key: "2001:db8::/64"},
 		{name: "IPv6 in brackets with port", remote: "10.0.0.1:1", lines: []string{"[2001:db8::7]:4711"}, want: "2001:db8::7", key: "2001:db8::/64"},
+		{name: "text behind brackets", remote: "10.0.0.1:1", lines: []string{"[2001:db8::7]x"}},
+		{name: "port behind brackets without a colon", remote: "10.0.0.1:1", lines: []string{"[2001:db8::7]4711"}},
+		{name: "the client sent an empty field", remote: "10.0.0.1:1", lines: []string{",198.51.100.7"}, want: "198.51.100.7"},
 		{name: "space and tab around", remote: "10.0.0.1:1", lines: []string{"203.0.113.9 ,\t198.51.100.7 \t"}, want: "198.51.100.7"},
 		{name: "garbage left of the client is not looked at", remote: "10.0.0.1:1", lines: []string{"\x00%$,,,\", 198.51.100.7"}, want: "198.51.100.7"},
 		{name: "garbage where an address is looked for", remote: "10.0.0.1:1", lines: []string{"203.0.113.9, unknown"}},
@@ -159,6 +169,20 @@ func TestForwarded(t *testing.T) {
 		{name: "empty element", remote: "10.0.0.1:1", lines: []string{`for=203.0.113.9,`}},
 		{name: "open quote in the proxy's element", remote: "10.0.0.1:1", lines: []string{`for=203.0.113.9, for="198.51.100.7`}},
 		{name: "text behind a quoted value", remote: "10.0.0.1:1", lines: []string{`for="198.51.100.7"x`}},
+		{name: "parameter behind a quoted value without a semicolon", remote: "10.0.0.1:1", lines: []string{`for="198.51.100.7"x=1`}},
+		{name: "the closing quote is escaped", remote: "10.0.0.1:1", lines: []string{`for="198.51.100.7\"`}},
+		{name: "escaped quote at the very beginning", remote: "10.0.0.1:1", lines: []string{`\"198.51.100.7"`}},
+		{name: "one-sided quote behind the node", remote: "10.0.0.1:1", lines: []string{`for=198.51.100.7;by="_a`}},
+		{name: "parameter that is a name alone", remote: "10.0.0.1:1", lines: []string{`for=198.51.100.7;secure`}},
+		{name: "parameter whose name is no token", remote: "10.0.0.1:1", lines: []string{`for=198.51.100.7;b@d=1`}},
+		{name: "quote in an unquoted value", remote: "10.0.0.1:1", lines: []string{`for=198.51.100.7;by=_a"b"`}},
+		{name: "space in an unquoted value", remote: "10.0.0.1:1", lines: []string{`for=198.51.100.7;by=_a b`}},
+		{name: "another parameter of three letters", remote: "10.0.0.1:1", lines: []string{`ext=203.0.113.9;for=198.51.100.7`}, want: "198.51.100.7"},
+		{name: "empty parameters (section 4 of the RFC)", remote: "10.0.0.1:1", lines: []string{`;for=198.51.100.7;;proto=https;;`}, want: "198.51.100.7"},
+		{name: "space and tab around", remote: "10.0.0.1:1", lines: []string{"for=203.0.113.9 ,\tfor=198.51.100.7 ; by=\"_a\"\t;proto=https "}, want: "198.51.100.7"},
+		{name: "the client sent an empty field", remote: "10.0.0.1:1", lines: []string{",for=198.51.100.7"}, want: "198.51.100.7"},
+		{name: "512 bytes in one element", remote: "10.0.0.1:1", lines: []string{"for=198.51.100.7;by=" + strings.Repeat("x", 512-20)}, want: "198.51.100.7"},
+		{name: "513 bytes in one element", remote: "10.0.0.1:1", lines: []string{"for=198.51.100.7;by=" + strings.Repeat("x", 513-20)}},
 		{name: "17 trusted elements", remote: "10.0.0.1:1", lines: []string{strings.Repeat("for=10.0.0.2,", 16) + "for=10.0.0.3"}},
 		{name: "1 MiB of elements by the client", remote: "10.0.0.1:1", lines: []string{strings.Repeat("for=203.0.113.9,", 1<<16) + "for=198.51.100.7"}, want: "198.51.100.7"},
 		{name: "1 MiB in one element", remote: "10.0.0.1:1", lines: []string{`for=198.51.100.7;by="` + strings.Repeat("x", 1<<20) + `"`}},
@@ -184,9 +208,12 @@ func TestHeader(t *testing.T) {
 }
 
 func TestUnixPeer(t *testing.T) {
-	overUnix := func(remote string, lines ...string) *http.Request {
+	over := func(local net.Addr, remote string, lines ...string) *http.Request {
 		r := request(remote, "X-Forwarded-For", lines...)
-		return r.WithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, &net.UnixAddr{Net: "unix", Name: "/run/app.sock"}))
+		return r.WithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, local))
+	}
+	overUnix := func(remote string, lines ...string) *http.Request {
+		return over(&net.UnixAddr{Net: "unix", Name: "/run/app.sock"}, remote, lines...)
 	}
 	trusting := clientip.FromXForwardedFor(nil, clientip.WithTrustedUnixPeer())
 	for _, tt := range []struct {
@@ -200,6 +227,7 @@ func TestUnixPeer(t *testing.T) {
 		{"no field, no address", trusting, overUnix("@"), clientip.Unknown},
 		{"not trusted without the option", clientip.FromXForwardedFor(proxies), overUnix("@", "198.51.100.7"), clientip.Unknown},
 		{"RemoteAddr alone does not make a unix socket", trusting, request("@", "X-Forwarded-For", "198.51.100.7"), clientip.Unknown},
+		{"nor does it on a TCP socket", trusting, over(&net.TCPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 80}, "@", "198.51.100.7"), clientip.Unknown},
 		{"the option trusts no TCP peer", trusting, request("192.0.2.1:1", "X-Forwarded-For", "198.51.100.7"), "192.0.2.1"},
 		{"the peer Source knows no unix peer", clientip.FromPeer(clientip.WithTrustedUnixPeer()), overUnix("@", "198.51.100.7"), clientip.Unknown},
 	} {
@@ -246,6 +274,8 @@ func TestKeyPrefixes(t *testing.T) {
 		{"IPv6 /56", "[2001:db8:1:2ff::1]:1", "2001:db8:1:200::/56", clientip.FromPeer(clientip.WithIPv6Prefix(56))},
 		{"IPv6 whole", "[2001:db8:1:2ff::1]:1", "2001:db8:1:2ff::1", clientip.FromPeer(clientip.WithIPv6Prefix(128))},
 		{"IPv4 /24", "192.0.2.77:1", "192.0.2.0/24", clientip.FromPeer(clientip.WithIPv4Prefix(24))},
+		{"IPv4 /1", "192.0.2.77:1", "128.0.0.0/1", clientip.FromPeer(clientip.WithIPv4Prefix(1))},
+		{"IPv4 whole", "192.0.2.77:1", "192.0.2.77", clientip.FromPeer(clientip.WithIPv4Prefix(32))},
 		{"IPv4 prefix of a mapped address", "[::ffff:192.0.2.77]:1", "192.0.2.0/24", clientip.FromPeer(clientip.WithIPv4Prefix(24))},
 		{"translated IPv4 as finely as IPv4", "[64:ff9b::192.0.2.77]:1", "64:ff9b::c000:24d", new(clientip.Source)},
 		{"translated IPv4 /24", "[64:ff9b::192.0.2.77]:1", "64:ff9b::c000:200/120", clientip.FromPeer(clientip.WithIPv4Prefix(24))},
@@ -266,6 +296,10 @@ func TestMaxHops(t *testing.T) {
 	check(t, s, "X-Forwarded-For", []rule{
 		{name: "client in reach", remote: "10.0.0.1:1", lines: []string{"198.51.100.7, 10.0.0.2"}, want: "198.51.100.7"},
 		{name: "client out of reach", remote: "10.0.0.1:1", lines: []string{"198.51.100.7, 10.0.0.3, 10.0.0.2"}},
+	})
+	check(t, clientip.FromXForwardedFor(proxies, clientip.WithMaxHops(1)), "X-Forwarded-For", []rule{
+		{name: "one entry", remote: "10.0.0.1:1", lines: []string{"198.51.100.7"}, want: "198.51.100.7"},
+		{name: "two entries", remote: "10.0.0.1:1", lines: []string{"198.51.100.7, 10.0.0.2"}},
 	})
 }
 
@@ -297,13 +331,15 @@ func TestSetTrusted(t *testing.T) {
 
 func TestTrustedPrefixes(t *testing.T) {
 	s := clientip.FromXForwardedFor(clientip.Prefixes(
-		"10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "10.0.0.0/15", "192.0.2.77/24", "::ffff:198.51.100.0/120", "2001:db8::/32", "::1"))
+		"10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "10.0.0.0/15", "10.0.0.0/16", "192.0.2.77/24", "::ffff:198.51.100.0/120", "2001:db8::/32", "::1",
+		" 203.0.113.128/25\t", "172.16.0.1 ", "::ffff:198.18.0.1/33")) // the last is ::/33
 	for addr, want := range map[string]bool{
 		"9.255.255.255": false, "10.0.0.0": true, "10.1.2.3": true, "10.1.255.255": true, "10.2.0.0": false,
 		"192.0.2.0": true, "192.0.2.255": true, "192.0.3.0": false,
 		"198.51.100.9": true, "198.51.101.0": false,
+		"203.0.113.127": false, "203.0.113.200": true, "172.16.0.1": true, "172.16.0.2": false, "198.18.0.1": false,
 		"2001:db7:ffff::": false, "2001:db8::": true, "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff": true, "2001:db9::": false,
-		"::1": true, "::2": false, "0.0.0.1": false,
+		"::1": true, "::2": true, "0:0:8000::": false, "0.0.0.1": false,
 	} {
 		r := request(net.JoinHostPort(addr, "1"), "X-Forwarded-For", "203.0.113.9")
 		got, _ := s.Addr(r)
@@ -331,7 +367,9 @@ func TestMisuse(t *testing.T) {
 		{"bad prefix text", `clientip: ParsePrefixes: "10.0.0.0/33" is neither`, func() { clientip.Prefixes("10.0.0.0/33") }},
 		{"address with zone as prefix", "is neither", func() { clientip.Prefixes("fe80::1%eth0") }},
 		{"IPv6 bits", "clientip: WithIPv6Prefix: 129 bits", func() { clientip.WithIPv6Prefix(129) }},
-		{"IPv4 bits", "clientip: WithIPv4Prefix: 0 bits", func() { clientip.WithIPv4Prefix(0) }},
+		{"no IPv6 bits", "clientip: WithIPv6Prefix: 0 bits", func() { clientip.WithIPv6Prefix(0) }},
+		{"IPv4 bits", "clientip: WithIPv4Prefix: 33 bits", func() { clientip.WithIPv4Prefix(33) }},
+		{"no IPv4 bits", "clientip: WithIPv4Prefix: 0 bits", func() { clientip.WithIPv4Prefix(0) }},
 		{"hops", "clientip: WithMaxHops: 0", func() { clientip.WithMaxHops(0) }},
 		{"nil option", "clientip: FromPeer: nil Option", func() { clientip.FromPeer(nil) }},
 	} {
@@ -344,6 +382,21 @@ func TestMisuse(t *testing.T) {
 			}()
 			tt.f()
 		})
+	}
+}
+
+func TestFieldNameIsAToken(t *testing.T) {
+	const token = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" // RFC 9110, section 5.6.2
+	for c := range 256 {
+		name := "x" + string([]byte{byte(c)})
+		refused := func() (refused bool) {
+			defer func() { refused = recover() != nil }()
+			clientip.FromHeader(name, proxies)
+			return
+		}()
+		if want := !strings.Contains(token, name[1:]); refused != want {
+			t.Errorf("FromHeader(%q) refused = %v; want %v", name, refused, want)
+		}
 	}
 }
 
