@@ -50,7 +50,6 @@ func checkLast(method string, last []Shutdowner) {
 }
 
 func (h *Health) beginDrain() {
-	h.arrived.Store(int64(time.Since(h.born)))
 	if h.draining.CompareAndSwap(false, true) {
 		close(h.leaving)
 	}
@@ -59,25 +58,16 @@ func (h *Health) beginDrain() {
 // awaitProxies returns after the drain wait, or once no request has arrived for
 // the idle time, or when ctx ends.
 func (h *Health) awaitProxies(ctx context.Context) {
-	if h.wait == 0 {
-		return
-	}
-	over := time.NewTimer(h.wait)
-	defer over.Stop()
-	if h.idle == 0 {
-		select {
-		case <-ctx.Done():
-		case <-over.C:
-		}
-		return
-	}
+	over := time.After(h.wait)
 	quiet := time.NewTimer(h.idle)
-	defer quiet.Stop()
+	if h.idle == 0 {
+		quiet.C = nil
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-over.C:
+		case <-over:
 			return
 		case <-quiet.C:
 			since := time.Since(h.born) - time.Duration(h.arrived.Load())

@@ -47,6 +47,7 @@ func TestProbes(t *testing.T) {
 		{"manual start awaits Started", []health.Option{health.WithManualStart()}, nil, 200, 503, 503},
 		{"manual start, started", []health.Option{health.WithManualStart()}, (*health.Health).Started, 200, 200, 200},
 		{"draining: not ready, still live and started", nil, drained, 200, 503, 200},
+		{"draining with the default, as said", []health.Option{health.WithDrainStatus(503)}, drained, 200, 503, 200},
 		{"draining for HAProxy: 404", []health.Option{health.WithDrainStatus(404)}, drained, 200, 404, 200},
 		{"404 is for draining only", []health.Option{health.WithDrainStatus(404), health.WithCheck(check("disk", fail))}, nil, 200, 503, 503},
 	} {
@@ -58,7 +59,7 @@ func TestProbes(t *testing.T) {
 				if tc.do != nil {
 					tc.do(h)
 				}
-				served := h.Handler(http.NotFoundHandler())
+				served := h.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s: passed on", r.URL) }))
 				for path, want := range map[string]int{"/livez": tc.live, "/readyz": tc.ready, "/startupz": tc.started} {
 					w := probe(served, "GET", path)
 					if w.Code != want {
@@ -77,6 +78,47 @@ func TestProbes(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestProbesNameTheChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		h := health.New(
+			health.WithCheck(check("warm-up", stuck)), health.WithCheck(check("disk", fail)), health.WithCheck(check("queue", pass)),
+			health.WithLiveCheck(check("lock", pass)), health.WithDrainWait(0))
+		defer h.Close()
+		synctest.Wait()
+		served := h.Handler(http.NotFoundHandler())
+		const checks = "warm-up: not run yet\ndisk: failing\nqueue: ok\n"
+		for _, tc := range []struct{ method, path, body string }{
+			{"GET", "/livez", "live\nlock: ok\n"},
+			{"GET", "/startupz", "starting\n" + checks},
+			{"GET", "/readyz", "starting\n" + checks},
+			{"DELETE", "/readyz", "Method Not Allowed\n"},
+		} {
+			w := probe(served, tc.method, tc.path)
+			if w.Body.String() != tc.body {
+				t.Errorf("%s %s: %q, want %q", tc.method, tc.path, w.Body, tc.body)
+			}
+			if w.Header().Get("Content-Type") != "text/plain; charset=utf-8" || w.Header().Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s %s: %v; want plain text that is not sniffed", tc.method, tc.path, w.Header())
+			}
+		}
+		for i, want := range []bool{false, false, true, true} {
+			if s := h.Stats().Checks[i]; s.OK != want {
+				t.Errorf("%+v; want OK %v", s, want)
+			}
+		}
+		if h.Drain(t.Context(), nil); probe(served, "GET", "/readyz").Body.String() != "draining\n" {
+			t.Errorf("draining: %q", probe(served, "GET", "/readyz").Body)
+		}
+	})
+	h := health.New().Handler(nil)
+	for path, want := range map[string]string{"/livez": "live\n", "/startupz": "started\n", "/readyz": "ready\n"} {
+		if got := probe(h, "GET", path).Body.String(); got != want {
+			t.Errorf("%s without checks: %q, want %q", path, got, want)
+		}
 	}
 }
 
@@ -205,10 +247,11 @@ func TestHangingCheckIsLateAndNeverOverlaps(t *testing.T) {
 				if runs.Add(1) > 1 {
 					<-release
 				}
+				time.Sleep(7 * time.Millisecond) // in a synctest bubble
 				return nil
 			},
 		}))
-		synctest.Wait()
+		time.Sleep(10 * time.Millisecond) // in a synctest bubble
 		if !h.Ready() {
 			t.Fatal("not ready after a pass")
 		}
@@ -216,8 +259,8 @@ func TestHangingCheckIsLateAndNeverOverlaps(t *testing.T) {
 		if h.Ready() {
 			t.Error("ready although the check hangs")
 		}
-		if s := h.Stats().Checks[0]; !strings.Contains(s.Error, "did not return within 2s") {
-			t.Errorf("error %q", s.Error)
+		if s := h.Stats().Checks[0]; !strings.Contains(s.Error, "did not return within 2s") || s.Latency != 7*time.Millisecond {
+			t.Errorf("%+v; want it late, and the latency of the run that returned", s)
 		}
 		time.Sleep(time.Minute) // in a synctest bubble
 		if most.Load() != 1 || runs.Load() != 2 {
@@ -226,6 +269,63 @@ func TestHangingCheckIsLateAndNeverOverlaps(t *testing.T) {
 		h.Close() // does not wait for it
 		h.Close()
 		close(release)
+		time.Sleep(time.Second) // in a synctest bubble
+	})
+}
+
+// A run that Close finds under way is no result, whether it ends with its context or not.
+func TestCloseKeepsTheLastResults(t *testing.T) {
+	for _, obeys := range []bool{true, false} {
+		t.Run(fmt.Sprintf("the run ends with its context %v", obeys), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var runs atomic.Int64
+				h := health.New(health.WithCheck(health.Check{
+					Name:     "disk",
+					Interval: time.Second,
+					Timeout:  time.Minute,
+					Run: func(ctx context.Context) error {
+						if runs.Add(1) == 1 {
+							return nil
+						}
+						select {
+						case <-ctx.Done():
+						case <-time.After(2 * time.Second):
+						}
+						if !obeys {
+							time.Sleep(time.Second) // in a synctest bubble
+						}
+						return ctx.Err()
+					},
+				}))
+				time.Sleep(1500 * time.Millisecond) // in a synctest bubble: the second run is under way
+				before := h.Stats()
+				h.Close()
+				time.Sleep(time.Hour) // in a synctest bubble
+				if after := h.Stats(); !after.Ready || after.Checks[0] != before.Checks[0] || runs.Load() != 2 {
+					t.Errorf("%+v became %+v, after %d runs", before, after, runs.Load())
+				}
+			})
+		})
+	}
+}
+
+func TestIntervalIsSpreadByATenth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Time
+		h := health.New(health.WithCheck(health.Check{
+			Name:     "disk",
+			Interval: 10 * time.Second,
+			Run:      func(context.Context) error { at = append(at, time.Now()); return nil },
+		}))
+		time.Sleep(time.Hour) // in a synctest bubble
+		h.Close()
+		least, most := time.Hour, time.Duration(0)
+		for i := range at[1:] {
+			least, most = min(least, at[i+1].Sub(at[i])), max(most, at[i+1].Sub(at[i]))
+		}
+		if len(at) < 320 || least < 9*time.Second || least > 9500*time.Millisecond || most > 11*time.Second || most < 10500*time.Millisecond {
+			t.Errorf("%d runs in an hour, %v to %v apart", len(at), least, most)
+		}
 	})
 }
 
