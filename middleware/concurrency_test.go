@@ -429,8 +429,11 @@ func TestAdaptiveLearnsFromWhatBecomesLongLived(t *testing.T) {
 // A request never waits for a permit that it holds itself, however often the layer stands in its way; and what it held before is
 // no permit now.
 func TestConcurrencyTakesAPermitOnce(t *testing.T) {
-	ok := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
-	public := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Cache-Control", "public, max-age=60") })
+	ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "served ") })
+	public := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		ok(w, r)
+	})
 	for _, c := range []struct {
 		name string
 		h    func(middleware.Layer) http.Handler
@@ -465,11 +468,28 @@ func TestConcurrencyTakesAPermitOnce(t *testing.T) {
 				l := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Second))
 				w := httptest.NewRecorder()
 				c.h(middleware.Concurrency(l)).ServeHTTP(w, httptest.NewRequest("GET", "/report", nil))
+				if got, want := w.Body.String(), strings.Repeat("served ", int(c.want)); got != want {
+					t.Errorf("the response is %q, want %q", got, want)
+				}
 				if s := l.Stats(); w.Code != 200 || s.Admitted != c.want || s.Success != c.want || s.InFlight != 0 {
 					t.Errorf("status %d, %d admitted, %d successes, %d in flight; want 200, %d, %d, 0", w.Code, s.Admitted, s.Success, s.InFlight, c.want, c.want)
 				}
 			})
 		})
+	}
+}
+
+// A controller that finds nobody who can flush changes nothing: the handler may still answer with an error, and it counts as one.
+func TestFlushThatNobodyCanDoIsNoAnswer(t *testing.T) {
+	l := limiter.NewConcurrency(1)
+	middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := http.NewResponseController(unwrapper{w}).Flush(); !errors.Is(err, http.ErrNotSupported) {
+			t.Errorf("Flush: %v", err)
+		}
+		http.Error(w, "cannot stream", http.StatusInternalServerError)
+	})).ServeHTTP(&plainWriter{http.Header{}}, httptest.NewRequest("GET", "/", nil))
+	if s := l.Stats(); s.Failure != 1 {
+		t.Errorf("%+v; want one failure", s)
 	}
 }
 

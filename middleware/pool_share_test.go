@@ -40,6 +40,30 @@ func TestWaitingForThePoolHoldsTheFixedPermitOnly(t *testing.T) {
 	}
 }
 
+// A request that becomes long-lived leaves the slots of all pools that it is in.
+func TestLongLivedLeavesEachPool(t *testing.T) {
+	pools := []*pool.Pool{pool.New(pool.WithSlots(2)), pool.New(pool.WithSlots(2)), pool.New(pool.WithSlots(2))}
+	used := func() (n [3]int) {
+		for i, p := range pools {
+			n[i] = p.Stats().Used
+		}
+		return n
+	}
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if got := used(); got != [3]int{1, 1, 1} {
+			t.Errorf("slots used before: %v, want one of each", got)
+		}
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.(http.Flusher).Flush()
+		if got := used(); got != [3]int{} {
+			t.Errorf("slots used while it only stays open: %v, want none", got)
+		}
+	}), middleware.Pool(pools[0]), middleware.Pool(pools[1]), middleware.For("/", middleware.Pool(pools[2])))
+	if got := get(h, "GET", "/").StatusCode; got != 200 {
+		t.Errorf("status %d", got)
+	}
+}
+
 func TestTaskOptionsOfAllAndOfEach(t *testing.T) {
 	p := pool.New(pool.WithSlots(4))
 	h := middleware.Pool(p, middleware.WithTask(pool.WithWeight(2)), middleware.WithTask(pool.WithKind("report")),

@@ -130,6 +130,30 @@ func TestWhatTheMuxFoundIsForThatMuxOnly(t *testing.T) {
 	}
 }
 
+// The mux is asked once for all breakers: what it found for the first holds for the request.
+func TestTheFirstRouteHolds(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Pattern) })
+	outer, inner := breaker.NewGroup(), breaker.NewGroup()
+	h := middleware.Chain(middleware.Breaker(outer).Handler,
+		middleware.Breaker(inner, middleware.WithSkip(func(*http.Request) bool { // runs between the two
+			mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Pattern) })
+			return false
+		})).Handler)(mux)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/late", nil))
+	if w.Body.String() != "/" {
+		t.Errorf("served by %q, want that of the route that the breakers judge", w.Body)
+	}
+	for name, g := range map[string]*breaker.Group{"outer": outer, "inner": inner} {
+		for key := range g.All() {
+			if key != "/" {
+				t.Errorf("the %s breaker is that of %q, want /", name, key)
+			}
+		}
+	}
+}
+
 // A client can choose the path of a redirect, and so must not be able to choose the key of a breaker by it.
 func TestBreakerKeysAreThoseOfTheMux(t *testing.T) {
 	for _, c := range []struct{ name, path, key string }{

@@ -525,12 +525,19 @@ type (
 	wH struct{ http.ResponseWriter }
 	wR struct{ http.ResponseWriter }
 	wP struct{ http.ResponseWriter }
+	wN chan bool
 )
 
 func (wF) Flush()                                       {}
 func (wH) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errors.New("no connection") }
 func (wR) ReadFrom(r io.Reader) (int64, error)          { return io.Copy(io.Discard, r) }
-func (wP) Push(string, *http.PushOptions) error         { return http.ErrNotSupported }
+func (wP) Push(target string, o *http.PushOptions) error {
+	return fmt.Errorf("pushed %s by %s", target, o.Method)
+}
+
+type notifier interface{ CloseNotify() <-chan bool }
+
+func (n wN) CloseNotify() <-chan bool { return n }
 
 type plainWriter struct{ h http.Header }
 
@@ -540,7 +547,7 @@ func (p *plainWriter) WriteHeader(int)             {}
 
 func TestWriterKeepsItsMethods(t *testing.T) {
 	p := &plainWriter{http.Header{}}
-	f, h, r, q := wF{p}, wH{p}, wR{p}, wP{p}
+	f, h, r, q, n := wF{p}, wH{p}, wR{p}, wP{p}, make(wN)
 	writers := []http.ResponseWriter{
 		p, f, h, r, q,
 		struct {
@@ -604,6 +611,65 @@ func TestWriterKeepsItsMethods(t *testing.T) {
 			io.ReaderFrom
 			http.Pusher
 		}{p, f, h, r, q},
+		// and with CloseNotify
+		struct {
+			http.ResponseWriter
+			http.Flusher
+			notifier
+		}{p, f, n},
+		struct {
+			http.ResponseWriter
+			http.Flusher
+			http.Hijacker
+			notifier
+		}{p, f, h, n},
+		struct {
+			http.ResponseWriter
+			http.Flusher
+			io.ReaderFrom
+			notifier
+		}{p, f, r, n},
+		struct {
+			http.ResponseWriter
+			http.Flusher
+			http.Pusher
+			notifier
+		}{p, f, q, n},
+		struct {
+			http.ResponseWriter
+			http.Hijacker
+			io.ReaderFrom
+			notifier
+		}{p, h, r, n},
+		struct {
+			http.ResponseWriter
+			http.Flusher
+			http.Hijacker
+			io.ReaderFrom
+			notifier
+		}{p, f, h, r, n},
+		struct {
+			http.ResponseWriter
+			http.Flusher
+			http.Hijacker
+			http.Pusher
+			notifier
+		}{p, f, h, q, n},
+		struct {
+			http.ResponseWriter
+			http.Flusher
+			io.ReaderFrom
+			http.Pusher
+			notifier
+		}{p, f, r, q, n},
+		struct {
+			http.ResponseWriter
+			http.Flusher
+			http.Hijacker
+			io.ReaderFrom
+			http.Pusher
+			notifier
+		}{p, f, h, r, q, n},
 	}
 	methods := func(w http.ResponseWriter) [4]bool {
 		_, f := w.(http.Flusher)
@@ -622,6 +688,18 @@ func TestWriterKeepsItsMethods(t *testing.T) {
 		})).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 		if methods(got) != methods(w) {
 			t.Errorf("%T: methods Flusher, Hijacker, ReaderFrom, Pusher are %v behind a layer; want %v", w, methods(got), methods(w))
+		}
+		if p, ok := got.(http.Pusher); ok {
+			if err := p.Push("/style.css", &http.PushOptions{Method: "HEAD"}); err == nil || err.Error() != "pushed /style.css by HEAD" {
+				t.Errorf("%T: Push comes to %v", w, err)
+			}
+		}
+		// The shapes of net/http's own writers keep the deprecated method, too.
+		_, has := w.(notifier)
+		m := methods(w)
+		has = has && (m == [4]bool{true, true, true, false} || m == [4]bool{true, false, false, true})
+		if c, ok := got.(notifier); ok != has || ok && c.CloseNotify() != (<-chan bool)(n) {
+			t.Errorf("%T: CloseNotify behind a layer is %v, want %v, and that of the writer", w, ok, has)
 		}
 		for got != w {
 			u, ok := got.(interface{ Unwrap() http.ResponseWriter })
