@@ -170,8 +170,7 @@ func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyS
 	outcome = err
 	if err != nil {
 		f.failed.Add(1)
-		// In half-open the one probe must come to a verdict, or gobreaker waits for it for ever.
-		if ctx.Err() != nil && f.breaker.State() == gobreaker.StateClosed {
+		if ctx.Err() != nil {
 			outcome = errStoreLeft
 		}
 	}
