@@ -240,7 +240,7 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 		r.storeFailed(q, now, a, err)
 		return
 	}
-	storeChoose(policies, states, q.n, ok, a)
+	storeChoose(policies, states, ok, a)
 	copy(each, states)
 	if !again && !ok {
 		r.giveLocal(q, now, a)
@@ -272,25 +272,25 @@ func (r *Rate) storeFailed(q *tableTake, now time.Time, a *tableAnswer, err erro
 	case FailClosed:
 		r.giveLocal(q, now, a)
 		a.ok, a.closed = false, true
-		a.state.Refused, a.state.RetryAfter = true, storeRest
+		a.state.RetryAfter = storeRest
 	}
 }
 
 // storeChoose makes the states that a store returned an answer: the policy that refused, and takes longest, or the
 // one with the fewest tokens left.
-func storeChoose(policies []Policy, states []PolicyState, n int, ok bool, a *tableAnswer) {
+func storeChoose(policies []Policy, states []PolicyState, ok bool, a *tableAnswer) {
 	a.ok, a.policy = ok, -1
 	for i := range states {
 		s := &states[i]
 		s.Limit, s.Burst = policies[i].Limit, policies[i].Burst
-		s.Refused = !ok && (s.Refused || n > policies[i].Burst && !policyInfinite(policies[i].Limit))
+		s.Refused = s.Refused && !ok
 		switch {
 		case a.policy < 0:
 		case s.Refused != states[a.policy].Refused:
 			if !s.Refused {
 				continue
 			}
-		case !ok && s.Refused:
+		case s.Refused:
 			old := states[a.policy].RetryAfter
 			if old == 0 || s.RetryAfter != 0 && s.RetryAfter <= old {
 				continue
@@ -301,7 +301,6 @@ func storeChoose(policies []Policy, states []PolicyState, n int, ok bool, a *tab
 		a.policy = i
 	}
 	a.state = states[a.policy]
-	a.state.Refused = !ok
 	a.burst = policies[a.policy].Burst
 	if policyInfinite(policies[a.policy].Limit) {
 		a.burst = policyUnbounded

@@ -234,6 +234,119 @@ func TestStoreAndNewKeyBudget(t *testing.T) {
 	}
 }
 
+// storeSays gives the answer that it is told to.
+type storeSays struct {
+	ok     bool
+	states []limiter.PolicyState
+}
+
+func (s storeSays) Take(_ context.Context, _ limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	copy(states, s.states)
+	return s.ok, nil
+}
+
+// A decision has the numbers of the policy that refused, of several that for which it takes longest, or else of the one with the
+// fewest tokens left. Limits and bursts are those of the Rate: a Store need not tell.
+func TestStoreAnswerIsThatOfThePolicyThatDecides(t *testing.T) {
+	left := func(n int) limiter.PolicyState { return limiter.PolicyState{Remaining: n, ResetAfter: time.Minute} }
+	refused := func(n int, retry time.Duration) limiter.PolicyState {
+		return limiter.PolicyState{Remaining: n, RetryAfter: retry, ResetAfter: time.Minute, Refused: true}
+	}
+	free := limiter.PolicyState{Remaining: math.MaxInt}
+	for _, c := range []struct {
+		name   string
+		ok     bool
+		states []limiter.PolicyState // of a, b, c; d is infinite
+		want   int
+	}{
+		{"admitted: the fewest tokens left, first", true, []limiter.PolicyState{left(1), left(3), left(2), free}, 0},
+		{"admitted: the fewest tokens left, amid", true, []limiter.PolicyState{left(3), left(1), left(2), free}, 1},
+		{"admitted: of equals the first", true, []limiter.PolicyState{left(2), left(1), left(1), free}, 1},
+		{"admitted: no word of a refusal counts", true, []limiter.PolicyState{left(1), refused(2, 0), left(3), free}, 0},
+		{"refused by one that has more left", false, []limiter.PolicyState{left(1), left(0), refused(4, time.Second), free}, 2},
+		{"refused by the first", false, []limiter.PolicyState{refused(4, time.Second), left(0), left(0), free}, 0},
+		{"refused by two: the longer wait, first", false, []limiter.PolicyState{left(0), refused(2, 3*time.Second), refused(1, 2*time.Second), free}, 1},
+		{"refused by two: the longer wait, last", false, []limiter.PolicyState{left(0), refused(1, 2*time.Second), refused(2, 3*time.Second), free}, 2},
+		{"refused by two: no wait helps, first", false, []limiter.PolicyState{refused(2, 0), refused(1, 2*time.Second), left(0), free}, 0},
+		{"refused by two: no wait helps, last", false, []limiter.PolicyState{left(0), refused(1, 2*time.Second), refused(2, 0), free}, 2},
+		{"refused, and none says that it did", false, []limiter.PolicyState{left(2), left(1), left(3), free}, 1},
+	} {
+		for front, opts := range storeFronts {
+			t.Run(c.name+", "+front, func(t *testing.T) {
+				r := limiter.NewRate(1, 10, append(opts, limiter.WithName("a"), limiter.WithPolicy("b", 2, 20), limiter.WithPolicy("c", 3, 30),
+					limiter.WithPolicy("d", rate.Inf, 0), limiter.WithStore(storeSays{c.ok, c.states}))...)
+				each := make([]limiter.PolicyState, 4)
+				d := r.AllowEach(time.Time{}, "key", 1, each)
+				policy, state := r.Policies()[c.want], c.states[c.want]
+				if want := (limiter.Decision{OK: c.ok, Policy: policy.Name, Limit: policy.Burst, Remaining: state.Remaining,
+					RetryAfter: state.RetryAfter, ResetAfter: state.ResetAfter}); d != want {
+					t.Errorf("decision %+v\nwant     %+v", d, want)
+				}
+				for i, p := range r.Policies() {
+					want := c.states[i]
+					want.Limit, want.Burst, want.Refused = p.Limit, p.Burst, want.Refused && !c.ok
+					if each[i] != want {
+						t.Errorf("state of %s %+v\nwant       %+v", p.Name, each[i], want)
+					}
+				}
+			})
+		}
+	}
+	r := limiter.NewRate(rate.Inf, 0, limiter.WithStore(storeSays{true, []limiter.PolicyState{free}}))
+	if d := r.Allow("key"); !d.OK || d.Limit != math.MaxInt || d.Remaining != math.MaxInt {
+		t.Errorf("infinite: %+v", d)
+	}
+}
+
+// What the local buckets refuse stays refused, and costs nothing, where the store that is asked about it once a second does not answer.
+func TestStoreFailureAdmitsNothingThatIsRefusedHere(t *testing.T) {
+	for _, f := range []limiter.StoreFailure{limiter.FailLocal, limiter.FailOpen, limiter.FailClosed} {
+		t.Run(f.String(), func(t *testing.T) {
+			storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+				r := limiter.NewRate(rate.Every(time.Hour), 3, append(opts, limiter.WithStoreFailure(f))...)
+				r.AllowN("key", 3)
+				time.Sleep(2 * time.Second) // in a synctest bubble
+				s.err, s.calls = errStoreStub, 0
+				for range 3 {
+					time.Sleep(2 * time.Second) // in a synctest bubble
+					if d := r.Allow("key"); d.OK || d.Unavailable || d.RetryAfter < 50*time.Minute {
+						t.Errorf("%+v", d)
+					}
+				}
+				if s.calls != 3 {
+					t.Errorf("asked %d times, want 3", s.calls)
+				}
+			})
+		})
+	}
+}
+
+// What is given back, charged or reset while the store does not answer is told.
+func TestStoreFailureOfWhatIsForcedIsTold(t *testing.T) {
+	for name, force := range map[string]func(*limiter.Rate){
+		"refund": func(r *limiter.Rate) { r.Refund("key", 1) },
+		"charge": func(r *limiter.Rate) { r.Charge("key", 1) },
+		"reset":  func(r *limiter.Rate) { r.Reset("key") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+				var told []error
+				traced := limiter.NewRate(1, 10, append(opts, limiter.WithRateTrace(limiter.RateTrace{StoreFailed: func(err error) { told = append(told, err) }}))...)
+				force(traced)
+				if len(told) != 0 {
+					t.Errorf("well: told %v", told)
+				}
+				s.err = errStoreStub
+				force(traced)
+				if len(told) != 1 || told[0] != errStoreStub {
+					t.Errorf("down: told %v, want once %v", told, errStoreStub)
+				}
+				force(limiter.NewRate(1, 10, opts...)) // nobody to tell
+			})
+		})
+	}
+}
+
 func TestStoreFailure(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -335,7 +448,7 @@ func (storeFull) Take(_ context.Context, _ limiter.StoreRequest, states []limite
 	return false, nil
 }
 
-// A probe that ends in a panic, or with its caller's leaving, is a verdict too.
+// A probe that ends in a panic is a verdict too, and one that ends with its caller's leaving leaves that to the next.
 func TestStoreProbeIsNeverLost(t *testing.T) {
 	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
 		r := limiter.NewRate(1000, 1000, opts...)
