@@ -701,6 +701,76 @@ type hijackWriter struct {
 
 func (w hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.conn, nil, nil }
 
+// Each way to write is an answer from its first byte on, with its bytes counted, whatever the writer below can do.
+func TestEachWayToWriteIsAnAnswer(t *testing.T) {
+	const slow = time.Second
+	later := func() { time.Sleep(2 * slow) } // in a synctest bubble
+	readFrom := func(w io.Writer, text string) {
+		if n, err := io.Copy(w, io.LimitReader(strings.NewReader(text), 100)); int(n) != len(text) || err != nil {
+			t.Errorf("copied %d bytes of %q: %v", n, text, err)
+		}
+	}
+	ways := map[string]struct {
+		write func(http.ResponseWriter)
+		slow  bool
+	}{
+		"nothing":             {func(http.ResponseWriter) {}, true},
+		"ReadFrom of nothing": {func(w http.ResponseWriter) { readFrom(w, "") }, true},
+		"Write":               {func(w http.ResponseWriter) { w.Write([]byte("answer")) }, false},
+		"io.WriteString": {func(w http.ResponseWriter) {
+			if n, err := io.WriteString(w, "answer"); n != 6 || err != nil {
+				t.Errorf("wrote %d bytes: %v", n, err)
+			}
+		}, false},
+		"ReadFrom": {func(w http.ResponseWriter) { readFrom(w, "answer") }, false},
+		"Write, and ReadFrom later": {func(w http.ResponseWriter) {
+			w.Write([]byte("ans"))
+			later()
+			readFrom(w, "wer")
+		}, false},
+		"ReadFrom of nothing, and WriteString later": {func(w http.ResponseWriter) {
+			readFrom(w, "")
+			later()
+			io.WriteString(w, "answer")
+		}, true},
+		"Flush, and Write later": {func(w http.ResponseWriter) {
+			if f, ok := w.(http.Flusher); ok {
+				f.Flush()
+			} else {
+				w.WriteHeader(200)
+			}
+			later()
+			w.Write([]byte("answer"))
+		}, false},
+	}
+	p := &plainWriter{http.Header{}}
+	for below, w := range map[string]http.ResponseWriter{"a plain writer": p, "one that takes readers": wR{p}, "one that flushes": wF{p}} {
+		for name, c := range ways {
+			t.Run(name+" to "+below, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					g := breaker.NewGroup(breaker.WithSlowCalls(slow, 0.5))
+					bytes := int64(len("answer"))
+					if strings.HasSuffix(name, "nothing") {
+						bytes = 0
+					}
+					var done middleware.Result
+					middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+						c.write(w)
+						later()
+						if bytes > 0 {
+							w.WriteHeader(500) // too late
+						}
+					}), middleware.Breaker(g), middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, r middleware.Result) { done = r }})).
+						ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+					if s := g.Get("").Stats(); s.Slow == 1 != c.slow || s.Failures != 0 || done.Status != 200 || done.Bytes != bytes {
+						t.Errorf("slow %d, failures %d, %+v; want slow %v, no failure, and %d bytes with status 200", s.Slow, s.Failures, done, c.slow, bytes)
+					}
+				})
+			})
+		}
+	}
+}
+
 // What a function of WithOnChange takes on the goroutine of a probe is no time of the handler's.
 func TestR8AProbeIsNotSlowForWhatOnChangeTakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
