@@ -18,10 +18,15 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// A level of priority is worth one step of waiting time and no more.
+// A level of priority is worth one step of waiting time and no more: 100 ms unless it is told otherwise.
 func TestConcurrencyPriorityAges(t *testing.T) {
+	t.Run("the default", func(t *testing.T) { concPriorityAges(t) })
+	t.Run("100 ms", func(t *testing.T) { concPriorityAges(t, limiter.WithPriorityStep(100*time.Millisecond)) })
+}
+
+func concPriorityAges(t *testing.T, opts ...limiter.ConcurrencyOption) {
 	synctest.Test(t, func(t *testing.T) {
-		c := limiter.NewConcurrency(1, limiter.WithQueue(100, time.Minute), limiter.WithPriorityStep(100*time.Millisecond))
+		c := limiter.NewConcurrency(1, append(opts, limiter.WithQueue(100, time.Minute))...)
 		p := concMust(t, c, limiter.Request{})
 		var order []string
 		var mu sync.Mutex
@@ -548,6 +553,29 @@ func TestConcurrencyShadowShedsOnce(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 		})
+	}
+}
+
+// In shadow mode all is let in, however it asks, and weighs no more than the limit.
+func TestConcurrencyShadowWeighs(t *testing.T) {
+	c := limiter.NewConcurrency(2, limiter.WithShadow())
+	p, err := c.Acquire(t.Context(), limiter.Request{Weight: 5})
+	if s := c.Stats(); err != nil || s.InFlight != 2 || s.Shed != 0 {
+		t.Errorf("weight 5: %v, %+v", err, s)
+	}
+	q, ok := c.TryAcquire(limiter.Request{Weight: 5})
+	if s := c.Stats(); !ok || s.InFlight != 4 || s.Shed != 1 {
+		t.Errorf("once more: %v, %+v", ok, s)
+	}
+	n := c.TryTake(5)
+	if s := c.Stats(); n != 2 || s.InFlight != 6 {
+		t.Errorf("took %d: %+v", n, s)
+	}
+	c.Give(n)
+	q.Release(limiter.Success)
+	p.Release(limiter.Success)
+	if s := c.Stats(); s.InFlight != 0 {
+		t.Errorf("at rest: %+v", s)
 	}
 }
 

@@ -233,6 +233,29 @@ func TestConcurrencyDeadlineRefusedInAdvance(t *testing.T) {
 	})
 }
 
+// Nothing is refused for a deadline that there is not, nor for one that is over where a permit is free and no time was asked for.
+func TestConcurrencyFreePermitIsGiven(t *testing.T) {
+	over, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Hour))
+	defer cancel()
+	for name, k := range map[string]struct {
+		ctx context.Context
+		r   limiter.Request
+		ok  bool
+	}{
+		"work and no deadline":                   {t.Context(), limiter.Request{Work: time.Hour}, true},
+		"a deadline that is over, and no work":   {over, limiter.Request{}, true},
+		"a deadline that is over, and some work": {over, limiter.Request{Work: 1}, false},
+	} {
+		for kind, c := range map[string]*limiter.Concurrency{"fixed": limiter.NewConcurrency(1), "adaptive": limiter.NewAdaptive()} {
+			p, err := c.Acquire(k.ctx, k.r)
+			p.Release(limiter.Ignored)
+			if err == nil != k.ok || err != nil && !errors.Is(err, limiter.ErrWouldMissDeadline) {
+				t.Errorf("%s, %s: %v", name, kind, err)
+			}
+		}
+	}
+}
+
 // What is foretold of the line counts by weight: so much has to be served before a newcomer.
 func TestConcurrencyForetellsByWeight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

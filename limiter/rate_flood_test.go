@@ -524,3 +524,64 @@ func TestRateSetLimitWhileAsked(t *testing.T) {
 		})
 	}
 }
+
+// A new key takes a place that is free, and else that of the key whose buckets are all full again the soonest.
+func TestRateNewKeyDisplacesTheFullest(t *testing.T) {
+	for kind, opts := range map[string][]limiter.RateOption{
+		"one policy":             nil,
+		"the second is slow":     {limiter.WithPolicy("second", 0.01, 100)},
+		"the second is fast":     {limiter.WithPolicy("second", 100, 100)},
+		"the second is never":    {limiter.WithPolicy("second", 0, 100)},
+		"the second is no limit": {limiter.WithPolicy("second", rate.Inf, 0)},
+	} {
+		for fullest := range 8 {
+			t.Run(kind+"/"+strconv.Itoa(fullest), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := limiter.NewRate(1, 10, append(opts, limiter.WithMaxKeys(8))...)
+					spent := func(i int) int {
+						if i == fullest {
+							return 2
+						}
+						return 5
+					}
+					for i := range 8 {
+						r.AllowN(strconv.Itoa(i), spent(i))
+					}
+					other := strconv.Itoa((fullest + 1) % 8)
+					r.Reset(other)
+					r.AllowN("in the place that was reset", 5)
+					if s := r.Stats(); s.EvictedLive != 0 || s.LiveKeys != 8 {
+						t.Fatalf("one place was free: %+v", s)
+					}
+					r.AllowN("in another's place", 5)
+					if s := r.Stats(); s.EvictedLive != 1 || s.LiveKeys != 8 {
+						t.Fatalf("no place was free: %+v", s)
+					}
+					for i := range 8 {
+						key, left := strconv.Itoa(i), 10-spent(i)
+						if i == fullest || key == other {
+							left = 10
+						}
+						if d := r.Peek(key, 1); d.Remaining != left {
+							t.Errorf("%s has %d left, want %d", key, d.Remaining, left)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// The keys that are live are told as a part of those that there is room for.
+func TestRateStatsTellTheRoom(t *testing.T) {
+	for kind, opts := range map[string][]limiter.RateOption{"table": nil, "exact": {limiter.WithExactKeys()}} {
+		r := limiter.NewRate(1, 10, append(opts, limiter.WithMaxKeys(1024))...)
+		for i := range 256 {
+			r.AllowN(strconv.Itoa(i), 5)
+		}
+		s := r.Stats()
+		if live := float64(s.LiveKeys) / 1024; s.Capacity != 1024 || s.LiveKeys < 200 || s.Saturation != live {
+			t.Errorf("%s: %d live keys of %d, saturation %v, want %v", kind, s.LiveKeys, s.Capacity, s.Saturation, live)
+		}
+	}
+}

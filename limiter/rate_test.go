@@ -431,7 +431,7 @@ func TestRateRefundChargeReset(t *testing.T) {
 				}
 				r.Refund("a", -5)
 				r.Charge("a", -5)
-				if d := r.Allow("a"); d.OK {
+				if d := r.Allow("a"); d.OK || d.RetryAfter != time.Second {
 					t.Fatalf("negative n changed something: %+v", d)
 				}
 			})

@@ -202,8 +202,7 @@ func (t *table) victim(sh *tableShard, set uint64, ns int64) (slot int, live boo
 		}
 		return slot, least > 0
 	}
-	least := time.Duration(math.MaxInt64)
-	slot = first
+	least := time.Duration(math.MaxInt64) // longer than any
 	for i := range tableWays {
 		if t.hashes[first+i] == 0 {
 			return first + i, false
