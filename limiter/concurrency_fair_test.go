@@ -242,6 +242,33 @@ func TestConcurrencyHeavyStaysFair(t *testing.T) {
 	})
 }
 
+// As many clients as WithClients says have a share each; beyond it they have shares together.
+func TestConcurrencyClientsBeyondTheBoundShare(t *testing.T) {
+	const clients = 40
+	for bound, want := range map[int]struct{ least, most int }{clients: {clients, clients}, 1: {1, 30}} {
+		t.Run(strconv.Itoa(bound), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := limiter.NewConcurrency(1, limiter.WithQueue(2*clients, time.Minute), limiter.WithClients(bound))
+				p := concMust(t, c, limiter.Request{})
+				q := concCrowdOf(t, c, time.Millisecond)
+				for i := range clients {
+					for range 2 {
+						q.join(t.Context(), strconv.Itoa(i), limiter.Request{Client: strconv.Itoa(i)})
+					}
+				}
+				p.Release(limiter.Success)
+				q.wg.Wait()
+				round := slices.Clone(q.served[:clients])
+				slices.Sort(round)
+				// Of at most 17 records each has two turns or three in that time, and two are those of one client.
+				if n := len(slices.Compact(round)); n < want.least || n > want.most {
+					t.Errorf("%d clients had something in the first %d turns, want %d to %d", n, clients, want.least, want.most)
+				}
+			})
+		})
+	}
+}
+
 // Clients that were refused in advance leave the records to those who wait.
 func TestConcurrencyRefusedKeepNoRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -114,6 +114,36 @@ func TestYield(t *testing.T) {
 			p.Release(limiter.Success)
 		})
 	})
+	t.Run("what it had until then counts in the share of its client", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c, first, join, served := line(t, 10)
+			r := limiter.Request{Client: "a", Arrived: time.Now()}
+			began := make(chan limiter.Permit)
+			go func() {
+				p, err := c.Acquire(ctx, r)
+				if err != nil {
+					t.Error(err)
+				}
+				began <- p
+			}()
+			synctest.Wait()
+			first.Release(limiter.Success)
+			p := <-began
+			time.Sleep(time.Second) // in a synctest bubble
+			for i := range 3 {
+				join(strconv.Itoa(i), limiter.Request{Client: "b", Priority: 1})
+			}
+			p, err := p.Yield(ctx, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			*served = append(*served, "it")
+			p.Release(limiter.Success)
+			if want := []string{"0", "1", "2", "it"}; !slices.Equal(*served, want) {
+				t.Errorf("served %v, want %v", *served, want)
+			}
+		})
+	})
 	t.Run("its context ends: no permit, at once", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, p, join, served := line(t, 1)
