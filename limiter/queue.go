@@ -63,7 +63,7 @@ type queueClient struct {
 
 	older, newer *queueClient // among the clients of which nobody waits
 	idle         bool
-	known        bool // in queueLine.clients
+	known        bool // in queueLine.clients, or was until it made room
 }
 
 // queueLine is the waiting line: who waits, who is next, who goes when it is full. It
@@ -136,7 +136,6 @@ func (l *queueLine) clientFor(name string) *queueClient {
 		}
 		l.unidle(gone)
 		delete(l.clients, gone.hash)
-		gone.known = false
 		// A permit in flight may still point to the record, so it is not used again.
 	}
 	c := &queueClient{hash: h, index: -1, known: true}
@@ -163,7 +162,7 @@ func (l *queueLine) unidle(c *queueClient) {
 }
 
 func (l *queueLine) toIdle(c *queueClient) {
-	if !c.known || c.idle {
+	if !c.known {
 		return
 	}
 	c.idle = true

@@ -291,30 +291,55 @@ func TestQueueClientsBounded(t *testing.T) {
 	}
 }
 
-// Of the clients that do not wait the one that has done so for longest gives its record to a new one, and one that comes back
-// has its own.
-func TestQueueForgetsWhoWasAwayForLongest(t *testing.T) {
+// A record is given to another client only if nobody of its own waits, that of the client gone longest first.
+func TestQueueRecordsOfThoseWhoWaitStay(t *testing.T) {
 	var l queueLine
-	l.init(0, 4)
-	come := func(name string) *queueClient {
+	l.init(0, 3)
+	known := map[string]*queueClient{}
+	come := func(name string) { known[name] = l.clientFor(name) }
+	wait := func(name string) *queueWaiter {
+		come(name)
 		w := &queueWaiter{level: queueLevel(0)}
-		l.push(w, l.clientFor(name))
-		l.remove(w)
-		return w.client
+		l.push(w, known[name])
+		return w
 	}
-	was := map[string]*queueClient{}
-	for _, name := range []string{"a", "b", "c", "d", "b", "a"} { // gone longest first: c, d, b, a
-		was[name] = come(name)
-	}
-	come("e")
-	for _, name := range []string{"a", "b", "d"} {
-		if come(name) != was[name] {
-			t.Errorf("%s was forgotten, and not c", name)
+	check := func(want ...string) {
+		t.Helper()
+		var have []string
+		for name, c := range known {
+			if l.clients[c.hash] == c {
+				have = append(have, name)
+			}
+		}
+		slices.Sort(have)
+		if !slices.Equal(have, want) {
+			t.Errorf("records of %q, want %q", have, want)
 		}
 	}
-	if come("c") == was["c"] {
-		t.Error("c was not forgotten")
+	for _, name := range []string{"a", "b", "c"} {
+		l.remove(wait(name))
 	}
+	b := wait("b")
+	l.remove(wait("")) // which has none
+	check("a", "b", "c")
+	come("d")
+	check("b", "c", "d")
+	come("e")
+	check("b", "d", "e")
+	d, e := wait("d"), wait("e")
+	come("f") // all wait: it shares a record
+	check("b", "d", "e")
+	l.remove(d)
+	l.remove(b)
+	come("g")
+	check("b", "e", "g")
+	come("h")
+	check("e", "g", "h")
+	l.remove(e)
+	wait("g")
+	wait("h")
+	come("i")
+	check("g", "h", "i")
 	if err := l.sound(); err != nil {
 		t.Error(err)
 	}
