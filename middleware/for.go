@@ -50,7 +50,7 @@ func checkLayers(fn string, layers []Layer) {
 		}
 		for j := range i {
 			// Options are functions, which do not compare.
-			if l.rank() != rankSetting && layers[j] == l {
+			if l.rank() > rankSetting && layers[j] == l {
 				panic(fmt.Sprintf("middleware: %s: layers %d and %d are the same value; give it once", fn, j, i))
 			}
 		}

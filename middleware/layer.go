@@ -22,7 +22,8 @@ type Layer interface {
 type rank int
 
 const (
-	rankSetting rank = iota
+	rankTrace   rank = iota // an option, outside of the others: what they skip is told as well
+	rankSetting             // the other options
 	rankRate
 	rankCache
 	rankConcurrency

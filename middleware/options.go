@@ -43,7 +43,13 @@ func (f commonOption) applyBreaker(c *breakerConfig)         { f(&c.common) }
 func (f commonOption) applyCache(c *cacheConfig)             { f(&c.common) }
 func (f commonOption) applyPool(c *poolConfig)               { f(&c.common) }
 
-func (f commonOption) rank() rank { return rankSetting }
+func (f commonOption) rank() rank {
+	var c common
+	if f(&c); c.trace != nil {
+		return rankTrace
+	}
+	return rankSetting
+}
 
 // Handler implements [Layer]: what the option sets holds for all layers of this package inside.
 func (f commonOption) Handler(next http.Handler) http.Handler { return f.wrap(next, env{}) }
@@ -65,8 +71,8 @@ func nilOption(of string, i int) string {
 }
 
 // WithTrace calls the functions of t as requests pass. As an option of one layer it reports that
-// layer; as a layer of a stack it reports all of them, and each request's end. Several, of one stack or of stacks
-// inside each other, are all told. A nil t is no trace.
+// layer; as a layer of a stack it reports all of them, and each request's end, also of those that
+// [WithSkip] lets pass. Several, of one stack or of stacks inside each other, are all told. A nil t is no trace.
 func WithTrace(t *Trace) Option {
 	return commonOption(func(c *common) { c.trace = t })
 }

@@ -88,7 +88,7 @@ func (s *Stack) Handler(h http.Handler) http.Handler {
 
 func split(all []placed) (options, rest []placed) {
 	for _, p := range all {
-		if p.l.rank() == rankSetting {
+		if p.l.rank() <= rankSetting {
 			options = append(options, p)
 		} else {
 			rest = append(rest, p)

@@ -416,6 +416,27 @@ func TestSkipIsOfOneStack(t *testing.T) {
 	}
 }
 
+// A trace is told of each request's end, also of those that are skipped, whatever order the two are given in.
+func TestTraceIsToldOfWhatIsSkipped(t *testing.T) {
+	var told []string
+	trace := middleware.WithTrace(&middleware.Trace{Done: func(r *http.Request, _ middleware.Result) { told = append(told, r.URL.Path) }})
+	skip := middleware.WithSkip(func(r *http.Request) bool { return r.URL.Path == "/livez" })
+	for name, layers := range map[string][]middleware.Layer{
+		"trace first":        {trace, skip},
+		"skip first":         {skip, trace},
+		"trace of a pattern": {skip, middleware.For("/", trace)},
+		"all of a pattern":   {middleware.For("/", skip, trace)},
+	} {
+		told = nil
+		h := middleware.Wrap(answer(200), layers...)
+		get(h, "GET", "/livez")
+		get(h, "GET", "/x")
+		if got := strings.Join(told, " "); got != "/livez /x" {
+			t.Errorf("%s: told of %s, want /livez /x", name, got)
+		}
+	}
+}
+
 // Several options may stand beside each other, of one kind as well.
 func TestOptionsOfAStackAddUp(t *testing.T) {
 	skip := func(path string) middleware.Layer {
