@@ -29,10 +29,8 @@ func TestTasksAreLockedToThreads(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := pool.New()
 					look := func(want bool) {
-						release := func() {}
 						if waits {
-							release = full(p)
-							time.AfterFunc(time.Second, release)
+							time.AfterFunc(time.Second, full(p))
 						}
 						err := run(context.Background(), p, func(context.Context) error {
 							if locked() != want {
