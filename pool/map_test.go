@@ -154,7 +154,8 @@ func TestMapThatFailsWaitsForNoSlot(t *testing.T) {
 	})
 }
 
-// Each element is a task of its own in the books, in whatever slot it ran, and the options are its own.
+// Each element is a task of its own in the books, in whatever slot it ran, and the options are its own. A goroutine that gets a slot when
+// there is no element left is one more, which takes no time.
 func TestMapCountsEachElement(t *testing.T) {
 	for _, slots := range []int{1, 3} {
 		synctest.Test(t, func(t *testing.T) {
@@ -173,7 +174,7 @@ func TestMapCountsEachElement(t *testing.T) {
 			if len(s.Kinds) != 1 || s.Kinds[0].Kind != "element" {
 				t.Fatalf("%d slots: %+v", slots, s.Kinds)
 			}
-			if k := s.Kinds[0]; k.Begun != 60 || k.Run.Count != 60 || k.Run.Total != time.Minute || k.Run.P99 > 1250*time.Millisecond {
+			if k := s.Kinds[0]; k.Begun < 60 || k.Begun > 60 && slots == 1 || int64(k.Run.Count) != k.Begun || k.Run.Total != time.Minute || k.Run.P99 > 1250*time.Millisecond {
 				t.Errorf("%d slots: %d begun, run time %+v; want 60 of a second each", slots, k.Begun, k.Run)
 			}
 			empty(t, p)
