@@ -361,7 +361,7 @@ func (fl *fill) save() {
 		now := time.Now()
 		var keep time.Duration
 		for _, e := range res.variants {
-			if e.part == nil && !e.soft.Load() {
+			if e.part == nil && !e.purged() {
 				rec.Variants = append(rec.Variants, e.record())
 				keep = max(keep, fl.h.rules.useful(e, now))
 			}

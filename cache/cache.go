@@ -249,7 +249,7 @@ func (cc *requestDirectives) accepts(e *entry, age time.Duration) bool {
 // acceptsStale reports whether a request asks for a stale response that the response itself does
 // not forbid to be used.
 func (cc *requestDirectives) acceptsStale(e *entry, age time.Duration) bool {
-	return (cc.anyStale || cc.maxStale != noDelta) && !cc.noCache && !e.mustValidate && !e.soft.Load() &&
+	return (cc.anyStale || cc.maxStale != noDelta) && !cc.noCache && !e.mustValidate && !e.purged() &&
 		(cc.maxAge == noDelta || age <= cc.maxAge) && (cc.anyStale || age-e.lifetime <= cc.maxStale)
 }
 
@@ -576,7 +576,7 @@ func (p *rules) staleAllowed(e *entry, now time.Time, why trouble) bool {
 	default:
 		window = max(p.ifError, p.ifUnreachable)
 	}
-	return window > 0 && e.age(now)-e.lifetime <= window
+	return window > 0 && e.age(now)-e.ends() <= window
 }
 
 // mayHideFailure reports whether the client gets the stored response in place of a failure.

@@ -38,7 +38,7 @@ type entry struct {
 	groups  []string
 	counted int64 // cost in the ledger
 
-	soft  atomic.Bool           // purged softly: stale from now on
+	soft  atomic.Int64          // the age at which it was purged softly, in ns, and 1 more; 0 is that it was not
 	retry atomic.Int64          // no background validation before this time, in ns since the cache began
 	tries atomic.Int32          // failed background validations in a row
 	stamp atomic.Pointer[stamp] // fields that change with the clock, for one second
@@ -190,7 +190,21 @@ func (e *entry) age(now time.Time) time.Duration {
 }
 
 func (e *entry) fresh(now time.Time) bool {
-	return !e.noCache && !e.soft.Load() && e.age(now) < e.lifetime
+	return !e.noCache && !e.purged() && e.age(now) < e.lifetime
+}
+
+// expire makes it stale from now on, if it is not.
+func (e *entry) expire(now time.Time) { e.soft.CompareAndSwap(0, int64(e.age(now))+1) }
+
+// purged reports that it was purged softly.
+func (e *entry) purged() bool { return e.soft.Load() != 0 }
+
+// ends is the age from which on it is stale.
+func (e *entry) ends() time.Duration {
+	if at := e.soft.Load(); at != 0 {
+		return min(e.lifetime, time.Duration(at-1))
+	}
+	return e.lifetime
 }
 
 // selects reports whether a request may be answered with this variant.

@@ -309,7 +309,7 @@ func (fl *fill) learn(h http.Header, now time.Time) {
 	}
 	length := first("Content-Length")
 	if first("Etag") != e.etag || first("Last-Modified") != e.lastModified || length != "" && length != e.get("Content-Length") {
-		e.soft.Store(true)
+		e.expire(now)
 		fl.gone = true // from the Store as well, which knows no soft ones
 		return
 	}

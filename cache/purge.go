@@ -15,7 +15,8 @@ import (
 func (c *Cache) Purge(rawURL string) int { return c.purgeURL(rawURL, false) }
 
 // PurgeSoft makes every variant of a URL stale in place of removing it: it is validated at the
-// next use, and served within the windows for stale responses. Fills under way are not stored.
+// next use, and served within the windows for stale responses, which begin with the purge unless it was stale before. Fills under
+// way are not stored.
 func (c *Cache) PurgeSoft(rawURL string) int { return c.purgeURL(rawURL, true) }
 
 func (c *Cache) purgeURL(rawURL string, soft bool) int {

@@ -230,6 +230,44 @@ func TestSoftPurge(t *testing.T) {
 	})
 }
 
+// The windows for stale responses begin with a soft purge, or before it where the response was stale already.
+func TestSoftPurgeBeginsTheWindows(t *testing.T) {
+	for _, window := range []string{"stale-if-error", "stale-while-revalidate"} {
+		for name, test := range map[string]struct{ purges, ends time.Duration }{ // after the response
+			"long before it is stale":  {10 * time.Second, 70 * time.Second},
+			"when it has become stale": {2*time.Hour + 30*time.Second, 2*time.Hour + time.Minute},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				good := page(&calls, "good", "Cache-Control: max-age=7200, "+window+"=60")
+				c := cache.New(1 << 20)
+				failing := false
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if failing {
+						w.WriteHeader(http.StatusServiceUnavailable)
+						return
+					}
+					good(w, r)
+				}))
+				get(h, "http://example.com/x")
+				failing = true
+				time.Sleep(test.purges) // in a synctest bubble
+				want(t, name+": purged", c.PurgeAllSoft(), 1)
+				want(t, name+": purged again", c.PurgeAllSoft(), 1)
+				time.Sleep(test.ends - test.purges) // in a synctest bubble
+				res := get(h, "http://example.com/x")
+				want(t, name+": at the end of "+window, text(t, res), "good")
+				since := int((test.ends - min(test.purges, 2*time.Hour)) / time.Second)
+				want(t, name+": how long it is stale", strings.Contains(res.Header.Get("Cache-Status"), fmt.Sprintf("; ttl=-%d; ", since)), true)
+				synctest.Wait()
+				c.PurgeAllSoft()        // and what is stale does not begin anew
+				time.Sleep(time.Second) // in a synctest bubble
+				want(t, name+": after "+window, get(h, "http://example.com/x").StatusCode, http.StatusServiceUnavailable)
+			})
+		}
+	}
+}
+
 func TestUnsafeMethods(t *testing.T) {
 	for _, test := range []struct {
 		method      string

@@ -25,7 +25,7 @@ func (h *route) serve(w http.ResponseWriter, r *http.Request, e *entry, age time
 // serveStale answers with a stale response; how is "hit", or that the handler ran for it (RFC 9211, section 2.1).
 func (h *route) serveStale(w http.ResponseWriter, r *http.Request, e *entry, now time.Time, how, detail string) {
 	age := e.age(now)
-	ttl := strconv.FormatInt(int64((e.lifetime-age)/time.Second), 10)
+	ttl := strconv.FormatInt(int64((e.ends()-age)/time.Second), 10)
 	h.serve(w, r, e, age, h.cache.name+"; "+how+"; ttl="+ttl+"; detail="+detail)
 }
 

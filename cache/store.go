@@ -160,7 +160,7 @@ func (s *store) inUse(hash uint64, key string, besides *entry, now time.Time) bo
 	r := sh.peek(hash, key)
 	sh.mu.Unlock()
 	return r != nil && slices.ContainsFunc(r.variants, func(e *entry) bool {
-		return e != besides && !e.noCache && !e.soft.Load() && e.age(now) < e.lifetime+markFor
+		return e != besides && !e.noCache && !e.purged() && e.age(now) < e.lifetime+markFor
 	})
 }
 
@@ -298,7 +298,7 @@ func (s *store) remove(hash uint64, key string, gone *entry) {
 func (s *store) drop(sh *shard, r *resource, soft bool) {
 	if soft {
 		for _, e := range r.variants {
-			e.soft.Store(true)
+			e.expire(time.Now())
 		}
 		return
 	}
@@ -332,7 +332,7 @@ func (s *store) dropMatching(sh *shard, r *resource, soft bool, match func(*reso
 		}
 		n++
 		if soft {
-			e.soft.Store(true)
+			e.expire(time.Now())
 		}
 	}
 	switch {
