@@ -38,9 +38,10 @@ func bare(size int, calls *atomic.Int64) http.HandlerFunc {
 	}
 }
 
-// browser makes a request with the fields that browsers send.
+// browser makes a request as it comes from a browser: its fields, and of the URL what the request line has.
 func browser(url string) *http.Request {
 	r := httptest.NewRequest("GET", url, nil)
+	r.RequestURI = r.URL.RequestURI()
 	r.Header.Set("User-Agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0")
 	r.Header.Set("Accept", "text/html,application/xhtml+xml")
 	r.Header.Set("Accept-Language", "en-US,en;q=0.5")
