@@ -12,7 +12,8 @@ import (
 
 // Breaker stops sending requests to a handler that fails. There is a breaker for each route: the pattern of
 // the ServeMux inside, or of the router around; see [WithBreakerKey] for another key. Where no route is known
-// one breaker stands for all.
+// one breaker stands for all: a mux behind somebody else's middleware is not seen. A router of another kind under one pattern of the mux is
+// one route, and so is what chi mounts, to the middleware of that sub-router: put the layer inside, around the routes.
 //
 // What a request says of its handler is known when it ends:
 //

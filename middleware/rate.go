@@ -19,6 +19,7 @@ import (
 // the policies and what is left of them in the fields RateLimit-Policy and RateLimit
 // (draft-ietf-httpapi-ratelimit-headers-11); see [WithHeaders]. Of several rate layers that a request comes to, such as one for all
 // and one by [For], the fields are those of the last: where the first admits, the policies of the second.
+// Each of them charges the request, also where two have the same l.
 //
 // Where no wait helps, since the cost is above the burst or nothing flows in, Retry-After is a day.
 //
@@ -130,8 +131,8 @@ const (
 	// DraftHeaders adds RateLimit and RateLimit-Policy of the IETF draft.
 	DraftHeaders Headers = 1 << 0
 	// LegacyHeaders adds X-RateLimit-Limit, -Remaining and -Reset, of the policy that decided: its burst, the
-	// tokens left, and in how many seconds, rounded up, the bucket is full if nothing else is taken. When to come back says
-	// Retry-After.
+	// tokens left, and in how many seconds, rounded up, the bucket is full if nothing else is taken; no time of day, as
+	// some libraries send there. When to come back says Retry-After.
 	LegacyHeaders Headers = 1 << 1
 )
 

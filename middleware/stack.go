@@ -33,7 +33,8 @@ func Wrap(h http.Handler, layers ...Layer) http.Handler {
 //
 //   - an adaptive concurrency limit ([limiter.NewAdaptive]);
 //   - a circuit breaker for each route, where the wrapped handler is an [http.ServeMux] that
-//     can tell the route; none otherwise, since one failing route must not close the whole server;
+//     can tell the route; none otherwise, since one failing route must not close the whole server
+//     (another router under one pattern of the mux is one route: see [Breaker]);
 //   - a cache of 64 MiB that stores only what the handler addresses to shared caches
 //     (public, s-maxage, CDN-Cache-Control).
 //
@@ -76,6 +77,9 @@ func New(layers ...Layer) *Stack {
 
 // Handler returns h behind the layers of the stack. It may be called more than once: the handlers
 // share the limiters, breakers, caches and pools. A nil h means [http.DefaultServeMux].
+//
+// A cache knows a response by its URL with the host that the client named, and a breaker a route by its pattern, whichever handler it is:
+// handlers that answer differently, such as those of a public and an internal port, want caches and breakers of their own.
 func (s *Stack) Handler(h http.Handler) http.Handler {
 	h = orDefaultMux(h)
 	e := env{count: &s.counts, gate: &s.gate, end: h}

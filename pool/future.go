@@ -67,6 +67,9 @@ func (in *inside) refused(err error) bool {
 // that waits for it if it has not begun by then: a task that waits for what it submitted cannot
 // deadlock, at any size, nor fail because there is no room for more or the pool takes no more work.
 //
+// It is ctx that stops the task, also while it waits for its slot: what is to go on after a request takes [context.WithoutCancel] of the
+// request's context. What must not be lost is for package jobs.
+//
 // Submit is bounded by the line and not by itself: each task that waits there has a
 // goroutine, and when the line is full the Future is refused.
 func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error), opts ...TaskOption) *Future[T] {
