@@ -151,6 +151,9 @@ type ConcurrencyTrace struct {
 // in flight then exceeds the limit, and an adaptive one does not yield. It serves to see what a limit would do before it does it:
 // whether it would shed, and from when on. In a lasting overload it counts far more than would be shed, up to all that comes, since
 // what is over the limit slows down the rest as it does without one.
+//
+// It holds for as long as the limiter is used. A server that is to go from one to the other without a restart has both, one with
+// WithShadow, each in a layer of its own, and lets requests pass one of them by (WithSkip of package middleware).
 func WithShadow() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.shadow = true })
 }
