@@ -181,7 +181,7 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 	}
 	old, _ := sh.lru.Peek(hash)
 	if old != nil && old.key != key {
-		s.drop(sh, old, false) // one hash for two keys: it happens once in a lifetime
+		s.drop(sh, old) // one hash for two keys: it happens once in a lifetime
 		old = nil
 	}
 	next := &resource{key: key, hash: hash, variants: []*entry{e}}
@@ -281,8 +281,7 @@ func (s *store) purge(hash uint64, key string, soft bool) int {
 	if r == nil {
 		return 0
 	}
-	s.drop(sh, r, soft)
-	return len(r.variants)
+	return s.dropMatching(sh, r, soft, func(*resource, *entry) bool { return true })
 }
 
 // remove takes one variant out, and voids no fill.
@@ -295,13 +294,7 @@ func (s *store) remove(hash uint64, key string, gone *entry) {
 	}
 }
 
-func (s *store) drop(sh *shard, r *resource, soft bool) {
-	if soft {
-		for _, e := range r.variants {
-			e.expire(time.Now())
-		}
-		return
-	}
+func (s *store) drop(sh *shard, r *resource) {
 	sh.lru.Remove(r.hash)
 	s.forget(r)
 }
@@ -338,7 +331,7 @@ func (s *store) dropMatching(sh *shard, r *resource, soft bool, match func(*reso
 	switch {
 	case n == 0 || soft:
 	case len(kept) == 0:
-		s.drop(sh, r, false)
+		s.drop(sh, r)
 	default:
 		next := &resource{key: r.key, hash: r.hash, variants: kept}
 		s.bytes.Add(next.cost() - r.cost())

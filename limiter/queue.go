@@ -63,7 +63,7 @@ type queueClient struct {
 
 	older, newer *queueClient // among the clients of which nobody waits
 	idle         bool
-	known        bool // in queueLine.clients, or was until it made room
+	known        bool // a record of its own: none that several clients share
 }
 
 // queueLine is the waiting line: who waits, who is next, who goes when it is full. It

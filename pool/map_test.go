@@ -51,19 +51,24 @@ func TestMapWaitsForItsHelpers(t *testing.T) {
 	}
 }
 
+// mapPlaces are the places where a Map may be called.
+var mapPlaces = map[string]func(ctx context.Context, p *pool.Pool, f func(context.Context) error) error{
+	"in a slot of its own": func(ctx context.Context, _ *pool.Pool, f func(context.Context) error) error { return f(ctx) },
+	"inside a task": func(ctx context.Context, p *pool.Pool, f func(context.Context) error) error {
+		return p.Do(ctx, f)
+	},
+}
+
 // A Map whose caller's goroutine is ended by an element begins no more of them, and those that run are told.
 func TestMapAfterGoexit(t *testing.T) {
-	for name, run := range map[string]func(p *pool.Pool, f func(context.Context) error) error{
-		"in a slot of its own": func(p *pool.Pool, f func(context.Context) error) error { return f(context.Background()) },
-		"inside a task":        func(p *pool.Pool, f func(context.Context) error) error { return p.Do(context.Background(), f) },
-	} {
+	for name, run := range mapPlaces {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := pool.New(pool.WithSlots(2))
 				var calls, told atomic.Int64
 				var wg sync.WaitGroup
 				wg.Go(func() {
-					run(p, func(ctx context.Context) error {
+					run(context.Background(), p, func(ctx context.Context) error {
 						pool.Map(ctx, p, make([]int, 100), func(ctx context.Context, _ int) (int, error) {
 							if calls.Add(1) == 1 { // the caller's: another goroutine is begun after it
 								synctest.Wait()
@@ -91,12 +96,7 @@ func TestMapAfterGoexit(t *testing.T) {
 
 // When the caller's context ends no further element begins, also where fn does not look at it.
 func TestMapEndsWithItsContext(t *testing.T) {
-	for name, run := range map[string]func(ctx context.Context, p *pool.Pool, f func(context.Context) error) error{
-		"in a slot of its own": func(ctx context.Context, _ *pool.Pool, f func(context.Context) error) error { return f(ctx) },
-		"inside a task": func(ctx context.Context, p *pool.Pool, f func(context.Context) error) error {
-			return p.Do(ctx, f)
-		},
-	} {
+	for name, run := range mapPlaces {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := pool.New(pool.WithSlots(2))

@@ -230,17 +230,14 @@ func TestHelpersGiveWay(t *testing.T) {
 
 // Between its elements the helpers of a Map make room, also where Map was called in a task.
 func TestMapMakesRoom(t *testing.T) {
-	for name, run := range map[string]func(p *pool.Pool, f func(context.Context) error) error{
-		"in a slot of its own": func(p *pool.Pool, f func(context.Context) error) error { return f(context.Background()) },
-		"inside a task":        func(p *pool.Pool, f func(context.Context) error) error { return p.Do(context.Background(), f) },
-	} {
+	for name, run := range mapPlaces {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := pool.New(pool.WithSlots(3))
 				var calls atomic.Int64
 				var wg sync.WaitGroup
 				wg.Go(func() {
-					err := run(p, func(ctx context.Context) error {
+					err := run(context.Background(), p, func(ctx context.Context) error {
 						out, err := pool.Map(ctx, p, make([]int, 60), func(context.Context, int) (int, error) {
 							calls.Add(1)
 							time.Sleep(100 * time.Millisecond) // in a synctest bubble

@@ -947,16 +947,13 @@ func TestShutdown(t *testing.T) {
 		})
 	})
 	t.Run("at the deadline a Map begins no further element", func(t *testing.T) {
-		for name, run := range map[string]func(p *pool.Pool, f func(context.Context) error) error{
-			"in a slot of its own": func(p *pool.Pool, f func(context.Context) error) error { return f(context.Background()) },
-			"inside a task":        func(p *pool.Pool, f func(context.Context) error) error { return p.Do(context.Background(), f) },
-		} {
+		for name, run := range mapPlaces {
 			synctest.Test(t, func(t *testing.T) {
 				p := pool.New(pool.WithSlots(2))
 				var begun atomic.Int64
 				result := make(chan error)
 				go func() {
-					result <- run(p, func(ctx context.Context) error {
+					result <- run(context.Background(), p, func(ctx context.Context) error {
 						_, err := pool.Map(ctx, p, make([]int, 100), func(context.Context, int) (int, error) {
 							begun.Add(1)
 							time.Sleep(time.Second) // in a synctest bubble

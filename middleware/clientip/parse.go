@@ -83,8 +83,8 @@ func cutLast(list string) (entry, rest string, more bool) {
 
 // cutLastQuoted is cutLast for a list whose entries may hold quoted strings. It
 // reads from the right, so a quote that the client left open, further left than
-// what a proxy appended, cannot swallow that. An entry whose quotes do not match is
-// for forParameter to refuse.
+// what a proxy appended, cannot swallow that. An entry that is longer than maxEntryLen
+// comes out empty; one whose quotes do not match is for forParameter to refuse.
 func cutLastQuoted(list string) (entry, rest string, more bool) {
 	from := max(0, len(list)-maxEntryLen)
 	quoted := false

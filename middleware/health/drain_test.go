@@ -154,7 +154,7 @@ func TestDrainCutsWhatOutlivesTheTimeout(t *testing.T) {
 		err := h.Drain(t.Context(), srv,
 			shutdownFunc(func(context.Context) error { return released }),
 			shutdownFunc(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }))
-		if !errors.Is(err, released) {
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, released) {
 			t.Errorf("error %v", err)
 		}
 		// Both the server and the second of the rest ran out of time.
