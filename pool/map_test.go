@@ -69,8 +69,11 @@ func TestMapAfterGoexit(t *testing.T) {
 				var wg sync.WaitGroup
 				wg.Go(func() {
 					run(context.Background(), p, func(ctx context.Context) error {
-						pool.Map(ctx, p, make([]int, 100), func(ctx context.Context, _ int) (int, error) {
-							if calls.Add(1) == 1 { // the caller's: another goroutine is begun after it
+						in := make([]int, 100)
+						in[0] = 1 // runs on the caller's goroutine, which begins another first
+						pool.Map(ctx, p, in, func(ctx context.Context, first int) (int, error) {
+							calls.Add(1)
+							if first == 1 {
 								synctest.Wait()
 								runtime.Goexit()
 							}
