@@ -874,27 +874,34 @@ func (fl *fill) serveStale(now time.Time) {
 // abort ends a fill whose handler panicked or called Goexit. Nothing is stored; nothing is
 // recovered: the panic goes on when abort returns.
 func (fl *fill) abort() {
-	unwell := fl.mode == undecided || fl.deferred && fl.mode == recording || fl.mode == discarding
+	unwell := fl.unanswered()
 	fl.end(failed, nil, unwell)
 	if fl.pump != nil {
 		fl.pump.abort(fl.w)
 	}
-	if !unwell || fl.background || fl.have == nil {
+	if !unwell || fl.background {
 		return
 	}
 	// The client can still have a whole, stale response before its connection breaks.
 	now := time.Now()
-	if fl.h.rules.staleAllowed(fl.have, now, panicked) {
-		fl.outer.restore(fl.header())
-		fl.stored, fl.reason = fl.have, "panic"
-		if fl.r.ProtoMajor == 1 {
-			// The server is about to break the connection off, and nobody is to send another request on it. In HTTP/2 it
-			// breaks off the stream alone.
-			fl.header()["Connection"] = []string{"close"}
-		}
-		fl.serveStale(now)
-		http.NewResponseController(fl.w).Flush()
+	if fl.have == nil || !fl.h.rules.staleAllowed(fl.have, now, panicked) {
+		fl.mark(Miss)
+		return
 	}
+	fl.outer.restore(fl.header())
+	fl.stored, fl.reason = fl.have, "panic"
+	if fl.r.ProtoMajor == 1 {
+		// The server is about to break the connection off, and nobody is to send another request on it. In HTTP/2 it
+		// breaks off the stream alone.
+		fl.header()["Connection"] = []string{"close"}
+	}
+	fl.serveStale(now)
+	http.NewResponseController(fl.w).Flush()
+}
+
+// unanswered says that nothing has gone to the client yet.
+func (fl *fill) unanswered() bool {
+	return fl.mode == undecided || fl.deferred && fl.mode == recording || fl.mode == discarding
 }
 
 func (fl *fill) mark(res Result) {

@@ -1,11 +1,14 @@
 package cache_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -274,6 +277,54 @@ func TestTraceAndStats(t *testing.T) {
 	want(t, "entries", s.Entries, 2)
 	want(t, "unknown result", cache.Result(99).String(), "Result(99)")
 }
+
+// Each request has one result, also where the handler panics or takes the connection over before it answers.
+func TestEveryRequestHasAResult(t *testing.T) {
+	c := cache.New(1 << 20)
+	var how func(w http.ResponseWriter)
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60, must-revalidate")
+		w.Header().Set("Etag", `"1"`)
+		how(w)
+	}))
+	boom := func(http.ResponseWriter) { panic("mine") }
+	half := func(w http.ResponseWriter) { io.WriteString(w, "x"); panic("mine") }
+	takeOver := func(w http.ResponseWriter) { http.NewResponseController(w).Hijack() }
+	store := func(w http.ResponseWriter) { io.WriteString(w, "x") }
+	for _, test := range []struct {
+		name, path, fields string
+		how                func(http.ResponseWriter)
+		result             cache.Result
+	}{
+		{"a panic", "/a", "", boom, cache.Miss},
+		{"a panic after a part of the answer", "/b", "", half, cache.Miss},
+		{"the connection taken over", "/c", "", takeOver, cache.Bypass},
+		{"stored", "/d", "", store, cache.Miss},
+		{"a panic in a validation", "/d", "Cache-Control: no-cache", boom, cache.Miss},
+		{"a panic in one for a client with a condition", "/d", "Cache-Control: no-cache, If-None-Match: \"1\"", half, cache.Miss},
+		{"the connection taken over in a validation", "/d", "Cache-Control: no-cache", takeOver, cache.Bypass},
+	} {
+		how = test.how
+		r := httptest.NewRequest("GET", "http://example.com"+test.path, nil)
+		for _, f := range strings.Split(test.fields, ", ") {
+			name, value, _ := strings.Cut(f, ": ")
+			r.Header.Set(name, value)
+		}
+		w := &marked{ResponseRecorder: httptest.NewRecorder()}
+		func() {
+			defer func() { recover() }()
+			h.ServeHTTP(taken{w}, r)
+		}()
+		want(t, test.name+": results", fmt.Sprint(w.results), fmt.Sprint([]cache.Result{test.result}))
+	}
+	s := c.Stats()
+	want(t, "results", s.Hits+s.Stale+s.Revalidated+s.Collapsed+s.Misses+s.Bypassed, 7)
+}
+
+// taken is a writer whose connection can be taken over.
+type taken struct{ *marked }
+
+func (taken) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
 
 // A response that comes through ReadFrom is recorded like any other.
 func TestReadFromIsRecorded(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 type Result uint8
 
 const (
-	// Bypass: the cache had no part in it.
+	// Bypass: the cache had no part in it, as where the handler took the connection over.
 	Bypass Result = iota
 	// Hit: from the store, fresh.
 	Hit
@@ -20,7 +20,7 @@ const (
 	Revalidated
 	// Collapsed: from a run of the handler that another request had begun.
 	Collapsed
-	// Miss: from the handler.
+	// Miss: from the handler, also where that panicked.
 	Miss
 	numResults
 )

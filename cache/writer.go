@@ -123,6 +123,9 @@ func (fl *fill) hijack() (net.Conn, *bufio.ReadWriter, error) {
 		fl.end(released, nil, false)
 		fl.pump.join()
 	}
+	if fl.unanswered() {
+		fl.mark(Bypass)
+	}
 	if fl.mode != straight {
 		fl.mode, fl.body = straight, nil
 		fl.end(released, nil, false)

@@ -146,7 +146,7 @@ func TestTraceTellsWhatHappened(t *testing.T) {
 	run("/nowhere")
 	for i, want := range []middleware.Result{
 		{Route: "GET /item/{id}", Status: 200, Bytes: 1, Cache: cache.Miss},
-		{Route: "GET /panic", Panicked: true},
+		{Route: "GET /panic", Panicked: true, Cache: cache.Miss},
 		{Route: "GET /cached", Status: 200, Cache: cache.Miss},
 		{Route: "", Status: 200, Cache: cache.Hit},
 		{Status: 404, Bytes: 19, Cache: cache.Miss},
