@@ -335,14 +335,12 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	}
 	fl.deferred = fl.validating && (ranged || conditional(r.Header))
 
-	reason.Add(1) // until it is told to look again
 	waited := false
 	names := res.varyNames(extra, e)
 	for round := 0; !alone; round++ {
 		f, leader, again := c.store.join(fl, flightKey+secondary(names, r.Header), res)
 		if again {
 			if attempt < 8 {
-				reason.Add(-1)
 				return false
 			}
 			break
@@ -351,23 +349,22 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			if c.backing != nil && res == nil && attempt == 0 && !cc.noCache && fl.recall() {
 				fl.end(recalled, nil, false)
 				c.store.over(hash, fl.since)
-				reason.Add(-1)
 				return false
 			}
 			if waited {
 				fl.asked = time.Now()
 			}
 			fl.prompt = round == 0 && attempt == 0 && c.backing == nil && h.rules.keyFunc == nil
+			reason.Add(1)
 			fl.run()
 			fl.recycle()
 			return true
 		}
 		waited = true
-		switch vary, next := h.follow(w, r, hash, f, e, extra, fl.forward); {
+		switch vary, next := h.follow(w, r, hash, f, e, extra, fl.forward, reason); {
 		case next == served:
 			return true
 		case next == lookAgain && attempt < 8:
-			reason.Add(-1)
 			return false
 		case next == otherVariant && round == 0:
 			names = vary
@@ -379,6 +376,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 		fl.asked = time.Now() // waiting made nothing older that the handler will say now
 	}
 	fl.since = c.store.beginAlone(hash)
+	reason.Add(1)
 	fl.run()
 	fl.recycle()
 	return true
@@ -427,8 +425,8 @@ const (
 	lookAgain             // it was found in the Store, and is in memory now
 )
 
-// follow waits for the response of a flight, and answers with it if it may.
-func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *flight, have *entry, extra, forward string) (vary []string, next whatNext) {
+// follow waits for the response of a flight, and answers with it if it may. What it answers is counted by reason.
+func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *flight, have *entry, extra, forward string, reason *atomic.Int64) (vary []string, next whatNext) {
 	c := h.cache
 	ctx := r.Context()
 	left := false
@@ -451,6 +449,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 				c.store.land(hash, f)
 				return nil, goAlone
 			}
+			reason.Add(1)
 			return nil, h.giveUp(w, r)
 		}
 		if n.head != nil && !seen.head {
@@ -460,6 +459,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 			}
 			if n.outcome == pending && n.length >= 0 && r.Method == http.MethodGet &&
 				!conditional(r.Header) && len(r.Header["Range"]) == 0 {
+				reason.Add(1)
 				h.stream(w, r, f, n.head, n.length, forward)
 				return nil, served
 			}
@@ -469,12 +469,14 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 			if !n.entry.selects(extra, r.Header) {
 				return n.entry.vary, otherVariant
 			}
+			reason.Add(1)
 			c.count(w, r, Collapsed)
 			h.serve(w, r, n.entry, n.entry.age(time.Now()), c.name+"; fwd="+forward+"; collapsed")
 			return nil, served
 		case failed:
 			now := time.Now()
 			if n.unwell && have != nil && h.rules.staleAllowed(have, now, refused) {
+				reason.Add(1)
 				c.count(w, r, Stale)
 				h.serveStale(w, r, have, now, "hit", "collapsed")
 				return nil, served

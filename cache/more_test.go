@@ -485,6 +485,28 @@ func TestReasonsAreNotOfMissesOnly(t *testing.T) {
 	})
 }
 
+// A count that goes down is taken for that of a new process: a request that looks into the store again, since what it lacked has come
+// from the [cache.Store], has been counted under no reason meanwhile.
+func TestReasonsAreNotTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		s.delay = time.Second
+		answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Cache-Control", "max-age=60") })
+		get(cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(answer), "http://example.com/x")
+		c := cache.New(1<<20, cache.WithStore(s, time.Minute))
+		h := c.Handler(answer)
+		var wg sync.WaitGroup
+		for range 2 { // the second waits for the first
+			wg.Go(func() { get(h, "http://example.com/x") })
+		}
+		synctest.Wait()
+		want(t, "misses while the Store is asked", c.Stats().MissURL, 0)
+		wg.Wait()
+		want(t, "misses", c.Stats().MissURL, 0)
+		want(t, "hits", c.Stats().Hits, 2)
+	})
+}
+
 // A route takes back what was said for all of them, and f is asked about errors too.
 func TestRouteTakesBack(t *testing.T) {
 	never := func(*http.Request) bool { return true }
