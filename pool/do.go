@@ -162,10 +162,15 @@ func (p *Pool) try(s *slot, ctx context.Context, t *task) *slot {
 
 // known returns the record of t's kind, or why t is refused before there is any question of a slot.
 func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
 	k := p.kinds.get(t.kind)
+	if ctx.Err() != nil {
+		err := context.Cause(ctx)
+		if err != errRuns {
+			p.left.Add(1)
+			k.refused.Add(1)
+		}
+		return nil, err
+	}
 	if !t.deadline.IsZero() && time.Until(t.deadline) <= 0 {
 		p.late.Add(1)
 		k.refused.Add(1)

@@ -37,7 +37,7 @@ type Pool struct {
 	waiting [16]atomic.Int64 // by priority, lowest first
 	shares  shares
 	late    atomic.Int64 // tasks that were late by their own deadline and that the line has not counted so
-	left    atomic.Int64 // tasks whose context ended in the line; the line counts those too that are late or stood back
+	left    atomic.Int64 // tasks whose context ended before they had a slot; the line counts those too that are late or stood back
 	crowded atomic.Int32 // how many waiters are not to make way: see makeWay
 }
 

@@ -17,7 +17,7 @@ type Stats struct {
 	Evicted  int64 `json:"refused_evicted"`  // lost the place in the line to another client
 	Expired  int64 `json:"refused_expired"`  // waited as long as the line allows
 	Deadline int64 `json:"refused_deadline"` // would have been late
-	Left     int64 `json:"refused_left"`     // the context ended while waiting
+	Left     int64 `json:"refused_left"`     // the context ended before there was a slot
 
 	// RetryAfter is when the line as it is now will have been served; 0 is not known.
 	RetryAfter time.Duration `json:"retry_after"`

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,8 @@ import (
 // Each refusal is counted once by its reason and once for its kind, and says by its error what a client is to be told.
 func TestRefusalsByReason(t *testing.T) {
 	ctx := context.Background()
+	ended, end := context.WithCancel(ctx)
+	end()
 	never := func(context.Context) error { panic("ran") }
 	waits := func(p *pool.Pool, opts ...pool.TaskOption) {
 		go p.Do(ctx, func(context.Context) error { return nil }, opts...)
@@ -26,6 +29,7 @@ func TestRefusalsByReason(t *testing.T) {
 	for name, c := range map[string]struct {
 		conf   []pool.Option
 		before func(p *pool.Pool) // with the only slot taken
+		ctx    context.Context    // nil is one that does not end
 		opts   []pool.TaskOption
 		err    error
 		count  func(s pool.Stats) int64
@@ -66,6 +70,10 @@ func TestRefusalsByReason(t *testing.T) {
 			opts: []pool.TaskOption{pool.WithDeadline(time.Unix(0, 0))},
 			err:  limiter.ErrWouldMissDeadline, count: func(s pool.Stats) int64 { return s.Deadline },
 		},
+		"its context has ended": {
+			ctx: ended,
+			err: context.Canceled, count: func(s pool.Stats) int64 { return s.Left },
+		},
 		"Shutdown": {
 			before: func(p *pool.Pool) { go p.Shutdown(ctx); synctest.Wait() },
 			err:    pool.ErrShutdown, count: func(s pool.Stats) int64 { return 1 - s.Full - s.Share - s.Evicted - s.Expired - s.Deadline - s.Left },
@@ -78,7 +86,7 @@ func TestRefusalsByReason(t *testing.T) {
 				if c.before != nil {
 					c.before(p)
 				}
-				err := p.Do(ctx, never, append([]pool.TaskOption{pool.WithKind("k")}, c.opts...)...)
+				err := p.Do(cmp.Or(c.ctx, ctx), never, append([]pool.TaskOption{pool.WithKind("k")}, c.opts...)...)
 				if !errors.Is(err, c.err) {
 					t.Errorf("got %v, want %v", err, c.err)
 				}
