@@ -3,6 +3,7 @@ package cache
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -246,7 +247,7 @@ func WithBypass(f func(*http.Request) bool) RouteOption {
 func WithHosts(hosts ...string) RouteOption {
 	var plain, secure []string
 	for _, h := range hosts {
-		if h == "" || strings.ContainsAny(h, "/, ") {
+		if u, err := url.Parse("//" + h); err != nil || u.Host != h || h == "" || strings.HasSuffix(h, ":") || strings.ContainsAny(h, ",*") {
 			panic(fmt.Sprintf("cache: WithHosts(%q): not a host; give each as Host has it, such as example.com or example.com:8080", h))
 		}
 		h = strings.ToLower(h)

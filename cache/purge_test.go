@@ -720,6 +720,8 @@ func TestWrongArguments(t *testing.T) {
 		"surrogate":     func() { cache.WithSurrogate("my cdn") },
 		"field of tags": func() { cache.WithTags(true, "Cache-Tag Surrogate-Key") },
 		"URL as a host": func() { cache.WithHosts("https://example.com") }, "host that is empty": func() { cache.WithHosts("") },
+		"host with a wildcard": func() { cache.WithHosts("*.example.com") }, "host without its port": func() { cache.WithHosts("example.com:") },
+		"host with a port that is none": func() { cache.WithHosts("example.com:web") }, "several hosts in one": func() { cache.WithHosts("a.example,b.example") },
 	} {
 		func() {
 			defer func() {
