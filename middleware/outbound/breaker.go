@@ -61,13 +61,20 @@ func WithKey(key func(*http.Request) string) KeyOption {
 	return KeyOption{key}
 }
 
-// A KeyOption is an option of several layers; see [WithKey].
+// A KeyOption is an option of several layers; see [WithKey]. The zero value stands for the host.
 type KeyOption struct{ key func(*http.Request) string }
 
-func (o KeyOption) applyBreaker(c *breakerConfig) { c.key = o.key }
-func (o KeyOption) applyLimit(c *limitConfig)     { c.key = o.key }
-func (o KeyOption) applyRetry(c *retryConfig)     { c.key = o.key }
-func (o KeyOption) applyHedge(c *hedgeConfig)     { c.key = o.key }
+func (o KeyOption) applyBreaker(c *breakerConfig) { c.key = o.orHost() }
+func (o KeyOption) applyLimit(c *limitConfig)     { c.key = o.orHost() }
+func (o KeyOption) applyRetry(c *retryConfig)     { c.key = o.orHost() }
+func (o KeyOption) applyHedge(c *hedgeConfig)     { c.key = o.orHost() }
+
+func (o KeyOption) orHost() func(*http.Request) string {
+	if o.key == nil {
+		return hostOf
+	}
+	return o.key
+}
 
 // WithOutcome replaces the rules by which [Breaker] and [Balance] judge a try.
 // f is called with the response or the error; it must not read or close the body.
@@ -78,7 +85,7 @@ func WithOutcome(f func(*http.Request, *http.Response, error) breaker.Outcome) O
 	return OutcomeOption{f}
 }
 
-// An OutcomeOption is an option of [Breaker] and [NewSet]; see [WithOutcome].
+// An OutcomeOption is an option of [Breaker] and [NewSet]; see [WithOutcome]. The zero value stands for the usual rules.
 type OutcomeOption struct {
 	outcome func(*http.Request, *http.Response, error) breaker.Outcome
 }

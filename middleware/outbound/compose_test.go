@@ -202,12 +202,15 @@ func TestKeyOfEachLayer(t *testing.T) {
 			return []outbound.Layer{outbound.Hedge(append(options[outbound.HedgeOption](k), hedge)...)}
 		}, 24, 14},
 	} {
-		for name, want := range map[string]uint64{"each": c.each, "all": c.all} {
+		for name, want := range map[string]uint64{"each": c.each, "all": c.all, "zero option": c.each} {
 			t.Run(c.name+", "+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var k []outbound.KeyOption
-					if name == "all" {
+					switch name {
+					case "all":
 						k = append(k, key)
+					case "zero option":
+						k = append(k, outbound.KeyOption{})
 					}
 					slow := sleepy(10*time.Millisecond, 503)
 					rt := outbound.New(world{"a.test": slow, "b.test": slow}, c.layers(k...)...)
