@@ -33,9 +33,9 @@ func WithIPv4Prefix(bits int) Option {
 }
 
 // WithMaxHops sets how many entries of a list are read at most, from the right;
-// the default is 16. With more trusted entries in a row the client is
-// [Unknown]. It bounds the work that one request can cause, together with a
-// limit of 512 bytes an entry. It panics if n is below 1.
+// the default is 16. A client further left is [Unknown]. It bounds the work that
+// one request can cause, together with a limit of 512 bytes an entry. It panics
+// if n is below 1.
 func WithMaxHops(n int) Option {
 	if n < 1 {
 		panic(fmt.Sprintf("clientip: WithMaxHops: %d; give 1 or more", n))

@@ -107,8 +107,9 @@ func FromPeer(opts ...Option) *Source {
 // A trusted peer that sends no such field is itself the client (a health
 // check). An entry that is not an address, where one is looked for, makes the
 // client [Unknown]: a proxy that does not know its client must not hand the
-// choice to it. So do more than 16 trusted entries in a row ([WithMaxHops]).
-// An entry may carry a port, and an IPv6 address may stand in brackets.
+// choice to it. A client further left than the 16th entry is Unknown, too (see
+// [WithMaxHops]). An entry may carry a port, and an IPv6 address may stand in
+// brackets.
 //
 // It panics if trusted is empty (unless [WithTrustedUnixPeer] is given) or
 // holds a prefix that is invalid or covers every address.

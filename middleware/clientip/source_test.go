@@ -137,6 +137,7 @@ func TestXForwardedFor(t *testing.T) {
 		{name: "a translated address is not trusted as IPv4", remote: "[64:ff9b::10.0.0.1]:1", lines: []string{"198.51.100.7"}, want: "64:ff9b::a00:1"},
 		{name: "16 trusted entries", remote: "10.0.0.1:1", lines: []string{strings.Repeat("10.0.0.2,", 15) + "10.0.0.3"}, want: "10.0.0.2"},
 		{name: "client after 15 trusted entries", remote: "10.0.0.1:1", lines: []string{"198.51.100.7" + strings.Repeat(",10.0.0.2", 15)}, want: "198.51.100.7"},
+		{name: "client after 16 trusted entries", remote: "10.0.0.1:1", lines: []string{"198.51.100.7" + strings.Repeat(",10.0.0.2", 16)}},
 		{name: "17 trusted entries", remote: "10.0.0.1:1", lines: []string{strings.Repeat("10.0.0.2,", 16) + "10.0.0.3"}},
 		{name: "17 lines", remote: "10.0.0.1:1", lines: strings.Split(strings.Repeat("10.0.0.2 ", 16)+"10.0.0.2", " ")},
 		{name: "1 MiB of entries by the client", remote: "10.0.0.1:1", lines: []string{strings.Repeat("203.0.113.9,", 1<<20/12) + "198.51.100.7"}, want: "198.51.100.7"},
