@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spillgate/spillgate/middleware"
 	"github.com/spillgate/spillgate/middleware/health"
 )
 
@@ -57,8 +58,9 @@ func ExampleWithCheck() {
 // request. Pools and job queues go after the server.
 func ExampleHealth_Run() {
 	h := health.New()
-	srv := &http.Server{Addr: "127.0.0.1:8080", Handler: http.NotFoundHandler()}
-	if err := h.Run(context.Background(), srv); err != nil {
+	stack := middleware.New() // its Shutdown is that of its pools, too
+	srv := &http.Server{Addr: "127.0.0.1:8080", Handler: stack.Handler(http.NotFoundHandler())}
+	if err := h.Run(context.Background(), srv, stack); err != nil {
 		fmt.Println(err)
 	}
 }
