@@ -72,12 +72,14 @@ func nilOption(of string, i int) string {
 
 // WithTrace calls the functions of t as requests pass. As an option of one layer it reports that
 // layer; as a layer of a stack it reports all of them, and each request's end, also of those that
-// [WithSkip] lets pass. Several, of one stack or of stacks inside each other, are all told. A nil t is no trace.
+// [WithSkip] lets pass. Several, of one stack or of stacks inside each other, are all told; of the options of one
+// layer it is the last. A nil t is no trace.
 func WithTrace(t *Trace) Option {
 	return commonOption(func(c *common) { c.trace = t })
 }
 
-// WithReject replaces the response to refused requests. It panics if f is nil.
+// WithReject replaces the response to refused requests. The last one given counts, and that of a layer before that of its
+// stack. It panics if f is nil.
 func WithReject(f RejectFunc) Option {
 	if f == nil {
 		panic("middleware: WithReject: f is nil; leave the option out for the default response")

@@ -76,7 +76,8 @@ func WithCost(f func(*http.Request) int) RateOption {
 }
 
 // WithRefund gives tokens back after the response: as many as f returns, for what it knows of the request by
-// then. A negative number takes more, and may put the client into debt. It panics if f is nil.
+// then. A negative number takes more, and may put the client into debt. Of this, [WithChargeMissesOnly] and
+// [WithChargeFailuresOnly] the last one given counts. It panics if f is nil.
 func WithRefund(f func(r *http.Request, res Result) int) RateOption {
 	if f == nil {
 		panic("middleware: WithRefund: f is nil; leave the option out")
@@ -87,7 +88,7 @@ func WithRefund(f func(r *http.Request, res Result) int) RateOption {
 }
 
 // WithChargeMissesOnly gives the cost of a request back if the cache answered it without a run of the handler. A client
-// must still have the tokens when the request comes.
+// must still have the tokens when the request comes. It is a kind of [WithRefund].
 func WithChargeMissesOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
 		c.refund = func(_ *http.Request, res Result, taken int, ran bool) int {
@@ -103,7 +104,7 @@ func WithChargeMissesOnly() RateOption {
 }
 
 // WithChargeFailuresOnly gives the cost of a request back if its status is below 400, or a layer inside refused it: for logins,
-// where only failed ones are to be counted, and not those that the server had no time for.
+// where only failed ones are to be counted, and not those that the server had no time for. It is a kind of [WithRefund].
 func WithChargeFailuresOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
 		c.refund = func(_ *http.Request, res Result, taken int, _ bool) int {

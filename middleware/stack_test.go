@@ -368,6 +368,14 @@ func TestOptionsOfOneLayer(t *testing.T) {
 			t.Errorf("%s: a trace alone was told of %q", name, told)
 		}
 	}
+	wrong := middleware.WithReject(func(w http.ResponseWriter, _ *http.Request, _ *middleware.Rejection) { w.WriteHeader(400) })
+	untold := middleware.WithTrace(&middleware.Trace{Rejected: func(*http.Request, middleware.Rejection) { t.Error("the first trace was told") }})
+	for name, layer := range refusing(t, wrong, untold, reject, trace) {
+		told = ""
+		if got := get(middleware.Wrap(answer(200), layer, wrong), "GET", "/").StatusCode; got != 418 || told != name {
+			t.Errorf("%s: status %d, told of %q, with two of each and one of the stack", name, got, told)
+		}
+	}
 	for name, layer := range refusing(t, reject, middleware.WithTrace(new(middleware.Trace))) {
 		if got := get(middleware.Wrap(answer(200), layer, trace, middleware.WithTrace(new(middleware.Trace))), "GET", "/").StatusCode; got != 418 {
 			t.Errorf("%s: status %d with traces that want to know nothing", name, got)
