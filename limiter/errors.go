@@ -24,7 +24,7 @@ type Error struct {
 	Err error
 	// RetryAfter is when to come back; 0 means that it is not known.
 	RetryAfter time.Duration
-	// Policy is the name of the rate policy that refused; empty elsewhere.
+	// Policy is the name of the rate policy that refused, and "pool share" where package pool did for a client's share; empty elsewhere.
 	Policy string
 }
 

@@ -390,7 +390,7 @@ func TestLine(t *testing.T) {
 					wg.Go(func() {
 						err := p.Do(context.Background(), func(context.Context) error { ran.Add(1); return nil }, pool.WithClient(client))
 						var e *limiter.Error
-						if errors.Is(err, limiter.ErrRateLimited) && errors.As(err, &e) && client != "" {
+						if errors.Is(err, limiter.ErrRateLimited) && errors.As(err, &e) && e.Policy == "pool share" && client != "" {
 							over.Add(1)
 						} else if err != nil {
 							t.Errorf("%q: %v", client, err)
