@@ -30,8 +30,8 @@ import (
 // then answers 200 with what GET would give; "Prefer: respond-async" says that the client does
 // not want to wait. What was honoured is in Preference-Applied. Idempotency-Key makes a
 // repeated POST give the same job, and is 422 with another payload. A malformed payload is 400,
-// one that is too large 413, one of another type than JSON 415; an engine that is full is 503, a client whose own share is full
-// 429, both with Retry-After.
+// one that is too large 413, one of another type than JSON 415, a kind that the engine does not know 404; an engine that is full
+// is 503, a client whose own share is full 429, both with Retry-After.
 //
 // GET answers with the job as JSON, as a page with a progress bar if a browser asks, or, with
 // Accept: text/event-stream, as a stream of server-sent events, one for each change, that
@@ -344,8 +344,10 @@ func (a *async) fail(w http.ResponseWriter, r *http.Request, err error) {
 		refuse(http.StatusTooManyRequests, shareFull)
 	case errors.Is(err, jobs.ErrFull), errors.Is(err, jobs.ErrShutdown):
 		refuse(http.StatusServiceUnavailable, reducedCapacity)
-	case errors.Is(err, jobs.ErrNotFound), errors.Is(err, jobs.ErrUnknownKind):
+	case errors.Is(err, jobs.ErrNotFound):
 		asyncProblem(w, r, http.StatusNotFound, "There is no such job.")
+	case errors.Is(err, jobs.ErrUnknownKind):
+		asyncProblem(w, r, http.StatusNotFound, "There is no such kind of job.")
 	case errors.Is(err, jobs.ErrExpired):
 		asyncProblem(w, r, http.StatusGone, "The job has ended and is no longer kept.")
 	case errors.Is(err, jobs.ErrMalformed):

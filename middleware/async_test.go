@@ -514,6 +514,11 @@ func TestAsyncRefusals(t *testing.T) {
 				t.Errorf("%s: status %d, want %d", c.name, w.Code, c.status)
 			}
 		}
+		s.Handler = middleware.Async(s.engine, "raport")
+		w := s.do("POST", "/reports", `{"ms":1}`)
+		if status(t, w, 404); !strings.Contains(w.Body.String(), "no such kind of job") {
+			t.Errorf("a kind without a handler: %s", w.Body)
+		}
 	})
 }
 
