@@ -409,6 +409,71 @@ func TestR4ATooSlowHandlerInsideACacheIsNotAClientThatLeft(t *testing.T) {
 	})
 }
 
+// Who does not take what is written to him is cut off by the server's WriteTimeout as well, and the handler was not too slow: whoever reads
+// slowly could close a route to all.
+func TestR1AClientThatDoesNotTakeItsAnswerIsNotATooSlowHandler(t *testing.T) {
+	const size = 8 << 20 // more than a connection of HTTP/2 takes before anybody reads
+	part := strings.Repeat("x", 1<<16)
+	for name, write := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"Write": func(w http.ResponseWriter, _ *http.Request) {
+			for range size / len(part) {
+				w.Write([]byte(part))
+			}
+		},
+		"WriteString": func(w http.ResponseWriter, _ *http.Request) {
+			for range size / len(part) {
+				io.WriteString(w, part)
+			}
+		},
+		"a flush after each few bytes": func(w http.ResponseWriter, _ *http.Request) {
+			for range size / 1000 {
+				if _, err := io.WriteString(w, part[:1000]); err != nil {
+					return
+				}
+				if err := http.NewResponseController(w).Flush(); err != nil {
+					return
+				}
+			}
+		},
+		"a copy from memory": func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "", time.Time{}, strings.NewReader(strings.Repeat(part, size/len(part))))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				write(w, r)
+				untilGone(r)
+			}), func(s *guarded) {
+				s.server.WriteTimeout = 3 * time.Second
+				s.leave("/", 5*time.Second)
+				s.wantCounts(0, 0, 1)
+			})
+		})
+	}
+}
+
+// A copy from what is itself slow is no sign of a slow client.
+func TestR4ATooSlowSourceIsNotASlowClient(t *testing.T) {
+	onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, to := io.Pipe()
+		go func() {
+			to.Write(make([]byte, 1<<16))
+			time.Sleep(3 * time.Second) // in a synctest bubble
+			for range 100 {
+				to.Write(make([]byte, 1<<16))
+			}
+			to.Close()
+		}()
+		io.Copy(w, from)
+		from.Close()
+		untilGone(r)
+	}), func(s *guarded) {
+		s.server.WriteTimeout = 3 * time.Second
+		s.get("/")
+		s.wantCounts(0, 1, 0)
+	})
+}
+
 // The time is no sign: a handler may have moved its deadline.
 func TestR4AHandlerThatHasMoreTimeIsNotTooSlow(t *testing.T) {
 	onEachProtocol(t, protocolsOfRules, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

@@ -93,8 +93,11 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 
 // writeTimedOut tells a handler that was too slow from a client that left. Both look the same: a write
 // after Server.WriteTimeout fails, and net/http cancels the context as if the client had gone. Of a handler
-// with a deadline of its own the time says nothing.
+// with a deadline of its own the time says nothing, and a client that had not taken what was written to it by then made it late itself.
 func writeTimedOut(r *http.Request, rec *recorder) bool {
+	if rec.untaken {
+		return false
+	}
 	for rec.outer != nil {
 		rec = rec.outer // that of the client's request, which may have waited in a cache for another one
 	}

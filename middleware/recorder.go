@@ -28,6 +28,7 @@ type recorder struct {
 	bytes     int64         // of the body, as the handler wrote it
 	status    int16         // the first final status (>= 200, or 101); 0 before
 	connect   bool          // the request is a CONNECT: a final status of 2xx makes it a tunnel, as 101 does others
+	untaken   bool          // a write failed that had waited for the client
 	ownTime   atomic.Bool   // the handler has set a deadline for its writes
 
 	fresh     bool // at is still now: no foreign code has run since
@@ -194,8 +195,12 @@ func (rec *recorder) Write(b []byte) (int, error) {
 	if rec.status == 0 {
 		rec.wroteFinal(http.StatusOK)
 	}
+	began := rec.mayWait(len(b))
 	n, err := rec.w.Write(b)
 	rec.bytes += int64(n)
+	if err != nil {
+		rec.writeFailed(began)
+	}
 	return n, err
 }
 
@@ -204,9 +209,32 @@ func (rec *recorder) WriteString(s string) (int, error) {
 	if rec.status == 0 {
 		rec.wroteFinal(http.StatusOK)
 	}
+	began := rec.mayWait(len(s))
 	n, err := io.WriteString(rec.w, s)
 	rec.bytes += int64(n)
+	if err != nil {
+		rec.writeFailed(began)
+	}
 	return n, err
+}
+
+// atOnce is what net/http takes of an answer without a wait for the client, at least.
+const atOnce = 2 << 10
+
+// mayWait returns the time at which a write begins that may have to wait for the client, and 0 for one that has not.
+func (rec *recorder) mayWait(n int) time.Duration {
+	if rec.bytes+int64(n) <= atOnce {
+		return 0
+	}
+	return max(time.Since(rec.start), 1)
+}
+
+// writeFailed notes whether a write that has failed began at that time, and waited. If [http.Server.WriteTimeout] was over when it
+// began, or the client gone, it failed at once.
+func (rec *recorder) writeFailed(began time.Duration) {
+	if began != 0 && time.Since(rec.start)-began >= time.Millisecond {
+		rec.untaken = true
+	}
 }
 
 func (rec *recorder) flush() error {
@@ -224,7 +252,12 @@ func (rec *recorder) flush() error {
 		}
 		rec.becameLong(k)
 	}
-	return http.NewResponseController(rec.w).Flush()
+	began := rec.mayWait(atOnce)
+	err := http.NewResponseController(rec.w).Flush()
+	if err != nil {
+		rec.writeFailed(began)
+	}
+	return err
 }
 
 // SetWriteDeadline is for [http.ResponseController], and may be called by any goroutine. It is there whatever lies below: what cannot
@@ -264,7 +297,11 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 	if open && rec.wantFirst {
 		rec.answered(rec.read())
 	}
+	began := rec.mayWait(atOnce + 1)
 	n, err := rec.w.(io.ReaderFrom).ReadFrom(src)
+	if err != nil && atHand(src) {
+		rec.writeFailed(began)
+	}
 	if open {
 		if n > 0 {
 			rec.status = http.StatusOK
@@ -274,6 +311,15 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 	}
 	rec.bytes += n
 	return n, err
+}
+
+// atHand reports whether a copy from src waits for nobody but the client: src is a file, or in memory.
+func atHand(src io.Reader) bool {
+	if l, ok := src.(*io.LimitedReader); ok {
+		src = l.R
+	}
+	_, ok := src.(io.Seeker)
+	return ok
 }
 
 // refusedBy says which layer refuses the request, and why.
