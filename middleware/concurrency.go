@@ -37,6 +37,10 @@ import (
 // of a slow route and has a long line, those who wait there take all permits of an adaptive limit around it: keep that
 // route from it by [WithSkip], too, or use a [Pool].
 //
+// A request holds its permit also while the handler waits for its client: for a body that comes slowly, or until what was written is taken. Give
+// the server a ReadTimeout and a WriteTimeout, or put a proxy in front that buffers both. Without, a few clients that send a byte now and
+// then hold all permits for good, also those of an adaptive limit: it learns, and grows, from what ends.
+//
 // A client that leaves gives up its place in the line at once, if net/http sees it leave. Over HTTP/1 it does not before the body has
 // been read, which the handler does: a request with a body keeps its place until it is its turn or the line sends it away.
 //

@@ -4,6 +4,9 @@
 //
 //	http.ListenAndServe(addr, middleware.Wrap(mux))
 //
+// On a server that clients reach directly, set [http.Server.ReadTimeout] and [http.Server.WriteTimeout]: [Concurrency] says what becomes of
+// a limit without them.
+//
 // Every protection is a [Layer] that also stands alone. Its Handler method has the shape
 // func(http.Handler) http.Handler, which net/http, chi, gorilla/mux and alice take as it is
 // (echo by its WrapMiddleware):

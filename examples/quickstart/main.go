@@ -56,7 +56,7 @@ func run(c config, demo bool) error {
 	}
 	a := newApp(c)
 	// No BaseContext: a request's context must outlive the signal, since those in flight are to end in peace.
-	srv := &http.Server{Handler: a.handler, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: a.handler, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ln) }()
 

@@ -40,7 +40,7 @@ func main() {
 	fmt.Printf("open http://%s\n", l.Addr())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	s := &http.Server{Handler: a, ReadHeaderTimeout: 5 * time.Second}
+	s := &http.Server{Handler: a, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second}
 	go func() {
 		<-ctx.Done()
 		a.close()
