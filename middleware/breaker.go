@@ -19,7 +19,7 @@ import (
 //
 //   - a panic and a final status of 500, 502, 503 or 504 are failures, and so is a request that ran into
 //     the deadline of its context or into [http.Server.WriteTimeout]; see [WithClassify];
-//   - a request whose client left, one that a layer of ours refused, and one answered 429 are neither failure
+//   - a request whose client left or sent a body that cannot be read, one that a layer of ours refused, and one answered 429 are neither failure
 //     nor success, and a probe that ends so gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //
@@ -97,8 +97,8 @@ func WithBreakerClient(f func(*http.Request) string) BreakerOption {
 // WithClassify decides what a request says about its handler. status is the first final status, 200 if the
 // handler returned without one, 0 if it never came to one; err is [ErrPanicked] if the handler panicked,
 // [os.ErrDeadlineExceeded] if [http.Server.WriteTimeout] cut the request off, the cause of the context's end
-// if that ended the request, else nil. A request whose client left and one that a layer of ours refused are not
-// asked about. f is asked at the end of a request, and about event streams, hijacked connections, tunnels and
+// if that ended the request, else nil. A request whose client left or sent a body that cannot be read, and one that a layer of
+// ours refused, are not asked about. f is asked at the end of a request, and about event streams, hijacked connections, tunnels and
 // protocol switches when they begin. It panics if f is nil.
 func WithClassify(f func(r *http.Request, status int, err error) breaker.Outcome) BreakerOption {
 	if f == nil {
@@ -222,6 +222,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		call.DoneAt(o, latency(rec, req.Arrived, now), now)
 	}()
+	rec.watchBody(r)
 	h.serve(w, r, rec)
 	finished = true
 }

@@ -452,6 +452,61 @@ func TestR1AClientThatDoesNotTakeItsAnswerIsNotATooSlowHandler(t *testing.T) {
 	}
 }
 
+// Nor is a body that does not come as it was said to a failure of the handler that cannot read it: a proxy answers 502 then, and a few such
+// requests, all on one connection of HTTP/2, would close its route to all.
+func TestR1ABodyThatCannotBeReadIsTheClientsFault(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer r.Body.Close()
+		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil { // as Server.ReadTimeout does
+			panic(err)
+		}
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			if r.URL.Path == "/abort" {
+				panic(http.ErrAbortHandler)
+			}
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		if _, err := r.Body.Read(make([]byte, 1)); err != io.EOF {
+			panic(err)
+		}
+		r.Body.Close()
+		r.Body.Read(make([]byte, 1)) // the handler's own fault
+		w.WriteHeader(http.StatusBadGateway)
+	})
+	send := func(s *guarded, path string, length int64, body io.ReadCloser) {
+		r := s.request("POST", path, nil)
+		r.Body, r.ContentLength = body, length
+		if resp, err := s.client.Do(r); err == nil {
+			resp.Body.Close()
+		}
+		<-s.ended
+	}
+	onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, nil, nil, h, func(s *guarded) {
+		for i, path := range []string{"/", "/abort"} {
+			slow, w := io.Pipe()
+			time.AfterFunc(4*time.Second, func() { w.Close() })
+			send(s, path, 100, slow)
+			s.wantCounts(0, 0, uint64(i+1))
+		}
+		send(s, "/", 3, io.NopCloser(strings.NewReader("all")))
+		s.wantCounts(0, 1, 2)
+	})
+	t.Run("chunks that are none", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newGuarded(t, "HTTP/1.1", nil, nil, h)
+			c, err := s.client.Transport.(*http.Transport).DialContext(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+			<-s.ended
+			s.wantCounts(0, 0, 1)
+		})
+	})
+}
+
 // A copy from what is itself slow is no sign of a slow client.
 func TestR4ATooSlowSourceIsNotASlowClient(t *testing.T) {
 	onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -71,7 +71,7 @@ func failed(status int) bool {
 }
 
 // ending is what made a request fail whatever its handler answered, nil if nothing did. gone says that its client
-// left, so that it says nothing about the handler.
+// left, or did not send the body that it said it would, so that it says nothing about the handler.
 //
 // The value of a panic is not looked at: ReverseProxy throws the same http.ErrAbortHandler for a backend that died and
 // for a client that left. The context tells the two apart.
@@ -83,6 +83,8 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 		return nil, true
 	case end == context.Canceled:
 		return os.ErrDeadlineExceeded, false
+	case end == nil && rec.marks.Load()&badBody != 0:
+		return nil, true
 	case !finished:
 		return ErrPanicked, false
 	case end != nil:
@@ -101,7 +103,7 @@ func writeTimedOut(r *http.Request, rec *recorder) bool {
 	for rec.outer != nil {
 		rec = rec.outer // that of the client's request, which may have waited in a cache for another one
 	}
-	if rec.ownTime.Load() {
+	if rec.marks.Load()&ownTime != 0 {
 		return false
 	}
 	srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server)

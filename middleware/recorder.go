@@ -29,7 +29,7 @@ type recorder struct {
 	status    int16         // the first final status (>= 200, or 101); 0 before
 	connect   bool          // the request is a CONNECT: a final status of 2xx makes it a tunnel, as 101 does others
 	untaken   bool          // a write failed that had waited for the client
-	ownTime   atomic.Bool   // the handler has set a deadline for its writes
+	marks     atomic.Uint32 // ownTime and badBody: set by whatever goroutine
 
 	fresh     bool // at is still now: no foreign code has run since
 	wantFirst bool
@@ -50,6 +50,11 @@ type recorder struct {
 	reject RejectFunc
 	holds  holds
 }
+
+const (
+	ownTime uint32 = 1 << iota // the handler has set a deadline for its writes
+	badBody                    // the client has not sent the body that it said it would
+)
 
 type streamKind uint8
 
@@ -265,7 +270,7 @@ func (rec *recorder) flush() error {
 func (rec *recorder) SetWriteDeadline(at time.Time) error {
 	err := http.NewResponseController(rec.w).SetWriteDeadline(at)
 	if err == nil {
-		rec.ownTime.Store(true)
+		rec.marks.Or(ownTime)
 	}
 	return err
 }
