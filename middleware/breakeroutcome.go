@@ -97,9 +97,8 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 // after Server.WriteTimeout fails, and net/http cancels the context as if the client had gone. Of a handler
 // with a deadline of its own the time says nothing, and a client that had not taken what was written to it by then made it late itself.
 func writeTimedOut(r *http.Request, rec *recorder) bool {
-	if rec.untaken {
-		return false
-	}
+	began := time.Duration(rec.marks.Load()>>untaken) * time.Millisecond
+	start := rec.start
 	for rec.outer != nil {
 		rec = rec.outer // that of the client's request, which may have waited in a cache for another one
 	}
@@ -109,6 +108,9 @@ func writeTimedOut(r *http.Request, rec *recorder) bool {
 	srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server)
 	if !ok || srv.WriteTimeout <= 0 {
 		return false
+	}
+	if began > 0 && start.Add(began).Sub(rec.start) <= srv.WriteTimeout {
+		return false // the handler was in time, and the client did not take what it wrote
 	}
 	// net/http's clock started when it had read the header, a little before ours.
 	const ahead = 20 * time.Millisecond

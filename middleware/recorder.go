@@ -28,8 +28,7 @@ type recorder struct {
 	bytes     int64         // of the body, as the handler wrote it
 	status    int16         // the first final status (>= 200, or 101); 0 before
 	connect   bool          // the request is a CONNECT: a final status of 2xx makes it a tunnel, as 101 does others
-	untaken   bool          // a write failed that had waited for the client
-	marks     atomic.Uint32 // ownTime and badBody: set by whatever goroutine
+	marks     atomic.Uint32 // ownTime, badBody and, above them, untaken: set by whatever goroutine
 
 	fresh     bool // at is still now: no foreign code has run since
 	wantFirst bool
@@ -54,6 +53,7 @@ type recorder struct {
 const (
 	ownTime uint32 = 1 << iota // the handler has set a deadline for its writes
 	badBody                    // the client has not sent the body that it said it would
+	untaken = iota             // from this bit on: when a write began that waited for the client and failed, in ms since start, and one more; 0 is never
 )
 
 type streamKind uint8
@@ -234,11 +234,11 @@ func (rec *recorder) mayWait(n int) time.Duration {
 	return max(time.Since(rec.start), 1)
 }
 
-// writeFailed notes whether a write that has failed began at that time, and waited. If [http.Server.WriteTimeout] was over when it
-// began, or the client gone, it failed at once.
+// writeFailed notes a write that has failed, and began at that time, if it waited: where the client was gone when it began it failed at
+// once.
 func (rec *recorder) writeFailed(began time.Duration) {
-	if began != 0 && time.Since(rec.start)-began >= time.Millisecond {
-		rec.untaken = true
+	if began != 0 && time.Since(rec.start)-began >= time.Millisecond && rec.marks.Load()>>untaken == 0 {
+		rec.marks.Or(uint32(began/time.Millisecond+1) << untaken)
 	}
 }
 
