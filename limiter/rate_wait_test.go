@@ -155,6 +155,8 @@ func TestRateWaitGivesBackAfterChanges(t *testing.T) {
 			"less burst": {func(r *limiter.Rate) error { return r.SetLimit(1, 5) }, 1},
 			"more limit": {func(r *limiter.Rate) error { return r.SetLimit(2, 10) }, 2},
 			"less limit": {func(r *limiter.Rate) error { return r.SetLimit(0.25, 10) }, 0.25},
+			// The clock of a bucket runs with its limit, but for powers of two.
+			"triple limit": {func(r *limiter.Rate) error { return r.SetLimit(3, 10) }, 3},
 			"both, thrice": {func(r *limiter.Rate) error {
 				return errors.Join(r.SetLimit(2, 5), r.SetLimit(0.5, 16), r.SetLimit(1, 9))
 			}, 1},

@@ -22,10 +22,8 @@ import (
 // http.TimeoutHandler, the stream ends after the job as it is now, and with its connecting again the client polls.
 func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool {
 	var seen uint64
-	if id := strings.TrimSpace(r.Header.Get("Last-Event-ID")); id != "" {
-		if n, err := strconv.ParseUint(id, 10, 64); err == nil && n <= j.Version {
-			seen = n // what is not of this job is as if it were not there
-		}
+	if n, err := strconv.ParseUint(strings.TrimSpace(r.Header.Get("Last-Event-ID")), 10, 64); err == nil && n <= j.Version {
+		seen = n // what is not of this job is as if it were not there
 	}
 	h := w.Header()
 	if j.State.Final() && seen >= j.Version {

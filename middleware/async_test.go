@@ -426,9 +426,10 @@ func TestAsyncFields(t *testing.T) {
 			w    *httptest.ResponseRecorder
 			want map[string]string
 		}{
-			"POST":      {w, map[string]string{"Location": at, "Content-Location": at, "Vary": "Prefer"}},
-			"GET":       {s.do("GET", "/reports/"+id, ""), map[string]string{"Vary": "Accept"}},
-			"a page":    {s.do("GET", "/reports/"+id, "", "Accept", "text/html"), map[string]string{"Vary": "Accept"}},
+			"POST": {w, map[string]string{"Location": at, "Content-Location": at, "Vary": "Prefer"}},
+			"GET":  {s.do("GET", "/reports/"+id, ""), map[string]string{"Vary": "Accept"}},
+			"a page": {s.do("GET", "/reports/"+id, "", "Accept", "text/html"), map[string]string{
+				"Vary": "Accept", "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}},
 			"unchanged": {s.do("GET", "/reports/"+id, "", "If-None-Match", "*"), map[string]string{"Vary": "Accept"}},
 		} {
 			for of, want := range map[string]map[string]string{"job": job, name: c.want} {
@@ -500,18 +501,20 @@ func TestAsyncRefusals(t *testing.T) {
 			body   string
 			kind   string
 			status int
+			detail string // of the answer
 		}{
-			{"malformed JSON", `{"ms":`, "application/json", 400},
-			{"wrong type", `{"ms":"x"}`, "application/json", 400},
-			{"no body", ``, "application/json", 400},
-			{"a form", `ms=1`, "application/x-www-form-urlencoded", 415},
-			{"text: a page elsewhere may send it without asking", `{"ms":1}`, "text/plain", 415},
-			{"no type", `{"ms":1}`, "", 415},
-			{"too large for the engine", `{"x":"` + strings.Repeat("x", 250) + `"}`, "application/json; charset=utf-8", 413},
-			{"too large for the route", `{"x":"` + strings.Repeat("x", 1000) + `"}`, "application/json", 413},
+			{"malformed JSON", `{"ms":`, "application/json", 400, ""},
+			{"wrong type", `{"ms":"x"}`, "application/json", 400, ""},
+			{"no body", ``, "application/json", 400, ""},
+			{"a form", `ms=1`, "application/x-www-form-urlencoded", 415, ""},
+			{"text: a page elsewhere may send it without asking", `{"ms":1}`, "text/plain", 415, ""},
+			{"no type", `{"ms":1}`, "", 415, ""},
+			{"JSON with a name of its own", `{"ms":"x"}`, "application/vnd.example+json", 400, ""},
+			{"too large for the engine", `{"x":"` + strings.Repeat("x", 250) + `"}`, "application/json; charset=utf-8", 413, "too large"},
+			{"too large for the route", `{"x":"` + strings.Repeat("x", 1000) + `"}`, "application/json", 413, "more than 300 bytes"},
 		} {
-			if w := s.do("POST", "/reports", c.body, "Content-Type", c.kind); w.Code != c.status {
-				t.Errorf("%s: status %d, want %d", c.name, w.Code, c.status)
+			if w := s.do("POST", "/reports", c.body, "Content-Type", c.kind); w.Code != c.status || !strings.Contains(w.Body.String(), c.detail) {
+				t.Errorf("%s: status %d, want %d that says %q: %s", c.name, w.Code, c.status, c.detail, w.Body)
 			}
 		}
 		s.Handler = middleware.Async(s.engine, "raport")
@@ -545,8 +548,8 @@ func TestAsyncFull(t *testing.T) {
 		r := httptest.NewRequest("POST", "/reports", strings.NewReader(`{"ms":1}`))
 		r.Header.Set("Content-Type", "application/json")
 		h.ServeHTTP(httptest.NewRecorder(), r)
-		if rejected == nil || !errors.Is(rejected.Err, jobs.ErrFull) {
-			t.Errorf("the layers outside are not told: %+v", rejected)
+		if rejected == nil || !errors.Is(rejected.Err, jobs.ErrFull) || rejected.RetryAfter <= 0 {
+			t.Errorf("the layers outside are not told, or not when to come back: %+v", rejected)
 		}
 		s.engine.Close()
 		status(t, s.do("POST", "/reports", `{"ms":1}`), 503)
@@ -583,6 +586,19 @@ func TestAsyncIdempotencyKey(t *testing.T) {
 		status(t, other, 202)
 		status(t, s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", strings.Repeat("x", 300)), 400)
 		status(t, s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", `""`), 400)
+
+		// A quote without a second one is of the key like any other byte.
+		status(t, s.do("POST", "/reports", `{"ms":10}`, "Idempotency-Key", `"`), 202)
+		status(t, s.do("POST", "/reports", `{"ms":10}`, "Idempotency-Key", `"ab`), 202)
+		status(t, s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", `"ac`), 202)
+
+		// Who does not wait is told where the job is, also of one that has ended.
+		pass(time.Minute)
+		ended := s.do("POST", "/reports", `{"ms":10}`, "Idempotency-Key", "abc")
+		if ended.Code != 202 || ended.Header().Get("Content-Location") != "" {
+			t.Errorf("a job that has ended, without a wait: %d, Content-Location %q; want 202 and none", ended.Code, ended.Header().Get("Content-Location"))
+		}
+		status(t, s.do("POST", "/reports", `{"ms":10}`, "Idempotency-Key", "abc", "Prefer", "wait=1"), 200)
 	})
 }
 
@@ -653,6 +669,7 @@ func TestAsyncNegotiation(t *testing.T) {
 			"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": "text/html; charset=utf-8",
 			"text/html;q=0.5, application/json":                               "application/json",
 			"text/html, application/json":                                     "application/json",
+			"application/json, text/html":                                     "application/json",
 			"text/html;q=0":                                                   "application/json",
 		} {
 			w := s.do("GET", at, "", "Accept", accept)

@@ -806,6 +806,57 @@ func TestShutdownDoesNotWaitForWhatWasNotUpgraded(t *testing.T) {
 	}
 }
 
+// Whoever calls Shutdown waits for the same requests, and what comes after that is refused like what came before.
+func TestShutdownTwiceAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stack := middleware.New(middleware.Concurrency(limiter.NewConcurrency(10)))
+		leave := make(chan struct{})
+		h := stack.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-leave }))
+		go do(h, httptest.NewRequest("GET", "/", nil))
+		synctest.Wait()
+		done := make(chan error, 2)
+		for range 2 {
+			go func() { done <- stack.Shutdown(t.Context()) }()
+			synctest.Wait()
+		}
+		if len(done) > 0 {
+			t.Error("a Shutdown did not wait")
+		}
+		close(leave)
+		synctest.Wait()
+		if len(done) != 2 {
+			t.Fatalf("%d of 2 have ended with the request", len(done))
+		}
+		if a, b := <-done, <-done; a != nil || b != nil {
+			t.Errorf("%v, %v", a, b)
+		}
+		if got := do(h, httptest.NewRequest("GET", "/", nil)).StatusCode; got != 503 {
+			t.Errorf("status %d after that, want 503", got)
+		}
+	})
+}
+
+// curl and others offer an upgrade to h2c with any request. What is not upgraded is waited for, however long it streams.
+func TestShutdownWaitsForAStreamThatOfferedAnUpgrade(t *testing.T) {
+	stack := middleware.New(middleware.Concurrency(limiter.NewConcurrency(10)))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Upgrade", "h2c")
+	do(stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			t.Error(err)
+		}
+		if n, err := stack.Stats().InFlight, stack.Shutdown(ended); n != 1 || !errors.Is(err, context.Canceled) {
+			t.Errorf("while the stream is open %d requests are in flight, and Shutdown returns %v; want 1, and that it waited", n, err)
+		}
+	})), r)
+	if err := stack.Shutdown(ended); err != nil {
+		t.Errorf("when it has ended: %v", err)
+	}
+}
+
 // What has been upgraded by hijacking its connection is no request any more: Shutdown does not wait for it, and shuts the pools.
 func TestShutdownDoesNotWaitForUpgraded(t *testing.T) {
 	for name, status101 := range map[string]bool{"the handler writes to the connection": false, "the handler answers 101 first, as ReverseProxy does": true} {

@@ -29,7 +29,7 @@ func muxMatches(pattern string, r *http.Request) bool {
 var forPatterns = []string{
 	"/", "/{$}", "/report", "/api/", "POST /report", "GET /api/", "HEAD /h", "example.com/", "example.com/x",
 	"GET example.com/x/", "/item/{id}", "GET /files/{path...}", "/a%2Fb", "/ü",
-	"[::1]/", "::1/",
+	"[::1]/", "::1/", "/a/b",
 }
 
 func TestForMatchesAsServeMux(t *testing.T) {

@@ -133,6 +133,22 @@ func TestRateHeaders(t *testing.T) {
 			t.Errorf("RateLimit %s", h.Get("RateLimit"))
 		}
 
+		// What is kept of fields that were sent is told apart by both of its numbers: here one of them is as before, and the
+		// other differs by 256, which is how many are kept.
+		slow := limiter.NewRate(1./1024, 1)
+		one := middleware.Rate(slow).Handler(answer(200))
+		quick := limiter.NewRate(1000, 1000)
+		other := middleware.Rate(quick).Handler(answer(200))
+		first, second := get(one).Get("RateLimit"), get(other).Get("RateLimit")
+		time.Sleep(256 * time.Second) // in a synctest bubble
+		quick.AllowN("192.0.2.1", 256)
+		if first += " " + get(one).Get("RateLimit"); first != `"default";r=0;t=1024 "default";r=0;t=768` {
+			t.Errorf("RateLimit at once and after 256 s: %s", first)
+		}
+		if second += " " + get(other).Get("RateLimit"); second != `"default";r=999;t=1 "default";r=743;t=1` {
+			t.Errorf("RateLimit of 1,000 tokens and of 744: %s", second)
+		}
+
 		// A change at run time is told from the next response on.
 		l := limiter.NewRate(1, 5)
 		changing := middleware.Rate(l).Handler(answer(200))
