@@ -236,7 +236,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	}
 	k := &s.kinds
 	apart := k.gap > 0
-	r, shift := k.see(w.times, float64(s.limit)*w.sum/w.flight())
+	r, shift := k.see(w.times, float64(s.limit)*w.sum/w.flight(), w.secs)
 	w.times = nil // it is the caller's
 	if k.gap == 0 {
 		if apart {

@@ -42,7 +42,8 @@ func timesFrom(c int) float64 {
 // It may be that only the slow kind queues, for a dependency that the quick one has no need of. Then it takes longer beside the
 // quick one the higher the limit, and it is only as it comes back, late, that what a limit is worth shows: meanwhile the places that it
 // will fill let more of the quick kind pass. So the kinds are strained where the slow one takes longer, in what the quick one takes,
-// than it once did. The zero value knows of no kinds.
+// than it once did. Where all work slows down, the quick kind shows it long before the slow one comes back: what the one takes in units
+// of the other meanwhile is nothing to compare with later. The zero value knows of no kinds.
 type ctrlKinds struct {
 	spread [kindsCells]float64 // how many took how many units: by its ln from kindsFrom, in kindsCell
 	gap    float64             // units between the kinds; 0 is one kind
@@ -51,8 +52,9 @@ type ctrlKinds struct {
 	few    float64             // and of the slow one
 	quick  float64             // mean of each kind lately, s
 	slow   float64
+	past   float64 // mean of the quick kind while what is slow now came, s
 	ratio  float64 // slow by quick over more than a window
-	least  float64 // and the least that it has been
+	least  float64 // and the least that it has been while neither changed
 	within float64 // square of the coefficient of variation of the time in service without what the mixture does
 }
 
@@ -74,6 +76,8 @@ const (
 	kindsRare   = 2.    // times as many of the quick kind as of the slow one there have to be
 	kindsSlow   = 8.    // slow successes that the ratio counts for
 	kindsLasts  = 100.  // times what is remembered in which the least ratio is forgotten
+	kindsPast   = 3.    // times what the slow kind takes in which it is forgotten what the quick one took
+	kindsMoves  = .2    // ln of what that has changed by from which on a ratio says nothing
 	kindsStrain = 1.7   // times the least ratio from which on the slow kind has slowed down beside the quick one
 	kindsScale  = .2    // how much of what slows the quick kind down multiplies the slow one's time; the rest is added
 )
@@ -87,9 +91,9 @@ var kindsUnits = sync.OnceValue(func() *[kindsCells]float64 {
 	return &at
 })
 
-// see learns from a window that was seen with so many in flight. It returns the mean time in service with the usual
+// see learns from a window of so many seconds that was seen with so many in flight. It returns the mean time in service with the usual
 // mixture, and by how much ln X of what was seen before changes since it is known better what is usual.
-func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
+func (k *ctrlKinds) see(t *ctrlTimes, flight, secs float64) (r, shift float64) {
 	n, sum := t.total()
 	r = sum / n
 	unit := t.faster(n)
@@ -141,8 +145,13 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight float64) (r, shift float64) {
 	if k.gap == 0 {
 		k.ratio = k.slow / k.quick
 		k.least = k.ratio
+		k.past = k.quick
 	} else if slow.n > 0 {
 		k.ratio += slow.n / (slow.n + kindsSlow) * (slow.sum/slow.n/k.quick - k.ratio)
+	}
+	k.past += (1 - math.Exp(-secs/(kindsPast*k.slow))) * (k.quick - k.past)
+	if math.Abs(math.Log(k.quick/k.past)) > kindsMoves {
+		k.least = k.ratio
 	}
 	k.least = min(k.least+(1-math.Exp(-n/(kindsLasts*forget)))*(k.ratio-k.least), k.ratio)
 	k.gap, k.share = gap, share

@@ -70,7 +70,7 @@ func TestKindsMean(t *testing.T) {
 						times.enter(.01 * work)
 					}
 					_, sum := times.total()
-					r, _ := k.see(&times, 16)
+					r, _ := kindsSee(&k, &times, 16)
 					if i < 200 {
 						continue
 					}
@@ -122,7 +122,7 @@ func TestKindsOne(t *testing.T) {
 					for range 16 {
 						times.enter(.01 * tt.draw(rnd))
 					}
-					k.see(&times, 16)
+					kindsSee(&k, &times, 16)
 					windows++
 					if k.gap > 0 {
 						apart++
@@ -193,7 +193,7 @@ func TestKindsChanged(t *testing.T) {
 				times.enter(.01 * kindsDraw(rnd, share))
 			}
 			n, sum := times.total()
-			r, _ = k.see(&times, 16)
+			r, _ = kindsSee(k, &times, 16)
 			return r, sum / n
 		}
 		var k ctrlKinds
@@ -301,7 +301,7 @@ func TestKindsStrain(t *testing.T) {
 					}
 					times.enter(took)
 				}
-				k.see(&times, 8)
+				kindsSee(&k, &times, 8)
 				if i >= 40 {
 					worst = max(worst, math.Abs(math.Log(k.share/share)))
 				}
@@ -311,4 +311,57 @@ func TestKindsStrain(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestKindsLate: where all work becomes slower at once, the quick kind ends so much later at once, and the slow one while it still ends that
+// came before: that it takes longer in units of the quick one when it comes back is no strain.
+func TestKindsLate(t *testing.T) {
+	for _, slower := range []float64{3, 7, 10} {
+		for _, share := range []float64{.05, .1} {
+			const flight, change = 200, 50.
+			rnd := rand.New(rand.NewPCG(13, uint64(slower)))
+			var came, ends [flight]float64
+			admit := func(i int, now float64) {
+				took := .1 * (.9 + .2*rnd.Float64())
+				if rnd.Float64() < share {
+					took *= 10
+				}
+				if now > change {
+					took *= slower
+				}
+				came[i], ends[i] = now, now+took
+			}
+			for i := range ends {
+				admit(i, rnd.Float64())
+			}
+			var k ctrlKinds
+			told := false
+			for from := 1.; from < 2*change; from += .2 {
+				var times ctrlTimes
+				for i := range ends {
+					for ends[i] < from+.2 {
+						times.enter(ends[i] - came[i])
+						admit(i, ends[i])
+					}
+				}
+				if n, _ := times.total(); n == 0 {
+					continue
+				}
+				k.see(&times, flight, .2)
+				if k.strained() {
+					t.Fatalf("slower by %v, share %v: strained after %.1f s, the slow kind takes %.1f times as long, and took %.1f", slower, share, from-change, k.ratio, k.least)
+				}
+				told = told || k.gap > 0 && from > change+1
+			}
+			if !told {
+				t.Errorf("slower by %v, share %v: never told apart after the change: this says nothing", slower, share)
+			}
+		}
+	}
+}
+
+// kindsSee has k see what ended while so many were in flight.
+func kindsSee(k *ctrlKinds, times *ctrlTimes, flight float64) (r, shift float64) {
+	_, sum := times.total()
+	return k.see(times, flight, sum/flight)
 }
