@@ -3,13 +3,12 @@ package limiter_test
 import (
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// On one processor, work that computes without a pause keeps what comes after it from
+// On one processor, work that does not pause keeps what comes after it from
 // reaching the limiter: without the yield one after the other is admitted, and nothing is
 // ever shed.
 func TestAdaptiveSeesTheRunQueue(t *testing.T) {
@@ -17,18 +16,13 @@ func TestAdaptiveSeesTheRunQueue(t *testing.T) {
 	run := func(opts ...limiter.ConcurrencyOption) (shed int64) {
 		c := limiter.NewAdaptive(append(opts, limiter.WithLimits(1, 4), limiter.WithStart(4), limiter.WithQueue(0, 0))...)
 		var wg sync.WaitGroup
-		var sink atomic.Int64
 		for range 200 {
 			wg.Go(func() {
 				p, err := c.Acquire(t.Context(), limiter.Request{})
 				if err != nil {
 					return
 				}
-				n := int64(0)
-				for i := range int64(400_000) {
-					n += i * i
-				}
-				sink.Add(n)
+				// The work is next to nothing: four at once that are preempted in it, on a busy machine, have others refused.
 				p.Release(limiter.Success)
 			})
 		}

@@ -29,7 +29,7 @@ func ExampleNewConcurrency() {
 }
 
 func ExampleNewConcurrency_queue() {
-	c := limiter.NewConcurrency(1, limiter.WithQueue(100, 50*time.Millisecond))
+	c := limiter.NewConcurrency(1, limiter.WithQueue(100, 10*time.Second))
 	p, err := c.Acquire(context.Background(), limiter.Request{})
 	if err != nil {
 		fmt.Println(err)
@@ -43,7 +43,7 @@ func ExampleNewConcurrency_queue() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(c.Stats().Waited)
+	fmt.Println(c.Stats().InFlight)
 	q.Release(limiter.Success)
 	// Output: 1
 }
