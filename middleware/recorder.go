@@ -197,10 +197,11 @@ func (rec *recorder) answered(now time.Time) {
 }
 
 func (rec *recorder) Write(b []byte) (int, error) {
-	if rec.status == 0 {
+	first := rec.status == 0
+	if first {
 		rec.wroteFinal(http.StatusOK)
 	}
-	began := rec.mayWait(len(b))
+	began := rec.mayWait(len(b), first)
 	n, err := rec.w.Write(b)
 	rec.bytes += int64(n)
 	if err != nil {
@@ -211,10 +212,11 @@ func (rec *recorder) Write(b []byte) (int, error) {
 
 // WriteString is there whatever lies below: io.WriteString does the right thing with both kinds.
 func (rec *recorder) WriteString(s string) (int, error) {
-	if rec.status == 0 {
+	first := rec.status == 0
+	if first {
 		rec.wroteFinal(http.StatusOK)
 	}
-	began := rec.mayWait(len(s))
+	began := rec.mayWait(len(s), first)
 	n, err := io.WriteString(rec.w, s)
 	rec.bytes += int64(n)
 	if err != nil {
@@ -226,10 +228,14 @@ func (rec *recorder) WriteString(s string) (int, error) {
 // atOnce is what net/http takes of an answer without a wait for the client, at least.
 const atOnce = 2 << 10
 
-// mayWait returns the time at which a write begins that may have to wait for the client, and 0 for one that has not.
-func (rec *recorder) mayWait(n int) time.Duration {
-	if rec.bytes+int64(n) <= atOnce {
+// mayWait returns the time at which a write begins that may have to wait for the client, and 0 for one that has not. first is that it has
+// just made the header go out, so that the clock may have been read.
+func (rec *recorder) mayWait(n int, first bool) time.Duration {
+	switch {
+	case rec.bytes+int64(n) <= atOnce:
 		return 0
+	case first && rec.hasFirst:
+		return max(rec.firstByte, 1)
 	}
 	return max(time.Since(rec.start), 1)
 }
@@ -257,7 +263,7 @@ func (rec *recorder) flush() error {
 		}
 		rec.becameLong(k)
 	}
-	began := rec.mayWait(atOnce)
+	began := rec.mayWait(atOnce, false)
 	err := http.NewResponseController(rec.w).Flush()
 	if err != nil {
 		rec.writeFailed(began)
@@ -302,7 +308,7 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 	if open && rec.wantFirst {
 		rec.answered(rec.read())
 	}
-	began := rec.mayWait(atOnce + 1)
+	began := rec.mayWait(atOnce+1, open)
 	n, err := rec.w.(io.ReaderFrom).ReadFrom(src)
 	if err != nil && atHand(src) {
 		rec.writeFailed(began)
