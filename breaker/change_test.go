@@ -417,7 +417,10 @@ func TestStatsAsJSON(t *testing.T) {
 			t.Errorf("no %s in %s", part, j)
 		}
 	}
-	if s := breaker.State(99).String() + breaker.Cause(99).String(); s != "State(99)Cause(99)" {
+	if s := breaker.State(99).String() + breaker.Cause(99).String() + breaker.Outcome(99).String(); s != "State(99)Cause(99)Outcome(99)" {
+		t.Error(s)
+	}
+	if s := fmt.Sprint(breaker.Success, breaker.Failure, breaker.Ignored); s != "success failure ignored" {
 		t.Error(s)
 	}
 	j, _ = json.Marshal(breaker.Change{From: breaker.HalfOpen, To: breaker.Open, Cause: breaker.CauseProbeLost})

@@ -50,6 +50,16 @@ const (
 	Ignored
 )
 
+var outcomeNames = [...]string{"success", "failure", "ignored"}
+
+// String returns "success", "failure" or "ignored".
+func (o Outcome) String() string {
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return "Outcome(" + strconv.Itoa(int(o)) + ")"
+}
+
 // Cause is why a breaker changed its state.
 type Cause uint8
 

@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -246,7 +247,7 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case n > 0:
 			h.l.Refund(key, n)
 		case n < 0:
-			h.l.Charge(key, -n)
+			h.l.Charge(key, -max(n, -math.MaxInt)) // there is no -math.MinInt
 		}
 	}()
 	h.serve(w, r, rec)

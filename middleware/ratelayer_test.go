@@ -378,6 +378,7 @@ func TestRateCostAndRefund(t *testing.T) {
 		{"refund known after the response", answer(200), []middleware.RateOption{middleware.WithCost(func(*http.Request) int { return 5 }), middleware.WithRefund(func(_ *http.Request, res middleware.Result) int { return res.Status / 100 })}, 7},
 		{"of two refunds the last", answer(200), []middleware.RateOption{middleware.WithRefund(func(*http.Request, middleware.Result) int { return -4 }), middleware.WithChargeFailuresOnly()}, 10},
 		{"more is taken after the response", answer(200), []middleware.RateOption{middleware.WithRefund(func(*http.Request, middleware.Result) int { return -4 })}, 5},
+		{"as much more as can be said", answer(200), []middleware.RateOption{middleware.WithRefund(func(*http.Request, middleware.Result) int { return math.MinInt })}, 0},
 	} {
 		l := limiter.NewRate(0, 10)
 		run(l, c.next, c.opts...)

@@ -3,7 +3,9 @@ package outbound_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -64,6 +66,12 @@ func TestMisusePanicsWithARemedy(t *testing.T) {
 	}
 }
 
+func TestPolicyNames(t *testing.T) {
+	if s := fmt.Sprint(outbound.P2C, outbound.RoundRobin, outbound.Random, outbound.Policy(-1), outbound.Policy(99)); s != "P2C RoundRobin Random Policy(-1) Policy(99)" {
+		t.Error(s)
+	}
+}
+
 func TestWrongProbeSaysWhatWasGiven(t *testing.T) {
 	for given, p := range map[string]outbound.Probe{
 		"-3ns": {Path: "/", Interval: -3},
@@ -113,6 +121,41 @@ func TestStandardMethods(t *testing.T) {
 		t.Error("nil")
 	}
 }
+
+// As http.Transport does: an error, and no panic in whatever layer looks at it first.
+func TestRequestWithoutURLOrHeaderIsAnError(t *testing.T) {
+	asked := 0
+	base := roundTrip(func(*http.Request) (*http.Response, error) { asked++; return nil, errors.New("asked") })
+	for name, req := range map[string]*http.Request{
+		"no URL":    {Header: http.Header{}},
+		"no Header": {URL: &url.URL{Scheme: "http", Host: "service.test"}},
+		"neither":   {},
+	} {
+		for layers, tr := range map[string]*outbound.Transport{
+			"defaults": outbound.New(base),
+			"timeout":  outbound.New(base, outbound.Timeout(time.Second)),
+			"balance":  outbound.New(base, outbound.Balance(newSet(t, three(1, 1, 1)))),
+		} {
+			body := &closedBody{}
+			r := req.Clone(t.Context())
+			r.URL, r.Header, r.Body = req.URL, req.Header, body
+			if _, err := tr.RoundTrip(r); err == nil || !strings.Contains(err.Error(), "no URL or no Header") {
+				t.Errorf("%s, layers %s: error %v; want one that says so", name, layers, err)
+			}
+			if !body.closed {
+				t.Errorf("%s, layers %s: the body was not closed", name, layers)
+			}
+		}
+	}
+	if asked > 0 {
+		t.Errorf("the base was asked %d times", asked)
+	}
+}
+
+type closedBody struct{ closed bool }
+
+func (b *closedBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (b *closedBody) Close() error             { b.closed = true; return nil }
 
 type closer struct {
 	stub

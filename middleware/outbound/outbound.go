@@ -33,6 +33,7 @@
 package outbound
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -150,10 +151,19 @@ func newBase() http.RoundTripper {
 	return t
 }
 
+var errHollow = errors.New("outbound: RoundTrip: the request has no URL or no Header; make it with http.NewRequestWithContext")
+
 // RoundTrip sends one request through the layers. Response.Request is req, and
 // not what a layer made of it: the URL is the caller's, and so is the context,
-// where those of the layers end with the response.
+// where those of the layers end with the response. A request that has no URL or no
+// Header, as [http.NewRequest] makes none, is an error, and no layer sees it.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL == nil || req.Header == nil {
+		if req.Body != nil {
+			_ = req.Body.Close() // as a RoundTripper has to, whatever the error
+		}
+		return nil, errHollow
+	}
 	resp, err := t.outer.RoundTrip(req)
 	if err == nil && resp.Request != nil {
 		resp.Request = req

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
@@ -28,6 +29,16 @@ const (
 
 	hashed
 )
+
+var policyNames = [...]string{"P2C", "RoundRobin", "Random", "hash"}
+
+// String returns the name of the policy: "P2C", "RoundRobin" or "Random".
+func (p Policy) String() string {
+	if p >= 0 && int(p) < len(policyNames) {
+		return policyNames[p]
+	}
+	return "Policy(" + strconv.Itoa(int(p)) + ")"
+}
 
 // pick chooses an endpoint and asks its breaker, for a try that waits for a limit
 // before it is made if waits is true. It allocates nothing.
