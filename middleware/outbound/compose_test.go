@@ -3,7 +3,6 @@ package outbound_test
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -136,13 +135,13 @@ func TestRequestWithoutURLOrHeaderIsAnError(t *testing.T) {
 			"timeout":  outbound.New(base, outbound.Timeout(time.Second)),
 			"balance":  outbound.New(base, outbound.Balance(newSet(t, three(1, 1, 1)))),
 		} {
-			body := &closedBody{}
+			body := &closing{Reader: http.NoBody}
 			r := req.Clone(t.Context())
 			r.URL, r.Header, r.Body = req.URL, req.Header, body
 			if _, err := tr.RoundTrip(r); err == nil || !strings.Contains(err.Error(), "no URL or no Header") {
 				t.Errorf("%s, layers %s: error %v; want one that says so", name, layers, err)
 			}
-			if !body.closed {
+			if !body.closed.Load() {
 				t.Errorf("%s, layers %s: the body was not closed", name, layers)
 			}
 		}
@@ -151,11 +150,6 @@ func TestRequestWithoutURLOrHeaderIsAnError(t *testing.T) {
 		t.Errorf("the base was asked %d times", asked)
 	}
 }
-
-type closedBody struct{ closed bool }
-
-func (b *closedBody) Read([]byte) (int, error) { return 0, io.EOF }
-func (b *closedBody) Close() error             { b.closed = true; return nil }
 
 type closer struct {
 	stub

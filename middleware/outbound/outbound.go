@@ -159,10 +159,7 @@ var errHollow = errors.New("outbound: RoundTrip: the request has no URL or no He
 // Header, as [http.NewRequest] makes none, is an error, and no layer sees it.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil || req.Header == nil {
-		if req.Body != nil {
-			_ = req.Body.Close() // as a RoundTripper has to, whatever the error
-		}
-		return nil, errHollow
+		return refuse(req, errHollow)
 	}
 	resp, err := t.outer.RoundTrip(req)
 	if err == nil && resp.Request != nil {

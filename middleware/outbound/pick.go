@@ -30,7 +30,7 @@ const (
 	hashed
 )
 
-var policyNames = [...]string{"P2C", "RoundRobin", "Random", "hash"}
+var policyNames = [...]string{"P2C", "RoundRobin", "Random"}
 
 // String returns the name of the policy: "P2C", "RoundRobin" or "Random".
 func (p Policy) String() string {

@@ -41,7 +41,7 @@ func defaultSetConfig() setConfig {
 // [WithHash]; of the two the last one counts.
 func WithPolicy(p Policy) SetOption {
 	if p < P2C || p > Random {
-		panic(fmt.Sprintf("outbound: WithPolicy(%v): give P2C, RoundRobin or Random; for hashing WithHash", p))
+		panic(fmt.Sprintf("outbound: WithPolicy(%d): give P2C, RoundRobin or Random; for hashing WithHash", p))
 	}
 	return setOption(func(c *setConfig) { c.policy, c.hashKey = p, nil })
 }
