@@ -67,6 +67,8 @@ const (
 	ctrlAgain  = 12.   // rounds after a change of the service in which a limit that is raised is more likely to blame than another change
 	ctrlOdds   = 2.    // ln of the odds from which on it is believed that a limit was to blame, or was not
 	ctrlMuch   = .8    // ln of how much less throughput there has to be at another limit for it not to be
+	ctrlPassed = .2    // ln of how much more throughput than now there was at another limit from which on it was of quick work that passed by
+	ctrlTwice  = 2.    // slow-down from which on windows do not last the longer for varied work, soon after it
 	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most, and times what it has to last for any
 	ctrlVaries = 1.5   // square of the variation from which on a window has to be longer
 	ctrlBehind = 2.    // times that the slow kind takes until what is measured is of a new limit, where it is strained: a window lasts one
@@ -134,6 +136,7 @@ type ctrlState struct {
 
 	blame ctrlBlame
 
+	slower float64 // how much longer work took after the service last changed
 	credit float64 // what a change may have multiplied the optimum by, and the limit not yet
 	change float64 // rounds since the service changed; infinite is never
 	proven bool    // since the service changed, if it has, a higher limit has brought more, or it had come up to this one with nothing known of the optimum
@@ -354,7 +357,7 @@ func (s *ctrlState) starved(x float64) {
 // that has changed.
 func (s *ctrlState) collapsed(w ctrlWindow, m ctrlMean) bool {
 	s.path.add(w)
-	if s.belief.used == 0 || s.path.n < 8 {
+	if s.belief.used == 0 || s.path.n < 8 || s.kinds.queues() {
 		return false
 	}
 	v := s.noise(&m, w.open)
@@ -470,7 +473,9 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 			w = s.later // the first was in part before the change
 			m = w.mean(s.limit)
 			at, y = s.point(&w, &m)
-			s.shock(q, q.predict(at)-s.belief.level(at, y, m.kinds))
+			if slower := q.predict(at) - s.belief.level(at, y, m.kinds); !s.passedBy(at, y, s.unsure(&m, v), v, m.kinds) {
+				s.shock(q, slower)
+			}
 		}
 	}
 	if s.raised() && s.ref.n > 0 && m.x > s.ref.x {
@@ -521,6 +526,9 @@ func (s *ctrlState) acquit(at, y, u, v float64, kinds bool) bool {
 		b.stands = false
 		return false
 	}
+	if s.kinds.queues() {
+		return false // what comes back was admitted at the higher limit
+	}
 	own := s.weigh(v).surprise(at, s.belief.level(at, y, kinds), u)
 	q := s.scratch
 	b.before.weigh(q, v)
@@ -533,6 +541,30 @@ func (s *ctrlState) acquit(at, y, u, v float64, kinds bool) bool {
 	}
 	b.stands = math.Abs(odds) < ctrlOdds
 	return false
+}
+
+// passedBy reports that there is less throughput than before since only the slow kind of work queues, and not since the service has
+// changed: what was admitted at a higher limit let the more of the quick kind pass until it came back. Such throughput is forgotten
+// then. The arguments are those of accuse.
+func (s *ctrlState) passedBy(at, y, u, v float64, kinds bool) bool {
+	if !s.kinds.queues() {
+		return false
+	}
+	now := s.belief.level(at, y, kinds)
+	rest := s.belief
+	rest.drop(now + ctrlPassed)
+	if rest.used == s.belief.used {
+		return false
+	}
+	if rest.used > 0 {
+		rest.weigh(s.scratch, v)
+		if s.scratch.surprise(at, now, u) >= ctrlShock {
+			return false
+		}
+	}
+	s.belief = rest
+	s.blame.stands = false
+	return true
 }
 
 // usual reports that a window is so much like those before it at this limit that no curve needs to be asked whether it
@@ -633,6 +665,7 @@ func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	s.belief.carry(q, f)
 	s.blame.stands = false
 	s.ref, s.stale, s.jumped = ctrlMean{}, true, false
+	s.slower = f
 	s.credit = max(f, 1)
 	s.pause, s.rested, s.change = ctrlSoon, 0, 0
 	_, sd, _, _ := q.optimum()
@@ -859,4 +892,9 @@ func (s *ctrlState) strained() bool { return !s.ramp && s.kinds.strained() }
 
 // wide returns how many times the mean time in service a window has to last: where that varies much, it is the long work that is in
 // flight, and takes longer.
-func (s *ctrlState) wide() float64 { return 1 + max(0, s.cv2-ctrlVaries) }
+func (s *ctrlState) wide() float64 {
+	if s.kinds.gap > 0 && s.change < ctrlAgain && s.slower > ctrlTwice {
+		return 1
+	}
+	return 1 + max(0, s.cv2-ctrlVaries)
+}

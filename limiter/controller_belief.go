@@ -187,6 +187,18 @@ func (b *ctrlBelief) stand(at, y, n, age float64) {
 	*found = ctrlBin{key: beliefStand, at: at, y: y, n: n, err: beliefLoose}
 }
 
+// drop forgets what had more throughput than y, ln X.
+func (b *ctrlBelief) drop(y float64) {
+	n := 0
+	for _, c := range b.bins[:b.used] {
+		if b.level(c.at, c.y, c.kinds) < y {
+			b.bins[n] = c
+			n++
+		}
+	}
+	b.used = n
+}
+
 // grow makes everything older.
 func (b *ctrlBelief) grow(age float64) {
 	b.trust *= math.Exp(-beliefFade * age)

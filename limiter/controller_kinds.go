@@ -79,6 +79,7 @@ const (
 	kindsPast   = 3.    // times what the slow kind takes in which it is forgotten what the quick one took
 	kindsMoves  = .2    // ln of what that has changed by from which on a ratio says nothing
 	kindsStrain = 1.7   // times the least ratio from which on the slow kind has slowed down beside the quick one
+	kindsQueues = 4.    // and from which on it alone queues: less may be since what was slow had not come back yet when that was seen
 	kindsScale  = .2    // how much of what slows the quick kind down multiplies the slow one's time; the rest is added
 )
 
@@ -160,6 +161,10 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight, secs float64) (r, shift float64) {
 
 // strained reports that the slow kind takes longer beside the quick one than it once did.
 func (k *ctrlKinds) strained() bool { return k.gap > 0 && k.ratio > kindsStrain*k.least }
+
+// queues reports that the slow kind takes so much longer beside the quick one than it once did that it queues for what the quick
+// one has no need of.
+func (k *ctrlKinds) queues() bool { return k.gap > 0 && k.ratio > kindsQueues*k.least }
 
 // seen returns how many the spread is of.
 func (k *ctrlKinds) seen() (n float64) {

@@ -277,8 +277,8 @@ func TestKindsAstray(t *testing.T) {
 	}
 }
 
-// TestKindsStrain: where the slow kind becomes slower and slower beside the quick one, its share is known all the same, and that it does is
-// seen; where both become slower alike nothing of the sort is.
+// TestKindsStrain: where the slow kind becomes slower and slower beside the quick one, its share is known all the same, and that it does, and
+// then that it alone queues, is seen; where both become slower alike nothing of the sort is.
 func TestKindsStrain(t *testing.T) {
 	for _, beside := range []bool{true, false} {
 		for _, share := range []float64{.05, .1, .2} {
@@ -306,8 +306,9 @@ func TestKindsStrain(t *testing.T) {
 					worst = max(worst, math.Abs(math.Log(k.share/share)))
 				}
 			}
-			if worst > .5 || k.strained() != beside {
-				t.Errorf("slower beside the quick kind %v, share %.2f: the share is off by a factor of %.2f, strained %v", beside, share, math.Exp(worst), k.strained())
+			if worst > .5 || k.strained() != beside || k.queues() != beside {
+				t.Errorf("slower beside the quick kind %v, share %.2f: the share is off by a factor of %.2f, strained %v, queues %v",
+					beside, share, math.Exp(worst), k.strained(), k.queues())
 			}
 		}
 	}

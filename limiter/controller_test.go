@@ -3,6 +3,7 @@ package limiter
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -337,6 +338,110 @@ func TestControllerAcquits(t *testing.T) {
 			t.Errorf("at a limit of %.0f the service became slower by %d: it was at four times that after %.1f windows in the mean, want 7 at most",
 				raised, slower, float64(all)/seeds)
 		}
+	}
+}
+
+// Where only the slow kind of work queues, there was more throughput before since the quick kind passed by: that is forgotten, and nothing is
+// where both have become slower, where there never was more, or where what is left does not fit either.
+func TestControllerPassedBy(t *testing.T) {
+	type point struct{ limit, x float64 }
+	alone := ctrlKinds{gap: 3, ratio: 50, least: 10}
+	for _, tt := range []struct {
+		name  string
+		kinds ctrlKinds
+		seen  []point
+		now   point
+		want  []point // nil is that it is none of its business
+	}{
+		{"the slow kind queues", alone, []point{{32, 600}, {64, 1000}, {128, 1900}, {256, 3000}}, point{256, 1100}, []point{{32, 600}, {64, 1000}}},
+		{"at a lower limit", alone, []point{{32, 600}, {256, 3000}}, point{64, 1000}, []point{{32, 600}}},
+		{"there was more everywhere", alone, []point{{64, 2000}, {128, 4000}}, point{128, 1000}, []point{}},
+		{"both kinds take longer", ctrlKinds{gap: 3, ratio: 11, least: 10}, []point{{32, 600}, {128, 1900}}, point{128, 600}, nil},
+		{"one kind", ctrlKinds{ratio: 50, least: 10}, []point{{32, 600}, {128, 1900}}, point{128, 600}, nil},
+		{"there never was more", alone, []point{{32, 600}, {64, 1000}}, point{128, 1050}, nil},
+		{"what is left does not fit", alone, []point{{512, 300}, {1024, 3000}}, point{500, 1000}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := ctrlNew(8, 1, 1<<20)
+			s.kinds = tt.kinds
+			s.blame.stands = true
+			at := func(p point) (ln, y float64) { return math.Log(p.limit), math.Log(p.x) }
+			for _, p := range tt.seen {
+				ln, y := at(p)
+				s.belief.add(int(p.limit), ctrlBin{at: ln, y: y, n: 1000, kinds: true}, 1, 0, 1e4)
+			}
+			ln, y := at(tt.now)
+			if got := s.passedBy(ln, y, .001, 1, true); got != (tt.want != nil) {
+				t.Errorf("passedBy = %v", got)
+			}
+			left := tt.want
+			if left == nil {
+				left = tt.seen
+			}
+			var got []point
+			for _, c := range s.belief.bins[:s.belief.used] {
+				got = append(got, point{math.Round(math.Exp(c.at)), math.Round(math.Exp(c.y))})
+			}
+			if !slices.Equal(got, left) {
+				t.Errorf("it is believed that %v, want %v", got, left)
+			}
+			if s.blame.stands != (tt.want == nil) {
+				t.Errorf("a limit is to blame: %v", s.blame.stands)
+			}
+		})
+	}
+}
+
+// While only the slow kind of work queues, what comes back tells nothing of a limit that was raised before: neither that it was not to blame,
+// nor that the service has changed on the way down.
+func TestControllerWaitsForSlowWork(t *testing.T) {
+	for _, queues := range []bool{false, true} {
+		model := ctrlModel{lag: ctrlConst(0), shed: .5, x: func(l float64) float64 { return 1000 * min(l, 64) / 64 }}
+		s := model.known(64)
+		s.kinds = ctrlKinds{gap: 3, ratio: 11, least: 10}
+		if queues {
+			s.kinds.ratio = 50
+		}
+		v := .5
+		s.blame = ctrlBlame{stands: true, before: s.belief, less: 2, v: .01}
+		s.belief.add(128, ctrlBin{at: math.Log(128), y: math.Log(1000 / math.Exp(2)), n: 1000}, v, 0, 1e4)
+		before := s
+		if changed := s.acquit(math.Log(float64(s.limit)), math.Log(1000/math.Exp(2)), .01, v, false); changed == queues {
+			t.Errorf("slow work queues alone %v: as much less at the limit before, taken for a change %v", queues, changed)
+		}
+		s = before
+		s.from, s.path = 2*s.limit, ctrlWindow{}
+		w := model.window(s)
+		w.secs, w.sum = 20*w.secs, 20*w.sum
+		if changed := s.collapsed(w, w.mean(s.limit)); changed == queues {
+			t.Errorf("slow work queues alone %v: less than at either end, taken for a change %v", queues, changed)
+		}
+	}
+}
+
+// A round that takes much longer than before is not waited for any longer for the work in it being varied, where kinds are told apart.
+func TestControllerHurries(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		gap            float64
+		slower, rounds float64
+		wide           float64
+	}{
+		{"three times as slow", 3, 3, 0, 1},
+		{"some time ago", 3, 3, ctrlAgain, 2.5},
+		{"half as slow again", 3, 1.5, 0, 2.5},
+		{"quicker", 3, .3, 0, 2.5},
+		{"one kind", 0, 3, 0, 2.5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := ctrlContended(64).known(64)
+			s.kinds.gap, s.cv2 = tt.gap, ctrlVaries+1.5
+			s.shock(s.weigh(1), math.Log(tt.slower))
+			s.change += tt.rounds
+			if got := s.wide(); got != tt.wide {
+				t.Errorf("a window lasts %v rounds, want %v", got, tt.wide)
+			}
+		})
 	}
 }
 
