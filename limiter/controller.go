@@ -53,6 +53,10 @@ const (
 	ctrlSure   = 3.    // and standard errors of the throughput
 	ctrlRises  = .25   // power of the limit that throughput has to follow for the next step not to wait
 	ctrlHardly = 1.2   // multiple of the time in service up to which work takes hardly longer
+	ctrlSinks  = 1.5   // by how much each is lower than the last where a lower limit costs nothing
+	ctrlCheap  = .03   // ln of the throughput that all of them may cost, and its standard error
+	ctrlEnough = 16.   // and in how many rounds that has to be known
+	ctrlSteady = .6    // most variance of each completion with which that is done
 	ctrlSoon   = 6.    // rounds until a higher limit is tried against all belief, the first time
 	ctrlLate   = 64.   // and at most
 	ctrlRisk   = .1    // what that may be worth less by what is believed, before a smaller step is made of it
@@ -143,6 +147,9 @@ type ctrlState struct {
 	rested float64 // rounds since the limit was raised, or one was tried against all belief
 	pause  float64 // how many there have to be
 	below  bool    // a lower one is tried next
+
+	sinks bool     // a lower limit is being tried, and lower ones as long as they cost nothing
+	was   ctrlMean // what was known at the limit before these
 
 	crowded    bool     // the limit was moved to be without the crowd
 	before     ctrlMean // what was known at the limit before that
@@ -247,6 +254,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 			s.belief.plain()
 			s.ref.plain()
 			s.before.plain()
+			s.was.plain()
 		}
 		return
 	}
@@ -255,13 +263,14 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	}
 	w.usual = r * w.n
 	if !apart {
-		s.blame.stands = false
+		s.blame.stands, s.sinks = false, false
 		s.belief.less((k.within + .1) / (s.varied + .1))
 	} else if shift != 0 {
 		s.belief.shift(shift)
 		s.blame.before.shift(shift)
 		s.ref.shift(shift)
 		s.before.shift(shift)
+		s.was.shift(shift)
 	}
 }
 
@@ -663,7 +672,7 @@ func (s *ctrlState) follow(w ctrlWindow, m ctrlMean) {
 func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	f := math.Exp(slower)
 	s.belief.carry(q, f)
-	s.blame.stands = false
+	s.blame.stands, s.sinks = false, s.sinks && f < 1
 	s.ref, s.stale, s.jumped = ctrlMean{}, true, false
 	s.slower = f
 	s.credit = max(f, 1)
@@ -683,7 +692,7 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	work := a.work() * (1 + math.Sqrt(s.cv2/a.n))
 	s.base = work
 	if s.idle++; a.blocked+a.shed == 0 && s.idle < ctrlIdle && s.best > 0 {
-		s.base = min(s.base, s.best)
+		s.base, s.sinks = min(s.base, s.best), false
 		return // nobody waits: there is nothing to decide
 	}
 	s.idle = 0
@@ -731,7 +740,7 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	down := high || !unused && a.shed > ctrlOver && a.blocked > .9 && (full || a.r >= ctrlCalm*s.base || a.lost() > ctrlVain)
 	// It was raised, and is worth less than the lower one was: those in line wait in vain, whether any has been refused yet or not.
 	down = down || s.limit > s.from && a.blocked >= ctrlBinds && q.worth(math.Log(float64(s.from)))-q.worth(here) > ctrlRisk
-	if !up && !down {
+	if s.sink(v) || !up && !down {
 		return
 	}
 	to, gain := s.choose(q, up, down)
@@ -752,6 +761,7 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 		s.try(s.limit * 3 / 2)
 	case down && (s.below || high) && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
 		s.below, s.rested = false, 0
+		s.sinks, s.was = v <= ctrlSteady, *a
 		s.try(min(int(float64(s.limit)/step), s.limit-1))
 	case up && !high && shed > 0 && s.ramp && sd > ctrlBlind && s.rested >= ctrlBrief && s.rested < s.pause:
 		s.try(int(float64(s.limit) * s.stride(q, step)))
@@ -760,6 +770,28 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 		s.pause, s.rested, s.below = min(2*s.pause, ctrlLate), 0, true
 		s.try(int(float64(s.limit) * step))
 	}
+}
+
+// sink goes on with a lower limit as long as the trial of one has cost next to nothing: a dependency that is quick again leaves throughput as
+// it is at a limit that is many times too high now, and what was seen while it was slow says that a lower one would cost much. It reports that
+// this is done, or waits only for more to be known.
+func (s *ctrlState) sink(v float64) bool {
+	if !s.sinks {
+		return false
+	}
+	a := &s.ref
+	cost, chance := math.Log(s.was.x*s.was.worth/(a.x*a.worth)), math.Sqrt(v/a.n+v/s.was.n)
+	switch {
+	case s.limit >= s.from || a.blocked < ctrlBinds || s.limit <= s.least || cost > ctrlCheap+chance:
+		s.sinks = false
+	case chance > ctrlCheap && s.rested < ctrlEnough:
+	case chance > ctrlCheap || cost > ctrlCheap:
+		s.sinks = false
+	default:
+		s.rested = 0
+		s.try(int(float64(s.limit) / ctrlSinks))
+	}
+	return s.sinks
 }
 
 // stride returns how large a step a trial of a higher limit takes against all belief, where the variance demands so large

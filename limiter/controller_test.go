@@ -628,6 +628,66 @@ func TestControllerRests(t *testing.T) {
 	}
 }
 
+// Where the trial of a lower limit has cost nothing, lower ones follow it at once, and no further than that costs nothing either: what was learned while a
+// dependency was slow would have it otherwise.
+func TestControllerSinks(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		optimum float64 // since the dependency is quick again; it was 400
+		shed    float64
+		noise   float64 // variance of each completion
+		below   float64 // where the lowest limit is
+		above   float64
+		windows int // at most
+	}{
+		{"ten times as quick", 40, .5, .01, 40 / 1.55, 60, 30},
+		{"four times as quick", 100, .5, .01, 100 / 1.55, 150, 20},
+		{"four times as quick, and hardly any sent away", 100, .1, .01, 100 / 1.55, 150, 20},
+		{"as slow as before", 400, .5, .01, 250, 400, 3},
+		{"nearly as slow as before, and varied", 640, .5, .5, 400, 600, 8},
+		{"not known in time", 40, .5, .5, 400, 600, 20},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(5, 6))
+			model := ctrlModel{lag: ctrlConst(0), shed: tt.shed, x: func(l float64) float64 { return min(l, 400) }}
+			s := ctrlNew(8, 1, 1<<20)
+			step := func() {
+				w := model.window(s)
+				by := math.Exp(rnd.NormFloat64() * math.Sqrt(tt.noise/w.n))
+				w.sum *= by
+				w.secs *= by
+				w.squares *= by * by * (1 + tt.noise)
+				s = s.step(w)
+			}
+			for s.limit < 400 || s.phase != ctrlHold || s.stale {
+				step()
+			}
+			model.x = func(l float64) float64 { return 400 * min(l/tt.optimum, 1) }
+			s.sinks, s.was, s.rested = true, s.ref, 0
+			s.try(s.limit * 3 / 4)
+			least := float64(s.limit)
+			windows := 0
+			for ; s.sinks; windows++ {
+				if windows == tt.windows {
+					t.Fatalf("after %d windows it still sinks, the limit is %d", windows, s.limit)
+				}
+				step()
+				least = min(least, float64(s.limit))
+			}
+			t.Logf("%d windows, least %.0f", windows, least)
+			if least < tt.below || least > tt.above {
+				t.Errorf("the lowest limit was %.0f, want %.0f to %.0f", least, tt.below, tt.above)
+			}
+			for range 4 {
+				step()
+			}
+			if back := float64(s.limit); back < tt.optimum*.8 {
+				t.Errorf("the limit is %.0f, where %.0f is needed", back, tt.optimum)
+			}
+		})
+	}
+}
+
 // TestControllerRisks: a trial against all belief takes as long a step as the variance demands where that costs less than a
 // tenth by what is believed, and a shorter one beyond the optimum of work that is known to slow itself down.
 func TestControllerRisks(t *testing.T) {

@@ -693,3 +693,63 @@ func TestLabNearCapacity(t *testing.T) {
 		t.Errorf("%s from 1.0 to 1.1 for a minute: goodput %.3f, below .8 in %d of %d spans; want .95, and one in fifty at most", svc.Name, sum/float64(n), low, n)
 	}
 }
+
+// A dependency that was slow is quick again while more comes than the service can do. The limit is many times too high then, and costs no throughput:
+// nothing says that a lower one would not, and work waits for nothing until that is tried.
+func TestLabQuickAgain(t *testing.T) {
+	if labRace {
+		t.Skip("no goroutines to race")
+	}
+	const slow, quick, from, end = 20 * time.Second, 50 * time.Second, 60 * time.Second, 110 * time.Second
+	const took = 50 * time.Millisecond // in the store and before it, so that 40 in flight are best
+	type row struct {
+		load   float64
+		slower time.Duration
+		seed   uint64
+	}
+	var rows []row
+	for _, load := range []float64{3, 1.2} {
+		for _, slower := range []time.Duration{4, 10} {
+			for seed := range uint64(4) {
+				rows = append(rows, row{load, slower, seed})
+			}
+		}
+	}
+	waits, good := make([]float64, len(rows)), make([]float64, len(rows))
+	labParallel(len(rows), func(i int) {
+		k := rows[i]
+		svc := limitersim.Store(20, took)
+		c := NewAdaptive()
+		sim := limitersim.New(svc, k.load, 7+k.seed, end)
+		d := labDrive(sim, c)
+		d.work = func(r *limitersim.Request) {
+			dep := took
+			if now := sim.Now(); now > slow && now < quick {
+				dep *= k.slower
+			}
+			sim.At(sim.Now()+dep, r.Admit)
+		}
+		n, sum := 0., 0.
+		d.outcome = func(r *limitersim.Request) Outcome {
+			if now := sim.Now(); now > from {
+				n++
+				sum += (now - r.Arrived()).Seconds()
+			}
+			return Success
+		}
+		sim.Run(d)
+		waits[i], good[i] = sum/n, n/(end-from).Seconds()/svc.Capacity
+		t.Logf("load %.1f, %d times slower, seed %d: %.3f s with the wait in the line, throughput %.3f; limit %d", k.load, k.slower, k.seed, waits[i], good[i], c.Limit())
+	})
+	mean := 0.
+	for i, w := range waits {
+		mean += w / float64(len(waits))
+		if good[i] < .97 {
+			t.Errorf("%+v: throughput %.3f, want .97", rows[i], good[i])
+		}
+	}
+	t.Logf("%.3f s in the mean", mean)
+	if mean > .5 {
+		t.Errorf("%.3f s in the mean, want .5 at most", mean)
+	}
+}
