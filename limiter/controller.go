@@ -91,8 +91,8 @@ const (
 // does.
 //
 // What is known ages. Since a belief may be wrong, a higher limit is tried against it now and then and a lower
-// one after that, seldom enough to be afforded; while latency is far above what is believed to be the least, it is
-// a lower one each time. What cannot be explained by any curve is a change of the service: everything is forgotten but
+// one after that, seldom enough to be afforded, and lower ones for as long as they cost nothing; while latency is far above what
+// is believed to be the least, it is a lower one each time. What cannot be explained by any curve is a change of the service: everything is forgotten but
 // the optimum, which is about where it was, or higher by as much as work takes longer.
 //
 // What has ended is a fair sample of the work only while the limit stands: short work ends first after it has been raised. So the
