@@ -91,9 +91,9 @@ const (
 // does.
 //
 // What is known ages. Since a belief may be wrong, a higher limit is tried against it now and then and a lower
-// one after that, seldom enough to be afforded, and lower ones for as long as they cost nothing; while latency is far above what
-// is believed to be the least, it is a lower one each time. What cannot be explained by any curve is a change of the service: everything is forgotten but
-// the optimum, which is about where it was, or higher by as much as work takes longer.
+// one after that, seldom enough to be afforded, and lower ones for as long as they cost nothing; while latency is far above
+// what is believed to be the least, it is a lower one each time. What cannot be explained by any curve is a change of the
+// service: everything is forgotten but the optimum, which is about where it was, or higher by as much as work takes longer.
 //
 // What has ended is a fair sample of the work only while the limit stands: short work ends first after it has been raised. So the
 // time in service is that of a life table of what is in flight (ctrlLife), where that says otherwise than its mean.
@@ -148,11 +148,9 @@ type ctrlState struct {
 	pause  float64 // how many there have to be
 	below  bool    // a lower one is tried next
 
-	sinks bool     // a lower limit is being tried, and lower ones as long as they cost nothing
-	was   ctrlMean // what was known at the limit before these
-
+	sinks      bool     // a lower limit is being tried, and lower ones as long as they cost nothing
 	crowded    bool     // the limit was moved to be without the crowd
-	before     ctrlMean // what was known at the limit before that
+	before     ctrlMean // what was known at the limit before either
 	pauseCrowd float64  // completions until it may be moved so again
 	doubt      float64  // completions for which the crowd is not believed: throughput followed the limit down
 	elasticity float64  // of throughput to the limit, as believed
@@ -254,7 +252,6 @@ func (s *ctrlState) even(w *ctrlWindow) {
 			s.belief.plain()
 			s.ref.plain()
 			s.before.plain()
-			s.was.plain()
 		}
 		return
 	}
@@ -270,7 +267,6 @@ func (s *ctrlState) even(w *ctrlWindow) {
 		s.blame.before.shift(shift)
 		s.ref.shift(shift)
 		s.before.shift(shift)
-		s.was.shift(shift)
 	}
 }
 
@@ -482,8 +478,9 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 			w = s.later // the first was in part before the change
 			m = w.mean(s.limit)
 			at, y = s.point(&w, &m)
-			if slower := q.predict(at) - s.belief.level(at, y, m.kinds); !s.passedBy(at, y, s.unsure(&m, v), v, m.kinds) {
-				s.shock(q, slower)
+			if !s.passedBy(at, y, s.unsure(&m, v), v, m.kinds) {
+				q = s.weigh(v) // it was asked about less
+				s.shock(q, q.predict(at)-s.belief.level(at, y, m.kinds))
 			}
 		}
 	}
@@ -761,8 +758,9 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 		s.try(s.limit * 3 / 2)
 	case down && (s.below || high) && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
 		s.below, s.rested = false, 0
-		s.sinks, s.was = v <= ctrlSteady, *a
+		before := *a
 		s.try(min(int(float64(s.limit)/step), s.limit-1))
+		s.sinks, s.before = v <= ctrlSteady, before
 	case up && !high && shed > 0 && s.ramp && sd > ctrlBlind && s.rested >= ctrlBrief && s.rested < s.pause:
 		s.try(int(float64(s.limit) * s.stride(q, step)))
 	case up && !high && shed > 0 && (s.rested >= s.pause || s.rested >= 1 && sd > ctrlUnsure):
@@ -779,10 +777,10 @@ func (s *ctrlState) sink(v float64) bool {
 	if !s.sinks {
 		return false
 	}
-	a := &s.ref
-	cost, chance := math.Log(s.was.x*s.was.worth/(a.x*a.worth)), math.Sqrt(v/a.n+v/s.was.n)
+	a, b := &s.ref, &s.before
+	cost, chance := math.Log(b.x*b.worth/(a.x*a.worth)), math.Sqrt(v/a.n+v/b.n)
 	switch {
-	case s.limit >= s.from || a.blocked < ctrlBinds || s.limit <= s.least || cost > ctrlCheap+chance:
+	case a.blocked < ctrlBinds || s.limit <= s.least || cost > ctrlCheap+chance:
 		s.sinks = false
 	case chance > ctrlCheap && s.rested < ctrlEnough:
 	case chance > ctrlCheap || cost > ctrlCheap:
@@ -790,6 +788,7 @@ func (s *ctrlState) sink(v float64) bool {
 	default:
 		s.rested = 0
 		s.try(int(float64(s.limit) / ctrlSinks))
+		s.sinks = true
 	}
 	return s.sinks
 }
@@ -889,7 +888,7 @@ func (s *ctrlState) try(limit int) {
 	s.from, s.limit = s.limit, limit
 	s.jumped = false
 	s.phase, s.rounds, s.moved, s.path = ctrlSettle, 0, 0, ctrlWindow{}
-	s.crowded = false
+	s.crowded, s.sinks = false, false
 	s.heed()
 	s.needN = s.ref.x * s.ref.r
 	s.needSecs = s.wide() * s.ref.r

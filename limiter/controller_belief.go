@@ -1,6 +1,9 @@
 package limiter
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // What there is room for in a belief.
 const (
@@ -189,14 +192,7 @@ func (b *ctrlBelief) stand(at, y, n, age float64) {
 
 // drop forgets what had more throughput than y, ln X.
 func (b *ctrlBelief) drop(y float64) {
-	n := 0
-	for _, c := range b.bins[:b.used] {
-		if b.level(c.at, c.y, c.kinds) < y {
-			b.bins[n] = c
-			n++
-		}
-	}
-	b.used = n
+	b.used = len(slices.DeleteFunc(b.bins[:b.used], func(c ctrlBin) bool { return b.level(c.at, c.y, c.kinds) >= y }))
 }
 
 // grow makes everything older.

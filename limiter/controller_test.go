@@ -663,8 +663,9 @@ func TestControllerSinks(t *testing.T) {
 				step()
 			}
 			model.x = func(l float64) float64 { return 400 * min(l/tt.optimum, 1) }
-			s.sinks, s.was, s.rested = true, s.ref, 0
+			before := s.ref
 			s.try(s.limit * 3 / 4)
+			s.sinks, s.before, s.rested = true, before, 0
 			least := float64(s.limit)
 			windows := 0
 			for ; s.sinks; windows++ {

@@ -58,6 +58,28 @@ func (b bypass) run(from, to time.Duration) (good float64, most int) {
 	return good / (to - from).Seconds() / svc.Capacity, most
 }
 
+// bypassRows returns what is run: with -lab so many seeds of each, and where about as much comes as can be served, too.
+func bypassRows(seeds uint64, slower ...float64) (rows []bypass) {
+	loads := []float64{3}
+	if *labFull {
+		loads = append(loads, 1.2)
+	} else {
+		seeds = 1
+	}
+	for _, takes := range []time.Duration{100 * time.Microsecond, 5 * time.Millisecond} {
+		for _, part := range []float64{.3, .5, .7, .9} {
+			for _, s := range slower {
+				for seed := range seeds {
+					for _, load := range loads {
+						rows = append(rows, bypass{part, load, takes, seed, s})
+					}
+				}
+			}
+		}
+	}
+	return rows
+}
+
 // bypassMean runs all of rows, and demands that so much is done at each load in the mean.
 func bypassMean(t *testing.T, rows []bypass, from, to time.Duration, want map[float64]float64) {
 	good := make([]float64, len(rows))
@@ -93,22 +115,7 @@ func TestLabBypass(t *testing.T) {
 	if labRace {
 		t.Skip("no goroutines to race")
 	}
-	var rows []bypass
-	seeds := uint64(1)
-	if *labFull {
-		seeds = 4
-	}
-	for _, takes := range []time.Duration{100 * time.Microsecond, 5 * time.Millisecond} {
-		for _, part := range []float64{.3, .5, .7, .9} {
-			for seed := range seeds {
-				rows = append(rows, bypass{part: part, load: 3, takes: takes, seed: seed})
-				if *labFull {
-					rows = append(rows, bypass{part: part, load: 1.2, takes: takes, seed: seed})
-				}
-			}
-		}
-	}
-	bypassMean(t, rows, 10*time.Second, 60*time.Second, map[float64]float64{3: .9, 1.2: .8})
+	bypassMean(t, bypassRows(4, 0), 10*time.Second, 60*time.Second, map[float64]float64{3: .9, 1.2: .8})
 }
 
 // And where it is the service that has changed, so that only the requests which queue take longer, the limit follows: it is not held for the
@@ -117,21 +124,5 @@ func TestLabBypassSlows(t *testing.T) {
 	if labRace {
 		t.Skip("no goroutines to race")
 	}
-	var rows []bypass
-	seeds, loads := uint64(1), []float64{3}
-	if *labFull {
-		seeds, loads = 3, []float64{3, 1.2}
-	}
-	for _, takes := range []time.Duration{100 * time.Microsecond, 5 * time.Millisecond} {
-		for _, part := range []float64{.3, .5, .7, .9} {
-			for _, slower := range []float64{4, 10} {
-				for seed := range seeds {
-					for _, load := range loads {
-						rows = append(rows, bypass{part, load, takes, seed, slower})
-					}
-				}
-			}
-		}
-	}
-	bypassMean(t, rows, 30*time.Second, 50*time.Second, map[float64]float64{3: .95, 1.2: .9})
+	bypassMean(t, bypassRows(3, 4, 10), 30*time.Second, 50*time.Second, map[float64]float64{3: .95, 1.2: .9})
 }
