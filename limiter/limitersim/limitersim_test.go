@@ -162,6 +162,31 @@ func TestBurst(t *testing.T) {
 	}
 }
 
+// lateNo rejects whatever arrives a second later.
+type lateNo struct{ sim *limitersim.Simulation }
+
+func (l lateNo) Arrive(r *limitersim.Request) { l.sim.At(l.sim.Now()+time.Second, r.Reject) }
+
+func (lateNo) Release(*limitersim.Request) {}
+
+// What has waited before it is rejected arrived in another second: no more is rejected in one than has come in it.
+func TestRejectedLate(t *testing.T) {
+	sim := limitersim.New(limitersim.Store(10, 10*time.Millisecond), 0, 1, 4*time.Second)
+	sim.At(1500*time.Millisecond, func() { sim.Burst(15) })
+	sim.At(2500*time.Millisecond, func() { sim.Burst(5) })
+	sim.Run(lateNo{sim})
+	for at := range 3 {
+		from := time.Duration(at) * time.Second
+		want := 1.
+		if at == 0 {
+			want = 0
+		}
+		if s := sim.Score(from, from+time.Second); s.Rejected != want {
+			t.Errorf("of what arrived from %v on %.2f was rejected, want %.2f", from, s.Rejected, want)
+		}
+	}
+}
+
 // What no work came to was worth nothing, and is a number all the same.
 func TestScoreOfNothing(t *testing.T) {
 	sim := limitersim.New(limitersim.Profiles()[0], 0, 1, to)

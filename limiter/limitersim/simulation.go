@@ -59,7 +59,7 @@ func (r *Request) Admit() {
 // Reject counts r as rejected. It panics if r was admitted or rejected before.
 func (r *Request) Reject() {
 	r.decide("Reject")
-	r.sim.second().rejected++
+	r.sim.seconds[int(r.arrived)].rejected++
 }
 
 // Arrived returns when r arrived, after the beginning of the run.
@@ -111,7 +111,7 @@ type Simulation struct {
 	run     bool
 }
 
-// second is what happened in one second.
+// second is what happened in one second, and what was rejected of those who arrived in it.
 type second struct {
 	arrived, rejected, done, good int
 	latency                       []float32
@@ -270,7 +270,7 @@ type Score struct {
 	Goodput float64
 	// P99 is the 99th percentile of the time from arrival to answer of what was admitted; 0 if nothing was.
 	P99 time.Duration
-	// Rejected is the part of what arrived that was rejected.
+	// Rejected is the part of what arrived that was rejected, in the span or later.
 	Rejected float64
 }
 
