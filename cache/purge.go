@@ -20,12 +20,13 @@ func (c *Cache) Purge(rawURL string) int { return c.purgeURL(rawURL, false) }
 func (c *Cache) PurgeSoft(rawURL string) int { return c.purgeURL(rawURL, true) }
 
 func (c *Cache) purgeURL(rawURL string, soft bool) int {
-	u, err := url.Parse(rawURL)
-	if err != nil || !located(rawURL) {
+	written, _, _ := strings.Cut(rawURL, "#")
+	u, err := url.ParseRequestURI(written) // a path may begin with two slashes
+	if err != nil || !located(written) {
 		return 0
 	}
 	if u.Host == "" {
-		keys := c.keysFor(false, "", rawURL, u)
+		keys := c.keysFor(false, "", written, u)
 		return c.purgeMany(soft, func(r *resource, _ *entry) bool {
 			path := pathOf(r.key)
 			return slices.ContainsFunc(keys, func(key string) bool { return key[len("http://"):] == path })
@@ -34,7 +35,7 @@ func (c *Cache) purgeURL(rawURL string, soft bool) int {
 	var keys []string
 	for _, host := range hostsOf(u.Host) {
 		for _, tls := range [...]bool{false, true} { // both schemes
-			keys = append(keys, c.keysFor(tls, host, rawURL, u)...)
+			keys = append(keys, c.keysFor(tls, host, written, u)...)
 		}
 	}
 	slices.Sort(keys)
@@ -55,11 +56,10 @@ func hostsOf(host string) []string {
 	return []string{bare, bare + ":80", bare + ":443"}
 }
 
-// keysFor are the keys that a URL may be stored under: spelled as it is and as url.Parse would, under the
+// keysFor are the keys that a URL may be stored under: spelled as it is written and as package url would, under the
 // rules for queries of each route.
-func (c *Cache) keysFor(tls bool, host, rawURL string, u *url.URL) (keys []string) {
+func (c *Cache) keysFor(tls bool, host, written string, u *url.URL) (keys []string) {
 	targets := []string{u.RequestURI()}
-	written, _, _ := strings.Cut(rawURL, "#")
 	if _, rest, ok := strings.Cut(written, "//"); ok && u.Host != "" {
 		written = rest[max(0, strings.IndexAny(rest, "/?")):]
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,7 +18,7 @@ import (
 )
 
 func TestPurge(t *testing.T) {
-	urls := []string{"http://a.example/x?q=1", "http://a.example/x", "http://a.example/x/y", "http://b.example/x", "http://a.example:81/x", "http://a.example.evil/x"}
+	urls := []string{"http://a.example/x?q=1", "http://a.example/x", "http://a.example/x/y", "http://b.example/x", "http://a.example:81/x", "http://a.example.evil/x", "http://a.example//x"}
 	for _, test := range []struct {
 		name   string
 		purge  func(c *cache.Cache) int
@@ -27,9 +28,13 @@ func TestPurge(t *testing.T) {
 		{"a URL of the other scheme, in other case", func(c *cache.Cache) int { return c.Purge("https://A.example/x") }, urls[1:2]},
 		{"a URL with a query", func(c *cache.Cache) int { return c.Purge("http://a.example/x?q=1") }, urls[:1]},
 		{"a path", func(c *cache.Cache) int { return c.Purge("/x") }, []string{urls[1], urls[3], urls[4], urls[5]}},
+		{"a URL with a fragment", func(c *cache.Cache) int { return c.Purge("http://a.example/x#y") }, urls[1:2]},
+		{"a path with two slashes", func(c *cache.Cache) int { return c.Purge("//x") }, urls[6:]},
+		{"a URL with a path with two slashes", func(c *cache.Cache) int { return c.Purge("http://a.example//x") }, urls[6:]},
+		{"a prefix of paths with two slashes", func(c *cache.Cache) int { return c.PurgePrefix("//") }, urls[6:]},
 		{"a prefix", func(c *cache.Cache) int { return c.PurgePrefix("http://a.example/x/") }, urls[2:3]},
-		{"a host", func(c *cache.Cache) int { return c.PurgePrefix("http://a.example") }, urls[:3]},
-		{"a host in other case", func(c *cache.Cache) int { return c.PurgePrefix("HTTPS://A.example") }, urls[:3]},
+		{"a host", func(c *cache.Cache) int { return c.PurgePrefix("http://a.example") }, slices.Concat(urls[:3], urls[6:])},
+		{"a host in other case", func(c *cache.Cache) int { return c.PurgePrefix("HTTPS://A.example") }, slices.Concat(urls[:3], urls[6:])},
 		{"a prefix of paths", func(c *cache.Cache) int { return c.PurgePrefix("/x/") }, urls[2:3]},
 		{"a tag", func(c *cache.Cache) int { return c.PurgeTag("/x/y") }, urls[2:3]},
 		{"a tag in Surrogate-Key", func(c *cache.Cache) int { return c.PurgeTag("key") }, urls},
