@@ -16,11 +16,12 @@ import (
 type Policy int
 
 const (
-	// P2C draws two endpoints and takes the one with less in flight for its
-	// weight, (in flight + 1) / weight. It is as good as looking at all of them,
-	// costs the same for any number, and a crowd of clients does not run to the
-	// same endpoint at once (Mitzenmacher, "The Power of Two Choices in Randomized
-	// Load Balancing", 2001).
+	// P2C draws two endpoints, by weight, and takes the one with less in flight for
+	// its weight, (in flight + 1) / weight: what is in flight goes by weight, and of
+	// little the heaviest get more than their part. It is as good as looking at all
+	// of them, costs about the same for any number, and a crowd of clients does not
+	// run to the same endpoint at once (Mitzenmacher, "The Power of Two Choices in
+	// Randomized Load Balancing", 2001).
 	P2C Policy = iota
 	// RoundRobin takes turns, by weight and evenly mixed as nginx does.
 	RoundRobin
@@ -51,7 +52,7 @@ func (s *Set) pick(req *http.Request, now time.Time, waits bool) (*endpoint, bre
 
 	// The usual case needs to look at two endpoints only.
 	if s.policy == P2C && first && len(list.tiers) == 1 && len(list.all) > 1 {
-		a, b := two(list.all)
+		a, b := list.two()
 		bothIn := a.in(at) && b.in(at)
 		panicking := false
 		if !bothIn {
@@ -199,22 +200,65 @@ func (s *Set) choose(req *http.Request, from []*endpoint, at time.Duration) *end
 	case hashed:
 		return s.byHash(s.hashKey(req), from, at)
 	default:
-		a, b := two(from)
-		return s.lighter(a, b, at)
+		a := drawOther(from, nil)
+		return s.lighter(a, drawOther(from, a), at)
 	}
 }
 
-// two draws two different endpoints, in random order.
-func two(from []*endpoint) (a, b *endpoint) {
-	// One draw gives both: its halves are independent enough for this.
-	r := rand.Uint64()
-	n := uint64(len(from))
-	i := (r >> 32) * n >> 32
-	j := (r & (1<<32 - 1)) * (n - 1) >> 32
-	if j >= i {
-		j++
+// two draws two different endpoints of all by weight, in random order. Were each as
+// likely, light ones would meet so often that they had more than their part.
+func (l *roster) two() (a, b *endpoint) {
+	n := uint64(len(l.all))
+	if l.sums == nil {
+		// One draw gives both: its halves are independent enough for this.
+		r := rand.Uint64()
+		i := (r >> 32) * n >> 32
+		j := (r & (1<<32 - 1)) * (n - 1) >> 32
+		if j >= i {
+			j++
+		}
+		return l.all[i], l.all[j]
 	}
-	return from[i], from[j]
+	total := l.sums[n-1]
+	i := l.under(rand.Int64N(total))
+	before, weight := int64(0), l.sums[i]
+	if i > 0 {
+		before = l.sums[i-1]
+		weight -= before
+	}
+	x := rand.Int64N(total - weight)
+	if x >= before {
+		x += weight
+	}
+	return l.all[i], l.all[l.under(x)]
+}
+
+// under returns which endpoint has x of the sum of all weights.
+func (l *roster) under(x int64) int {
+	i, _ := slices.BinarySearch(l.sums, x+1)
+	return i
+}
+
+// drawOther draws an endpoint that is not a by weight. There must be one.
+func drawOther(from []*endpoint, a *endpoint) *endpoint {
+	var total int64
+	for _, e := range from {
+		if e != a {
+			total += e.weight.Load()
+		}
+	}
+	x := rand.Int64N(total)
+	var last *endpoint
+	for _, e := range from {
+		if e == a {
+			continue
+		}
+		last = e
+		if x -= e.weight.Load(); x < 0 {
+			break
+		}
+	}
+	return last // also if Update has made them lighter meanwhile
 }
 
 // lighter returns the endpoint with less in flight for its weight; of equals,

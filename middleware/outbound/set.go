@@ -43,6 +43,7 @@ type Set struct {
 // A roster is the endpoints at one time. It does not change.
 type roster struct {
 	all   []*endpoint
+	sums  []int64       // of the weights up to each of all; nil if they weigh the same
 	tiers [][]*endpoint // lowest first, none empty
 }
 
@@ -104,9 +105,13 @@ func (s *Set) update(endpoints []Endpoint, initial bool) error {
 	}
 
 	next := &roster{}
-	changed := len(entries) != len(have)
+	changed, even := len(entries) != len(have), true
 	byTier := map[int][]*endpoint{}
+	var sum int64
 	for _, n := range entries {
+		even = even && n.Weight == entries[0].Weight
+		sum += int64(n.Weight)
+		next.sums = append(next.sums, sum)
 		e := n.endpoint
 		if e.weight.Swap(int64(n.Weight)) != int64(n.Weight) {
 			changed = true
@@ -121,6 +126,9 @@ func (s *Set) update(endpoints []Endpoint, initial bool) error {
 		}
 		next.all = append(next.all, e)
 		byTier[n.Tier] = append(byTier[n.Tier], e)
+	}
+	if even {
+		next.sums = nil
 	}
 	for tier := range byTier {
 		next.tiers = append(next.tiers, byTier[tier])

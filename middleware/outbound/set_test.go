@@ -86,6 +86,31 @@ func TestPolicies(t *testing.T) {
 	}
 }
 
+func TestP2CGoesByWeightHoweverFarApart(t *testing.T) {
+	const n = 6000
+	for name, others := range map[string][]outbound.Endpoint{
+		"one tier": nil,
+		"tiers":    {{URL: "http://reserve.test", Tier: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &spread{hold: true}
+				rt := outbound.New(s, outbound.Balance(newSet(t, append(three(1, 20, 1), others...))))
+				for range n {
+					if _, err := rt.RoundTrip(request(t.Context(), "GET", "http://svc/", nil)); err != nil { // its body stays open
+						t.Fatal(err)
+					}
+				}
+				for host, weight := range map[string]float64{"a.test": 1, "b.test": 20, "c.test": 1} {
+					if got, want := float64(s.got[host])/n, weight/22; math.Abs(got-want) > 0.01 {
+						t.Errorf("%s has %.3f of what is in flight, want %.3f", host, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestRoundRobinIsSmooth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var order []string
