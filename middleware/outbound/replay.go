@@ -39,8 +39,8 @@ func newReplay(req *http.Request, limit int64) (*replay, error) {
 		r.kind = replayGet
 	case req.ContentLength > 0 && req.ContentLength <= limit:
 		r.kind = replayBuffer
-		r.buf = make([]byte, req.ContentLength)
-		if err := fill(r.buf, req); err != nil {
+		var err error
+		if r.buf, err = readAhead(req); err != nil {
 			return nil, err
 		}
 	default:
@@ -49,16 +49,22 @@ func newReplay(req *http.Request, limit int64) (*replay, error) {
 	return r, nil
 }
 
-// fill reads the body of req into buf and closes it. It waits no longer than the caller does, who
+// readAhead reads the body of req and closes it. It waits no longer than the caller does, who
 // may have left the body to somebody slow.
-func fill(buf []byte, req *http.Request) error {
+func readAhead(req *http.Request) ([]byte, error) {
+	length := req.ContentLength
+	var buf bytes.Buffer
+	buf.Grow(int(min(length, aheadAtOnce)) + bytes.MinRead)
 	read := make(chan error, 1)
 	go func() { // to close the body would not help: a server's waits for the Read under way
-		_, err := io.ReadFull(req.Body, buf)
+		_, err := io.Copy(&buf, io.LimitReader(req.Body, length))
+		if err == nil && int64(buf.Len()) < length {
+			err = io.ErrUnexpectedEOF
+		}
 		if err == nil { // it must be over now; net/http asks for that too before it has sent all
 			var more int
 			if more, err = io.ReadFull(req.Body, make([]byte, 1)); more > 0 {
-				err = fmt.Errorf("it is longer than its ContentLength of %d", len(buf))
+				err = fmt.Errorf("it is longer than its ContentLength of %d", length)
 			} else if err == io.EOF {
 				err = nil
 			}
@@ -69,13 +75,17 @@ func fill(buf []byte, req *http.Request) error {
 	select {
 	case err := <-read:
 		if err != nil {
-			return fmt.Errorf("outbound: reading the request body: %w", err)
+			return nil, fmt.Errorf("outbound: reading the request body: %w", err)
 		}
-		return nil
+		return buf.Bytes(), nil
 	case <-req.Context().Done():
-		return context.Cause(req.Context())
+		return nil, context.Cause(req.Context())
 	}
 }
+
+// aheadAtOnce is the most memory that a body gets before it has come: its length is what a client of
+// a proxy says.
+const aheadAtOnce = 64 << 10
 
 // prepare gives out, which is a copy of the request, the body for a try. It reports false if that
 // cannot be had; the first one always can.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -225,6 +226,25 @@ func TestO5BodyLongerThanItsContentLength(t *testing.T) {
 		}
 		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
 	})
+}
+
+// Whoever says that a body is long and sends nothing of it costs next to no memory, whatever buffer there is.
+func TestO5BodyGetsMemoryAsItComes(t *testing.T) {
+	rt := outbound.New(world{"a.test": always(200)}, outbound.Retry(outbound.WithReplayBuffer(math.MaxInt64)))
+	for _, length := range []int64{1 << 30, math.MaxInt64} {
+		req := request(t.Context(), "PUT", "http://a.test/", io.MultiReader(strings.NewReader("he")))
+		req.ContentLength = length
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := do(rt, req)
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%v", err)
+		}
+		if took := after.TotalAlloc - before.TotalAlloc; took > 1<<20 {
+			t.Errorf("2 bytes of %d took %d bytes of memory", length, took)
+		}
+	}
 }
 
 // As from net/http, which reads the body while it waits for the response.
