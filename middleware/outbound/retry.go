@@ -32,9 +32,9 @@ import (
 //     multiply. The context says so, within one process.
 //
 // Before a retry it waits for a random time, up to 50 ms and twice as long for
-// each further one. Retry-After, as seconds or as a date, is a minimum for that:
-// if it is more than 10 s, or another reason speaks against a retry, the caller
-// gets the response or the error of the last try as it is. With [Balance],
+// each further one. Retry-After, as seconds or as a date by the host's clock (that of
+// its Date), is a minimum for that: if it is more than 10 s, or another reason speaks
+// against a retry, the caller gets the response or the error of the last try as it is. With [Balance],
 // retries go to an endpoint that had no try yet, and need not wait for a 503.
 //
 // It makes up to 2 tries; see [WithTries].
@@ -195,7 +195,7 @@ func (t *retry) again(req *http.Request, resp *http.Response, err error, tries *
 	var minimum time.Duration
 	asked := false
 	if resp != nil {
-		minimum, asked = retryAfter(resp.Header.Get("Retry-After"), now)
+		minimum, asked = retryAfter(resp.Header, now)
 	}
 	if t.when != nil {
 		if !ask(t.when, req, resp, err) {
@@ -256,10 +256,11 @@ func idempotent(req *http.Request) bool {
 
 const year = 365 * 24 * time.Hour
 
-// retryAfter reads the header in both its forms (RFC 9110, section 10.2.3). It
-// reports false if there is none that makes sense.
-func retryAfter(v string, now time.Time) (time.Duration, bool) {
-	v = strings.TrimSpace(v)
+// retryAfter reads Retry-After in both its forms (RFC 9110, section 10.2.3). It
+// reports false if there is none that makes sense. A date is one of the host's clock, which
+// Date tells: ours may be another by more than the wait.
+func retryAfter(h http.Header, now time.Time) (time.Duration, bool) {
+	v := strings.TrimSpace(h.Get("Retry-After"))
 	if v == "" {
 		return 0, false
 	}
@@ -273,6 +274,9 @@ func retryAfter(v string, now time.Time) (time.Duration, bool) {
 	at, err := http.ParseTime(v)
 	if err != nil {
 		return 0, false
+	}
+	if sent, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = sent
 	}
 	return max(0, min(at.Sub(now), year)), true
 }

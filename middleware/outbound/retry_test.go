@@ -406,6 +406,28 @@ func TestO6RetryAfter(t *testing.T) {
 	}
 }
 
+func TestO6RetryAfterIsByTheClockOfTheHost(t *testing.T) {
+	for _, off := range []time.Duration{-time.Hour, -2 * time.Second, 0, 2 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork()
+			n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+				there := time.Now().Add(off).UTC()
+				w.Header().Set("Date", there.Format(http.TimeFormat))
+				w.Header().Set("Retry-After", there.Add(4*time.Second).Format(http.TimeFormat))
+				w.WriteHeader(503)
+			})
+			base := n.transport()
+			defer base.CloseIdleConnections()
+			rt := outbound.New(base, outbound.Retry(outbound.WithBackoff(0, 0)))
+			began := time.Now()
+			get(t, rt, "http://a.test/")
+			if d, tries := time.Since(began), 1+rt.Stats().Retries; d != 4*time.Second || tries != 2 {
+				t.Errorf("a clock that is off by %v: %d tries in %v, want 2 in 4s", off, tries, d)
+			}
+		})
+	}
+}
+
 func TestO6FullJitterThatGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := outbound.New(world{"a.test": always(503)}, outbound.Retry(
