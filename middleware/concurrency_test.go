@@ -19,6 +19,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
@@ -741,6 +743,14 @@ func TestFunctionsOfTheUsersAreNoTimeOfTheHandler(t *testing.T) {
 		"the cost": func(g *breaker.Group) []middleware.Layer {
 			return []middleware.Layer{middleware.Breaker(g), middleware.Rate(l, middleware.WithCost(slowly))}
 		},
+		"the store of a rate limit": func(g *breaker.Group) []middleware.Layer {
+			far := limiter.WithStore(farStore{limiter.NewMemoryStore(1)})
+			return []middleware.Layer{middleware.Breaker(g), middleware.Rate(limiter.NewRate(1, 1, far, limiter.WithStoreTimeout(time.Minute)))}
+		},
+		"the limit of a key": func(g *breaker.Group) []middleware.Layer {
+			own := limiter.WithKeyLimit(func(string) (rate.Limit, int) { return 1, slowly(nil) })
+			return []middleware.Layer{middleware.Breaker(g), middleware.Rate(limiter.NewRate(1, 1, own))}
+		},
 		"the key of a breaker": func(g *breaker.Group) []middleware.Layer {
 			return []middleware.Layer{middleware.Breaker(g, middleware.WithBreakerKey(key))}
 		},
@@ -759,6 +769,14 @@ func TestFunctionsOfTheUsersAreNoTimeOfTheHandler(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A farStore takes a second.
+type farStore struct{ *limiter.MemoryStore }
+
+func (s farStore) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	time.Sleep(time.Second) // in a synctest bubble
+	return s.MemoryStore.Take(ctx, req, states)
 }
 
 // The handler's time is measured whatever layer the request passed by on the way to it.

@@ -220,6 +220,9 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var states [ratePolicyMax]limiter.PolicyState
 	each := states[:len(h.fields.names)]
 	d := h.l.AllowContext(r.Context(), now, key, cost, each)
+	if rec != nil {
+		rec.fresh = false // its store or a function of the user's may have taken any time
+	}
 
 	if h.config.headers != NoHeaders {
 		h.setFields(w.Header(), &d, each)
