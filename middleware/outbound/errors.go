@@ -93,7 +93,7 @@ func callersEnd(req *http.Request) error {
 func refusedByUs(err error) bool {
 	return errors.Is(err, breaker.ErrOpen) || errors.Is(err, ErrNoEndpoint) ||
 		errors.Is(err, limiter.ErrRateLimited) || errors.Is(err, limiter.ErrSaturated) ||
-		errors.Is(err, limiter.ErrWouldMissDeadline)
+		errors.Is(err, limiter.ErrWouldMissDeadline) || errors.Is(err, limiter.ErrStoreFailed)
 }
 
 // malformed reports whether net/http refuses to send a request, for a control character in its

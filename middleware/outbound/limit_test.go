@@ -51,6 +51,32 @@ func TestLimitRateWaits(t *testing.T) {
 	})
 }
 
+// A limit whose store is down holds us back as any other does: it is no failure of the host, and no retry helps.
+func TestLimitThatIsRefusedByItsStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		limit := outbound.Limit(outbound.WithRate(limiter.NewRate(rate.Inf, 0,
+			limiter.WithStore(brokenStore{}), limiter.WithStoreFailure(limiter.FailClosed))))
+		g := breaker.NewGroup(breaker.WithConsecutiveFailures(1))
+		hosts := outbound.Breaker(g).RoundTripper(limit.RoundTripper(world{"a.test": counted(&calls, always(200))}))
+		rt := outbound.New(hosts, outbound.Retry())
+		for range 10 {
+			if _, err := get(t, rt, "http://a.test/"); !errors.Is(err, limiter.ErrStoreFailed) {
+				t.Errorf("error %v", err)
+			}
+		}
+		if s, b := rt.Stats(), g.Get("a.test").Stats(); s.Retries != 0 || s.RetriesDenied != 0 || b.Failures != 0 || calls.Load() != 0 {
+			t.Errorf("%d retries, %d denied, %d failures of the host, %d calls; want none", s.Retries, s.RetriesDenied, b.Failures, calls.Load())
+		}
+	})
+}
+
+type brokenStore struct{}
+
+func (brokenStore) Take(context.Context, limiter.StoreRequest, []limiter.PolicyState) (bool, error) {
+	return false, errCut
+}
+
 // limitOutside is whether a Limit for a.test has a Balance around it, which then tells it how a call went.
 var limitOutside = map[string]bool{"alone": false, "with Balance": true}
 
