@@ -17,7 +17,8 @@ import (
 // a success, and becomes a failure if its body breaks off, but not if the caller
 // closes it early. A caller that cancels, whose request body cannot be
 // read to its end or is not as long as its ContentLength, or whose request net/http
-// does not send, as for a line break in a header value, says nothing about the host, nor does one for which this process
+// does not send, as for a line break in a header value, says nothing about the host, nor does one whose body
+// is waited for when the time is over (such waits are no part of what a try took), for which this process
 // has no file descriptor left (where a name is looked up, that may look like a name that does not exist), and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
@@ -124,15 +125,14 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 			call.Done(breaker.Failure, -1)
 		}
 	}()
-	out, up := req, uploading(req)
+	out, up := req, uploading(req, t.clock)
 	if up != nil {
 		out = req.WithContext(req.Context())
 		out.Body = up
 	}
 	resp, err := t.next.RoundTrip(out)
 	now := t.clock.now()
-	took := now.Sub(began)
-	o := t.judge(req, resp, err, up, took, b)
+	o, took := t.judge(req, resp, err, up, now.Sub(began), b)
 	returned = true
 	report(call, o, took, now, resp)
 	if err == nil && o == breaker.Success {
@@ -141,15 +141,18 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// judge says what a try means for its host, whose breaker is b.
-func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error, up *upload, took time.Duration, b *breaker.Breaker) breaker.Outcome {
-	if up.broke(err) {
-		return breaker.Ignored
+// judge says what a try that took so long means for its host, whose breaker is b, and how much of that time was the host's.
+func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error, up *upload, took time.Duration, b *breaker.Breaker) (o breaker.Outcome, own time.Duration) {
+	own = max(0, took-up.wait())
+	switch {
+	case up.broke(err):
+		return breaker.Ignored, own
+	case c.outcome != nil:
+		return ask(c.outcome, req, resp, err), own
+	case late(req, err, took, own):
+		return breaker.Ignored, own
 	}
-	if c.outcome != nil {
-		return ask(c.outcome, req, resp, err)
-	}
-	return outcome(req, resp, err, took, b)
+	return outcome(req, resp, err, own, b), own
 }
 
 // judged makes a success a failure if its body breaks off.

@@ -272,6 +272,76 @@ func TestReverseProxyBrokenUpload(t *testing.T) {
 }
 
 // HTTP/1, TLS and HTTP/2 through all layers: what arrives is what was sent.
+// A client that sends slowly says nothing about the host: else a few of them would close it to all.
+func TestSlowUploadIsNoFaultOfTheHost(t *testing.T) {
+	reads := func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }
+	hangs := func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		time.Sleep(time.Hour) // in a synctest bubble
+	}
+	deaf := func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Hour) // in a synctest bubble
+	}
+	second, minute := time.Second, time.Minute
+	for _, tc := range []struct {
+		name            string
+		host            http.HandlerFunc
+		pause           time.Duration // of the client, before the second half of its body
+		timeout, caller time.Duration
+		failures, slow  uint64
+	}{
+		{"the time is over while the client sends", reads, minute, second, time.Hour, 0, 0},
+		{"the caller's is", reads, minute, time.Hour, second, 0, 0},
+		{"slow, and in time", reads, minute, time.Hour, time.Hour, 0, 0},
+		{"the host has it all", hangs, 0, second, time.Hour, 1, 1},
+		{"the host has it all, and the caller's time is over", hangs, 0, time.Hour, second, 1, 1},
+		{"the host has it all, late", hangs, second, minute, time.Hour, 1, 1},
+		{"the host does not take it", deaf, 0, second, time.Hour, 1, 1},
+	} {
+		for _, length := range []int64{-1, 200_000} {
+			for name, guard := range map[string]func(*testing.T, *breaker.Group) (outbound.Layer, func() breaker.Stats){
+				"Breaker": func(_ *testing.T, g *breaker.Group) (outbound.Layer, func() breaker.Stats) {
+					return outbound.Breaker(g), func() breaker.Stats { return g.Get("a.test").Stats() }
+				},
+				"Balance": func(t *testing.T, _ *breaker.Group) (outbound.Layer, func() breaker.Stats) {
+					s := newSet(t, urls("http://a.test"), outbound.WithEjection(breaker.WithSlowCalls(500*time.Millisecond, 1), breaker.WithWindow(time.Hour)))
+					return outbound.Balance(s), func() breaker.Stats { return s.Stats().Endpoints[0].Breaker }
+				},
+			} {
+				t.Run(fmt.Sprintf("%s, length %d, %s", tc.name, length, name), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						n := newNetwork()
+						srv := n.serve(t, "a.test:80", tc.host)
+						base := n.transport()
+						layer, stats := guard(t, breaker.NewGroup(breaker.WithSlowCalls(500*time.Millisecond, 1), breaker.WithWindow(time.Hour)))
+						rt := outbound.New(base, layer, outbound.Timeout(tc.timeout))
+						ctx, cancel := context.WithTimeout(t.Context(), tc.caller)
+						defer cancel()
+						half := strings.NewReader(strings.Repeat("x", 100_000))
+						req := request(ctx, "POST", "http://a.test/", io.MultiReader(half, &pause{tc.pause}, strings.NewReader(strings.Repeat("x", 100_000))))
+						req.ContentLength = length
+						do(rt, req)
+						if s := stats(); s.Failures != tc.failures || s.Slow != tc.slow {
+							t.Errorf("%d failures and %d slow calls, want %d and %d", s.Failures, s.Slow, tc.failures, tc.slow)
+						}
+						srv.Close()
+						base.CloseIdleConnections()
+						time.Sleep(2 * time.Hour) // in a synctest bubble: until all that hang are gone
+					})
+				})
+			}
+		}
+	}
+}
+
+// A pause is a body that is empty, after a while.
+type pause struct{ time.Duration }
+
+func (p *pause) Read([]byte) (int, error) {
+	time.Sleep(p.Duration) // in a synctest bubble
+	return 0, io.EOF
+}
+
 func TestThroughRealServers(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")

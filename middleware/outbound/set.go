@@ -257,7 +257,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}()
 	out := e.address(req, b.set.ownHost)
-	up := uploading(req)
+	up := uploading(req, b.set.clock)
 	if up != nil {
 		out.Body = up
 	}
@@ -279,8 +279,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
-	took := now.Sub(began)
-	o := b.set.judge(req, resp, err, up, took, e.breaker)
+	o, took := b.set.judge(req, resp, err, up, now.Sub(began), e.breaker)
 	if o == breaker.Failure {
 		e.failed.Add(1)
 	}

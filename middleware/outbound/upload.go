@@ -1,24 +1,35 @@
 package outbound
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // An upload is a request body that tells whether reading it failed, which is the
 // fault of the caller and not of the host: a file that cannot be read, or has become
 // shorter or longer meanwhile, a pipe whose writer gave up. (A body that came with a request to a server of ours cancels the
-// context when it fails, and needs no watching.)
+// context when it fails, and needs no watching.) It tells as well how long the host had to
+// wait for it.
 type upload struct {
 	io.ReadCloser
+	clock          clock
 	length         int64 // by Content-Length; not above 0: unknown
 	read           int64
 	closed, failed atomic.Bool
+	since          atomic.Int64 // when the Read under way began, on the clock; -1 for none
+	waited         atomic.Int64 // how long the others took
 }
 
 func (u *upload) Read(p []byte) (int, error) {
+	began := u.clock.since()
+	u.since.Store(int64(began))
 	n, err := u.ReadCloser.Read(p)
+	u.since.Store(-1)
+	u.waited.Add(int64(u.clock.since() - began))
 	u.read += int64(n)
 	if (err != nil && err != io.EOF || u.length > 0 && (u.read > u.length || err == io.EOF && u.read < u.length)) && !u.closed.Load() {
 		u.failed.Store(true)
@@ -33,11 +44,31 @@ func (u *upload) Close() error {
 
 // uploading returns the body of a request as an upload, or nil if there is none
 // that could fail: a body that can be had again comes from memory.
-func uploading(req *http.Request) *upload {
+func uploading(req *http.Request, c clock) *upload {
 	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil {
 		return nil
 	}
-	return &upload{ReadCloser: req.Body, length: req.ContentLength}
+	u := &upload{ReadCloser: req.Body, clock: c, length: req.ContentLength}
+	u.since.Store(-1)
+	return u
+}
+
+// wait returns how long a try has waited for the caller's body.
+func (u *upload) wait() time.Duration {
+	if u == nil {
+		return 0
+	}
+	wait := time.Duration(u.waited.Load())
+	if since := u.since.Load(); since >= 0 {
+		wait += u.clock.since() - time.Duration(since)
+	}
+	return wait
+}
+
+// late reports whether a try was over time that had spent most of that on waiting for the caller's body. Whether
+// it did so when the time was over is not known: net/http returns when the Read does.
+func late(req *http.Request, err error, took, own time.Duration) bool {
+	return err != nil && own < took/2 && (errors.Is(err, context.DeadlineExceeded) || callersEnd(req) != nil)
 }
 
 // broke reports whether the caller's body made a try fail.
