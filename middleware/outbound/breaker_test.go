@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
@@ -486,6 +487,8 @@ func TestO4RequestThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
 		{"empty name", func(r *http.Request) { r.Header[""] = []string{"a"} }, false},
 		{"line break in a trailer", func(r *http.Request) { r.Trailer = http.Header{"X-User": {"a\rb"}} }, false},
 		{"line break in the query", func(r *http.Request) { r.URL.RawQuery = "q=a\nb" }, false},
+		{"method that is no token", func(r *http.Request) { r.Method = "G T" }, false},
+		{"method of bytes that are no UTF-8", func(r *http.Request) { r.Method = "G\xff" }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -548,6 +551,7 @@ func TestO4RequestThatHTTP2CannotSendSaysNothingAboutTheHost(t *testing.T) {
 		{"other connection options", func(r *http.Request) { r.Header.Set("Connection", "X-User") }, false},
 		{"other transfer coding", func(r *http.Request) { r.Header.Set("Transfer-Encoding", "gzip") }, false},
 		{"opaque target", func(r *http.Request) { r.URL.Opaque = "b" }, false},
+		{"host that is none", func(r *http.Request) { r.Host = "a b" }, false},
 		{"more header than the server takes", func(r *http.Request) { r.Header.Set("X-User", strings.Repeat("a", 100<<10)) }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -597,6 +601,30 @@ func TestO4RequestThatHTTP2CannotSendSaysNothingAboutTheHost(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Over HTTP/2 net/http takes any :authority of a client, and a reverse proxy hands it on.
+func TestO4HostThatAProxyCannotTakeSaysNothingAboutTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		n.serve(t, "proxy.test:80", func(http.ResponseWriter, *http.Request) {})
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		base.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.test"})
+		g := group()
+		rt := outbound.New(base, outbound.Retry(), outbound.Breaker(g))
+		for _, host := range []string{"a b", "a b", "a b", "a.test"} {
+			req := request(t.Context(), "GET", "http://a.test/", nil)
+			req.Host = host
+			if _, err := do(rt, req); (err == nil) != (host == "a.test") {
+				t.Errorf("Host %q: %v", host, err)
+			}
+		}
+		if s := rt.Stats(); s.Retries != 0 {
+			t.Errorf("%d retries", s.Retries)
+		}
+		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+	})
 }
 
 // The value of a trailer is set while the body is read, at which a transport may still be when it has given the try up.

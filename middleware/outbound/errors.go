@@ -97,8 +97,11 @@ func refusedByUs(err error) bool {
 }
 
 // malformed reports whether net/http refuses to send a request, for a control character in its
-// header or URL, or a field name that is none. Its errors have no type to tell that by.
+// header or URL, or a method or field name that is none. Its errors have no type to tell that by.
 func malformed(req *http.Request) bool {
+	if strings.ContainsFunc(req.Method, notToken) {
+		return true
+	}
 	for name, values := range req.Header {
 		if name == "" || strings.ContainsFunc(name, notToken) {
 			return true
@@ -112,13 +115,13 @@ func malformed(req *http.Request) bool {
 	return strings.ContainsFunc(req.URL.RequestURI(), isControl)
 }
 
-// unsentTexts are how the errors begin by which net/http refuses what malformed does not see: what HTTP/2
+// unsentTexts are how the errors begin by which net/http refuses what malformed does not see: what HTTP/2 or a proxy
 // has no place for or its server would not take, and a scheme that it does not speak. They have no type either. Of
 // a malformed trailer they tell as well: whoever still reads the body may be setting the trailer.
 var unsentTexts = [...]string{
 	"net/http: invalid trailer", "invalid HTTP trailer",
 	"invalid Upgrade request header", "invalid Connection request header", "invalid Transfer-Encoding request header",
-	"invalid request :path", "request header list larger than peer's advertised limit", "unsupported protocol scheme",
+	"invalid Host header", "http: invalid Host header", "invalid request :path", "request header list larger than peer's advertised limit", "unsupported protocol scheme",
 }
 
 // unsent reports whether err is such an error.
@@ -137,7 +140,7 @@ func unsent(err error) bool {
 
 func isControl(c rune) bool { return c < ' ' || c == 0x7f }
 
-// notToken reports whether a field name cannot have c (RFC 9110, section 5.6.2).
+// notToken reports whether a method or a field name cannot have c (RFC 9110, section 5.6.2).
 func notToken(c rune) bool {
 	return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c)
 }
