@@ -716,6 +716,46 @@ func TestR8WhichStatusIsAFailure(t *testing.T) {
 	})
 }
 
+// A proxy answers 502 to what it cannot send on. Over HTTP/2 net/http takes any method and host: a few such requests
+// would close a route to all.
+func TestR8AMalformedRequestIsTheClientsFault(t *testing.T) {
+	for _, tc := range []struct {
+		method, host string
+		ignored      bool
+	}{
+		{"GET", "a.test", false},
+		{"GET", "", false},
+		{"GET", "[fe80::1%25eth0]:8080", false},
+		{"GET", "münchen.example", false},
+		{"!#$%&'*+-.^_`|~09azAZ", "a!$&'()*+,;=_~-%20.test", false},
+		{"G T", "a.test", true},
+		{"G\xff", "a.test", true},
+		{"G(T", "a.test", true},
+		{"GET", "a b", true},
+		{"GET", "a/b", true},
+		{"GET", "user@a.test", true},
+		{"GET", "a\x7f", true},
+	} {
+		for _, status := range []int{502, 200} {
+			g := breaker.NewGroup()
+			h := middleware.Breaker(g).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) }))
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Method, r.Host = tc.method, tc.host
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			want := [3]uint64{1, 0, 0}
+			switch {
+			case status == 200:
+				want = [3]uint64{0, 1, 0}
+			case tc.ignored:
+				want = [3]uint64{0, 0, 1}
+			}
+			if s := g.Get("").Stats(); [3]uint64{s.Failures, s.Successes, s.Ignored} != want {
+				t.Errorf("%q for %q, %d: %d failures, %d successes, %d ignored; want %v", tc.method, tc.host, status, s.Failures, s.Successes, s.Ignored, want)
+			}
+		}
+	}
+}
+
 func TestR8ClassifyReplacesTheTable(t *testing.T) {
 	var asked []string
 	onEachProtocol(t, []string{"HTTP/1.1"}, []breaker.GroupOption{breaker.WithFailureRatio(0, 1)}, []middleware.BreakerOption{
