@@ -18,7 +18,7 @@ import (
 // closes it early. A caller that cancels, whose request body cannot be
 // read to its end or is not as long as its ContentLength, or whose request net/http
 // does not send, as for a line break in a header value, says nothing about the host, nor does one whose body
-// is waited for when the time is over (such waits are no part of what a try took), for which this process
+// is waited for when the time is over (such waits are no part of what a try took, and it is not overdue meanwhile), for which this process
 // has no file descriptor left (where a name is looked up, that may look like a name that does not exist), and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
@@ -111,7 +111,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	began := t.clock.now()
-	call, err := b.Admit(breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil})
+	call, err := b.Admit(breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil, Waits: uploads(req)})
 	if err != nil {
 		t.counts.open.Add(1)
 		return refuse(req, err)
@@ -119,13 +119,13 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !b.Passing() { // a function of the user's may have been told of a change
 		began = t.clock.now()
 	}
+	out, up := req, uploading(req, t.clock, call)
 	returned := false
 	defer func() {
 		if !returned { // a panic, which travels on
-			call.Done(breaker.Failure, -1)
+			up.ended(call).Done(breaker.Failure, -1)
 		}
 	}()
-	out, up := req, uploading(req, t.clock)
 	if up != nil {
 		out = req.WithContext(req.Context())
 		out.Body = up
@@ -133,6 +133,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(out)
 	now := t.clock.now()
 	o, took := t.judge(req, resp, err, up, now.Sub(began), b)
+	call = up.ended(call)
 	returned = true
 	report(call, o, took, now, resp)
 	if err == nil && o == breaker.Success {

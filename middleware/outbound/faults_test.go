@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -330,6 +331,66 @@ func TestSlowUploadIsNoFaultOfTheHost(t *testing.T) {
 					})
 				})
 			}
+		}
+	}
+}
+
+// A host is overdue when it has all that it is to answer, and not while clients send.
+func TestHostIsOverdueWhenItHasTheBody(t *testing.T) {
+	hangs := func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		time.Sleep(time.Minute) // in a synctest bubble
+	}
+	for _, tc := range []struct {
+		name  string
+		pause time.Duration
+		open  bool
+	}{{"clients send for a minute", time.Minute, false}, {"the host takes a minute", 0, true}} {
+		for name, guard := range map[string]func(*testing.T, ...breaker.Option) (outbound.Layer, func() breaker.State){
+			"Breaker": func(_ *testing.T, opts ...breaker.Option) (outbound.Layer, func() breaker.State) {
+				var of []breaker.GroupOption
+				for _, o := range opts {
+					of = append(of, o)
+				}
+				g := breaker.NewGroup(of...)
+				return outbound.Breaker(g), func() breaker.State { return g.Get("a.test").State() }
+			},
+			"Balance": func(t *testing.T, opts ...breaker.Option) (outbound.Layer, func() breaker.State) {
+				s := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1), outbound.WithEjection(opts...))
+				return outbound.Balance(s), func() breaker.State { return s.Stats().Endpoints[0].Breaker.State }
+			},
+		} {
+			t.Run(tc.name+", "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := newNetwork()
+					n.serve(t, "a.test:80", hangs)
+					base := n.transport()
+					layer, state := guard(t, breaker.WithWindow(10*time.Second), breaker.WithSlowCalls(time.Second, 0.8))
+					rt := outbound.New(base, layer)
+					ctx, cancel := context.WithCancel(t.Context())
+					var clients sync.WaitGroup
+					for range 40 {
+						clients.Go(func() {
+							req := request(ctx, "POST", "http://a.test/", io.MultiReader(strings.NewReader("x"), &pause{tc.pause}))
+							req.ContentLength = -1
+							do(rt, req)
+						})
+					}
+					gone, leave := context.WithCancel(ctx)
+					leave()
+					for range 9 {
+						time.Sleep(time.Second)                             // in a synctest bubble
+						do(rt, request(gone, "GET", "http://a.test/", nil)) // has the breaker look
+					}
+					if s := state(); (s != breaker.Closed) != tc.open {
+						t.Errorf("the breaker is %v", s)
+					}
+					cancel()
+					clients.Wait()
+					base.CloseIdleConnections()
+					time.Sleep(time.Hour) // in a synctest bubble: until all that hang are gone
+				})
+			})
 		}
 	}
 }

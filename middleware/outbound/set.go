@@ -238,7 +238,7 @@ type balance struct {
 
 func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := b.set.clock.now()
-	e, call, err := b.set.pick(req, began, b.limits != nil)
+	e, call, err := b.set.pick(req, began, b.limits != nil || uploads(req))
 	if err != nil {
 		if !isHedge(req.Context()) { // the first try has one
 			b.counts.noEndpoint.Add(1)
@@ -247,17 +247,17 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	e.inflight.Add(1)
 	e.picked.Add(1)
-	s := sent{e: e, call: call, req: req}
+	s := sent{e: e, req: req}
+	up := uploading(req, b.set.clock, call)
 	returned := false
 	defer func() {
 		if !returned { // a panic, which travels on
 			s.failed = true
 			defer s.release() // whoever is told of a change by the call may panic, too
-			call.Done(breaker.Failure, -1)
+			up.ended(call).Done(breaker.Failure, -1)
 		}
 	}()
 	out := e.address(req, b.set.ownHost)
-	up := uploading(req, b.set.clock)
 	if up != nil {
 		out.Body = up
 	}
@@ -272,8 +272,9 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 			return refuse(req, err)
 		}
 		began = b.set.clock.now() // the wait was ours
-		call = call.Begin(began)
-		s.call = call
+		if up == nil {
+			call = call.Begin(began)
+		}
 	} else if !e.breaker.Passing() { // a function of the user's may have been told of a change
 		began = b.set.clock.now()
 	}
@@ -283,7 +284,8 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	if o == breaker.Failure {
 		e.failed.Add(1)
 	}
-	report(call, o, took, now, resp)
+	s.call = up.ended(call)
+	report(s.call, o, took, now, resp)
 	returned = true
 	if err != nil {
 		s.failed = true

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/spillgate/spillgate/breaker"
 )
 
 // An upload is a request body that tells whether reading it failed, which is the
@@ -22,6 +25,10 @@ type upload struct {
 	closed, failed atomic.Bool
 	since          atomic.Int64 // when the Read under way began, on the clock; -1 for none
 	waited         atomic.Int64 // how long the others took
+
+	mu   sync.Mutex
+	call breaker.Call // the host is not overdue before it has all of the body
+	over bool         // the body is, or the try
 }
 
 func (u *upload) Read(p []byte) (int, error) {
@@ -34,21 +41,50 @@ func (u *upload) Read(p []byte) (int, error) {
 	if (err != nil && err != io.EOF || u.length > 0 && (u.read > u.length || err == io.EOF && u.read < u.length)) && !u.closed.Load() {
 		u.failed.Store(true)
 	}
+	if err != nil {
+		u.begin()
+	}
 	return n, err
 }
 
 func (u *upload) Close() error {
 	u.closed.Store(true) // what a Read says from now on, the transport has brought about
+	u.begin()
 	return u.ReadCloser.Close()
 }
 
-// uploading returns the body of a request as an upload, or nil if there is none
-// that could fail: a body that can be had again comes from memory.
-func uploading(req *http.Request, c clock) *upload {
-	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil {
+// begin has the call be in flight: there is nothing left that the host could wait for.
+func (u *upload) begin() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.over {
+		u.over, u.call = true, u.call.Begin(u.clock.now())
+	}
+}
+
+// ended returns the call to report when the try is over; it is call where there is no body to wait for.
+func (u *upload) ended(call breaker.Call) breaker.Call {
+	if u == nil {
+		return call
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.over = true
+	return u.call
+}
+
+// uploads reports whether a request has a body that could fail or be late: one that can be
+// had again comes from memory.
+func uploads(req *http.Request) bool {
+	return req.Body != nil && req.Body != http.NoBody && req.GetBody == nil
+}
+
+// uploading returns the body of a request as an upload for call, or nil if there is none.
+func uploading(req *http.Request, c clock, call breaker.Call) *upload {
+	if !uploads(req) {
 		return nil
 	}
-	u := &upload{ReadCloser: req.Body, clock: c, length: req.ContentLength}
+	u := &upload{ReadCloser: req.Body, clock: c, length: req.ContentLength, call: call}
 	u.since.Store(-1)
 	return u
 }
