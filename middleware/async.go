@@ -225,7 +225,10 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	if wait = min(wait, a.config.longest); wait > 0 && !j.State.Final() {
 		defer a.waits.Add(-1) // not before the answer is written: that holds no permit either
 		if a.waits.Add(1) <= asyncWaits {
-			j = a.await(w, r, j, wait)
+			var waited bool
+			if j, waited = a.await(w, r, j, wait); !waited {
+				p.hasWait = false
+			}
 		} else {
 			wait, p.hasWait = 0, false
 		}
@@ -250,8 +253,8 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	a.write(w, r, j, http.StatusAccepted, formJSON)
 }
 
-// await returns the job as it is when it has ended or the time is over.
-func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait time.Duration) jobs.Job {
+// await returns the job as it is when it has ended or the time is over. waited is false where the engine failed before.
+func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait time.Duration) (now jobs.Job, waited bool) {
 	if rec := recorderOf(w); rec != nil {
 		rec.becameLong(streamJob)
 	}
@@ -264,11 +267,11 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 	defer cancel()
 	for next, err := range a.engine.Watch(ctx, j.ID) {
 		if err != nil {
-			break // the time is over, or the client has gone
+			break // the time is over, the client has gone, or the engine fails
 		}
 		j = next
 	}
-	return j
+	return j, j.State.Final() || ctx.Err() != nil
 }
 
 // jobLocation is the default of WithLocation.

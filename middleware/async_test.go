@@ -1011,6 +1011,24 @@ func ExampleAsync() {
 }
 
 // brokenEngine panics where it watches a job.
+// forgetfulEngine takes jobs and fails whoever watches them, as one does whose server has just gone away.
+type forgetfulEngine struct{ jobs.Engine }
+
+func (forgetfulEngine) Watch(context.Context, string) iter.Seq2[jobs.Job, error] {
+	return func(yield func(jobs.Job, error) bool) { yield(jobs.Job{}, errors.New("connection refused")) }
+}
+
+func TestAsyncWaitThatTheEngineCutsShortIsNotApplied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		s.Handler = middleware.Async(forgetfulEngine{s.engine}, "report")
+		w := s.do("POST", "/reports", `{"ms":10000}`, "Prefer", "wait=30")
+		if got := w.Header().Get("Preference-Applied"); w.Code != 202 || got != "" || w.Header().Get("Location") == "" {
+			t.Errorf("%d, Preference-Applied %q, Location %q; want 202, none, and where the job is", w.Code, got, w.Header().Get("Location"))
+		}
+	})
+}
+
 type brokenEngine struct{ jobs.Engine }
 
 func (brokenEngine) Watch(context.Context, string) iter.Seq2[jobs.Job, error] {
