@@ -161,6 +161,13 @@ func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) (
 	return d
 }
 
+// CallsOut reports whether a decision may run somebody else's code, which takes any time: a [Store], the function of
+// [WithKeyLimit], or a hook of [WithRateTrace].
+func (r *Rate) CallsOut() bool {
+	t := &r.trace
+	return r.store != nil || r.keyRule != nil || t.Rejected != nil || t.Evicted != nil || t.Saturated != nil || t.StoreFailed != nil
+}
+
 // AllowContext is AllowEach for a Rate that may have a store, which gets ctx. Without a store ctx does not matter.
 func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n int, each []PolicyState) Decision {
 	if r.store == nil {

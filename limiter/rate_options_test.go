@@ -138,3 +138,21 @@ func TestRateInfinityIsJSON(t *testing.T) {
 		}
 	}
 }
+
+func TestRateCallsOut(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts []limiter.RateOption
+		want bool
+	}{
+		"nothing":        {nil, false},
+		"many policies":  {[]limiter.RateOption{limiter.WithPolicy("daily", 1, 100), limiter.WithOffenders(10), limiter.WithNewKeyBudget(1, 1)}, false},
+		"a store":        {[]limiter.RateOption{limiter.WithStore(limiter.NewMemoryStore(1))}, true},
+		"limits of keys": {[]limiter.RateOption{limiter.WithKeyLimit(func(string) (rate.Limit, int) { return 1, 1 })}, true},
+		"no hooks":       {[]limiter.RateOption{limiter.WithRateTrace(limiter.RateTrace{})}, false},
+		"a hook":         {[]limiter.RateOption{limiter.WithRateTrace(limiter.RateTrace{Evicted: func() {}})}, true},
+	} {
+		if got := limiter.NewRate(1, 1, test.opts...).CallsOut(); got != test.want {
+			t.Errorf("%s: CallsOut is %t, want %t", name, got, test.want)
+		}
+	}
+}

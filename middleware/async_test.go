@@ -1010,7 +1010,6 @@ func ExampleAsync() {
 	// Output: 200 wait=10 succeeded report of 2026
 }
 
-// brokenEngine panics where it watches a job.
 // forgetfulEngine takes jobs and fails whoever watches them, as one does whose server has just gone away.
 type forgetfulEngine struct{ jobs.Engine }
 
@@ -1029,6 +1028,7 @@ func TestAsyncWaitThatTheEngineCutsShortIsNotApplied(t *testing.T) {
 	})
 }
 
+// brokenEngine panics where it watches a job.
 type brokenEngine struct{ jobs.Engine }
 
 func (brokenEngine) Watch(context.Context, string) iter.Seq2[jobs.Job, error] {

@@ -173,6 +173,7 @@ func (l *rateLayer) wrap(next http.Handler, e env) http.Handler {
 		l:      l.l,
 		config: l.config,
 	}
+	h.callsOut = l.l.CallsOut()
 	h.lean = !h.adjacent && l.config.refund == nil
 	h.closed = h.rejecter
 	h.closed.status, h.closed.spread = http.StatusServiceUnavailable, -1
@@ -192,6 +193,8 @@ type rateHandler struct {
 	lean   bool     // nothing inside or after the response needs a recorder: none is made to admit a request
 	closed rejecter // for when the store of l does not answer: no fault of the client
 	fields *rateFields
+
+	callsOut bool // a decision of l may take any time
 }
 
 func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -220,8 +223,8 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var states [ratePolicyMax]limiter.PolicyState
 	each := states[:len(h.fields.names)]
 	d := h.l.AllowContext(r.Context(), now, key, cost, each)
-	if rec != nil {
-		rec.fresh = false // its store or a function of the user's may have taken any time
+	if rec != nil && h.callsOut {
+		rec.fresh = false
 	}
 
 	if h.config.headers != NoHeaders {
