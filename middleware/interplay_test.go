@@ -521,6 +521,40 @@ func TestPanicPassesUntouched(t *testing.T) {
 	checkAtRest(t, stack)
 }
 
+// A cache flushes what it records on a goroutine of its own, while the handler may put trailers into the map that it has had
+// from the start. A look at that map meanwhile ends the process now and then.
+func TestFlushInsideACacheLooksAtNoHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &watchedWriter{ResponseRecorder: httptest.NewRecorder()}
+		h := middleware.Wrap(http.HandlerFunc(func(fw http.ResponseWriter, r *http.Request) {
+			fw.Header().Set("Cache-Control", "public, max-age=60")
+			fw.Write([]byte("hello"))
+			fw.(http.Flusher).Flush()
+			w.watched.Store(true)
+			synctest.Wait()
+			w.watched.Store(false)
+		}))
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+		if !w.Flushed || w.looks.Load() != 0 {
+			t.Errorf("flushed %v, with %d looks at the header; want none", w.Flushed, w.looks.Load())
+		}
+	})
+}
+
+// watchedWriter counts looks at its header while it is watched.
+type watchedWriter struct {
+	*httptest.ResponseRecorder
+	watched atomic.Bool
+	looks   atomic.Int64
+}
+
+func (w *watchedWriter) Header() http.Header {
+	if w.watched.Load() {
+		w.looks.Add(1)
+	}
+	return w.ResponseRecorder.Header()
+}
+
 // Ten thousand requests at once with cancels, panics, hijacks, aborts and slow readers leave nothing behind.
 func TestStressLeavesNothingBehind(t *testing.T) {
 	n := 10_000
