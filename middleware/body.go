@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync/atomic"
 )
 
@@ -15,15 +16,38 @@ type body struct {
 	closed atomic.Bool // by the handler: what a Read returns then says nothing
 }
 
-// watchBody puts a body around that of r, if there is one.
-func (rec *recorder) watchBody(r *http.Request) {
+// watchBody returns r, or in place of it a request with such a body, if r has one: r may be net/http's own, which has to keep its body.
+// The server looks at its type to know whether the client waits for 100 Continue, and whether what was left in a body that was closed
+// can be taken for the next request. passBack is to be called when the handler has returned.
+func (rec *recorder) watchBody(r *http.Request) *http.Request {
 	if r.Body == nil || r.Body == http.NoBody {
-		return
+		return r
 	}
 	if b, ok := r.Body.(*body); ok && b.rec == rec {
+		return r
+	}
+	inner := r.WithContext(r.Context())
+	inner.Body = &body{ReadCloser: r.Body, rec: rec}
+	return inner
+}
+
+// passBack gives r what a mux and a handler inside have found out about the request that was passed on in its place: the functions of
+// a trace, of a breaker and of a refund are given r.
+func passBack(r, inner *http.Request) {
+	if r == inner {
 		return
 	}
-	r.Body = &body{ReadCloser: r.Body, rec: rec}
+	if r.Pattern != inner.Pattern {
+		r.Pattern = inner.Pattern
+		for _, after, ok := strings.Cut(r.Pattern, "{"); ok; _, after, ok = strings.Cut(after, "{") {
+			name, _, _ := strings.Cut(after, "}")
+			if name = strings.TrimSuffix(name, "..."); name != "$" {
+				r.SetPathValue(name, inner.PathValue(name))
+			}
+		}
+	}
+	r.Form, r.PostForm = inner.Form, inner.PostForm
+	r.MultipartForm = inner.MultipartForm // net/http removes the files of the request that it made
 }
 
 func (b *body) Read(p []byte) (int, error) {

@@ -205,7 +205,8 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.SlowCall > 0 || !passing {
 		rec.wantFirst = true // costs a clock read
 	}
-	rec.holds.addCall(callHold{layer: h, call: call, begun: req.Arrived.Sub(rec.start), request: r})
+	inner := rec.watchBody(r)
+	rec.holds.addCall(callHold{layer: h, call: call, begun: req.Arrived.Sub(rec.start), request: inner})
 	finished := false
 	if h.config.classify != nil {
 		defer call.DoneAt(breaker.Ignored, 0, req.Arrived) // of use only if that function panics: a call is reported once
@@ -223,8 +224,8 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		call.DoneAt(o, latency(rec, req.Arrived, now), now)
 	}()
-	rec.watchBody(r)
-	h.serve(w, r, rec)
+	defer passBack(r, inner)
+	h.serve(w, inner, rec)
 	finished = true
 }
 

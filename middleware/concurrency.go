@@ -235,8 +235,9 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 	}
 	rec.holds.addPermit(permitHold{from, permit})
 	h.traceAdmitted(r, rec, "concurrency", arrived)
-	rec.watchBody(r)
-	h.serve(w, r, rec)
+	inner := rec.watchBody(r)
+	defer passBack(r, inner)
+	h.serve(w, inner, rec)
 	finished = true
 }
 

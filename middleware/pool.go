@@ -130,9 +130,6 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.holds.addSlot(slot)
 
 	inner := r.WithContext(ctx)
-	defer func() {
-		r.Pattern = inner.Pattern             // a mux inside sets it on the request it gets
-		r.MultipartForm = inner.MultipartForm // net/http removes the files of the request that it made
-	}()
+	defer passBack(r, inner)
 	h.serve(w, inner, rec)
 }

@@ -1,0 +1,122 @@
+package middleware_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
+)
+
+// net/http looks at the body of its own request: whether the client waits for 100 Continue, and whether the handler has closed the
+// body with something left in it, which is not to be taken for the next request.
+func TestTheServersOwnRequestKeepsItsBody(t *testing.T) {
+	const large = 300_000 // more than net/http reads to keep a connection
+	smuggled := "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+	layers := map[string]func(http.Handler) http.Handler{
+		"bare":        func(h http.Handler) http.Handler { return h },
+		"concurrency": middleware.Concurrency(limiter.NewConcurrency(9)).Handler,
+		"breaker":     middleware.Breaker(breaker.NewGroup()).Handler,
+		"pool": middleware.Chain(middleware.Pool(pool.New()).Handler, middleware.Breaker(breaker.NewGroup()).Handler,
+			middleware.Concurrency(limiter.NewConcurrency(9)).Handler),
+		"all five": allFive().Handler,
+		"defaults": func(h http.Handler) http.Handler { return middleware.Wrap(h) },
+	}
+	for name, wrap := range layers {
+		for _, c := range []struct {
+			name, head, body string
+			handler          http.HandlerFunc
+		}{
+			{"a body closed early", fmt.Sprint("Content-Length: ", large), smuggled + strings.Repeat("x", large-len(smuggled)),
+				func(w http.ResponseWriter, r *http.Request) { r.Body.Close() }},
+			{"100 Continue never asked for", fmt.Sprint("Expect: 100-continue\r\nContent-Length: ", large), "",
+				func(http.ResponseWriter, *http.Request) {}},
+			{"100 Continue never asked for, answered within the handler", fmt.Sprint("Expect: 100-continue\r\nContent-Length: ", large), "",
+				func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush() }},
+		} {
+			t.Run(name+", "+c.name, func(t *testing.T) {
+				t.Parallel()
+				var paths []string
+				mux := http.NewServeMux()
+				mux.HandleFunc("POST /up", func(w http.ResponseWriter, r *http.Request) {
+					paths = append(paths, r.URL.Path)
+					c.handler(w, r)
+				})
+				mux.HandleFunc("/smuggled", func(w http.ResponseWriter, r *http.Request) { paths = append(paths, r.URL.Path) })
+				s := httptest.NewServer(wrap(mux))
+				defer s.Close()
+				conn, err := net.Dial("tcp", s.Listener.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(30 * time.Second))
+				if _, err := io.WriteString(conn, "POST /up HTTP/1.1\r\nHost: h\r\n"+c.head+"\r\n\r\n"+c.body); err != nil {
+					t.Fatal(err)
+				}
+				br := bufio.NewReader(conn)
+				res, err := http.ReadResponse(br, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = io.Copy(io.Discard, res.Body)
+				if err != nil || res.StatusCode != 200 || !res.Close {
+					t.Errorf("%s, Connection: close %v, %v; want 200 and the connection closed", res.Status, res.Close, err)
+				}
+				if again, err := http.ReadResponse(br, nil); err == nil {
+					t.Errorf("a second answer: %s", again.Status)
+				}
+				conn.Close()
+				s.Close()
+				if len(paths) != 1 {
+					t.Errorf("requests for %q; want one for /up", paths)
+				}
+			})
+		}
+	}
+}
+
+// What a mux and a handler find out about a request is known to the functions that are asked after it, whatever was passed on in its place.
+func TestWhatIsKnownOfARequestWithABody(t *testing.T) {
+	seen := func(r *http.Request) string {
+		return fmt.Sprintf("%s id=%s rest=%s user=%s", r.Pattern, r.PathValue("id"), r.PathValue("rest"), r.PostForm.Get("user"))
+	}
+	for name, layer := range map[string]middleware.Layer{
+		"none":        nil,
+		"concurrency": middleware.Concurrency(limiter.NewConcurrency(9)),
+		"pool":        middleware.Pool(pool.New()),
+		"for":         middleware.For("/", middleware.Concurrency(limiter.NewConcurrency(9)), middleware.Pool(pool.New())),
+	} {
+		t.Run(name, func(t *testing.T) {
+			const want = "POST /item/{id}/{rest...} id=7 rest=a/b user=me"
+			var classified, done string
+			layers := []middleware.Layer{
+				middleware.Breaker(breaker.NewGroup(), middleware.WithClassify(func(r *http.Request, _ int, _ error) breaker.Outcome {
+					classified = seen(r)
+					return breaker.Success
+				})),
+				middleware.WithTrace(&middleware.Trace{Done: func(r *http.Request, _ middleware.Result) { done = seen(r) }}),
+			}
+			if layer != nil {
+				layers = append(layers, layer)
+			}
+			mux := http.NewServeMux()
+			mux.HandleFunc("POST /item/{id}/{rest...}", func(w http.ResponseWriter, r *http.Request) { r.ParseForm() })
+			r := httptest.NewRequest("POST", "/item/7/a/b", strings.NewReader("user=me"))
+			r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			middleware.Wrap(mux, layers...).ServeHTTP(httptest.NewRecorder(), r)
+			if classified != want || done != want {
+				t.Errorf("classified as %q, and done as %q; want %q", classified, done, want)
+			}
+		})
+	}
+}
