@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -26,9 +27,17 @@ func (rec *recorder) watchBody(r *http.Request) *http.Request {
 	if b, ok := r.Body.(*body); ok && b.rec == rec {
 		return r
 	}
-	inner := r.WithContext(r.Context())
+	inner := passed(r, r.Context())
 	inner.Body = &body{ReadCloser: r.Body, rec: rec}
 	return inner
+}
+
+// passed returns a copy of r with another context, to be passed on in its place.
+func passed(r *http.Request, ctx context.Context) *http.Request {
+	if r.ContentLength < 0 && r.Trailer == nil {
+		r.Trailer = make(http.Header) // net/http puts trailers that were not announced into its own request: they have the map in common
+	}
+	return r.WithContext(ctx)
 }
 
 // passBack gives r what a mux and a handler inside have found out about the request that was passed on in its place: the functions of

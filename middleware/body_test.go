@@ -120,3 +120,35 @@ func TestWhatIsKnownOfARequestWithABody(t *testing.T) {
 		})
 	}
 }
+
+func TestTrailersOfARequestReachTheHandler(t *testing.T) {
+	for name, wrap := range map[string]func(http.Handler) http.Handler{
+		"bare":        func(h http.Handler) http.Handler { return h },
+		"concurrency": middleware.Concurrency(limiter.NewConcurrency(9)).Handler,
+		"pool":        middleware.Pool(pool.New()).Handler,
+		"all five":    allFive().Handler,
+	} {
+		for _, announced := range []string{"", "Trailer: Sum\r\n"} {
+			t.Run(name+" "+announced, func(t *testing.T) {
+				s := httptest.NewServer(wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					io.Copy(io.Discard, r.Body)
+					io.WriteString(w, r.Trailer.Get("Sum"))
+				})))
+				defer s.Close()
+				conn, err := net.Dial("tcp", s.Listener.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n%s\r\n1\r\nx\r\n0\r\nSum: 1\r\n\r\n", announced)
+				res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if b, err := io.ReadAll(res.Body); string(b) != "1" {
+					t.Errorf("the handler sees %q, %v; want the trailer", b, err)
+				}
+			})
+		}
+	}
+}

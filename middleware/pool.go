@@ -129,7 +129,7 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.traceAdmitted(r, rec, "pool", since)
 	rec.holds.addSlot(slot)
 
-	inner := r.WithContext(ctx)
+	inner := passed(r, ctx)
 	defer passBack(r, inner)
 	h.serve(w, inner, rec)
 }
