@@ -62,7 +62,7 @@ func (f commonOption) wrap(next http.Handler, e env) http.Handler {
 	if bare == nil {
 		bare = innermost(next)
 	}
-	return &settingHandler{next: ownOr(next), common: c, bare: ownOr(bare), tracer: tracer{t: c.trace}}
+	return &settingHandler{next: ownOr(next), common: c, bare: ownOr(bare), tracer: tracer{t: c.trace, end: true}}
 }
 
 // nilOption is what a panic says of an option that is nil.
@@ -72,8 +72,8 @@ func nilOption(of string, i int) string {
 
 // WithTrace calls the functions of t as requests pass. As an option of one layer it reports that
 // layer; as a layer of a stack it reports all of them, and each request's end, also of those that
-// [WithSkip] lets pass. Several, of one stack or of stacks inside each other, are all told; of the options of one
-// layer it is the last. A nil t is no trace.
+// [WithSkip] lets pass. Several, of one stack or of stacks inside each other, are all told, and one that they have in common
+// once; of the options of one layer it is the last. A nil t is no trace.
 func WithTrace(t *Trace) Option {
 	return commonOption(func(c *common) { c.trace = t })
 }
@@ -126,11 +126,11 @@ func (h *settingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rec.reject = h.common.reject
 	}
 	t := h.common.trace
-	if t == nil {
+	outer := rec.traces
+	if t == nil || outer.endOf(t) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	outer := rec.traces
 	rec.traces = h.tracer.within(outer)
 	begun := rec.now()
 	finished := false

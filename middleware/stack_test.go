@@ -507,6 +507,29 @@ func TestAllTracesAreTold(t *testing.T) {
 	}
 }
 
+// A trace that stacks inside each other have in common is told of a request's end once, by the outermost.
+func TestTheEndIsToldOnce(t *testing.T) {
+	done := 0
+	a := middleware.WithTrace(&middleware.Trace{Done: func(*http.Request, middleware.Result) { done++ }})
+	none := http.NotFoundHandler()
+	routes := http.NewServeMux()
+	routes.Handle("/", middleware.Wrap(none, a, middleware.Concurrency(limiter.NewConcurrency(1))))
+	for name, h := range map[string]http.Handler{
+		"one stack":              middleware.Wrap(none, a),
+		"twice in one stack":     middleware.Wrap(none, a, a),
+		"a stack in another":     middleware.Wrap(middleware.Wrap(none, a), a),
+		"a stack further in":     middleware.Wrap(inBetween["a writer that unwraps"](middleware.Wrap(none, a)), a),
+		"a stack for each route": middleware.Wrap(routes, a, middleware.Cache(cache.New(1<<20))),
+		"inside a layer's":       middleware.Wrap(middleware.Wrap(none, a), middleware.Cache(cache.New(1<<20), a)),
+	} {
+		done = 0
+		get(h, "GET", "/")
+		if done != 1 {
+			t.Errorf("%s: told %d times, want once", name, done)
+		}
+	}
+}
+
 func TestBreakerByRoute(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/bad/{id}", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })

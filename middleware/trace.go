@@ -31,13 +31,25 @@ type Trace struct {
 // traces are those of the stacks that a request is in, innermost first.
 type traces struct {
 	t     *Trace
+	end   bool // and of the end
 	outer *traces
+}
+
+// endOf says that t is told of the end of a request by a stack around.
+func (all *traces) endOf(t *Trace) bool {
+	for ; all != nil; all = all.outer {
+		if all.t == t && all.end {
+			return true
+		}
+	}
+	return false
 }
 
 // tracer adds its trace to those around. They are the same for each request but where a handler is in several stacks, so
 // the last ones are kept.
 type tracer struct {
 	t    *Trace
+	end  bool
 	last atomic.Pointer[traces]
 }
 
@@ -49,7 +61,7 @@ func (x *tracer) within(outer *traces) *traces {
 	}
 	n := x.last.Load()
 	if n == nil || n.outer != outer {
-		n = &traces{x.t, outer}
+		n = &traces{x.t, x.end, outer}
 		x.last.Store(n)
 	}
 	return n
