@@ -188,6 +188,24 @@ func TestRejectReplacesTheResponse(t *testing.T) {
 	}
 }
 
+// What a stack inside another says of refusals does not hold for what comes after it.
+func TestRejectIsOfOneStack(t *testing.T) {
+	full := limiter.NewConcurrency(1)
+	full.TryAcquire(limiter.Request{})
+	teapot := middleware.WithReject(func(w http.ResponseWriter, _ *http.Request, _ *middleware.Rejection) {
+		w.WriteHeader(http.StatusTeapot)
+	})
+	first := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), teapot, middleware.Concurrency(limiter.NewConcurrency(1)))
+	second := middleware.Wrap(http.NotFoundHandler(), middleware.Concurrency(full))
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		first.ServeHTTP(w, r) // has nothing to say of this path
+		second.ServeHTTP(w, r)
+	}), middleware.Concurrency(limiter.NewConcurrency(1)))
+	if w := get(h, "GET", "/"); w.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("status %d, want 503", w.StatusCode)
+	}
+}
+
 // A function of the user's may edit the header in place: no other response has the same values.
 func TestRefusalHeaderIsTheResponsesOwn(t *testing.T) {
 	edit := func(w http.ResponseWriter, _ *http.Request) {
