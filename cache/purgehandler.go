@@ -31,6 +31,7 @@ func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 			http.Error(w, "cache: purge with POST", http.StatusMethodNotAllowed)
 			return
 		}
+		r = r.WithContext(r.Context()) // net/http looks at the body of its own request, to know whether the client waits for 100 Continue
 		r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 		if err := r.ParseForm(); err != nil {
 			http.Error(w, "cache: "+err.Error(), http.StatusBadRequest)

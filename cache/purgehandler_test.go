@@ -1,10 +1,14 @@
 package cache_test
 
 import (
+	"bufio"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spillgate/spillgate/cache"
 )
@@ -61,5 +65,24 @@ func TestPurgeHandlerReadsForms(t *testing.T) {
 			hit := strings.Contains(get(h, "http://example.com/x").Header.Get("Cache-Status"), "; hit")
 			want(t, "there still", hit, test.status != 200)
 		})
+	}
+}
+
+// Who waits to be told to send a body that nobody reads is answered all the same.
+func TestPurgeHandlerAnswersWhoWaitsFor100Continue(t *testing.T) {
+	s := httptest.NewServer(cache.New(1 << 20).PurgeHandler(func(*http.Request) bool { return true }))
+	defer s.Close()
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\nContent-Length: 300000\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || res.StatusCode != http.StatusBadRequest {
+		t.Errorf("%v, %v; want 400", res, err)
 	}
 }
