@@ -72,6 +72,8 @@ const (
 	ctrlOdds   = 2.    // ln of the odds from which on it is believed that a limit was to blame, or was not
 	ctrlMuch   = .8    // ln of how much less throughput there has to be at another limit for it not to be
 	ctrlPassed = .2    // ln of how much more throughput than now there was at another limit from which on it was of quick work that passed by
+	ctrlEarly  = .3    // standard error of what is seen as soon as the service has changed, for each unit of ln by which it is slower
+	ctrlRests  = 2.    // rounds from which on that is at rest; in the one before, it comes to be
 	ctrlTwice  = 2.    // slow-down from which on windows do not last the longer for varied work, soon after it
 	ctrlBurst  = 1.5   // times in service that a window after such a limit lasts at most, and times what it has to last for any
 	ctrlVaries = 1.5   // square of the variation from which on a window has to be longer
@@ -449,7 +451,8 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	}
 	at, y := s.point(&w, &m)
 	v := s.noise(&m, w.open)
-	over, changed := err > 0 || s.overdone(&m), false
+	failed, changed := err > 0, false
+	over := failed || s.overdone(&m)
 	switch {
 	case s.belief.used == 0:
 	case over:
@@ -481,8 +484,13 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 			if !s.passedBy(at, y, s.unsure(&m, v), v, m.kinds) {
 				q = s.weigh(v) // it was asked about less
 				s.shock(q, q.predict(at)-s.belief.level(at, y, m.kinds))
+				changed = true
 			}
 		}
+	}
+	if changed && m.aged {
+		// What was admitted before the change is as quick as it was, and is what comes first: work takes longer than it seems to.
+		err = ctrlEarly * math.Log(max(s.slower, 1)) * min(max(ctrlRests-m.rounds, 0), 1)
 	}
 	if s.raised() && s.ref.n > 0 && m.x > s.ref.x {
 		s.proven = true
@@ -510,7 +518,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	s.pauseCrowd = max(s.pauseCrowd-w.n, 0)
 	s.doubt = max(s.doubt-w.n, 0)
 	s.gather()
-	s.consider(w.shed, w.open, err > 0)
+	s.consider(w.shed, w.open, failed)
 }
 
 // accuse takes note that this limit is found to be too high, where ln of what is in flight is at and of the throughput y, known

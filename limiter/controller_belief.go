@@ -66,11 +66,11 @@ type ctrlBelief struct {
 }
 
 // add enters what was seen while the limit was full: n completions with ln X at y where ln of what is in flight is at. Each
-// has variance v. All else ages. A bin that has more than most completions follows what is new.
+// has variance v. All else ages. A bin that has more than most completions follows what is new; what is at rest takes the place of what was not.
 func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
-	seen.key = beliefKey(limit)
+	seen.key, seen.err = beliefKey(limit), max(seen.err, beliefModel)
 	b.grow(age)
-	if c := b.find(seen.key); c != nil {
+	if c := b.find(seen.key); c != nil && c.err <= seen.err {
 		c.age -= age
 		c.n = 1 / (1/c.n + c.age*beliefFollow*beliefFollow/max(v, 1e-3))
 		c.age = 0
@@ -81,8 +81,10 @@ func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
 		c.kinds = c.kinds || seen.kinds
 		c.n = min(c.n+seen.n, max(most, seen.n))
 		return
+	} else if c != nil {
+		*c = seen // what there was, was not at rest
+		return
 	}
-	seen.err = max(seen.err, beliefModel)
 	*b.free() = seen
 }
 

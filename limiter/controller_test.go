@@ -595,6 +595,55 @@ func TestControllerRises(t *testing.T) {
 	}
 }
 
+// TestControllerEarly: what is seen as soon as a dependency has become slower is uncertain as long as what ends is no fair sample of the
+// work, the more the slower it is, and what is seen later at that limit takes its place.
+func TestControllerEarly(t *testing.T) {
+	for _, test := range []struct {
+		slower, rounds float64
+		aged           bool
+		part           float64 // of what it is at most
+	}{
+		{4, 1, true, 1},
+		{8, 1, true, 1},
+		{4, 1.5, true, .5},
+		{4, 3, true, 0},
+		{4, 1, false, 0},
+	} {
+		model := ctrlContended(100)
+		s := model.known(100)
+		before := model.x
+		model.x = func(l float64) float64 { return before(l / test.slower) }
+		for n := 0; math.IsInf(s.change, 1); n++ {
+			if n == 10 {
+				t.Fatalf("%+v: a change was not noticed in %d windows", test, n)
+			}
+			w := model.window(s)
+			for _, sum := range []*float64{&w.secs, &w.n, &w.sum, &w.squares, &w.arrivals, &w.blocked, &w.shed} {
+				*sum *= test.rounds
+			}
+			if test.aged {
+				w.aged = w.sum
+			}
+			s = s.step(w)
+		}
+		want := max(test.part*ctrlEarly*math.Log(s.slower), beliefModel)
+		if got := s.belief.bins[0].err; s.slower < test.slower/2 || s.belief.used != 1 || math.Abs(got-want) > .1*want {
+			t.Errorf("%+v: slower by %.1f, %d limits are known, with a standard error of %.2f; want 1 and %.2f", test, s.slower, s.belief.used, got, want)
+		}
+	}
+	var b ctrlBelief
+	b.add(100, ctrlBin{at: 1, y: 2, n: 50, err: .4}, 1, 0, 100)
+	seen := ctrlBin{at: 1, y: 3, n: 50}
+	b.add(100, seen, 1, 0, 100)
+	if c := b.bins[0]; b.used != 1 || c.y != seen.y || c.n != seen.n || c.err != beliefModel {
+		t.Errorf("after what is at rest: %d bins, the first is %+v; want just that", b.used, c)
+	}
+	b.add(100, ctrlBin{at: 1, y: 9, n: 50, err: .4}, 1, 0, 100)
+	if c := b.bins[0]; b.used != 1 || c.y >= 9 || c.err != beliefModel {
+		t.Errorf("after what is not at rest: %d bins, the first is %+v; want it to be known as well as before", b.used, c)
+	}
+}
+
 // TestControllerRests: a limit that has just been raised was a trial of a higher one: the next, against all belief, comes
 // some rounds after it, and not at once since none was needed on the way up.
 func TestControllerRests(t *testing.T) {
