@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -147,6 +149,108 @@ func TestTrailersOfARequestReachTheHandler(t *testing.T) {
 				}
 				if b, err := io.ReadAll(res.Body); string(b) != "1" {
 					t.Errorf("the handler sees %q, %v; want the trailer", b, err)
+				}
+			})
+		}
+	}
+}
+
+// Whatever a handler does with a body and whatever a client sends as one, what is on the connection is the same with and without the layers,
+// and so are the requests that are taken from it. (A handler that puts another body into its request is served better: it has a copy.)
+func TestBodiesOnTheWire(t *testing.T) {
+	readAll := func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err, r.Trailer)
+	}
+	handlers := map[string]http.HandlerFunc{
+		"nothing":    func(http.ResponseWriter, *http.Request) {},
+		"writes":     func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") },
+		"closes":     func(_ http.ResponseWriter, r *http.Request) { r.Body.Close() },
+		"reads some": func(_ http.ResponseWriter, r *http.Request) { io.CopyN(io.Discard, r.Body, 1000) },
+		"writes much, reads some and closes": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, strings.Repeat("y", 10_000))
+			io.CopyN(io.Discard, r.Body, 1000)
+			r.Body.Close()
+		},
+		"reads":             readAll,
+		"reads a form":      func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.ParseForm()) },
+		"reads after Close": func(w http.ResponseWriter, r *http.Request) { r.Body.Close(); readAll(w, r) },
+		"reads after 100":   func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusContinue); readAll(w, r) },
+		"reads after 103":   func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusEarlyHints); readAll(w, r) },
+		"reads after Flush": func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); readAll(w, r) },
+		"reads after Flush, full duplex": func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex()
+			w.(http.Flusher).Flush()
+			readAll(w, r)
+		},
+		"refuses":             func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusRequestEntityTooLarge) },
+		"ends the connection": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Connection", "close") },
+		"panics":              func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	}
+	bodies := map[string]string{
+		"bad chunks":   "Transfer-Encoding: chunked\r\n\r\nzz\r\nx\r\n0\r\n\r\n",
+		"with trailer": "Transfer-Encoding: chunked\r\nTrailer: Sum\r\n\r\n1\r\nx\r\n0\r\nSum: 1\r\n\r\n",
+	}
+	for _, n := range []int{0, 100, 2000, 300_000} {
+		b := "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n" + strings.Repeat("x", n)
+		if n == 0 {
+			b = ""
+		}
+		for _, expect := range []string{"", "Expect: 100-continue\r\n"} {
+			bodies[fmt.Sprint(expect, n)] = fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", expect, len(b), b)
+			if n > 0 {
+				bodies[fmt.Sprint(expect, n, " in chunks")] = fmt.Sprintf("%sTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", expect, len(b), b)
+			}
+		}
+	}
+	varies := regexp.MustCompile(`(?m)^(Date|Ratelimit|Ratelimit-Policy|Cache-Status): .*\r\n`)
+	serve := func(t *testing.T, h http.Handler, body string) string {
+		s := httptest.NewServer(h)
+		defer s.Close()
+		conn, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		var sending sync.WaitGroup
+		defer sending.Wait() // until the connection is closed, where the server has not taken all
+		sending.Go(func() {
+			io.WriteString(conn, "POST /up HTTP/1.1\r\nHost: h\r\n"+body+"GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		})
+		answers, _ := io.ReadAll(conn) // it may be reset at its end, by what was sent and not read
+		conn.Close()
+		return varies.ReplaceAllString(string(answers), "")
+	}
+	for does, h := range handlers {
+		for of, body := range bodies {
+			t.Run(does+", "+of, func(t *testing.T) {
+				t.Parallel()
+				var want, wantPaths string
+				for _, c := range []struct {
+					name string
+					wrap func(http.Handler) http.Handler
+				}{
+					{"bare", func(h http.Handler) http.Handler { return h }},
+					{"defaults", func(h http.Handler) http.Handler { return middleware.Wrap(h) }},
+					{"all five", allFive().Handler},
+				} {
+					var mu sync.Mutex
+					var paths []string
+					saw := func(r *http.Request) {
+						mu.Lock()
+						defer mu.Unlock()
+						paths = append(paths, r.Method+" "+r.URL.Path)
+					}
+					mux := http.NewServeMux()
+					mux.HandleFunc("/", func(_ http.ResponseWriter, r *http.Request) { saw(r) })
+					mux.HandleFunc("/up", func(w http.ResponseWriter, r *http.Request) { saw(r); h(w, r) })
+					answers := serve(t, c.wrap(mux), body)
+					if c.name == "bare" {
+						want, wantPaths = answers, fmt.Sprint(paths)
+					} else if answers != want || fmt.Sprint(paths) != wantPaths {
+						t.Errorf("%s: requests %v, answers %.500q; want %s, %.500q", c.name, paths, answers, wantPaths, want)
+					}
 				}
 			})
 		}
