@@ -290,6 +290,7 @@ func wire(t *testing.T, h http.Handler) (send func(request string) *http.Respons
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(30 * time.Second))
 	br := bufio.NewReader(conn)
 	return func(request string) *http.Response {
 		t.Helper()

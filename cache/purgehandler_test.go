@@ -1,14 +1,10 @@
 package cache_test
 
 import (
-	"bufio"
-	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/spillgate/spillgate/cache"
 )
@@ -70,19 +66,7 @@ func TestPurgeHandlerReadsForms(t *testing.T) {
 
 // Who waits to be told to send a body that nobody reads is answered all the same.
 func TestPurgeHandlerAnswersWhoWaitsFor100Continue(t *testing.T) {
-	s := httptest.NewServer(cache.New(1 << 20).PurgeHandler(func(*http.Request) bool { return true }))
-	defer s.Close()
-	conn, err := net.Dial("tcp", s.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(30 * time.Second))
-	if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\nContent-Length: 300000\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil || res.StatusCode != http.StatusBadRequest {
-		t.Errorf("%v, %v; want 400", res, err)
-	}
+	send := wire(t, cache.New(1<<20).PurgeHandler(func(*http.Request) bool { return true }))
+	res := send("POST / HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\nContent-Length: 300000\r\n\r\n")
+	want(t, "status", res.StatusCode, http.StatusBadRequest)
 }

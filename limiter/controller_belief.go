@@ -70,7 +70,11 @@ type ctrlBelief struct {
 func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
 	seen.key, seen.err = beliefKey(limit), max(seen.err, beliefModel)
 	b.grow(age)
-	if c := b.find(seen.key); c != nil && c.err <= seen.err {
+	c := b.find(seen.key)
+	switch {
+	case c == nil:
+		c = b.free()
+	case c.err <= seen.err:
 		c.age -= age
 		c.n = 1 / (1/c.n + c.age*beliefFollow*beliefFollow/max(v, 1e-3))
 		c.age = 0
@@ -81,11 +85,8 @@ func (b *ctrlBelief) add(limit int, seen ctrlBin, v, age, most float64) {
 		c.kinds = c.kinds || seen.kinds
 		c.n = min(c.n+seen.n, max(most, seen.n))
 		return
-	} else if c != nil {
-		*c = seen // what there was, was not at rest
-		return
 	}
-	*b.free() = seen
+	*c = seen
 }
 
 // beliefKey is the key of the bin of a limit.

@@ -227,9 +227,8 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 		defer a.waits.Add(-1) // not before the answer is written: that holds no permit either
 		if a.waits.Add(1) <= asyncWaits {
 			var waited bool
-			if j, waited = a.await(w, r, j, wait); !waited {
-				p.hasWait = false
-			}
+			j, waited = a.await(w, r, j, wait)
+			p.hasWait = p.hasWait && waited
 		} else {
 			wait, p.hasWait = 0, false
 		}

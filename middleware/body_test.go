@@ -4,14 +4,12 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/limiter"
@@ -54,14 +52,8 @@ func TestTheServersOwnRequestKeepsItsBody(t *testing.T) {
 					c.handler(w, r)
 				})
 				mux.HandleFunc("/smuggled", func(w http.ResponseWriter, r *http.Request) { paths = append(paths, r.URL.Path) })
-				s := httptest.NewServer(wrap(mux))
-				defer s.Close()
-				conn, err := net.Dial("tcp", s.Listener.Addr().String())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(30 * time.Second))
+				s, _ := serve(t, wrap(mux), false)
+				conn := dial(t, s)
 				if _, err := io.WriteString(conn, "POST /up HTTP/1.1\r\nHost: h\r\n"+c.head+"\r\n\r\n"+c.body); err != nil {
 					t.Fatal(err)
 				}
@@ -132,16 +124,11 @@ func TestTrailersOfARequestReachTheHandler(t *testing.T) {
 	} {
 		for _, announced := range []string{"", "Trailer: Sum\r\n"} {
 			t.Run(name+" "+announced, func(t *testing.T) {
-				s := httptest.NewServer(wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				s, _ := serve(t, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					io.Copy(io.Discard, r.Body)
 					io.WriteString(w, r.Trailer.Get("Sum"))
-				})))
-				defer s.Close()
-				conn, err := net.Dial("tcp", s.Listener.Addr().String())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer conn.Close()
+				})), false)
+				conn := dial(t, s)
 				fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n%s\r\n1\r\nx\r\n0\r\nSum: 1\r\n\r\n", announced)
 				res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 				if err != nil {
@@ -204,15 +191,10 @@ func TestBodiesOnTheWire(t *testing.T) {
 		}
 	}
 	varies := regexp.MustCompile(`(?m)^(Date|Ratelimit|Ratelimit-Policy|Cache-Status): .*\r\n`)
-	serve := func(t *testing.T, h http.Handler, body string) string {
-		s := httptest.NewServer(h)
-		defer s.Close()
-		conn, err := net.Dial("tcp", s.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(time.Minute))
+	answersOf := func(t *testing.T, h http.Handler, body string) string {
+		s, _ := serve(t, h, false)
+		defer s.Close() // when all handlers have returned
+		conn := dial(t, s)
 		var sending sync.WaitGroup
 		defer sending.Wait() // until the connection is closed, where the server has not taken all
 		sending.Go(func() {
@@ -245,7 +227,7 @@ func TestBodiesOnTheWire(t *testing.T) {
 					mux := http.NewServeMux()
 					mux.HandleFunc("/", func(_ http.ResponseWriter, r *http.Request) { saw(r) })
 					mux.HandleFunc("/up", func(w http.ResponseWriter, r *http.Request) { saw(r); h(w, r) })
-					answers := serve(t, c.wrap(mux), body)
+					answers := answersOf(t, c.wrap(mux), body)
 					if c.name == "bare" {
 						want, wantPaths = answers, fmt.Sprint(paths)
 					} else if answers != want || fmt.Sprint(paths) != wantPaths {

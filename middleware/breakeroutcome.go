@@ -64,12 +64,12 @@ func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool) 
 	return breaker.Success
 }
 
-// malformed reports whether the method or the host of a request has a character that none has (RFC 9110, section 9.1;
-// RFC 3986, section 3.2.2). Over HTTP/2 net/http takes such requests and does not send them: a proxy can only fail.
+// malformed reports whether a request has a method that is none, or a character in its host that none has (RFC 3986, section
+// 3.2.2). Over HTTP/2 net/http takes such requests and does not send them: a proxy can only fail.
 func malformed(r *http.Request) bool {
-	notInMethod := func(c rune) bool { return c <= ' ' || c >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, c) }
 	notInHost := func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c) } // other letters are encoded
-	return strings.ContainsFunc(r.Method, notInMethod) || strings.ContainsFunc(r.Host, notInHost)
+	_, err := http.NewRequest(r.Method, "/", nil)                                                                 // looks at the method
+	return err != nil || strings.ContainsFunc(r.Host, notInHost)
 }
 
 // failed says that a handler answered that it could not do its work, and not what was wrong with the request.

@@ -123,9 +123,9 @@ func (h *settingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w, rec := record(w, r)
 	if h.common.reject != nil {
-		outer := rec.reject
+		before := rec.reject
 		rec.reject = h.common.reject
-		defer func() { rec.reject = outer }()
+		defer func() { rec.reject = before }()
 	}
 	t := h.common.trace
 	outer := rec.traces

@@ -362,16 +362,23 @@ func serve(t *testing.T, h http.Handler, h2 bool) (*httptest.Server, *panicLog) 
 	return s, l
 }
 
-func rawExchange(t *testing.T, h http.Handler, c transparent) exchange {
-	s, l := serve(t, h, false)
+// dial connects to s until the end of the test.
+func dial(t *testing.T, s *httptest.Server) net.Conn {
+	t.Helper()
 	conn, err := net.Dial("tcp", s.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
+	return conn
+}
+
+func rawExchange(t *testing.T, h http.Handler, c transparent) exchange {
+	s, l := serve(t, h, false)
+	conn := dial(t, s)
 	method := c.method
 	if method == "" {
 		method = "GET"
@@ -794,11 +801,7 @@ func TestUploadedFilesAreRemoved(t *testing.T) {
 func TestGoexitReturnsEverything(t *testing.T) {
 	stack := allFive()
 	s, _ := serve(t, stack.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runtime.Goexit() })), false)
-	conn, err := net.Dial("tcp", s.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := dial(t, s)
 	io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
 	_, _ = io.ReadAll(conn)
 	checkAtRest(t, stack)

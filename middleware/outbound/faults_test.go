@@ -272,7 +272,6 @@ func TestReverseProxyBrokenUpload(t *testing.T) {
 	}
 }
 
-// HTTP/1, TLS and HTTP/2 through all layers: what arrives is what was sent.
 // A client that sends slowly says nothing about the host: else a few of them would close it to all.
 func TestSlowUploadIsNoFaultOfTheHost(t *testing.T) {
 	reads := func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }
@@ -403,6 +402,7 @@ func (p *pause) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
+// HTTP/1, TLS and HTTP/2 through all layers: what arrives is what was sent.
 func TestThroughRealServers(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")

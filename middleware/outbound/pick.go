@@ -196,12 +196,13 @@ func (s *Set) choose(req *http.Request, from []*endpoint, at time.Duration) *end
 	case RoundRobin:
 		return s.nextInTurn(from, at)
 	case Random:
-		return s.draw(from, at)
+		return draw(from, nil, func(e *endpoint) float64 { return float64(e.weight.Load()) * e.share(at, s.slowStart) })
 	case hashed:
 		return s.byHash(s.hashKey(req), from, at)
 	default:
-		a := drawOther(from, nil)
-		return s.lighter(a, drawOther(from, a), at)
+		weight := func(e *endpoint) float64 { return float64(e.weight.Load()) }
+		a := draw(from, nil, weight)
+		return s.lighter(a, draw(from, a, weight), at)
 	}
 }
 
@@ -239,22 +240,22 @@ func (l *roster) under(x int64) int {
 	return i
 }
 
-// drawOther draws an endpoint that is not a by weight. There must be one.
-func drawOther(from []*endpoint, a *endpoint) *endpoint {
-	var total int64
+// draw draws an endpoint that is not other by weight. There must be one.
+func draw(from []*endpoint, other *endpoint, weight func(*endpoint) float64) *endpoint {
+	var total float64
 	for _, e := range from {
-		if e != a {
-			total += e.weight.Load()
+		if e != other {
+			total += weight(e)
 		}
 	}
-	x := rand.Int64N(total)
+	x := rand.Float64() * total
 	var last *endpoint
 	for _, e := range from {
-		if e == a {
+		if e == other {
 			continue
 		}
 		last = e
-		if x -= e.weight.Load(); x < 0 {
+		if x -= weight(e); x < 0 {
 			break
 		}
 	}
@@ -302,20 +303,6 @@ func (s *Set) nextInTurn(from []*endpoint, at time.Duration) *endpoint {
 	}
 	best.turn -= total
 	return best
-}
-
-func (s *Set) draw(from []*endpoint, at time.Duration) *endpoint {
-	var total float64
-	for _, e := range from {
-		total += float64(e.weight.Load()) * e.share(at, s.slowStart)
-	}
-	x := rand.Float64() * total
-	for _, e := range from {
-		if x -= float64(e.weight.Load()) * e.share(at, s.slowStart); x < 0 {
-			return e
-		}
-	}
-	return from[len(from)-1]
 }
 
 // loadBound is how many times its part of the requests in flight an endpoint may
