@@ -71,6 +71,43 @@ func TestConsumerBuildsTheReadmeProgram(t *testing.T) {
 	}
 }
 
+// A module below the root is used in the same way, with a replace of its own.
+func TestConsumerBuildsWithANestedModule(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a program")
+	}
+	const nested = "limiter/redisstore"
+	dir := newConsumer(t, `package main
+
+import (
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/limiter/redisstore"
+)
+
+func main() {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
+	fmt.Println(limiter.NewRate(10, 20, limiter.WithStore(redisstore.New(client))).Policies())
+}
+`)
+	path, err := filepath.Abs(nested)
+	if err != nil {
+		t.Fatal(err)
+	}
+	goCommand(t, dir, "mod", "edit", "-require="+module+"/"+nested+"@v0.0.0", "-replace="+module+"/"+nested+"="+path)
+	sums, err := os.ReadFile(filepath.Join(nested, "go.sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	goCommand(t, dir, "vet", "./...")
+}
+
 // Importing every package does nothing: no goroutine, no handler, no flag, no
 // output.
 func TestConsumerImportsEverything(t *testing.T) {

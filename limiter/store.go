@@ -10,8 +10,8 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// Store keeps token buckets outside of this process, so that several processes share them. Package
-// limitertest has the tests that every Store must pass.
+// Store keeps token buckets outside of this process, so that several processes share them. Package redisstore, in a
+// module of its own, keeps them in Redis; package limitertest has the tests that every Store must pass.
 //
 // An implementation is safe for concurrent use, returns when ctx ends at the latest, and keeps neither
 // the policies nor the states it was given.

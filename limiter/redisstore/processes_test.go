@@ -1,0 +1,198 @@
+//go:build unix
+
+package redisstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/limiter/redisstore"
+	"github.com/spillgate/spillgate/middleware"
+)
+
+// processOf names the server, in the processes that TestProcesses starts.
+const processOf = "REDISSTORE_SERVER"
+
+// process asks for tokens from several goroutines until it is refused, and prints how many it had.
+func process() {
+	c := redis.NewClient(&redis.Options{Addr: os.Getenv(processOf), ContextTimeoutEnabled: true, MaxRetries: -1, ReadTimeout: 30 * time.Second})
+	var failures atomic.Int64
+	r := limiter.NewRate(rate.Every(24*time.Hour), 3000, limiter.WithStore(redisstore.New(c, redisstore.WithPrefix("processes:"))),
+		limiter.WithStoreTimeout(30*time.Second), limiter.WithStoreFailure(limiter.FailClosed),
+		limiter.WithRateTrace(limiter.RateTrace{StoreFailed: func(error) { failures.Add(1) }}))
+	var had atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for r.Allow("key").OK {
+				had.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	fmt.Println(had.Load(), failures.Load())
+}
+
+// Several processes have together what one would have alone.
+func TestProcesses(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	out := make([]string, 3)
+	for i := range out {
+		wg.Go(func() {
+			cmd := exec.Command(self)
+			cmd.Env = append(os.Environ(), processOf+"="+shared.addr)
+			b, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("%v: %s", err, b)
+			}
+			out[i] = strings.TrimSpace(string(b))
+		})
+	}
+	wg.Wait()
+	all := 0
+	for _, s := range out {
+		had, failures, _ := strings.Cut(s, " ")
+		n, err := strconv.Atoi(had)
+		if err != nil || failures != "0" {
+			t.Fatalf("a process said %q", s)
+		}
+		all += n
+	}
+	if all != 3000 {
+		t.Errorf("%q: %d admitted by all, want 3000", out, all)
+	}
+}
+
+// Two servers of one service: a client has one quota, and each server tells it.
+func TestServers(t *testing.T) {
+	f := newFixture(t)
+	var urls []string
+	for range 2 {
+		l := limiter.NewRate(rate.Every(time.Minute), 4, limiter.WithStore(f.Store), limiter.WithStoreTimeout(30*time.Second), limiter.WithStoreFailure(limiter.FailClosed))
+		s := httptest.NewServer(middleware.Wrap(http.NotFoundHandler(), middleware.Rate(l)))
+		defer s.Close()
+		urls = append(urls, s.URL)
+	}
+	for i := range 6 {
+		res, err := http.Get(urls[i%2])
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		want, left := http.StatusNotFound, 3-i
+		if i >= 4 {
+			want, left = http.StatusTooManyRequests, 0
+		}
+		if got := res.Header.Get("Ratelimit"); res.StatusCode != want || !strings.HasPrefix(got, fmt.Sprintf(`"default";r=%d;t=`, left)) {
+			t.Errorf("request %d: %d, RateLimit %s; want %d and %d left", i, res.StatusCode, got, want, left)
+		}
+	}
+}
+
+// While the server is gone each process decides by what it knows, and asks again when it is back.
+func TestOutage(t *testing.T) {
+	s := own(t)
+	var failed atomic.Int64
+	r := limiter.NewRate(rate.Every(24*time.Hour), 5, limiter.WithStore(redisstore.New(s.client(t))), limiter.WithStoreTimeout(30*time.Second),
+		limiter.WithRateTrace(limiter.RateTrace{StoreFailed: func(error) { failed.Add(1) }}))
+	for range 3 {
+		if !r.Allow("key").OK {
+			t.Fatal("refused")
+		}
+	}
+	s.kill()
+	for i := range 4 {
+		if d := r.Allow("key"); d.OK != (i < 2) {
+			t.Errorf("event %d of the outage: %+v", i, d)
+		}
+	}
+	for i := range 20 { // of other clients
+		if !r.Allow(fmt.Sprint(i)).OK {
+			t.Errorf("client %d refused", i)
+		}
+	}
+	if st := r.Stats(); st.StoreFailed < 5 || st.StoreSkipped == 0 || failed.Load() != 22 {
+		t.Errorf("%+v, %d failures told", st, failed.Load())
+	}
+
+	again, err := startAt(t.TempDir(), s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.kill)
+	c := again.client(t)
+	until(t, "the server is asked again", func() bool {
+		r.Allow("a new client")
+		n, err := c.DBSize(t.Context()).Result()
+		return err == nil && n > 0
+	})
+}
+
+// A server that does not answer holds nobody up for longer than the timeout.
+func TestHang(t *testing.T) {
+	s := own(t)
+	store := redisstore.New(s.client(t))
+	r := limiter.NewRate(1, 5, limiter.WithStore(store), limiter.WithStoreTimeout(20*time.Millisecond), limiter.WithStoreFailure(limiter.FailClosed))
+	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if d := r.Allow("key"); !errors.Is(d.Err(), limiter.ErrStoreFailed) || d.RetryAfter <= 0 {
+		t.Errorf("%+v, %v", d, d.Err())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond) // the client's own are 5 and 30 s
+	defer cancel()
+	if _, err := store.Take(ctx, limiter.StoreRequest{Key: "key", Cost: 1, Policies: one(1)}, make([]limiter.PolicyState, 1)); !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v; want that the time is up", err)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it answers again", func() bool { return r.Allow("key").OK })
+}
+
+// A replica that takes over has the buckets that had come to it.
+func TestFailover(t *testing.T) {
+	primary, replica := own(t), own(t)
+	p, r := primary.client(t), replica.client(t)
+	_, port, _ := strings.Cut(primary.addr, ":")
+	if err := r.Do(t.Context(), "REPLICAOF", "127.0.0.1", port).Err(); err != nil {
+		t.Fatal(err)
+	}
+	states := make([]limiter.PolicyState, 1)
+	req := limiter.StoreRequest{Key: "k", Cost: 3, Policies: one(5)}
+	if ok, err := redisstore.New(p).Take(t.Context(), req, states); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	until(t, "the replica has it", func() bool {
+		n, err := p.Wait(t.Context(), 1, time.Second).Result()
+		size, sizeErr := r.DBSize(t.Context()).Result()
+		return err == nil && n == 1 && sizeErr == nil && size == 1
+	})
+	primary.kill()
+	if err := r.Do(t.Context(), "REPLICAOF", "NO", "ONE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := redisstore.New(r).Take(t.Context(), req, states); ok || err != nil || states[0].Remaining != 2 {
+		t.Errorf("%v, %v, %+v; want 2 left and a refusal", ok, err, states)
+	}
+}

@@ -1,0 +1,187 @@
+// Package redisstore keeps the token buckets of a [limiter.Rate] in Redis or Valkey, so that several processes, on
+// several machines, share them.
+//
+//	client := redis.NewClient(&redis.Options{Addr: "redis:6379", ContextTimeoutEnabled: true, MaxRetries: -1})
+//	limits := limiter.NewRate(10, 20, limiter.WithStore(redisstore.New(client)))
+//	handler := middleware.Wrap(mux, middleware.Rate(limits))
+//
+// One script decides about an event with one question to the server, and takes from all policies of a key or from none. It goes
+// by the clock of the server, so the clocks of its clients may differ. What a key has spent is one value of 8 bytes for each policy and 8
+// more, which expires when the buckets would be full again; a key that has spent nothing takes no memory there.
+//
+// What happens while the server does not answer says [limiter.WithStoreFailure]: by default the buckets of each process decide.
+// How long it may take says [limiter.WithStoreTimeout]; that go-redis keeps to it takes ContextTimeoutEnabled, without which it goes by
+// its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it retry nothing.
+//
+// It needs Redis 5 or newer, or Valkey, and of its commands EVALSHA, EVAL, TIME, GET, SET and DEL. In a cluster each key is in one slot.
+// Replication is asynchronous: a failover forgets what had not been replicated. Where memory is full, the server has to evict (maxmemory-policy
+// volatile-ttl forgets first who is nearly done), or it refuses to write and counts as failed.
+package redisstore
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+//go:embed take.lua
+var takeSource string
+
+var takeScript = redis.NewScript(takeSource)
+
+// Store is a [limiter.Store] in Redis. Make one with [New]; it has nothing to close but its client. It is safe for concurrent use.
+type Store struct {
+	client redis.Scripter
+	prefix string
+}
+
+// Option configures [New].
+type Option interface{ apply(*Store) }
+
+type option func(*Store)
+
+func (o option) apply(s *Store) { o(s) }
+
+// WithPrefix sets what all keys in Redis begin with; the default is "spillgate:rate:". Stores of the same server share their buckets
+// if they have the same prefix: give each service one of its own, and the limits of one service that are not the same limit. What
+// stands between braces in it is all that a cluster finds the slot by.
+func WithPrefix(prefix string) Option {
+	return option(func(s *Store) { s.prefix = prefix })
+}
+
+// New returns a Store. The client is any of go-redis: a single server, one found by Sentinel, a cluster or a ring. It panics if client is nil.
+func New(client redis.Scripter, opts ...Option) *Store {
+	if client == nil {
+		panic("redisstore: New: client is nil: give a client of go-redis")
+	}
+	s := &Store{client: client, prefix: "spillgate:rate:"}
+	for _, o := range opts {
+		o.apply(s)
+	}
+	return s
+}
+
+// Take implements [limiter.Store]. Buckets are told apart by the key and the names of all policies; limits and bursts may change from
+// one call to the next. A debt is two bursts spent at most. It returns an error, and has taken nothing, if ctx has
+// ended, if there is no policy, states has another length, or a limit or burst is out of range; and whatever error the client or the server returns, after
+// which nothing is known.
+func (s *Store) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if len(req.Policies) == 0 || len(states) != len(req.Policies) {
+		return false, fmt.Errorf("redisstore: %d policies and %d states: give one or more policies, and as many states", len(req.Policies), len(states))
+	}
+	args := make([]any, 2, 2+2*len(req.Policies))
+	args[0], args[1] = boolArg(req.Force), req.Cost
+	for _, p := range req.Policies {
+		switch {
+		case math.IsNaN(float64(p.Limit)) || p.Limit < 0 || p.Burst < 0:
+			return false, fmt.Errorf("redisstore: policy %q has limit %v and burst %d: give 0 or more", p.Name, p.Limit, p.Burst)
+		case infinite(p):
+			args = append(args, 0, -1)
+		default:
+			args = append(args, float64(p.Limit), p.Burst)
+		}
+	}
+	answer, err := takeScript.Run(ctx, s.client, []string{s.name(req.Key, req.Policies)}, args...).StringSlice()
+	if err != nil {
+		return false, fmt.Errorf("redisstore: %w", err)
+	}
+	if len(answer) != 1+len(states) {
+		return false, errAnswer
+	}
+	ok := answer[0] == "1"
+	for i, p := range req.Policies {
+		spent, err := strconv.ParseFloat(answer[i+1], 64)
+		if err != nil {
+			return false, errAnswer
+		}
+		states[i] = state(p, spent, req.Cost, ok)
+	}
+	return ok, nil
+}
+
+var errAnswer = errors.New("redisstore: the server's answer is not one of the script")
+
+func boolArg(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func infinite(p limiter.Policy) bool { return p.Limit == rate.Inf || math.IsInf(float64(p.Limit), 1) }
+
+// state describes a bucket of which so much is spent, after an event of that cost.
+func state(p limiter.Policy, spent float64, cost int, ok bool) limiter.PolicyState {
+	if infinite(p) {
+		return limiter.PolicyState{Limit: p.Limit, Burst: p.Burst, Remaining: math.MaxInt}
+	}
+	burst, limit := float64(p.Burst), float64(p.Limit)
+	slack := 1e-6 + burst*1e-14 // as in the script
+	left := p.Burst
+	if l := math.Floor(burst - spent + slack); l < burst {
+		left = max(0, int(l))
+	}
+	st := limiter.PolicyState{
+		Limit:      p.Limit,
+		Burst:      p.Burst,
+		Remaining:  left,
+		ResetAfter: after(spent, limit, time.Nanosecond),
+	}
+	if missing := spent + float64(cost) - burst; !ok && missing > slack {
+		st.Refused = true
+		if cost <= p.Burst {
+			st.RetryAfter = after(missing, limit, time.Microsecond) // of the server's clock
+		}
+	}
+	return st
+}
+
+// after returns when so many tokens have flowed in, rounded up to whole units; 0 if none ever do.
+func after(tokens, limit float64, unit time.Duration) time.Duration {
+	if limit <= 0 {
+		return 0
+	}
+	n := math.Ceil(tokens / limit * float64(time.Second/unit))
+	if n >= math.MaxInt64/float64(unit) {
+		return math.MaxInt64
+	}
+	return time.Duration(n) * unit
+}
+
+// longKey is the length from which on a hash of a key stands for it.
+const longKey = 64
+
+// name returns the key in Redis. Names of policies hold no quotes, so that no two are the same by chance. What a client may choose freely
+// must not choose how much memory it takes, nor by braces the slot of a cluster: a hash of it cannot.
+func (s *Store) name(key string, policies []limiter.Policy) string {
+	var b strings.Builder
+	b.WriteString(s.prefix)
+	for i, p := range policies {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(`"` + p.Name + `"`)
+	}
+	if len(key) <= longKey && !strings.ContainsAny(key, "{}") {
+		b.WriteString(":" + key)
+		return b.String()
+	}
+	sum := sha256.Sum256([]byte(key))
+	b.WriteString("#" + base64.RawURLEncoding.EncodeToString(sum[:]))
+	return b.String()
+}
