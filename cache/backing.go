@@ -1,9 +1,7 @@
 package cache
 
 import (
-	"bytes"
 	"context"
-	"encoding/gob"
 	"errors"
 	"hash/maphash"
 	"math/rand/v2"
@@ -17,7 +15,7 @@ import (
 // Store keeps stored responses outside of the memory of this process: on a disk, or in a server
 // that several processes share. A cache with one (see [WithStore]) asks it for what its memory does
 // not have, and tells it what it stores and what it purges. Package cachetest has the tests that
-// every Store must pass.
+// every Store must pass; package redisstore, in a module of its own, is one in Redis.
 //
 // An implementation is safe for concurrent use and returns when ctx ends at the latest. It may
 // forget what it was given at any time. It keeps none of the slices that it is given, and never
@@ -224,69 +222,6 @@ func (b *backing) clear() {
 	b.renew(next, id, next.read)
 }
 
-// record is what is kept under a key.
-type record struct {
-	Generation uint64
-	Variants   []recordedEntry
-}
-
-type recordedEntry struct {
-	Status                                  int
-	Names                                   []string
-	Values                                  [][]string
-	Body                                    []byte
-	Stored                                  int64 // Unix, in ns
-	InitialAge, Lifetime, WhileStale, IfErr time.Duration
-	MustValidate, NoCache                   bool
-	Extra                                   string
-	Vary, Raw, Norm                         []string
-	Absent                                  []bool
-	Tags, Groups                            []string
-}
-
-func (e *entry) record() recordedEntry {
-	r := recordedEntry{
-		Status: e.status, Body: e.body, Stored: e.stored.UnixNano(),
-		InitialAge: e.initialAge, Lifetime: e.lifetime, WhileStale: e.whileStale, IfErr: e.ifError,
-		MustValidate: e.mustValidate, NoCache: e.noCache, Extra: e.extra, Vary: e.vary, Tags: e.tags, Groups: e.groups,
-	}
-	for _, f := range e.fields {
-		r.Names, r.Values = append(r.Names, f.name), append(r.Values, f.values)
-	}
-	for _, c := range e.chosen {
-		r.Raw, r.Norm, r.Absent = append(r.Raw, c.raw), append(r.Norm, c.norm), append(r.Absent, c.absent)
-	}
-	return r
-}
-
-// entry makes a record usable again; nil if it makes no sense.
-func (r *recordedEntry) entry(now time.Time) *entry {
-	n := len(r.Vary)
-	if len(r.Names) != len(r.Values) || len(r.Raw) != n || len(r.Norm) != n || len(r.Absent) != n || r.Status < 200 || r.Status > 999 {
-		return nil
-	}
-	// Its age goes by the wall clock, which is all that processes share. A clock that went back
-	// makes nothing younger than it was.
-	// No time is longer than a header could make it: sums of longer ones run over.
-	const most = maxDelta * time.Second
-	stored := now.Add(-min(max(0, now.Sub(time.Unix(0, r.Stored))), most))
-	e := &entry{
-		status: r.Status, stored: stored,
-		initialAge: min(max(0, r.InitialAge), most), lifetime: min(max(-most, r.Lifetime), most),
-		whileStale: min(max(noDelta, r.WhileStale), most), ifError: min(max(noDelta, r.IfErr), most),
-		mustValidate: r.MustValidate, noCache: r.NoCache, extra: r.Extra, vary: r.Vary, tags: r.Tags, groups: r.Groups,
-	}
-	for i, name := range r.Names {
-		e.fields = append(e.fields, field{name, r.Values[i]})
-	}
-	for i := range r.Vary {
-		e.chosen = append(e.chosen, selected{r.Raw[i], r.Norm[i], r.Absent[i]})
-	}
-	e.index()
-	e.complete(r.Body)
-	return e
-}
-
 // recall brings what the store has under the key of a fill into memory, and reports whether that
 // was anything.
 func (fl *fill) recall() bool {
@@ -332,15 +267,15 @@ func (fl *fill) recallFrom(b *backing) bool {
 	return found
 }
 
-// decodeRecord reads a record: nothing of one that belongs to another generation, or makes no sense.
+// decodeRecord makes entries of a record: none of one that belongs to another generation, or makes no sense.
 func decodeRecord(value []byte, generation uint64, now time.Time) ([]*entry, error) {
-	var rec record
-	if err := gob.NewDecoder(bytes.NewReader(value)).Decode(&rec); err != nil || rec.Generation != generation {
+	rec, err := readRecord(value)
+	if err != nil || rec.generation != generation {
 		return nil, err
 	}
 	var out []*entry
-	for i := range rec.Variants {
-		if e := rec.Variants[i].entry(now); e != nil {
+	for i := range rec.variants {
+		if e := rec.variants[i].entry(now); e != nil {
 			out = append(out, e)
 		}
 	}
@@ -357,21 +292,17 @@ func (fl *fill) save() {
 		if res == nil || !c.store.stands(fl.hash, fl.since) {
 			return
 		}
-		rec := record{Generation: id}
+		rec := record{generation: id}
 		now := time.Now()
 		var keep time.Duration
 		for _, e := range res.variants {
 			if e.part == nil && !e.purged() {
-				rec.Variants = append(rec.Variants, e.record())
+				rec.variants = append(rec.variants, e.record())
 				keep = max(keep, fl.h.rules.useful(e, now))
 			}
 		}
-		if len(rec.Variants) == 0 || keep <= 0 {
-			return
-		}
-		var buf bytes.Buffer
-		if !b.failed(gob.NewEncoder(&buf).Encode(&rec)) {
-			b.failed(b.set(ctx, fl.key, buf.Bytes(), keep))
+		if len(rec.variants) > 0 && keep > 0 {
+			b.failed(b.set(ctx, fl.key, rec.encode(), keep))
 		}
 	})
 }

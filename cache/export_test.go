@@ -1,9 +1,10 @@
 package cache
 
 import (
-	"bytes"
-	"encoding/gob"
+	"encoding/binary"
+	"hash/crc32"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -49,12 +50,12 @@ func ParseStrings(lines ...string) []string { return parseStrings(lines) }
 
 // DecodeRecord reads what a Store returned, of any generation.
 func DecodeRecord(value []byte) int {
-	var rec record
-	if gob.NewDecoder(bytes.NewReader(value)).Decode(&rec) != nil {
+	rec, err := readRecord(value)
+	if err != nil {
 		return 0
 	}
 	now := time.Unix(1<<30, 0)
-	entries, _ := decodeRecord(value, rec.Generation, now)
+	entries, _ := decodeRecord(value, rec.generation, now)
 	for _, e := range entries {
 		if e.age(now) < 0 || e.age(now) > maxDelta*time.Second {
 			panic("age out of range")
@@ -63,6 +64,30 @@ func DecodeRecord(value []byte) int {
 		e.stamped(&Cache{}, e.age(now))
 	}
 	return len(entries)
+}
+
+// RecordTimes are the times in a record.
+type RecordTimes struct {
+	Stored               int64
+	InitialAge, Lifetime time.Duration
+}
+
+// ChangeTimes changes them in a record of one variant; nil if it is none.
+func ChangeTimes(value []byte, change func(*RecordTimes)) []byte {
+	rec, err := readRecord(value)
+	if err != nil || len(rec.variants) != 1 {
+		return nil
+	}
+	e := &rec.variants[0]
+	times := RecordTimes{e.stored, e.initialAge, e.lifetime}
+	change(&times)
+	e.stored, e.initialAge, e.lifetime = times.Stored, times.InitialAge, times.Lifetime
+	return rec.encode()
+}
+
+// Checked puts a checksum below bytes, so that a record of them is looked at.
+func Checked(value []byte) []byte {
+	return binary.LittleEndian.AppendUint32(slices.Clip(value), crc32.Checksum(value, recordTable))
 }
 
 // Flights counts the runs of the handler that others can still find.
