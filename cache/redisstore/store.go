@@ -1,0 +1,108 @@
+// Package redisstore keeps what a [cache.Cache] stores in Redis or Valkey too, so that several processes, on several
+// machines, share it, and a new one does not begin with nothing.
+//
+//	client := redis.NewClient(&redis.Options{Addr: "redis:6379", ContextTimeoutEnabled: true})
+//	c := cache.New(64<<20, cache.WithStore(redisstore.New(client), 50*time.Millisecond))
+//	handler := middleware.Wrap(mux, middleware.Cache(c))
+//
+// The memory of each process stands before it, and is what a hit is served from; Redis is asked for what is not there. What happens
+// while it fails, and how it is purged, says [cache.WithStore]. That go-redis keeps to the timeout takes ContextTimeoutEnabled.
+//
+// Responses expire in Redis when nobody has a use for them. It may evict them sooner: set its maxmemory, and maxmemory-policy
+// allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster.
+package redisstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Store is a [cache.Store] in Redis. Make one with [New]; it has nothing to close but its client. It is safe for concurrent use.
+type Store struct {
+	client redis.UniversalClient
+	prefix string
+}
+
+// Option configures [New].
+type Option interface{ apply(*Store) }
+
+type option func(*Store)
+
+func (o option) apply(s *Store) { o(s) }
+
+// WithPrefix sets what all keys in Redis begin with; the default is "spillgate:cache:". Stores of the same server share their
+// responses if they have the same prefix: give each service, and each version of its pages that others must not see, one of its own. What
+// stands between braces in it is all that a cluster finds the slot by.
+func WithPrefix(prefix string) Option {
+	return option(func(s *Store) { s.prefix = prefix })
+}
+
+// New returns a Store. The client is that of a single server, one found by Sentinel, a cluster or a ring. It panics if client is nil.
+func New(client redis.UniversalClient, opts ...Option) *Store {
+	if client == nil {
+		panic("redisstore: New: client is nil: give a client of go-redis")
+	}
+	s := &Store{client: client, prefix: "spillgate:cache:"}
+	for _, o := range opts {
+		o.apply(s)
+	}
+	return s
+}
+
+// Get implements [cache.Store]. It returns whatever error the client or the server returns.
+func (s *Store) Get(ctx context.Context, key string) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	value, err := s.client.Get(ctx, s.name(key)).Bytes()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	return value, wrap(err)
+}
+
+// Set implements [cache.Store]. A ttl is at least a millisecond, which Redis counts in. It returns whatever error the client or
+// the server returns.
+func (s *Store) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// To go-redis 0 is for ever, and a part of a millisecond none.
+	ttl = max(ttl.Round(time.Millisecond), time.Millisecond)
+	return wrap(s.client.Set(ctx, s.name(key), value, ttl).Err())
+}
+
+// Delete implements [cache.Store]. It returns whatever error the client or the server returns.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return wrap(s.client.Del(ctx, s.name(key)).Err())
+}
+
+func wrap(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("redisstore: %w", err)
+}
+
+// longKey is the length from which on a hash of a key stands for it.
+const longKey = 256
+
+// name returns the key in Redis: a hash of what is long, or has the braces by which a client could choose the slot of a cluster. No
+// other key is the name of a hash: those begin with another letter.
+func (s *Store) name(key string) string {
+	if len(key) <= longKey && !strings.ContainsAny(key, "{}") {
+		return s.prefix + "k:" + key
+	}
+	sum := sha256.Sum256([]byte(key))
+	return s.prefix + "h:" + base64.RawURLEncoding.EncodeToString(sum[:])
+}
