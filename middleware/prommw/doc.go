@@ -1,0 +1,18 @@
+// Package prommw exports what Spillgate does as metrics of Prometheus.
+//
+//	requests := prommw.NewRequests()
+//	stack := middleware.New(append(middleware.Defaults(), requests.Layer())...)
+//	prometheus.MustRegister(requests, prommw.Stack(stack))
+//	mux.Handle("GET /metrics", promhttp.Handler())
+//	http.ListenAndServe(addr, stack.Handler(mux))
+//
+// [Stack], [Jobs], [Transport] and [Set] read the Stats of what they are given at each scrape and cost nothing in between.
+// [Requests] measures each request, by its route.
+//
+// Times are in seconds. A registry takes each of them once: to export two stacks give each labels of its own, by
+// [prometheus.WrapRegistererWith]. What a label holds is bounded by construction: patterns, kinds of tasks, and keys of a breaker, which its group
+// bounds. Bytes that are no UTF-8 are quoted as in Go.
+//
+// Serve /metrics where an overload does not reach it: outside of the stack, as above all if a For or a WithSkip leaves it out, or on
+// a listener of its own.
+package prommw

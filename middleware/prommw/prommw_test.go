@@ -1,0 +1,327 @@
+package prommw_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/middleware/outbound"
+	"github.com/spillgate/spillgate/middleware/prommw"
+	"github.com/spillgate/spillgate/pool"
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+// scrape returns the samples of a registry as they go over the wire, by what stands before the value.
+func scrape(t *testing.T, reg *prometheus.Registry) map[string]string {
+	t.Helper()
+	s := httptest.NewServer(promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError}))
+	defer s.Close()
+	res, err := http.Get(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 {
+		t.Fatalf("%d, %v: %s", res.StatusCode, err, b)
+	}
+	samples := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		if i := strings.LastIndexByte(line, ' '); i > 0 && line[0] != '#' {
+			samples[line[:i]] = strings.TrimSpace(line[i+1:])
+		}
+	}
+	return samples
+}
+
+func registry(t *testing.T, c ...prometheus.Collector) *prometheus.Registry {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	for _, c := range c {
+		if err := reg.Register(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return reg
+}
+
+func send(h http.Handler, method, path string) int {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(method, "http://example.com"+path, nil))
+	return w.Code
+}
+
+func TestStack(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /page", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		io.WriteString(w, "page")
+	})
+	mux.HandleFunc("GET /fails", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
+	mux.HandleFunc("POST /compute", func(http.ResponseWriter, *http.Request) {})
+	p := pool.New(pool.WithSlots(2))
+	requests := prommw.NewRequests()
+	stack := middleware.New(
+		requests.Layer(),
+		middleware.Rate(limiter.NewRate(0, 8)),
+		middleware.For("GET /fails", middleware.Rate(limiter.NewRate(0, 100, limiter.WithName("fails")))),
+		middleware.For("GET /fails", middleware.Rate(limiter.NewRate(0, 1000, limiter.WithName("more")))),
+		middleware.Cache(cache.New(1<<20)),
+		middleware.Concurrency(limiter.NewAdaptive()),
+		middleware.Breaker(breaker.NewGroup()),
+		middleware.For("POST /compute", middleware.Pool(p)),
+	)
+	h := stack.Handler(mux)
+	for range 3 {
+		send(h, "GET", "/page")
+		send(h, "POST", "/compute")
+	}
+	send(h, "GET", "/fails")
+	send(h, "GET", "/nothing")
+	if code := send(h, "GET", "/page"); code != 429 {
+		t.Fatal(code)
+	}
+	reg := registry(t, requests, prommw.Stack(stack))
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+	got := scrape(t, reg)
+	for name, want := range map[string]string{
+		`spillgate_requests_in_flight`:                                                                 "0",
+		`spillgate_requests_rejected_total{layer="rate"}`:                                              "1",
+		`spillgate_requests_rejected_total{layer="breaker"}`:                                           "0",
+		`spillgate_rate_decisions_total{decision="admitted",for="",nth="1"}`:                           "8",
+		`spillgate_rate_decisions_total{decision="rejected",for="",nth="1"}`:                           "1",
+		`spillgate_rate_burst{for="",nth="1",policy="default"}`:                                        "8",
+		`spillgate_rate_burst{for="GET /fails",nth="1",policy="fails"}`:                                "100",
+		`spillgate_rate_burst{for="GET /fails",nth="2",policy="more"}`:                                 "1000",
+		`spillgate_cache_requests_total{for="",nth="1",result="hit"}`:                                  "2",
+		`spillgate_cache_entries{for="",nth="1"}`:                                                      "1",
+		`spillgate_concurrency_admitted_total{for="",nth="1"}`:                                         "6",
+		`spillgate_concurrency_adaptive{for="",nth="1"}`:                                               "1",
+		`spillgate_concurrency_limit{for="",nth="1"}`:                                                  "8",
+		`spillgate_breaker_keys{for="",nth="1"}`:                                                       "4",
+		`spillgate_breaker_open{for="",nth="1",route="GET /fails"}`:                                    "0",
+		`spillgate_breaker_window_calls{for="",nth="1",outcome="failure",route="GET /fails"}`:          "1",
+		`spillgate_pool_slots{for="POST /compute",nth="1"}`:                                            "2",
+		`spillgate_pool_kind_begun_total{for="POST /compute",kind="",nth="1"}`:                         "3",
+		`spillgate_pool_kind_run_seconds_count{for="POST /compute",kind="",nth="1"}`:                   "",
+		`spillgate_request_duration_seconds_count{cache="hit",code="200",route="",shed=""}`:            "2",
+		`spillgate_request_duration_seconds_count{cache="miss",code="500",route="GET /fails",shed=""}`: "1",
+		`spillgate_request_duration_seconds_count{cache="bypass",code="429",route="",shed="rate"}`:     "1",
+		`spillgate_request_wait_seconds_count{layer="concurrency"}`:                                    "6",
+		`spillgate_request_wait_seconds_count{layer="pool"}`:                                           "3",
+	} {
+		if v, ok := got[name]; !ok || want != "" && v != want {
+			t.Errorf("%s is %q, want %s", name, v, want)
+		}
+	}
+	if t.Failed() {
+		for name, v := range got {
+			t.Log(name, v)
+		}
+	}
+}
+
+func TestOthers(t *testing.T) {
+	m := jobs.NewMux()
+	jobs.Register(m, "k", func(context.Context, int) (int, error) { return 0, nil })
+	l := jobs.NewLocal(m, pool.New())
+	defer l.Close()
+	j, _, err := l.Submit(t.Context(), "k", []byte("1"), jobs.SubmitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range l.Watch(t.Context(), j.ID) {
+	}
+	s := httptest.NewServer(http.NotFoundHandler())
+	defer s.Close()
+	set, err := outbound.NewSet([]outbound.Endpoint{{URL: s.URL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	tr := outbound.New(http.DefaultTransport, outbound.Retry(), outbound.Balance(set))
+	res, err := (&http.Client{Transport: tr}).Get("http://service.example/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	reg := registry(t, prommw.Jobs(l), prommw.Transport(tr), prommw.Set(set))
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
+	got := scrape(t, reg)
+	for name, want := range map[string]string{
+		`spillgate_jobs{state="finished"}`:                       "1",
+		`spillgate_jobs_ended_total{state="succeeded"}`:          "1",
+		`spillgate_outbound_requests_total`:                      "1",
+		`spillgate_outbound_retries_total{outcome="sent"}`:       "0",
+		`spillgate_endpoint_requests_total{url="` + s.URL + `"}`: "1",
+		`spillgate_endpoint_up{url="` + s.URL + `"}`:             "1",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %s; all: %v", name, got[name], want, got)
+		}
+	}
+}
+
+// What clients may have chosen ends no scrape, however odd.
+func TestOddKeys(t *testing.T) {
+	key := ""
+	g := breaker.NewGroup()
+	stack := middleware.New(middleware.Breaker(g, middleware.WithBreakerKey(func(*http.Request) string { return key })))
+	h := stack.Handler(http.NotFoundHandler())
+	keys := []string{"", "\xff", `"\xff"`, "\"\xff\"", "a\nb", "ü", "\x00", `"`, `""`}
+	for _, key = range keys {
+		send(h, "GET", "/")
+	}
+	n := 0
+	for name := range scrape(t, registry(t, prommw.Stack(stack))) {
+		if strings.HasPrefix(name, "spillgate_breaker_open{") {
+			n++
+		}
+	}
+	if want := g.Stats().Keys; n != want || want < len(keys)-1 {
+		t.Errorf("%d breakers of %d keys, and %d metrics", want, len(keys), n)
+	}
+}
+
+func TestTwoStacks(t *testing.T) {
+	one, two := middleware.New(middleware.Defaults()...), middleware.New(middleware.Defaults()...)
+	reg := registry(t, prommw.Stack(one))
+	if err := reg.Register(prommw.Stack(two)); err == nil {
+		t.Error("two stacks would have the same metrics, and nobody said so")
+	}
+	reg = prometheus.NewPedanticRegistry()
+	for name, s := range map[string]*middleware.Stack{"one": one, "two": two} {
+		if err := prometheus.WrapRegistererWith(prometheus.Labels{"stack": name}, reg).Register(prommw.Stack(s)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := scrape(t, reg)
+	for _, name := range []string{"one", "two"} {
+		if _, ok := got[`spillgate_requests_in_flight{stack="`+name+`"}`]; !ok {
+			t.Errorf("nothing of %s", name)
+		}
+	}
+}
+
+// A panic is measured and travels on; a connection that was taken over is no request any more.
+func TestPanic(t *testing.T) {
+	q := prommw.NewRequests(.1, 1)
+	h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), q.Layer())
+	func() {
+		defer func() {
+			if v := recover(); v != http.ErrAbortHandler {
+				t.Errorf("panic %v", v)
+			}
+		}()
+		send(h, "GET", "/")
+	}()
+	got := scrape(t, registry(t, q))
+	if v := got[`spillgate_request_duration_seconds_bucket{cache="bypass",code="panic",route="",shed="",le="1"}`]; v != "1" {
+		t.Errorf("%q: %v", v, got)
+	}
+}
+
+func TestScrapeUnderLoad(t *testing.T) {
+	requests := prommw.NewRequests()
+	stack := middleware.New(append(middleware.Defaults(), requests.Layer())...)
+	mux := http.NewServeMux()
+	for i := range 20 {
+		mux.HandleFunc(fmt.Sprintf("GET /%d", i), func(http.ResponseWriter, *http.Request) {})
+	}
+	h := stack.Handler(mux)
+	reg := registry(t, requests, prommw.Stack(stack))
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 500 {
+				send(h, "GET", fmt.Sprintf("/%d", (g+i)%20))
+			}
+		})
+	}
+	for range 20 {
+		scrape(t, reg)
+	}
+	wg.Wait()
+	if v := scrape(t, reg)[`spillgate_concurrency_admitted_total{for="",nth="1"}`]; v != "2000" {
+		t.Errorf("%s admitted", v)
+	}
+}
+
+func TestPanicsOfConstruction(t *testing.T) {
+	for name, f := range map[string]func(){
+		"Stack":       func() { prommw.Stack(nil) },
+		"Jobs":        func() { prommw.Jobs(nil) },
+		"Transport":   func() { prommw.Transport(nil) },
+		"Set":         func() { prommw.Set(nil) },
+		"NewRequests": func() { prommw.NewRequests(2, 1) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			f()
+		}()
+	}
+}
+
+func Example() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") })
+	requests := prommw.NewRequests()
+	stack := middleware.New(append(middleware.Defaults(), requests.Layer())...)
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(requests, prommw.Stack(stack))
+
+	site := http.NewServeMux()
+	site.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{})) // outside of the stack: an overload does not reach it
+	site.Handle("/", stack.Handler(mux))
+
+	site.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/hello", nil))
+	w := httptest.NewRecorder()
+	site.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(line, "spillgate_concurrency_admitted_total") || strings.HasPrefix(line, "spillgate_request_duration_seconds_count") {
+			fmt.Print(line)
+		}
+	}
+	// Output:
+	// spillgate_concurrency_admitted_total{for="",nth="1"} 1
+	// spillgate_request_duration_seconds_count{cache="miss",code="200",route="GET /hello",shed=""} 1
+}
+
+// BenchmarkRequests measures what measuring costs: the defaults, and the same with Requests.
+func BenchmarkRequests(b *testing.B) {
+	for name, extra := range map[string][]middleware.Layer{"without": nil, "with": {prommw.NewRequests().Layer()}} {
+		b.Run(name, func(b *testing.B) {
+			mux := http.NewServeMux()
+			mux.HandleFunc("GET /hello", func(http.ResponseWriter, *http.Request) {})
+			h := middleware.Wrap(mux, append(middleware.Defaults(), extra...)...)
+			r := httptest.NewRequest("GET", "/hello", nil)
+			w := httptest.NewRecorder()
+			b.ReportAllocs()
+			for b.Loop() {
+				r.Pattern = ""
+				h.ServeHTTP(w, r)
+			}
+		})
+	}
+}
