@@ -63,6 +63,21 @@ func (e *entry) notModified(h http.Header) bool {
 	return !when.IsZero() && !when.After(since)
 }
 
+// confirmedBy reports whether a 304 is about the stored response (RFC 9111, section 4.3.4), and not about another one that was
+// not modified since the Last-Modified of this one: a file that is older, as after a release was rolled back. Who was sent nothing but an
+// entity tag can mean no other.
+func (e *entry) confirmedBy(h http.Header) bool {
+	if e.lastModified == "" {
+		return true
+	}
+	h = canonicalFields(h)
+	if tags := h["Etag"]; len(tags) != 0 && e.etag != "" {
+		return etagMatch(tags, e.etag)
+	}
+	modified, ok := single(h["Last-Modified"])
+	return !ok || modified == e.lastModified
+}
+
 // conditional reports whether a request has conditions that a cache may evaluate.
 func conditional(h http.Header) bool {
 	return len(h["If-None-Match"]) != 0 || len(h["If-Modified-Since"]) != 0

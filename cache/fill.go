@@ -38,7 +38,7 @@ type fill struct {
 
 	validating bool     // the handler was sent our conditions, not the client's
 	offers     []*entry // or those of other variants, one of which it may choose
-	again      bool     // it chose one that nobody offered: ask without conditions
+	again      bool     // it chose one that nobody offered, or means another than the stored one: ask without conditions
 	deferred   bool     // the client gets its answer from the result, when that is complete
 	noStore    bool     // whatever comes, do not store it
 	background bool     // there is no client
@@ -103,7 +103,7 @@ func (fl *fill) run() {
 	fl.serve()
 	if fl.again {
 		fl.outer.restore(fl.header())
-		fl.again, fl.offers, fl.mode = false, nil, undecided
+		fl.offers, fl.mode = nil, undecided
 		fl.prompt = false
 		fl.out = fl.request()
 		fl.serve()
@@ -168,10 +168,10 @@ func (fl *fill) request() *http.Request {
 		for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 			delete(h, name)
 		}
-		if fl.have.etag != "" {
+		if fl.have.etag != "" && !fl.again {
 			h["If-None-Match"] = []string{fl.have.etag}
 		}
-		if fl.have.lastModified != "" {
+		if fl.have.lastModified != "" && !fl.again {
 			h["If-Modified-Since"] = []string{fl.have.lastModified}
 		}
 	}
@@ -225,7 +225,12 @@ func (fl *fill) decide(status int) {
 		}
 		fl.validating = true
 	}
-	if status == http.StatusNotModified && fl.validating {
+	if status == http.StatusNotModified && fl.validating && !fl.again {
+		if !fl.have.confirmedBy(h) {
+			fl.supersede()
+			fl.mode, fl.again = discarding, true
+			return
+		}
 		merged := fl.have.header()
 		delete(merged, "Date") // the 304 was made now, whether it says so or not
 		for name, values := range h {

@@ -203,3 +203,78 @@ func TestFreshenedVariantIsOfItsOwn(t *testing.T) {
 		})
 	}
 }
+
+// A 304 is believed if it can be about the stored response, and else the handler is asked for what it has (RFC 9111, section 4.3.4).
+func TestNotModifiedIsAboutAnother(t *testing.T) {
+	const date, older = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT", "Last-Modified: Sat, 05 Nov 1994 08:49:37 GMT"
+	for _, test := range []struct {
+		name                string
+		stored, notModified []string
+		body                string
+	}{
+		{"an older file", []string{date}, []string{older}, "new"},
+		{"an older file with a tag", []string{date}, []string{older, `Etag: "b"`}, "new"},
+		{"another tag, by the date alone", []string{date, `Etag: "a"`}, []string{date, `Etag: "b"`}, "new"},
+		{"an older file, without its tag", []string{date, `Etag: "a"`}, []string{older}, "new"},
+		{"the same file", []string{date}, []string{date}, "old"},
+		{"the same tag", []string{date, `Etag: "a"`}, []string{older, `Etag: "a"`}, "old"},
+		{"the same tag, weak", []string{date, `Etag: W/"a"`}, []string{`Etag: "a"`}, "old"},
+		{"nothing", []string{date}, nil, "old"},
+		{"another tag, where the tag alone was sent", []string{`Etag: "a"`}, []string{`Etag: "b"`}, "old"},
+	} {
+		for _, request := range []string{"X: y", "Range: bytes=1-"} {
+			t.Run(test.name+", "+request, func(t *testing.T) {
+				calls := 0
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					calls++
+					fields, body := test.notModified, "new"
+					if calls == 1 {
+						fields, body = test.stored, "old"
+					}
+					w.Header().Set("Cache-Control", "no-cache")
+					for _, f := range fields {
+						name, value, _ := strings.Cut(f, ": ")
+						w.Header().Set(name, value)
+					}
+					switch conditional := r.Header.Get("If-None-Match")+r.Header.Get("If-Modified-Since") != ""; {
+					case conditional:
+						w.WriteHeader(http.StatusNotModified)
+					case r.Header.Get("Range") != "":
+						t.Error("the handler was asked for a part")
+					default:
+						io.WriteString(w, body)
+					}
+				}))
+				get(h, "http://example.com/x")
+				res := get(h, "http://example.com/x", request)
+				if request == "X: y" {
+					want(t, "body", text(t, res), test.body)
+				} else {
+					want(t, "part", text(t, res), test.body[1:])
+				}
+				if test.body == "new" {
+					want(t, "calls", calls, 3)
+				} else {
+					want(t, "calls", calls, 2)
+				}
+			})
+		}
+	}
+}
+
+// A file that has come back is that of another release, although it was not modified since.
+func TestRollback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release, modified := "second", stamp
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=10, stale-while-revalidate=60")
+			http.ServeContent(w, r, "app.js", modified, strings.NewReader(release))
+		}))
+		want(t, "release", text(t, get(h, "http://example.com/app.js")), "second")
+		release, modified = "first", stamp.Add(-time.Hour)
+		time.Sleep(15 * time.Second) // in a synctest bubble
+		want(t, "while it is validated", text(t, get(h, "http://example.com/app.js")), "second")
+		synctest.Wait()
+		want(t, "rolled back", text(t, get(h, "http://example.com/app.js")), "first")
+	})
+}
