@@ -163,7 +163,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.ContentLength != 0 || len(r.TransferEncoding) != 0 || len(r.Header["Upgrade"]) != 0 ||
-		originConditional(r.Header) || p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
+		originConditional(r.Header) || otherUnit(r.Header["Range"]) || p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
 		h.passOn(w, r)
 		return
 	}

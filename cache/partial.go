@@ -103,6 +103,12 @@ func parseRange(lines []string, total int64) (from, to int64, ok bool) {
 	return from, to, true
 }
 
+// otherUnit reports whether a range is counted in something else than bytes, such as the items of a list, which the handler
+// may know and a cache does not (RFC 9110, section 14.2).
+func otherUnit(lines []string) bool {
+	return len(lines) != 0 && !strings.HasPrefix(lines[0], "bytes=")
+}
+
 // strong reports whether an entity tag identifies bytes.
 func strong(etag string) bool { return len(etag) > 2 && etag[0] == '"' }
 

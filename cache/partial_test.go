@@ -260,3 +260,29 @@ func TestPartsThatAreTooLarge(t *testing.T) {
 	}
 	want(t, "calls", calls.Load(), most+1)
 }
+
+// A range in a unit that the cache does not know is for the handler, whatever is stored of the whole.
+func TestRangesOfOtherUnits(t *testing.T) {
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		if r.Header.Get("Range") == "items=0-1" {
+			w.Header().Set("Content-Range", "items 0-1/3")
+			w.WriteHeader(http.StatusPartialContent)
+			io.WriteString(w, `["a","b"]`)
+			return
+		}
+		io.WriteString(w, `["a","b","c"]`) // no other range is known
+	}))
+	for range 2 {
+		want(t, "all", text(t, get(h, "http://example.com/x")), `["a","b","c"]`)
+		res := get(h, "http://example.com/x", "Range: items=0-1")
+		want(t, "status", res.StatusCode, http.StatusPartialContent)
+		want(t, "two items", text(t, res), `["a","b"]`)
+		for _, other := range []string{"items=2-", "Bytes=0-1", "none", ""} {
+			res := get(h, "http://example.com/x", "Range: "+other)
+			want(t, "status of "+other, res.StatusCode, http.StatusOK)
+			want(t, "all of "+other, text(t, res), `["a","b","c"]`)
+		}
+		want(t, "bytes", text(t, get(h, "http://example.com/x", "Range: bytes=0-3")), `["a"`)
+	}
+}
