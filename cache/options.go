@@ -199,7 +199,8 @@ func WithUnkeyedHeaders(names ...string) RouteOption {
 }
 
 // WithTargets sets the targeted fields (RFC 9213) that are obeyed, the first one present before the
-// others and all before Cache-Control and Expires. The default is CDN-Cache-Control.
+// others and all before Cache-Control and Expires. The default is CDN-Cache-Control. What is said there means what it means in
+// Cache-Control: the response to a request with credentials is stored for public, s-maxage and must-revalidate, and not for max-age alone.
 func WithTargets(names ...string) RouteOption {
 	names = canonical("WithTargets", names)
 	return routeOption(func(p *rules) { p.targets = names })
@@ -207,7 +208,8 @@ func WithTargets(names ...string) RouteOption {
 
 // WithSurrogate obeys Surrogate-Control, after the targeted fields and before Cache-Control, and
 // announces the cache to the handler under a name in Surrogate-Capability. It is off by default:
-// a handler that writes Surrogate-Control today means the CDN in front, and purges it there. The name is a token
+// a handler that writes Surrogate-Control today means the CDN in front, and purges it there. Responses to requests with
+// credentials are not stored for it. The name is a token
 // (RFC 9110, section 5.6.2), and WithSurrogate panics at another one; an empty one ends what [New] was given.
 func WithSurrogate(name string) RouteOption {
 	if name != "" {

@@ -69,8 +69,8 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	if len(h["Set-Cookie"]) != 0 && !p.storeSetCookie && !slices.Contains(d.omit, "Set-Cookie") {
 		return no("set-cookie", true)
 	}
-	if len(r.Header["Authorization"]) != 0 && !(d.public || d.mustRevalidate || d.sMaxAge != noDelta || targeted) {
-		// Section 3.5.
+	if len(r.Header["Authorization"]) != 0 && !(d.public || d.mustRevalidate || d.sMaxAge != noDelta) {
+		// Section 3.5, and a max-age says no more in a targeted field (RFC 9213, section 2.2).
 		return no("authorization", false)
 	}
 	for _, name := range p.unkeyed {
