@@ -123,13 +123,39 @@ func parseDirectives(lines []string) directives {
 	d := noDirectives()
 	for _, line := range lines {
 		for line != "" {
-			var name, arg string
-			var hasArg bool
-			name, arg, hasArg, line = nextDirective(line)
+			name, arg, hasArg, rest := nextDirective(line)
 			d.set(name, arg, hasArg)
+			d.heed(line[:len(line)-len(rest)])
+			line = rest
 		}
 	}
 	return d
+}
+
+// heed looks into what is written like no directive, as "private; max-age=60" or "no-store no-cache", for what would keep the response from
+// being stored or used: whoever wrote it meant that, and many a cache looks for the words alone. A lifetime in it cannot be read, and is none
+// (RFC 9111, section 4.2.1).
+func (d *directives) heed(written string) {
+	if strings.IndexByte(written, '"') >= 0 || strings.IndexFunc(trimOWS(strings.TrimSuffix(written, ",")), notDirective) < 0 {
+		return
+	}
+	for word := range strings.FieldsFuncSeq(strings.ToLower(written), notDirective) {
+		switch name, _, _ := strings.Cut(word, "="); name {
+		case "no-store":
+			d.noStore = true
+		case "no-cache":
+			d.noCache = true
+		case "private":
+			d.private = true
+		case "max-age", "s-maxage":
+			d.maxAge = 0
+		}
+	}
+}
+
+// notDirective reports whether a directive without quotes cannot have c.
+func notDirective(c rune) bool {
+	return c >= 0x80 || c != '=' && !tokenByte(byte(c))
 }
 
 // set takes in one directive; names are compared without regard to case.

@@ -105,6 +105,47 @@ func TestResponseDirectives(t *testing.T) {
 	}
 }
 
+// What is written like no directive is heeded where it would keep the response from the cache, and says nothing else.
+func TestDirectivesThatAreNone(t *testing.T) {
+	lasting := []string{"Expires: Thu, 18 Aug 2050 02:01:18 GMT", "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT"}
+	for _, test := range []struct {
+		control string
+		hit     bool
+	}{
+		{"private; max-age=60", false},
+		{"Private;max-age=60", false},
+		{"max-age=60; private", false},
+		{"no-store; no-cache", false},
+		{"public no-store", false},
+		{"no-cache; x", false},
+		{"x, private;, y", false},
+		{"private\u00a0", false},
+		{"public; max-age=60", false},
+		{"max-age =60", false},
+		{"public s-maxage=60", false},
+		{"public; x", true},
+		{"x; not-private; no-store-at-all", true},
+		{`x="private; no-store"`, true},
+		{`x="private"; y="no-store"`, true},
+		{" x ,\ty\t, ", true},
+		{"private=x", true},
+		{"x=private", true},
+	} {
+		for _, field := range lasting {
+			calls := 0
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls++
+				w.Header().Set("Cache-Control", test.control)
+				name, value, _ := strings.Cut(field, ": ")
+				w.Header().Set(name, value)
+			}))
+			get(h, "http://example.com/x")
+			get(h, "http://example.com/x")
+			want(t, test.control+" with "+field, calls == 1, test.hit)
+		}
+	}
+}
+
 // A handler that panics still does; but a client that has a stale response coming gets it whole first.
 func TestPanicWithAStaleResponse(t *testing.T) {
 	panics := false

@@ -81,7 +81,7 @@ func canonical(option string, names []string) []string {
 // token returns a name if it is a token (RFC 9110, section 5.6.2), as the names of fields and of cookies are.
 func token(option, name string) string {
 	for i := 0; i < len(name); i++ {
-		if c := name[i]; !alpha(c) && !digit(c) && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+		if !tokenByte(name[i]) {
 			panic(fmt.Sprintf("cache: %s(%q): not a name; give each name as an argument of its own", option, name))
 		}
 	}
@@ -89,6 +89,10 @@ func token(option, name string) string {
 		panic(fmt.Sprintf("cache: %s: a name is empty; leave it out", option))
 	}
 	return name
+}
+
+func tokenByte(c byte) bool {
+	return alpha(c) || digit(c) || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
 func atLeast[T int | int64 | time.Duration](option string, n, least T) {
