@@ -278,3 +278,26 @@ func TestRollback(t *testing.T) {
 		want(t, "rolled back", text(t, get(h, "http://example.com/app.js")), "first")
 	})
 }
+
+// What is stale from the beginning is served within its windows, whether it can be validated or not.
+func TestStaleFromTheBeginning(t *testing.T) {
+	for _, field := range []string{"X: y", `Etag: "1"`} {
+		synctest.Test(t, func(t *testing.T) {
+			calls := 0
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls++
+				name, value, _ := strings.Cut(field, ": ")
+				w.Header().Set(name, value)
+				w.Header().Set("Cache-Control", "max-age=0, stale-while-revalidate=60")
+				fmt.Fprint(w, calls)
+			}))
+			for i, body := range []string{"1", "1", "2", "3"} {
+				want(t, fmt.Sprint("answer ", i), text(t, get(h, "http://example.com/x")), body)
+				synctest.Wait()
+				time.Sleep(time.Second) // in a synctest bubble
+			}
+			time.Sleep(time.Minute) // in a synctest bubble
+			want(t, "after the window", text(t, get(h, "http://example.com/x")), "5")
+		})
+	}
+}

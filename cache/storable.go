@@ -100,8 +100,9 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	v.mustValidate = d.mustRevalidate || d.proxyRevalidate || d.sMaxAge != noDelta || d.noCache
 	usable := life > age && !d.noCache
 	if !usable {
-		validator := len(h["Etag"]) != 0 || len(h["Last-Modified"]) != 0
-		if !(explicit || d.noCache) || !validator {
+		// It may be validated, or served stale (RFC 5861): max-age=0 with stale-while-revalidate is to be of use all the same.
+		later := len(h["Etag"]) != 0 || len(h["Last-Modified"]) != 0 || !v.mustValidate && max(d.whileStale, d.ifErring) > age-life
+		if !(explicit || d.noCache) || !later {
 			if v.cookie = !explicit && personal(r) && len(h["Last-Modified"]) != 0; v.cookie {
 				return no("not-fresh", d.noCache)
 			}
