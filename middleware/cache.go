@@ -10,7 +10,8 @@ import (
 // Cache answers from c what c holds, and stores what c may (RFC 9111, as a shared cache). It is
 // outside the limit, the breaker and the pool: a hit takes no permit, and where the handler fails
 // or one of them refuses, a stored response is served stale within the windows that the response or
-// an option of c allows. What they refuse is never stored.
+// an option of c allows. What they refuse is never stored. A router that takes layers for single routes is to put this one around all
+// methods of a URL: where a POST or PUT that succeeds does not pass through it, what is stored under that URL stays.
 //
 // It panics if c or an option is nil.
 func Cache(c *cache.Cache, opts ...CacheOption) Layer {

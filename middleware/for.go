@@ -17,7 +17,8 @@ import (
 //
 // Each of the layers takes the place of its kind in a stack, after those that hold for every request. Every For
 // whose pattern matches applies, so a route may be charged to its own rate limit and to a
-// general one; only of cache layers just one is used, the first For that matches before a general one.
+// general one; only of cache layers just one is used, the first For that matches before a general one. A cache layer whose pattern
+// is for GET gets the requests with other methods, too: a PUT that succeeds makes what is stored under its URL invalid.
 //
 // The pattern is matched against the request as it arrives, so it works around any router; a path that
 // ServeMux would clean or unescape is matched as ServeMux would.

@@ -61,6 +61,15 @@ func (m *matcher) match(r *http.Request) bool {
 	return m.host == "" || m.host == stripPort(r.Host)
 }
 
+// withUnsafe returns a matcher of the same URLs whatever the method, if m is for GET: a cache has to see what makes invalid what it holds
+// (RFC 9111, section 4.4).
+func (m *matcher) withUnsafe() *matcher {
+	if m.method != http.MethodGet {
+		return m
+	}
+	return newMatcher("For", strings.TrimLeft(strings.TrimPrefix(m.pattern, m.method), " \t"))
+}
+
 // isClean says that a router would not change p before it looks it up. It may say no where
 // the answer is yes.
 func isClean(p string) bool {

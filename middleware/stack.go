@@ -163,7 +163,12 @@ func buildCaches(next http.Handler, all []placed, e env) http.Handler {
 		h = place(next, nil, all[n], e)
 	}
 	for i := len(all) - 1; i >= n; i-- {
-		h = place(next, h, all[i], e)
+		p := all[i]
+		p.on = make([]*matcher, len(all[i].on))
+		for j, m := range all[i].on {
+			p.on[j] = m.withUnsafe()
+		}
+		h = place(next, h, p, e)
 	}
 	return h
 }

@@ -122,6 +122,38 @@ func TestOneCacheServesARequest(t *testing.T) {
 	}
 }
 
+// A cache whose pattern is for GET sees the requests that make its responses invalid, and no more than that.
+func TestCacheForGETSeesOtherMethods(t *testing.T) {
+	for _, pattern := range []string{"/items/", "GET /items/", "GET /items/{id}", "GET example.com/items/", "POST /items/"} {
+		for _, nested := range []bool{false, true} {
+			item := "old"
+			l := middleware.Cache(cache.New(1 << 20))
+			if nested {
+				l = middleware.For("GET /", l)
+			}
+			h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if r.Method == "PUT" {
+					item = "new"
+				}
+				io.WriteString(w, item)
+			}), middleware.For(pattern, l), middleware.Cache(cache.New(1<<20, cache.WithOnlyExplicit())))
+			get(h, "GET", "/items/1")
+			status := get(h, "GET", "/items/1").Header.Get("Cache-Status")
+			if hit := strings.Contains(status, "hit"); hit != (pattern != "POST /items/") {
+				t.Errorf("%s, nested %v: Cache-Status %q", pattern, nested, status)
+			}
+			if status := get(h, "PUT", "/items/1").Header.Get("Cache-Status"); status != "" {
+				t.Errorf("%s, nested %v: Cache-Status of a PUT: %q", pattern, nested, status)
+			}
+			b, err := io.ReadAll(get(h, "GET", "/items/1").Body)
+			if string(b) != "new" || err != nil {
+				t.Errorf("%s, nested %v: %q after the PUT, %v; want new", pattern, nested, b, err)
+			}
+		}
+	}
+}
+
 func TestTraceTellsWhatHappened(t *testing.T) {
 	var admitted []string
 	var results []middleware.Result
