@@ -228,11 +228,15 @@ func (e *entry) freshen(h http.Header, outer headerSnapshot, v verdict, now time
 		}
 	}
 	for _, f := range from.fields {
-		switch http.CanonicalHeaderKey(f.name) {
-		case "Content-Length", "Content-Encoding", "Content-Range", "Content-Md5", "Etag":
+		switch name := http.CanonicalHeaderKey(f.name); name {
+		case "Content-Length", "Content-Encoding", "Content-Range", "Etag":
 			continue
 		case "Vary":
 			continue // the variant was chosen by what is stored
+		default:
+			if digests(name) {
+				continue
+			}
 		}
 		n.set(f.name, f.values...)
 	}

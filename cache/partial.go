@@ -158,6 +158,9 @@ func writePartial(w http.ResponseWriter, r *http.Request, e *entry, age, status 
 	hd["Age"], hd["Cache-Status"] = age, status
 	body := e.body
 	if from, to, ok := parseRange(r.Header["Range"], e.part.total); ok && from >= e.part.first && to <= e.part.end(e.body) {
+		if int(to-from) != len(body) {
+			dropDigests(hd)
+		}
 		body = body[from-e.part.first : to-e.part.first]
 		setRange(hd, from, to, e.part.total)
 	}
@@ -204,6 +207,7 @@ func combine(e, old *entry, most int64) *entry {
 	copy(body[old.part.first-first:], old.body)
 	copy(body[e.part.first-first:], e.body)
 	n := e.clone()
+	n.fields = slices.DeleteFunc(n.fields, func(f field) bool { return digests(http.CanonicalHeaderKey(f.name)) })
 	total := max(e.part.total, old.part.total)
 	if first == 0 && end == total {
 		n.status = http.StatusOK

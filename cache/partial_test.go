@@ -286,3 +286,64 @@ func TestRangesOfOtherUnits(t *testing.T) {
 		want(t, "bytes", text(t, get(h, "http://example.com/x", "Range: bytes=0-3")), `["a"`)
 	}
 }
+
+// The digest of a message's content is sent with that content alone (RFC 9530), and that of the representation with every part of it.
+func TestDigestsOfContent(t *testing.T) {
+	const whole = "0123456789"
+	digest := func(content string) string { return "sha-256=:" + content + ":" }
+	for name, request := range map[string][]string{
+		"one":               {"Range: bytes=2-4"},
+		"two":               {"Range: bytes=0-1,4-5"},
+		"by If-Range":       {"Range: bytes=2-4", `If-Range: "1"`},
+		"known":             {`If-None-Match: "1"`},
+		"known, and a part": {"Range: bytes=2-4", `If-None-Match: "1"`},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			changed := false
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=10")
+				w.Header().Set("Repr-Digest", digest(whole))
+				if r.Header.Get("If-None-Match") == `"1"` && !changed {
+					w.Header().Set("Content-Digest", digest(""))
+					w.WriteHeader(http.StatusNotModified)
+					return
+				}
+				w.Header().Set("Etag", `"1"`)
+				w.Header().Set("Content-Digest", digest(whole))
+				io.WriteString(w, whole)
+			}))
+			get(h, "http://example.com/x")
+			for _, when := range []string{"hit", "validated", "replaced"} {
+				res := get(h, "http://example.com/x", request...)
+				want(t, name+", "+when+": status", res.StatusCode == 200, false)
+				want(t, name+", "+when+": digest of the content", res.Header.Get("Content-Digest"), "")
+				want(t, name+", "+when+": digest of all", res.Header.Get("Repr-Digest"), digest(whole))
+				want(t, name+", "+when+": digest with all", get(h, "http://example.com/x").Header.Get("Content-Digest"), digest(whole))
+				changed = when == "validated"
+				time.Sleep(15 * time.Second) // in a synctest bubble
+			}
+		})
+	}
+}
+
+// Parts that are put together have no digest of theirs, and a stored part has its own.
+func TestDigestsOfParts(t *testing.T) {
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var from, to int
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to)
+		part := "0123456789"[from : to+1]
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", `"1"`)
+		w.Header().Set("Content-Digest", part)
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/10", from, to))
+		w.WriteHeader(http.StatusPartialContent)
+		io.WriteString(w, part)
+	}))
+	for _, test := range [][2]string{{"0-4", "01234"}, {"0-4", "01234"}, {"1-2", ""}, {"5-9", "56789"}, {"0-9", ""}, {"5-9", ""}} {
+		res := get(h, "http://example.com/x", "Range: bytes="+test[0])
+		want(t, "digest of "+test[0], res.Header.Get("Content-Digest"), test[1])
+	}
+	all := get(h, "http://example.com/x")
+	want(t, "digest of all", all.Header.Get("Content-Digest"), "")
+	want(t, "all", text(t, all), "0123456789")
+}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -31,7 +32,15 @@ func (h *route) serveStale(w http.ResponseWriter, r *http.Request, e *entry, now
 
 // describesContent are the fields that a 304 leaves out (RFC 9110, section 15.4.5).
 func describesContent(name string) bool {
-	return name == "Content-Length" || name == "Content-Type" || name == "Content-Encoding"
+	return name == "Content-Length" || name == "Content-Type" || name == "Content-Encoding" || digests(name)
+}
+
+// digests reports whether a field holds the digest of a message's content (RFC 9530, section 2), which is that of no other message: a
+// part has another, and a 304 that of nothing.
+func digests(name string) bool { return name == "Content-Digest" || name == "Content-Md5" }
+
+func dropDigests(hd http.Header) {
+	maps.DeleteFunc(hd, func(name string, _ []string) bool { return digests(http.CanonicalHeaderKey(name)) })
 }
 
 func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []string) {
@@ -41,6 +50,7 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 	for i := range e.fields {
 		f := &e.fields[i]
 		if fresh304 && describesContent(f.name) {
+			delete(hd, f.name) // where it is the handler that has just set it
 			continue
 		}
 		hd[f.name] = f.values
@@ -56,6 +66,7 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 			if len(r.Header["If-Range"]) == 0 {
 				if from, to, ok := parseRange(ranges, int64(len(e.body))); ok {
 					hd["Accept-Ranges"] = acceptBytes
+					dropDigests(hd)
 					setRange(hd, from, to, int64(len(e.body)))
 					w.WriteHeader(http.StatusPartialContent)
 					w.Write(e.body[from:to])
@@ -82,5 +93,6 @@ var acceptBytes = []string{"bytes"}
 func writeRange(w http.ResponseWriter, r *http.Request, e *entry) {
 	hd := w.Header()
 	delete(hd, "Content-Length")
+	dropDigests(hd)
 	http.ServeContent(w, r, "", e.modified, bytes.NewReader(e.body))
 }
