@@ -282,6 +282,7 @@ func TestUnsafeMethods(t *testing.T) {
 		{"POST", 200, true}, {"PUT", 204, true}, {"DELETE", 303, true}, {"M-SEARCH", 200, true}, {"PATCH", 200, true},
 		{"POST", 399, true}, {"POST", 400, false}, {"POST", 404, false}, {"POST", 500, false},
 		{"OPTIONS", 200, false}, {"TRACE", 200, false}, {"CONNECT", 200, false},
+		{"PROPFIND", 207, false}, {"REPORT", 207, false}, {"SEARCH", 200, false}, {"QUERY", 200, false}, {"PROPPATCH", 207, true},
 	} {
 		var calls atomic.Int64
 		cached := page(&calls, "x", "Cache-Control: max-age=60", `Cache-Groups: "g"`)
