@@ -345,6 +345,26 @@ func TestAttack09KeyConfusion(t *testing.T) {
 	want(t, "de", text(t, get(h, "/rewritten", "Lang: de")), "/de/rewritten")
 }
 
+// A request target in absolute-form may have any scheme, and a user. Handlers look at them, to see whether a redirect to https is needed, and
+// what they answer to such a one is nobody else's (RFC 9112, section 3.3).
+func TestSchemeOfTheTarget(t *testing.T) {
+	send := wire(t, cache.New(1<<20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		if r.TLS == nil && r.URL.Scheme != "https" && r.URL.User == nil {
+			http.Redirect(w, r, "https://"+r.Host+r.URL.Path, http.StatusMovedPermanently)
+		}
+	})))
+	for range 2 {
+		want(t, "https", send("GET https://example.com/x HTTP/1.1\r\nHost: example.com\r\n\r\n").StatusCode, http.StatusOK)
+		want(t, "a user", send("GET http://u@example.com/x HTTP/1.1\r\nHost: example.com\r\n\r\n").StatusCode, http.StatusOK)
+		for _, target := range []string{"/x", "http://example.com/x"} {
+			res := send("GET " + target + " HTTP/1.1\r\nHost: example.com\r\n\r\n")
+			want(t, target, res.StatusCode, http.StatusMovedPermanently)
+			io.Copy(io.Discard, res.Body)
+		}
+	}
+}
+
 // A request target in absolute-form may have no path. A ServeMux redirects it to "/", and that answer must be nobody else's.
 func TestAttack09TargetWithoutAPath(t *testing.T) {
 	mux := http.NewServeMux()

@@ -21,9 +21,13 @@ func target(r *http.Request) (s string, ok bool) {
 	if s[0] == '/' {
 		return s, true
 	}
-	// absolute-form (RFC 9112, section 3.2.2)
-	if _, rest, ok := strings.Cut(s, "://"); ok && r.URL.Opaque == "" {
+	// absolute-form (RFC 9112, section 3.2.2). With a scheme that is not the connection's, or with a user, it is the target of another URI
+	// (section 3.3), and the handler sees that in r.URL.
+	if scheme, rest, ok := strings.Cut(s, "://"); ok && r.URL.Opaque == "" && strings.EqualFold(scheme, schemeOf(r)) {
 		j := strings.IndexAny(rest, "/?")
+		if at := strings.IndexByte(rest, '@'); at >= 0 && (j < 0 || at < j) {
+			return s, true
+		}
 		switch {
 		case j < 0:
 			return "/", true // what a path that is empty stands for; the handler gets it empty, see extra
@@ -32,7 +36,14 @@ func target(r *http.Request) (s string, ok bool) {
 		}
 		return rest[j:], true
 	}
-	return s, true // "*", or "http:m/x", which net/http lets through
+	return s, true // or "*", or "http:m/x", which net/http lets through
+}
+
+func schemeOf(r *http.Request) string {
+	if r.TLS != nil {
+		return "https"
+	}
+	return "http"
 }
 
 // appendKey appends the primary key (RFC 9111, section 2): the URL as the client wrote it, with
