@@ -62,9 +62,11 @@ func splitQuoted(s string, sep byte) func(yield func(string) bool) {
 }
 
 // acceptedForm chooses how a job is shown by the Accept fields: what has the highest weight,
-// and JSON where they are equal or nothing fits (RFC 9110, section 12.5.1, allows that).
+// and JSON where they are equal or nothing fits (RFC 9110, section 12.5.1, allows that). JSON also has the weight of */*
+// if it is not named, where that is the highest.
 func acceptedForm(fields []string) asyncForm {
 	best, form := 0.0, formJSON
+	rest, named := 0.0, false
 	for _, field := range fields {
 		for one := range splitQuoted(field, ',') {
 			kind, params, _ := strings.Cut(one, ";")
@@ -75,7 +77,8 @@ func acceptedForm(fields []string) asyncForm {
 			case "text/event-stream":
 				f = formEvents
 			case "application/json", "application/*":
-				f = formJSON
+				f, named = formJSON, true
+			case "*/*":
 			default:
 				continue
 			}
@@ -87,10 +90,16 @@ func acceptedForm(fields []string) asyncForm {
 					}
 				}
 			}
-			if q > best || q == best && q > 0 && f == formJSON {
+			switch {
+			case f == 0:
+				rest = q
+			case q > best || q == best && q > 0 && f == formJSON:
 				best, form = q, f
 			}
 		}
+	}
+	if rest > best && !named {
+		return formJSON
 	}
 	return form
 }

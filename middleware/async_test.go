@@ -671,6 +671,11 @@ func TestAsyncNegotiation(t *testing.T) {
 			"text/html, application/json":                                     "application/json",
 			"application/json, text/html":                                     "application/json",
 			"text/html;q=0":                                                   "application/json",
+			"text/html;q=0.5, */*":                                            "application/json",
+			"*/*;q=0.9, text/event-stream;q=0.8":                              "application/json",
+			"text/html, */*":                                                  "text/html; charset=utf-8",
+			"*/*, text/html":                                                  "text/html; charset=utf-8",
+			"application/json;q=0.1, text/html;q=0.5, */*":                    "text/html; charset=utf-8",
 		} {
 			w := s.do("GET", at, "", "Accept", accept)
 			if got := w.Header().Get("Content-Type"); got != want {
