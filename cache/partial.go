@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -63,6 +64,17 @@ func parsePosition(s string) (int64, bool) {
 	return n, true
 }
 
+// parseFar is parsePosition for one that may be as far beyond the end as a client likes (RFC 9110, section 14.2).
+func parseFar(s string) (int64, bool) {
+	n, ok := parsePosition(s)
+	if !ok && s != "" && strings.Trim(s, "0123456789") == "" {
+		if n, ok = parsePosition("0" + strings.TrimLeft(s, "0")); !ok {
+			return math.MaxInt64 - 1, true
+		}
+	}
+	return n, ok
+}
+
 // parseRange reads a request for one range of a representation (RFC 9110, section 14.1.2) and
 // returns the positions from and up to, but not including, to. It reports false for everything that
 // is not one satisfiable range; net/http looks after those.
@@ -79,7 +91,7 @@ func parseRange(lines []string, total int64) (from, to int64, ok bool) {
 		return 0, 0, false
 	}
 	if a == "" {
-		n, ok := parsePosition(b)
+		n, ok := parseFar(b)
 		if !ok || n == 0 || total <= 0 {
 			return 0, 0, false
 		}
@@ -92,7 +104,7 @@ func parseRange(lines []string, total int64) (from, to int64, ok bool) {
 	if b == "" {
 		return from, total, total >= 0
 	}
-	last, ok := parsePosition(b)
+	last, ok := parseFar(b)
 	if !ok || last < from {
 		return 0, 0, false
 	}

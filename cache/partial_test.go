@@ -347,3 +347,44 @@ func TestDigestsOfParts(t *testing.T) {
 	want(t, "digest of all", all.Header.Get("Content-Digest"), "")
 	want(t, "all", text(t, all), "0123456789")
 }
+
+// A range may end as far beyond the end as a client can count.
+func TestRangesThatEndFarBeyond(t *testing.T) {
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", `"1"`)
+		io.WriteString(w, "0123456789") // whatever the range
+	}))
+	get(h, "http://example.com/x")
+	for _, test := range []struct {
+		rang   string
+		status int
+		part   string
+	}{
+		{"4-18446744073709551615", 206, "bytes 4-9/10"},
+		{"4-9223372036854775807", 206, "bytes 4-9/10"},
+		{"4-99999999999999999999999999999999999999999", 206, "bytes 4-9/10"},
+		{"4-0000000000000000000000000000000000000000000000006", 206, "bytes 4-6/10"},
+		{"4-0000000000000000000000000000000000000000000000003", 416, ""},
+		{"-18446744073709551616", 206, "bytes 0-9/10"},
+		{"18446744073709551615-", 416, ""},
+		{"4-1844674407370955161x", 416, ""},
+	} {
+		for _, field := range []string{"X: y", `If-Range: "1"`} {
+			res := get(h, "http://example.com/x", "Range: bytes="+test.rang, field)
+			want(t, "status of "+test.rang+", "+field, res.StatusCode, test.status)
+			want(t, "part of "+test.rang+", "+field, res.Header.Get("Content-Range"), test.part)
+		}
+	}
+	part := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", `"1"`)
+		w.Header().Set("Content-Range", "bytes 4-6/*")
+		w.WriteHeader(http.StatusPartialContent)
+		io.WriteString(w, "456")
+	}))
+	get(part, "http://example.com/x", "Range: bytes=4-6")
+	want(t, "a part without an end", get(part, "http://example.com/x", "Range: bytes=5-6").Header.Get("Content-Range"), "bytes 5-6/*")
+	status := get(part, "http://example.com/x", "Range: bytes=5-18446744073709551615").Header.Get("Cache-Status")
+	want(t, "more than is stored", status, "spillgate; fwd=partial; fwd-status=206; stored")
+}

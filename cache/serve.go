@@ -63,7 +63,7 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 	}
 	if plain && len(r.Header["Range"]) != 0 && r.Method == http.MethodGet {
 		if ranges := r.Header["Range"]; len(ranges) == 1 && strings.Count(ranges[0], ",") < maxRanges {
-			if len(r.Header["If-Range"]) == 0 {
+			if ifRange(r.Header, e) {
 				if from, to, ok := parseRange(ranges, int64(len(e.body))); ok {
 					hd["Accept-Ranges"] = acceptBytes
 					dropDigests(hd)
@@ -89,7 +89,7 @@ const maxRanges = 4
 
 var acceptBytes = []string{"bytes"}
 
-// writeRange leaves the rarer ranges to net/http: If-Range, suffixes, several ranges, 416.
+// writeRange leaves the rarer ranges to net/http: an If-Range with a date or another tag, several ranges, 416.
 func writeRange(w http.ResponseWriter, r *http.Request, e *entry) {
 	hd := w.Header()
 	delete(hd, "Content-Length")
