@@ -75,6 +75,19 @@ func TestAttack02Authorization(t *testing.T) {
 		get(h, "http://example.com/x")
 		want(t, cc, calls.Load() == 1, stored)
 	}
+
+	// Who has credentials is not answered as one who had none, whatever is said of all responses.
+	h := cache.New(1<<20, cache.WithTTLFunc(func(*http.Request, int, http.Header) time.Duration { return time.Minute })).Handler(http.HandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") == "" {
+				w.Header().Set("Www-Authenticate", "Bearer")
+				w.WriteHeader(http.StatusUnauthorized)
+			}
+		}))
+	for range 2 {
+		want(t, "asked for credentials", get(h, "http://example.com/x").StatusCode, http.StatusUnauthorized)
+	}
+	want(t, "with them", get(h, "http://example.com/x", "Authorization: Bearer a").StatusCode, http.StatusOK)
 }
 
 // What a layer inside takes out of its request is not taken out of the one that the response is judged by, and that

@@ -133,10 +133,10 @@ func canonicalFields(h http.Header) http.Header {
 }
 
 // storableStatus leaves out the statuses that answer something else in a request than its key: its
-// conditions, a range that is not there, the size of its fields.
+// credentials, its conditions, a range that is not there, the size of its fields.
 func storableStatus(status int) bool {
 	switch status {
-	case http.StatusNotModified, http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable,
+	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusNotModified, http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable,
 		http.StatusExpectationFailed, http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
 		return false
 	}

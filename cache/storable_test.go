@@ -18,6 +18,7 @@ func TestNotStoredBecause(t *testing.T) {
 		status          int
 		reason          string // "" is that it is stored
 	}{
+		{"a status of the request's credentials", "", ok + "Cache-Control: public", 401, "status"},
 		{"a status of the request's conditions", "", ok, 412, "status"},
 		{"a status that is none of a range", "Range: bytes=0-1", ok, 404, "status"},
 		{"a range of all", "Range: bytes=0-1", ok, 200, ""},
