@@ -1411,3 +1411,16 @@ func TestAttack26OverlongFields(t *testing.T) {
 		want(t, name+": calls for what is stored", calls, map[bool]int{true: 1}[name == "query"])
 	}
 }
+
+// What a limit inside says to one who asks too often is said to nobody else (RFC 6585, section 4).
+func TestQuotaOfOneIsNotThatOfAll(t *testing.T) {
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		if r.Header.Get("X-Client") == "greedy" {
+			w.Header().Set("Retry-After", "60")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	}))
+	want(t, "greedy", get(h, "http://example.com/x", "X-Client: greedy").StatusCode, http.StatusTooManyRequests)
+	want(t, "modest", get(h, "http://example.com/x", "X-Client: modest").StatusCode, http.StatusOK)
+}

@@ -133,11 +133,14 @@ func canonicalFields(h http.Header) http.Header {
 }
 
 // storableStatus leaves out the statuses that answer something else in a request than its key: its
-// credentials, its conditions, a range that is not there, the size of its fields.
+// credentials, its conditions, a range that is not there, the size of its fields, how it came, how many came before it. Of
+// some of them RFC 6585 says that no cache may store them.
 func storableStatus(status int) bool {
 	switch status {
 	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusNotModified, http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable,
-		http.StatusExpectationFailed, http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge:
+		http.StatusExpectationFailed, http.StatusRequestEntityTooLarge, http.StatusRequestHeaderFieldsTooLarge,
+		http.StatusRequestTimeout, http.StatusTooEarly, http.StatusPreconditionRequired, http.StatusTooManyRequests,
+		http.StatusNetworkAuthenticationRequired:
 		return false
 	}
 	return status >= 200

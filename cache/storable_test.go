@@ -20,6 +20,11 @@ func TestNotStoredBecause(t *testing.T) {
 	}{
 		{"a status of the request's credentials", "", ok + "Cache-Control: public", 401, "status"},
 		{"a status of the request's conditions", "", ok, 412, "status"},
+		{"a status of how the request came", "", ok + "Cache-Control: public", 408, "status"},
+		{"a status of when the request came", "", ok + "Cache-Control: public", 425, "status"},
+		{"a status of what the request lacks", "", ok + "Cache-Control: public", 428, "status"},
+		{"a status of who has sent too many", "", ok + "Cache-Control: public", 429, "status"},
+		{"a status of the network in between", "", ok + "Cache-Control: public", 511, "status"},
 		{"a status that is none of a range", "Range: bytes=0-1", ok, 404, "status"},
 		{"a range of all", "Range: bytes=0-1", ok, 200, ""},
 		{"a part that nobody asked for", "", ok + "Content-Range: bytes 0-1/10", 206, "partial"},
