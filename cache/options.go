@@ -236,7 +236,7 @@ func WithTTL(d time.Duration) RouteOption {
 }
 
 // WithTTLFunc asks f for the lifetime of responses that state none, of whatever status: with a lifetime an error
-// is stored like any other. 0 leaves it at that. What is said of [WithOnlyExplicit] at [WithTTL] holds here too. f may be
+// is stored like any other, unless it answers one request alone, as 401, 412 and 429 do. 0 leaves it at that. What is said of [WithOnlyExplicit] at [WithTTL] holds here too. f may be
 // called by many goroutines at once and must not change the header. A nil f ends what [New] was given.
 func WithTTLFunc(f func(r *http.Request, status int, header http.Header) time.Duration) RouteOption {
 	return routeOption(func(p *rules) { p.ttl = f })
