@@ -34,30 +34,26 @@ type requestDirectives struct {
 
 var plainRequest = requestDirectives{maxAge: noDelta, minFresh: noDelta, maxStale: noDelta}
 
-// nextDirective cuts the first directive off s. A comma inside a quoted string separates
-// nothing, and a quoted argument is returned without its quotes (RFC 9111, section 5.2).
-func nextDirective(s string) (name, arg string, hasArg bool, rest string) {
-	end, quoted := len(s), false
-scan:
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '"':
+// cutMember cuts the first member off a list. A comma inside a quoted string separates nothing.
+func cutMember(list string) (member, rest string, more bool) {
+	quoted := false
+	for i := 0; i < len(list); i++ {
+		switch c := list[i]; {
+		case c == '"':
 			quoted = !quoted
-		case '\\':
-			if quoted {
-				i++
-			}
-		case ',':
-			if !quoted {
-				end = i
-				break scan
-			}
+		case c == '\\' && quoted:
+			i++
+		case c == ',' && !quoted:
+			return list[:i], list[i+1:], true
 		}
 	}
-	d := trimOWS(s[:end])
-	if end < len(s) {
-		rest = s[end+1:]
-	}
+	return list, "", false
+}
+
+// nextDirective cuts the first directive off s. A quoted argument is returned without its quotes (RFC 9111, section 5.2).
+func nextDirective(s string) (name, arg string, hasArg bool, rest string) {
+	d, rest, _ := cutMember(s)
+	d = trimOWS(d)
 	name, arg, hasArg = strings.Cut(d, "=")
 	if len(arg) >= 2 && arg[0] == '"' && arg[len(arg)-1] == '"' {
 		arg = arg[1 : len(arg)-1]

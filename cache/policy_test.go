@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -76,6 +77,16 @@ func TestNormalise(t *testing.T) {
 		{"Foo", "1,2", " 1, 2 "}, {"Accept-Language", "en, de", "DE,en"}, {"Accept-Encoding", "gzip;q=1, br", "br, gzip; q=1"},
 	} {
 		want(t, test.name, cache.Normalise(test.name, []string{test.a}), cache.Normalise(test.name, []string{test.b}))
+	}
+	for _, test := range []struct{ a, b string }{
+		{`{"q":"a, b"}`, `{"q":"a,b"}`}, {`"a ,b"`, `"a, b"`}, {`"a\", b"`, `"a\",b"`}, {`x, "a , b" ,y`, `x,"a,b",y`},
+	} {
+		want(t, "white space in quotes means something", cache.Normalise("Foo", []string{test.a}) != cache.Normalise("Foo", []string{test.b}), true)
+	}
+	for _, test := range []struct{ a, b string }{
+		{`"a, b" , c`, `"a, b",c`}, {`a" , "b`, ` a" , "b `}, {`"a\\" , b`, `"a\\",b`}, {`a\ , b`, `a\,b`}, {`a, , b`, `a,,b`},
+	} {
+		want(t, test.a, cache.Normalise("Foo", []string{test.a}), cache.Normalise("Foo", []string{test.b}))
 	}
 	want(t, "order means something", cache.Normalise("Foo", []string{"1,2"}) != cache.Normalise("Foo", []string{"2,1"}), true)
 	want(t, "case means something", cache.Normalise("Foo", []string{"A"}) != cache.Normalise("Foo", []string{"a"}), true)
@@ -247,4 +258,18 @@ func asciiLower(s string) string {
 		}
 	}
 	return string(b)
+}
+
+// Two requests whose fields differ within quotes are not answered with the same response (RFC 9111, section 4.1).
+func TestVaryLooksIntoQuotes(t *testing.T) {
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Vary", "X-Filter")
+		io.WriteString(w, r.Header.Get("X-Filter"))
+	}))
+	for range 2 {
+		for _, filter := range []string{`{"name":"Doe,John"}`, `{"name":"Doe, John"}`} {
+			want(t, "filter", text(t, get(h, "http://example.com/x", "X-Filter: "+filter)), filter)
+		}
+	}
 }

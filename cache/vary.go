@@ -26,7 +26,7 @@ func varyNames(lines []string) (names []string, any bool) {
 }
 
 // normalise brings the value of a request field into the form in which variants are compared
-// (RFC 9111, section 4.1): lines joined, white space around commas gone, and for the fields of
+// (RFC 9111, section 4.1): lines joined, white space around commas gone that no quotes hold, and for the fields of
 // content negotiation also case and order, where they mean nothing.
 func normalise(name string, lines []string) string {
 	if overlong(lines) {
@@ -42,9 +42,9 @@ func normalise(name string, lines []string) string {
 	}
 	var parts []string
 	for _, line := range lines {
-		for m := range strings.SplitSeq(line, ",") {
-			m = trimOWS(m)
-			if negotiation(name) {
+		for m, more := "", true; more; {
+			m, line, more = cutMember(line)
+			if m = trimOWS(m); negotiation(name) {
 				if m = strings.ToLower(m); strings.IndexByte(m, ';') >= 0 {
 					m = noSpace.Replace(m)
 				}
