@@ -96,6 +96,7 @@ type asyncConfig struct {
 	owner         func(*http.Request) string
 	location      func(r *http.Request, id string) string
 	submit        func(*http.Request, *jobs.SubmitOptions)
+	failed        func(*http.Request, error)
 }
 
 type asyncOption func(*asyncConfig)
@@ -158,6 +159,15 @@ func WithSubmit(f func(*http.Request, *jobs.SubmitOptions)) AsyncOption {
 		panic("middleware: WithSubmit: f is nil; leave the option out")
 	}
 	return asyncOption(func(c *asyncConfig) { c.submit = f })
+}
+
+// WithEngineFailure calls f with each error of the engine that no client is told of, as that a database does not answer: a client is answered
+// with 500, or its wait or its stream of events ends before the job. f runs on the request's goroutine. It panics if f is nil.
+func WithEngineFailure(f func(*http.Request, error)) AsyncOption {
+	if f == nil {
+		panic("middleware: WithEngineFailure: f is nil; leave the option out")
+	}
+	return asyncOption(func(c *asyncConfig) { c.failed = f })
 }
 
 type async struct {
@@ -267,7 +277,10 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 	defer cancel()
 	for next, err := range a.engine.Watch(ctx, j.ID) {
 		if err != nil {
-			break // the time is over, the client has gone, or the engine fails
+			if ctx.Err() == nil { // neither is the time over, nor has the client gone
+				a.engineFailed(r, err)
+			}
+			break
 		}
 		j = next
 	}
@@ -363,12 +376,27 @@ func (a *async) fail(w http.ResponseWriter, r *http.Request, err error) {
 		// Perhaps nobody is there to be answered, but a client whose time is over is, and must not take silence for success.
 		asyncProblem(w, r, http.StatusServiceUnavailable, "The time for the request was over before the job engine had answered.")
 	default:
+		a.engineFailed(r, err)
 		asyncProblem(w, r, http.StatusInternalServerError, "The job engine failed.")
+	}
+}
+
+// engineFailed tells of an error of the engine, unless it is that the request has ended.
+func (a *async) engineFailed(r *http.Request, err error) {
+	if a.config.failed != nil && r.Context().Err() == nil {
+		a.config.failed(r, err)
 	}
 }
 
 // asyncProblem answers with a problem document of no particular type (RFC 9457, section 4.2.1).
 func asyncProblem(w http.ResponseWriter, r *http.Request, status int, detail string) {
 	w.Header()["Cache-Control"] = noStore
-	newRejectBody("about:blank", http.StatusText(status), status, detail, nil).write(w, r, status)
+	title := http.StatusText(status)
+	switch status { // where package http has an older name than RFC 9110, section 15.5
+	case http.StatusRequestEntityTooLarge:
+		title = "Content Too Large"
+	case http.StatusUnprocessableEntity:
+		title = "Unprocessable Content"
+	}
+	newRejectBody("about:blank", title, status, detail, nil).write(w, r, status)
 }

@@ -106,6 +106,9 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 	for {
 		select {
 		case s, ok := <-steps:
+			if s.err != nil {
+				a.engineFailed(r, s.err)
+			}
 			if !ok || s.err != nil {
 				return true
 			}

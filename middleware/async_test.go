@@ -475,11 +475,12 @@ func (failingEngine) Submit(context.Context, string, []byte, jobs.SubmitOptions)
 }
 
 func TestAsyncFailures(t *testing.T) {
+	var told []error
 	post := func(body io.Reader) *httptest.ResponseRecorder {
 		r := httptest.NewRequest("POST", "/reports", body)
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
-		middleware.Async(failingEngine{}, "report").ServeHTTP(w, r)
+		middleware.Async(failingEngine{}, "report", middleware.WithEngineFailure(func(_ *http.Request, err error) { told = append(told, err) })).ServeHTTP(w, r)
 		return w
 	}
 	cut, client := io.Pipe()
@@ -489,6 +490,9 @@ func TestAsyncFailures(t *testing.T) {
 	status(t, w, 500)
 	if strings.Contains(w.Body.String(), "/var/lib") {
 		t.Errorf("what the engine says goes out: %s", w.Body)
+	}
+	if len(told) != 1 || told[0].Error() != "no disk at /var/lib" {
+		t.Errorf("the server is told %v", told)
 	}
 }
 
@@ -581,7 +585,11 @@ func TestAsyncIdempotencyKey(t *testing.T) {
 		if first.Header().Get("Location") != again.Header().Get("Location") {
 			t.Error("the same key gave another job")
 		}
-		status(t, s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", `"abc"`), 422)
+		reused := s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", `"abc"`)
+		status(t, reused, 422)
+		if title := `"title":"Unprocessable Content"`; !strings.Contains(reused.Body.String(), title) {
+			t.Errorf("%s; want %s, the phrase of RFC 9110", reused.Body, title)
+		}
 		other := s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", `"abc"`, "X-User", "b")
 		status(t, other, 202)
 		status(t, s.do("POST", "/reports", `{"ms":11}`, "Idempotency-Key", strings.Repeat("x", 300)), 400)
@@ -957,6 +965,7 @@ func TestAsyncMisuse(t *testing.T) {
 		"WithStreams":    func() { middleware.WithStreams(-1) },
 		"WithLocation":   func() { middleware.WithLocation(nil) },
 		"WithSubmit":     func() { middleware.WithSubmit(nil) },
+		"EngineFailure":  func() { middleware.WithEngineFailure(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -1025,10 +1034,19 @@ func (forgetfulEngine) Watch(context.Context, string) iter.Seq2[jobs.Job, error]
 func TestAsyncWaitThatTheEngineCutsShortIsNotApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newAsync(t, nil)
-		s.Handler = middleware.Async(forgetfulEngine{s.engine}, "report")
+		told := 0
+		s.Handler = middleware.Async(forgetfulEngine{s.engine}, "report", middleware.WithEngineFailure(func(_ *http.Request, err error) {
+			if told++; err.Error() != "connection refused" {
+				t.Error(err)
+			}
+		}))
 		w := s.do("POST", "/reports", `{"ms":10000}`, "Prefer", "wait=30")
 		if got := w.Header().Get("Preference-Applied"); w.Code != 202 || got != "" || w.Header().Get("Location") == "" {
 			t.Errorf("%d, Preference-Applied %q, Location %q; want 202, none, and where the job is", w.Code, got, w.Header().Get("Location"))
+		}
+		s.do("GET", w.Header().Get("Location"), "", "Accept", "text/event-stream")
+		if told != 2 {
+			t.Errorf("the server is told %d times, want of the wait and of the stream", told)
 		}
 	})
 }
