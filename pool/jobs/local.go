@@ -214,8 +214,7 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 	} else {
 		l.ready.push(e, now)
 	}
-	l.start(now)
-	l.arm(now)
+	l.goOn(now)
 	return l.view(e), true, nil
 }
 

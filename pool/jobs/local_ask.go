@@ -71,7 +71,7 @@ func (l *Local) Cancel(ctx context.Context, id string) (Job, error) {
 	case Queued, Retrying:
 		l.withdraw(e)
 		l.end(e, Cancelled, ErrCancelled.Error(), "", nil)
-		l.arm(l.now())
+		l.goOn(l.now())
 	case Running:
 		if !e.cancelling {
 			e.cancelling = true
@@ -158,8 +158,7 @@ func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
 	l.ready.begin(e.client, len(e.payload))
 	l.ready.push(e, now)
 	l.change(e)
-	l.start(now)
-	l.arm(now)
+	l.goOn(now)
 	return l.view(e), nil
 }
 

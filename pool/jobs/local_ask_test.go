@@ -168,3 +168,31 @@ func TestWatchSeesTheEndOfWhatIsForgotten(t *testing.T) {
 		}
 	})
 }
+
+// Where timers are late, as they are while all processors compute, a call may be the first to see that a job's time has come.
+func TestCancelStartsWhatItFindsDue(t *testing.T) {
+	for name, ask := range map[string]func(l *jobs.Local, other string) error{
+		"cancel":  func(l *jobs.Local, other string) error { _, err := l.Cancel(ctx, other); return err },
+		"get":     func(l *jobs.Local, other string) error { _, err := l.Get(ctx, other); return err },
+		"stats":   func(l *jobs.Local, _ string) error { l.Stats(); return nil },
+		"requeue": func(l *jobs.Local, other string) error { l.Requeue(ctx, other); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l, _ := engine()
+				defer l.Close()
+				other := submit(t, l, `{"n":1}`, jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+				j := submit(t, l, `{"n":1}`, jobs.SubmitOptions{NotBefore: time.Now().Add(time.Second)})
+				l.TimersAreLate(time.Second)
+				if err := ask(l, other.ID); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+				synctest.Wait()
+				if j, err := l.Get(ctx, j.ID); err != nil || j.Attempt != 1 {
+					t.Errorf("%v after %d attempts, %v; want it begun", j.State, j.Attempt, err)
+				}
+			})
+		})
+	}
+}

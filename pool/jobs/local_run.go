@@ -54,6 +54,13 @@ func (l *Local) waited(e *entry) {
 	}
 }
 
+// goOn starts what can begin, and then sets the timer. It is both or neither: tidy may have made ready what the timer was set for, and
+// who moves the timer before it fires has to start that.
+func (l *Local) goOn(now time.Duration) {
+	l.start(now)
+	l.arm(now)
+}
+
 // arm sets the timer for the next thing that time alone brings about.
 func (l *Local) arm(now time.Duration) {
 	var at time.Duration
@@ -91,8 +98,7 @@ func (l *Local) tick() {
 	l.timerAt = 0
 	now := l.now()
 	l.tidy(now)
-	l.start(now)
-	l.arm(now)
+	l.goOn(now)
 }
 
 // start sends for as many runners as there are slots to run in and jobs to be run.
@@ -139,8 +145,7 @@ func (l *Local) runner(arrival time.Time) {
 		}
 	}
 	l.tidy(now)
-	l.start(now)
-	l.arm(now)
+	l.goOn(now)
 }
 
 // work runs the job that is next, in the slot of task.

@@ -33,8 +33,7 @@ func (l *Local) Shutdown(ctx context.Context) error {
 	if l.unfinished() == 0 {
 		l.done()
 	}
-	l.start(now)
-	l.arm(now)
+	l.goOn(now)
 	l.mu.Unlock()
 
 	select {
