@@ -140,7 +140,7 @@ func (p *Pool) take(ctx context.Context, t *task, arrived time.Duration) (*slot,
 // try is take without waiting; it fills s, or a new slot if that is nil. Its refusals are not
 // counted.
 func (p *Pool) try(s *slot, ctx context.Context, t *task) *slot {
-	if ctx.Err() != nil || !t.deadline.IsZero() && time.Until(t.deadline) <= 0 || p.draining.Load() {
+	if ctx.Err() != nil || passed(t.deadline) || p.draining.Load() {
 		return nil
 	}
 	taken := p.line.TryTake(t.weight)
@@ -171,7 +171,7 @@ func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
 		}
 		return nil, err
 	}
-	if !t.deadline.IsZero() && time.Until(t.deadline) <= 0 {
+	if passed(t.deadline) {
 		p.late.Add(1)
 		k.refused.Add(1)
 		return nil, errLate
@@ -182,6 +182,9 @@ func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
 	}
 	return k, nil
 }
+
+// passed reports whether a deadline has passed; zero is none.
+func passed(deadline time.Time) bool { return !deadline.IsZero() && time.Until(deadline) <= 0 }
 
 // errLate is the refusal of what comes after its own deadline: coming back is of no use.
 var errLate error = &limiter.Error{Err: limiter.ErrWouldMissDeadline}

@@ -25,11 +25,12 @@ type Future[T any] struct {
 
 // inside is what a future knows of the task that submitted it.
 type inside struct {
-	outer   context.Context         // as given to Submit
-	slot    *slot                   // of that task
-	stop    context.CancelCauseFunc // takes the place in the line back
-	state   atomic.Uint32
-	refusal error // written before state is insideRefused
+	outer    context.Context         // as given to Submit
+	slot     *slot                   // of that task
+	deadline time.Time               // of its own; zero is none
+	stop     context.CancelCauseFunc // takes the place in the line back
+	state    atomic.Uint32
+	refusal  error // written before state is insideRefused
 }
 
 const (
@@ -48,7 +49,9 @@ func (in *inside) claim() uint32 { return in.state.Swap(insideClaimed) }
 func (in *inside) refused(err error) bool {
 	p := in.slot.kind.pool
 	switch {
-	case errors.Is(err, limiter.ErrSaturated), errors.Is(err, limiter.ErrRateLimited):
+	case err == errLate:
+		return false
+	case errors.Is(err, limiter.ErrSaturated), errors.Is(err, limiter.ErrRateLimited), errors.Is(err, limiter.ErrWouldMissDeadline):
 	case err == ErrShutdown && !p.stopped.Load():
 	default:
 		return false
@@ -65,7 +68,7 @@ func (in *inside) refused(err error) bool {
 //
 // Inside a task of the same pool, fn has its own place in the line, and runs on the goroutine
 // that waits for it if it has not begun by then: a task that waits for what it submitted cannot
-// deadlock, at any size, nor fail because there is no room for more or the pool takes no more work.
+// deadlock, at any size, nor fail because there is no room for more, the line is too long for its deadline or the pool takes no more work.
 //
 // It is ctx that stops the task, also while it waits for its slot: what is to go on after a request takes [context.WithoutCancel] of the
 // request's context. What must not be lost is for package jobs.
@@ -81,7 +84,7 @@ func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, er
 		return f
 	}
 	if s := p.held(ctx); s != nil {
-		f.inside = &inside{outer: ctx, slot: s}
+		f.inside = &inside{outer: ctx, slot: s, deadline: t.deadline}
 		ctx, f.inside.stop = context.WithCancelCause(ctx)
 	}
 	go f.queue(p, ctx, t, p.now())
@@ -139,6 +142,8 @@ func (f *Future[T]) runInside(in *inside) {
 		f.finish(f.value, context.Cause(in.outer))
 	case in.slot.kind.pool.stopped.Load():
 		f.finish(f.value, ErrShutdown)
+	case passed(in.deadline):
+		f.finish(f.value, errLate)
 	default:
 		f.perform(in.outer, nil)
 	}

@@ -277,6 +277,62 @@ func TestSubmitInsideIsNotRefused(t *testing.T) {
 	})
 }
 
+// What a task is made of is not refused for what stands in the line before it either: it can run in the slot that the task has.
+func TestSubmitInsideIsNotRefusedForTheLine(t *testing.T) {
+	one := func(context.Context) (int, error) { return 1, nil }
+	for _, c := range []struct {
+		name        string
+		context     time.Duration // of the task, until its end
+		own         time.Duration // of what it submits, until its deadline; 0 is none
+		waits       time.Duration // what goes by until it waits for that
+		n           int
+		inside, out error
+	}{
+		{name: "by the deadline of the context", context: time.Second, waits: 800 * time.Millisecond, n: 1, out: limiter.ErrWouldMissDeadline},
+		{name: "by its own", context: time.Hour, own: time.Second, waits: time.Second - 1, n: 1, out: limiter.ErrWouldMissDeadline},
+		{name: "that has passed", context: time.Hour, own: time.Second, waits: time.Second, inside: limiter.ErrWouldMissDeadline, out: limiter.ErrWouldMissDeadline},
+		{name: "that had passed", context: time.Hour, own: -1, inside: limiter.ErrWouldMissDeadline, out: limiter.ErrWouldMissDeadline},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(1), pool.WithPriorityStep(time.Hour))
+				for range 40 {
+					go p.Do(context.Background(), func(context.Context) error {
+						time.Sleep(100 * time.Millisecond) // in a synctest bubble
+						return nil
+					})
+				}
+				time.Sleep(2 * time.Second) // in a synctest bubble
+				ctx, cancel := context.WithTimeout(context.Background(), c.context)
+				defer cancel()
+				var opts []pool.TaskOption
+				err := p.Do(ctx, func(inside context.Context) error {
+					if c.own != 0 {
+						opts = append(opts, pool.WithDeadline(time.Now().Add(c.own)))
+					}
+					f := pool.Submit(inside, p, one, opts...)
+					if _, err := pool.Submit(ctx, p, one, opts...).Wait(ctx); !errors.Is(err, c.out) {
+						t.Errorf("outside: %v, want %v", err, c.out)
+					}
+					if c.waits != 0 {
+						time.Sleep(c.waits) // in a synctest bubble
+					}
+					n, err := f.Wait(inside)
+					if n != c.n || !f.Ready() {
+						t.Errorf("got %d, ready %v; want %d", n, f.Ready(), c.n)
+					}
+					return err
+				}, pool.WithPriority(7))
+				if !errors.Is(err, c.inside) {
+					t.Errorf("inside: %v, want %v", err, c.inside)
+				}
+				time.Sleep(10 * time.Second) // in a synctest bubble
+				empty(t, p)
+			})
+		})
+	}
+}
+
 func TestMap(t *testing.T) {
 	ctx := context.Background()
 	t.Run("ordered, on every slot, never more", func(t *testing.T) {
