@@ -196,9 +196,7 @@ func (b *Breaker) pass(now int64) {
 				b.lost++
 				done(errFailed)
 			}
-			p.gate()
-			b.follow(p.opening, CauseProbeLost)
-			if b.phase.Load() != p {
+			if b.follow(p, CauseProbeLost) {
 				return
 			}
 		}
@@ -306,16 +304,20 @@ func (b *Breaker) settleProbe(c Call, o Outcome, latency time.Duration) {
 		done(errIgnored)
 		p.opening.granted--
 	}
-	p.gate()
-	b.follow(p.opening, CauseProbeFailed)
+	b.follow(p, CauseProbeFailed)
 }
 
-// follow does what gobreaker did when it was told of a probe. The caller holds mu.
-func (b *Breaker) follow(o *opening, ifOpen Cause) {
-	switch o.state {
+// follow does what gobreaker did when it was told of a probe of p, and reports whether that ended p. As long as others can see p its
+// gate is as it was: after the last probe it would be shut for ever. The caller holds mu.
+func (b *Breaker) follow(p *phase, ifOpen Cause) bool {
+	switch p.opening.state {
 	case gobreaker.StateOpen:
 		b.open(ifOpen)
 	case gobreaker.StateClosed:
 		b.close()
+	default:
+		p.gate()
+		return false
 	}
+	return true
 }

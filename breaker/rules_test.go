@@ -7,6 +7,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -965,6 +966,50 @@ func TestRefusalsSayHowLongIsLeft(t *testing.T) {
 			time.Sleep(time.Second) // in a synctest bubble
 		}
 	})
+}
+
+// Who comes in the very moment in which the last probe is reported is not told to stay away for ever.
+func TestRefusalsWhileTheLastProbeIsReported(t *testing.T) {
+	for _, outcome := range []breaker.Outcome{breaker.Success, breaker.Failure} {
+		t.Run(outcome.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := breaker.New(steady(breaker.WithProbes(1), breaker.WithOpenTime(time.Second, time.Second), breaker.WithLease(2*time.Second))...)
+				for range 50 {
+					trip(t, b)
+					time.Sleep(time.Second) // in a synctest bubble
+					probe, err := b.Allow()
+					if err != nil {
+						t.Fatal(err)
+					}
+					var asked sync.WaitGroup
+					var reported atomic.Bool
+					for range 2 {
+						asked.Go(func() {
+							for last := false; !last; {
+								last = reported.Load()
+								_, err := b.Allow()
+								if open, ok := errors.AsType[*breaker.OpenError](err); ok && open.RetryAfter > 2*time.Second {
+									t.Errorf("refused for %v", open.RetryAfter)
+									return
+								}
+								if d := b.RetryAfter(); d > 2*time.Second {
+									t.Errorf("RetryAfter is %v", d)
+									return
+								}
+							}
+						})
+					}
+					runtime.Gosched()
+					probe.Done(outcome, 0)
+					reported.Store(true)
+					asked.Wait()
+					if t.Failed() {
+						return
+					}
+				}
+			})
+		})
+	}
 }
 
 func TestStatsSayHowLongAndHowMuch(t *testing.T) {
