@@ -411,7 +411,7 @@ func (c *Concurrency) shadow(r *Request, counted bool) Permit {
 	p := c.permit(weight, now)
 	s := p.slot
 	if over > 0 && !counted {
-		err := c.wouldShed(over, now)
+		err := c.wouldShed(over)
 		if h := c.conf.trace.Shed; h != nil && err != nil {
 			s.late = true
 			p.tell(func() { h(*r, err, 0) })
@@ -426,7 +426,7 @@ func (c *Concurrency) shadow(r *Request, counted bool) Permit {
 
 // wouldShed counts a request that is so much over the limit where nothing is refused; it returns what it would have been
 // refused with, or nil if it would have waited.
-func (c *Concurrency) wouldShed(over int64, now time.Duration) error {
+func (c *Concurrency) wouldShed(over int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.adapt != nil {
