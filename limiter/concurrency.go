@@ -75,7 +75,7 @@ var (
 )
 
 // concWaiting is set in Concurrency.state while the line is not empty, so that one load
-// or add tells both whether there is room and whether anybody has to be told.
+// or add tells both whether there is room and whether anybody has to be told. Only who holds the lock sets it, or takes it away.
 const concWaiting = 1 << 62
 
 // concMost is the highest limit. What thousands add at the same time to see that there is no room stays far below concWaiting.
@@ -119,7 +119,6 @@ type Concurrency struct {
 	line    queueLine
 	places  int           // how many may wait
 	bound   time.Duration // how long each may
-	flagged bool          // concWaiting is set in state
 	free    *queueWaiter
 	nfree   int
 	timer   *time.Timer
@@ -690,8 +689,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	w = c.waiter()
 	w.level, w.weight, w.size, w.entered, w.arrived, w.latest = level, weight, size, now, c.arrival(r, now), latest
 	c.line.push(w, client)
-	if !c.flagged {
-		c.flagged = true
+	if c.state.Load()&concWaiting == 0 {
 		if float64(now-c.lastGrant) > c.gap*float64(size) {
 			c.gaps = 0 // nobody waited for as long as it was thought to take until there is room for w: that was another time
 		}
@@ -857,8 +855,7 @@ func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
 // settled takes the sign away that somebody waits.
 func (c *Concurrency) settled(now time.Duration) {
 	c.emptied = now
-	if c.flagged {
-		c.flagged = false
+	if c.state.Load()&concWaiting != 0 {
 		c.state.Add(-concWaiting)
 		c.line.settle()
 		c.regime(now)

@@ -21,8 +21,8 @@ func concCheck(t *testing.T, c *Concurrency) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state, limit := c.state.Load(), c.limit.Load()
-	if (state&concWaiting != 0) != c.flagged || c.flagged != (c.line.n > 0) {
-		t.Fatalf("state %#x, flagged %v, with %d in the line", state, c.flagged, c.line.n)
+	if (state&concWaiting != 0) != (c.line.n > 0) {
+		t.Fatalf("state %#x, with %d in the line", state, c.line.n)
 	}
 	if w := c.line.head(); w != nil && state&^concWaiting+min(w.weight, limit) <= limit && !c.shut() {
 		t.Fatalf("the next of weight %d would fit: %d of %d are in flight", w.weight, state&^concWaiting, limit)
