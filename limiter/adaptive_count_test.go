@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"context"
 	"math"
 	"sync"
 	"testing"
@@ -93,6 +94,44 @@ func TestAdaptiveIdleFromTheStart(t *testing.T) {
 			t.Errorf("idle for %v: %.1f/s, %v each, %v of them at least, and the line holds for %v; without that %.1f/s, %v, %v and %v",
 				idle, s.Throughput, s.Latency, s.BaseLatency, s.QueueWait, want.Throughput, want.Latency, want.BaseLatency, want.QueueWait)
 		}
+	}
+}
+
+// A limiter rests when nothing is in flight and nobody waits any more, whichever of the two came last.
+func TestAdaptiveRestsAfterTheLine(t *testing.T) {
+	for name, leaves := range map[string]func(ctx context.Context, c *Concurrency, p Permit){
+		"nobody waits": func(_ context.Context, c *Concurrency, p Permit) { p.Release(Success) },
+		"who waits is too late": func(ctx context.Context, c *Concurrency, p Permit) {
+			go c.Acquire(ctx, Request{Work: 98 * time.Second})
+			time.Sleep(3 * time.Second) // in a synctest bubble
+			p.Release(Success)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := NewAdaptive(WithoutYield(), WithStart(1), WithLimits(1, 1), WithQueue(10, time.Minute))
+				time.Sleep(time.Second) // in a synctest bubble
+				p, err := c.Acquire(context.Background(), Request{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
+				defer cancel()
+				leaves(ctx, c, p)
+				synctest.Wait()
+				ended := time.Since(c.base)
+				if s := c.Stats(); s.InFlight != 0 || s.Queued != 0 {
+					t.Fatalf("%d in flight, %d wait", s.InFlight, s.Queued)
+				}
+				time.Sleep(time.Minute) // in a synctest bubble
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				now := time.Since(c.base)
+				if idle := c.adapt.counts(c, now).idle; idle != now-ended {
+					t.Errorf("at rest for %v, want %v", idle, now-ended)
+				}
+			})
+		})
 	}
 }
 

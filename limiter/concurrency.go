@@ -452,6 +452,14 @@ func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	return s
 }
 
+// rests says that nothing is in flight any more.
+func (c *Concurrency) rests(now time.Duration) {
+	c.idleAt.Store(int64(now))
+	if c.state.Load() != 0 {
+		c.busy(now)
+	}
+}
+
 // busy says that something is in flight again.
 func (c *Concurrency) busy(now time.Duration) {
 	if at := c.idleAt.Swap(0); at != 0 {
@@ -560,10 +568,7 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	}
 	left := c.state.Add(-weight)
 	if left == 0 && c.adapt != nil {
-		c.idleAt.Store(int64(now))
-		if c.state.Load() != 0 {
-			c.busy(now)
-		}
+		c.rests(now)
 	}
 	waiting := left&concWaiting != 0
 	if !waiting && client == nil {
@@ -856,7 +861,9 @@ func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
 func (c *Concurrency) settled(now time.Duration) {
 	c.emptied = now
 	if c.state.Load()&concWaiting != 0 {
-		c.state.Add(-concWaiting)
+		if c.state.Add(-concWaiting) == 0 && c.adapt != nil {
+			c.rests(now) // who was the last to wait got nothing
+		}
 		c.line.settle()
 		c.regime(now)
 	}
