@@ -372,3 +372,45 @@ func TestLateReportOfAnEarlierAttempt(t *testing.T) {
 		final(t, l, j.ID)
 	})
 }
+
+// Jobs stand behind the tasks of requests, unless they are told to stand elsewhere.
+func TestPoolPriority(t *testing.T) {
+	for name, c := range map[string]struct {
+		opts []jobs.LocalOption
+		want string
+	}{
+		"by default":   {nil, "task, job"},
+		"above":        {[]jobs.LocalOption{jobs.WithPoolPriority(1)}, "job, task"},
+		"beyond range": {[]jobs.LocalOption{jobs.WithPoolPriority(1000)}, "job, task"},
+		"below":        {[]jobs.LocalOption{jobs.WithPoolPriority(-1000)}, "task, job"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var order []string
+				m := jobs.NewMux()
+				jobs.Register(m, "k", func(context.Context, args) (int, error) {
+					order = append(order, "job")
+					return 0, nil
+				})
+				p := pool.New(pool.WithSlots(1), pool.WithPriorityStep(time.Hour))
+				l := jobs.NewLocal(m, p, c.opts...)
+				p.Do(ctx, func(context.Context) error {
+					submit(t, l, `{}`, jobs.SubmitOptions{})
+					synctest.Wait()
+					time.Sleep(time.Second) // in a synctest bubble
+					go p.Do(ctx, func(context.Context) error {
+						order = append(order, "task")
+						return nil
+					})
+					synctest.Wait()
+					return nil
+				})
+				synctest.Wait()
+				if got := strings.Join(order, ", "); got != c.want {
+					t.Errorf("%s, want %s", got, c.want)
+				}
+				l.Close()
+			})
+		})
+	}
+}
