@@ -115,7 +115,7 @@ func NewRate(limit rate.Limit, burst int, opts ...RateOption) *Rate {
 	}
 	var budget *tableBudget
 	if cfg.budget != nil {
-		budget = &tableBudget{newest: math.MinInt64, rule: newPolicyRule(cfg.budget.Limit, cfg.budget.Burst, cfg.maxWait, false)}
+		budget = &tableBudget{clock: tableClock{newest: math.MinInt64}, rule: newPolicyRule(cfg.budget.Limit, cfg.budget.Burst, cfg.maxWait, false)}
 	}
 	r.table = newTable(cfg.maxKeys, cfg.exact, cfg.store != nil, r.newRules(cfg.policies), budget)
 	return r
@@ -139,7 +139,7 @@ func (r *Rate) AllowN(key string, n int) Decision { return r.AllowAt(time.Time{}
 
 // AllowAt is AllowN at a time that the caller has read already; the zero time reads the clock.
 //
-// A time with a monotonic reading (from [time.Now]) never steps. With others a step back admits no more than
+// A time with a monotonic reading (from [time.Now]) never steps. With others a step back, also to a time that has one, admits no more than
 // is due, and from the second event on it costs a key at most the time in which its bucket fills, or [WithMaxWait] if that is
 // more, and 2 seconds; a step ahead fills it.
 func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {

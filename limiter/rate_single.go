@@ -33,11 +33,11 @@ func newRateSingle(policies []Policy, maxWait time.Duration) *rateSingle {
 }
 
 // clock returns the time to decide at. Goroutines may arrive in another order than they read the clock, and a rate.Limiter would fill
-// its bucket twice for the time between; only a clock that may step, and is back by more than anyone may wait, starts again from there.
+// its bucket twice for the time between; only after a clock that may step, or by one, what is back by more than anyone may wait starts again from there.
 func (s *rateSingle) clock(now time.Time) time.Time {
 	switch d := s.last.Sub(now); {
 	case d <= 0:
-	case d-time.Second <= s.maxWait || !rateWall(now):
+	case d-time.Second <= s.maxWait || !rateWall(now) && !rateWall(s.last):
 		return s.last
 	default:
 		for _, b := range s.buckets {

@@ -707,20 +707,22 @@ func TestRateKeyLimitLongest(t *testing.T) {
 	}
 }
 
-// A wall clock that is set back by an hour costs a key what an empty bucket costs, from the second event on.
+// A wall clock that is set back by an hour costs a key what an empty bucket costs, from the second event on; and so does one that was an
+// hour ahead where the next times are from a clock that never steps.
 func TestRateClockSetBack(t *testing.T) {
 	for kind, opts := range rateKinds {
-		t.Run(kind, func(t *testing.T) {
-			r := limiter.NewRate(10, 5, append([]limiter.RateOption{limiter.WithPolicy("second", 10, 5)}, opts...)...)
-			t0 := time.Now().Round(0)
-			r.AllowAt(t0.Add(time.Hour), "key", 5)
-			for i := range 100 {
-				d := r.AllowAt(t0.Add(time.Duration(i)*100*time.Millisecond), "key", 1)
-				if d.OK && i == 0 || !d.OK && i > 1 {
-					t.Fatalf("%v after the step: %+v", time.Duration(i)*100*time.Millisecond, d)
+		for after, t0 := range map[string]time.Time{"by itself": time.Now().Round(0), "by a clock that never steps": time.Now()} {
+			t.Run(kind+", "+after, func(t *testing.T) {
+				r := limiter.NewRate(10, 5, append([]limiter.RateOption{limiter.WithPolicy("second", 10, 5)}, opts...)...)
+				r.AllowAt(t0.Round(0).Add(time.Hour), "key", 5)
+				for i := range 100 {
+					d := r.AllowAt(t0.Add(time.Duration(i)*100*time.Millisecond), "key", 1)
+					if d.OK && i == 0 || !d.OK && i > 1 {
+						t.Fatalf("%v after the step: %+v", time.Duration(i)*100*time.Millisecond, d)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 

@@ -38,7 +38,7 @@ type table struct {
 // tableShard guards the sets whose number has the same low bits, or one LRU of exact keys.
 type tableShard struct {
 	mu       sync.Mutex
-	newest   int64 // reading; of a clock that may step, the last one
+	clock    tableClock
 	rules    *tableRules
 	exact    tableExact
 	admitted uint64
@@ -58,10 +58,10 @@ type tableRules struct {
 
 // tableBudget is the one bucket that new keys share while there is no free slot for them.
 type tableBudget struct {
-	mu     sync.Mutex
-	newest int64 // as of a shard
-	rule   policyRule
-	cell   int64
+	mu    sync.Mutex
+	clock tableClock
+	rule  policyRule
+	cell  int64
 }
 
 // tableTake is one question to a table (or to the store beneath it).
@@ -114,7 +114,7 @@ func newTable(keys int, exact, stored bool, rules *tableRules, budget *tableBudg
 	}
 	t.shards = make([]tableShard, shards)
 	for i := range t.shards {
-		t.shards[i].newest, t.shards[i].rules = math.MinInt64, rules
+		t.shards[i].clock.newest, t.shards[i].rules = math.MinInt64, rules
 		if exact {
 			t.shards[i].exact = newTableExact((keys-1)/shards+1, t.words)
 		}
@@ -267,7 +267,7 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	q.order(&sh.newest)
+	q.order(&sh.clock)
 	cells := t.find(sh, set, hash, q.key)
 	switch {
 	case cells == nil:
@@ -379,11 +379,18 @@ func (sh *tableShard) decideOne(q *tableTake, cell *int64, a *tableAnswer) {
 	a.state = p.state(after)
 }
 
+// tableClock is the newest reading; of a clock that may step, the last one.
+type tableClock struct {
+	newest int64
+	wall   bool // it is from such a clock
+}
+
 // order notes the time. Goroutines may come in another order than they read the clock, some much later; that a clock which may
-// step was set back is believed when the next one comes.
-func (q *tableTake) order(newest *int64) {
-	if q.late = q.ns < *newest; q.wall || !q.late {
-		*newest = q.ns
+// step was set back is believed when the next one comes, and so is what a clock that never steps says after it.
+func (q *tableTake) order(c *tableClock) {
+	q.late = q.ns < c.newest && (q.wall || !c.wall)
+	if q.wall || !q.late {
+		c.newest, c.wall = q.ns, q.wall
 	}
 }
 
@@ -524,7 +531,7 @@ func (b *tableBudget) take(q *tableTake, each []PolicyState, a *tableAnswer) {
 	if p.infinite {
 		return
 	}
-	q.order(&b.newest)
+	q.order(&b.clock)
 	reading := p.clock(q.ns)
 	q.mend(p, &b.cell, reading)
 	spent := p.spent(b.cell, reading)
