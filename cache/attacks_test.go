@@ -695,6 +695,16 @@ func TestAttack13Floods(t *testing.T) {
 			h.Set("Cache-Tag", fmt.Sprintf("a%d, b%d, c%d", i, i, i))
 			h.Set("Cache-Groups", fmt.Sprintf(`"g%d"`, i))
 		}},
+		{"many values of a field", func(r *http.Request, i int) { r.URL.RawQuery = strconv.Itoa(i); r.RequestURI = "/x?" + r.URL.RawQuery }, func(h http.Header, i int) {
+			for range 200 {
+				h.Add("Link", strconv.Itoa(i%10))
+			}
+		}},
+		{"many tags", func(r *http.Request, i int) { r.URL.RawQuery = strconv.Itoa(i); r.RequestURI = "/x?" + r.URL.RawQuery }, func(h http.Header, i int) {
+			for n := range 200 {
+				h.Add("Cache-Tag", strconv.Itoa(200*i+n))
+			}
+		}},
 		{"tiny bodies", func(r *http.Request, i int) { r.URL.RawQuery = strconv.Itoa(i); r.RequestURI = "/x?" + r.URL.RawQuery }, func(h http.Header, i int) {}},
 		{"key headers", func(r *http.Request, i int) {
 			r.URL.RawQuery = strconv.Itoa(i)

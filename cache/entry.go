@@ -52,8 +52,9 @@ type stamp struct {
 }
 
 // entryCost is what an entry costs besides its strings and body: the struct, its place in the
-// store, and slack of the allocator. Measured by TestMemoryWithinBudget.
-const entryCost, fieldCost = 900, 64
+// store, and slack of the allocator. A field costs fieldCost with its first value, each other value valueCost, and a tag,
+// whose string is one of its own, tagCost. Measured by TestAttack13Floods.
+const entryCost, fieldCost, valueCost, tagCost = 900, 64, 16, 32
 
 // newEntry copies a response header. The outer fields are the ones that were set before the
 // handler ran: a layer outside will set them again, for its own request.
@@ -167,7 +168,7 @@ func (e *entry) complete(body []byte) {
 	for i := range e.fields {
 		f := &e.fields[i]
 		f.values = f.values[:len(f.values):len(f.values)]
-		cost += fieldCost + len(f.name)
+		cost += fieldCost + len(f.name) + valueCost*max(len(f.values)-1, 0)
 		for _, v := range f.values {
 			cost += len(v)
 		}
@@ -176,10 +177,10 @@ func (e *entry) complete(body []byte) {
 		cost += fieldCost + len(name) + len(e.chosen[i].raw) + len(e.chosen[i].norm)
 	}
 	for _, t := range e.tags {
-		cost += 16 + len(t)
+		cost += tagCost + len(t)
 	}
 	for _, t := range e.groups {
-		cost += 16 + len(t)
+		cost += tagCost + len(t)
 	}
 	e.counted = int64(cost)
 }
