@@ -50,12 +50,10 @@ func (b *body[E]) Read(p []byte) (int, error) {
 
 func (b *body[E]) Close() error {
 	// Claimed before it is closed beneath: that makes a Read under way fail.
-	first := b.over.CompareAndSwap(false, true)
-	err := b.ReadCloser.Close()
-	if first {
-		b.state.ended(nil)
+	if b.over.CompareAndSwap(false, true) {
+		defer b.state.ended(nil) // also where a body of somebody else's panics
 	}
-	return err
+	return b.ReadCloser.Close()
 }
 
 type duplex[E ender] struct {

@@ -893,6 +893,45 @@ func TestPanicInOnChangeOfARefusedCallLosesNothing(t *testing.T) {
 	})
 }
 
+// closePanics is the body of a transport that somebody has wrapped, and cannot be closed.
+type closePanics struct{ io.Reader }
+
+func (closePanics) Close() error { panic("boom") }
+
+func TestPanicInCloseOfABodyLosesNothing(t *testing.T) {
+	set := newSet(t, urls("http://a.test"))
+	l := limiter.NewConcurrency(1)
+	limit := outbound.Limit(outbound.WithConcurrency(func() *limiter.Concurrency { return l }))
+	host := world{"a.test": func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Body: closePanics{strings.NewReader("body")}}, nil
+	}}
+	for name, rt := range map[string]http.RoundTripper{
+		"Limit":   outbound.New(host, limit),
+		"Balance": outbound.New(host, outbound.Balance(set), limit),
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, err := rt.RoundTrip(request(t.Context(), "GET", "http://a.test/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			func() {
+				defer func() {
+					if v := recover(); v != "boom" {
+						t.Errorf("recovered %v, want the panic of Close", v)
+					}
+				}()
+				resp.Body.Close()
+			}()
+			if n := l.Stats().InFlight; n != 0 {
+				t.Errorf("%d permits are held", n)
+			}
+		})
+	}
+	if n := set.Stats().Endpoints[0].InFlight; n != 0 {
+		t.Errorf("%d are in flight at the endpoint", n)
+	}
+}
+
 // servedWhenWell sends ten requests a second to a host that fails for 30 s and answers with a status for 90 s, and returns how many
 // had that.
 func servedWhenWell(layer outbound.Layer, status int, send func(http.RoundTripper) int) (served int) {
