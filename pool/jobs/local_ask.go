@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"context"
 	"iter"
-	"slices"
 	"time"
 )
 
@@ -169,11 +168,10 @@ func (l *Local) DeadLetters() []Job {
 	defer l.mu.Unlock()
 	l.tidy(l.now())
 	var all []Job
-	for _, e := range l.finished {
-		if e.state == Failed {
+	for at := l.ended.Back(); at != nil; at = at.Prev() {
+		if e := at.Value.(*entry); e.state == Failed {
 			all = append(all, l.view(e))
 		}
 	}
-	slices.SortFunc(all, func(a, b Job) int { return b.Finished.Compare(a.Finished) })
 	return all
 }

@@ -489,6 +489,28 @@ func TestDeadLetters(t *testing.T) {
 	})
 }
 
+// So it is also where the clock does not tell which ended first.
+func TestDeadLettersBeginWithTheLatest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { return 0, errors.New("no disk") })
+		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+		defer l.Close()
+		var want []string
+		for range 20 {
+			want = append(want, final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{}).ID).ID)
+		}
+		slices.Reverse(want)
+		var got []string
+		for _, j := range l.DeadLetters() {
+			got = append(got, j.ID)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
 func TestShutdown(t *testing.T) {
 	t.Run("drains", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
