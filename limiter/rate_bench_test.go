@@ -155,6 +155,28 @@ func BenchmarkRateParallel(b *testing.B) {
 	}
 }
 
+// The counts of a table that is empty, beside those of one that is full of live keys.
+func BenchmarkRateStats(b *testing.B) {
+	for _, capacity := range []int{1 << 16, 1 << 20} {
+		for _, keys := range []int{0, capacity} {
+			name := "full"
+			if keys == 0 {
+				name = "baseline=empty"
+			}
+			b.Run(name+",capacity="+strconv.Itoa(capacity), func(b *testing.B) {
+				r := limiter.NewRate(1e-6, 10, limiter.WithMaxKeys(capacity))
+				for i := range keys {
+					r.Allow(strconv.Itoa(i))
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					r.Stats()
+				}
+			})
+		}
+	}
+}
+
 // A full garbage collection with a million live keys in a table of twice the size, beside one with nothing. No
 // string of the test is alive.
 func BenchmarkRateGC(b *testing.B) {

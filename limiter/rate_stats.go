@@ -45,8 +45,8 @@ type RateTrace struct {
 	StoreFailed func(err error)
 }
 
-// Stats returns the counts. It goes over the whole table to count live keys: a matter of a
-// millisecond for a million.
+// Stats returns the counts. It goes over the whole table to count live keys, which takes a millisecond where 65,536 are
+// live and some tens of them for a million (go test -run '^$' -bench RateStats ./limiter); a decision waits for a 64th of that at most.
 func (r *Rate) Stats() RateStats {
 	s := RateStats{Waiting: int(r.waiting.Load()), Policies: r.Policies()}
 	if r.offenders != nil {
