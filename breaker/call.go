@@ -101,8 +101,28 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 	b.judge(p, now)
 }
 
-// Begin says that a call that was let through with [Request] Waits is made now, and returns the call to
-// report. Its latency and, if it is a probe, its lease count from now. A probe whose place went to
+// Wait says that a call has to wait for something else before it goes on, such as a limiter of ours further in, and
+// returns the call to go on with: until [Call.Begin] it is not in flight, as one that was let through with [Request] Waits.
+func (c Call) Wait() Call {
+	if c.p == nil || c.ticket.seq.Load() != c.seq { // nobody counts it, or it was answered or reported
+		return c
+	}
+	if c.probe < 0 {
+		c.p.win.end(c.start, c.at, c.client)
+		c.at = uncounted
+		return c
+	}
+	b := c.p.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l := &c.p.opening.leases[c.probe]; l.of(c) {
+		l.waits = true
+	}
+	return c
+}
+
+// Begin says that a call that was let through with [Request] Waits, or has waited since [Call.Wait], is made now, and returns the
+// call to report. Its latency and, if it is a probe, its lease count from now. A probe whose place went to
 // another takes a place that is free, or that of one that has not begun.
 func (c Call) Begin(now time.Time) Call {
 	if c.p == nil || c.ticket.seq.Load() != c.seq { // nobody counts it, or it was answered or reported

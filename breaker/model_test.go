@@ -379,7 +379,7 @@ func TestAnyScheduleEndsWell(t *testing.T) {
 			var out []breaker.Call
 			for range 400 {
 				k := r.IntN(len(out) + 1)
-				switch op := r.IntN(14); {
+				switch op := r.IntN(15); {
 				case op < 5:
 					if c, err := b.Admit(breaker.Request{Client: r.Uint64(), Long: r.IntN(4) == 0, Waits: r.IntN(3) == 0}); err == nil {
 						out = append(out, c)
@@ -400,6 +400,8 @@ func TestAnyScheduleEndsWell(t *testing.T) {
 					out[k] = out[k].Begin(time.Now())
 				case op == 10:
 					out[k].Answered()
+				case op == 11:
+					out[k] = out[k].Wait()
 				default:
 					out[k].Done(breaker.Outcome(r.IntN(3)), time.Duration(r.IntN(8)-1)*250*time.Millisecond)
 					if r.IntN(5) == 0 {

@@ -255,8 +255,61 @@ func TestCallThatWaitsIsNotInFlight(t *testing.T) {
 		}
 		time.Sleep(3 * time.Second) // in a synctest bubble
 		want(t, b, breaker.Open)
-		if call := (breaker.Call{}).Begin(time.Now()); call != (breaker.Call{}) {
+		if call := (breaker.Call{}).Wait().Begin(time.Now()); call != (breaker.Call{}) {
 			t.Errorf("%+v", call)
+		}
+	})
+}
+
+// One that comes to wait only further in is not in flight from there on.
+func TestCallThatComesToWaitIsNotInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithSlowCalls(time.Second, 0.5))...)
+		var calls []breaker.Call
+		for range 30 {
+			call, _ := b.Allow()
+			calls = append(calls, call)
+		}
+		time.Sleep(500 * time.Millisecond) // in a synctest bubble
+		for i, call := range calls {
+			calls[i] = call.Wait()
+		}
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		want(t, b, breaker.Closed)
+		if s := b.Stats(); s.InFlight != 0 || s.Overdue != 0 {
+			t.Errorf("while they wait: %+v", s)
+		}
+		for i, call := range calls {
+			calls[i] = call.Begin(time.Now())
+		}
+		time.Sleep(500 * time.Millisecond) // in a synctest bubble
+		calls[0].Done(breaker.Success, -1)
+		if s := b.Stats(); s.Successes != 1 || s.Slow != 0 || s.InFlight != 29 {
+			t.Errorf("when they go on: %+v", s)
+		}
+		time.Sleep(3 * time.Second) // in a synctest bubble
+		want(t, b, breaker.Open)
+	})
+}
+
+func TestR14ProbeThatComesToWaitIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := breaker.New(steady(breaker.WithProbes(1))...)
+		trip(t, b)
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		probe, err := b.Allow()
+		if err != nil {
+			t.Fatal(err)
+		}
+		probe = probe.Wait()
+		time.Sleep(5 * time.Second) // in a synctest bubble: its lease ends
+		want(t, b, breaker.HalfOpen)
+		probe = probe.Begin(time.Now())
+		time.Sleep(4 * time.Second) // in a synctest bubble
+		probe.Done(breaker.Success, -1)
+		want(t, b, breaker.Closed)
+		if s := b.Stats(); s.LostProbes != 0 || s.Dropped != 0 {
+			t.Errorf("%+v", s)
 		}
 	})
 }
@@ -855,6 +908,15 @@ func TestACallThatWasReportedIsNotInFlight(t *testing.T) {
 			c, _ := b.Admit(breaker.Request{Waits: true})
 			c.Answered()
 			c.Begin(time.Now()).Done(breaker.Success, 0)
+		},
+		"waits and does not go on": func(b *breaker.Breaker) {
+			c, _ := b.Allow()
+			c.Wait().Done(breaker.Success, 0)
+		},
+		"answered before it waits": func(b *breaker.Breaker) {
+			c, _ := b.Allow()
+			c.Answered()
+			c.Wait().Begin(time.Now()).Done(breaker.Success, 0)
 		},
 		"begun twice": func(b *breaker.Breaker) {
 			c, _ := b.Admit(breaker.Request{Waits: true})

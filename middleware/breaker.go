@@ -37,6 +37,9 @@ import (
 // connection that was hijacked or switched protocols, a tunnel (CONNECT) and an event stream are judged when they begin; a
 // panic later makes it a failure. Requests for such are not used as probes.
 //
+// What a request waits for a slot of a [Pool] or in the line of a [Concurrency] further in is no time of the handler: meanwhile it is not
+// in flight to the breaker. Behind a writer without Unwrap between the two, as that of [http.TimeoutHandler], it is.
+//
 // The time to the first byte holds the time that a handler takes to read the request: a route that takes large
 // uploads wants a group of its own, without slow calls.
 //
@@ -208,21 +211,21 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	inner := rec.watchBody(r)
 	rec.holds.addCall(callHold{layer: h, call: call, begun: req.Arrived.Sub(rec.start), request: inner})
 	finished := false
-	if h.config.classify != nil {
-		defer call.DoneAt(breaker.Ignored, 0, req.Arrived) // of use only if that function panics: a call is reported once
-	}
 	defer func() {
 		if !finished {
 			rec.fresh = false
 		}
-		rec.holds.dropCall(call)
+		x := rec.holds.takeCall(h, inner)
+		if h.config.classify != nil {
+			defer x.call.DoneAt(breaker.Ignored, 0, req.Arrived) // of use only if that function panics: a call is reported once
+		}
 		now := rec.now()
 		o := h.outcome(r, rec, finished)
 		if rec.lasting && !finished && o == breaker.Failure {
-			call.Fail() // it was reported when it began
+			x.call.Fail() // it was reported when it began
 			return
 		}
-		call.DoneAt(o, latency(rec, req.Arrived, now), now)
+		x.call.DoneAt(o, latency(rec, rec.start.Add(x.begun), now), now)
 	}()
 	defer passBack(r, inner)
 	h.serve(w, inner, rec)

@@ -165,11 +165,13 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	req := h.request(r, rec.now())
+	waits := rec.waits()
 	permit, err := h.l.Acquire(r.Context(), req)
 	if err != nil {
 		h.rejecter.reject(w, r, rec, err, retryAfterOf(err), "", reducedCapacity)
 		return
 	}
+	rec.goesOn(waits)
 	h.admitted(w, r, rec, permit, req.Arrived)
 }
 

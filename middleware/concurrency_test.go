@@ -731,6 +731,99 @@ func TestWaitingIsNoTimeOfTheHandler(t *testing.T) {
 	}
 }
 
+// Nor is a wait further in: many that wait for a pool have not met a handler that is slow, and a probe that waits there is not lost.
+func TestWaitingFurtherInIsNoTimeOfTheHandler(t *testing.T) {
+	const slow, work = time.Second, 100 * time.Millisecond
+	var handler http.HandlerFunc = func(http.ResponseWriter, *http.Request) { time.Sleep(work) } // in a synctest bubble
+	for name, wrap := range map[string]func(b middleware.Layer, p *pool.Pool, l *limiter.Concurrency) http.Handler{
+		"a pool": func(b middleware.Layer, p *pool.Pool, _ *limiter.Concurrency) http.Handler {
+			return middleware.Wrap(handler, b, middleware.Pool(p))
+		},
+		"a pool for a route": func(b middleware.Layer, p *pool.Pool, _ *limiter.Concurrency) http.Handler {
+			return middleware.Wrap(handler, b, middleware.For("GET /", middleware.Pool(p)))
+		},
+		"a pool inside a mux": func(b middleware.Layer, p *pool.Pool, _ *limiter.Concurrency) http.Handler {
+			mux := http.NewServeMux()
+			mux.Handle("/", middleware.Pool(p).Handler(handler))
+			return b.Handler(mux)
+		},
+		"a pool behind somebody else's writer": func(b middleware.Layer, p *pool.Pool, _ *limiter.Concurrency) http.Handler {
+			h := middleware.Pool(p).Handler(handler)
+			return b.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapper{w}, r) }))
+		},
+		"a limit": func(b middleware.Layer, _ *pool.Pool, l *limiter.Concurrency) http.Handler {
+			return b.Handler(middleware.Concurrency(l).Handler(handler))
+		},
+		"a limit behind somebody else's writer": func(b middleware.Layer, _ *pool.Pool, l *limiter.Concurrency) http.Handler {
+			h := middleware.Concurrency(l).Handler(handler)
+			return b.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapper{w}, r) }))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := breaker.NewGroup(breaker.WithSlowCalls(slow, 0.1), breaker.WithFailureRatio(1, 10), breaker.WithProbes(1), breaker.WithLease(slow))
+				p := pool.New(pool.WithSlots(1))
+				l := limiter.NewConcurrency(1, limiter.WithQueue(100, time.Minute))
+				h := wrap(middleware.Breaker(g, middleware.WithBreakerKey(func(*http.Request) string { return "" })), p, l)
+				var wg sync.WaitGroup
+				for range 50 {
+					wg.Go(func() { get(h, "GET", "/") })
+				}
+				time.Sleep(2*slow + work/2) // in a synctest bubble
+				if s := g.Get("").Stats(); s.State != breaker.Closed || s.InFlight != 1 || s.Overdue != 0 {
+					t.Errorf("while they wait: %v, %d in flight, %d overdue", s.State, s.InFlight, s.Overdue)
+				}
+				wg.Wait()
+				if s := g.Get("").Stats(); s.Slow != 0 || s.Successes != 50 {
+					t.Errorf("%d slow calls of %d", s.Slow, s.Successes)
+				}
+
+				for g.Get("").State() == breaker.Closed {
+					call, _ := g.Get("").Allow()
+					call.Done(breaker.Failure, slow)
+				}
+				time.Sleep(time.Minute) // in a synctest bubble
+				_, slot, _ := p.Enter(t.Context())
+				permit, _ := l.TryAcquire(limiter.Request{})
+				wg.Go(func() { get(h, "GET", "/") })
+				time.Sleep(5 * slow) // in a synctest bubble
+				slot.Leave()
+				permit.Release(limiter.Ignored)
+				wg.Wait()
+				if s := g.Get("").Stats(); s.State != breaker.Closed || s.LostProbes != 0 {
+					t.Errorf("after a probe that waited: %v, %d probes lost", s.State, s.LostProbes)
+				}
+			})
+		})
+	}
+}
+
+// What took long before it came to wait was slow all the same.
+func TestWaitingMakesNothingQuick(t *testing.T) {
+	for name, begin := range map[string]string{"before the first byte": "", "after it": "beginning"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := breaker.NewGroup(breaker.WithSlowCalls(time.Second, 0.5))
+				p := pool.New(pool.WithSlots(1))
+				inside := middleware.Pool(p).Handler(http.NotFoundHandler())
+				h := middleware.Breaker(g).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(2 * time.Second) // in a synctest bubble
+					if begin != "" {
+						io.WriteString(w, begin)
+					}
+					_, slot, _ := p.Enter(r.Context())
+					time.AfterFunc(5*time.Second, slot.Leave)
+					inside.ServeHTTP(w, r)
+				}))
+				get(h, "GET", "/")
+				if n := g.Get("").Stats().Slow; n != 1 {
+					t.Errorf("%d slow calls, want 1", n)
+				}
+			})
+		})
+	}
+}
+
 func TestFunctionsOfTheUsersAreNoTimeOfTheHandler(t *testing.T) {
 	slowly := func(*http.Request) int { time.Sleep(time.Second); return 1 } // in a synctest bubble
 	key := func(r *http.Request) string { slowly(r); return "" }

@@ -76,12 +76,41 @@ func (h *holds) addCall(x callHold) {
 	h.call = x
 }
 
-// dropCall forgets a call that has been reported.
-func (h *holds) dropCall(c breaker.Call) {
+// takeCall forgets the call of a layer that is to be reported, and returns it.
+func (h *holds) takeCall(layer *breakerHandler, request *http.Request) (x callHold) {
 	for ; h != nil; h = h.more {
-		if h.call.call == c {
-			h.call = callHold{}
-			return
+		if h.call.layer == layer && h.call.request == request {
+			x, h.call = h.call, x
+			break
+		}
+	}
+	return x
+}
+
+// waits tells the breakers that the request has come to a layer of ours where it may have to wait, and goesOn that it has waited
+// since then: being full is no slowness of the handler. The time is that since the recorder's start, and 0 if no breaker asks for it.
+func (rec *recorder) waits() (since time.Duration) {
+	if rec.wantFirst && !rec.hasFirst { // otherwise it is known what the handler took
+		since = max(time.Since(rec.start), 1)
+		for h := &rec.holds; h != nil; h = h.more {
+			h.call.call = h.call.call.Wait()
+		}
+	}
+	if out := rec.beyond(); out != nil {
+		since = max(since, out.waits())
+	}
+	return since
+}
+
+func (rec *recorder) goesOn(since time.Duration) {
+	if since == 0 {
+		return
+	}
+	waited := time.Since(rec.start) - since
+	for ; rec != nil; rec = rec.beyond() {
+		for h := &rec.holds; rec.wantFirst && !rec.hasFirst && h != nil; h = h.more {
+			h.call.begun += waited
+			h.call.call = h.call.call.Begin(rec.start.Add(h.call.begun))
 		}
 	}
 }

@@ -113,6 +113,7 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		opts = append(opts[:len(opts):len(opts)], h.config.each(r)...)
 	}
 	rec.becameLong(streamPool)
+	waits := rec.waits()
 	ctx, slot, err := h.p.Enter(r.Context(), opts...)
 	if errors.Is(err, limiter.ErrRateLimited) {
 		j := h.rejecter
@@ -126,6 +127,7 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer slot.Leave()
 	rec.fresh = false
+	rec.goesOn(waits)
 	h.traceAdmitted(r, rec, "pool", since)
 	rec.holds.addSlot(slot)
 
