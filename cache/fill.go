@@ -88,7 +88,7 @@ func (fl *fill) run() {
 	defer func() {
 		defer fl.over() // also where what is called of the user's on the way panics
 		if fl.out != nil {
-			fl.r.Pattern = fl.out.Pattern // the mux inside has found it
+			passBack(fl.r, fl.out)
 		}
 		switch {
 		case !done:
@@ -120,6 +120,20 @@ func (fl *fill) run() {
 	case fl.gone && c.backing != nil:
 		fl.unsave()
 	}
+}
+
+// passBack gives r what a mux and a handler inside have found out about the request that was passed on in its place, for who logs it.
+func passBack(r, inner *http.Request) {
+	if r.Pattern != inner.Pattern {
+		r.Pattern = inner.Pattern
+		for _, after, ok := strings.Cut(r.Pattern, "{"); ok; _, after, ok = strings.Cut(after, "{") {
+			name, _, _ := strings.Cut(after, "}")
+			if name = strings.TrimSuffix(name, "..."); name != "$" {
+				r.SetPathValue(name, inner.PathValue(name))
+			}
+		}
+	}
+	r.Form, r.PostForm = inner.Form, inner.PostForm
 }
 
 // over gives back what a run has taken.

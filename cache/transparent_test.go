@@ -574,16 +574,23 @@ func TestPanicKeepsItsStack(t *testing.T) {
 	get(h, "http://example.com/x")
 }
 
-func TestPatternReachesTheOutside(t *testing.T) {
+func TestWhatIsKnownOfARequestReachesTheOutside(t *testing.T) {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /x/{id}", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("GET /x/{id}/{rest...}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "max-age=60")
-		io.WriteString(w, r.PathValue("id"))
+		io.WriteString(w, r.FormValue("user"))
 	})
-	h := cache.New(1 << 20).Handler(mux)
-	r := httptest.NewRequest("GET", "http://example.com/x/7", nil)
-	h.ServeHTTP(httptest.NewRecorder(), r)
-	want(t, "pattern", r.Pattern, "GET /x/{id}")
+	mux.HandleFunc("GET /y/{$}", func(w http.ResponseWriter, r *http.Request) { panic("mine") })
+	seen := func(url string) string {
+		r := httptest.NewRequest("GET", "http://example.com"+url, nil)
+		func() {
+			defer func() { recover() }()
+			cache.New(1<<20).Handler(mux).ServeHTTP(httptest.NewRecorder(), r)
+		}()
+		return fmt.Sprintf("%s id=%s rest=%s user=%s", r.Pattern, r.PathValue("id"), r.PathValue("rest"), r.Form.Get("user"))
+	}
+	want(t, "of a page", seen("/x/7/a/b?user=me"), "GET /x/{id}/{rest...} id=7 rest=a/b user=me")
+	want(t, "of a panic", seen("/y/"), "GET /y/{$} id= rest= user=")
 }
 
 func TestMarksReachTheClientsWriter(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 	"github.com/spillgate/spillgate/pool"
@@ -110,6 +111,29 @@ func TestWhatIsKnownOfARequestWithABody(t *testing.T) {
 			middleware.Wrap(mux, layers...).ServeHTTP(httptest.NewRecorder(), r)
 			if classified != want || done != want {
 				t.Errorf("classified as %q, and done as %q; want %q", classified, done, want)
+			}
+		})
+	}
+}
+
+// So it is where a cache passes on another request.
+func TestWhatIsKnownOfARequestThroughACache(t *testing.T) {
+	for name, layers := range map[string][]middleware.Layer{
+		"alone":                {middleware.Cache(cache.New(1 << 20))},
+		"outside of the rest":  middleware.Defaults(),
+		"with a pool":          append(middleware.Defaults(), middleware.Pool(pool.New())),
+		"what is inside skips": append(middleware.Defaults()[:1], middleware.Concurrency(limiter.NewConcurrency(9), middleware.WithSkip(func(*http.Request) bool { return true }))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var done string
+			layers = append(layers, middleware.WithTrace(&middleware.Trace{Done: func(r *http.Request, _ middleware.Result) {
+				done = fmt.Sprintf("%s id=%s user=%s", r.Pattern, r.PathValue("id"), r.Form.Get("user"))
+			}}))
+			mux := http.NewServeMux()
+			mux.HandleFunc("GET /item/{id}", func(w http.ResponseWriter, r *http.Request) { r.ParseForm() })
+			middleware.Wrap(mux, layers...).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/item/7?user=me", nil))
+			if want := "GET /item/{id} id=7 user=me"; done != want {
+				t.Errorf("done as %q, want %q", done, want)
 			}
 		})
 	}
