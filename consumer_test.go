@@ -76,8 +76,8 @@ func TestConsumerBuildsWithANestedModule(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a program")
 	}
-	const nested = "limiter/redisstore"
-	dir := newConsumer(t, `package main
+	for nested, program := range map[string]string{
+		"limiter/redisstore": `package main
 
 import (
 	"fmt"
@@ -92,20 +92,48 @@ func main() {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
 	fmt.Println(limiter.NewRate(10, 20, limiter.WithStore(redisstore.New(client))).Policies())
 }
-`)
-	path, err := filepath.Abs(nested)
+`,
+		"pool/riverjobs": `package main
+
+import (
+	"context"
+	"log"
+	"net/http"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool/jobs"
+	"github.com/spillgate/spillgate/pool/riverjobs"
+)
+
+func main() {
+	pool, err := pgxpool.New(context.Background(), "postgres://127.0.0.1/app")
 	if err != nil {
-		t.Fatal(err)
+		log.Fatal(err)
 	}
-	goCommand(t, dir, "mod", "edit", "-require="+module+"/"+nested+"@v0.0.0", "-replace="+module+"/"+nested+"="+path)
-	sums, err := os.ReadFile(filepath.Join(nested, "go.sum"))
-	if err != nil {
-		t.Fatal(err)
+	http.Handle("/reports/", middleware.Async(riverjobs.New(pool, jobs.NewMux()), "report"))
+	log.Fatal(http.ListenAndServe("127.0.0.1:8080", nil))
+}
+`,
+	} {
+		t.Run(nested, func(t *testing.T) {
+			dir := newConsumer(t, program)
+			path, err := filepath.Abs(nested)
+			if err != nil {
+				t.Fatal(err)
+			}
+			goCommand(t, dir, "mod", "edit", "-require="+module+"/"+nested+"@v0.0.0", "-replace="+module+"/"+nested+"="+path)
+			sums, err := os.ReadFile(filepath.Join(nested, "go.sum"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			goCommand(t, dir, "vet", "./...")
+		})
 	}
-	if err := os.WriteFile(filepath.Join(dir, "go.sum"), sums, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	goCommand(t, dir, "vet", "./...")
 }
 
 // Importing every package does nothing: no goroutine, no handler, no flag, no

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 )
@@ -165,6 +167,14 @@ func (m *Mux) Policy(kind string) (Policy, error) {
 		return Policy{}, err
 	}
 	return h.policy, nil
+}
+
+// Kinds returns the kinds that have a handler, in alphabetical order. It is for engines that say which jobs they
+// can run.
+func (m *Mux) Kinds() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Sorted(maps.Keys(m.kinds))
 }
 
 // Check reports whether a job could be run: its kind has a handler and the payload is what that

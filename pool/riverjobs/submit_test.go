@@ -1,0 +1,237 @@
+//go:build unix
+
+package riverjobs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+	"github.com/spillgate/spillgate/pool/riverjobs"
+)
+
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	m := kinds()
+	jobs.Register(m, "big", func(context.Context, int) (string, error) { return strings.Repeat("x", 100), nil }, jobs.WithAttempts(3))
+	e := engine(t, connect(t, shared.database(t)), m, riverjobs.WithWorkers(1), riverjobs.WithSizes(10, 50, 20))
+	for name, c := range map[string]struct {
+		payload string
+		o       jobs.SubmitOptions
+	}{
+		"payload": {"12345678901", jobs.SubmitOptions{}},
+		"key":     {"1", jobs.SubmitOptions{Key: strings.Repeat("k", 256)}},
+		"client":  {"1", jobs.SubmitOptions{Client: strings.Repeat("c", 256)}},
+	} {
+		if _, _, err := e.Submit(t.Context(), "n", []byte(c.payload), c.o); !errors.Is(err, jobs.ErrTooLarge) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if end := final(t, e, submit(t, e, "big", "1", jobs.SubmitOptions{}).ID); end.State != jobs.Failed || end.Attempt != 1 || !strings.HasPrefix(end.Err, jobs.ErrTooLarge.Error()) {
+		t.Errorf("ended as %+v", end)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	e := engine(t, connect(t, shared.database(t)), kinds(), riverjobs.WithCapacity(6, 2), riverjobs.WithSizes(10, 100, 12))
+	try := func(payload string, o jobs.SubmitOptions) (string, error) {
+		j, _, err := e.Submit(t.Context(), "n", []byte(payload), o)
+		return j.ID, err
+	}
+	refused := func(what string, err, want error) {
+		t.Helper()
+		if e, ok := errors.AsType[*jobs.Error](err); !errors.Is(err, want) || !ok || e.RetryAfter <= 0 {
+			t.Errorf("%s: %v, want %v and when to come back", what, err, want)
+		}
+	}
+	a := jobs.SubmitOptions{Client: "a"}
+	first := submit(t, e, "n", "1234567890", a)
+	_, err := try("123", a)
+	refused("bytes", err, jobs.ErrShareFull)
+	submit(t, e, "n", "12", a)
+	_, err = try("1", a)
+	refused("places", err, jobs.ErrShareFull)
+	soon := time.Now().Add(50 * time.Millisecond)
+	for range 4 { // without a client there is no share; with a deadline they are gone by themselves
+		submit(t, e, "n", "1", jobs.SubmitOptions{Deadline: soon})
+	}
+	until(t, "what is late takes no place", func() bool { _, err := try("1", jobs.SubmitOptions{}); return err == nil })
+	for range 3 {
+		submit(t, e, "n", "1", jobs.SubmitOptions{})
+	}
+	_, err = try("1", jobs.SubmitOptions{Client: "b"})
+	refused("all places", err, jobs.ErrFull)
+	if _, err := e.Cancel(t.Context(), first.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := try("1", a); err != nil {
+		t.Errorf("after one was cancelled: %v", err)
+	}
+}
+
+// However many submit at once, on however many machines, a client has its share and no more.
+func TestShareUnderConcurrency(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	var had, full atomic.Int64
+	var wg sync.WaitGroup
+	for _, o := range []riverjobs.Option{riverjobs.WithPollOnly(), riverjobs.WithSchema("public")} { // which is the one that is found, too
+		e := engine(t, connect(t, url), kinds(), riverjobs.WithCapacity(100, 7), o)
+		for range 15 {
+			wg.Go(func() {
+				switch _, _, err := e.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{Client: "a"}); {
+				case err == nil:
+					had.Add(1)
+				case errors.Is(err, jobs.ErrShareFull):
+					full.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if had.Load() != 7 || full.Load() != 23 {
+		t.Errorf("%d accepted and %d refused, want 7 and 23", had.Load(), full.Load())
+	}
+}
+
+func TestKeyUnderConcurrency(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	var created, reused atomic.Int64
+	var ids sync.Map
+	var wg sync.WaitGroup
+	for range 2 {
+		e := engine(t, connect(t, url), kinds(), riverjobs.WithWorkers(2))
+		for i := range 16 {
+			wg.Go(func() {
+				// The same without a client and with the same one; some with another payload.
+				j, fresh, err := e.Submit(t.Context(), "n", fmt.Append(nil, i/14), jobs.SubmitOptions{Key: "k", Client: []string{"", "a"}[i%2]})
+				switch {
+				case errors.Is(err, jobs.ErrKeyReused):
+					reused.Add(1)
+				case err != nil:
+					t.Error(err)
+				default:
+					ids.Store(j.ID, true)
+				}
+				if fresh {
+					created.Add(1)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	n := 0
+	ids.Range(func(any, any) bool { n++; return true })
+	if created.Load() != 2 || n != 2 || reused.Load() == 0 {
+		t.Errorf("%d created, %d ids, %d refused; want 2, 2 and some", created.Load(), n, reused.Load())
+	}
+}
+
+// Times that have no place in JSON or in Postgres.
+func TestTimesFarAway(t *testing.T) {
+	t.Parallel()
+	e := engine(t, connect(t, shared.database(t)), kinds(), riverjobs.WithWorkers(1))
+	never := time.Unix(1<<55, 0)
+	long := time.Unix(-1<<55, 0)
+	if end := final(t, e, submit(t, e, "n", "1", jobs.SubmitOptions{Deadline: never, NotBefore: long}).ID); end.State != jobs.Succeeded {
+		t.Errorf("ended as %+v", end)
+	}
+	if end := final(t, e, submit(t, e, "n", "1", jobs.SubmitOptions{Deadline: long, NotBefore: never}).ID); end.State != jobs.Failed || end.Attempt != 0 {
+		t.Errorf("ended as %+v", end)
+	}
+	if j, err := e.Cancel(t.Context(), submit(t, e, "n", "1", jobs.SubmitOptions{NotBefore: never}).ID); err != nil || j.State != jobs.Cancelled {
+		t.Errorf("%+v, %v", j, err)
+	}
+}
+
+func TestSubmitTx(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	web := engine(t, pool, kinds(), riverjobs.WithCapacity(3, 2))
+	o := jobs.SubmitOptions{Client: "a", Key: "k"}
+	var j jobs.Job
+	tx := func(commit bool, o jobs.SubmitOptions) {
+		t.Helper()
+		tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.Background())
+		var created bool
+		if j, created, err = web.SubmitTx(t.Context(), tx, "n", []byte("1"), o); err != nil || !created || j.State != jobs.Queued || j.ID == "" {
+			t.Fatalf("%+v, %v, %v", j, created, err)
+		}
+		// A refusal leaves the transaction as it is.
+		if _, _, err := web.SubmitTx(t.Context(), tx, "n", []byte("2"), o); o.Key != "" && !errors.Is(err, jobs.ErrKeyReused) {
+			t.Errorf("another payload: %v", err)
+		}
+		if again, created, err := web.SubmitTx(t.Context(), tx, "n", []byte("1"), o); err != nil || created || again.ID != j.ID || again.Version != j.Version {
+			t.Errorf("again: %+v, %v, %v", again, created, err)
+		}
+		if _, err := web.Get(t.Context(), j.ID); !errors.Is(err, jobs.ErrExpired) {
+			t.Errorf("seen before the end of the transaction: %v", err)
+		}
+		if commit {
+			err = tx.Commit(t.Context())
+		} else {
+			err = tx.Rollback(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	tx(false, o)
+	if _, err := web.Get(t.Context(), j.ID); !errors.Is(err, jobs.ErrExpired) {
+		t.Errorf("after a rollback: %v", err)
+	}
+	tx(true, o)
+	if got, err := web.Get(t.Context(), j.ID); err != nil || got.State != jobs.Queued || got.Version != j.Version {
+		t.Errorf("after a commit: %+v, %v", got, err)
+	}
+	engine(t, connect(t, url), kinds(), riverjobs.WithWorkers(1))
+	if end := final(t, web, j.ID); string(end.Result) != "1" {
+		t.Errorf("ended as %+v", end)
+	}
+
+	// Who submits with the same key waits for the transaction, and gets its job.
+	open, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Rollback(context.Background())
+	first, _, err := web.SubmitTx(t.Context(), open, "n", []byte("7"), jobs.SubmitOptions{Key: "open"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := make(chan string, 1)
+	go func() {
+		j, created, err := web.Submit(t.Context(), "n", []byte("7"), jobs.SubmitOptions{Key: "open"})
+		if err != nil || created {
+			t.Errorf("%v, %v", created, err)
+		}
+		second <- j.ID
+	}()
+	until(t, "somebody waits for the lock", func() bool {
+		var n int
+		return pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").Scan(&n) == nil && n > 0
+	})
+	if err := open.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if id := <-second; id != first.ID {
+		t.Errorf("the same key gave %s and %s", first.ID, id)
+	}
+}

@@ -1,0 +1,132 @@
+package riverjobs
+
+import (
+	"context"
+	"crypto/rand"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+// workerName is a name that no other worker has, with that of the machine for those who look.
+func workerName() string {
+	host, _ := os.Hostname() // there may be none
+	return clip(host, 60) + "-" + rand.Text()
+}
+
+// aged is how long a job waits until it goes with the first, so that none waits for ever.
+const aged = time.Minute
+
+const age = `UPDATE {s}river_job SET priority = 1
+	WHERE state = 'available' AND queue = $1 AND priority > 1 AND scheduled_at < now() - $2::interval`
+
+// forgetAtOnce is how many jobs one statement forgets.
+const forgetAtOnce = 1000
+
+// sweepTime is how long a statement may take that nobody waits for.
+const sweepTime = 10 * time.Second
+
+// What no worker that is alive says to be running has been lost: with the worker, with its answer to River, or on its way to it. A worker has a lease
+// to say so, and the job an attempt more, unless it has taken three workers with it.
+const reclaim = `UPDATE {s}river_job AS r SET
+		state = (CASE WHEN r.metadata ? 'cancel_attempted_at' THEN 'cancelled' WHEN n.lost >= 3 THEN 'discarded' ELSE 'available' END)::{s}river_job_state,
+		finalized_at = CASE WHEN n.lost >= 3 OR r.metadata ? 'cancel_attempted_at' THEN now() END,
+		scheduled_at = now(), max_attempts = r.max_attempts + 1,
+		metadata = jsonb_set(r.metadata, '{spillgate_lost}', to_jsonb(n.lost)),
+		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', 'riverjobs: the worker that ran the job was lost', 'trace', ''))
+	FROM {s}spillgate_job AS j, LATERAL (SELECT coalesce((r2.metadata->>'spillgate_lost')::int, 0) + 1 AS lost FROM {s}river_job AS r2 WHERE r2.id = j.river_id) AS n
+	WHERE j.river_id = r.id AND j.open AND r.state = 'running' AND r.attempted_at < now() - $1::interval AND NOT EXISTS (
+		SELECT FROM {s}spillgate_worker AS w
+		WHERE w.name = r.attempted_by[cardinality(r.attempted_by)] AND w.seen > now() - $1::interval AND r.id = ANY (w.running))`
+
+const lapse = `UPDATE {s}river_job AS r SET state = 'discarded', finalized_at = now(),
+		attempt = CASE WHEN r.state = 'running' THEN r.attempt - 1 ELSE r.attempt END,
+		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', $1::text, 'trace', ''))
+	FROM {s}spillgate_job AS j
+	WHERE j.river_id = r.id AND j.open AND j.deadline <= now() AND r.state::text = ANY ($2::text[]) AND ($3::text = '' OR j.id = $3)`
+
+// waiting are the states of jobs that no worker has.
+var waiting = []string{"available", "pending", "retryable", "scheduled"}
+
+// lapse fails what has missed its deadline and waits; all of it if id is empty.
+func (e *Engine) lapse(ctx context.Context, id string, states ...string) error {
+	_, err := e.pool.Exec(ctx, e.sql(lapse), jobs.ErrDeadline.Error(), append(states, waiting...), id)
+	return err
+}
+
+const heartbeat = `INSERT INTO {s}spillgate_worker (name, seen, running) VALUES ($1, now(), $2)
+	ON CONFLICT (name) DO UPDATE SET seen = now(), running = excluded.running`
+
+// beat says to the other workers that this one is alive, and what it runs or has run less than a lease ago: so long River may take to
+// write the end of a job.
+func (e *Engine) beat(ctx context.Context) error {
+	e.mu.Lock()
+	maps.DeleteFunc(e.ended, func(_ int64, at time.Time) bool { return time.Since(at) > e.conf.lease })
+	running := slices.AppendSeq([]int64{}, maps.Keys(e.running))
+	running = slices.AppendSeq(running, maps.Keys(e.ended))
+	e.mu.Unlock()
+	_, err := e.pool.Exec(ctx, e.sql(heartbeat), e.name, running)
+	return err
+}
+
+// keep beats and sweeps until stopped. It does not reclaim before it has reached the database for a whole lease: after an outage nobody has been
+// heard for longer than that, and all are alive.
+func (e *Engine) keep(stopped <-chan struct{}) {
+	ticker := time.NewTicker(e.conf.lease / 4)
+	defer ticker.Stop()
+	since := time.Now()
+	for {
+		select {
+		case <-stopped:
+			e.timed(func(ctx context.Context) error {
+				_, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE name = $1"), e.name)
+				return err
+			})
+			return
+		case <-ticker.C:
+		}
+		if e.timed(e.beat) != nil {
+			since = time.Now()
+			continue
+		}
+		healthy := time.Since(since) > e.conf.lease
+		e.timed(func(ctx context.Context) error { return e.sweep(ctx, healthy) })
+	}
+}
+
+// timed runs what nobody waits for. What fails is done the next time.
+func (e *Engine) timed(f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), sweepTime)
+	defer cancel()
+	return f(ctx)
+}
+
+// sweep does what time alone brings about.
+func (e *Engine) sweep(ctx context.Context, healthy bool) error {
+	if healthy {
+		if _, err := e.pool.Exec(ctx, e.sql(reclaim), e.conf.lease); err != nil {
+			return err
+		}
+	}
+	if err := e.lapse(ctx, ""); err != nil {
+		return err
+	}
+	for {
+		// A few at a time, so that nobody waits for their rows for long.
+		tag, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}river_job WHERE id IN (SELECT river_id FROM {s}spillgate_job WHERE expires <= now() LIMIT $1)"), forgetAtOnce)
+		if err != nil {
+			return err
+		}
+		if tag.RowsAffected() < forgetAtOnce {
+			break
+		}
+	}
+	if _, err := e.pool.Exec(ctx, e.sql(age), e.conf.queue, aged); err != nil {
+		return err
+	}
+	_, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE seen < now() - 10 * $1::interval"), e.conf.lease)
+	return err
+}
