@@ -91,7 +91,7 @@ func (h *holds) takeCall(layer *breakerHandler, request *http.Request) (x callHo
 // since then: being full is no slowness of the handler. The time is that since the recorder's start, and 0 if no breaker asks for it.
 func (rec *recorder) waits() (since time.Duration) {
 	if rec.wantFirst && !rec.hasFirst { // otherwise it is known what the handler took
-		since = max(time.Since(rec.start), 1)
+		since = max(rec.now().Sub(rec.start), 1)
 		for h := &rec.holds; h != nil; h = h.more {
 			h.call.call = h.call.call.Wait()
 		}
@@ -106,7 +106,8 @@ func (rec *recorder) goesOn(since time.Duration) {
 	if since == 0 {
 		return
 	}
-	waited := time.Since(rec.start) - since
+	rec.fresh = false
+	waited := rec.now().Sub(rec.start) - since
 	for ; rec != nil; rec = rec.beyond() {
 		for h := &rec.holds; rec.wantFirst && !rec.hasFirst && h != nil; h = h.more {
 			h.call.begun += waited
