@@ -123,6 +123,7 @@ func (fl *fill) run() {
 }
 
 // passBack gives r what a mux and a handler inside have found out about the request that was passed on in its place, for who logs it.
+// Package middleware has one like it, for requests that pass no cache: what a later net/http finds out besides belongs in both.
 func passBack(r, inner *http.Request) {
 	if r.Pattern != inner.Pattern {
 		r.Pattern = inner.Pattern

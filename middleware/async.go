@@ -277,10 +277,8 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 	defer cancel()
 	for next, err := range a.engine.Watch(ctx, j.ID) {
 		if err != nil {
-			if ctx.Err() == nil { // neither is the time over, nor has the client gone
-				a.engineFailed(r, err)
-			}
-			break
+			a.engineFailed(ctx, r, err)
+			break // or the time is over, or the client has gone
 		}
 		j = next
 	}
@@ -376,14 +374,14 @@ func (a *async) fail(w http.ResponseWriter, r *http.Request, err error) {
 		// Perhaps nobody is there to be answered, but a client whose time is over is, and must not take silence for success.
 		asyncProblem(w, r, http.StatusServiceUnavailable, "The time for the request was over before the job engine had answered.")
 	default:
-		a.engineFailed(r, err)
+		a.engineFailed(r.Context(), r, err)
 		asyncProblem(w, r, http.StatusInternalServerError, "The job engine failed.")
 	}
 }
 
-// engineFailed tells of an error of the engine, unless it is that the request has ended.
-func (a *async) engineFailed(r *http.Request, err error) {
-	if a.config.failed != nil && r.Context().Err() == nil {
+// engineFailed tells of an error of the engine, unless it is that ctx has ended, which was given to it.
+func (a *async) engineFailed(ctx context.Context, r *http.Request, err error) {
+	if a.config.failed != nil && ctx.Err() == nil {
 		a.config.failed(r, err)
 	}
 }

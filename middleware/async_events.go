@@ -107,9 +107,10 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 		select {
 		case s, ok := <-steps:
 			if s.err != nil {
-				a.engineFailed(r, s.err)
+				a.engineFailed(ctx, r, s.err)
+				return true
 			}
-			if !ok || s.err != nil {
+			if !ok {
 				return true
 			}
 			if s.job.Version <= seen {

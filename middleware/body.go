@@ -41,7 +41,7 @@ func passed(r *http.Request, ctx context.Context) *http.Request {
 }
 
 // passBack gives r what a mux and a handler inside have found out about the request that was passed on in its place: the functions of
-// a trace, of a breaker and of a refund are given r.
+// a trace, of a breaker and of a refund are given r. Package cache has one like it.
 func passBack(r, inner *http.Request) {
 	if r == inner {
 		return

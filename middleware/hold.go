@@ -88,16 +88,19 @@ func (h *holds) takeCall(layer *breakerHandler, request *http.Request) (x callHo
 }
 
 // waits tells the breakers that the request has come to a layer of ours where it may have to wait, and goesOn that it has waited
-// since then: being full is no slowness of the handler. The time is that since the recorder's start, and 0 if no breaker asks for it.
+// since then: being full is no slowness of the handler. The time is that since the start, which the recorders have in common, and 0 if no breaker
+// asks for it. It is read by the innermost: no other knows that foreign code has not run since it last read one.
 func (rec *recorder) waits() (since time.Duration) {
-	if rec.wantFirst && !rec.hasFirst { // otherwise it is known what the handler took
-		since = max(rec.now().Sub(rec.start), 1)
-		for h := &rec.holds; h != nil; h = h.more {
+	for at := rec; at != nil; at = at.beyond() {
+		if !at.wantFirst || at.hasFirst { // it is known what the handler took, or nobody wants to know
+			continue
+		}
+		if since == 0 {
+			since = max(rec.now().Sub(rec.start), 1)
+		}
+		for h := &at.holds; h != nil; h = h.more {
 			h.call.call = h.call.call.Wait()
 		}
-	}
-	if out := rec.beyond(); out != nil {
-		since = max(since, out.waits())
 	}
 	return since
 }

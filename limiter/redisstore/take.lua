@@ -6,6 +6,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local force, cost = ARGV[1] == '1', tonumber(ARGV[2])
 local policies = (#ARGV - 2) / 2
+local limit, burst = {}, {}
+for i = 1, policies do
+	limit[i], burst[i] = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
+end
 local format = '<' .. string.rep('d', policies + 1)
 
 local held = redis.call('GET', KEYS[1])
@@ -21,24 +25,22 @@ local passed = math.max(0, now - (values[1] or now)) / 1000000
 
 local ok, spent = true, {}
 for i = 1, policies do
-	local limit, burst = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
 	spent[i] = 0
-	if burst >= 0 then
-		spent[i] = math.max(0, (values[i + 1] or 0) - passed * limit)
+	if burst[i] >= 0 then
+		spent[i] = math.max(0, (values[i + 1] or 0) - passed * limit[i])
 		-- What is missing is not more than the rounding of these numbers.
-		ok = ok and spent[i] + cost <= burst + 1e-6 + burst * 1e-14
+		ok = ok and spent[i] + cost <= burst[i] + 1e-6 + burst[i] * 1e-14
 	end
 end
 
 if force or ok and cost > 0 then
 	local most = 0 -- seconds until all are full
 	for i = 1, policies do
-		local limit, burst = tonumber(ARGV[2 * i + 1]), tonumber(ARGV[2 * i + 2])
-		if burst >= 0 then
+		if burst[i] >= 0 then
 			-- No debt is larger than a burst, unless it was before.
-			spent[i] = math.max(0, math.min(spent[i] + cost, math.max(spent[i], 2 * burst)))
+			spent[i] = math.max(0, math.min(spent[i] + cost, math.max(spent[i], 2 * burst[i])))
 			if spent[i] > 0 then
-				most = math.max(most, spent[i] / limit)
+				most = math.max(most, spent[i] / limit[i])
 			end
 		end
 	end
