@@ -28,6 +28,12 @@
 // the task around it, where it was part of one that still runs; else it is an
 // ordinary one again, and work under it takes a slot of its own.
 //
+// # Work that waits
+//
+// A pool bounds work that waits for others just as well, such as the calls of a handler that asks ten backends: a Pool of its own,
+// [WithSlots] with as many calls as may be under way at once, and [Map]. Each request has a slot or waits for one, and more of them
+// only as long as no other request waits.
+//
 // # What it costs
 //
 // A Do that finds a slot free costs about three times what a channel used as a semaphore

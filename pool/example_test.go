@@ -3,6 +3,9 @@ package pool_test
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"time"
 
@@ -37,6 +40,31 @@ func ExampleMap() {
 		func(_ context.Context, n int) (int, error) { return n * n, nil })
 	fmt.Println(squares, err)
 	// Output: [1 4 9 16] <nil>
+}
+
+// A handler that asks many others asks no more than 32 of them at once, and so do all requests of the server together. The first
+// that fails ends the other calls.
+func ExampleMap_fanOut() {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
+	defer backend.Close()
+
+	calls := pool.New(pool.WithSlots(32)) // one for all requests: these calls wait, and take no core
+	get := func(ctx context.Context, path string) (string, error) {
+		req, err := http.NewRequestWithContext(ctx, "GET", backend.URL+path, nil)
+		if err != nil {
+			return "", err
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return "", err
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		return string(body), err
+	}
+	parts, err := pool.Map(context.Background(), calls, []string{"/user", "/basket", "/offers"}, get, pool.WithClient("alice"))
+	fmt.Println(parts, err)
+	// Output: [/user /basket /offers] <nil>
 }
 
 func ExampleStream() {
