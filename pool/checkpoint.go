@@ -60,6 +60,14 @@ func (p *Pool) waits(level int) bool {
 	return false
 }
 
+// waiters returns how many do.
+func (p *Pool) waiters(level int) (n int64) {
+	for i := level; i < len(p.waiting); i++ {
+		n += p.waiting[i].Load()
+	}
+	return n
+}
+
 // turn is how long a task that has stood back runs before it does so again. It keeps a
 // flood of urgent work from leaving it a checkpoint's worth of time in between.
 const turn = 10 * time.Millisecond

@@ -140,7 +140,20 @@ func (p *Pool) take(ctx context.Context, t *task, arrived time.Duration) (*slot,
 // try is take without waiting; it fills s, or a new slot if that is nil. Its refusals are not
 // counted.
 func (p *Pool) try(s *slot, ctx context.Context, t *task) *slot {
-	if ctx.Err() != nil || passed(t.deadline) || p.draining.Load() {
+	if p.draining.Load() {
+		return nil
+	}
+	s = p.more(s, ctx, t)
+	if s != nil && p.draining.Load() {
+		p.turnAway(s.kind, int(s.weight))
+		return nil
+	}
+	return s
+}
+
+// more is try for what belongs to a task that runs: it may go on while the pool is shut down.
+func (p *Pool) more(s *slot, ctx context.Context, t *task) *slot {
+	if ctx.Err() != nil || passed(t.deadline) {
 		return nil
 	}
 	taken := p.line.TryTake(t.weight)
@@ -153,10 +166,6 @@ func (p *Pool) try(s *slot, ctx context.Context, t *task) *slot {
 	k := p.kinds.get(t.kind)
 	s.fill(ctx, k, t, taken)
 	s.began = p.begin(k)
-	if p.draining.Load() {
-		p.turnAway(k, taken)
-		return nil
-	}
 	return s
 }
 

@@ -9,3 +9,10 @@ func Remembered(p *Pool) (waiting int64, clients int) {
 	defer p.shares.mu.Unlock()
 	return waiting, len(p.shares.waiting)
 }
+
+// Maps returns how many calls of Map p knows of.
+func Maps(p *Pool) int {
+	p.crews.mu.Lock()
+	defer p.crews.mu.Unlock()
+	return len(p.crews.all)
+}

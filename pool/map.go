@@ -9,7 +9,8 @@ import (
 
 // Map calls fn for every element of in and returns the results in the order of in. The
 // elements run in the caller's slot, one after the other, and at the same time in
-// as many other slots as are free while nobody waits for them; under load Map is one task among
+// as many other slots as are free while nobody waits for them. It gives these back, between elements, to whoever waits, and to
+// a Map that has fewer until both have as many; under load Map is one task among
 // others and goes to the end of the line after each element. Inside a task Map uses the
 // slot of that task, so that it cannot deadlock at any size.
 //
@@ -20,6 +21,7 @@ import (
 // no slot are those of [Pool.Do]. opts apply to every element.
 func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context, A) (R, error), opts ...TaskOption) ([]R, error) {
 	m := &mapping[A, R]{pool: p, task: gather(opts), in: in, out: make([]R, len(in)), fn: fn}
+	m.crew.count, m.crew.each, m.crew.lend = int64(len(in)), int64(m.task.weight), m.help
 	var own *slot
 	if p.held(ctx) == nil {
 		var err error
@@ -51,8 +53,9 @@ type mapping[A, R any] struct {
 	fn      func(context.Context, A) (R, error)
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	next    atomic.Int64
+	crew    crew
 	helpers sync.WaitGroup
+	between atomic.Int64 // goroutines that look whether anybody is more urgent
 	once    sync.Once
 	err     error
 	failed  atomic.Bool
@@ -63,6 +66,7 @@ func (m *mapping[A, R]) fail(err error) {
 	m.once.Do(func() {
 		m.err = err
 		m.failed.Store(true)
+		m.crew.next.Store(m.crew.count) // nobody begins any more of them
 		m.cancel(err)
 	})
 }
@@ -70,32 +74,39 @@ func (m *mapping[A, R]) fail(err error) {
 // all runs the elements, here and on other goroutines, and returns when the last of them has.
 func (m *mapping[A, R]) all(own *slot) {
 	finished := false
+	m.crew.hands.Add(1)
+	m.pool.crews.join(&m.crew)
 	defer func() {
 		if !finished { // fn ended this goroutine
 			m.fail(ErrGoexit)
 		}
+		m.crew.hands.Add(-1)
 		if own != nil {
 			own.leave() // those that still run have slots of their own
 		}
+		m.pool.crews.part(&m.crew)
 		m.helpers.Wait()
 	}()
-	m.work(m.ctx, own)
+	m.work(m.ctx, own, false)
 	finished = true
 }
 
 // work runs elements until there are no more. own is the slot to be given up between
-// elements while others wait; nil is the slot of the task that Map was called in.
-func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
+// elements while others wait; nil is the slot of the task that Map was called in. A helper makes room for others
+// and does not come back.
+func (m *mapping[A, R]) work(ctx context.Context, own *slot, helper bool) {
 	for first := true; ; first = false {
-		if !first && own != nil && m.inside && m.pool.waits(0) {
-			return // a helper, which must not wait for a slot, makes room for those who do
+		if helper && !first && m.wanted(own) {
+			return
 		}
-		i := int(m.next.Add(1)) - 1
+		i := int(m.crew.next.Add(1)) - 1
 		if i >= len(m.in) || m.failed.Load() {
 			return
 		}
 		if !first && own != nil {
+			m.between.Add(1)
 			own.next(ctx)
+			m.between.Add(-1)
 		}
 		if ctx.Err() != nil {
 			m.fail(context.Cause(ctx))
@@ -115,6 +126,16 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot) {
 	}
 }
 
+// wanted reports whether a helper's slot is of more use to others: to whoever waits and is as urgent, or to another Map.
+func (m *mapping[A, R]) wanted(s *slot) bool {
+	level := s.level()
+	if m.inside {
+		level = 0 // the task that Map was called in waits for its helpers, and they must not wait for a slot
+	}
+	between := m.between.Load()
+	return m.pool.waiters(level) > between || m.pool.crews.poorer(&m.crew)
+}
+
 // one runs element i and turns a panic into an error.
 func (m *mapping[A, R]) one(ctx context.Context, i int) (err error) {
 	defer func() {
@@ -129,29 +150,33 @@ func (m *mapping[A, R]) one(ctx context.Context, i int) (err error) {
 	return err
 }
 
-// help starts one more goroutine if there is a free slot that nobody waits for.
+// help starts one more goroutine if there is a free slot that nobody waits for. That is no new work if the pool is being shut down.
 func (m *mapping[A, R]) help() {
-	s := m.pool.try(nil, m.ctx, &m.task)
+	s := m.pool.more(nil, m.ctx, &m.task)
 	if s == nil {
 		return
 	}
 	if !m.inside {
 		s.word.Store(s.word.Load() | slotApart)
 	}
+	m.crew.hands.Add(1)
 	m.helpers.Add(1)
-	go func() {
-		defer m.helpers.Done()
-		if x := m.pool.extra.Load(); x != nil {
-			defer x.enlist()()
+	go m.helper(s)
+}
+
+// helper runs elements in a slot of its own.
+func (m *mapping[A, R]) helper(s *slot) {
+	defer m.helpers.Done()
+	if x := m.pool.extra.Load(); x != nil {
+		defer x.enlist()()
+	}
+	finished := false
+	defer func() {
+		if !finished {
+			m.fail(ErrGoexit)
 		}
-		finished := false
-		defer func() {
-			if !finished {
-				m.fail(ErrGoexit)
-			}
-			s.leave()
-		}()
-		m.work(s, s)
-		finished = true
+		m.pool.crews.pass(&m.crew, s)
 	}()
+	m.work(s, s, true)
+	finished = true
 }

@@ -226,3 +226,102 @@ func TestMapIsOneTaskAmongOthers(t *testing.T) {
 		empty(t, p)
 	})
 }
+
+// Maps have the same number of slots as long as they have a use for them, whoever came first, and no slot is idle.
+func TestMapsShareTheSlots(t *testing.T) {
+	const took = 10 * time.Millisecond
+	brief := func(context.Context, int) error {
+		time.Sleep(took) // in a synctest bubble
+		return nil
+	}
+	for name, c := range map[string]struct {
+		other        int // elements of the one that comes later, and what each does
+		f            func(ctx context.Context, i int) error
+		shutdown     bool
+		first, later time.Duration // they take at most: 1000 elements of 10 ms in 32 slots take 320 ms alone
+	}{
+		"half for each": {64, brief, false, 350 * time.Millisecond, 60 * time.Millisecond},
+		"half for each while the pool is shut down": {64, brief, true, 350 * time.Millisecond, 650 * time.Millisecond},
+		"none where all of them have begun":         {1, func(context.Context, int) error { time.Sleep(time.Hour); return nil }, false, 340 * time.Millisecond, time.Hour + took}, // in a synctest bubble
+		"none where one of them has failed": {100, func(ctx context.Context, i int) error {
+			if i > 0 {
+				brief(ctx, i)
+				return errTask
+			}
+			time.Sleep(time.Hour) // in a synctest bubble
+			return nil
+		}, false, 350 * time.Millisecond, time.Hour + took},
+	} {
+		for place, run := range mapPlaces {
+			t.Run(name+", "+place, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pool.New(pool.WithSlots(32))
+					var wg sync.WaitGroup
+					start := func(n int, f func(context.Context, int) error, most time.Duration) {
+						wg.Go(func() {
+							began := time.Now()
+							run(context.Background(), p, func(ctx context.Context) error {
+								in := make([]int, n)
+								for i := range in {
+									in[i] = i
+								}
+								_, err := pool.Map(ctx, p, in, func(ctx context.Context, i int) (int, error) { return 0, f(ctx, i) })
+								return err
+							})
+							if d := time.Since(began); d > most {
+								t.Errorf("%d elements took %v, want %v at most", n, d, most)
+							}
+						})
+					}
+					start(1000, brief, c.first)
+					time.Sleep(5*took + took/2) // in a synctest bubble
+					start(c.other, c.f, c.later)
+					if c.shutdown {
+						time.Sleep(took) // in a synctest bubble
+						wg.Go(func() {
+							if err := p.Shutdown(context.Background()); err != nil {
+								t.Error(err)
+							}
+						})
+					}
+					wg.Wait()
+					empty(t, p)
+				})
+			})
+		}
+	}
+}
+
+// A helper makes room for whoever is as urgent, and is in the line with whoever is less so.
+func TestMapKeepsItsSlotsFromTheLessUrgent(t *testing.T) {
+	for _, c := range []struct{ priority, least, most int }{{0, 300, 400}, {-1, 0, 20}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(4), pool.WithPriorityStep(time.Hour))
+			var done atomic.Int64
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				pool.Map(context.Background(), p, make([]int, 400), func(context.Context, int) (int, error) {
+					time.Sleep(time.Second) // in a synctest bubble
+					return 0, nil
+				})
+				if n := int(done.Load()); n < c.least || n > c.most {
+					t.Errorf("priority %d: %d others were served meanwhile, want %d to %d", c.priority, n, c.least, c.most)
+				}
+			})
+			time.Sleep(time.Millisecond) // in a synctest bubble
+			for range 4 {                // there is always one of them in the line
+				wg.Go(func() {
+					for range 100 {
+						p.Do(context.Background(), func(context.Context) error {
+							time.Sleep(time.Second) // in a synctest bubble
+							done.Add(1)
+							return nil
+						}, pool.WithPriority(c.priority))
+					}
+				})
+			}
+			wg.Wait()
+			empty(t, p)
+		})
+	}
+}

@@ -36,6 +36,7 @@ type Pool struct {
 	_       [64]byte         // what stands below is written all the time while there is a line
 	waiting [16]atomic.Int64 // by priority, lowest first
 	shares  shares
+	crews   crews
 	late    atomic.Int64 // tasks that were late by their own deadline and that the line has not counted so
 	left    atomic.Int64 // tasks whose context ended before they had a slot; the line counts those too that are late or stood back
 	crowded atomic.Int32 // how many waiters are not to make way: see makeWay

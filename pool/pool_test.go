@@ -45,6 +45,9 @@ func empty(t *testing.T, p *pool.Pool) {
 	if waiting, clients := pool.Remembered(p); waiting != 0 || clients != 0 {
 		t.Errorf("%d that wait and %d clients are remembered, want none", waiting, clients)
 	}
+	if n := pool.Maps(p); n != 0 {
+		t.Errorf("%d Maps are remembered, want none", n)
+	}
 	for _, k := range s.Kinds {
 		if k.Running != 0 || k.Waiting != 0 {
 			t.Errorf("kind %q: %d running, %d waiting, %d begun, %d measured", k.Kind, k.Running, k.Waiting, k.Begun, k.Run.Count)
