@@ -207,6 +207,8 @@ const adaptInside = .7
 // The time in service is the time between Acquire and Release of work that ends with
 // [Success]. Of work that does not end nothing is learned: give it a time. Where work turns into something else, such as a
 // connection that stays open, release its permit when it does, with Success too: that it came so far is the work that the limit is for.
+//
+// It takes about 50 KB, and up to 350 KB on a machine with many processors: one for each service or route, not one for each client.
 func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 	c := concNew(ctrlStart, concConfig{least: 1, most: 1_000_000}, opts)
 	start := c.conf.start

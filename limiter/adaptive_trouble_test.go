@@ -1,6 +1,7 @@
 package limiter_test
 
 import (
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -159,4 +160,24 @@ func TestSetLimitIsLoweredToo(t *testing.T) {
 			t.Errorf("nothing succeeds and the limit is still %d, want less than %d", n, set)
 		}
 	})
+}
+
+// A limiter takes what NewAdaptive says, on few processors and on many.
+func TestAdaptiveBytes(t *testing.T) {
+	if rateRaceEnabled {
+		t.Skip("the race detector has nothing to find here")
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	for _, tt := range []struct{ procs, most int64 }{{2, 50_000}, {256, 350_000}} {
+		runtime.GOMAXPROCS(int(tt.procs))
+		all := make([]*limiter.Concurrency, 100)
+		before := rateHeap()
+		for i := range all {
+			all[i] = limiter.NewAdaptive()
+		}
+		if n := (rateHeap() - before) / int64(len(all)); n > tt.most {
+			t.Errorf("%d processors: %d bytes, want %d at most", tt.procs, n, tt.most)
+		}
+		runtime.KeepAlive(all)
+	}
 }
