@@ -1,6 +1,8 @@
 package middleware_test
 
 import (
+	"encoding/json"
+	"expvar"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -57,6 +59,26 @@ func ExampleNew() {
 	// 200 ["default";r=0;t=60] []
 	// 429 ["default";r=0;t=60] [60]
 	// 1 refused
+}
+
+// What the layers do, as JSON: expvar has it at /debug/vars of http.DefaultServeMux, or wherever [expvar.Handler] is put. That is no place
+// for clients.
+func ExampleStack_Stats() {
+	stack := middleware.New(middleware.Concurrency(limiter.NewConcurrency(100)))
+	h := stack.Handler(http.NotFoundHandler())
+	expvar.Publish("spillgate", expvar.Func(func() any { return stack.Stats() }))
+
+	get(h, "GET", "/")
+	var vars struct {
+		Spillgate struct {
+			Layers []struct {
+				Concurrency struct{ Limit, Success int }
+			}
+		}
+	}
+	err := json.NewDecoder(get(expvar.Handler(), "GET", "/debug/vars").Body).Decode(&vars)
+	fmt.Printf("%v %+v\n", err, vars.Spillgate.Layers[0].Concurrency)
+	// Output: <nil> {Limit:100 Success:1}
 }
 
 func ExampleChain() {

@@ -211,7 +211,7 @@ type BreakerStats struct {
 }
 
 // Stats returns a reading of the stack and its layers. It may be called at any time; the parts are read one
-// after another.
+// after another. Package expvar shows it (see the example); package prommw, in a module of its own, has it for Prometheus.
 func (s *Stack) Stats() Stats {
 	c := &s.counts
 	out := Stats{
