@@ -28,7 +28,7 @@ const (
 )
 
 // see learns from a window whose ages are known. It sets fair to the times of as many successes as it has, were they a fair sample of
-// what is admitted, and returns the sum, s, and what part of it is a guess.
+// what is admitted, and returns the sum, s, and what part of it is a guess. A sum of 0 is that next to nothing succeeds by the table.
 func (l *ctrlLife) see(w *ctrlWindow, fair *ctrlTimes) (sum, vague float64) {
 	t, now := w.times, &w.ages.flying
 	inside := 0.
@@ -68,7 +68,7 @@ func (l *ctrlLife) see(w *ctrlWindow, fair *ctrlTimes) (sum, vague float64) {
 			fair[c].n = p
 			fair[c].sum = p * l.sum[c] / l.ended[c]
 		}
-		left -= left * ends / all
+		left = max(left-left*ends/all, 0)
 	}
 	var long float64
 	if left > lifeLeft {
@@ -78,6 +78,9 @@ func (l *ctrlLife) see(w *ctrlWindow, fair *ctrlTimes) (sum, vague float64) {
 		fair[c].n += left
 		fair[c].sum += long
 		part += left
+	}
+	if part < lifeLeft {
+		return 0, 0 // all that was younger ended otherwise: what success takes is known by what has ended, or not at all
 	}
 	for c := range fair {
 		fair[c].n *= w.n / part

@@ -161,3 +161,51 @@ func TestTimesFrom(t *testing.T) {
 		}
 	}
 }
+
+// Where all that is young ends otherwise, what is left for success at a later age is nothing but the error of the arithmetic: the table says that
+// it knows nothing, and no number of it is negative or none.
+func TestLifeWhereNothingSucceeds(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for range 1000 {
+		var l ctrlLife
+		w := ctrlWindow{n: 50, secs: 1, times: new(ctrlTimes), ages: new(ctrlAges)}
+		for c := range 20 { // each of the young that is of an age fails at it, by what is known of those who are older
+			w.ages.failed[c] = 3 * rnd.Float64()
+			l.older[c], l.flying[c+1] = -rnd.Float64(), 100
+		}
+		w.times.enter(.1)
+		w.times[timesCell(1e8)].n = 50
+		var fair ctrlTimes
+		if sum, vague := l.see(&w, &fair); sum != 0 || vague != 0 {
+			t.Fatalf("a sum of %v, %v of it a guess, where nothing succeeds: %v", sum, vague, fair)
+		}
+	}
+	for seed := range uint64(1000) { // ages that contradict one another
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		var l ctrlLife
+		for range 20 {
+			w := ctrlWindow{n: 0, secs: 1, times: new(ctrlTimes), ages: new(ctrlAges)}
+			for range 1 + rnd.IntN(4) {
+				c := &w.times[rnd.IntN(timesCells-1)]
+				n := float64(1 + rnd.IntN(100))
+				c.n += n
+				c.sum += n * .01
+				w.n += n
+			}
+			for range rnd.IntN(8) {
+				w.ages.failed[rnd.IntN(timesCells)] += float64(rnd.IntN(4))
+				w.ages.flying[rnd.IntN(timesCells)] += float64(rnd.IntN(250))
+			}
+			var fair ctrlTimes
+			sum, vague := l.see(&w, &fair)
+			if !(sum >= 0 && vague >= 0 && vague <= 1) || math.IsInf(sum, 0) {
+				t.Fatalf("seed %d: a sum of %v, %v of it a guess", seed, sum, vague)
+			}
+			for _, c := range fair {
+				if !(c.n >= 0 && c.sum >= 0) {
+					t.Fatalf("seed %d: %v", seed, fair)
+				}
+			}
+		}
+	}
+}
