@@ -1,0 +1,387 @@
+//go:build unix
+
+package redisjobs_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+	"github.com/spillgate/spillgate/pool/redisjobs"
+)
+
+// ours reports whether an error says whose it is, and wraps what went wrong.
+func ours(err error) bool {
+	return err != nil && strings.HasPrefix(err.Error(), "redisjobs: ") && errors.Unwrap(err) != nil
+}
+
+// A server that is killed and comes back: errors meanwhile. With persistence everything that was accepted is done; without it all is forgotten, and said to be.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	for name, persist := range map[string]bool{"append-only file": true, "nothing kept": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var args []string
+			if persist {
+				args = []string{"--appendonly", "yes", "--appendfsync", "always"}
+			}
+			s := own(t, args...)
+			var runs atomic.Int64
+			release := make(chan struct{})
+			m := kinds()
+			jobs.Register(m, "gate", func(ctx context.Context, n int) (int, error) {
+				runs.Add(1)
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
+				return n, ctx.Err()
+			})
+			web := engine(t, s.client(t), m)
+			engine(t, s.client(t), m, redisjobs.WithWorkers(3), redisjobs.WithLease(2*time.Second))
+			running := submit(t, web, "gate", "1", jobs.SubmitOptions{})
+			seen(t, web, running.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+			stuck := submit(t, web, "wait", "1", jobs.SubmitOptions{})
+			seen(t, web, stuck.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+			queued := submit(t, web, "n", "2", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Second)})
+			watched := make(chan error, 1)
+			looked := make(chan struct{})
+			go func() {
+				var last error
+				first := true
+				for _, err := range web.Watch(t.Context(), running.ID) {
+					if last = err; first {
+						first = false
+						close(looked)
+					}
+				}
+				watched <- last
+			}()
+			<-looked
+
+			s.kill()
+			if _, _, err := web.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{}); !ours(err) {
+				t.Errorf("Submit: %v", err)
+			}
+			if _, err := web.Get(t.Context(), running.ID); !ours(err) {
+				t.Errorf("Get: %v", err)
+			}
+			if _, err := web.Cancel(t.Context(), running.ID); !ours(err) {
+				t.Errorf("Cancel: %v", err)
+			}
+			if err := <-watched; !ours(err) {
+				t.Errorf("Watch: %v", err)
+			}
+			if err := redisjobs.New(s.client(t), m, redisjobs.WithWorkers(1)).Start(t.Context()); !ours(err) {
+				t.Errorf("Start: %v", err)
+			}
+			close(release) // the job ends while its end cannot be written
+			if err := s.run(); err != nil {
+				t.Fatal(err)
+			}
+			var after jobs.Job
+			until(t, "jobs are accepted again", func() (ok bool) {
+				var err error
+				after, _, err = web.Submit(t.Context(), "n", []byte("3"), jobs.SubmitOptions{})
+				return err == nil
+			})
+			if end := final(t, web, after.ID); end.State != jobs.Succeeded {
+				t.Errorf("ended as %+v", end)
+			}
+			if !persist {
+				for _, j := range []jobs.Job{running, stuck, queued} {
+					if _, err := web.Get(t.Context(), j.ID); !errors.Is(err, jobs.ErrExpired) {
+						t.Errorf("%s: %v", j.Kind, err)
+					}
+				}
+				return // and the handler that waits is told, or else the engine would not close
+			}
+			for _, j := range []jobs.Job{running, queued} {
+				if end := final(t, web, j.ID); end.State != jobs.Succeeded || end.Attempt != 1 {
+					t.Errorf("ended as %+v", end)
+				}
+			}
+			if _, err := web.Cancel(t.Context(), stuck.ID); err != nil {
+				t.Error(err)
+			}
+			if end := final(t, web, stuck.ID); end.State != jobs.Cancelled {
+				t.Errorf("ended as %+v", end)
+			}
+			if n := runs.Load(); n != 1 {
+				t.Errorf("%d runs of the job that ended meanwhile", n)
+			}
+		})
+	}
+}
+
+// What this server has forgotten, the worker that runs it is told to stop.
+func TestForgotten(t *testing.T) {
+	t.Parallel()
+	c, prefix := shared.client(t), servicePrefix()
+	causes := make(chan error, 1)
+	m := jobs.NewMux()
+	jobs.Register(m, "wait", func(ctx context.Context, _ any) (int, error) {
+		<-ctx.Done()
+		causes <- context.Cause(ctx)
+		return 1, nil
+	})
+	e := engine(t, c, m, redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(1), redisjobs.WithLease(time.Second))
+	j := submit(t, e, "wait", "1", jobs.SubmitOptions{})
+	seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	for _, key := range keys(t, c, prefix) {
+		c.Del(t.Context(), "{"+prefix+"}:"+key)
+	}
+	if cause := <-causes; !errors.Is(cause, jobs.ErrShutdown) || !strings.Contains(cause.Error(), "taken from this worker") {
+		t.Errorf("the handler was told %v", cause)
+	}
+	if _, err := e.Get(t.Context(), j.ID); !errors.Is(err, jobs.ErrExpired) {
+		t.Errorf("Get: %v", err)
+	}
+	// Others begin anew, and both know what the other has accepted.
+	other := engine(t, shared.client(t), m, redisjobs.WithPrefix(prefix))
+	theirs := submit(t, other, "wait", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	until(t, "the first has looked again", func() bool { _, err := e.Get(t.Context(), theirs.ID); return err == nil })
+	mine := submit(t, e, "wait", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	if _, err := other.Get(t.Context(), mine.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server without memory for more: it accepts nothing, in whole and not in part, and what is accepted goes on and makes room.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	s := own(t, "--maxmemory-policy", "noeviction")
+	c := s.client(t)
+	m := kinds()
+	release := make(chan struct{})
+	jobs.Register(m, "gate", func(ctx context.Context, _ any) (int, error) {
+		jobs.Report(ctx, jobs.Progress{Done: 1, Total: 2})
+		select {
+		case <-release:
+			return 1, nil
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	})
+	web := engine(t, c, m, redisjobs.WithPrefix("p"))
+	work := engine(t, s.client(t), m, redisjobs.WithPrefix("p"), redisjobs.WithWorkers(1), redisjobs.WithLease(time.Second))
+	running := submit(t, web, "gate", "1", jobs.SubmitOptions{})
+	seen(t, web, running.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	queued := submit(t, web, "gate", "1", jobs.SubmitOptions{})
+	cancelled := submit(t, web, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	c.ConfigSet(t.Context(), "maxmemory", "1mb")
+	before := keys(t, c, "p")
+	_, _, err := web.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{Client: "a", Key: "k"})
+	if e, ok := errors.AsType[*jobs.Error](err); !errors.Is(err, jobs.ErrFull) || !ok || e.RetryAfter <= 0 || !strings.HasPrefix(err.Error(), "redisjobs: the server's memory is full: ") {
+		t.Errorf("Submit: %v", err)
+	}
+	if after := keys(t, c, "p"); fmt.Sprint(before) != fmt.Sprint(after) {
+		t.Errorf("there was %v, and then %v", before, after)
+	}
+	if open := c.HGetAll(t.Context(), "{p}:open").Val(); open["all"] != "3" || len(open) != 1 {
+		t.Errorf("counted: %v", open)
+	}
+	if j, err := web.Cancel(t.Context(), cancelled.ID); err != nil || j.State != jobs.Cancelled {
+		t.Errorf("cancelled: %+v, %v", j, err)
+	}
+	lease := func() float64 { return c.ZScore(t.Context(), "{p}:run", running.ID).Val() }
+	first := lease()
+	until(t, "a lease has gone by, and the worker has its job all the same", func() bool { return lease() > first+1.5e6 })
+	close(release)
+	for _, j := range []jobs.Job{running, queued} {
+		if end := final(t, web, j.ID); end.State != jobs.Succeeded || end.Attempt != 1 {
+			t.Errorf("ended as %+v", end)
+		}
+	}
+	c.ConfigSet(t.Context(), "maxmemory", "0")
+	if end := final(t, work, submit(t, web, "n", "1", jobs.SubmitOptions{Client: "a", Key: "k"}).ID); end.State != jobs.Succeeded {
+		t.Errorf("ended as %+v", end)
+	}
+}
+
+func TestServersThatWillNotDo(t *testing.T) {
+	t.Parallel()
+	s := own(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+	e := redisjobs.New(s.client(t), kinds())
+	if err := e.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "noeviction") {
+		t.Errorf("Start: %v", err)
+	}
+	for _, policy := range []string{"noeviction", "volatile-ttl"} {
+		s.client(t).ConfigSet(t.Context(), "maxmemory-policy", policy)
+		if err := e.Start(t.Context()); err != nil {
+			t.Errorf("%s: %v", policy, err)
+		}
+	}
+}
+
+func TestContextsThatEnd(t *testing.T) {
+	t.Parallel()
+	e := engine(t, shared.client(t), kinds(), service())
+	j := submit(t, e, "n", "1", jobs.SubmitOptions{})
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if _, _, err := e.Submit(ctx, "n", []byte("1"), jobs.SubmitOptions{}); !errors.Is(err, why) {
+		t.Errorf("Submit: %v", err)
+	}
+	if _, err := e.Get(ctx, j.ID); !errors.Is(err, why) {
+		t.Errorf("Get: %v", err)
+	}
+	if _, err := e.Cancel(ctx, j.ID); !errors.Is(err, why) {
+		t.Errorf("Cancel: %v", err)
+	}
+	for _, err := range e.Watch(ctx, j.ID) {
+		if !errors.Is(err, why) {
+			t.Errorf("Watch: %v", err)
+		}
+	}
+}
+
+func TestShutdown(t *testing.T) {
+	t.Parallel()
+	prefix := service()
+	began := make(chan struct{}) // a job that does not run yet is given back at once
+	release := make(chan struct{})
+	causes := make(chan error, 1)
+	m := kinds()
+	jobs.Register(m, "gate", func(context.Context, any) (int, error) { began <- struct{}{}; <-release; return 1, nil })
+	jobs.Register(m, "stubborn", func(ctx context.Context, _ any) (int, error) {
+		began <- struct{}{}
+		<-ctx.Done()
+		causes <- context.Cause(ctx)
+		return 0, errors.New("half way")
+	})
+	web := engine(t, shared.client(t), m, prefix)
+
+	t.Run("drains", func(t *testing.T) {
+		e := engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1))
+		running := submit(t, web, "gate", "1", jobs.SubmitOptions{})
+		<-began
+		waiting := submit(t, web, "n", "1", jobs.SubmitOptions{Key: "k"})
+		done := make(chan error, 2)
+		for range 2 {
+			go func() { done <- e.Shutdown(t.Context()) }()
+		}
+		until(t, "it accepts no more", func() bool {
+			_, _, err := e.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+			return errors.Is(err, jobs.ErrShutdown)
+		})
+		if j, created, err := e.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{Key: "k"}); err != nil || created || j.ID != waiting.ID {
+			t.Errorf("what was accepted before: %+v, %v, %v", j, created, err)
+		}
+		close(release)
+		for range 2 {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+		if j, err := e.Get(t.Context(), running.ID); err != nil || j.State != jobs.Succeeded {
+			t.Errorf("%+v, %v", j, err)
+		}
+		if j, err := e.Cancel(t.Context(), waiting.ID); err != nil || j.State != jobs.Cancelled {
+			t.Errorf("%+v, %v", j, err)
+		}
+		if err := e.Start(t.Context()); !errors.Is(err, jobs.ErrShutdown) {
+			t.Errorf("Start: %v", err)
+		}
+	})
+	t.Run("gives back what it could not finish", func(t *testing.T) {
+		e := engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1))
+		j := submit(t, web, "stubborn", "1", jobs.SubmitOptions{})
+		<-began
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		err := e.Shutdown(ctx)
+		d, ok := errors.AsType[*jobs.DroppedError](err)
+		if !ok || len(d.Running) != 1 || d.Running[0] != j.ID || !errors.Is(err, jobs.ErrShutdown) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if cause := <-causes; !errors.Is(cause, jobs.ErrShutdown) {
+			t.Errorf("the handler was told %v", cause)
+		}
+		e.Close()
+		if j, err := web.Get(t.Context(), j.ID); err != nil || j.State != jobs.Queued || j.Attempt != 0 || !j.Started.IsZero() {
+			t.Errorf("%+v, %v", j, err)
+		}
+		if _, err := web.Cancel(t.Context(), j.ID); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Shut down in the middle of much work, one worker leaves all to the other.
+func TestShutdownUnderLoad(t *testing.T) {
+	t.Parallel()
+	prefix := service()
+	var began atomic.Int64
+	second := make(chan struct{})
+	m := jobs.NewMux()
+	jobs.Register(m, "n", func(ctx context.Context, n int) (int, error) {
+		began.Add(1)
+		if n%5 == 0 { // some are in the middle when the time is over
+			select {
+			case <-second:
+			case <-ctx.Done():
+				return 0, context.Cause(ctx)
+			}
+		}
+		return n, nil
+	})
+	web := engine(t, shared.client(t), m, prefix)
+	e := engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(8))
+	var ids []string
+	for i := range 150 {
+		ids = append(ids, submit(t, web, "n", strconv.Itoa(i), jobs.SubmitOptions{}).ID)
+	}
+	until(t, "it is in the middle", func() bool { return began.Load() > 10 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := e.Shutdown(ctx); err != nil && !errors.Is(err, jobs.ErrShutdown) {
+		t.Error(err)
+	}
+	e.Close()
+	left := 0
+	for _, id := range ids {
+		switch j, err := web.Get(t.Context(), id); {
+		case err != nil:
+			t.Error(err)
+		case j.State == jobs.Queued:
+			left++
+		case j.State != jobs.Succeeded:
+			t.Errorf("%+v", j)
+		}
+	}
+	if left == 0 {
+		t.Error("nothing was left to do")
+	}
+	close(second)
+	engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(8))
+	for _, id := range ids {
+		if end := final(t, web, id); end.State != jobs.Succeeded || end.Attempt != 1 {
+			t.Errorf("ended as %+v", end)
+		}
+	}
+}
+
+// An engine closes in bounded time also where the server is gone.
+func TestCloseWithoutServer(t *testing.T) {
+	t.Parallel()
+	s := own(t)
+	e := engine(t, s.client(t), kinds(), redisjobs.WithWorkers(2))
+	j := submit(t, e, "wait", "1", jobs.SubmitOptions{})
+	seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	s.kill()
+	began := time.Now()
+	if _, dropped := errors.AsType[*jobs.DroppedError](e.Close()); !dropped {
+		t.Error("it has told of no job that it had")
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
