@@ -6,11 +6,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/spillgate/spillgate/pool/jobs"
 	"github.com/spillgate/spillgate/pool/redisjobs"
@@ -369,19 +373,118 @@ func TestShutdownUnderLoad(t *testing.T) {
 	}
 }
 
+// Whatever happens to jobs, and in whatever order, each ends, and nothing is left of how it waited or ran.
+func TestNothingLeft(t *testing.T) {
+	t.Parallel()
+	c, prefix := shared.client(t), servicePrefix()
+	m := kinds()
+	jobs.Register(m, "fail", func(ctx context.Context, n int) (int, error) {
+		if n%3 == 0 {
+			return 0, jobs.Permanent(errors.New("no"))
+		}
+		return 0, errors.New("not now")
+	}, jobs.WithAttempts(3), jobs.WithBackoff(time.Millisecond, 20*time.Millisecond))
+	web := engine(t, c, m, redisjobs.WithPrefix(prefix), redisjobs.WithCapacity(10000, 10000))
+	var engines []*redisjobs.Engine
+	work := func() {
+		engines = append(engines, engine(t, shared.client(t), m, redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(3), redisjobs.WithLease(time.Second)))
+	}
+	work()
+	work()
+	var ids []string
+	for i := range 400 {
+		o := jobs.SubmitOptions{Priority: i % 20, Client: []string{"", "a", "b", "c"}[i%4]}
+		if i%5 == 0 {
+			o.Deadline = time.Now().Add(time.Duration(i%50) * 20 * time.Millisecond)
+		}
+		if i%7 == 0 {
+			o.NotBefore = time.Now().Add(time.Duration(i%30) * 10 * time.Millisecond)
+		}
+		if i%11 == 0 {
+			o.Key = strconv.Itoa(i)
+		}
+		kind := []string{"n", "fail", "n", "wait", "n", "n"}[i%6]
+		j := submit(t, web, kind, strconv.Itoa(i), o)
+		ids = append(ids, j.ID)
+		switch {
+		case i%13 == 0 || kind == "wait":
+			if _, err := web.Cancel(t.Context(), j.ID); err != nil && !errors.Is(err, jobs.ErrFinal) {
+				t.Error(err)
+			}
+		case i == 150: // one comes to take the place of another that goes at once
+			work()
+			engines[0].Close()
+		case i%50 == 0: // a worker is said to be lost that is not
+			for _, id := range c.ZRange(t.Context(), "{"+prefix+"}:run", 0, -1).Val() {
+				c.ZAdd(t.Context(), "{"+prefix+"}:run", redis.Z{Score: 1, Member: id})
+			}
+		}
+	}
+	states := map[jobs.State]int{}
+	for _, id := range ids {
+		states[final(t, web, id).State]++
+	}
+	if states[jobs.Succeeded] == 0 || states[jobs.Failed] == 0 || states[jobs.Cancelled] == 0 {
+		t.Errorf("ended as %v", states)
+	}
+	for _, e := range engines {
+		if err := e.Close(); err != nil {
+			if _, dropped := errors.AsType[*jobs.DroppedError](err); !dropped {
+				t.Error(err)
+			}
+		}
+	}
+	for _, key := range keys(t, c, prefix) {
+		kind, _, _ := strings.Cut(key, ":")
+		switch kind {
+		case "job", "key":
+			if c.PTTL(t.Context(), "{"+prefix+"}:"+key).Val() <= 0 {
+				t.Errorf("%s stays for ever", key)
+			}
+		case "mint", "served":
+		case "open":
+			if open := c.HGetAll(t.Context(), "{"+prefix+"}:open").Val(); len(open) != 1 || open["all"] != "0" {
+				t.Errorf("counted as open: %v", open)
+			}
+		default:
+			t.Errorf("there is still %s", key)
+		}
+	}
+}
+
 // An engine closes in bounded time also where the server is gone.
 func TestCloseWithoutServer(t *testing.T) {
 	t.Parallel()
 	s := own(t)
-	e := engine(t, s.client(t), kinds(), redisjobs.WithWorkers(2))
+	var log lockedBuffer
+	e := engine(t, s.client(t), kinds(), redisjobs.WithWorkers(2), redisjobs.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 	j := submit(t, e, "wait", "1", jobs.SubmitOptions{})
 	seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
 	s.kill()
 	began := time.Now()
-	if _, dropped := errors.AsType[*jobs.DroppedError](e.Close()); !dropped {
-		t.Error("it has told of no job that it had")
+	_, dropped := errors.AsType[*jobs.DroppedError](e.Close())
+	if said := log.String(); !dropped || !strings.Contains(said, j.ID) || !strings.Contains(said, "refused") {
+		t.Errorf("dropped %v, and logged %s", dropped, said)
 	}
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it took %v", took)
 	}
+}
+
+// lockedBuffer is written by several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

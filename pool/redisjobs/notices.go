@@ -10,8 +10,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// listenIdle is how long nothing may be heard until it is seen whether the connection is there, and how long one is kept that nobody needs.
-const listenIdle = time.Minute
+// listenIdle is how long nothing may be heard until it is seen whether the connection is there, and how long one is kept that nobody needs. It is
+// a variable for the sake of tests.
+var listenIdle = time.Minute
 
 // pongTime is how long the server may take to say that it is.
 const pongTime = 10 * time.Second

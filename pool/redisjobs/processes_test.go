@@ -214,6 +214,31 @@ func TestWorkerKilled(t *testing.T) {
 	}
 }
 
+// A worker that stood still for longer than its lease finds its job taken, and leaves it alone.
+func TestWorkerStoodStill(t *testing.T) {
+	t.Parallel()
+	prefix := servicePrefix()
+	web := engine(t, shared.client(t), workerKinds(), redisjobs.WithPrefix(prefix))
+	one := startWorker(t, shared, prefix, 1)
+	j := submit(t, web, "wait", "0", jobs.SubmitOptions{})
+	seen(t, web, j.ID, func(j jobs.Job) bool { return j.Progress.Done == one.pid() })
+	if err := one.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	two := startWorker(t, shared, prefix, 1)
+	j = seen(t, web, j.ID, func(j jobs.Job) bool { return j.Progress.Done == two.pid() })
+	if err := one.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	// It has a free place again, and nothing else has changed.
+	if end := final(t, web, submit(t, web, "pid", "0", jobs.SubmitOptions{}).ID); string(end.Result) != strconv.FormatInt(one.pid(), 10) {
+		t.Errorf("ended as %+v", end)
+	}
+	if after, err := web.Get(t.Context(), j.ID); err != nil || after.State != jobs.Running || after.Attempt != 2 || after.Progress.Done != two.pid() {
+		t.Errorf("%+v, %v", after, err)
+	}
+}
+
 // A job that kills its workers does not kill all there are.
 func TestJobThatKills(t *testing.T) {
 	t.Parallel()

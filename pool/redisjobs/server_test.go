@@ -32,6 +32,7 @@ func (silent) Printf(context.Context, string, ...any) {}
 
 func TestMain(m *testing.M) {
 	redis.SetLogger(silent{})
+	redisjobs.ListenIdle(200 * time.Millisecond) // so that it is idle at all
 	if os.Getenv(workerOf) != "" {
 		workerProcess()
 		return

@@ -122,6 +122,35 @@ func TestListenersAreCut(t *testing.T) {
 	final(t, web, submit(t, web, "n", "1", jobs.SubmitOptions{}).ID)
 }
 
+// A connection on which nothing comes is kept as long as somebody watches, and given up when nobody does.
+func TestListenerIsIdle(t *testing.T) {
+	t.Parallel()
+	s := own(t)
+	c := s.client(t)
+	web := engine(t, s.client(t), kinds(), redisjobs.WithPrefix("p"))
+	next, stop := iter.Pull2(web.Watch(t.Context(), submit(t, web, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)}).ID))
+	defer stop()
+	if _, err, ok := next(); err != nil || !ok {
+		t.Fatal(err)
+	}
+	listener := func(with string) string {
+		for line := range strings.Lines(c.ClientList(t.Context()).Val()) {
+			if id, rest, _ := strings.Cut(line, " "); strings.Contains(rest, " sub=1 ") && strings.Contains(rest, with) {
+				return id
+			}
+		}
+		return ""
+	}
+	until(t, "it listens", func() bool { return listener("") != "" })
+	first := listener("")
+	until(t, "it asks whether the server is there", func() bool { return listener(" cmd=ping ") != "" })
+	if id := listener(""); id != first {
+		t.Errorf("connection %s after %s", id, first)
+	}
+	stop()
+	until(t, "it does not listen any more", func() bool { return listener("") == "" })
+}
+
 // Many watch the same jobs, some do not read, some leave; each that reads sees the end.
 func TestManyWatchers(t *testing.T) {
 	t.Parallel()
