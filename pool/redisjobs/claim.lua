@@ -5,7 +5,7 @@ lapse()
 local due = promote()
 local jobs = {}
 while #jobs < n do
-	-- Of each kind the client whose turn it is has the first in its line; of these the one begins that has waited longest.
+	-- Of each kind the client whose turn it is has the first in its line; of these the first turn counts, and for the same turn who has waited longest.
 	local kind, client, turn, id, order
 	for i = 4, #ARGV do
 		local c = redis.call('ZRANGE', turnsKey(ARGV[i]), 0, 0, 'WITHSCORES')
@@ -13,14 +13,20 @@ while #jobs < n do
 			local first = redis.call('ZRANGE', lineKey(ARGV[i], c[1]), 0, 0, 'WITHSCORES')
 			if not first[1] then
 				redis.call('ZREM', turnsKey(ARGV[i]), c[1]) -- what is not there, somebody else has deleted
-			elseif not order or tonumber(first[2]) < order then
-				kind, client, turn, id, order = ARGV[i], c[1], c[2], first[1], tonumber(first[2])
+			else
+				local t, o = tonumber(c[2]), tonumber(first[2])
+				if not id or t < turn or t == turn and o < order then
+					kind, client, turn, id, order = ARGV[i], c[1], t, first[1], o
+				end
 			end
 		end
 	end
 	if not id then break end
-	redis.call('HSET', P .. 'served', kind, turn)
-	redis.call('ZADD', turnsKey(kind), str(tonumber(turn) + 1), client)
+	-- Its next turn is after those whose turn it is, for all kinds; turns that nobody was there to serve are not made up for.
+	local served = math.max(turn, tonumber(redis.call('GET', P .. 'served') or 0))
+	redis.call('SET', P .. 'served', str(served))
+	redis.call('HSET', P .. 'turn', client, str(served + 1))
+	for i = 4, #ARGV do redis.call('ZADD', turnsKey(ARGV[i]), 'XX', str(served + 1), client) end
 	unready(id, kind, client)
 	local state, deadline, payload = fields(id, 'deadline', 'payload')
 	if state and deadline and tonumber(deadline) <= now then

@@ -62,7 +62,7 @@ func TestTLS(t *testing.T) {
 	s := own(t, "--tls-port", port, "--tls-cert-file", filepath.Join(dir, "cert"), "--tls-key-file", filepath.Join(dir, "key"), "--tls-auth-clients", "no")
 	if err := s.client(t).ACLSetUser(t.Context(), "jobs", "on", ">secret", "~{p}:*", "&{p}:*", "-@all",
 		"+eval", "+evalsha", "+get", "+set", "+setnx", "+subscribe", "+unsubscribe", "+ping", "+hello", "+client", "+time", "+publish",
-		"+hget", "+hset", "+hmget", "+hdel", "+hincrby", "+zadd", "+zrem", "+zrange", "+zrank", "+zscore", "+exists", "+pexpireat").Err(); err != nil {
+		"+hget", "+hset", "+hmget", "+hdel", "+hincrby", "+zadd", "+zrem", "+zrange", "+zrank", "+zremrangebyscore", "+persist", "+zscore", "+exists", "+pexpireat").Err(); err != nil {
 		t.Fatal(err)
 	}
 	c := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: []string{at}, Username: "jobs", Password: "secret", TLSConfig: &tls.Config{RootCAs: roots}})

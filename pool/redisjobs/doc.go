@@ -39,9 +39,10 @@
 //
 // # What is different from jobs.Local
 //
-// Clients take turns for each kind of job, and each has its own bounded share, both exactly; but a turn is a job, however long that runs. A level of priority
-// is worth a second of waiting among the jobs of one client. A result, like a payload, is at most 256 MiB. An id is known to have expired as long as some engine
-// runs that knew the server before it lost its data. Failed jobs are not queued again: submit them anew. There is no list of failed jobs.
+// Clients take turns, and each has its own bounded share, both exactly; but a turn is a job, however long that runs. A level of priority
+// is worth a second of waiting among the jobs of one client, of all kinds that a worker runs. A result, like a payload, is at most 256 MiB. An id is known to have expired as long as some engine
+// runs that knew the server before it lost its data. [Engine.DeadLetters] and [Engine.Requeue]
+// ask the server.
 //
 // Times are those of the server's clock, except that what NotBefore and Deadline mean is up to the clock of who submits. A clock that jumps ahead, as when a replica takes over, has
 // workers taken for lost that are not, if it is by more than a lease.

@@ -288,7 +288,7 @@ func TestPriorities(t *testing.T) {
 	}
 }
 
-// Clients take turns, however much one of them has submitted before the others came; who has no client has a turn among them.
+// Clients take turns, of whatever kind and however much one of them has submitted before the others came; who has no client has a turn among them. The jobs of each go by their priority.
 func TestTurns(t *testing.T) {
 	t.Parallel()
 	got := order(t, func(web *redisjobs.Engine, _ string) int {
@@ -298,10 +298,12 @@ func TestTurns(t *testing.T) {
 		submit(t, web, "n", "10", jobs.SubmitOptions{Client: "few"})
 		submit(t, web, "n", "11", jobs.SubmitOptions{Client: "few", Priority: 1})
 		submit(t, web, "n", "20", jobs.SubmitOptions{})
-		return 9
+		submit(t, web, "other", "30", jobs.SubmitOptions{Client: "another"})
+		submit(t, web, "other", "6", jobs.SubmitOptions{Client: "many", Priority: -8})
+		return 11
 	})
-	few, many := slices.Index(got, 10), slices.Index(got, 5)
-	if slices.Index(got, 11) > few || few > 5 || many != 8 || slices.Index(got, 20) > 2 {
+	at := func(n int) int { return slices.Index(got, n) }
+	if at(11) > at(10) || at(10) > 6 || at(20) > 3 || at(30) > 3 || at(5) != 9 || at(6) != 10 {
 		t.Errorf("ran in the order %v", got)
 	}
 }

@@ -416,7 +416,7 @@ func TestNothingLeft(t *testing.T) {
 			engines[0].Close()
 		case i%50 == 0: // a worker is said to be lost that is not
 			for _, id := range c.ZRange(t.Context(), "{"+prefix+"}:run", 0, -1).Val() {
-				c.ZAdd(t.Context(), "{"+prefix+"}:run", redis.Z{Score: 1, Member: id})
+				c.ZAddXX(t.Context(), "{"+prefix+"}:run", redis.Z{Score: 1, Member: id})
 			}
 		}
 	}
@@ -441,7 +441,11 @@ func TestNothingLeft(t *testing.T) {
 			if c.PTTL(t.Context(), "{"+prefix+"}:"+key).Val() <= 0 {
 				t.Errorf("%s stays for ever", key)
 			}
-		case "mint", "served":
+		case "mint", "served", "failed":
+		case "turn":
+			if turns := c.HGetAll(t.Context(), "{"+prefix+"}:turn").Val(); len(turns) != 1 || turns[""] == "" {
+				t.Errorf("turns are left: %v", turns)
+			}
 		case "open":
 			if open := c.HGetAll(t.Context(), "{"+prefix+"}:open").Val(); len(open) != 1 || open["all"] != "0" {
 				t.Errorf("counted as open: %v", open)

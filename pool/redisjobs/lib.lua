@@ -5,11 +5,13 @@
 --   job:ID               hash: the job; it expires by itself when its retention is over
 --   key:N:CLIENT KEY     the id that was given for an idempotency key, N being the length of the client
 --   turns:KIND           sorted set: clients with jobs that could begin, by when their turn is
---   served               hash: by kind, the turn of the client that was served last
+--   turn                 hash: when the next turn is of clients that had one and have jobs that have not ended
+--   served               the latest turn that anybody had
 --   line:N:KIND CLIENT   sorted set: the jobs of a client that could begin, by the time they wait since, less a second for each level of priority
 --   later                sorted set: jobs that wait for a time, by that
 --   late                 sorted set: jobs that have not begun and have a deadline, by that
 --   run                  sorted set: jobs that run, by when their lease is over
+--   failed               sorted set: jobs that have failed, by when they are forgotten
 --   open                 hash: unfinished jobs, "all" of them; and "n" and "b" with the client, how many and how many bytes
 --
 -- Channels: "changed" is told the id of a job that has changed, "work" is told "ready", or "cancel " and an id.
@@ -51,8 +53,9 @@ local function wake() redis.call('PUBLISH', P .. 'work', 'ready') end
 -- ready puts a job into its client's line. A client that had none there has its turn after those whose turn it is.
 local function ready(id, kind, client, order)
 	if not redis.call('ZSCORE', turnsKey(kind), client) then
-		local served = tonumber(redis.call('HGET', P .. 'served', kind) or 0)
-		redis.call('ZADD', turnsKey(kind), str(served + 1), client)
+		local served = tonumber(redis.call('GET', P .. 'served') or 0)
+		local turn = tonumber(redis.call('HGET', P .. 'turn', client) or 0)
+		redis.call('ZADD', turnsKey(kind), str(math.max(served + 1, turn)), client)
 	end
 	redis.call('ZADD', lineKey(kind, client), order, id)
 end
@@ -79,6 +82,20 @@ local function wait(id, at)
 	end
 end
 
+-- count counts a job among those that have not ended, or out of them: n is 1 or -1.
+local function count(client, size, n)
+	redis.call('HINCRBY', P .. 'open', 'all', n)
+	if client == '' then return end
+	redis.call('HINCRBY', P .. 'open', 'b' .. client, n * size)
+	if redis.call('HINCRBY', P .. 'open', 'n' .. client, n) <= 0 then
+		redis.call('HDEL', P .. 'open', 'n' .. client, 'b' .. client)
+		redis.call('HDEL', P .. 'turn', client)
+	end
+end
+
+-- forget forgets which jobs had failed that have expired by now.
+local function forget() redis.call('ZREMRANGEBYSCORE', P .. 'failed', '-inf', str(now)) end
+
 -- final ends a job.
 local function final(id, state)
 	local _, kind, client, key, size, retain = fields(id, 'kind', 'client', 'key', 'size', 'retain')
@@ -96,12 +113,10 @@ local function final(id, state)
 	if key and redis.call('GET', keyKey(client, key)) == id then
 		redis.call('PEXPIREAT', keyKey(client, key), at)
 	end
-	redis.call('HINCRBY', P .. 'open', 'all', -1)
-	if client ~= '' then
-		redis.call('HINCRBY', P .. 'open', 'b' .. client, -size)
-		if redis.call('HINCRBY', P .. 'open', 'n' .. client, -1) <= 0 then
-			redis.call('HDEL', P .. 'open', 'n' .. client, 'b' .. client)
-		end
+	count(client, size, -1)
+	if state == 'failed' then
+		redis.call('ZADD', P .. 'failed', str(expires), id)
+		forget()
 	end
 	changed(id)
 end

@@ -24,6 +24,8 @@ var (
 	progressScript = script("progress", "flags=allow-oom")
 	beatScript     = script("beat", "flags=allow-oom")
 	sweepScript    = script("sweep", "flags=allow-oom")
+	requeueScript  = script("requeue", "")
+	lettersScript  = script("letters", "flags=no-writes")
 )
 
 // script is one of the files behind what all begin with.

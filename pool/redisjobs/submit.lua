@@ -27,10 +27,8 @@ if tonumber(redis.call('HGET', P .. 'open', 'all') or 0) >= most then return {'f
 if client ~= '' then
 	local open = redis.call('HMGET', P .. 'open', 'n' .. client, 'b' .. client)
 	if tonumber(open[1] or 0) >= share or tonumber(open[2] or 0) + #payload > shareBytes then return {'share'} end
-	redis.call('HINCRBY', P .. 'open', 'n' .. client, 1)
-	redis.call('HINCRBY', P .. 'open', 'b' .. client, #payload)
 end
-redis.call('HINCRBY', P .. 'open', 'all', 1)
+count(client, #payload, 1)
 local since = math.max(now, notBefore)
 redis.call('HSET', jobKey(id), 'state', 'queued', 'kind', kind, 'payload', payload, 'client', client, 'version', 1, 'attempt', 0,
 	'attempts', attempts, 'created', str(now), 'size', #payload, 'retain', retain, 'level', ARGV[8], 'order', str(since - level * 1000000))

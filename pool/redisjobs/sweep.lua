@@ -1,4 +1,5 @@
 -- Does what time alone brings about; with ARGV[1] = 1 it takes jobs whose lease is over from workers that are lost. Returned is whether there may be more to do.
+forget()
 local more = lapse() == batch
 local due = promote()
 if due > 0 then wake() end
@@ -14,12 +15,12 @@ if ARGV[1] == '1' then
 			final(id, 'cancelled')
 		else
 			local lost = redis.call('HINCRBY', jobKey(id), 'lost', 1)
+			redis.call('HINCRBY', jobKey(id), 'attempts', 1) -- it was no failure of the job
 			redis.call('HSET', jobKey(id), 'why', 'lost')
 			redis.call('HDEL', jobKey(id), 'error', 'detail')
 			if lost >= 3 then
 				final(id, 'failed')
 			else
-				redis.call('HINCRBY', jobKey(id), 'attempts', 1)
 				redis.call('HSET', jobKey(id), 'state', 'retrying')
 				wait(id, now)
 				changed(id)
