@@ -8,6 +8,6 @@ if state ~= 'running' then
 elseif not cancelling then
 	redis.call('HSET', jobKey(id), 'cancelling', 1)
 	changed(id)
-	redis.call('PUBLISH', P .. 'work', 'cancel ' .. id)
+	publish('work', 'cancel ' .. id)
 end
 return {'ok', record(id)}

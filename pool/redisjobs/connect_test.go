@@ -15,14 +15,40 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/spillgate/spillgate/pool/jobs"
+	"github.com/spillgate/spillgate/pool/jobs/jobstest"
 	"github.com/spillgate/spillgate/pool/redisjobs"
 )
+
+// user makes the user "jobs", who may use these keys and channels and the commands that the documentation names.
+func user(t *testing.T, s *server, rules ...string) {
+	t.Helper()
+	for _, command := range strings.Fields(`eval evalsha get set setnx hget hset hmget hdel hincrby zadd zrem zrange zrank zscore zremrangebyscore
+		exists persist pexpireat time publish subscribe unsubscribe ping hello info`) {
+		rules = append(rules, "+"+command)
+	}
+	if err := s.client(t).ACLSetUser(t.Context(), "jobs", append([]string{"reset", "on", ">secret"}, rules...)...).Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Without a channel nobody is told of anything, and all goes on by asking.
+func TestConformanceWithoutMessages(t *testing.T) {
+	t.Parallel()
+	s := own(t)
+	user(t, s, "~*")
+	c := redis.NewClient(&redis.Options{Addr: s.addr, Username: "jobs", Password: "secret", ContextTimeoutEnabled: true})
+	t.Cleanup(func() { c.Close() })
+	jobstest.Suite{New: func(t *testing.T, m *jobs.Mux) jobs.Engine {
+		return engine(t, c, m, service(), redisjobs.WithWorkers(4), redisjobs.WithPollInterval(20*time.Millisecond), redisjobs.WithLease(time.Second))
+	}}.Run(t)
+}
 
 // Over TLS, with a user that may do no more than it has to.
 func TestTLS(t *testing.T) {
@@ -60,11 +86,7 @@ func TestTLS(t *testing.T) {
 	}
 	_, port, _ := net.SplitHostPort(at)
 	s := own(t, "--tls-port", port, "--tls-cert-file", filepath.Join(dir, "cert"), "--tls-key-file", filepath.Join(dir, "key"), "--tls-auth-clients", "no")
-	if err := s.client(t).ACLSetUser(t.Context(), "jobs", "on", ">secret", "~{p}:*", "&{p}:*", "-@all",
-		"+eval", "+evalsha", "+get", "+set", "+setnx", "+subscribe", "+unsubscribe", "+ping", "+hello", "+client", "+time", "+publish",
-		"+hget", "+hset", "+hmget", "+hdel", "+hincrby", "+zadd", "+zrem", "+zrange", "+zrank", "+zremrangebyscore", "+persist", "+zscore", "+exists", "+pexpireat").Err(); err != nil {
-		t.Fatal(err)
-	}
+	user(t, s, "~{p}:*", "&{p}:*")
 	c := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: []string{at}, Username: "jobs", Password: "secret", TLSConfig: &tls.Config{RootCAs: roots}})
 	defer c.Close()
 	e := engine(t, c, kinds(), redisjobs.WithPrefix("p"), redisjobs.WithWorkers(2))
@@ -79,6 +101,19 @@ func TestTLS(t *testing.T) {
 	if end := final(t, e, j.ID); end.State != jobs.Cancelled {
 		t.Errorf("ended as %+v", end)
 	}
+	submit(t, e, "n", "7", jobs.SubmitOptions{Deadline: time.Now().Add(-time.Hour)})
+	until(t, "it has failed", func() bool {
+		for j, err := range e.DeadLetters(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.Requeue(t.Context(), j.ID); err != nil {
+				t.Fatal(err)
+			}
+			return final(t, e, j.ID).State == jobs.Succeeded
+		}
+		return false
+	})
 	elsewhere := redisjobs.New(c, kinds(), redisjobs.WithPrefix("q"))
 	if err := elsewhere.Start(t.Context()); !ours(err) {
 		t.Errorf("with the keys of others: %v", err)

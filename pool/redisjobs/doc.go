@@ -54,6 +54,7 @@
 // poll interval, and a change by watchers after ten seconds. In a cluster all jobs of a prefix are in one slot: a second prefix is how to use a second node. ContextTimeoutEnabled
 // has go-redis keep to deadlines; what it repeats by itself after a lost answer is recognised, and accepted once.
 //
-// A user of the server may be bound to keys and channels ~{PREFIX}:* and &{PREFIX}:*, and to the commands that the scripts and the tests of this
-// package name. What is in them says the first of the scripts, lib.lua.
+// A user of the server may be bound to the keys ~{PREFIX}:*, the channels &{PREFIX}:* (new users have none, and it is slower without), and the commands eval, evalsha, get, set, setnx,
+// hget, hset, hmget, hdel, hincrby, zadd, zrem, zrange, zrank, zscore, zremrangebyscore, exists, persist, pexpireat, time, publish, subscribe, unsubscribe, ping, hello and info. With
+// less than that a script would end in the middle. What is in the keys says lib.lua, with which all scripts begin.
 package redisjobs

@@ -155,6 +155,24 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
+// What is kept of a job that has ended is little.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	c, prefix := shared.client(t), servicePrefix()
+	e := engine(t, c, kinds(), redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(1))
+	j := submit(t, e, "n", "1", jobs.SubmitOptions{Client: "203.0.113.7", Key: "4b0f"})
+	final(t, e, j.ID)
+	job, err := c.MemoryUsage(t.Context(), "{"+prefix+"}:job:"+j.ID).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := c.MemoryUsage(t.Context(), "{"+prefix+"}:key:11:203.0.113.74b0f").Result()
+	if err != nil || job+key > 1024 {
+		t.Errorf("%d bytes for the job, %d for its key, %v", job, key, err)
+	}
+	t.Logf("%d bytes for the job, %d for its key", job, key)
+}
+
 // A job that nobody runs fails at its deadline, whether somebody looks or not; one that runs is told to stop.
 func TestDeadline(t *testing.T) {
 	t.Parallel()

@@ -43,12 +43,15 @@ end
 
 local function isFinal(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
 
+-- publish tells whoever listens; a user who may not has done his work all the same.
+local function publish(channel, message) redis.pcall('PUBLISH', P .. channel, message) end
+
 local function changed(id)
 	redis.call('HINCRBY', jobKey(id), 'version', 1)
-	redis.call('PUBLISH', P .. 'changed', id)
+	publish('changed', id)
 end
 
-local function wake() redis.call('PUBLISH', P .. 'work', 'ready') end
+local function wake() publish('work', 'ready') end
 
 -- ready puts a job into its client's line. A client that had none there has its turn after those whose turn it is.
 local function ready(id, kind, client, order)
