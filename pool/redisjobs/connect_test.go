@@ -94,7 +94,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("ended as %+v", end)
 	}
 	j := submit(t, e, "wait", "7", jobs.SubmitOptions{})
-	seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	here(t, e, j.ID)
 	if _, err := e.Cancel(t.Context(), j.ID); err != nil {
 		t.Error(err)
 	}
@@ -148,7 +148,7 @@ func TestSentinel(t *testing.T) {
 	web := engine(t, connect(), kinds())
 	engine(t, connect(), kinds(), redisjobs.WithWorkers(2), redisjobs.WithLease(2*time.Second))
 	running := submit(t, web, "wait", "1", jobs.SubmitOptions{})
-	seen(t, web, running.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	here(t, web, running.ID)
 	queued := submit(t, web, "n", "2", jobs.SubmitOptions{NotBefore: time.Now().Add(3 * time.Second)})
 	pc := primary.client(t)
 	until(t, "all is replicated", func() bool { n, err := pc.Wait(t.Context(), 1, time.Second).Result(); return err == nil && n == 1 })

@@ -88,11 +88,19 @@ func (e *Engine) fault(ctx context.Context, err error) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case past(ctx):
+		return context.DeadlineExceeded
 	case strings.HasPrefix(err.Error(), "OOM "):
 		// It may have some again: jobs end and are forgotten.
 		return fmt.Errorf("redisjobs: the server's memory is full: %w: %w", &jobs.Error{Err: jobs.ErrFull, RetryAfter: retryAfterFull}, err)
 	}
 	return fmt.Errorf("redisjobs: %w", err)
+}
+
+// past reports whether the deadline of ctx has passed. The connection goes by it too, and may notice first.
+func past(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ok && !time.Now().Before(deadline)
 }
 
 // ids returns what makes and recognises ids. It asks the server until that has answered once.

@@ -48,11 +48,18 @@ func TestConformanceInCluster(t *testing.T) {
 
 type nothing struct{}
 
+// here waits until the handler of a job has said that it is there, which the server knows nothing of when it has begun the job.
+func here(t testing.TB, e jobs.Engine, id string) {
+	t.Helper()
+	seen(t, e, id, func(j jobs.Job) bool { return j.Progress.Note == "here" })
+}
+
 // kinds returns a mux with kinds that most tests want: "n" gives back its payload, "wait" runs until its context ends.
 func kinds() *jobs.Mux {
 	m := jobs.NewMux()
 	jobs.Register(m, "n", func(_ context.Context, n int) (int, error) { return n, nil })
 	jobs.Register(m, "wait", func(ctx context.Context, _ any) (nothing, error) {
+		jobs.Report(ctx, jobs.Progress{Note: "here"})
 		<-ctx.Done()
 		return nothing{}, context.Cause(ctx)
 	})

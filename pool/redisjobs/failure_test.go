@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,6 +42,7 @@ func TestRestart(t *testing.T) {
 			m := kinds()
 			jobs.Register(m, "gate", func(ctx context.Context, n int) (int, error) {
 				runs.Add(1)
+				jobs.Report(ctx, jobs.Progress{Note: "here"})
 				select {
 				case <-release:
 				case <-ctx.Done():
@@ -50,9 +52,9 @@ func TestRestart(t *testing.T) {
 			web := engine(t, s.client(t), m)
 			engine(t, s.client(t), m, redisjobs.WithWorkers(3), redisjobs.WithLease(2*time.Second))
 			running := submit(t, web, "gate", "1", jobs.SubmitOptions{})
-			seen(t, web, running.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+			here(t, web, running.ID)
 			stuck := submit(t, web, "wait", "1", jobs.SubmitOptions{})
-			seen(t, web, stuck.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+			here(t, web, stuck.ID)
 			queued := submit(t, web, "n", "2", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Second)})
 			watched := make(chan error, 1)
 			looked := make(chan struct{})
@@ -131,13 +133,14 @@ func TestForgotten(t *testing.T) {
 	causes := make(chan error, 1)
 	m := jobs.NewMux()
 	jobs.Register(m, "wait", func(ctx context.Context, _ any) (int, error) {
+		jobs.Report(ctx, jobs.Progress{Note: "here"})
 		<-ctx.Done()
 		causes <- context.Cause(ctx)
 		return 1, nil
 	})
 	e := engine(t, c, m, redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(1), redisjobs.WithLease(time.Second))
 	j := submit(t, e, "wait", "1", jobs.SubmitOptions{})
-	seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	here(t, e, j.ID)
 	for _, key := range keys(t, c, prefix) {
 		c.Del(t.Context(), "{"+prefix+"}:"+key)
 	}
@@ -165,7 +168,7 @@ func TestFull(t *testing.T) {
 	m := kinds()
 	release := make(chan struct{})
 	jobs.Register(m, "gate", func(ctx context.Context, _ any) (int, error) {
-		jobs.Report(ctx, jobs.Progress{Done: 1, Total: 2})
+		jobs.Report(ctx, jobs.Progress{Note: "here"})
 		select {
 		case <-release:
 			return 1, nil
@@ -176,7 +179,7 @@ func TestFull(t *testing.T) {
 	web := engine(t, c, m, redisjobs.WithPrefix("p"))
 	work := engine(t, s.client(t), m, redisjobs.WithPrefix("p"), redisjobs.WithWorkers(1), redisjobs.WithLease(time.Second))
 	running := submit(t, web, "gate", "1", jobs.SubmitOptions{})
-	seen(t, web, running.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	here(t, web, running.ID)
 	queued := submit(t, web, "gate", "1", jobs.SubmitOptions{})
 	cancelled := submit(t, web, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
 	c.ConfigSet(t.Context(), "maxmemory", "1mb")
@@ -456,6 +459,60 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
+// A server that takes questions and does not answer: who asks waits for as long as he said, and what was accepted is done later.
+func TestServerStandsStill(t *testing.T) {
+	t.Parallel()
+	s := own(t)
+	e := engine(t, s.client(t), kinds(), redisjobs.WithWorkers(2), redisjobs.WithLease(2*time.Second))
+	j := submit(t, e, "wait", "1", jobs.SubmitOptions{})
+	here(t, e, j.ID)
+	queued := submit(t, e, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Second)})
+	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for name, ask := range map[string]func(context.Context) error{
+		"Submit": func(ctx context.Context) error {
+			_, _, err := e.Submit(ctx, "n", []byte("2"), jobs.SubmitOptions{Key: "k"})
+			return err
+		},
+		"Get":    func(ctx context.Context) error { _, err := e.Get(ctx, j.ID); return err },
+		"Cancel": func(ctx context.Context) error { _, err := e.Cancel(ctx, j.ID); return err },
+		"Watch": func(ctx context.Context) (err error) {
+			for _, err = range e.Watch(ctx, j.ID) {
+			}
+			return err
+		},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		began := time.Now()
+		if err := ask(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 5*time.Second {
+			t.Errorf("%s: %v after %v", name, err, time.Since(began))
+		}
+		cancel()
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	// Whether the server has taken the first is not known, and with the key it does not matter.
+	var again jobs.Job
+	until(t, "jobs are accepted again", func() (ok bool) {
+		var err error
+		again, _, err = e.Submit(t.Context(), "n", []byte("2"), jobs.SubmitOptions{Key: "k"})
+		return err == nil
+	})
+	for _, id := range []string{queued.ID, again.ID} {
+		if end := final(t, e, id); end.State != jobs.Succeeded {
+			t.Errorf("ended as %+v", end)
+		}
+	}
+	if _, err := e.Cancel(t.Context(), j.ID); err != nil && !errors.Is(err, jobs.ErrFinal) {
+		t.Error(err)
+	}
+	if end := final(t, e, j.ID); end.State != jobs.Cancelled {
+		t.Errorf("ended as %+v", end)
+	}
+}
+
 // An engine closes in bounded time also where the server is gone.
 func TestCloseWithoutServer(t *testing.T) {
 	t.Parallel()
@@ -463,7 +520,7 @@ func TestCloseWithoutServer(t *testing.T) {
 	var log lockedBuffer
 	e := engine(t, s.client(t), kinds(), redisjobs.WithWorkers(2), redisjobs.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
 	j := submit(t, e, "wait", "1", jobs.SubmitOptions{})
-	seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	here(t, e, j.ID)
 	s.kill()
 	began := time.Now()
 	_, dropped := errors.AsType[*jobs.DroppedError](e.Close())

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -195,10 +196,11 @@ func TestWorkerKilled(t *testing.T) {
 	t.Parallel()
 	prefix := servicePrefix()
 	web := engine(t, shared.client(t), workerKinds(), redisjobs.WithPrefix(prefix))
-	one := startWorker(t, shared, prefix, 2)
+	one := startWorker(t, shared, prefix, 3)
 	j := submit(t, web, "second time lucky", "0", jobs.SubmitOptions{})
+	often := submit(t, web, "second time lucky", "0", jobs.SubmitOptions{MaxAttempts: math.MaxInt})
 	cancelled := submit(t, web, "wait", "0", jobs.SubmitOptions{})
-	for _, id := range []string{j.ID, cancelled.ID} {
+	for _, id := range []string{j.ID, often.ID, cancelled.ID} {
 		seen(t, web, id, func(j jobs.Job) bool { return j.Progress.Done == one.pid() })
 	}
 	two := startWorker(t, shared, prefix, 2)
@@ -207,6 +209,9 @@ func TestWorkerKilled(t *testing.T) {
 		t.Error(err)
 	}
 	if end := final(t, web, j.ID); end.State != jobs.Succeeded || end.Attempt != 2 || end.MaxAttempts != 2 || string(end.Result) != strconv.FormatInt(two.pid(), 10) || end.Err != "" {
+		t.Errorf("ended as %+v", end)
+	}
+	if end := final(t, web, often.ID); end.State != jobs.Succeeded || end.Attempt != 2 {
 		t.Errorf("ended as %+v", end)
 	}
 	if end := final(t, web, cancelled.ID); end.State != jobs.Cancelled || end.Attempt != 1 {

@@ -72,10 +72,13 @@ func (e *Engine) submission(m mint, kind string, payload []byte, o jobs.SubmitOp
 	return []any{
 		string(m), m.id(), kind, payload, o.Client, o.Key, hash,
 		min(max(o.Priority, -8), 7), notBefore, deadline,
-		cmp.Or(max(o.MaxAttempts, 0), policy.MaxAttempts), cmp.Or(policy.Retain, e.conf.retain).Microseconds(),
+		min(cmp.Or(max(o.MaxAttempts, 0), policy.MaxAttempts), maxAttempts), cmp.Or(policy.Retain, e.conf.retain).Microseconds(),
 		e.conf.unfinished, e.conf.share, e.conf.shareBytes, closed,
 	}
 }
+
+// maxAttempts leaves room for the attempts that are lost with a worker.
+const maxAttempts = 1 << 30
 
 // within returns t, or the nearest time of the years that a script counts exactly.
 func within(t time.Time) time.Time {
