@@ -34,15 +34,16 @@
 //   - A job that is gone is [jobs.ErrExpired] to who asks for it, also for one that runs; its handler is told to stop, and nobody waits for ever.
 //   - Where memory is full (maxmemory) and nothing is evicted, Submit returns an error that wraps [jobs.ErrFull] and has written nothing. What was accepted goes on: it is
 //     begun, ends and makes room, with as much above the limit as progress and results take.
+//   - A finished job takes half a KiB besides its result until its retention is over ([WithRetention]). How many there are is not bounded but by maxmemory.
 //   - The server must not evict unfinished jobs: its maxmemory-policy has to be noeviction, or one of volatile-*, with which it forgets finished jobs
-//     before their time. [Engine.Start] returns an error where it sees another.
+//     before their time where there is no room for others. [Engine.Start] returns an error where it sees another.
 //
 // # What is different from jobs.Local
 //
 // Clients take turns, and each has its own bounded share, both exactly; but a turn is a job, however long that runs. A level of priority
-// is worth a second of waiting among the jobs of one client, of all kinds that a worker runs. A result, like a payload, is at most 256 MiB. An id is known to have expired as long as some engine
-// runs that knew the server before it lost its data. [Engine.DeadLetters] and [Engine.Requeue]
-// ask the server.
+// is worth a second of waiting among the jobs of one client, of all kinds that a worker runs. A result, like a payload, is at most 256 MiB. After the server
+// has lost its data an id may be said never to have been that has expired. [Engine.DeadLetters] and [Engine.Requeue] ask the server. A job that was lost
+// with its worker, cancelled or not, runs until there is another worker to notice.
 //
 // Times are those of the server's clock, except that what NotBefore and Deadline mean is up to the clock of who submits. A clock that jumps ahead, as when a replica takes over, has
 // workers taken for lost that are not, if it is by more than a lease.
@@ -51,8 +52,9 @@
 //
 // Redis 7 or newer, or Valkey: scripts with flags. A worker has two connections at least, one of which listens, and so has any engine while somebody
 // watches a job. Messages only make things faster: what none came of is noticed all the same, a cancelled job after a quarter of the lease, a job that may begin after the
-// poll interval, and a change by watchers after ten seconds. In a cluster all jobs of a prefix are in one slot: a second prefix is how to use a second node. ContextTimeoutEnabled
-// has go-redis keep to deadlines; what it repeats by itself after a lost answer is recognised, and accepted once.
+// poll interval, and a change by watchers after ten seconds. In a cluster all jobs of a prefix are in one slot: a second prefix is how to use a second node, and a slot must not be moved to another while
+// engines use it, since a script finds only a part of its keys meanwhile. ContextTimeoutEnabled has go-redis keep to deadlines; a submission that it repeats by itself, because an answer was lost,
+// is recognised and accepted once.
 //
 // A user of the server may be bound to the keys ~{PREFIX}:*, the channels &{PREFIX}:* (new users have none, and it is slower without), and the commands eval, evalsha, get, set, setnx,
 // hget, hset, hmget, hdel, hincrby, zadd, zrem, zrange, zrank, zscore, zremrangebyscore, exists, persist, pexpireat, time, publish, subscribe, unsubscribe, ping, hello and info. With

@@ -212,6 +212,42 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// A server that may evict what is volatile forgets finished jobs, those first that would be soonest, and none that has not ended.
+func TestEviction(t *testing.T) {
+	t.Parallel()
+	s := own(t, "--maxmemory", "6mb", "--maxmemory-policy", "volatile-ttl")
+	m := kinds()
+	jobs.Register(m, "big", func(context.Context, int) (string, error) { return strings.Repeat("x", 100<<10), nil })
+	e := engine(t, s.client(t), m, redisjobs.WithPrefix("p"), redisjobs.WithWorkers(2))
+	waiting := submit(t, e, "n", "7", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour), Client: "a", Key: "k"})
+	running := submit(t, e, "wait", "7", jobs.SubmitOptions{})
+	here(t, e, running.ID)
+	var first string
+	for i := range 100 {
+		j := submit(t, e, "big", "1", jobs.SubmitOptions{})
+		if i == 0 {
+			first = j.ID
+		}
+		if end := final(t, e, j.ID); end.State != jobs.Succeeded || len(end.Result) < 100<<10 {
+			t.Fatalf("ended as %+v", end.State)
+		}
+	}
+	if _, err := e.Get(t.Context(), first); !errors.Is(err, jobs.ErrExpired) {
+		t.Errorf("the first: %v", err)
+	}
+	if again, created, err := e.Submit(t.Context(), "n", []byte("7"), jobs.SubmitOptions{Client: "a", Key: "k"}); err != nil || created || again.ID != waiting.ID || again.State != jobs.Queued {
+		t.Errorf("%+v, %v, %v", again, created, err)
+	}
+	for _, id := range []string{waiting.ID, running.ID} {
+		if _, err := e.Cancel(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		if end := final(t, e, id); end.State != jobs.Cancelled {
+			t.Errorf("ended as %+v", end)
+		}
+	}
+}
+
 func TestServersThatWillNotDo(t *testing.T) {
 	t.Parallel()
 	s := own(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
