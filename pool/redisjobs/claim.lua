@@ -1,9 +1,20 @@
 -- Begins at most ARGV[1] jobs of the kinds from ARGV[4] on, for ARGV[2] as the worker's name for them and with a lease of ARGV[3]. Returned is in how
--- long the next job is due that waits for a time, or '', and the jobs.
+-- long the next job is due that waits for a time, or '', and the jobs. Who asks again by the same name, because an answer was lost, gets the same.
 local n, token, lease = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local before = redis.call('GET', P .. 'claim:' .. token)
+if before then
+	local jobs = {}
+	for id in before:gmatch('%S+') do
+		local state, worker, kind, payload, attempt, deadline = fields(id, 'worker', 'kind', 'payload', 'attempt', 'deadline')
+		if state == 'running' and worker == token then
+			jobs[#jobs + 1] = {id, kind, payload, attempt, deadline or ''}
+		end
+	end
+	return {'0', jobs}
+end
 lapse()
 local due = promote()
-local jobs = {}
+local jobs, ids = {}, {}
 while #jobs < n do
 	-- Of each kind the client whose turn it is has the first in its line; of these the first turn counts, and for the same turn who has waited longest.
 	local kind, client, turn, id, order
@@ -41,8 +52,10 @@ while #jobs < n do
 		local attempt = redis.call('HINCRBY', jobKey(id), 'attempt', 1)
 		changed(id)
 		jobs[#jobs + 1] = {id, kind, payload, str(attempt), deadline or ''}
+		ids[#ids + 1] = id
 	end
 end
+if #ids > 0 then redis.call('SET', P .. 'claim:' .. token, table.concat(ids, ' '), 'PX', str(lease / 1000)) end
 if due > #jobs then wake() end -- it may be for others
 local soonest = redis.call('ZRANGE', P .. 'later', 0, 0, 'WITHSCORES')[2]
 return {soonest and str(math.max(0, soonest - now)) or '', jobs}

@@ -134,7 +134,7 @@ func TestExpiry(t *testing.T) {
 	m := kinds()
 	jobs.Register(m, "kept", func(context.Context, int) (int, error) { return 1, nil }, jobs.WithRetain(time.Hour))
 	c, prefix := shared.client(t), servicePrefix()
-	e := engine(t, c, m, redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(1), redisjobs.WithRetention(100*time.Millisecond))
+	e := engine(t, c, m, redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(1), redisjobs.WithRetention(100*time.Millisecond), redisjobs.WithLease(time.Second))
 	o := jobs.SubmitOptions{Key: "k", Client: "a", Deadline: time.Now().Add(time.Hour)}
 	j := submit(t, e, "n", "1", o)
 	until(t, "it has expired", func() bool { _, err := e.Get(t.Context(), j.ID); return errors.Is(err, jobs.ErrExpired) })

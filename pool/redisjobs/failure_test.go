@@ -476,7 +476,7 @@ func TestNothingLeft(t *testing.T) {
 	for _, key := range keys(t, c, prefix) {
 		kind, _, _ := strings.Cut(key, ":")
 		switch kind {
-		case "job", "key":
+		case "job", "key", "claim":
 			if c.PTTL(t.Context(), "{"+prefix+"}:"+key).Val() <= 0 {
 				t.Errorf("%s stays for ever", key)
 			}

@@ -34,40 +34,45 @@ func (e *Engine) fetch() {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	failed := askFirst
+	n, token := 0, "" // how many places are held, and by what name jobs are asked for
 	for {
-		select {
-		case places <- struct{}{}:
-		case <-e.drained:
-			return
-		}
-		n := 1
-		for more := true; more && n < claimAtOnce; {
+		if n == 0 {
 			select {
 			case places <- struct{}{}:
-				n++
-			default:
-				more = false
+			case <-e.drained:
+				return
+			}
+			n, token = 1, rand.Text()
+			for more := true; more && n < claimAtOnce; {
+				select {
+				case places <- struct{}{}:
+					n++
+				default:
+					more = false
+				}
 			}
 		}
 		told := e.cancelled.Load()
-		claimed, due, err := e.claim(n)
-		for range n - len(claimed) {
-			<-places
-		}
-		for _, a := range claimed {
-			e.begin(a, func() { <-places })
-		}
-		if len(claimed) > 0 && e.cancelled.Load() != told {
-			signal(e.look) // it may be one of these, which nobody knew by then
-		}
-		switch {
-		case err != nil:
+		claimed, due, err := e.claim(n, token)
+		if err != nil {
+			// The places are held, and asked for again by the same name: the server may have begun jobs.
 			e.conf.logger.Warn("redisjobs: the server was asked for jobs in vain", "error", err)
 			due, failed = jitter(failed), min(2*failed, askLast)
-		case len(claimed) == n:
-			continue
-		default:
-			due, failed = min(due, e.conf.poll), askFirst
+		} else {
+			for range n - len(claimed) {
+				<-places
+			}
+			for _, a := range claimed {
+				e.begin(a, func() { <-places })
+			}
+			if len(claimed) > 0 && e.cancelled.Load() != told {
+				signal(e.look) // it may be one of these, which nobody knew by then
+			}
+			full := len(claimed) == n
+			n, failed = 0, askFirst
+			if full {
+				continue
+			}
 		}
 		pause.Reset(due)
 		select {
@@ -79,9 +84,8 @@ func (e *Engine) fetch() {
 	}
 }
 
-// claim asks the server for at most n jobs, and after what time the next is due. What is lost on the way is another's when the lease is over.
-func (e *Engine) claim(n int) ([]*attempt, time.Duration, error) {
-	token := rand.Text()
+// claim asks the server for at most n jobs, and after what time the next is due.
+func (e *Engine) claim(n int, token string) ([]*attempt, time.Duration, error) {
 	due := e.conf.poll
 	var claimed []*attempt
 	err := e.timed(func(ctx context.Context) error {
@@ -93,7 +97,7 @@ func (e *Engine) claim(n int) ([]*attempt, time.Duration, error) {
 			return errAnswer
 		}
 		if at := text(answer[0]); at != "" {
-			due = time.Duration(number(at)) * time.Microsecond
+			due = min(due, time.Duration(number(at))*time.Microsecond)
 		}
 		all, _ := answer[1].([]any)
 		for _, one := range all {
