@@ -1,12 +1,13 @@
--- Begins at most ARGV[1] jobs of the kinds from ARGV[4] on, for ARGV[2] as the worker's name for them and with a lease of ARGV[3]. Returned is in how
--- long the next job is due that waits for a time, or '', and the jobs. Who asks again by the same name, because an answer was lost, gets the same.
-local n, token, lease = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3])
-local before = redis.call('GET', P .. 'claim:' .. token)
-if before then
+-- Begins at most ARGV[1] jobs of the kinds from ARGV[5] on, for the worker ARGV[2], with ARGV[3] as its name for them and a lease of ARGV[4]. Returned is in how
+-- long the next job is due that waits for a time, or '', and the jobs. A worker that asks again by the same name, because an answer was lost, gets the same.
+local n, worker, token, lease = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local last = P .. 'claim:' .. worker
+local before = redis.call('GET', last)
+if before and before:sub(1, #token) == token then
 	local jobs = {}
-	for id in before:gmatch('%S+') do
-		local state, worker, kind, payload, attempt, deadline = fields(id, 'worker', 'kind', 'payload', 'attempt', 'deadline')
-		if state == 'running' and worker == token then
+	for id in before:sub(#token + 1):gmatch('%S+') do
+		local state, name, kind, payload, attempt, deadline = fields(id, 'worker', 'kind', 'payload', 'attempt', 'deadline')
+		if state == 'running' and name == token then
 			jobs[#jobs + 1] = {id, kind, payload, attempt, deadline or ''}
 		end
 	end
@@ -18,7 +19,7 @@ local jobs, ids = {}, {}
 while #jobs < n do
 	-- Of each kind the client whose turn it is has the first in its line; of these the first turn counts, and for the same turn who has waited longest.
 	local kind, client, turn, id, order
-	for i = 4, #ARGV do
+	for i = 5, #ARGV do
 		local c = redis.call('ZRANGE', turnsKey(ARGV[i]), 0, 0, 'WITHSCORES')
 		if c[1] then
 			local first = redis.call('ZRANGE', lineKey(ARGV[i], c[1]), 0, 0, 'WITHSCORES')
@@ -37,7 +38,7 @@ while #jobs < n do
 	local served = math.max(turn, tonumber(redis.call('GET', P .. 'served') or 0))
 	redis.call('SET', P .. 'served', str(served))
 	redis.call('HSET', P .. 'turn', client, str(served + 1))
-	for i = 4, #ARGV do redis.call('ZADD', turnsKey(ARGV[i]), 'XX', str(served + 1), client) end
+	for i = 5, #ARGV do redis.call('ZADD', turnsKey(ARGV[i]), 'XX', str(served + 1), client) end
 	unready(id, kind, client)
 	local state, deadline, payload = fields(id, 'deadline', 'payload')
 	if state and deadline and tonumber(deadline) <= now then
@@ -55,7 +56,7 @@ while #jobs < n do
 		ids[#ids + 1] = id
 	end
 end
-if #ids > 0 then redis.call('SET', P .. 'claim:' .. token, table.concat(ids, ' '), 'PX', str(lease / 1000)) end
+if #ids > 0 then redis.call('SET', last, token .. ' ' .. table.concat(ids, ' '), 'PX', str(lease / 1000)) end
 if due > #jobs then wake() end -- it may be for others
 local soonest = redis.call('ZRANGE', P .. 'later', 0, 0, 'WITHSCORES')[2]
 return {soonest and str(math.max(0, soonest - now)) or '', jobs}

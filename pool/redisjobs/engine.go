@@ -2,6 +2,7 @@ package redisjobs
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,6 +27,7 @@ type Engine struct {
 	conf   config
 	keys   []string // what all keys begin with, as scripts are given it
 	kinds  []any    // that it runs
+	name   string   // by which the server knows this worker
 	watch  *notices
 
 	mint   atomic.Pointer[mint] // nil until the server was asked for it
@@ -70,7 +72,7 @@ func New(client redis.UniversalClient, m *jobs.Mux, opts ...Option) *Engine {
 		o.apply(&c)
 	}
 	e := &Engine{
-		mux: m, client: client, conf: c, keys: []string{"{" + c.prefix + "}:"},
+		mux: m, client: client, conf: c, keys: []string{"{" + c.prefix + "}:"}, name: rand.Text(),
 		running: make(map[*attempt]struct{}), wake: make(chan struct{}, 1), look: make(chan struct{}, 1),
 	}
 	for _, kind := range m.Kinds() {

@@ -12,7 +12,7 @@
 --   late                 sorted set: jobs that have not begun and have a deadline, by that
 --   run                  sorted set: jobs that run, by when their lease is over
 --   failed               sorted set: jobs that have failed, by when they are forgotten
---   claim:NAME           the ids of jobs that a worker has begun at once, for as long as a lease
+--   claim:WORKER         the jobs that a worker was given last, by what name and their ids, for as long as a lease
 --   open                 hash: unfinished jobs, "all" of them; and "n" and "b" with the client, how many and how many bytes
 --
 -- Channels: "changed" is told the id of a job that has changed, "work" is told "ready", or "cancel " and an id.

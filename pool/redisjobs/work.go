@@ -89,7 +89,7 @@ func (e *Engine) claim(n int, token string) ([]*attempt, time.Duration, error) {
 	due := e.conf.poll
 	var claimed []*attempt
 	err := e.timed(func(ctx context.Context) error {
-		answer, err := e.run(ctx, claimScript, append([]any{n, token, e.conf.lease.Microseconds()}, e.kinds...)...).Slice()
+		answer, err := e.run(ctx, claimScript, append([]any{n, e.name, token, e.conf.lease.Microseconds()}, e.kinds...)...).Slice()
 		if err != nil {
 			return err
 		}
