@@ -5,12 +5,14 @@ package redisjobs_test
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,6 +43,10 @@ func workerKinds() *jobs.Mux {
 	pid := os.Getpid()
 	say := func(ctx context.Context) { jobs.Report(ctx, jobs.Progress{Done: int64(pid), Note: "here"}) }
 	jobs.Register(m, "pid", func(context.Context, any) (int, error) { return pid, nil })
+	jobs.Register(m, "busy", func(context.Context, any) (int, error) {
+		sum := sha256.Sum256(make([]byte, 8<<20))
+		return int(sum[0]), nil
+	})
 	jobs.Register(m, "wait", func(ctx context.Context, _ any) (int, error) {
 		say(ctx)
 		<-ctx.Done()
@@ -216,6 +222,56 @@ func TestWorkerKilled(t *testing.T) {
 	}
 	if end := final(t, web, cancelled.ID); end.State != jobs.Cancelled || end.Attempt != 1 {
 		t.Errorf("cancelled while it was lost: %+v", end)
+	}
+}
+
+// Workers are killed and connections cut in the middle of much work, and all of it is done.
+func TestWorkersKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	s, prefix := own(t), servicePrefix()
+	web := engine(t, s.client(t), workerKinds(), redisjobs.WithPrefix(prefix))
+	var workers []*process
+	for range 3 {
+		workers = append(workers, startWorker(t, s, prefix, 4))
+	}
+	operator := s.client(t)
+	var ids []string
+	for i := range 300 {
+		o := jobs.SubmitOptions{Key: strconv.Itoa(i), Client: strconv.Itoa(i % 7)}
+		until(t, "it is accepted", func() bool { // also where the connection is cut
+			j, _, err := web.Submit(t.Context(), "busy", []byte("0"), o)
+			if err == nil {
+				ids = append(ids, j.ID)
+			}
+			return err == nil
+		})
+		if i%10 == 0 {
+			for _, kind := range []string{"normal", "pubsub"} {
+				if err := operator.ClientKillByFilter(t.Context(), "TYPE", kind, "SKIPME", "yes").Err(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if i == 100 || i == 200 {
+			workers[i/100].kill()
+		}
+	}
+	again := 0
+	for _, id := range ids {
+		end := final(t, web, id)
+		if end.State != jobs.Succeeded || end.Attempt > 3 {
+			t.Errorf("ended as %+v", end)
+		}
+		if end.Attempt > 1 {
+			again++
+		}
+	}
+	t.Logf("%d of %d began again", again, len(ids))
+	workers[0].shutDown(t)
+	for _, key := range keys(t, operator, prefix) {
+		if kind, _, _ := strings.Cut(key, ":"); !slices.Contains([]string{"job", "key", "claim", "mint", "open", "served"}, kind) {
+			t.Errorf("there is still %s", key)
+		}
 	}
 }
 
