@@ -8,6 +8,7 @@ if before and before:sub(1, #token) == token then
 	for id in before:sub(#token + 1):gmatch('%S+') do
 		local state, name, kind, payload, attempt, deadline = fields(id, 'worker', 'kind', 'payload', 'attempt', 'deadline')
 		if state == 'running' and name == token then
+			redis.call('ZADD', P .. 'run', str(now + lease), id)
 			jobs[#jobs + 1] = {id, kind, payload, attempt, deadline or ''}
 		end
 	end

@@ -36,6 +36,11 @@ func (e *Engine) fetch() {
 	failed := askFirst
 	n, token := 0, "" // how many places are held, and by what name jobs are asked for
 	for {
+		select {
+		case <-e.drained:
+			return
+		default:
+		}
 		if n == 0 {
 			select {
 			case places <- struct{}{}:
