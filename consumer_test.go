@@ -116,6 +116,25 @@ func main() {
 	log.Fatal(http.ListenAndServe("127.0.0.1:8080", nil))
 }
 `,
+		"pool/redisjobs": `package main
+
+import (
+	"log"
+	"net/http"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool/jobs"
+	"github.com/spillgate/spillgate/pool/redisjobs"
+)
+
+func main() {
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
+	http.Handle("/reports/", middleware.Async(redisjobs.New(client, jobs.NewMux()), "report"))
+	log.Fatal(http.ListenAndServe("127.0.0.1:8080", nil))
+}
+`,
 	} {
 		t.Run(nested, func(t *testing.T) {
 			dir := newConsumer(t, program)

@@ -3,8 +3,8 @@
 //
 // A [Mux] holds the handlers, one for each kind of job. An [Engine] takes jobs and says how they
 // are. [Local] is the engine in memory, running its jobs in the slots of a [pool.Pool];
-// others pass the conformance suite in package jobstest and serve the same Mux: package riverjobs,
-// in a module of its own, keeps jobs in Postgres.
+// others pass the conformance suite in package jobstest and serve the same Mux: packages riverjobs
+// and redisjobs, in modules of their own, keep jobs in Postgres and in Redis.
 //
 //	m := jobs.NewMux()
 //	jobs.Register(m, "report", func(ctx context.Context, a ReportArgs) (Report, error) { … })

@@ -1,0 +1,63 @@
+-- Begins at most ARGV[1] jobs of the kinds from ARGV[5] on, for the worker ARGV[2], with ARGV[3] as its name for them and a lease of ARGV[4]. Returned is in how
+-- long the next job is due that waits for a time, or '', and the jobs. A worker that asks again by the same name, because an answer was lost, gets the same.
+local n, worker, token, lease = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
+local last = P .. 'claim:' .. worker
+local before = redis.call('GET', last)
+if before and before:sub(1, #token) == token then
+	local jobs = {}
+	for id in before:sub(#token + 1):gmatch('%S+') do
+		local state, name, kind, payload, attempt, deadline = fields(id, 'worker', 'kind', 'payload', 'attempt', 'deadline')
+		if state == 'running' and name == token then
+			redis.call('ZADD', P .. 'run', str(now + lease), id)
+			jobs[#jobs + 1] = {id, kind, payload, attempt, deadline or ''}
+		end
+	end
+	return {'0', jobs}
+end
+lapse()
+local due = promote()
+local jobs, ids = {}, {}
+while #jobs < n do
+	-- Of each kind the client whose turn it is has the first in its line; of these the first turn counts, and for the same turn who has waited longest.
+	local kind, client, turn, id, order
+	for i = 5, #ARGV do
+		local c = redis.call('ZRANGE', turnsKey(ARGV[i]), 0, 0, 'WITHSCORES')
+		if c[1] then
+			local first = redis.call('ZRANGE', lineKey(ARGV[i], c[1]), 0, 0, 'WITHSCORES')
+			if not first[1] then
+				redis.call('ZREM', turnsKey(ARGV[i]), c[1]) -- what is not there, somebody else has deleted
+			else
+				local t, o = tonumber(c[2]), tonumber(first[2])
+				if not id or t < turn or t == turn and o < order then
+					kind, client, turn, id, order = ARGV[i], c[1], t, first[1], o
+				end
+			end
+		end
+	end
+	if not id then break end
+	-- Its next turn is after those whose turn it is, for all kinds; turns that nobody was there to serve are not made up for.
+	local served = math.max(turn, tonumber(redis.call('GET', P .. 'served') or 0))
+	redis.call('SET', P .. 'served', str(served))
+	redis.call('HSET', P .. 'turn', client, str(served + 1))
+	for i = 5, #ARGV do redis.call('ZADD', turnsKey(ARGV[i]), 'XX', str(served + 1), client) end
+	unready(id, kind, client)
+	local state, deadline, payload = fields(id, 'deadline', 'payload')
+	if state and deadline and tonumber(deadline) <= now then
+		redis.call('HSET', jobKey(id), 'why', 'deadline')
+		redis.call('HDEL', jobKey(id), 'error', 'detail')
+		final(id, 'failed')
+	elseif state then
+		redis.call('ZREM', P .. 'late', id)
+		redis.call('ZADD', P .. 'run', str(now + lease), id)
+		redis.call('HSET', jobKey(id), 'state', 'running', 'started', str(now), 'worker', token)
+		redis.call('HDEL', jobKey(id), 'next', 'done', 'total', 'note')
+		local attempt = redis.call('HINCRBY', jobKey(id), 'attempt', 1)
+		changed(id)
+		jobs[#jobs + 1] = {id, kind, payload, str(attempt), deadline or ''}
+		ids[#ids + 1] = id
+	end
+end
+if #ids > 0 then redis.call('SET', last, token .. ' ' .. table.concat(ids, ' '), 'PX', str(lease / 1000)) end
+if due > #jobs then wake() end -- it may be for others
+local soonest = redis.call('ZRANGE', P .. 'later', 0, 0, 'WITHSCORES')[2]
+return {soonest and str(math.max(0, soonest - now)) or '', jobs}

@@ -1,0 +1,6 @@
+package redisjobs
+
+import "time"
+
+// ListenIdle sets how long nothing may be heard, before any engine is made.
+func ListenIdle(d time.Duration) { listenIdle = d }

@@ -1,0 +1,2 @@
+-- Returns a job.
+return record(ARGV[1])

@@ -1,0 +1,7 @@
+//go:build unix && !linux
+
+package redisjobs_test
+
+import "syscall"
+
+func diesWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{} }

@@ -1,0 +1,128 @@
+package redisjobs
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+// Start begins to run jobs, where there are workers ([WithWorkers]); elsewhere it only sees whether the server will do: it returns an error where
+// that does not take the scripts, or may evict jobs that have not ended. It returns when it has begun, and ctx is for no longer than that. A second Start
+// does nothing.
+func (e *Engine) Start(ctx context.Context) error {
+	if err := e.check(ctx); err != nil {
+		return err
+	}
+	e.life.Lock()
+	defer e.life.Unlock()
+	switch {
+	case e.closed.Load():
+		return jobs.ErrShutdown
+	case e.drained != nil || e.conf.workers == 0 || len(e.kinds) == 0:
+		return nil
+	}
+	e.drained, e.stopped = make(chan struct{}), make(chan struct{})
+	e.fetches.Go(e.fetch)
+	e.keeps.Go(e.keep)
+	hearing, deaf := context.WithCancel(context.Background())
+	e.keeps.Go(func() { <-e.stopped; deaf() })
+	e.keeps.Go(func() { e.listen(hearing) })
+	return nil
+}
+
+// check asks the server for what it must have.
+func (e *Engine) check(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if _, err := e.ids(ctx); err != nil {
+		return err
+	}
+	if err := e.run(ctx, beatScript, 0).Err(); err != nil {
+		if strings.Contains(err.Error(), "compiling") {
+			err = fmt.Errorf("the server must be Redis 7 or newer, or Valkey: %w", err)
+		}
+		return e.fault(ctx, err)
+	}
+	info, err := e.client.Info(ctx, "memory").Result()
+	if err == nil && strings.Contains(info, "maxmemory_policy:allkeys-") && !strings.Contains(info, "maxmemory:0\r") {
+		return fmt.Errorf("redisjobs: the server evicts any key when its memory is full, and so loses jobs: set its maxmemory-policy to noeviction, or to volatile-ttl to lose results first")
+	}
+	return nil // who may not ask has to know
+}
+
+// toReturn is how long Shutdown waits for handlers that were told to stop.
+const toReturn = time.Second
+
+// Shutdown accepts and begins no more jobs and waits for those that this engine runs, then returns nil. What waits stays on the server, for
+// others or for later.
+//
+// If ctx ends first, the contexts of running jobs end with [jobs.ErrShutdown] as their cause, and Shutdown returns a
+// [*jobs.DroppedError] with their ids. Those whose handlers return within a second go back to the queue at once, where the attempt does
+// not count; others when they return, or when the lease of this engine is over ([WithLease]). [Engine.Close] waits for all.
+//
+// Get, Cancel and Watch go on working.
+func (e *Engine) Shutdown(ctx context.Context) error {
+	stopped := e.drain()
+	if stopped == nil {
+		return nil
+	}
+	select {
+	case <-stopped:
+		return nil
+	case <-ctx.Done():
+	}
+	e.mu.Lock()
+	var running []string
+	for a := range e.running {
+		running = append(running, a.id)
+	}
+	e.mu.Unlock()
+	slices.Sort(running)
+	e.abort(jobs.ErrShutdown)
+	timer := time.NewTimer(toReturn)
+	defer timer.Stop()
+	select {
+	case <-stopped:
+	case <-timer.C:
+	}
+	if len(running) == 0 {
+		return nil
+	}
+	return &jobs.DroppedError{Cause: fmt.Errorf("redisjobs: %w", context.Cause(ctx)), Running: running}
+}
+
+// drain has no more jobs begin and returns what is closed when none runs any more, or nil if none ever did.
+func (e *Engine) drain() <-chan struct{} {
+	e.closed.Store(true)
+	e.life.Lock()
+	defer e.life.Unlock()
+	if e.drained == nil {
+		return nil
+	}
+	e.stop.Do(func() {
+		close(e.drained)
+		go func() {
+			defer close(e.stopped)
+			e.fetches.Wait()
+		}()
+	})
+	return e.stopped
+}
+
+// Close ends everything without draining and waits until the handlers have returned. It returns what [Engine.Shutdown] returns.
+func (e *Engine) Close() error {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(jobs.ErrShutdown)
+	err := e.Shutdown(ctx)
+	if stopped := e.drain(); stopped != nil {
+		<-stopped
+	}
+	e.keeps.Wait()
+	e.watch.close()
+	return err
+}

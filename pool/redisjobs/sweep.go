@@ -1,0 +1,131 @@
+package redisjobs
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spillgate/spillgate/pool/jobs"
+)
+
+// serverTime is how long a question to the server may take that nobody waits for.
+const serverTime = 10 * time.Second
+
+// timed asks the server what nobody waits for. What fails is done the next time.
+func (e *Engine) timed(f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), serverTime)
+	defer cancel()
+	return f(ctx)
+}
+
+// keep beats and sweeps until all is drained. It does not take jobs from others before it has reached the server for a whole lease: after an outage nobody
+// has been heard for longer than that, and all are alive.
+func (e *Engine) keep() {
+	ticker := time.NewTicker(e.conf.lease / 4)
+	defer ticker.Stop()
+	since := time.Now()
+	for {
+		beatOnly := false
+		select {
+		case <-e.stopped:
+			return
+		case <-e.look:
+			beatOnly = true
+		case <-ticker.C:
+		}
+		err := e.beat()
+		if err == nil && !beatOnly {
+			err = e.sweep(time.Since(since) > e.conf.lease)
+		}
+		if err != nil {
+			e.conf.logger.Warn("redisjobs: the server was not told that a worker is alive", "error", err)
+			since = time.Now()
+		}
+	}
+}
+
+// beat extends the leases of what this engine runs. What the server knows better is told to the jobs.
+func (e *Engine) beat() error {
+	e.mu.Lock()
+	var all []*attempt
+	args := []any{e.conf.lease.Microseconds()}
+	for a := range e.running {
+		all = append(all, a)
+		args = append(args, a.id, a.token)
+	}
+	e.mu.Unlock()
+	if len(all) == 0 {
+		return nil
+	}
+	return e.timed(func(ctx context.Context) error {
+		answer, err := e.run(ctx, beatScript, args...).StringSlice()
+		if err == nil && len(answer) != len(all) {
+			err = errAnswer
+		}
+		for i, said := range answer[:min(len(answer), len(all))] {
+			switch said {
+			case "cancel":
+				all[i].stop(jobs.ErrCancelled)
+			case "lost":
+				all[i].stop(errLost)
+			}
+		}
+		return err
+	})
+}
+
+// sweep does what time alone brings about; reclaim says that jobs may be taken from workers that are lost.
+func (e *Engine) sweep(reclaim bool) error {
+	flag := 0
+	if reclaim {
+		flag = 1
+	}
+	for {
+		more := false
+		if err := e.timed(func(ctx context.Context) (err error) {
+			more, err = e.run(ctx, sweepScript, flag).Bool()
+			return err
+		}); err != nil || !more {
+			return err
+		}
+	}
+}
+
+// listen hears of jobs that may begin, and of those that were cancelled.
+func (e *Engine) listen(ctx context.Context) {
+	for wait := askFirst; ctx.Err() == nil; wait = min(2*wait, askLast) {
+		if hear(ctx, e.client, e.keys[0]+"work", func(said string, began bool) bool {
+			id, cancel := strings.CutPrefix(said, "cancel ")
+			switch {
+			case began:
+				signal(e.wake) // for what nobody was told of meanwhile
+				signal(e.look)
+			case cancel:
+				e.tell(id)
+			default:
+				signal(e.wake)
+			}
+			return true
+		}) {
+			wait = askFirst
+		}
+		timer := time.NewTimer(jitter(wait))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// tell has a job stop that was cancelled, if it runs here.
+func (e *Engine) tell(id string) {
+	e.cancelled.Add(1)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for a := range e.running {
+		if a.id == id {
+			a.stop(jobs.ErrCancelled)
+		}
+	}
+}
