@@ -6,8 +6,10 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -200,6 +202,31 @@ func TestOddKeys(t *testing.T) {
 	}
 }
 
+// Only a breaker that keeps calls away is open.
+func TestBreakerOpen(t *testing.T) {
+	g := breaker.NewGroup()
+	stack := middleware.New(middleware.Breaker(g))
+	send(stack.Handler(http.NotFoundHandler()), "GET", "/")
+	reg := registry(t, prommw.Stack(stack))
+	for _, tt := range []struct {
+		force func(*breaker.Breaker)
+		open  string
+	}{
+		{(*breaker.Breaker).Reset, "0"},
+		{(*breaker.Breaker).Disable, "0"},
+		{(*breaker.Breaker).ForceClosed, "0"},
+		{(*breaker.Breaker).ForceOpen, "1"},
+	} {
+		for _, b := range g.All() {
+			tt.force(b)
+			got := scrape(t, reg)
+			if one, all := got[`spillgate_breaker_open{for="",nth="1",route=""}`], got[`spillgate_breaker_keys_open{for="",nth="1"}`]; one != tt.open || all != tt.open {
+				t.Errorf("%v: breaker_open %q, breaker_keys_open %q, want %s", b.State(), one, all, tt.open)
+			}
+		}
+	}
+}
+
 func TestTwoStacks(t *testing.T) {
 	one, two := middleware.New(middleware.Defaults()...), middleware.New(middleware.Defaults()...)
 	reg := registry(t, prommw.Stack(one))
@@ -238,6 +265,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// A counter never falls, whatever goes on, and in the end all of them agree with what clients saw.
 func TestScrapeUnderLoad(t *testing.T) {
 	requests := prommw.NewRequests()
 	stack := middleware.New(append(middleware.Defaults(), requests.Layer())...)
@@ -248,19 +276,44 @@ func TestScrapeUnderLoad(t *testing.T) {
 	h := stack.Handler(mux)
 	reg := registry(t, requests, prommw.Stack(stack))
 	var wg sync.WaitGroup
+	var served, refused atomic.Int64
 	for g := range 4 {
 		wg.Go(func() {
 			for i := range 500 {
-				send(h, "GET", fmt.Sprintf("/%d", (g+i)%20))
+				if send(h, "GET", fmt.Sprintf("/%d", (g+i)%20)) == 200 {
+					served.Add(1)
+				} else { // on a machine without a processor to spare some wait for too long
+					refused.Add(1)
+				}
 			}
 		})
 	}
+	last := map[string]float64{}
 	for range 20 {
-		scrape(t, reg)
+		for sample, v := range scrape(t, reg) {
+			name, _, _ := strings.Cut(sample, "{")
+			switch name[strings.LastIndexByte(name, '_')+1:] {
+			case "total", "count", "sum", "bucket":
+				n, err := strconv.ParseFloat(v, 64)
+				if err != nil || n < last[sample] {
+					t.Errorf("%s fell from %v to %v, %v", sample, last[sample], v, err)
+				}
+				last[sample] = n
+			}
+		}
+	}
+	if len(last) < 100 {
+		t.Errorf("%d counters", len(last))
 	}
 	wg.Wait()
-	if v := scrape(t, reg)[`spillgate_concurrency_admitted_total{for="",nth="1"}`]; v != "2000" {
-		t.Errorf("%s admitted", v)
+	got := scrape(t, reg)
+	for sample, want := range map[string]int64{
+		`spillgate_concurrency_admitted_total{for="",nth="1"}`:   served.Load(),
+		`spillgate_requests_rejected_total{layer="concurrency"}`: refused.Load(),
+	} {
+		if v := got[sample]; v != strconv.FormatInt(want, 10) {
+			t.Errorf("%s is %s, and clients saw %d", sample, v, want)
+		}
 	}
 }
 

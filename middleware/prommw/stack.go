@@ -61,10 +61,10 @@ var (
 
 	breakerKeys      = ofStack.gauge("breaker_keys", "Keys with a breaker.", labelFor, labelNth)
 	breakerLimit     = ofStack.gauge("breaker_keys_limit", "Keys that there is room for.", labelFor, labelNth)
-	breakerNotClosed = ofStack.gauge("breaker_keys_open", "Keys whose breaker is not closed.", labelFor, labelNth)
+	breakerNotClosed = ofStack.gauge("breaker_keys_open", "Keys whose breaker is open, half-open or forced open.", labelFor, labelNth)
 	breakerGone      = ofStack.counter("breaker_keys_gone_total", "Breakers that made room, were idle, or were forgotten long after they had opened.", labelFor, labelNth, "reason")
 	breakerUntracked = ofStack.counter("breaker_untracked_total", "Requests for a key that found no place.", labelFor, labelNth)
-	breakerOpen      = ofStack.gauge("breaker_open", "1 if the breaker is not closed, by route.", labelFor, labelNth, "route")
+	breakerOpen      = ofStack.gauge("breaker_open", "1 if the breaker is open, half-open or forced open, by route.", labelFor, labelNth, "route")
 	breakerShare     = ofStack.gauge("breaker_passing_ratio", "Part of the calls that pass, by route.", labelFor, labelNth, "route")
 	breakerWindow    = ofStack.gauge("breaker_window_calls", "Calls in the window: successes, failures, slow of either, and overdue.", labelFor, labelNth, "route", "outcome")
 	breakerOpenings  = ofStack.counter("breaker_openings_total", "How often it opened, by route. It begins at 0 again when a key comes back.", labelFor, labelNth, "route")
@@ -200,7 +200,7 @@ func (e emit) breaker(s *middleware.BreakerStats) {
 	e.value(breakerUntracked, float64(s.Group.Untracked))
 	for route, b := range s.Routes {
 		e := e.with(route)
-		e.flag(breakerOpen, b.State != breaker.Closed && b.State != breaker.ForcedClosed)
+		e.flag(breakerOpen, b.State == breaker.Open || b.State == breaker.HalfOpen || b.State == breaker.ForcedOpen)
 		e.value(breakerShare, b.Ramp)
 		count(e, breakerWindow, "success", b.Successes)
 		count(e, breakerWindow, "failure", b.Failures)
