@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -227,6 +229,39 @@ func TestBreakerOpen(t *testing.T) {
 	}
 }
 
+// Where clients choose the keys of breakers, no label may hold them.
+func TestWithoutRoutes(t *testing.T) {
+	stack := middleware.New(middleware.Breaker(breaker.NewGroup(), middleware.WithBreakerKey(func(r *http.Request) string { return r.Header.Get("Key") })))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Key", "secret")
+	stack.Handler(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
+	for _, tt := range []struct {
+		opts []prommw.StackOption
+		in   bool
+	}{{nil, true}, {[]prommw.StackOption{prommw.WithoutRoutes()}, false}} {
+		got := scrape(t, registry(t, prommw.Stack(stack, tt.opts...)))
+		in := slices.ContainsFunc(slices.Collect(maps.Keys(got)), func(s string) bool { return strings.Contains(s, "secret") })
+		if keys := got[`spillgate_breaker_keys{for="",nth="1"}`]; in != tt.in || keys != "1" {
+			t.Errorf("%d options: the key is in a label: %t, want %t; %q keys", len(tt.opts), in, tt.in, keys)
+		}
+	}
+}
+
+// The quantiles of no task are not 0 seconds.
+func TestQuantilesOfNothing(t *testing.T) {
+	p := pool.New(pool.WithSlots(1))
+	if err := p.Do(t.Context(), func(context.Context) error { return nil }, pool.WithKind("k")); err != nil {
+		t.Fatal(err)
+	}
+	got := scrape(t, registry(t, prommw.Stack(middleware.New(middleware.Pool(p)))))
+	if q, n := got[`spillgate_pool_kind_wait_seconds{for="",kind="k",nth="1",quantile="0.99"}`], got[`spillgate_pool_kind_wait_seconds_count{for="",kind="k",nth="1"}`]; q != "NaN" || n != "0" {
+		t.Errorf("99th percentile %q of %q waits", q, n)
+	}
+	if q := got[`spillgate_pool_kind_run_seconds{for="",kind="k",nth="1",quantile="0.99"}`]; q == "NaN" || q == "" {
+		t.Errorf("99th percentile %q of a task that ran", q)
+	}
+}
+
 func TestTwoStacks(t *testing.T) {
 	one, two := middleware.New(middleware.Defaults()...), middleware.New(middleware.Defaults()...)
 	reg := registry(t, prommw.Stack(one))
@@ -320,6 +355,7 @@ func TestScrapeUnderLoad(t *testing.T) {
 func TestPanicsOfConstruction(t *testing.T) {
 	for name, f := range map[string]func(){
 		"Stack":       func() { prommw.Stack(nil) },
+		"an option":   func() { prommw.Stack(middleware.New(), nil) },
 		"Jobs":        func() { prommw.Jobs(nil) },
 		"Transport":   func() { prommw.Transport(nil) },
 		"Set":         func() { prommw.Set(nil) },

@@ -1,6 +1,7 @@
 package prommw
 
 import (
+	"fmt"
 	"math"
 	"strconv"
 
@@ -89,23 +90,60 @@ var (
 	poolSlots      = ofStack.gauge("pool_slots", "Slots that there are.", labelFor, labelNth)
 	poolUsed       = ofStack.gauge("pool_used", "Slots that are taken.", labelFor, labelNth)
 	poolWaiting    = ofStack.gauge("pool_waiting", "Tasks that wait for a slot.", labelFor, labelNth)
-	poolRefused    = ofStack.counter("pool_refused_total", "Tasks that got no slot, by reason.", labelFor, labelNth, "reason")
+	poolRefused    = ofStack.counter("pool_refused_total", "Tasks that got no slot, by reason; those after Shutdown are only in pool_kind_refused_total.", labelFor, labelNth, "reason")
 	poolRetryAfter = ofStack.gauge("pool_retry_after_seconds", "When the line will have been served.", labelFor, labelNth)
 	poolDraining   = ofStack.gauge("pool_draining", "1 after Shutdown.", labelFor, labelNth)
 	poolKind       = ofStack.gauge("pool_kind_tasks", "Tasks of a kind that wait or run.", labelFor, labelNth, "kind", "state")
 	poolBegun      = ofStack.counter("pool_kind_begun_total", "Tasks of a kind that got a slot.", labelFor, labelNth, "kind")
 	poolTurned     = ofStack.counter("pool_kind_refused_total", "Tasks of a kind that got none.", labelFor, labelNth, "kind")
-	poolWait       = ofStack.summary("pool_kind_wait_seconds", "How long those that found no free slot waited.", labelFor, labelNth, "kind")
-	poolRun        = ofStack.summary("pool_kind_run_seconds", "How long tasks run.", labelFor, labelNth, "kind")
+	poolWait       = ofStack.summary("pool_kind_wait_seconds", "How long those that found no free slot waited; quantiles since the start.", labelFor, labelNth, "kind")
+	poolRun        = ofStack.summary("pool_kind_run_seconds", "How long tasks run, of brief ones one in 16; quantiles since the start.", labelFor, labelNth, "kind")
 )
 
+// StackOption configures [Stack].
+type StackOption interface{ applyStack(*stackReader) }
+
+type stackReader struct {
+	stack  *middleware.Stack
+	routes bool
+}
+
+type withoutRoutes struct{}
+
+func (withoutRoutes) applyStack(r *stackReader) { r.routes = false }
+
+// WithoutRoutes leaves out what each breaker says, and keeps what their group does (spillgate_breaker_keys and what begins with it). Give it where a
+// [middleware.WithBreakerKey] makes keys of what a client sends: a group bounds how many there are at a time, and not how many come and go,
+// of which Prometheus keeps each for as long as it keeps data.
+func WithoutRoutes() StackOption { return withoutRoutes{} }
+
 // Stack returns a collector of what [middleware.Stack.Stats] says. Layers are told apart by the labels for, the pattern of the layer's
-// For, and nth, which of its kind it is with this pattern, from 1. What stands in several layers is exported for each. It panics if s is nil.
-func Stack(s *middleware.Stack) prometheus.Collector {
+// For, and nth, which of its kind it is with this pattern, from 1. What stands in several layers is exported for each, so that a sum over them counts it
+// as often. It panics if s or an option is nil.
+func Stack(s *middleware.Stack, opts ...StackOption) prometheus.Collector {
 	if s == nil {
 		panic("prommw: Stack: s is nil: give one that middleware.New has made")
 	}
-	return &collector{ofStack, func(e emit) { e.stack(s.Stats()) }}
+	r := stackReader{s, true}
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("prommw: Stack: option %d is nil: leave it out", i))
+		}
+		o.applyStack(&r)
+	}
+	return &collector{ofStack, r.read}
+}
+
+func (r stackReader) read(e emit) {
+	s := r.stack.Stats()
+	if !r.routes {
+		for _, l := range s.Layers {
+			if l.Breaker != nil {
+				l.Breaker.Routes = nil
+			}
+		}
+	}
+	e.stack(s)
 }
 
 func (e emit) stack(s middleware.Stats) {
@@ -262,8 +300,13 @@ func (e emit) pool(s *pool.Stats) {
 	}
 }
 
-// timing sends a summary: the quantiles are since the start.
+// timing sends a summary. The quantiles of nothing are not 0 but NaN, as Prometheus has it.
 func (e emit) timing(f family, t pool.Timing) {
-	e.ch <- prometheus.MustNewConstSummary(f.desc, uint64(t.Count), t.Total.Seconds(),
-		map[float64]float64{.5: t.P50.Seconds(), .9: t.P90.Seconds(), .99: t.P99.Seconds()}, e.labels...)
+	q := map[float64]float64{.5: t.P50.Seconds(), .9: t.P90.Seconds(), .99: t.P99.Seconds()}
+	if t.Count == 0 {
+		for k := range q {
+			q[k] = math.NaN()
+		}
+	}
+	e.ch <- prometheus.MustNewConstSummary(f.desc, uint64(t.Count), t.Total.Seconds(), q, e.labels...)
 }
