@@ -3,8 +3,9 @@
 //	requests := prommw.NewRequests()
 //	stack := middleware.New(append(middleware.Defaults(), requests.Layer())...)
 //	prometheus.MustRegister(requests, prommw.Stack(stack))
-//	mux.Handle("GET /metrics", promhttp.Handler())
-//	http.ListenAndServe(addr, stack.Handler(mux))
+//	site := http.NewServeMux()
+//	site.Handle("GET /metrics", promhttp.Handler()) // outside of the stack
+//	site.Handle("/", stack.Handler(mux))
 //
 // [Stack], [Jobs], [Transport] and [Set] read the Stats of what they are given at each scrape and cost nothing in between.
 // [Requests] measures each request, by its route.
@@ -13,6 +14,6 @@
 // [prometheus.WrapRegistererWith]. What a label holds is bounded by construction and comes from the source of the server: patterns, kinds of tasks, and the
 // keys of breakers, unless a [middleware.WithBreakerKey] takes them from a request: [WithoutRoutes] is for that. Bytes that are no UTF-8 are quoted as in Go.
 //
-// Serve /metrics where an overload does not reach it: outside of the stack, as above all if a For or a WithSkip leaves it out, or on
-// a listener of its own.
+// Serve /metrics outside of the stack, as above, or on a listener of its own: inside, a scrape is refused when it matters, in an overload and
+// while the stack drains.
 package prommw
