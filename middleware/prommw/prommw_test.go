@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/cache"
@@ -278,6 +279,49 @@ func TestTwoStacks(t *testing.T) {
 	for _, name := range []string{"one", "two"} {
 		if _, ok := got[`spillgate_requests_in_flight{stack="`+name+`"}`]; !ok {
 			t.Errorf("nothing of %s", name)
+		}
+	}
+}
+
+// Buckets of both kinds, labels for all, and an exemplar, which no value that Prometheus does not take makes a panic of.
+func TestRequestsOpts(t *testing.T) {
+	var trace string
+	q := prommw.NewRequestsOpts(prommw.RequestsOpts{
+		Histogram: prometheus.HistogramOpts{
+			Name: "not_for_you_to_say", Buckets: []float64{1}, NativeHistogramBucketFactor: 1.1, ConstLabels: prometheus.Labels{"site": "a"},
+		},
+		Exemplar: func(r *http.Request) prometheus.Labels {
+			if trace == "" {
+				return nil
+			}
+			return prometheus.Labels{"trace_id": trace}
+		},
+	})
+	h := middleware.Wrap(http.NotFoundHandler(), q.Layer())
+	for _, tt := range []struct{ trace, want string }{
+		{"", ""},
+		{strings.Repeat("a", prometheus.ExemplarMaxRunes), ""},
+		{"\xff", ""},
+		{"4bf92f3577b34da6a3ce929d0e0e4736", "4bf92f3577b34da6a3ce929d0e0e4736"},
+		{"", "4bf92f3577b34da6a3ce929d0e0e4736"}, // which stays
+	} {
+		trace = tt.trace
+		send(h, "GET", "/")
+		reg := registry(t, q)
+		all, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(all, func(f *dto.MetricFamily) bool { return f.GetName() == "spillgate_request_duration_seconds" })
+		m := all[i].Metric[0]
+		if len(m.GetHistogram().PositiveSpan) == 0 || len(m.GetHistogram().Bucket) != 1 {
+			t.Errorf("native spans %v, buckets %v", m.GetHistogram().PositiveSpan, m.GetHistogram().Bucket)
+		}
+		if got := m.GetHistogram().Bucket[0].GetExemplar().GetLabel(); len(got) > 1 || (len(got) == 1) != (tt.want != "") || len(got) == 1 && got[0].GetValue() != tt.want {
+			t.Errorf("exemplar %v for %q, want %q", got, tt.trace, tt.want)
+		}
+		if !slices.ContainsFunc(m.Label, func(l *dto.LabelPair) bool { return l.GetName() == "site" && l.GetValue() == "a" }) {
+			t.Errorf("no const label: %v", m.Label)
 		}
 	}
 }
