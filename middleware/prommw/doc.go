@@ -7,7 +7,7 @@
 //	site.Handle("GET /metrics", promhttp.Handler()) // outside of the stack
 //	site.Handle("/", stack.Handler(mux))
 //
-// [Stack], [Jobs], [Transport] and [Set] read the Stats of what they are given at each scrape and cost nothing in between.
+// [Stack], [Jobs], [Transport], [Set] and [Health] read the Stats of what they are given at each scrape and cost nothing in between.
 // [Requests] measures each request, by its route.
 //
 // Times are in seconds. A registry takes each of them once: to export two stacks give each labels of its own, by

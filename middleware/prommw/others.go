@@ -3,6 +3,7 @@ package prommw
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/spillgate/spillgate/middleware/health"
 	"github.com/spillgate/spillgate/middleware/outbound"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
@@ -114,5 +115,46 @@ func (e emit) set(s outbound.SetStats) {
 		e.value(setRequests, float64(p.Requests))
 		e.value(setFailures, float64(p.Failures))
 		e.value(setOpenings, float64(p.Breaker.Openings))
+	}
+}
+
+var ofHealth families
+
+var (
+	healthStarted  = ofHealth.gauge("health_started", "1 once each readiness check has passed.")
+	healthReady    = ofHealth.gauge("health_ready", "1 while the process wants new requests.")
+	healthLive     = ofHealth.gauge("health_live", "1 while the liveness checks pass.")
+	healthDraining = ofHealth.gauge("health_draining", "1 once the process leaves its load balancer.")
+	healthCheck    = ofHealth.gauge("health_check_up", "1 if a check passed when it ran last.", "probe", "check")
+	healthRan      = ofHealth.gauge("health_check_last_run_timestamp_seconds", "When a check ended or was given up last; 0 before the first time.", "probe", "check")
+	healthLatency  = ofHealth.gauge("health_check_duration_seconds", "How long a check took that returned last.", "probe", "check")
+)
+
+// Health returns a collector of what [health.Health.Stats] says, without the texts of errors. It panics if h is nil.
+func Health(h *health.Health) prometheus.Collector {
+	if h == nil {
+		panic("prommw: Health: h is nil: give one that health.New has made")
+	}
+	return &collector{ofHealth, func(e emit) { e.health(h.Stats()) }}
+}
+
+func (e emit) health(s health.Stats) {
+	e.flag(healthStarted, s.Started)
+	e.flag(healthReady, s.Ready)
+	e.flag(healthLive, s.Live)
+	e.flag(healthDraining, s.Draining)
+	for _, c := range s.Checks {
+		probe := "ready"
+		if c.Liveness {
+			probe = "live"
+		}
+		e := e.with(probe, c.Name)
+		e.flag(healthCheck, c.OK)
+		ran := 0.
+		if !c.Ran.IsZero() {
+			ran = float64(c.Ran.UnixMilli()) / 1e3
+		}
+		e.value(healthRan, ran)
+		e.seconds(healthLatency, c.Latency)
 	}
 }

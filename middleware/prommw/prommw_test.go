@@ -2,11 +2,13 @@ package prommw_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +25,7 @@ import (
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/middleware/health"
 	"github.com/spillgate/spillgate/middleware/outbound"
 	"github.com/spillgate/spillgate/middleware/prommw"
 	"github.com/spillgate/spillgate/pool"
@@ -165,18 +168,26 @@ func TestOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	res.Body.Close()
-	reg := registry(t, prommw.Jobs(l), prommw.Transport(tr), prommw.Set(set))
+	hl := health.New(health.WithCheck(health.Check{Name: "database", Run: func(context.Context) error { return errors.New("secret") }}))
+	defer hl.Close()
+	for hl.Stats().Checks[0].Ran.IsZero() {
+		runtime.Gosched()
+	}
+	reg := registry(t, prommw.Jobs(l), prommw.Transport(tr), prommw.Set(set), prommw.Health(hl))
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
 	}
 	got := scrape(t, reg)
 	for name, want := range map[string]string{
-		`spillgate_jobs{state="finished"}`:                       "1",
-		`spillgate_jobs_ended_total{state="succeeded"}`:          "1",
-		`spillgate_outbound_requests_total`:                      "1",
-		`spillgate_outbound_retries_total{outcome="sent"}`:       "0",
-		`spillgate_endpoint_requests_total{url="` + s.URL + `"}`: "1",
-		`spillgate_endpoint_up{url="` + s.URL + `"}`:             "1",
+		`spillgate_jobs{state="finished"}`:                          "1",
+		`spillgate_jobs_ended_total{state="succeeded"}`:             "1",
+		`spillgate_outbound_requests_total`:                         "1",
+		`spillgate_outbound_retries_total{outcome="sent"}`:          "0",
+		`spillgate_endpoint_requests_total{url="` + s.URL + `"}`:    "1",
+		`spillgate_endpoint_up{url="` + s.URL + `"}`:                "1",
+		`spillgate_health_ready`:                                    "0",
+		`spillgate_health_live`:                                     "1",
+		`spillgate_health_check_up{check="database",probe="ready"}`: "0",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %s; all: %v", name, got[name], want, got)
@@ -403,6 +414,7 @@ func TestPanicsOfConstruction(t *testing.T) {
 		"Jobs":        func() { prommw.Jobs(nil) },
 		"Transport":   func() { prommw.Transport(nil) },
 		"Set":         func() { prommw.Set(nil) },
+		"Health":      func() { prommw.Health(nil) },
 		"NewRequests": func() { prommw.NewRequests(2, 1) },
 	} {
 		func() {
