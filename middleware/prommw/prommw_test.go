@@ -108,11 +108,11 @@ func TestStack(t *testing.T) {
 	}
 	got := scrape(t, reg)
 	for name, want := range map[string]string{
-		`spillgate_requests_in_flight`:                                                                 "0",
+		`spillgate_active_requests`:                                                                    "0",
 		`spillgate_requests_rejected_total{layer="rate"}`:                                              "1",
 		`spillgate_requests_rejected_total{layer="breaker"}`:                                           "0",
-		`spillgate_rate_decisions_total{decision="admitted",for="",nth="1"}`:                           "8",
-		`spillgate_rate_decisions_total{decision="rejected",for="",nth="1"}`:                           "1",
+		`spillgate_rate_requests_total{for="",nth="1",result="acquired"}`:                              "8",
+		`spillgate_rate_requests_total{for="",nth="1",result="rejected"}`:                              "1",
 		`spillgate_rate_burst{for="",nth="1",policy="default"}`:                                        "8",
 		`spillgate_rate_burst{for="GET /fails",nth="1",policy="fails"}`:                                "100",
 		`spillgate_rate_burst{for="GET /fails",nth="2",policy="more"}`:                                 "1000",
@@ -130,8 +130,8 @@ func TestStack(t *testing.T) {
 		`spillgate_request_duration_seconds_count{cache="hit",code="200",route="",shed=""}`:            "2",
 		`spillgate_request_duration_seconds_count{cache="miss",code="500",route="GET /fails",shed=""}`: "1",
 		`spillgate_request_duration_seconds_count{cache="bypass",code="429",route="",shed="rate"}`:     "1",
-		`spillgate_request_wait_seconds_count{layer="concurrency"}`:                                    "6",
-		`spillgate_request_wait_seconds_count{layer="pool"}`:                                           "3",
+		`spillgate_request_time_in_queue_seconds_count{layer="concurrency"}`:                           "6",
+		`spillgate_request_time_in_queue_seconds_count{layer="pool"}`:                                  "3",
 	} {
 		if v, ok := got[name]; !ok || want != "" && v != want {
 			t.Errorf("%s is %q, want %s", name, v, want)
@@ -179,7 +179,7 @@ func TestOthers(t *testing.T) {
 	}
 	got := scrape(t, reg)
 	for name, want := range map[string]string{
-		`spillgate_jobs{state="finished"}`:                          "1",
+		`spillgate_jobs_held{state="finished"}`:                     "1",
 		`spillgate_jobs_ended_total{state="succeeded"}`:             "1",
 		`spillgate_outbound_requests_total`:                         "1",
 		`spillgate_outbound_retries_total{outcome="sent"}`:          "0",
@@ -288,7 +288,7 @@ func TestTwoStacks(t *testing.T) {
 	}
 	got := scrape(t, reg)
 	for _, name := range []string{"one", "two"} {
-		if _, ok := got[`spillgate_requests_in_flight{stack="`+name+`"}`]; !ok {
+		if _, ok := got[`spillgate_active_requests{stack="`+name+`"}`]; !ok {
 			t.Errorf("nothing of %s", name)
 		}
 	}

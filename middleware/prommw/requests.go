@@ -9,10 +9,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/middleware/internal/metrics"
 )
 
 // Requests measures requests: a histogram of how long each took (spillgate_request_duration_seconds), by route, status code, what the cache did and
-// which layer refused it, and one of how long it waited in a layer (spillgate_request_wait_seconds). Make one with [NewRequests] or [NewRequestsOpts]. It is safe for concurrent use.
+// which layer refused it, and one of how long it waited in a layer (spillgate_request_time_in_queue_seconds). Make one with [NewRequests] or [NewRequestsOpts]. It is safe for concurrent use.
 type Requests struct {
 	duration, wait    *prometheus.HistogramVec
 	concurrency, pool prometheus.Observer // of wait, for the two layers that there are
@@ -42,7 +43,7 @@ type RequestsOpts struct {
 func NewRequestsOpts(o RequestsOpts) *Requests {
 	h := func(name, help string, labels ...string) *prometheus.HistogramVec {
 		opts := o.Histogram
-		opts.Namespace, opts.Subsystem, opts.Name, opts.Help = namespace, "", name, help
+		opts.Namespace, opts.Subsystem, opts.Name, opts.Help = metrics.Namespace, "", name, help
 		v := prometheus.NewHistogramVec(opts, labels)
 		// One that is thrown away panics now where the first request would.
 		prometheus.NewHistogramVec(opts, labels).WithLabelValues(make([]string, len(labels))...)
@@ -51,7 +52,7 @@ func NewRequestsOpts(o RequestsOpts) *Requests {
 	q := &Requests{
 		duration: h("request_duration_seconds", "How long requests took, from the stack on; without those whose connection was taken over. What was answered before "+
 			"a mux was asked, as a hit or a refusal, has no route.", "route", "code", "cache", "shed"),
-		wait:     h("request_wait_seconds", "How long requests waited for a permit or a slot before they got it, those at once among them.", "layer"),
+		wait:     h("request_time_in_queue_seconds", "How long requests waited for a permit or a slot before they got it, those at once among them.", "layer"),
 		exemplar: o.Exemplar,
 	}
 	q.concurrency, q.pool = q.wait.WithLabelValues("concurrency"), q.wait.WithLabelValues("pool")
@@ -85,7 +86,7 @@ func (q *Requests) done(r *http.Request, res middleware.Result) {
 	if !res.Panicked {
 		code = q.codes[min(max(res.Status, 0), len(q.codes)-1)] // net/http knows no other
 	}
-	o := q.duration.WithLabelValues(label(res.Route), code, res.Cache.String(), res.Shed)
+	o := q.duration.WithLabelValues(metrics.Label(res.Route), code, res.Cache.String(), res.Shed)
 	if q.exemplar != nil {
 		if l := q.exemplar(r); exemplary(l) {
 			o.(prometheus.ExemplarObserver).ObserveWithExemplar(res.Duration.Seconds(), l)
