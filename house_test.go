@@ -61,18 +61,19 @@ func TestThreeRequires(t *testing.T) {
 // Packages and what each may import of the module, besides its own subfolders'
 // needs. The arrows go one way.
 var arrows = map[string][]string{
-	".":                   {},
-	"limiter":             {},
-	"limiter/limitersim":  {},
-	"breaker":             {},
-	"cache":               {},
-	"cache/conformance":   {},
-	"pool":                {"limiter"},
-	"pool/jobs":           {"pool", "limiter"},
-	"middleware":          {"limiter", "breaker", "cache", "pool", "pool/jobs", "middleware/clientip"},
-	"middleware/clientip": {},
-	"middleware/health":   {"limiter", "breaker", "cache", "pool", "middleware"},
-	"middleware/outbound": {"limiter", "breaker", "cache", "pool", "middleware"},
+	".":                           {},
+	"limiter":                     {},
+	"limiter/limitersim":          {},
+	"breaker":                     {},
+	"cache":                       {},
+	"cache/conformance":           {},
+	"pool":                        {"limiter"},
+	"pool/jobs":                   {"pool", "limiter"},
+	"middleware":                  {"limiter", "breaker", "cache", "pool", "pool/jobs", "middleware/clientip"},
+	"middleware/clientip":         {},
+	"middleware/health":           {"limiter", "breaker", "cache", "pool", "middleware"},
+	"middleware/outbound":         {"limiter", "breaker", "cache", "pool", "middleware"},
+	"middleware/internal/metrics": {"limiter", "breaker", "cache", "pool", "pool/jobs", "middleware", "middleware/health", "middleware/outbound"},
 }
 
 // decides are the packages that know nothing of HTTP.

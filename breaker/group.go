@@ -246,7 +246,7 @@ func (g *Group) All() iter.Seq2[string, *Breaker] {
 type GroupStats struct {
 	Keys      int    `json:"keys"`
 	Limit     int    `json:"limit"`
-	Open      int    `json:"open"`      // keys whose breaker is not closed
+	Open      int    `json:"open"`      // keys whose breaker is open, half-open or forced open
 	Evicted   uint64 `json:"evicted"`   // total of closed breakers that made room
 	Expired   uint64 `json:"expired"`   // total of closed breakers that were idle
 	Forgotten uint64 `json:"forgotten"` // total of breakers forgotten long after their open time
@@ -260,7 +260,7 @@ func (g *Group) Stats() GroupStats {
 	s := g.stats
 	s.Keys, s.Limit, s.Untracked = len(g.ring), g.cfg.Load().keys, g.untracked
 	for _, e := range g.ring {
-		if st := e.breaker.phase.Load().state; st != Closed {
+		if !e.breaker.Passing() {
 			s.Open++
 		}
 	}

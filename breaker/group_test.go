@@ -484,3 +484,23 @@ func TestNothingIsAllocated(t *testing.T) {
 		}
 	}
 }
+
+// What an operator forced closed or disabled keeps nobody away.
+func TestGroupOpen(t *testing.T) {
+	g := breaker.NewGroup()
+	for _, tt := range []struct {
+		force func(*breaker.Breaker)
+		open  int
+	}{
+		{(*breaker.Breaker).Reset, 0},
+		{(*breaker.Breaker).Disable, 0},
+		{(*breaker.Breaker).ForceClosed, 0},
+		{(*breaker.Breaker).ForceOpen, 1},
+	} {
+		b := g.Get("key")
+		tt.force(b)
+		if n := g.Stats().Open; n != tt.open {
+			t.Errorf("%v: %d open, want %d", b.State(), n, tt.open)
+		}
+	}
+}

@@ -73,7 +73,12 @@ func (t *concCount) flight(c *Concurrency) int64 { return t.arrivals - t.knocks 
 // concTimes counts successes by their time in service, ns.
 type concTimes [timesCells]struct{ n, sum atomic.Int64 }
 
+// add counts one. What took no time by the clock, which may be coarse, is taken to have had the least that is told apart: work that
+// has none has no multiple, and other kinds of work are measured in what the quick one takes.
 func (t *concTimes) add(took int64) {
+	if took == 0 {
+		took = 1024
+	}
 	c := &t[timesCell(took)]
 	c.n.Add(1)
 	c.sum.Add(took)

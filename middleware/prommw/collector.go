@@ -1,93 +1,140 @@
 package prommw
 
 import (
-	"strconv"
-	"time"
-	"unicode/utf8"
+	"fmt"
+	"math"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/middleware/health"
+	"github.com/spillgate/spillgate/middleware/internal/metrics"
+	"github.com/spillgate/spillgate/middleware/outbound"
+	"github.com/spillgate/spillgate/pool"
+	"github.com/spillgate/spillgate/pool/jobs"
 )
-
-const namespace = "spillgate"
-
-// family is the metrics of one name.
-type family struct {
-	desc *prometheus.Desc
-	kind prometheus.ValueType
-}
-
-// families are those of a collector.
-type families []family
-
-func (f *families) add(kind prometheus.ValueType, name, help string, labels []string) family {
-	m := family{prometheus.NewDesc(namespace+"_"+name, help, labels, nil), kind}
-	*f = append(*f, m)
-	return m
-}
-
-func (f *families) gauge(name, help string, labels ...string) family {
-	return f.add(prometheus.GaugeValue, name, help, labels)
-}
-
-func (f *families) counter(name, help string, labels ...string) family {
-	return f.add(prometheus.CounterValue, name, help, labels)
-}
-
-// summary is a family of [prometheus.MustNewConstSummary], which knows its kind.
-func (f *families) summary(name, help string, labels ...string) family {
-	return f.add(prometheus.UntypedValue, name, help, labels)
-}
 
 // collector reads at each scrape.
 type collector struct {
-	families families
-	read     func(emit)
+	descs map[*metrics.Metric]*prometheus.Desc
+	read  func(metrics.Emit)
+}
+
+func newCollector(of metrics.Families, read func(metrics.Emit)) *collector {
+	c := &collector{make(map[*metrics.Metric]*prometheus.Desc, len(of)), read}
+	for _, m := range of {
+		c.descs[m] = prometheus.NewDesc(metrics.Namespace+"_"+m.Name, m.Help, m.Labels, nil)
+	}
+	return c
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, f := range c.families {
-		ch <- f.desc
+	for _, d := range c.descs {
+		ch <- d
 	}
 }
 
-func (c *collector) Collect(ch chan<- prometheus.Metric) { c.read(emit{ch: ch}) }
+func (c *collector) Collect(ch chan<- prometheus.Metric) { c.read(metrics.To(scrape{c, ch})) }
 
-// emit sends metrics that have labels in common.
-type emit struct {
-	ch     chan<- prometheus.Metric
-	labels []string
+// scrape is a [metrics.Sink].
+type scrape struct {
+	*collector
+	ch chan<- prometheus.Metric
 }
 
-// with adds labels, in the order of the family's.
-func (e emit) with(labels ...string) emit {
-	all := append(e.labels[:len(e.labels):len(e.labels)], labels...)
-	for i := len(e.labels); i < len(all); i++ {
-		all[i] = label(all[i])
+func (s scrape) Value(m *metrics.Metric, labels []string, v float64) {
+	kind := prometheus.GaugeValue
+	if m.Kind == metrics.Counter {
+		kind = prometheus.CounterValue
 	}
-	return emit{e.ch, all}
+	s.ch <- prometheus.MustNewConstMetric(s.descs[m], kind, v, labels...)
 }
 
-func (e emit) value(f family, v float64) {
-	e.ch <- prometheus.MustNewConstMetric(f.desc, f.kind, v, e.labels...)
-}
-
-func (e emit) seconds(f family, d time.Duration) { e.value(f, d.Seconds()) }
-
-func (e emit) flag(f family, on bool) {
-	if on {
-		e.value(f, 1)
-	} else {
-		e.value(f, 0)
+// Timing sends a summary. The quantiles of nothing are not 0 but NaN, as Prometheus has it.
+func (s scrape) Timing(m *metrics.Metric, labels []string, t pool.Timing) {
+	q := map[float64]float64{.5: t.P50.Seconds(), .9: t.P90.Seconds(), .99: t.P99.Seconds()}
+	if t.Count == 0 {
+		for k := range q {
+			q[k] = math.NaN()
+		}
 	}
+	s.ch <- prometheus.MustNewConstSummary(s.descs[m], uint64(t.Count), t.Total.Seconds(), q, labels...)
 }
 
-// count sends a value with one more label.
-func count[N int64 | uint64](e emit, f family, label string, n N) { e.with(label).value(f, float64(n)) }
+// StackOption configures [Stack].
+type StackOption interface{ applyStack(*stackReader) }
 
-// label makes a value of a label of any bytes, of two that differ two that differ.
-func label(s string) string {
-	if !utf8.ValidString(s) || len(s) > 0 && s[0] == '"' {
-		return strconv.QuoteToASCII(s)
+type stackReader struct {
+	stack  *middleware.Stack
+	routes bool
+}
+
+type withoutRoutes struct{}
+
+func (withoutRoutes) applyStack(r *stackReader) { r.routes = false }
+
+// WithoutRoutes leaves out what each breaker says, and keeps what their group does (spillgate_breaker_keys and what begins with it). Give it where a
+// [middleware.WithBreakerKey] makes keys of what a client sends: a group bounds how many there are at a time, and not how many come and go,
+// of which Prometheus keeps each for as long as it keeps data.
+func WithoutRoutes() StackOption { return withoutRoutes{} }
+
+// Stack returns a collector of what [middleware.Stack.Stats] says. Layers are told apart by the labels for, the pattern of the layer's
+// For, and nth, which of its kind it is with this pattern, from 1. What stands in several layers is exported for each, so that a sum over them counts it
+// as often. It panics if s or an option is nil.
+func Stack(s *middleware.Stack, opts ...StackOption) prometheus.Collector {
+	if s == nil {
+		panic("prommw: Stack: s is nil: give one that middleware.New has made")
 	}
-	return s
+	r := stackReader{s, true}
+	for i, o := range opts {
+		if o == nil {
+			panic(fmt.Sprintf("prommw: Stack: option %d is nil: leave it out", i))
+		}
+		o.applyStack(&r)
+	}
+	return newCollector(metrics.OfStack, r.read)
+}
+
+func (r stackReader) read(e metrics.Emit) {
+	s := r.stack.Stats()
+	if !r.routes {
+		for _, l := range s.Layers {
+			if l.Breaker != nil {
+				l.Breaker.Routes = nil
+			}
+		}
+	}
+	e.Stack(s)
+}
+
+// Jobs returns a collector of what [jobs.Local.Stats] says. It panics if l is nil.
+func Jobs(l *jobs.Local) prometheus.Collector {
+	if l == nil {
+		panic("prommw: Jobs: l is nil: give one that jobs.NewLocal has made")
+	}
+	return newCollector(metrics.OfJobs, func(e metrics.Emit) { e.Jobs(l.Stats()) })
+}
+
+// Transport returns a collector of what [outbound.Transport.Stats] says. It panics if t is nil.
+func Transport(t *outbound.Transport) prometheus.Collector {
+	if t == nil {
+		panic("prommw: Transport: t is nil: give one that outbound.New has made")
+	}
+	return newCollector(metrics.OfTransport, func(e metrics.Emit) { e.Transport(t.Stats()) })
+}
+
+// Set returns a collector of what [outbound.Set.Stats] says. It panics if s is nil.
+func Set(s *outbound.Set) prometheus.Collector {
+	if s == nil {
+		panic("prommw: Set: s is nil: give one that outbound.NewSet has made")
+	}
+	return newCollector(metrics.OfSet, func(e metrics.Emit) { e.Set(s.Stats()) })
+}
+
+// Health returns a collector of what [health.Health.Stats] says, without the texts of errors. It panics if h is nil.
+func Health(h *health.Health) prometheus.Collector {
+	if h == nil {
+		panic("prommw: Health: h is nil: give one that health.New has made")
+	}
+	return newCollector(metrics.OfHealth, func(e metrics.Emit) { e.Health(h.Stats()) })
 }

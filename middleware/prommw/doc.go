@@ -3,16 +3,17 @@
 //	requests := prommw.NewRequests()
 //	stack := middleware.New(append(middleware.Defaults(), requests.Layer())...)
 //	prometheus.MustRegister(requests, prommw.Stack(stack))
-//	mux.Handle("GET /metrics", promhttp.Handler())
-//	http.ListenAndServe(addr, stack.Handler(mux))
+//	site := http.NewServeMux()
+//	site.Handle("GET /metrics", promhttp.Handler()) // outside of the stack
+//	site.Handle("/", stack.Handler(mux))
 //
-// [Stack], [Jobs], [Transport] and [Set] read the Stats of what they are given at each scrape and cost nothing in between.
+// [Stack], [Jobs], [Transport], [Set] and [Health] read the Stats of what they are given at each scrape and cost nothing in between.
 // [Requests] measures each request, by its route.
 //
 // Times are in seconds. A registry takes each of them once: to export two stacks give each labels of its own, by
-// [prometheus.WrapRegistererWith]. What a label holds is bounded by construction: patterns, kinds of tasks, and keys of a breaker, which its group
-// bounds. Bytes that are no UTF-8 are quoted as in Go.
+// [prometheus.WrapRegistererWith]. What a label holds is bounded by construction and comes from the source of the server: patterns, kinds of tasks, and the
+// keys of breakers, unless a [middleware.WithBreakerKey] takes them from a request: [WithoutRoutes] is for that. Bytes that are no UTF-8 are quoted as in Go.
 //
-// Serve /metrics where an overload does not reach it: outside of the stack, as above all if a For or a WithSkip leaves it out, or on
-// a listener of its own.
+// Serve /metrics outside of the stack, as above, or on a listener of its own: inside, a scrape is refused when it matters, in an overload and
+// while the stack drains.
 package prommw

@@ -2,22 +2,30 @@ package prommw_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/middleware/health"
 	"github.com/spillgate/spillgate/middleware/outbound"
 	"github.com/spillgate/spillgate/middleware/prommw"
 	"github.com/spillgate/spillgate/pool"
@@ -100,11 +108,11 @@ func TestStack(t *testing.T) {
 	}
 	got := scrape(t, reg)
 	for name, want := range map[string]string{
-		`spillgate_requests_in_flight`:                                                                 "0",
+		`spillgate_active_requests`:                                                                    "0",
 		`spillgate_requests_rejected_total{layer="rate"}`:                                              "1",
 		`spillgate_requests_rejected_total{layer="breaker"}`:                                           "0",
-		`spillgate_rate_decisions_total{decision="admitted",for="",nth="1"}`:                           "8",
-		`spillgate_rate_decisions_total{decision="rejected",for="",nth="1"}`:                           "1",
+		`spillgate_rate_requests_total{for="",nth="1",result="acquired"}`:                              "8",
+		`spillgate_rate_requests_total{for="",nth="1",result="rejected"}`:                              "1",
 		`spillgate_rate_burst{for="",nth="1",policy="default"}`:                                        "8",
 		`spillgate_rate_burst{for="GET /fails",nth="1",policy="fails"}`:                                "100",
 		`spillgate_rate_burst{for="GET /fails",nth="2",policy="more"}`:                                 "1000",
@@ -122,8 +130,8 @@ func TestStack(t *testing.T) {
 		`spillgate_request_duration_seconds_count{cache="hit",code="200",route="",shed=""}`:            "2",
 		`spillgate_request_duration_seconds_count{cache="miss",code="500",route="GET /fails",shed=""}`: "1",
 		`spillgate_request_duration_seconds_count{cache="bypass",code="429",route="",shed="rate"}`:     "1",
-		`spillgate_request_wait_seconds_count{layer="concurrency"}`:                                    "6",
-		`spillgate_request_wait_seconds_count{layer="pool"}`:                                           "3",
+		`spillgate_request_time_in_queue_seconds_count{layer="concurrency"}`:                           "6",
+		`spillgate_request_time_in_queue_seconds_count{layer="pool"}`:                                  "3",
 	} {
 		if v, ok := got[name]; !ok || want != "" && v != want {
 			t.Errorf("%s is %q, want %s", name, v, want)
@@ -160,18 +168,26 @@ func TestOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	res.Body.Close()
-	reg := registry(t, prommw.Jobs(l), prommw.Transport(tr), prommw.Set(set))
+	hl := health.New(health.WithCheck(health.Check{Name: "database", Run: func(context.Context) error { return errors.New("secret") }}))
+	defer hl.Close()
+	for hl.Stats().Checks[0].Ran.IsZero() {
+		runtime.Gosched()
+	}
+	reg := registry(t, prommw.Jobs(l), prommw.Transport(tr), prommw.Set(set), prommw.Health(hl))
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
 	}
 	got := scrape(t, reg)
 	for name, want := range map[string]string{
-		`spillgate_jobs{state="finished"}`:                       "1",
-		`spillgate_jobs_ended_total{state="succeeded"}`:          "1",
-		`spillgate_outbound_requests_total`:                      "1",
-		`spillgate_outbound_retries_total{outcome="sent"}`:       "0",
-		`spillgate_endpoint_requests_total{url="` + s.URL + `"}`: "1",
-		`spillgate_endpoint_up{url="` + s.URL + `"}`:             "1",
+		`spillgate_jobs_held{state="finished"}`:                     "1",
+		`spillgate_jobs_ended_total{state="succeeded"}`:             "1",
+		`spillgate_outbound_requests_total`:                         "1",
+		`spillgate_outbound_retries_total{outcome="sent"}`:          "0",
+		`spillgate_endpoint_requests_total{url="` + s.URL + `"}`:    "1",
+		`spillgate_endpoint_up{url="` + s.URL + `"}`:                "1",
+		`spillgate_health_ready`:                                    "0",
+		`spillgate_health_live`:                                     "1",
+		`spillgate_health_check_up{check="database",probe="ready"}`: "0",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %s; all: %v", name, got[name], want, got)
@@ -200,6 +216,64 @@ func TestOddKeys(t *testing.T) {
 	}
 }
 
+// Only a breaker that keeps calls away is open.
+func TestBreakerOpen(t *testing.T) {
+	g := breaker.NewGroup()
+	stack := middleware.New(middleware.Breaker(g))
+	send(stack.Handler(http.NotFoundHandler()), "GET", "/")
+	reg := registry(t, prommw.Stack(stack))
+	for _, tt := range []struct {
+		force func(*breaker.Breaker)
+		open  string
+	}{
+		{(*breaker.Breaker).Reset, "0"},
+		{(*breaker.Breaker).Disable, "0"},
+		{(*breaker.Breaker).ForceClosed, "0"},
+		{(*breaker.Breaker).ForceOpen, "1"},
+	} {
+		for _, b := range g.All() {
+			tt.force(b)
+			got := scrape(t, reg)
+			if one, all := got[`spillgate_breaker_open{for="",nth="1",route=""}`], got[`spillgate_breaker_keys_open{for="",nth="1"}`]; one != tt.open || all != tt.open {
+				t.Errorf("%v: breaker_open %q, breaker_keys_open %q, want %s", b.State(), one, all, tt.open)
+			}
+		}
+	}
+}
+
+// Where clients choose the keys of breakers, no label may hold them.
+func TestWithoutRoutes(t *testing.T) {
+	stack := middleware.New(middleware.Breaker(breaker.NewGroup(), middleware.WithBreakerKey(func(r *http.Request) string { return r.Header.Get("Key") })))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Key", "secret")
+	stack.Handler(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), r)
+	for _, tt := range []struct {
+		opts []prommw.StackOption
+		in   bool
+	}{{nil, true}, {[]prommw.StackOption{prommw.WithoutRoutes()}, false}} {
+		got := scrape(t, registry(t, prommw.Stack(stack, tt.opts...)))
+		in := slices.ContainsFunc(slices.Collect(maps.Keys(got)), func(s string) bool { return strings.Contains(s, "secret") })
+		if keys := got[`spillgate_breaker_keys{for="",nth="1"}`]; in != tt.in || keys != "1" {
+			t.Errorf("%d options: the key is in a label: %t, want %t; %q keys", len(tt.opts), in, tt.in, keys)
+		}
+	}
+}
+
+// The quantiles of no task are not 0 seconds.
+func TestQuantilesOfNothing(t *testing.T) {
+	p := pool.New(pool.WithSlots(1))
+	if err := p.Do(t.Context(), func(context.Context) error { return nil }, pool.WithKind("k")); err != nil {
+		t.Fatal(err)
+	}
+	got := scrape(t, registry(t, prommw.Stack(middleware.New(middleware.Pool(p)))))
+	if q, n := got[`spillgate_pool_kind_wait_seconds{for="",kind="k",nth="1",quantile="0.99"}`], got[`spillgate_pool_kind_wait_seconds_count{for="",kind="k",nth="1"}`]; q != "NaN" || n != "0" {
+		t.Errorf("99th percentile %q of %q waits", q, n)
+	}
+	if q := got[`spillgate_pool_kind_run_seconds{for="",kind="k",nth="1",quantile="0.99"}`]; q == "NaN" || q == "" {
+		t.Errorf("99th percentile %q of a task that ran", q)
+	}
+}
+
 func TestTwoStacks(t *testing.T) {
 	one, two := middleware.New(middleware.Defaults()...), middleware.New(middleware.Defaults()...)
 	reg := registry(t, prommw.Stack(one))
@@ -214,8 +288,51 @@ func TestTwoStacks(t *testing.T) {
 	}
 	got := scrape(t, reg)
 	for _, name := range []string{"one", "two"} {
-		if _, ok := got[`spillgate_requests_in_flight{stack="`+name+`"}`]; !ok {
+		if _, ok := got[`spillgate_active_requests{stack="`+name+`"}`]; !ok {
 			t.Errorf("nothing of %s", name)
+		}
+	}
+}
+
+// Buckets of both kinds, labels for all, and an exemplar, which no value that Prometheus does not take makes a panic of.
+func TestRequestsOpts(t *testing.T) {
+	var trace string
+	q := prommw.NewRequestsOpts(prommw.RequestsOpts{
+		Histogram: prometheus.HistogramOpts{
+			Name: "not_for_you_to_say", Buckets: []float64{1}, NativeHistogramBucketFactor: 1.1, ConstLabels: prometheus.Labels{"site": "a"},
+		},
+		Exemplar: func(r *http.Request) prometheus.Labels {
+			if trace == "" {
+				return nil
+			}
+			return prometheus.Labels{"trace_id": trace}
+		},
+	})
+	h := middleware.Wrap(http.NotFoundHandler(), q.Layer())
+	for _, tt := range []struct{ trace, want string }{
+		{"", ""},
+		{strings.Repeat("a", prometheus.ExemplarMaxRunes), ""},
+		{"\xff", ""},
+		{"4bf92f3577b34da6a3ce929d0e0e4736", "4bf92f3577b34da6a3ce929d0e0e4736"},
+		{"", "4bf92f3577b34da6a3ce929d0e0e4736"}, // which stays
+	} {
+		trace = tt.trace
+		send(h, "GET", "/")
+		reg := registry(t, q)
+		all, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(all, func(f *dto.MetricFamily) bool { return f.GetName() == "spillgate_request_duration_seconds" })
+		m := all[i].Metric[0]
+		if len(m.GetHistogram().PositiveSpan) == 0 || len(m.GetHistogram().Bucket) != 1 {
+			t.Errorf("native spans %v, buckets %v", m.GetHistogram().PositiveSpan, m.GetHistogram().Bucket)
+		}
+		if got := m.GetHistogram().Bucket[0].GetExemplar().GetLabel(); len(got) > 1 || (len(got) == 1) != (tt.want != "") || len(got) == 1 && got[0].GetValue() != tt.want {
+			t.Errorf("exemplar %v for %q, want %q", got, tt.trace, tt.want)
+		}
+		if !slices.ContainsFunc(m.Label, func(l *dto.LabelPair) bool { return l.GetName() == "site" && l.GetValue() == "a" }) {
+			t.Errorf("no const label: %v", m.Label)
 		}
 	}
 }
@@ -238,6 +355,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// A counter never falls, whatever goes on, and in the end all of them agree with what clients saw.
 func TestScrapeUnderLoad(t *testing.T) {
 	requests := prommw.NewRequests()
 	stack := middleware.New(append(middleware.Defaults(), requests.Layer())...)
@@ -248,28 +366,55 @@ func TestScrapeUnderLoad(t *testing.T) {
 	h := stack.Handler(mux)
 	reg := registry(t, requests, prommw.Stack(stack))
 	var wg sync.WaitGroup
+	var served, refused atomic.Int64
 	for g := range 4 {
 		wg.Go(func() {
 			for i := range 500 {
-				send(h, "GET", fmt.Sprintf("/%d", (g+i)%20))
+				if send(h, "GET", fmt.Sprintf("/%d", (g+i)%20)) == 200 {
+					served.Add(1)
+				} else { // on a machine without a processor to spare some wait for too long
+					refused.Add(1)
+				}
 			}
 		})
 	}
+	last := map[string]float64{}
 	for range 20 {
-		scrape(t, reg)
+		for sample, v := range scrape(t, reg) {
+			name, _, _ := strings.Cut(sample, "{")
+			switch name[strings.LastIndexByte(name, '_')+1:] {
+			case "total", "count", "sum", "bucket":
+				n, err := strconv.ParseFloat(v, 64)
+				if err != nil || n < last[sample] {
+					t.Errorf("%s fell from %v to %v, %v", sample, last[sample], v, err)
+				}
+				last[sample] = n
+			}
+		}
+	}
+	if len(last) < 100 {
+		t.Errorf("%d counters", len(last))
 	}
 	wg.Wait()
-	if v := scrape(t, reg)[`spillgate_concurrency_admitted_total{for="",nth="1"}`]; v != "2000" {
-		t.Errorf("%s admitted", v)
+	got := scrape(t, reg)
+	for sample, want := range map[string]int64{
+		`spillgate_concurrency_admitted_total{for="",nth="1"}`:   served.Load(),
+		`spillgate_requests_rejected_total{layer="concurrency"}`: refused.Load(),
+	} {
+		if v := got[sample]; v != strconv.FormatInt(want, 10) {
+			t.Errorf("%s is %s, and clients saw %d", sample, v, want)
+		}
 	}
 }
 
 func TestPanicsOfConstruction(t *testing.T) {
 	for name, f := range map[string]func(){
 		"Stack":       func() { prommw.Stack(nil) },
+		"an option":   func() { prommw.Stack(middleware.New(), nil) },
 		"Jobs":        func() { prommw.Jobs(nil) },
 		"Transport":   func() { prommw.Transport(nil) },
 		"Set":         func() { prommw.Set(nil) },
+		"Health":      func() { prommw.Health(nil) },
 		"NewRequests": func() { prommw.NewRequests(2, 1) },
 	} {
 		func() {

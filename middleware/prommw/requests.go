@@ -4,35 +4,57 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/middleware/internal/metrics"
 )
 
 // Requests measures requests: a histogram of how long each took (spillgate_request_duration_seconds), by route, status code, what the cache did and
-// which layer refused it, and one of how long it waited in a layer (spillgate_request_wait_seconds). Make one with [NewRequests]. It is safe for concurrent use.
+// which layer refused it, and one of how long it waited in a layer (spillgate_request_time_in_queue_seconds). Make one with [NewRequests] or [NewRequestsOpts]. It is safe for concurrent use.
 type Requests struct {
 	duration, wait    *prometheus.HistogramVec
 	concurrency, pool prometheus.Observer // of wait, for the two layers that there are
 	codes             [1000]string
+	exemplar          func(*http.Request) prometheus.Labels
 	trace             middleware.Trace
 }
 
 // NewRequests returns Requests with these upper bounds of the buckets, in seconds; none is [prometheus.DefBuckets]. It panics if they are not
 // in increasing order.
 func NewRequests(buckets ...float64) *Requests {
-	q := &Requests{
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "request_duration_seconds", Buckets: buckets,
-			Help: "How long requests took, from the stack on; without those whose connection was taken over.",
-		}, []string{"route", "code", "cache", "shed"}),
-		wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "request_wait_seconds", Buckets: buckets,
-			Help: "How long requests waited for a permit or a slot before they got it.",
-		}, []string{"layer"}),
+	return NewRequestsOpts(RequestsOpts{Histogram: prometheus.HistogramOpts{Buckets: buckets}})
+}
+
+// RequestsOpts are for [NewRequestsOpts]. The zero value is that of [NewRequests].
+type RequestsOpts struct {
+	// Histogram is what both histograms are made by: buckets, native ones among them (NativeHistogramBucketFactor), and
+	// ConstLabels. Names and help texts are not for it to say.
+	Histogram prometheus.HistogramOpts
+	// Exemplar, if not nil, returns what leads from a measured duration to its request, such as the id of a trace that is kept, or nil
+	// for nothing. Labels that Prometheus does not take (more than 128 characters in all, no UTF-8) are left out. It is called when the request has ended,
+	// on its goroutine. For a wait there is none.
+	Exemplar func(*http.Request) prometheus.Labels
+}
+
+// NewRequestsOpts returns Requests as o says. It panics where NewRequests does.
+func NewRequestsOpts(o RequestsOpts) *Requests {
+	h := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		opts := o.Histogram
+		opts.Namespace, opts.Subsystem, opts.Name, opts.Help = metrics.Namespace, "", name, help
+		v := prometheus.NewHistogramVec(opts, labels)
+		// One that is thrown away panics now where the first request would.
+		prometheus.NewHistogramVec(opts, labels).WithLabelValues(make([]string, len(labels))...)
+		return v
 	}
-	prometheus.NewHistogram(prometheus.HistogramOpts{Name: "bounds", Buckets: buckets}) // which panics now and not at the first request
+	q := &Requests{
+		duration: h("request_duration_seconds", "How long requests took, from the stack on; without those whose connection was taken over. What was answered before "+
+			"a mux was asked, as a hit or a refusal, has no route.", "route", "code", "cache", "shed"),
+		wait:     h("request_time_in_queue_seconds", "How long requests waited for a permit or a slot before they got it, those at once among them.", "layer"),
+		exemplar: o.Exemplar,
+	}
 	q.concurrency, q.pool = q.wait.WithLabelValues("concurrency"), q.wait.WithLabelValues("pool")
 	for i := range q.codes {
 		q.codes[i] = strconv.Itoa(i)
@@ -56,7 +78,7 @@ func (q *Requests) Collect(ch chan<- prometheus.Metric) {
 	q.wait.Collect(ch)
 }
 
-func (q *Requests) done(_ *http.Request, res middleware.Result) {
+func (q *Requests) done(r *http.Request, res middleware.Result) {
 	if res.Hijacked {
 		return
 	}
@@ -64,7 +86,26 @@ func (q *Requests) done(_ *http.Request, res middleware.Result) {
 	if !res.Panicked {
 		code = q.codes[min(max(res.Status, 0), len(q.codes)-1)] // net/http knows no other
 	}
-	q.duration.WithLabelValues(label(res.Route), code, res.Cache.String(), res.Shed).Observe(res.Duration.Seconds())
+	o := q.duration.WithLabelValues(metrics.Label(res.Route), code, res.Cache.String(), res.Shed)
+	if q.exemplar != nil {
+		if l := q.exemplar(r); exemplary(l) {
+			o.(prometheus.ExemplarObserver).ObserveWithExemplar(res.Duration.Seconds(), l)
+			return
+		}
+	}
+	o.Observe(res.Duration.Seconds())
+}
+
+// exemplary reports whether ObserveWithExemplar takes these values and does not panic.
+func exemplary(l prometheus.Labels) bool {
+	n := 0
+	for k, v := range l {
+		if !utf8.ValidString(v) {
+			return false
+		}
+		n += utf8.RuneCountInString(k) + utf8.RuneCountInString(v)
+	}
+	return n > 0 && n <= prometheus.ExemplarMaxRunes
 }
 
 func (q *Requests) admitted(_ *http.Request, layer string, waited time.Duration) {

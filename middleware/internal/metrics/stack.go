@@ -1,0 +1,255 @@
+package metrics
+
+import (
+	"math"
+	"strconv"
+
+	"golang.org/x/time/rate"
+
+	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
+)
+
+// A layer is told by the pattern of its For, and by which it is of the layers of its kind with this pattern.
+const (
+	labelFor = "for"
+	labelNth = "nth"
+)
+
+// OfStack are those of a stack.
+var OfStack Families
+
+var (
+	stackInFlight = OfStack.upDown("active_requests", "Requests inside the stack.")
+	stackRejected = OfStack.counter("requests_rejected_total", "Requests refused, by layer.", "layer")
+
+	rateDecisions = OfStack.counter("rate_requests_total", "Decisions of a rate limit: acquired, rejected, or shadowed, which only a shadow mode let pass.", labelFor, labelNth, "result")
+	rateWaiting   = OfStack.upDown("rate_queued_requests", "Calls that wait for tokens.", labelFor, labelNth)
+	rateKeys      = OfStack.upDown("rate_keys", "Keys whose buckets are not full.", labelFor, labelNth)
+	rateCapacity  = OfStack.gauge("rate_keys_capacity", "Keys that there is room for.", labelFor, labelNth)
+	rateEvicted   = OfStack.counter("rate_keys_evicted_total", "Buckets that were not full and had to make room for a new key.", labelFor, labelNth)
+	rateShared    = OfStack.counter("rate_keys_shared_total", "New keys that shared a budget for want of room.", labelFor, labelNth)
+	rateStore     = OfStack.counter("rate_store_questions_total", "Events for a store: asked about, failed of these, or skipped since it had failed before.", labelFor, labelNth, "outcome")
+	rateLimit     = OfStack.gauge("rate_limit", "Tokens a second, by policy.", labelFor, labelNth, "policy")
+	rateBurst     = OfStack.gauge("rate_burst", "Tokens at once, by policy.", labelFor, labelNth, "policy")
+
+	concLimit      = OfStack.gauge("concurrency_limit", "Permits that there are.", labelFor, labelNth)
+	concInFlight   = OfStack.upDown("concurrency_active_requests", "Permits that are taken.", labelFor, labelNth)
+	concQueued     = OfStack.upDown("concurrency_queued_requests", "Requests that wait for a permit.", labelFor, labelNth)
+	concQueueLimit = OfStack.gauge("concurrency_queue_limit", "Places in the waiting line.", labelFor, labelNth)
+	concQueueWait  = OfStack.gauge("concurrency_queue_wait_limit_seconds", "Longest wait in the line.", labelFor, labelNth)
+	concNewest     = OfStack.gauge("concurrency_newest_first", "1 while the line is last in, first out.", labelFor, labelNth)
+	concShadow     = OfStack.gauge("concurrency_shadow", "1 if nothing is refused, and only counted.", labelFor, labelNth)
+	concAdmitted   = OfStack.counter("concurrency_admitted_total", "Permits granted.", labelFor, labelNth)
+	concWaited     = OfStack.counter("concurrency_waited_total", "Permits granted after a wait.", labelFor, labelNth)
+	concWaitTime   = OfStack.counter("concurrency_time_in_queue_seconds_total", "Time that these waited.", labelFor, labelNth)
+	concReleased   = OfStack.counter("concurrency_released_total", "Permits returned, by outcome.", labelFor, labelNth, "outcome")
+	concShed       = OfStack.counter("concurrency_shed_total", "Requests refused: full, evicted from the line, expired in it, or sure to miss their deadline.", labelFor, labelNth, "reason")
+	concLeft       = OfStack.counter("concurrency_left_total", "Requests whose client left the line.", labelFor, labelNth)
+	concRetryAfter = OfStack.gauge("concurrency_retry_after_seconds", "What a refusal would say now.", labelFor, labelNth)
+	concAdaptive   = OfStack.gauge("concurrency_adaptive", "1 if the limit is found by experiment; the next are there only then.", labelFor, labelNth)
+	concSettling   = OfStack.gauge("concurrency_adaptive_settling", "1 while the service settles after the limit has moved.", labelFor, labelNth)
+	concGate       = OfStack.gauge("concurrency_adaptive_gate", "Requests that may be between permit and work; 0 is any number.", labelFor, labelNth)
+	concBase       = OfStack.gauge("concurrency_adaptive_base_latency_seconds", "Time in service without a queue, as estimated.", labelFor, labelNth)
+	concLatency    = OfStack.gauge("concurrency_adaptive_latency_seconds", "Mean time in service lately.", labelFor, labelNth)
+	concThroughput = OfStack.gauge("concurrency_adaptive_throughput", "Successes a second lately.", labelFor, labelNth)
+	concElasticity = OfStack.gauge("concurrency_adaptive_elasticity", "Of throughput to the limit, as believed.", labelFor, labelNth)
+	concShedRatio  = OfStack.gauge("concurrency_adaptive_shed_ratio", "Part of the latest arrivals that was refused.", labelFor, labelNth)
+
+	breakerKeys      = OfStack.upDown("breaker_keys", "Keys with a breaker.", labelFor, labelNth)
+	breakerLimit     = OfStack.gauge("breaker_keys_limit", "Keys that there is room for.", labelFor, labelNth)
+	breakerNotClosed = OfStack.upDown("breaker_keys_open", "Keys whose breaker is open, half-open or forced open.", labelFor, labelNth)
+	breakerGone      = OfStack.counter("breaker_keys_gone_total", "Breakers that made room, were idle, or were forgotten long after they had opened.", labelFor, labelNth, "reason")
+	breakerUntracked = OfStack.counter("breaker_untracked_total", "Requests for a key that found no place.", labelFor, labelNth)
+	breakerOpen      = OfStack.gauge("breaker_open", "1 if the breaker is open, half-open or forced open, by route.", labelFor, labelNth, "route")
+	breakerShare     = OfStack.gauge("breaker_passing_ratio", "Part of the calls that pass, by route.", labelFor, labelNth, "route")
+	breakerWindow    = OfStack.upDown("breaker_window_calls", "Calls in the window: successes, failures, slow of either, and overdue.", labelFor, labelNth, "route", "outcome")
+	breakerOpenings  = OfStack.counter("breaker_openings_total", "How often it opened, by route. It begins at 0 again when a key comes back.", labelFor, labelNth, "route")
+	breakerRejected  = OfStack.counter("breaker_rejected_total", "Calls refused, by route.", labelFor, labelNth, "route")
+	breakerIgnored   = OfStack.counter("breaker_ignored_total", "Calls that said nothing of the handler, by route.", labelFor, labelNth, "route")
+	breakerLost      = OfStack.counter("breaker_probes_lost_total", "Probes not heard of in time, by route.", labelFor, labelNth, "route")
+
+	cacheRequests   = OfStack.counter("cache_requests_total", "Requests by how they were answered.", labelFor, labelNth, "result")
+	cacheForwarded  = OfStack.counter("cache_forwarded_total", "Requests for which the store alone was not enough, by reason.", labelFor, labelNth, "reason")
+	cacheStored     = OfStack.counter("cache_stored_total", "Responses stored.", labelFor, labelNth)
+	cacheRefused    = OfStack.counter("cache_refused_total", "Responses that were not to be stored.", labelFor, labelNth)
+	cacheBackground = OfStack.counter("cache_revalidations_total", "Validations in the background: begun, and of these failed or panicked.", labelFor, labelNth, "outcome")
+	cacheRecalled   = OfStack.counter("cache_recalled_total", "Responses that a store had and memory did not.", labelFor, labelNth)
+	cacheErrors     = OfStack.counter("cache_store_errors_total", "Calls of a store that failed.", labelFor, labelNth)
+	cacheBytes      = OfStack.upDown("cache_bytes", "Bytes held.", labelFor, labelNth)
+	cacheMaxBytes   = OfStack.gauge("cache_max_bytes", "Bytes that may be held.", labelFor, labelNth)
+	cacheEntries    = OfStack.upDown("cache_entries", "Responses held.", labelFor, labelNth)
+	cacheEvictions  = OfStack.counter("cache_evictions_total", "Responses that had to make room.", labelFor, labelNth)
+	cacheFills      = OfStack.upDown("cache_fills", "Runs of the handler under way.", labelFor, labelNth)
+	cacheRecording  = OfStack.upDown("cache_recording_bytes", "Bytes that these have recorded.", labelFor, labelNth)
+
+	poolSlots      = OfStack.upDown("pool_slots", "Slots that there are.", labelFor, labelNth)
+	poolUsed       = OfStack.upDown("pool_used", "Slots that are taken.", labelFor, labelNth)
+	poolWaiting    = OfStack.upDown("pool_waiting", "Tasks that wait for a slot.", labelFor, labelNth)
+	poolRefused    = OfStack.counter("pool_refused_total", "Tasks that got no slot, by reason; those after Shutdown are only in pool_kind_refused_total.", labelFor, labelNth, "reason")
+	poolRetryAfter = OfStack.gauge("pool_retry_after_seconds", "When the line will have been served.", labelFor, labelNth)
+	poolDraining   = OfStack.gauge("pool_draining", "1 after Shutdown.", labelFor, labelNth)
+	poolKind       = OfStack.upDown("pool_kind_tasks", "Tasks of a kind that wait or run.", labelFor, labelNth, "kind", "state")
+	poolBegun      = OfStack.counter("pool_kind_begun_total", "Tasks of a kind that got a slot.", labelFor, labelNth, "kind")
+	poolTurned     = OfStack.counter("pool_kind_refused_total", "Tasks of a kind that got none.", labelFor, labelNth, "kind")
+	poolWait       = OfStack.summary("pool_kind_wait_seconds", "How long those that found no free slot waited; quantiles since the start.", labelFor, labelNth, "kind")
+	poolRun        = OfStack.summary("pool_kind_run_seconds", "How long tasks run, of brief ones one in 16; quantiles since the start.", labelFor, labelNth, "kind")
+)
+
+// Stack sends what a stack says.
+func (e Emit) Stack(s middleware.Stats) {
+	e.value(stackInFlight, float64(s.InFlight))
+	count(e, stackRejected, "rate", s.Rejected.Rate)
+	count(e, stackRejected, "concurrency", s.Rejected.Concurrency)
+	count(e, stackRejected, "breaker", s.Rejected.Breaker)
+	count(e, stackRejected, "pool", s.Rejected.Pool)
+	count(e, stackRejected, "drain", s.Rejected.Drain)
+	nth := map[[2]string]int{}
+	for _, l := range s.Layers {
+		is := [2]string{l.Layer, l.For}
+		nth[is]++
+		e := e.with(l.For, strconv.Itoa(nth[is]))
+		switch {
+		case l.Rate != nil:
+			e.rate(l.Rate)
+		case l.Concurrency != nil:
+			e.concurrency(l.Concurrency)
+		case l.Breaker != nil:
+			e.breaker(l.Breaker)
+		case l.Cache != nil:
+			e.cache(l.Cache)
+		case l.Pool != nil:
+			e.pool(l.Pool)
+		}
+	}
+}
+
+func (e Emit) rate(s *limiter.RateStats) {
+	count(e, rateDecisions, "acquired", s.Admitted)
+	count(e, rateDecisions, "rejected", s.Rejected)
+	count(e, rateDecisions, "shadowed", s.Shadowed)
+	e.value(rateWaiting, float64(s.Waiting))
+	e.value(rateKeys, float64(s.LiveKeys))
+	e.value(rateCapacity, float64(s.Capacity))
+	e.value(rateEvicted, float64(s.EvictedLive))
+	e.value(rateShared, float64(s.SharedNewKeys))
+	count(e, rateStore, "asked", s.StoreAsked)
+	count(e, rateStore, "failed", s.StoreFailed)
+	count(e, rateStore, "skipped", s.StoreSkipped)
+	for _, p := range s.Policies {
+		e := e.with(p.Name)
+		limit := float64(p.Limit)
+		if p.Limit == rate.Inf {
+			limit = math.Inf(1)
+		}
+		e.value(rateLimit, limit)
+		e.value(rateBurst, float64(p.Burst))
+	}
+}
+
+func (e Emit) concurrency(s *limiter.ConcurrencyStats) {
+	e.value(concLimit, float64(s.Limit))
+	e.value(concInFlight, float64(s.InFlight))
+	e.value(concQueued, float64(s.Queued))
+	e.value(concQueueLimit, float64(s.QueueLimit))
+	e.seconds(concQueueWait, s.QueueWait)
+	e.flag(concNewest, s.NewestFirst)
+	e.flag(concShadow, s.Shadow)
+	e.value(concAdmitted, float64(s.Admitted))
+	e.value(concWaited, float64(s.Waited))
+	e.seconds(concWaitTime, s.WaitTime)
+	count(e, concReleased, "success", s.Success)
+	count(e, concReleased, "failure", s.Failure)
+	count(e, concReleased, "ignored", s.Ignored)
+	count(e, concShed, "full", s.Full)
+	count(e, concShed, "evicted", s.Evicted)
+	count(e, concShed, "expired", s.Expired)
+	count(e, concShed, "deadline", s.Deadline)
+	e.value(concLeft, float64(s.Left))
+	e.seconds(concRetryAfter, s.RetryAfter)
+	e.flag(concAdaptive, s.Adaptive)
+	if s.Adaptive {
+		e.flag(concSettling, s.Phase == "settle")
+		e.value(concGate, float64(s.Gate))
+		e.seconds(concBase, s.BaseLatency)
+		e.seconds(concLatency, s.Latency)
+		e.value(concThroughput, s.Throughput)
+		e.value(concElasticity, s.Elasticity)
+		e.value(concShedRatio, s.ShedFraction)
+	}
+}
+
+func (e Emit) breaker(s *middleware.BreakerStats) {
+	e.value(breakerKeys, float64(s.Group.Keys))
+	e.value(breakerLimit, float64(s.Group.Limit))
+	e.value(breakerNotClosed, float64(s.Group.Open))
+	count(e, breakerGone, "evicted", s.Group.Evicted)
+	count(e, breakerGone, "expired", s.Group.Expired)
+	count(e, breakerGone, "forgotten", s.Group.Forgotten)
+	e.value(breakerUntracked, float64(s.Group.Untracked))
+	for route, b := range s.Routes {
+		e := e.with(route)
+		e.flag(breakerOpen, b.State == breaker.Open || b.State == breaker.HalfOpen || b.State == breaker.ForcedOpen)
+		e.value(breakerShare, b.Ramp)
+		count(e, breakerWindow, "success", b.Successes)
+		count(e, breakerWindow, "failure", b.Failures)
+		count(e, breakerWindow, "slow", b.Slow)
+		count(e, breakerWindow, "overdue", b.Overdue)
+		e.value(breakerOpenings, float64(b.Openings))
+		e.value(breakerRejected, float64(b.Rejected))
+		e.value(breakerIgnored, float64(b.Ignored))
+		e.value(breakerLost, float64(b.LostProbes))
+	}
+}
+
+func (e Emit) cache(s *cache.Stats) {
+	for r, n := range map[cache.Result]int64{
+		cache.Hit: s.Hits, cache.Stale: s.Stale, cache.Revalidated: s.Revalidated,
+		cache.Collapsed: s.Collapsed, cache.Miss: s.Misses, cache.Bypass: s.Bypassed,
+	} {
+		count(e, cacheRequests, r.String(), n)
+	}
+	count(e, cacheForwarded, "url", s.MissURL)
+	count(e, cacheForwarded, "vary", s.MissVary)
+	count(e, cacheForwarded, "stale", s.MissStale)
+	count(e, cacheForwarded, "request", s.MissRequest)
+	e.value(cacheStored, float64(s.Stored))
+	e.value(cacheRefused, float64(s.Refused))
+	count(e, cacheBackground, "begun", s.Revalidations)
+	count(e, cacheBackground, "failed", s.RevalidationErrors)
+	count(e, cacheBackground, "panicked", s.RevalidationPanics)
+	e.value(cacheRecalled, float64(s.Recalled))
+	e.value(cacheErrors, float64(s.StoreErrors))
+	e.value(cacheBytes, float64(s.Bytes))
+	e.value(cacheMaxBytes, float64(s.MaxBytes))
+	e.value(cacheEntries, float64(s.Entries))
+	e.value(cacheEvictions, float64(s.Evictions))
+	e.value(cacheFills, float64(s.Fills))
+	e.value(cacheRecording, float64(s.Recording))
+}
+
+func (e Emit) pool(s *pool.Stats) {
+	e.value(poolSlots, float64(s.Slots))
+	e.value(poolUsed, float64(s.Used))
+	e.value(poolWaiting, float64(s.Waiting))
+	count(e, poolRefused, "share", s.Share)
+	count(e, poolRefused, "full", s.Full)
+	count(e, poolRefused, "evicted", s.Evicted)
+	count(e, poolRefused, "expired", s.Expired)
+	count(e, poolRefused, "deadline", s.Deadline)
+	count(e, poolRefused, "left", s.Left)
+	e.seconds(poolRetryAfter, s.RetryAfter)
+	e.flag(poolDraining, s.Draining)
+	for _, k := range s.Kinds {
+		e := e.with(k.Kind)
+		count(e, poolKind, "waiting", int64(k.Waiting))
+		count(e, poolKind, "running", int64(k.Running))
+		e.value(poolBegun, float64(k.Begun))
+		e.value(poolTurned, float64(k.Refused))
+		e.timing(poolWait, k.Wait)
+		e.timing(poolRun, k.Run)
+	}
+}

@@ -1,0 +1,19 @@
+// Package otelmw tells OpenTelemetry what Spillgate alone knows: metrics of what its layers do, and events on the spans of requests.
+//
+//	requests, err := otelmw.NewRequests(provider)
+//	...
+//	stack := middleware.New(append(middleware.Defaults(), requests.Layer())...)
+//	registration, err := otelmw.Stack(provider, stack)
+//	...
+//	http.ListenAndServe(addr, otelhttp.NewHandler(stack.Handler(mux), "server"))
+//
+// [Stack], [Jobs], [Transport], [Set] and [Health] read the Stats of what they are given when metrics are collected and cost nothing in between. [Requests]
+// adds an event to the span that is in the context of a request where a layer decides something about it: otelhttp around the stack puts one there, and
+// measures how long requests take, which nothing here does again.
+//
+// Names are those of package prommw, which a dashboard knows, with dots: spillgate_concurrency_active_requests is spillgate.concurrency.active_requests, with
+// the attributes spillgate.for and spillgate.nth. Times are in seconds. What is a summary there is two counters, of the seconds and of how many there were
+// (spillgate.pool.kind_run and spillgate.pool.kind_run_count). Attributes are bounded by construction and come from the source of the server, but for the
+// keys of breakers where a [middleware.WithBreakerKey] takes them from a request: [WithoutRoutes] is for that, and for groups of more than 500 keys,
+// since the SDK keeps 2,000 sets of attributes apart for an instrument by default, and a breaker has four for the calls in its window.
+package otelmw

@@ -1,0 +1,5 @@
+//go:build !race
+
+package otelmw_test
+
+const race = false
