@@ -183,6 +183,22 @@ func TestTooLateWhenTaken(t *testing.T) {
 	}
 }
 
+// A worker whose clock is ahead of that of the database does not begin what it takes for too late, and so has not done it.
+func TestTooLateByTheClockOfTheWorker(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	web := engine(t, pool, kinds())
+	late := submit(t, web, "n", "1", jobs.SubmitOptions{Deadline: time.Now().Add(-time.Hour)})
+	if _, err := pool.Exec(t.Context(), "UPDATE spillgate_job SET deadline = deadline + interval '2 hours'"); err != nil { // by which time it is not late
+		t.Fatal(err)
+	}
+	engine(t, connect(t, url), kinds(), riverjobs.WithWorkers(1))
+	if end := final(t, web, late.ID); end.State != jobs.Failed || end.Attempt != 0 || end.Err != jobs.ErrDeadline.Error() {
+		t.Errorf("ended as %+v", end)
+	}
+}
+
 func TestHandlersThatEndOddly(t *testing.T) {
 	t.Parallel()
 	m := jobs.NewMux()

@@ -46,14 +46,18 @@ const lapse = `UPDATE {s}river_job AS r SET state = 'discarded', finalized_at = 
 		attempt = CASE WHEN r.state = 'running' THEN r.attempt - 1 ELSE r.attempt END,
 		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', $1::text, 'trace', ''))
 	FROM {s}spillgate_job AS j
-	WHERE j.river_id = r.id AND j.open AND j.deadline <= now() AND r.state::text = ANY ($2::text[]) AND ($3::text = '' OR j.id = $3)`
+	WHERE j.river_id = r.id AND j.open AND r.state::text = ANY ($2::text[]) AND `
 
 // waiting are the states of jobs that no worker has.
 var waiting = []string{"available", "pending", "retryable", "scheduled"}
 
-// lapse fails what has missed its deadline and waits; all of it if id is empty.
+// lapse fails a job that has missed its deadline and waits, by whosever clock that is; if id is empty, all that have by that of the database.
 func (e *Engine) lapse(ctx context.Context, id string, states ...string) error {
-	_, err := e.pool.Exec(ctx, e.sql(lapse), jobs.ErrDeadline.Error(), append(states, waiting...), id)
+	which, args := "j.deadline <= now()", []any{jobs.ErrDeadline.Error(), append(states, waiting...)}
+	if id != "" {
+		which, args = "j.id = $3", append(args, id)
+	}
+	_, err := e.pool.Exec(ctx, e.sql(lapse+which), args...)
 	return err
 }
 
