@@ -48,7 +48,7 @@
 //
 // Tables: those of River, and spillgate_job (one row for each job: id, client, key, version, progress), spillgate_worker (who is alive) and
 // spillgate_key (what ids are recognised by). A trigger on river_job counts versions and notifies watchers, so that what River UI or another tool
-// does to a job is seen here too. There a job has the kind "spillgate:" and its own, the id and the payload in its arguments, the latter
+// does to a job is seen here too; another keeps the output of what has ended as it is. There a job has the kind "spillgate:" and its own, the id and the payload in its arguments, the latter
 // as text since a jsonb would not keep it as it is, and the result, likewise as text, as its output. A job that failed for good before its
 // last attempt is "cancelled" there, which is River's word for it, and "failed" here.
 package riverjobs

@@ -289,3 +289,28 @@ func TestNotLost(t *testing.T) {
 		t.Errorf("ended as %+v", end)
 	}
 }
+
+// What it says of a job that has ended elsewhere meanwhile changes nothing, whether it failed there or not.
+func TestResultStays(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]error{"failed": jobs.Permanent(errors.New("too late")), "succeeded": nil} {
+		t.Run(name, func(t *testing.T) {
+			pool := connect(t, shared.database(t))
+			release := make(chan struct{})
+			m := jobs.NewMux()
+			jobs.Register(m, "late", func(context.Context, any) (int, error) { <-release; return 8, late })
+			e := engine(t, pool, m, riverjobs.WithWorkers(1), riverjobs.WithLease(time.Hour))
+			j := submit(t, e, "late", "0", jobs.SubmitOptions{})
+			seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+			if _, err := pool.Exec(t.Context(), `UPDATE river_job SET state = 'completed', finalized_at = now(), metadata = metadata || '{"output": "7"}' WHERE state = 'running'`); err != nil {
+				t.Fatal(err)
+			}
+			end := final(t, e, j.ID)
+			close(release)
+			e.Close() // by which River has written what the attempt ended with
+			if j, err := e.Get(t.Context(), j.ID); err != nil || j.State != jobs.Succeeded || string(j.Result) != "7" || j.Version != end.Version {
+				t.Errorf("%+v, %v; before %+v", j, err, end)
+			}
+		})
+	}
+}

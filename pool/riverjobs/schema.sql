@@ -63,3 +63,17 @@ CREATE OR REPLACE TRIGGER spillgate_job_changed AFTER UPDATE ON {s}river_job FOR
         OR OLD.scheduled_at IS DISTINCT FROM NEW.scheduled_at
         OR OLD.metadata IS DISTINCT FROM NEW.metadata)
     EXECUTE FUNCTION {s}spillgate_job_changed();
+
+-- What has ended keeps its result: a worker that was taken for lost may end the job as well, and River would merge what it says.
+CREATE OR REPLACE FUNCTION {s}spillgate_job_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.metadata = OLD.metadata;
+    RETURN NEW;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER spillgate_job_ended BEFORE UPDATE ON {s}river_job FOR EACH ROW
+    WHEN (OLD.finalized_at IS NOT NULL AND NEW.finalized_at IS NOT NULL
+        AND OLD.kind LIKE 'spillgate:%'
+        AND OLD.metadata->'output' IS DISTINCT FROM NEW.metadata->'output')
+    EXECUTE FUNCTION {s}spillgate_job_ended();
