@@ -143,17 +143,17 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 	lock := func(parts ...[]byte) {
 		b.Queue("SELECT pg_advisory_xact_lock($1)", s.mint.lock(parts...))
 	}
-	if share && len(client) > 0 {
-		lock(client)
-	}
 	var first []*record
-	if key != nil {
+	if key != nil { // whose lock may be somebody's for long, and so comes before the client's
 		lock(client, key)
 		b.Queue(e.sql(forgetKey), client, key)
 		b.Queue(e.sql(selectJob+" WHERE j.client = $1 AND j.key = $2"), client, key).Query(func(rows pgx.Rows) (err error) {
 			first, err = pgx.CollectRows(rows, scanRecord)
 			return err
 		})
+	}
+	if share && len(client) > 0 {
+		lock(client)
 	}
 	whose := client
 	if len(client) == 0 {

@@ -212,13 +212,13 @@ func TestSubmitTx(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Rollback(context.Background())
-	first, _, err := web.SubmitTx(t.Context(), open, "n", []byte("7"), jobs.SubmitOptions{Key: "open"})
+	first, _, err := web.SubmitTx(t.Context(), open, "n", []byte("7"), jobs.SubmitOptions{Client: "a", Key: "open"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	second := make(chan string, 1)
 	go func() {
-		j, created, err := web.Submit(t.Context(), "n", []byte("7"), jobs.SubmitOptions{Key: "open"})
+		j, created, err := web.Submit(t.Context(), "n", []byte("7"), jobs.SubmitOptions{Client: "a", Key: "open"})
 		if err != nil || created {
 			t.Errorf("%v, %v", created, err)
 		}
@@ -228,6 +228,12 @@ func TestSubmitTx(t *testing.T) {
 		var n int
 		return pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").Scan(&n) == nil && n > 0
 	})
+	// For who waits nobody waits.
+	bounded, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, _, err := web.Submit(bounded, "n", []byte("7"), jobs.SubmitOptions{Client: "a", Key: "another"}); err != nil {
+		t.Errorf("another key of the client: %v", err)
+	}
 	if err := open.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
