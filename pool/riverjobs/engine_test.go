@@ -362,7 +362,11 @@ func TestPriorities(t *testing.T) {
 	web := engine(t, pool, m)
 	var last string
 	for _, p := range []int{-100, -5, -4, -1, 0, 3, 4, 100} {
-		j := submit(t, web, "n", fmt.Sprint(p), jobs.SubmitOptions{Priority: p})
+		o := jobs.SubmitOptions{Priority: p}
+		if p == 100 {
+			o.NotBefore = time.Now().Add(-time.Hour) // which makes nothing more urgent
+		}
+		j := submit(t, web, "n", fmt.Sprint(p), o)
 		if p == -100 {
 			last = j.ID
 		}

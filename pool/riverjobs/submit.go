@@ -85,6 +85,9 @@ func (e *Engine) prepare(ctx context.Context, kind string, payload []byte, o job
 		return nil, fmt.Errorf("%w: the key has %d bytes and the client's name %d, 255 are allowed", jobs.ErrTooLarge, len(o.Key), len(o.Client))
 	}
 	o.NotBefore, o.Deadline = within(o.NotBefore), within(o.Deadline)
+	if !o.NotBefore.After(time.Now()) {
+		o.NotBefore = time.Time{} // River begins first what is due for longest
+	}
 	if err := e.mux.Check(kind, payload); err != nil {
 		return nil, err
 	}
