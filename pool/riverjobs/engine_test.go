@@ -438,6 +438,22 @@ func TestMigrate(t *testing.T) {
 		})
 	}
 	wg.Wait()
+
+	// As a step of a deployment, while somebody writes: it does not wait for him, nor others for it.
+	e := engine(t, pool, kinds(), riverjobs.WithSchema("a_b"))
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, _, err := e.SubmitTx(t.Context(), tx, "n", []byte("1"), jobs.SubmitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := riverjobs.Migrate(ctx, pool, riverjobs.WithSchema("a_b")); err != nil {
+		t.Errorf("while a transaction is open: %v", err)
+	}
 }
 
 func TestMisusePanics(t *testing.T) {
