@@ -241,3 +241,40 @@ func TestSubmitTx(t *testing.T) {
 		t.Errorf("the same key gave %s and %s", first.ID, id)
 	}
 }
+
+// A submission with a key looks at no job but the one with the key, however many have expired since the database last counted them.
+func TestKeyAmongExpired(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`WITH r AS (INSERT INTO river_job (args, finalized_at, kind, max_attempts, state) SELECT '{}', now(), 'spillgate:n', 1, 'completed' FROM generate_series(1, 3000) RETURNING id)
+		INSERT INTO spillgate_job (id, river_id, kind, client, key, size, retain, open, expires)
+		SELECT id, id, 'n', 'a', convert_to('k' || id, 'UTF8'), 1, '1 hour', false, now() + interval '1 hour' FROM r`)
+	exec("ANALYZE spillgate_job")
+	exec("UPDATE spillgate_job SET expires = now() - interval '1 hour'")
+	read := func() (n int) {
+		t.Helper()
+		until(t, "the sessions before have ended, and with them what they have counted is known", func() bool {
+			return pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()").Scan(&n) == nil && n == 0
+		})
+		if err := pool.QueryRow(t.Context(), "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE schemaname = 'public' AND indexrelname = 'spillgate_job_expires'").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := read()
+	webPool := connect(t, url)
+	web := engine(t, webPool, kinds())
+	submit(t, web, "n", "1", jobs.SubmitOptions{Client: "a", Key: "another"})
+	submit(t, web, "n", "1", jobs.SubmitOptions{Client: "a", Key: "k7"}) // which has expired, and so is free
+	webPool.Close()
+	if n := read() - before; n > 10 {
+		t.Errorf("two submissions have read %d entries of the index of what has expired", n)
+	}
+}
