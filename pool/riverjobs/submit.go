@@ -122,8 +122,7 @@ func within(t time.Time) time.Time {
 // What a client has, counted up to the bounds. What has missed its deadline is no longer among it, whether or not that has been noticed.
 const countOpen = `SELECT
 	(SELECT count(*) FROM (SELECT FROM {s}spillgate_job WHERE open AND (deadline IS NULL OR deadline > now()) LIMIT $1) AS o),
-	(SELECT count(*) FROM {s}spillgate_job WHERE open AND client = $2 AND (deadline IS NULL OR deadline > now())),
-	(SELECT coalesce(sum(size), 0) FROM {s}spillgate_job WHERE open AND client = $2 AND (deadline IS NULL OR deadline > now()))`
+	count(*), coalesce(sum(size), 0) FROM {s}spillgate_job WHERE open AND client = $2 AND (deadline IS NULL OR deadline > now())`
 
 // That the job is looked for by its key is not left to the planner: to its knowledge hardly any have expired, where nobody cleans up they all have.
 const forgetKey = `WITH j AS MATERIALIZED (SELECT river_id, expires FROM {s}spillgate_job WHERE client = $1 AND key = $2)
