@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
@@ -438,6 +440,22 @@ func TestMigrate(t *testing.T) {
 		})
 	}
 	wg.Wait()
+
+	// Who the user is may be known to the pool alone.
+	conf, err := pgxpool.ParseConfig(strings.Replace(url, "test@", "someone@", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error { c.User = "test"; return nil }
+	conf.AfterConnect = func(ctx context.Context, c *pgx.Conn) error { _, err := c.Exec(ctx, "SET ROLE test"); return err }
+	its, err := pgxpool.NewWithConfig(t.Context(), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(its.Close)
+	if err := riverjobs.Migrate(t.Context(), its, riverjobs.WithSchema("a_b")); err != nil {
+		t.Error(err)
+	}
 
 	// As a step of a deployment, while somebody writes: it does not wait for him, nor others for it.
 	e := engine(t, pool, kinds(), riverjobs.WithSchema("a_b"))

@@ -45,7 +45,7 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, opts ...SchemaOption) erro
 		o.apply(&c)
 	}
 	// One of the pool's connections may be the only one, and that is River's.
-	conn, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig)
+	conn, err := dial(ctx, pool)
 	if err != nil {
 		return err
 	}
@@ -72,6 +72,23 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, opts ...SchemaOption) erro
 		}
 		return ours(ctx, tx, c.schema)
 	})
+}
+
+// dial makes a connection as the pool makes its own.
+func dial(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+	c := pool.Config()
+	if c.BeforeConnect != nil {
+		if err := c.BeforeConnect(ctx, c.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, c.ConnConfig)
+	if err == nil && c.AfterConnect != nil {
+		if err = c.AfterConnect(ctx, conn); err != nil {
+			conn.Close(ctx)
+		}
+	}
+	return conn, err
 }
 
 // alone runs f in a transaction that no other Migrate has at the same time. A lock of the connection's would stay behind a proxy that gives
