@@ -43,8 +43,9 @@
 //
 // Version 14 or newer, and a schema of its own ([WithSchema]) where the program uses River besides: River's
 // periodic maintenance goes by the settings of whichever client leads, and these leave the deletion and the rescue of jobs to this package. A worker
-// takes one connection out of the pool to listen, and so does any engine while somebody watches a job; behind a proxy that gives connections to
-// transactions, such as PgBouncer, say [WithPollOnly], and give pgx the default_query_exec_mode exec, or another that the proxy takes.
+// has one connection beside the pool, to say that it is alive, since handlers may have all of the pool's, and takes one out of it to listen, as any
+// engine does while somebody watches a job. Behind a proxy that gives connections to transactions, such as PgBouncer, say [WithPollOnly], and give pgx
+// the default_query_exec_mode exec, or another that the proxy takes.
 //
 // Tables: those of River, and spillgate_job (one row for each job: id, client, key, version, progress), spillgate_worker (who is alive) and
 // spillgate_key (what ids are recognised by). A trigger on river_job counts versions and notifies watchers, so that what River UI or another tool

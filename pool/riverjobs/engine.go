@@ -42,6 +42,7 @@ type Engine struct {
 	stopped chan struct{} // closed when no job runs and none will; nil until started
 	stop    sync.Once
 	beats   sync.WaitGroup
+	beating *pgx.Conn // of beat
 }
 
 var _ jobs.Engine = (*Engine)(nil)

@@ -314,3 +314,39 @@ func TestResultStays(t *testing.T) {
 		})
 	}
 }
+
+// Handlers may have all connections of the pool for longer than a lease, and their worker is not lost.
+func TestPoolIsExhausted(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	busy := connect(t, strings.Replace(url, "pool_max_conns=20", "pool_max_conns=2", 1))
+	has, release := make(chan struct{}), make(chan struct{})
+	m := kinds()
+	jobs.Register(m, "greedy", func(ctx context.Context, _ any) (int, error) {
+		for range 2 {
+			c, err := busy.Acquire(ctx)
+			if err != nil {
+				return 0, err
+			}
+			defer c.Release()
+		}
+		close(has) // a second run panics
+		<-release
+		return 1, nil
+	})
+	pool := connect(t, url)
+	web := engine(t, pool, m)
+	engine(t, busy, m, riverjobs.WithWorkers(1), riverjobs.WithLease(shortLease))
+	t.Cleanup(func() { close(release) })
+	j := submit(t, web, "greedy", "0", jobs.SubmitOptions{})
+	<-has
+	lost := submit(t, web, "n", "3", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	if _, err := pool.Exec(t.Context(), "UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = '{gone}' WHERE state = 'scheduled'"); err != nil {
+		t.Fatal(err)
+	}
+	engine(t, connect(t, url), m, riverjobs.WithWorkers(2), riverjobs.WithLease(shortLease))
+	final(t, web, lost.ID) // which was lost after the other had all connections
+	if j, err := web.Get(t.Context(), j.ID); err != nil || j.State != jobs.Running || j.Attempt != 1 {
+		t.Errorf("%+v, %v", j, err)
+	}
+}

@@ -72,23 +72,36 @@ func (e *Engine) beat(ctx context.Context) error {
 	running := slices.AppendSeq([]int64{}, maps.Keys(e.running))
 	running = slices.AppendSeq(running, maps.Keys(e.ended))
 	e.mu.Unlock()
-	_, err := e.pool.Exec(ctx, e.sql(heartbeat), e.name, running)
+	// The connection is none of the pool's, which may have all of its given to handlers for longer than a lease.
+	if e.beating == nil || e.beating.IsClosed() {
+		conn, err := dial(ctx, e.pool)
+		if err != nil {
+			return err
+		}
+		e.beating = conn
+	}
+	_, err := e.beating.Exec(ctx, e.sql(heartbeat), e.name, running)
+	if err != nil {
+		e.beating.Close(ctx)
+	}
 	return err
 }
 
 // keep beats and sweeps until stopped. It does not reclaim before it has reached the database for a whole lease: after an outage nobody has been
 // heard for longer than that, and all are alive.
 func (e *Engine) keep(stopped <-chan struct{}) {
+	defer e.timed(func(ctx context.Context) error {
+		_, err := e.beating.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE name = $1"), e.name)
+		e.beating.Close(ctx)
+		return err
+	})
 	ticker := time.NewTicker(e.conf.lease / 4)
 	defer ticker.Stop()
 	since := time.Now()
+	sweeping := make(chan struct{}, 1) // full while a sweep goes on, which may take longer than a lease
 	for {
 		select {
 		case <-stopped:
-			e.timed(func(ctx context.Context) error {
-				_, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE name = $1"), e.name)
-				return err
-			})
 			return
 		case <-ticker.C:
 		}
@@ -97,7 +110,14 @@ func (e *Engine) keep(stopped <-chan struct{}) {
 			continue
 		}
 		healthy := time.Since(since) > e.conf.lease
-		e.timed(func(ctx context.Context) error { return e.sweep(ctx, healthy) })
+		select {
+		case sweeping <- struct{}{}:
+			e.beats.Go(func() {
+				e.timed(func(ctx context.Context) error { return e.sweep(ctx, healthy) })
+				<-sweeping
+			})
+		default:
+		}
 	}
 }
 
