@@ -36,8 +36,9 @@
 // goes with the first. Clients have a bounded share of the places and bytes, but no turns: jobs of the same priority begin
 // in the order of submission. The bound on all unfinished jobs is looked at without a lock, and submissions at the same time
 // may exceed it by their number; a client's share is exact, except for what [Engine.SubmitTx] adds. What is due at a time of its own, as a retry
-// or by NotBefore, begins up to five seconds late, and up to twenty where the worker was killed that did it for all. A result is at most 16 MiB. An id whose
-// transaction was rolled back is said to have expired. Failed jobs are queued again by an operator with River's own JobRetry.
+// or by NotBefore, begins up to a poll interval late ([WithPollInterval]), and up to twenty seconds where the worker was killed that had it
+// ready for all. A result is at most 16 MiB. An id whose transaction was rolled back is said to have expired. Failed jobs are queued again by an operator
+// with River's own JobRetry.
 //
 // # What it needs of Postgres
 //
@@ -49,7 +50,7 @@
 //
 // Tables: those of River, and spillgate_job (one row for each job: id, client, key, version, progress), spillgate_worker (who is alive) and
 // spillgate_key (what ids are recognised by). A trigger on river_job counts versions and notifies watchers, so that what River UI or another tool
-// does to a job is seen here too; another keeps the output of what has ended as it is. There a job has the kind "spillgate:" and its own, the id and the payload in its arguments, the latter
+// does to a job is seen here too; another passes over what a worker says too late that was taken for lost. There a job has the kind "spillgate:" and its own, the id and the payload in its arguments, the latter
 // as text since a jsonb would not keep it as it is, and the result, likewise as text, as its output. A job that failed for good before its
 // last attempt is "cancelled" there, which is River's word for it, and "failed" here.
 package riverjobs
