@@ -257,36 +257,48 @@ func TestNobodyIsLostAtFirst(t *testing.T) {
 	}
 }
 
-// A worker that was taken for lost and is not says nothing of the attempt that runs elsewhere.
+// A worker that was taken for lost and is not says nothing of the attempt that runs elsewhere, whether its own fails or is given back.
 func TestNotLost(t *testing.T) {
 	t.Parallel()
-	pool := connect(t, shared.database(t))
-	release, failed := make(chan struct{}), make(chan struct{})
-	m := jobs.NewMux()
-	jobs.Register(m, "late", func(context.Context, any) (int, error) {
-		<-release
-		defer close(failed)
-		return 0, errors.New("too late")
-	})
-	e := engine(t, pool, m, riverjobs.WithWorkers(1), riverjobs.WithLease(time.Hour))
-	j := submit(t, e, "late", "0", jobs.SubmitOptions{})
-	seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
-	exec := func(sql string) {
-		t.Helper()
-		if tag, err := pool.Exec(t.Context(), sql); err != nil || tag.RowsAffected() != 1 {
-			t.Fatal(tag, err)
-		}
-	}
-	exec("UPDATE river_job SET attempt = 2, max_attempts = 2, attempted_by = array_append(attempted_by, 'another') WHERE state = 'running'")
-	close(release)
-	<-failed
-	until(t, "it looks", func() bool {
-		var n int
-		return pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT state = ''running'' AND attempt <>%'").Scan(&n) == nil && n > 0
-	})
-	exec(`UPDATE river_job SET state = 'completed', finalized_at = now(), metadata = metadata || '{"output": "7"}' WHERE state = 'running'`)
-	if end := final(t, e, j.ID); end.State != jobs.Succeeded || string(end.Result) != "7" {
-		t.Errorf("ended as %+v", end)
+	for name, late := range map[string]error{"failed": errors.New("too late"), "failed for good": jobs.Permanent(errors.New("too late")), "shut down": jobs.ErrShutdown} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := shared.database(t)
+			pool := connect(t, url)
+			release, failed := make(chan struct{}), make(chan struct{})
+			m := jobs.NewMux()
+			jobs.Register(m, "late", func(ctx context.Context, _ any) (int, error) {
+				defer close(failed)
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
+				return 0, late
+			}, jobs.WithAttempts(3), jobs.WithBackoff(time.Hour, time.Hour))
+			web := engine(t, pool, m)
+			e := engine(t, connect(t, url), m, riverjobs.WithWorkers(1), riverjobs.WithLease(time.Hour))
+			j := submit(t, web, "late", "0", jobs.SubmitOptions{})
+			seen(t, web, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+			exec := func(sql string) {
+				t.Helper()
+				if tag, err := pool.Exec(t.Context(), sql); err != nil || tag.RowsAffected() != 1 {
+					t.Fatal(tag, err)
+				}
+			}
+			exec("UPDATE river_job SET attempt = 2, attempted_by = array_append(attempted_by, 'another') WHERE state = 'running'")
+			if !errors.Is(late, jobs.ErrShutdown) {
+				close(release)
+				<-failed
+			}
+			e.Close() // by which River has written what the attempt ended with
+			if j, err := web.Get(t.Context(), j.ID); err != nil || j.State != jobs.Running || j.Attempt != 2 || j.Err != "" {
+				t.Errorf("elsewhere it is %+v, %v", j, err)
+			}
+			exec(`UPDATE river_job SET state = 'completed', finalized_at = now(), metadata = metadata || '{"output": "7"}' WHERE state = 'running'`)
+			if end := final(t, web, j.ID); end.State != jobs.Succeeded || string(end.Result) != "7" {
+				t.Errorf("ended as %+v", end)
+			}
+		})
 	}
 }
 

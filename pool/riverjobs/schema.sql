@@ -64,16 +64,19 @@ CREATE OR REPLACE TRIGGER spillgate_job_changed AFTER UPDATE ON {s}river_job FOR
         OR OLD.metadata IS DISTINCT FROM NEW.metadata)
     EXECUTE FUNCTION {s}spillgate_job_changed();
 
--- What has ended keeps its result: a worker that was taken for lost may end the job as well, and River would merge what it says.
-CREATE OR REPLACE FUNCTION {s}spillgate_job_ended() RETURNS trigger LANGUAGE plpgsql AS $$
+-- A worker that was taken for lost may end a job that another has begun or ended since, and River does not tell them apart. Its result is as good as
+-- the other's while there is none; what else it says is passed over. What goes back to the queue has an attempt less than it had, and a failure says
+-- of which it is.
+CREATE OR REPLACE FUNCTION {s}spillgate_job_late() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.metadata = OLD.metadata;
-    RETURN NEW;
+    RETURN NULL;
 END
 $$;
 
-CREATE OR REPLACE TRIGGER spillgate_job_ended BEFORE UPDATE ON {s}river_job FOR EACH ROW
-    WHEN (OLD.finalized_at IS NOT NULL AND NEW.finalized_at IS NOT NULL
-        AND OLD.kind LIKE 'spillgate:%'
-        AND OLD.metadata->'output' IS DISTINCT FROM NEW.metadata->'output')
-    EXECUTE FUNCTION {s}spillgate_job_ended();
+CREATE OR REPLACE TRIGGER spillgate_job_late BEFORE UPDATE ON {s}river_job FOR EACH ROW
+    WHEN (OLD.kind LIKE 'spillgate:%' AND (
+        OLD.finalized_at IS NOT NULL AND NEW.finalized_at IS NOT NULL AND OLD.metadata->'output' IS DISTINCT FROM NEW.metadata->'output'
+        OR OLD.state = 'running' AND NEW.state = 'available' AND NEW.attempt < OLD.attempt - 1
+        OR OLD.state = 'running' AND cardinality(NEW.errors) > coalesce(cardinality(OLD.errors), 0)
+            AND (NEW.errors[cardinality(NEW.errors)]->>'attempt')::int <> OLD.attempt))
+    EXECUTE FUNCTION {s}spillgate_job_late();
