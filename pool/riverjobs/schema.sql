@@ -35,7 +35,8 @@ CREATE INDEX IF NOT EXISTS spillgate_job_open ON {s}spillgate_job (client) INCLU
 CREATE INDEX IF NOT EXISTS spillgate_job_deadline ON {s}spillgate_job (deadline) WHERE open AND deadline IS NOT NULL;
 CREATE INDEX IF NOT EXISTS spillgate_job_expires ON {s}spillgate_job (expires) WHERE expires IS NOT NULL;
 
--- Whoever changes a job of River, a version more and those who watch are told in the same transaction.
+-- Whoever changes a job of River, a version more and those who watch are told in the same transaction. How long it is kept goes by the clock here:
+-- finalized_at is by that of the worker.
 CREATE OR REPLACE FUNCTION {s}spillgate_job_changed() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     changed text;
@@ -43,7 +44,7 @@ BEGIN
     UPDATE {s}spillgate_job SET
         version = version + 1,
         open = NEW.finalized_at IS NULL,
-        expires = NEW.finalized_at + retain,
+        expires = CASE WHEN NEW.finalized_at IS NULL THEN NULL WHEN OLD.finalized_at IS NULL THEN now() + retain ELSE expires END,
         done = CASE WHEN NEW.attempt > OLD.attempt THEN 0 ELSE done END,
         total = CASE WHEN NEW.attempt > OLD.attempt THEN 0 ELSE total END,
         note = CASE WHEN NEW.attempt > OLD.attempt THEN '' ELSE note END
