@@ -493,7 +493,10 @@ func TestMisusePanics(t *testing.T) {
 	pool := connect(t, shared.url("migrated"))
 	long := jobs.NewMux()
 	jobs.Register(long, strings.Repeat("ä", 50), func(context.Context, int) (int, error) { return 0, nil })
+	nul := jobs.NewMux()
+	jobs.Register(nul, "a\x00b", func(context.Context, int) (int, error) { return 0, nil })
 	for name, f := range map[string]func(){
+		"nul in a kind":    func() { riverjobs.New(pool, nul) },
 		"no pool":          func() { riverjobs.New(nil, kinds()) },
 		"no mux":           func() { riverjobs.New(pool, nil) },
 		"nil option":       func() { riverjobs.New(pool, kinds(), nil) },
