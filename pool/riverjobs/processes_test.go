@@ -362,3 +362,19 @@ func TestPoolIsExhausted(t *testing.T) {
 		t.Errorf("%+v, %v", j, err)
 	}
 }
+
+// Where somebody cuts connections that are idle for longer than a while, a worker is alive all the same, and sees who is not.
+func TestIdleConnectionsAreCut(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	web := engine(t, pool, kinds())
+	lost := submit(t, web, "n", "3", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	if _, err := pool.Exec(t.Context(), "UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = '{gone}' WHERE state = 'scheduled'"); err != nil {
+		t.Fatal(err)
+	}
+	engine(t, connect(t, url+"&idle_session_timeout=1500"), kinds(), riverjobs.WithWorkers(1), riverjobs.WithLease(8*time.Second)) // it speaks every two
+	if end := final(t, web, lost.ID); end.State != jobs.Succeeded || end.Attempt != 2 {
+		t.Errorf("ended as %+v", end)
+	}
+}

@@ -72,19 +72,24 @@ func (e *Engine) beat(ctx context.Context) error {
 	running := slices.AppendSeq([]int64{}, maps.Keys(e.running))
 	running = slices.AppendSeq(running, maps.Keys(e.ended))
 	e.mu.Unlock()
-	// The connection is none of the pool's, which may have all of its given to handlers for longer than a lease.
-	if e.beating == nil || e.beating.IsClosed() {
-		conn, err := dial(ctx, e.pool)
+	// The connection is none of the pool's, which may have all of its given to handlers for longer than a lease. Where somebody has cut it while it was
+	// idle, another does.
+	say := func() error {
+		_, err := e.beating.Exec(ctx, e.sql(heartbeat), e.name, running)
 		if err != nil {
-			return err
+			e.beating.Close(ctx)
 		}
-		e.beating = conn
+		return err
 	}
-	_, err := e.beating.Exec(ctx, e.sql(heartbeat), e.name, running)
+	if e.beating != nil && !e.beating.IsClosed() && say() == nil {
+		return nil
+	}
+	conn, err := dial(ctx, e.pool)
 	if err != nil {
-		e.beating.Close(ctx)
+		return err
 	}
-	return err
+	e.beating = conn
+	return say()
 }
 
 // keep beats and sweeps until stopped. It does not reclaim before it has reached the database for a whole lease: after an outage nobody has been
