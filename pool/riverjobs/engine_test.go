@@ -417,6 +417,51 @@ func TestAging(t *testing.T) {
 	final(t, e, j.ID)
 }
 
+// A transaction that somebody leaves open holds up what it has locked, and nothing else that time brings about.
+func TestSweepPassesLocks(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	web := engine(t, pool, kinds(), riverjobs.WithRetention(time.Millisecond))
+	other := kinds()
+	jobs.Register(other, "rare", func(context.Context, int) (int, error) { return 0, nil }) // of which there is no worker
+	rare := engine(t, pool, other)
+	var ids [4][]string // of what is too late, has expired, waits and is lost
+	for range 2 {
+		ids[0] = append(ids[0], submit(t, rare, "n", "1", jobs.SubmitOptions{Deadline: time.Now().Add(-time.Hour), NotBefore: time.Now().Add(time.Hour)}).ID)
+		ids[1] = append(ids[1], submit(t, web, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)}).ID)
+		ids[2] = append(ids[2], submit(t, rare, "rare", "1", jobs.SubmitOptions{}).ID)
+		ids[3] = append(ids[3], submit(t, rare, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)}).ID)
+	}
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("UPDATE river_job SET state = 'completed', finalized_at = now() WHERE args->>'id' = ANY ($1)", ids[1])
+	exec("UPDATE river_job SET scheduled_at = now() - interval '1 hour' WHERE args->>'id' = ANY ($1)", ids[2])
+	exec("UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 hour', attempted_by = '{gone}' WHERE args->>'id' = ANY ($1)", ids[3])
+	open, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Rollback(context.Background())
+	for _, pair := range ids {
+		if _, err := open.Exec(t.Context(), "SELECT FROM river_job WHERE args->>'id' = $1 FOR UPDATE", pair[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	engine(t, connect(t, url), kinds(), riverjobs.WithWorkers(1), riverjobs.WithLease(time.Second))
+	for i, want := range []string{"discarded", "", "available 1", "completed"} {
+		until(t, "the other one is "+want, func() bool {
+			var is string
+			err := pool.QueryRow(t.Context(), "SELECT coalesce(max(CASE state WHEN 'available' THEN 'available ' || priority ELSE state::text END), '') FROM river_job WHERE args->>'id' = $1", ids[i][1]).Scan(&is)
+			return err == nil && is == want
+		})
+	}
+}
+
 // A kind that no worker has waits for one that has it.
 func TestKindsOfWorkers(t *testing.T) {
 	t.Parallel()

@@ -20,11 +20,15 @@ func workerName() string {
 // aged is how long a job waits until it goes with the first, so that none waits for ever.
 const aged = time.Minute
 
-const age = `UPDATE {s}river_job SET priority = 1
-	WHERE state = 'available' AND queue = $1 AND priority > 1 AND scheduled_at < now() - $2::interval`
+// What the statements here find locked they leave for the next time: a transaction of somebody else's may stay open for long.
+const age = `UPDATE {s}river_job SET priority = 1 WHERE id IN (SELECT id FROM {s}river_job
+	WHERE state = 'available' AND queue = $1 AND priority > 1 AND scheduled_at < now() - $2::interval FOR UPDATE SKIP LOCKED)`
 
 // forgetAtOnce is how many jobs one statement forgets.
 const forgetAtOnce = 1000
+
+const forget = `DELETE FROM {s}river_job WHERE id IN (SELECT r.id FROM {s}spillgate_job AS j JOIN {s}river_job AS r ON r.id = j.river_id
+	WHERE j.expires <= now() LIMIT $1 FOR UPDATE OF r SKIP LOCKED)`
 
 // sweepTime is how long a statement may take that nobody waits for.
 const sweepTime = 10 * time.Second
@@ -37,27 +41,34 @@ const reclaim = `UPDATE {s}river_job AS r SET
 		scheduled_at = now(), max_attempts = r.max_attempts + 1,
 		metadata = jsonb_set(r.metadata, '{spillgate_lost}', to_jsonb(n.lost)),
 		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', 'riverjobs: the worker that ran the job was lost', 'trace', ''))
-	FROM {s}spillgate_job AS j, LATERAL (SELECT coalesce((r2.metadata->>'spillgate_lost')::int, 0) + 1 AS lost FROM {s}river_job AS r2 WHERE r2.id = j.river_id) AS n
-	WHERE j.river_id = r.id AND j.open AND r.state = 'running' AND r.attempted_at < now() - $1::interval AND NOT EXISTS (
-		SELECT FROM {s}spillgate_worker AS w
-		WHERE w.name = r.attempted_by[cardinality(r.attempted_by)] AND w.seen > now() - $1::interval AND r.id = ANY (w.running))`
+	FROM (SELECT o.id, coalesce((o.metadata->>'spillgate_lost')::int, 0) + 1 AS lost FROM {s}river_job AS o JOIN {s}spillgate_job AS j ON j.river_id = o.id
+		WHERE j.open AND o.state = 'running' AND o.attempted_at < now() - $1::interval AND NOT EXISTS (
+			SELECT FROM {s}spillgate_worker AS w
+			WHERE w.name = o.attempted_by[cardinality(o.attempted_by)] AND w.seen > now() - $1::interval AND o.id = ANY (w.running))
+		FOR UPDATE OF o SKIP LOCKED) AS n
+	WHERE r.id = n.id`
 
 const lapse = `UPDATE {s}river_job AS r SET state = 'discarded', finalized_at = now(),
 		attempt = CASE WHEN r.state = 'running' THEN r.attempt - 1 ELSE r.attempt END,
 		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', $1::text, 'trace', ''))
-	FROM {s}spillgate_job AS j
-	WHERE j.river_id = r.id AND j.open AND r.state::text = ANY ($2::text[]) AND `
+	FROM (SELECT o.id FROM {s}river_job AS o JOIN {s}spillgate_job AS j ON j.river_id = o.id
+		WHERE j.open AND o.state::text = ANY ($2::text[]) AND `
+
+const (
+	lapseOne = lapse + `j.id = $3 FOR UPDATE OF o) AS n WHERE r.id = n.id`
+	lapseAll = lapse + `j.deadline <= now() FOR UPDATE OF o SKIP LOCKED) AS n WHERE r.id = n.id`
+)
 
 // waiting are the states of jobs that no worker has.
 var waiting = []string{"available", "pending", "retryable", "scheduled"}
 
 // lapse fails a job that has missed its deadline and waits, by whosever clock that is; if id is empty, all that have by that of the database.
 func (e *Engine) lapse(ctx context.Context, id string, states ...string) error {
-	which, args := "j.deadline <= now()", []any{jobs.ErrDeadline.Error(), append(states, waiting...)}
+	sql, args := lapseAll, []any{jobs.ErrDeadline.Error(), append(states, waiting...)}
 	if id != "" {
-		which, args = "j.id = $3", append(args, id)
+		sql, args = lapseOne, append(args, id)
 	}
-	_, err := e.pool.Exec(ctx, e.sql(lapse+which), args...)
+	_, err := e.pool.Exec(ctx, e.sql(sql), args...)
 	return err
 }
 
@@ -145,7 +156,7 @@ func (e *Engine) sweep(ctx context.Context, healthy bool) error {
 	}
 	for {
 		// A few at a time, so that nobody waits for their rows for long.
-		tag, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}river_job WHERE id IN (SELECT river_id FROM {s}spillgate_job WHERE expires <= now() LIMIT $1)"), forgetAtOnce)
+		tag, err := e.pool.Exec(ctx, e.sql(forget), forgetAtOnce)
 		if err != nil {
 			return err
 		}
