@@ -106,7 +106,7 @@ func (e *Engine) beat(ctx context.Context) error {
 // keep beats and sweeps until stopped. It does not reclaim before it has reached the database for a whole lease: after an outage nobody has been
 // heard for longer than that, and all are alive.
 func (e *Engine) keep(stopped <-chan struct{}) {
-	defer e.timed(func(ctx context.Context) error {
+	defer e.timed("saying that this worker stops", func(ctx context.Context) error {
 		_, err := e.beating.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE name = $1"), e.name)
 		e.beating.Close(ctx)
 		return err
@@ -121,7 +121,7 @@ func (e *Engine) keep(stopped <-chan struct{}) {
 			return
 		case <-ticker.C:
 		}
-		if e.timed(e.beat) != nil {
+		if e.timed("saying that this worker is alive", e.beat) != nil {
 			since = time.Now()
 			continue
 		}
@@ -129,7 +129,7 @@ func (e *Engine) keep(stopped <-chan struct{}) {
 		select {
 		case sweeping <- struct{}{}:
 			e.beats.Go(func() {
-				e.timed(func(ctx context.Context) error { return e.sweep(ctx, healthy) })
+				e.timed("the sweep", func(ctx context.Context) error { return e.sweep(ctx, healthy) })
 				<-sweeping
 			})
 		default:
@@ -137,18 +137,26 @@ func (e *Engine) keep(stopped <-chan struct{}) {
 	}
 }
 
-// timed runs what nobody waits for. What fails is done the next time.
-func (e *Engine) timed(f func(context.Context) error) error {
+// timed runs what nobody waits for, and so nobody but the log is told of what fails. It is done the next time.
+func (e *Engine) timed(what string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), sweepTime)
 	defer cancel()
-	return f(ctx)
+	err := f(ctx)
+	if err != nil {
+		e.conf.logger.Warn("riverjobs: "+what+" failed", "worker", e.name, "error", err)
+	}
+	return err
 }
 
 // sweep does what time alone brings about.
 func (e *Engine) sweep(ctx context.Context, healthy bool) error {
 	if healthy {
-		if _, err := e.pool.Exec(ctx, e.sql(reclaim), e.conf.lease); err != nil {
+		tag, err := e.pool.Exec(ctx, e.sql(reclaim), e.conf.lease)
+		if err != nil {
 			return err
+		}
+		if n := tag.RowsAffected(); n > 0 {
+			e.conf.logger.Warn("riverjobs: jobs were running with workers that are lost", "worker", e.name, "jobs", n)
 		}
 	}
 	if err := e.lapse(ctx, ""); err != nil {
