@@ -45,7 +45,8 @@ func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs
 
 // SubmitTx is [Engine.Submit] as a part of a transaction of the caller's, which may be of another pool of the same database, with [WithSchema] whatever
 // its search_path: the job exists, and its id is known to others, exactly if the transaction commits. While it is open, other submissions with the same client and key wait for it. The client's share
-// is looked at without waiting, and may be exceeded by what is submitted at the same time.
+// is looked at without waiting, and may be exceeded by what is submitted at the same time. A transaction that does not see what was committed since it
+// began, as of REPEATABLE READ and SERIALIZABLE, fails where another has submitted with the same key meanwhile, with the code 23505: begin it again.
 //
 // After an error that is a refusal of package jobs the transaction is as it was; after others it has failed.
 func (e *Engine) SubmitTx(ctx context.Context, tx pgx.Tx, kind string, payload []byte, o jobs.SubmitOptions) (jobs.Job, bool, error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/spillgate/spillgate/pool/jobs"
 	"github.com/spillgate/spillgate/pool/riverjobs"
@@ -239,6 +240,29 @@ func TestSubmitTx(t *testing.T) {
 	}
 	if id := <-second; id != first.ID {
 		t.Errorf("the same key gave %s and %s", first.ID, id)
+	}
+}
+
+// A transaction that sees less than there is makes no second job.
+func TestSubmitTxIsolation(t *testing.T) {
+	t.Parallel()
+	pool := connect(t, shared.database(t))
+	web := engine(t, pool, kinds())
+	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
+		o := jobs.SubmitOptions{Key: string(level)}
+		tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.Background())
+		if _, err := tx.Exec(t.Context(), "SELECT FROM spillgate_job"); err != nil { // from when on it sees nothing new
+			t.Fatal(err)
+		}
+		submit(t, web, "n", "1", o)
+		_, _, err = web.SubmitTx(t.Context(), tx, "n", []byte("1"), o)
+		if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "23505" {
+			t.Errorf("%s: %v", level, err)
+		}
 	}
 }
 
