@@ -32,8 +32,9 @@
 //
 // # What is different from jobs.Local
 //
-// Priorities are the four of River, strictly: 4 to 7 first, then 0 to 3, then -4 to -1, then the rest; what has waited for a minute
-// goes with the first. Clients have a bounded share of the places and bytes, but no turns: jobs of the same priority begin
+// Priorities are the four of River, strictly: 4 to 7 first, then 0 to 3, then -4 to -1, then the rest. Clients have a bounded share of the places and
+// bytes, and turns that are not exact: who has 16 unfinished jobs submits the next one of these levels lower, who has 128 two, so that others go
+// before it. What has waited for a minute goes with the first, of each client 16 jobs at a time. Otherwise jobs of the same level begin
 // in the order of submission. The bound on all unfinished jobs is looked at without a lock, and submissions at the same time
 // may exceed it by their number; a client's share is exact, except for what [Engine.SubmitTx] adds. What is due at a time of its own, as a retry
 // or by NotBefore, begins up to a poll interval late ([WithPollInterval]), and up to twenty seconds where the worker was killed that had it

@@ -417,6 +417,62 @@ func TestAging(t *testing.T) {
 	final(t, e, j.ID)
 }
 
+// A client that has submitted much goes before another for a turn, and no longer: neither at first nor when all have waited for long.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	var mu sync.Mutex
+	var order []int
+	m := kinds()
+	jobs.Register(m, "log", func(_ context.Context, n int) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		order = append(order, n)
+		return n, nil
+	})
+	const much = 40
+	flood := func(e *riverjobs.Engine) (last, other jobs.Job) {
+		for range much {
+			last = submit(t, e, "log", "0", jobs.SubmitOptions{Client: "a"})
+		}
+		return last, submit(t, e, "log", "1", jobs.SubmitOptions{Client: "b"})
+	}
+	e := engine(t, pool, m, riverjobs.WithWorkers(1), riverjobs.WithLease(time.Second))
+	busy := submit(t, e, "wait", "1", jobs.SubmitOptions{})
+	seen(t, e, busy.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	last, _ := flood(e)
+	if _, err := e.Cancel(t.Context(), busy.ID); err != nil {
+		t.Fatal(err)
+	}
+	final(t, e, last.ID)
+	mu.Lock()
+	i := slices.Index(order, 1)
+	mu.Unlock()
+	if i < 0 || i > 16 {
+		t.Errorf("the other client's job came after %d", i)
+	}
+
+	busy = submit(t, e, "wait", "1", jobs.SubmitOptions{})
+	seen(t, e, busy.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	flood(e)
+	if _, err := pool.Exec(t.Context(), "UPDATE river_job SET scheduled_at = now() - interval '1 hour' WHERE state = 'available'"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a turn of each goes with the first", func() bool {
+		var a, b int
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE client = 'a'), count(*) FILTER (WHERE client = 'b')
+			FROM river_job AS r JOIN spillgate_job AS j ON r.id = river_id WHERE priority = 1 AND state = 'available'`).Scan(&a, &b)
+		if a > 16 {
+			t.Fatalf("%d of one client go with the first", a)
+		}
+		return err == nil && a == 16 && b == 1
+	})
+	if _, err := e.Cancel(t.Context(), busy.ID); err != nil {
+		t.Error(err)
+	}
+}
+
 // A transaction that somebody leaves open holds up what it has locked, and nothing else that time brings about.
 func TestSweepPassesLocks(t *testing.T) {
 	t.Parallel()

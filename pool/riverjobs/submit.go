@@ -180,20 +180,20 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 	case len(client) > 0 && (mine >= int64(e.conf.share) || bytes+int64(len(s.payload)) > e.conf.shareBytes):
 		return jobs.Job{}, false, &jobs.Error{Err: jobs.ErrShareFull, RetryAfter: retryAfterFull}
 	}
-	return e.insert(ctx, tx, s, client, key)
+	return e.insert(ctx, tx, s, client, key, riverPriority(s.o.Priority, mine))
 }
 
 // schedulerInterval is how often River looks for scheduled jobs. It has those available already that are due within one, and so have we.
 const schedulerInterval = 5 * time.Second
 
-func (e *Engine) insert(ctx context.Context, tx pgx.Tx, s *submission, client, key []byte) (jobs.Job, bool, error) {
+func (e *Engine) insert(ctx context.Context, tx pgx.Tx, s *submission, client, key []byte, priority int) (jobs.Job, bool, error) {
 	r := &record{id: s.mint.id(), kind: s.kind, client: client, version: 1}
 	if !s.o.Deadline.IsZero() {
 		r.deadline = &s.o.Deadline
 	}
 	ins, err := e.river.InsertTx(ctx, tx, args{kind: riverKind(s.kind), ID: r.id, Payload: string(s.payload), Deadline: s.o.Deadline}, &river.InsertOpts{
 		MaxAttempts: min(cmp.Or(max(s.o.MaxAttempts, 0), s.policy.MaxAttempts), maxAttempts),
-		Priority:    riverPriority(s.o.Priority),
+		Priority:    priority,
 		Queue:       e.conf.queue,
 		ScheduledAt: s.o.NotBefore,
 	})
@@ -215,5 +215,17 @@ func (e *Engine) insert(ctx context.Context, tx pgx.Tx, s *submission, client, k
 // maxAttempts leaves room for the attempts that are lost with a worker: River counts up to 32,767.
 const maxAttempts = 32000
 
-// riverPriority maps -8 to 7, of which the most is first, to 4 to 1, of which the least is.
-func riverPriority(p int) int { return 4 - (min(max(p, -8), 7)+8)/4 }
+// turn is how many unfinished jobs a client has before the next goes behind those of others, and eight times that before it goes behind more of them.
+const turn = 16
+
+// riverPriority maps -8 to 7, of which the most is first, to 4 to 1, of which the least is. It is less urgent for a client that has many jobs already.
+func riverPriority(p int, unfinished int64) int {
+	level := 4 - (min(max(p, -8), 7)+8)/4
+	switch {
+	case unfinished >= 8*turn:
+		level += 2
+	case unfinished >= turn:
+		level++
+	}
+	return min(level, 4)
+}

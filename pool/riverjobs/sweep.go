@@ -20,9 +20,14 @@ func workerName() string {
 // aged is how long a job waits until it goes with the first, so that none waits for ever.
 const aged = time.Minute
 
-// What the statements here find locked they leave for the next time: a transaction of somebody else's may stay open for long.
-const age = `UPDATE {s}river_job SET priority = 1 WHERE id IN (SELECT id FROM {s}river_job
-	WHERE state = 'available' AND queue = $1 AND priority > 1 AND scheduled_at < now() - $2::interval FOR UPDATE SKIP LOCKED)`
+// A turn of each client's at a time, or who has many would have all before the others after that. What the statements here find locked they leave for the
+// next time: a transaction of somebody else's may stay open for long.
+const age = `UPDATE {s}river_job SET priority = 1 WHERE id IN (SELECT r.id FROM (
+		SELECT o.id, j.client, row_number() OVER (PARTITION BY j.client ORDER BY o.scheduled_at, o.id) AS place
+		FROM {s}river_job AS o JOIN {s}spillgate_job AS j ON j.river_id = o.id
+		WHERE j.open AND o.state = 'available' AND o.queue = $1 AND o.scheduled_at < now() - $2::interval) AS w
+	JOIN {s}river_job AS r ON r.id = w.id
+	WHERE (w.place <= $3 OR w.client = '') AND r.priority > 1 AND r.state = 'available' FOR UPDATE OF r SKIP LOCKED)`
 
 // forgetAtOnce is how many jobs one statement forgets.
 const forgetAtOnce = 1000
@@ -172,7 +177,7 @@ func (e *Engine) sweep(ctx context.Context, healthy bool) error {
 			break
 		}
 	}
-	if _, err := e.pool.Exec(ctx, e.sql(age), e.conf.queue, aged); err != nil {
+	if _, err := e.pool.Exec(ctx, e.sql(age), e.conf.queue, aged, turn); err != nil {
 		return err
 	}
 	_, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE seen < now() - 10 * $1::interval"), e.conf.lease)
