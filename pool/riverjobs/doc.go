@@ -32,23 +32,28 @@
 //
 // # What is different from jobs.Local
 //
-// Priorities are the four of River, strictly: 4 to 7 first, then 0 to 3, then -4 to -1, then the rest; what has waited for a minute
-// goes with the first. Clients have a bounded share of the places and bytes, but no turns: jobs of the same priority begin
+// Priorities are the four of River, strictly: 4 to 7 first, then 0 to 3, then -4 to -1, then the rest. Clients have a bounded share of the places and
+// bytes, and turns that are not exact: who has 16 unfinished jobs submits the next one of these levels lower, who has 128 two, so that others go
+// before it. What has waited for a minute goes with the first, of each client 16 jobs at a time. Otherwise jobs of the same level begin
 // in the order of submission. The bound on all unfinished jobs is looked at without a lock, and submissions at the same time
 // may exceed it by their number; a client's share is exact, except for what [Engine.SubmitTx] adds. What is due at a time of its own, as a retry
-// or by NotBefore, begins up to five seconds late, and up to twenty where the worker was killed that did it for all. A result is at most 16 MiB. An id whose
-// transaction was rolled back is said to have expired. Failed jobs are queued again by an operator with River's own JobRetry.
+// or by NotBefore, begins up to a poll interval late ([WithPollInterval]), and up to twenty seconds where the worker was killed that had it
+// ready for all. A result is at most 16 MiB. An id whose transaction was rolled back is said to have expired. Failed jobs are queued again by an operator
+// with River's own JobRetry.
 //
 // # What it needs of Postgres
 //
 // Version 14 or newer, and a schema of its own ([WithSchema]) where the program uses River besides: River's
 // periodic maintenance goes by the settings of whichever client leads, and these leave the deletion and the rescue of jobs to this package. A worker
-// takes one connection out of the pool to listen, and so does any engine while somebody watches a job; behind a proxy that gives connections to
-// transactions, such as PgBouncer, say [WithPollOnly], and give pgx a default_query_exec_mode that the proxy takes: any will do here.
+// has one connection beside the pool, to say that it is alive, since handlers may have all of the pool's, and takes one out of it to listen, as any
+// engine does while somebody watches a job. Behind a proxy that gives connections to transactions, such as PgBouncer, say [WithPollOnly], and give pgx
+// the default_query_exec_mode exec, or another that the proxy takes. Leases and retention go by the clock of the database; when a retry is due, and whether
+// a deadline has passed, also by that of the worker. A transaction that is open for hours, whatever its table, keeps what has ended from being
+// vacuumed, and submissions slow down by what they have to pass over.
 //
 // Tables: those of River, and spillgate_job (one row for each job: id, client, key, version, progress), spillgate_worker (who is alive) and
 // spillgate_key (what ids are recognised by). A trigger on river_job counts versions and notifies watchers, so that what River UI or another tool
-// does to a job is seen here too. There a job has the kind "spillgate:" and its own, the id and the payload in its arguments, the latter
+// does to a job is seen here too; another passes over what a worker says too late that was taken for lost. There a job has the kind "spillgate:" and its own, the id and the payload in its arguments, the latter
 // as text since a jsonb would not keep it as it is, and the result, likewise as text, as its output. A job that failed for good before its
 // last attempt is "cancelled" there, which is River's word for it, and "failed" here.
 package riverjobs

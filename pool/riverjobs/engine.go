@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,7 @@ type Engine struct {
 	stopped chan struct{} // closed when no job runs and none will; nil until started
 	stop    sync.Once
 	beats   sync.WaitGroup
+	beating *pgx.Conn // of beat
 }
 
 var _ jobs.Engine = (*Engine)(nil)
@@ -148,7 +150,7 @@ func riverKind(kind string) string {
 
 // checkKind panics if a kind cannot be one of River's: there it may have 127 bytes.
 func checkKind(kind string) {
-	if len(riverKind(kind)) > 110 || !utf8.ValidString(kind) {
-		panic(fmt.Sprintf("riverjobs: New: kind %q: the name of a kind is UTF-8 of at most 100 bytes, of which each that is no letter, digit, or one of _-./: counts as three", kind))
+	if len(riverKind(kind)) > 110 || !utf8.ValidString(kind) || strings.Contains(kind, "\x00") {
+		panic(fmt.Sprintf("riverjobs: New: kind %q: the name of a kind is UTF-8 without NUL of at most 100 bytes, of which each that is no letter, digit, or one of _-./: counts as three", kind))
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
@@ -130,8 +132,19 @@ func TestExpiry(t *testing.T) {
 	if again := submit(t, e, "n", "2", o); again.ID == j.ID {
 		t.Error("the key gave a job that is forgotten")
 	}
-	if end := final(t, e, kept.ID); end.Expires.Sub(end.Finished) != time.Hour {
+	end := final(t, e, kept.ID)
+	if d := end.Expires.Sub(end.Finished); d < time.Hour || d > time.Hour+time.Minute {
 		t.Errorf("ended as %+v", end)
+	}
+	// From the end on by the clock of the database; River ends a job by that of the worker, which may be behind.
+	if _, err := pool.Exec(t.Context(), `UPDATE river_job SET finalized_at = NULL, state = 'available', scheduled_at = now() + interval '1 hour' WHERE kind = 'spillgate:kept'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(t.Context(), `UPDATE river_job SET finalized_at = now() - interval '2 hours', state = 'completed' WHERE kind = 'spillgate:kept'`); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := e.Get(t.Context(), kept.ID); err != nil || !again.Expires.After(end.Expires) {
+		t.Errorf("where the clock is behind: %+v, %v", again, err)
 	}
 	// Also where nobody has cleaned up.
 	web := engine(t, connect(t, shared.database(t)), m, riverjobs.WithRetention(time.Millisecond))
@@ -180,6 +193,22 @@ func TestTooLateWhenTaken(t *testing.T) {
 	final(t, work, submit(t, work, "n", "1", jobs.SubmitOptions{}).ID) // which comes after it
 	if j, err := work.Get(t.Context(), late.ID); err != nil || j.State != jobs.Failed || j.Attempt != 0 || j.Err != jobs.ErrDeadline.Error() {
 		t.Errorf("%+v, %v", j, err)
+	}
+}
+
+// A worker whose clock is ahead of that of the database does not begin what it takes for too late, and so has not done it.
+func TestTooLateByTheClockOfTheWorker(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	web := engine(t, pool, kinds())
+	late := submit(t, web, "n", "1", jobs.SubmitOptions{Deadline: time.Now().Add(-time.Hour)})
+	if _, err := pool.Exec(t.Context(), "UPDATE spillgate_job SET deadline = deadline + interval '2 hours'"); err != nil { // by which time it is not late
+		t.Fatal(err)
+	}
+	engine(t, connect(t, url), kinds(), riverjobs.WithWorkers(1))
+	if end := final(t, web, late.ID); end.State != jobs.Failed || end.Attempt != 0 || end.Err != jobs.ErrDeadline.Error() {
+		t.Errorf("ended as %+v", end)
 	}
 }
 
@@ -269,8 +298,12 @@ func TestWaitingForATime(t *testing.T) {
 	if end := final(t, e, submit(t, e, "slow", "1", jobs.SubmitOptions{}).ID); end.State != jobs.Failed || end.Err != context.DeadlineExceeded.Error() {
 		t.Errorf("ended as %+v", end)
 	}
-	if end := final(t, e, later.ID); end.State != jobs.Succeeded || end.Started.Before(at.Truncate(time.Microsecond)) {
+	end := final(t, e, later.ID)
+	if end.State != jobs.Succeeded || end.Started.Before(at.Truncate(time.Microsecond)) {
 		t.Errorf("due at %v it ended as %+v", at, end)
+	}
+	if late := end.Started.Sub(at); late > 2*time.Second { // the engine looks every 20 ms
+		t.Errorf("it began %v late", late)
 	}
 }
 
@@ -346,7 +379,11 @@ func TestPriorities(t *testing.T) {
 	web := engine(t, pool, m)
 	var last string
 	for _, p := range []int{-100, -5, -4, -1, 0, 3, 4, 100} {
-		j := submit(t, web, "n", fmt.Sprint(p), jobs.SubmitOptions{Priority: p})
+		o := jobs.SubmitOptions{Priority: p}
+		if p == 100 {
+			o.NotBefore = time.Now().Add(-time.Hour) // which makes nothing more urgent
+		}
+		j := submit(t, web, "n", fmt.Sprint(p), o)
 		if p == -100 {
 			last = j.ID
 		}
@@ -378,6 +415,107 @@ func TestAging(t *testing.T) {
 		t.Error(err)
 	}
 	final(t, e, j.ID)
+}
+
+// A client that has submitted much goes before another for a turn, and no longer: neither at first nor when all have waited for long.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	var mu sync.Mutex
+	var order []int
+	m := kinds()
+	jobs.Register(m, "log", func(_ context.Context, n int) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		order = append(order, n)
+		return n, nil
+	})
+	const much = 40
+	flood := func(e *riverjobs.Engine) (last, other jobs.Job) {
+		for range much {
+			last = submit(t, e, "log", "0", jobs.SubmitOptions{Client: "a"})
+		}
+		return last, submit(t, e, "log", "1", jobs.SubmitOptions{Client: "b"})
+	}
+	e := engine(t, pool, m, riverjobs.WithWorkers(1), riverjobs.WithLease(time.Second))
+	busy := submit(t, e, "wait", "1", jobs.SubmitOptions{})
+	seen(t, e, busy.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	last, _ := flood(e)
+	if _, err := e.Cancel(t.Context(), busy.ID); err != nil {
+		t.Fatal(err)
+	}
+	final(t, e, last.ID)
+	mu.Lock()
+	i := slices.Index(order, 1)
+	mu.Unlock()
+	if i < 0 || i > 16 {
+		t.Errorf("the other client's job came after %d", i)
+	}
+
+	busy = submit(t, e, "wait", "1", jobs.SubmitOptions{})
+	seen(t, e, busy.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+	flood(e)
+	if _, err := pool.Exec(t.Context(), "UPDATE river_job SET scheduled_at = now() - interval '1 hour' WHERE state = 'available'"); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a turn of each goes with the first", func() bool {
+		var a, b int
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE client = 'a'), count(*) FILTER (WHERE client = 'b')
+			FROM river_job AS r JOIN spillgate_job AS j ON r.id = river_id WHERE priority = 1 AND state = 'available'`).Scan(&a, &b)
+		if a > 16 {
+			t.Fatalf("%d of one client go with the first", a)
+		}
+		return err == nil && a == 16 && b == 1
+	})
+	if _, err := e.Cancel(t.Context(), busy.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// A transaction that somebody leaves open holds up what it has locked, and nothing else that time brings about.
+func TestSweepPassesLocks(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	web := engine(t, pool, kinds(), riverjobs.WithRetention(time.Millisecond))
+	other := kinds()
+	jobs.Register(other, "rare", func(context.Context, int) (int, error) { return 0, nil }) // of which there is no worker
+	rare := engine(t, pool, other)
+	var ids [4][]string // of what is too late, has expired, waits and is lost
+	for range 2 {
+		ids[0] = append(ids[0], submit(t, rare, "n", "1", jobs.SubmitOptions{Deadline: time.Now().Add(-time.Hour), NotBefore: time.Now().Add(time.Hour)}).ID)
+		ids[1] = append(ids[1], submit(t, web, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)}).ID)
+		ids[2] = append(ids[2], submit(t, rare, "rare", "1", jobs.SubmitOptions{}).ID)
+		ids[3] = append(ids[3], submit(t, rare, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)}).ID)
+	}
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("UPDATE river_job SET state = 'completed', finalized_at = now() WHERE args->>'id' = ANY ($1)", ids[1])
+	exec("UPDATE river_job SET scheduled_at = now() - interval '1 hour' WHERE args->>'id' = ANY ($1)", ids[2])
+	exec("UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 hour', attempted_by = '{gone}' WHERE args->>'id' = ANY ($1)", ids[3])
+	open, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Rollback(context.Background())
+	for _, pair := range ids {
+		if _, err := open.Exec(t.Context(), "SELECT FROM river_job WHERE args->>'id' = $1 FOR UPDATE", pair[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	engine(t, connect(t, url), kinds(), riverjobs.WithWorkers(1), riverjobs.WithLease(time.Second))
+	for i, want := range []string{"discarded", "", "available 1", "completed"} {
+		until(t, "the other one is "+want, func() bool {
+			var is string
+			err := pool.QueryRow(t.Context(), "SELECT coalesce(max(CASE state WHEN 'available' THEN 'available ' || priority ELSE state::text END), '') FROM river_job WHERE args->>'id' = $1", ids[i][1]).Scan(&is)
+			return err == nil && is == want
+		})
+	}
 }
 
 // A kind that no worker has waits for one that has it.
@@ -418,13 +556,48 @@ func TestMigrate(t *testing.T) {
 		})
 	}
 	wg.Wait()
+
+	// Who the user is may be known to the pool alone.
+	conf, err := pgxpool.ParseConfig(strings.Replace(url, "test@", "someone@", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error { c.User = "test"; return nil }
+	conf.AfterConnect = func(ctx context.Context, c *pgx.Conn) error { _, err := c.Exec(ctx, "SET ROLE test"); return err }
+	its, err := pgxpool.NewWithConfig(t.Context(), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(its.Close)
+	if err := riverjobs.Migrate(t.Context(), its, riverjobs.WithSchema("a_b")); err != nil {
+		t.Error(err)
+	}
+
+	// As a step of a deployment, while somebody writes: it does not wait for him, nor others for it.
+	e := engine(t, pool, kinds(), riverjobs.WithSchema("a_b"))
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, _, err := e.SubmitTx(t.Context(), tx, "n", []byte("1"), jobs.SubmitOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := riverjobs.Migrate(ctx, pool, riverjobs.WithSchema("a_b")); err != nil {
+		t.Errorf("while a transaction is open: %v", err)
+	}
 }
 
 func TestMisusePanics(t *testing.T) {
 	pool := connect(t, shared.url("migrated"))
 	long := jobs.NewMux()
 	jobs.Register(long, strings.Repeat("ä", 50), func(context.Context, int) (int, error) { return 0, nil })
+	nul := jobs.NewMux()
+	jobs.Register(nul, "a\x00b", func(context.Context, int) (int, error) { return 0, nil })
 	for name, f := range map[string]func(){
+		"nul in a kind":    func() { riverjobs.New(pool, nul) },
 		"no pool":          func() { riverjobs.New(nil, kinds()) },
 		"no mux":           func() { riverjobs.New(pool, nil) },
 		"nil option":       func() { riverjobs.New(pool, kinds(), nil) },

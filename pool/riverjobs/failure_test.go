@@ -5,6 +5,8 @@ package riverjobs_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -242,4 +244,43 @@ func TestShutdownUnderLoad(t *testing.T) {
 			t.Errorf("ended as %+v", end)
 		}
 	}
+}
+
+// An operator is told of what nobody waits for: jobs that were lost with a worker, and a worker that cannot say that it is alive.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	web := engine(t, pool, kinds())
+	lost := submit(t, web, "n", "3", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	if _, err := pool.Exec(t.Context(), "UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 hour', attempted_by = '{gone}'"); err != nil {
+		t.Fatal(err)
+	}
+	log := make(chan string, 1000)
+	engine(t, connect(t, url), kinds(), riverjobs.WithWorkers(1), riverjobs.WithLease(shortLease), riverjobs.WithLogger(slog.New(slog.NewTextHandler(lines(log), nil))))
+	final(t, web, lost.ID)
+	if _, err := pool.Exec(t.Context(), "ALTER TABLE spillgate_worker RENAME TO other"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"workers that are lost.* jobs=1", `alive failed.*spillgate_worker.* does not exist`} {
+		until(t, "the log says "+want, func() bool {
+			select {
+			case line := <-log:
+				return regexp.MustCompile("level=WARN msg=\"riverjobs: .*" + want).MatchString(line)
+			default:
+				return false
+			}
+		})
+	}
+}
+
+// lines takes each line of a log that there is room for.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	select {
+	case l <- string(b):
+	default:
+	}
+	return len(b), nil
 }

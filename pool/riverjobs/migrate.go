@@ -3,6 +3,7 @@ package riverjobs
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	_ "embed"
 	"fmt"
 	"log/slog"
@@ -29,8 +30,8 @@ func inSchema(sql, schema string) string {
 const migrating = 0x7370696c6c676174
 
 // Migrate brings the database to what this version of the package needs: the tables of River, and its own. It
-// changes nothing where they are there, and may be called by several processes at once. The only option is the schema, which it creates. The user
-// of the pool has to be allowed all of that; an engine needs no more than to read and write the tables.
+// changes nothing where they are there, nor waits for anybody who uses them, and may be called by several processes at once. The only option is the
+// schema, which it creates. The user of the pool has to be allowed all of that; an engine needs no more than to read and write the tables.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...SchemaOption) error {
 	if err := migrate(ctx, pool, opts...); err != nil {
 		return fmt.Errorf("riverjobs: Migrate: %w", err)
@@ -43,37 +44,78 @@ func migrate(ctx context.Context, pool *pgxpool.Pool, opts ...SchemaOption) erro
 	for _, o := range opts {
 		o.apply(&c)
 	}
-	// The lock is a connection's, and one of the pool's may be the only one.
-	lock, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig)
+	// One of the pool's connections may be the only one, and that is River's.
+	conn, err := dial(ctx, pool)
 	if err != nil {
 		return err
 	}
-	defer lock.Close(context.WithoutCancel(ctx))
-	if _, err := lock.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(migrating)); err != nil {
-		return err
-	}
+	defer conn.Close(context.WithoutCancel(ctx))
 	if c.schema == "" {
 		// A trigger runs with whatever search_path the connection has that fires it.
-		if err := lock.QueryRow(ctx, "SELECT current_schema()").Scan(&c.schema); err != nil {
+		err = conn.QueryRow(ctx, "SELECT current_schema()").Scan(&c.schema)
+	} else {
+		err = alone(ctx, conn, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{c.schema}.Sanitize())
 			return err
-		}
-	} else if _, err := lock.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{c.schema}.Sanitize()); err != nil {
+		})
+	}
+	if err != nil {
 		return err
 	}
 	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: c.schema, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
-	if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-		return err
-	}
-	return pgx.BeginFunc(ctx, lock, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, inSchema(schemaSource, c.schema)); err != nil {
+	return alone(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 			return err
 		}
-		key := make([]byte, keySize)
-		rand.Read(key)
-		_, err := tx.Exec(ctx, inSchema("INSERT INTO {s}spillgate_key (key) VALUES ($1) ON CONFLICT DO NOTHING", c.schema), key)
-		return err
+		return ours(ctx, tx, c.schema)
 	})
+}
+
+// dial makes a connection as the pool makes its own.
+func dial(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+	c := pool.Config()
+	if c.BeforeConnect != nil {
+		if err := c.BeforeConnect(ctx, c.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, c.ConnConfig)
+	if err == nil && c.AfterConnect != nil {
+		if err = c.AfterConnect(ctx, conn); err != nil {
+			conn.Close(ctx)
+		}
+	}
+	return conn, err
+}
+
+// alone runs f in a transaction that no other Migrate has at the same time. A lock of the connection's would stay behind a proxy that gives
+// connections to transactions.
+func alone(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(migrating)); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
+
+// ours makes what River lacks. Statements that find everything there would still wait for all who have written a job in an open transaction, and
+// whoever wants to write one for them: so the comment of a table says that it has been done.
+func ours(ctx context.Context, tx pgx.Tx, schema string) error {
+	version := fmt.Sprintf("%x", sha256.Sum256([]byte(schemaSource)))
+	var done bool
+	err := tx.QueryRow(ctx, "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '') = $2", inSchema("{s}spillgate_key", schema), version).Scan(&done)
+	if err != nil || done {
+		return err
+	}
+	if _, err := tx.Exec(ctx, inSchema(schemaSource+"\nCOMMENT ON TABLE {s}spillgate_key IS '"+version+"'", schema)); err != nil {
+		return err
+	}
+	key := make([]byte, keySize)
+	rand.Read(key)
+	_, err = tx.Exec(ctx, inSchema("INSERT INTO {s}spillgate_key (key) VALUES ($1) ON CONFLICT DO NOTHING", schema), key)
+	return err
 }

@@ -171,6 +171,8 @@ func (n *notices) watched() bool {
 
 // close ends the connection. Who watches asks by himself from then on.
 func (n *notices) close() {
+	n.mu.Lock() // or join might begin to listen meanwhile
 	n.cancel()
+	n.mu.Unlock()
 	n.done.Wait()
 }

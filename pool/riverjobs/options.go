@@ -108,7 +108,8 @@ func WithLease(d time.Duration) Option {
 	return option(func(c *config) { c.lease = d })
 }
 
-// WithLogger sets where River logs; by default it does not. It panics if l is nil.
+// WithLogger sets where River logs, and where a worker does that loses others, or cannot say that it is alive itself; by default they do not. It
+// panics if l is nil.
 func WithLogger(l *slog.Logger) Option {
 	if l == nil {
 		panic("riverjobs: WithLogger: l is nil; leave the option out")

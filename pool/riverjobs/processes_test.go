@@ -257,35 +257,124 @@ func TestNobodyIsLostAtFirst(t *testing.T) {
 	}
 }
 
-// A worker that was taken for lost and is not says nothing of the attempt that runs elsewhere.
+// A worker that was taken for lost and is not says nothing of the attempt that runs elsewhere, whether its own fails or is given back.
 func TestNotLost(t *testing.T) {
 	t.Parallel()
-	pool := connect(t, shared.database(t))
-	release, failed := make(chan struct{}), make(chan struct{})
-	m := jobs.NewMux()
-	jobs.Register(m, "late", func(context.Context, any) (int, error) {
-		<-release
-		defer close(failed)
-		return 0, errors.New("too late")
-	})
-	e := engine(t, pool, m, riverjobs.WithWorkers(1), riverjobs.WithLease(time.Hour))
-	j := submit(t, e, "late", "0", jobs.SubmitOptions{})
-	seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
-	exec := func(sql string) {
-		t.Helper()
-		if tag, err := pool.Exec(t.Context(), sql); err != nil || tag.RowsAffected() != 1 {
-			t.Fatal(tag, err)
-		}
+	for name, late := range map[string]error{"failed": errors.New("too late"), "failed for good": jobs.Permanent(errors.New("too late")), "shut down": jobs.ErrShutdown} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := shared.database(t)
+			pool := connect(t, url)
+			release, failed := make(chan struct{}), make(chan struct{})
+			m := jobs.NewMux()
+			jobs.Register(m, "late", func(ctx context.Context, _ any) (int, error) {
+				defer close(failed)
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
+				return 0, late
+			}, jobs.WithAttempts(3), jobs.WithBackoff(time.Hour, time.Hour))
+			web := engine(t, pool, m)
+			e := engine(t, connect(t, url), m, riverjobs.WithWorkers(1), riverjobs.WithLease(time.Hour))
+			j := submit(t, web, "late", "0", jobs.SubmitOptions{})
+			seen(t, web, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+			exec := func(sql string) {
+				t.Helper()
+				if tag, err := pool.Exec(t.Context(), sql); err != nil || tag.RowsAffected() != 1 {
+					t.Fatal(tag, err)
+				}
+			}
+			exec("UPDATE river_job SET attempt = 2, attempted_by = array_append(attempted_by, 'another') WHERE state = 'running'")
+			if !errors.Is(late, jobs.ErrShutdown) {
+				close(release)
+				<-failed
+			}
+			e.Close() // by which River has written what the attempt ended with
+			if j, err := web.Get(t.Context(), j.ID); err != nil || j.State != jobs.Running || j.Attempt != 2 || j.Err != "" {
+				t.Errorf("elsewhere it is %+v, %v", j, err)
+			}
+			exec(`UPDATE river_job SET state = 'completed', finalized_at = now(), metadata = metadata || '{"output": "7"}' WHERE state = 'running'`)
+			if end := final(t, web, j.ID); end.State != jobs.Succeeded || string(end.Result) != "7" {
+				t.Errorf("ended as %+v", end)
+			}
+		})
 	}
-	exec("UPDATE river_job SET attempt = 2, max_attempts = 2, attempted_by = array_append(attempted_by, 'another') WHERE state = 'running'")
-	close(release)
-	<-failed
-	until(t, "it looks", func() bool {
-		var n int
-		return pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT state = ''running'' AND attempt <>%'").Scan(&n) == nil && n > 0
+}
+
+// What it says of a job that has ended elsewhere meanwhile changes nothing, whether it failed there or not.
+func TestResultStays(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]error{"failed": jobs.Permanent(errors.New("too late")), "succeeded": nil} {
+		t.Run(name, func(t *testing.T) {
+			pool := connect(t, shared.database(t))
+			release := make(chan struct{})
+			m := jobs.NewMux()
+			jobs.Register(m, "late", func(context.Context, any) (int, error) { <-release; return 8, late })
+			e := engine(t, pool, m, riverjobs.WithWorkers(1), riverjobs.WithLease(time.Hour))
+			j := submit(t, e, "late", "0", jobs.SubmitOptions{})
+			seen(t, e, j.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
+			if _, err := pool.Exec(t.Context(), `UPDATE river_job SET state = 'completed', finalized_at = now(), metadata = metadata || '{"output": "7"}' WHERE state = 'running'`); err != nil {
+				t.Fatal(err)
+			}
+			end := final(t, e, j.ID)
+			close(release)
+			e.Close() // by which River has written what the attempt ended with
+			if j, err := e.Get(t.Context(), j.ID); err != nil || j.State != jobs.Succeeded || string(j.Result) != "7" || j.Version != end.Version {
+				t.Errorf("%+v, %v; before %+v", j, err, end)
+			}
+		})
+	}
+}
+
+// Handlers may have all connections of the pool for longer than a lease, and their worker is not lost.
+func TestPoolIsExhausted(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	busy := connect(t, strings.Replace(url, "pool_max_conns=20", "pool_max_conns=2", 1))
+	has, release := make(chan struct{}), make(chan struct{})
+	m := kinds()
+	jobs.Register(m, "greedy", func(ctx context.Context, _ any) (int, error) {
+		for range 2 {
+			c, err := busy.Acquire(ctx)
+			if err != nil {
+				return 0, err
+			}
+			defer c.Release()
+		}
+		close(has) // a second run panics
+		<-release
+		return 1, nil
 	})
-	exec(`UPDATE river_job SET state = 'completed', finalized_at = now(), metadata = metadata || '{"output": "7"}' WHERE state = 'running'`)
-	if end := final(t, e, j.ID); end.State != jobs.Succeeded || string(end.Result) != "7" {
+	pool := connect(t, url)
+	web := engine(t, pool, m)
+	engine(t, busy, m, riverjobs.WithWorkers(1), riverjobs.WithLease(shortLease))
+	t.Cleanup(func() { close(release) })
+	j := submit(t, web, "greedy", "0", jobs.SubmitOptions{})
+	<-has
+	lost := submit(t, web, "n", "3", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	if _, err := pool.Exec(t.Context(), "UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = '{gone}' WHERE state = 'scheduled'"); err != nil {
+		t.Fatal(err)
+	}
+	engine(t, connect(t, url), m, riverjobs.WithWorkers(2), riverjobs.WithLease(shortLease))
+	final(t, web, lost.ID) // which was lost after the other had all connections
+	if j, err := web.Get(t.Context(), j.ID); err != nil || j.State != jobs.Running || j.Attempt != 1 {
+		t.Errorf("%+v, %v", j, err)
+	}
+}
+
+// Where somebody cuts connections that are idle for longer than a while, a worker is alive all the same, and sees who is not.
+func TestIdleConnectionsAreCut(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	web := engine(t, pool, kinds())
+	lost := submit(t, web, "n", "3", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	if _, err := pool.Exec(t.Context(), "UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = '{gone}' WHERE state = 'scheduled'"); err != nil {
+		t.Fatal(err)
+	}
+	engine(t, connect(t, url+"&idle_session_timeout=1500"), kinds(), riverjobs.WithWorkers(1), riverjobs.WithLease(8*time.Second)) // it speaks every two
+	if end := final(t, web, lost.ID); end.State != jobs.Succeeded || end.Attempt != 2 {
 		t.Errorf("ended as %+v", end)
 	}
 }

@@ -24,10 +24,11 @@ func (e *Engine) Start(ctx context.Context) error {
 	case e.stopped != nil || !e.works:
 		return nil
 	}
-	if _, err := e.pool.Exec(ctx, e.sql(heartbeat), e.name, []int64{}); err != nil {
+	if err := e.beat(ctx); err != nil {
 		return e.fault(ctx, err)
 	}
 	if err := e.river.Start(context.WithoutCancel(ctx)); err != nil {
+		e.beating.Close(ctx)
 		return e.fault(ctx, err)
 	}
 	e.stopped = make(chan struct{})

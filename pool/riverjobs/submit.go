@@ -45,7 +45,8 @@ func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs
 
 // SubmitTx is [Engine.Submit] as a part of a transaction of the caller's, which may be of another pool of the same database, with [WithSchema] whatever
 // its search_path: the job exists, and its id is known to others, exactly if the transaction commits. While it is open, other submissions with the same client and key wait for it. The client's share
-// is looked at without waiting, and may be exceeded by what is submitted at the same time.
+// is looked at without waiting, and may be exceeded by what is submitted at the same time. A transaction that does not see what was committed since it
+// began, as of REPEATABLE READ and SERIALIZABLE, fails where another has submitted with the same key meanwhile, with the code 23505: begin it again.
 //
 // After an error that is a refusal of package jobs the transaction is as it was; after others it has failed.
 func (e *Engine) SubmitTx(ctx context.Context, tx pgx.Tx, kind string, payload []byte, o jobs.SubmitOptions) (jobs.Job, bool, error) {
@@ -85,6 +86,9 @@ func (e *Engine) prepare(ctx context.Context, kind string, payload []byte, o job
 		return nil, fmt.Errorf("%w: the key has %d bytes and the client's name %d, 255 are allowed", jobs.ErrTooLarge, len(o.Key), len(o.Client))
 	}
 	o.NotBefore, o.Deadline = within(o.NotBefore), within(o.Deadline)
+	if !o.NotBefore.After(time.Now()) {
+		o.NotBefore = time.Time{} // River begins first what is due for longest
+	}
 	if err := e.mux.Check(kind, payload); err != nil {
 		return nil, err
 	}
@@ -119,11 +123,11 @@ func within(t time.Time) time.Time {
 // What a client has, counted up to the bounds. What has missed its deadline is no longer among it, whether or not that has been noticed.
 const countOpen = `SELECT
 	(SELECT count(*) FROM (SELECT FROM {s}spillgate_job WHERE open AND (deadline IS NULL OR deadline > now()) LIMIT $1) AS o),
-	(SELECT count(*) FROM {s}spillgate_job WHERE open AND client = $2 AND (deadline IS NULL OR deadline > now())),
-	(SELECT coalesce(sum(size), 0) FROM {s}spillgate_job WHERE open AND client = $2 AND (deadline IS NULL OR deadline > now()))`
+	count(*), coalesce(sum(size), 0) FROM {s}spillgate_job WHERE open AND client = $2 AND (deadline IS NULL OR deadline > now())`
 
-const forgetKey = `DELETE FROM {s}river_job USING {s}spillgate_job AS j
-	WHERE river_job.id = j.river_id AND j.client = $1 AND j.key = $2 AND j.expires <= now()`
+// That the job is looked for by its key is not left to the planner: to its knowledge hardly any have expired, where nobody cleans up they all have.
+const forgetKey = `WITH j AS MATERIALIZED (SELECT river_id, expires FROM {s}spillgate_job WHERE client = $1 AND key = $2)
+	DELETE FROM {s}river_job USING j WHERE river_job.id = j.river_id AND j.expires <= now()`
 
 const insertJob = `INSERT INTO {s}spillgate_job (id, river_id, kind, client, key, hash, size, retain, deadline)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
@@ -143,17 +147,17 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 	lock := func(parts ...[]byte) {
 		b.Queue("SELECT pg_advisory_xact_lock($1)", s.mint.lock(parts...))
 	}
-	if share && len(client) > 0 {
-		lock(client)
-	}
 	var first []*record
-	if key != nil {
+	if key != nil { // whose lock may be somebody's for long, and so comes before the client's
 		lock(client, key)
 		b.Queue(e.sql(forgetKey), client, key)
 		b.Queue(e.sql(selectJob+" WHERE j.client = $1 AND j.key = $2"), client, key).Query(func(rows pgx.Rows) (err error) {
 			first, err = pgx.CollectRows(rows, scanRecord)
 			return err
 		})
+	}
+	if share && len(client) > 0 {
+		lock(client)
 	}
 	whose := client
 	if len(client) == 0 {
@@ -176,20 +180,20 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 	case len(client) > 0 && (mine >= int64(e.conf.share) || bytes+int64(len(s.payload)) > e.conf.shareBytes):
 		return jobs.Job{}, false, &jobs.Error{Err: jobs.ErrShareFull, RetryAfter: retryAfterFull}
 	}
-	return e.insert(ctx, tx, s, client, key)
+	return e.insert(ctx, tx, s, client, key, riverPriority(s.o.Priority, mine))
 }
 
 // schedulerInterval is how often River looks for scheduled jobs. It has those available already that are due within one, and so have we.
 const schedulerInterval = 5 * time.Second
 
-func (e *Engine) insert(ctx context.Context, tx pgx.Tx, s *submission, client, key []byte) (jobs.Job, bool, error) {
+func (e *Engine) insert(ctx context.Context, tx pgx.Tx, s *submission, client, key []byte, priority int) (jobs.Job, bool, error) {
 	r := &record{id: s.mint.id(), kind: s.kind, client: client, version: 1}
 	if !s.o.Deadline.IsZero() {
 		r.deadline = &s.o.Deadline
 	}
 	ins, err := e.river.InsertTx(ctx, tx, args{kind: riverKind(s.kind), ID: r.id, Payload: string(s.payload), Deadline: s.o.Deadline}, &river.InsertOpts{
 		MaxAttempts: min(cmp.Or(max(s.o.MaxAttempts, 0), s.policy.MaxAttempts), maxAttempts),
-		Priority:    riverPriority(s.o.Priority),
+		Priority:    priority,
 		Queue:       e.conf.queue,
 		ScheduledAt: s.o.NotBefore,
 	})
@@ -211,5 +215,17 @@ func (e *Engine) insert(ctx context.Context, tx pgx.Tx, s *submission, client, k
 // maxAttempts leaves room for the attempts that are lost with a worker: River counts up to 32,767.
 const maxAttempts = 32000
 
-// riverPriority maps -8 to 7, of which the most is first, to 4 to 1, of which the least is.
-func riverPriority(p int) int { return 4 - (min(max(p, -8), 7)+8)/4 }
+// turn is how many unfinished jobs a client has before the next goes behind those of others, and eight times that before it goes behind more of them.
+const turn = 16
+
+// riverPriority maps -8 to 7, of which the most is first, to 4 to 1, of which the least is. It is less urgent for a client that has many jobs already.
+func riverPriority(p int, unfinished int64) int {
+	level := 4 - (min(max(p, -8), 7)+8)/4
+	switch {
+	case unfinished >= 8*turn:
+		level += 2
+	case unfinished >= turn:
+		level++
+	}
+	return min(level, 4)
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/spillgate/spillgate/pool/jobs"
 	"github.com/spillgate/spillgate/pool/riverjobs"
@@ -212,13 +213,13 @@ func TestSubmitTx(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Rollback(context.Background())
-	first, _, err := web.SubmitTx(t.Context(), open, "n", []byte("7"), jobs.SubmitOptions{Key: "open"})
+	first, _, err := web.SubmitTx(t.Context(), open, "n", []byte("7"), jobs.SubmitOptions{Client: "a", Key: "open"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	second := make(chan string, 1)
 	go func() {
-		j, created, err := web.Submit(t.Context(), "n", []byte("7"), jobs.SubmitOptions{Key: "open"})
+		j, created, err := web.Submit(t.Context(), "n", []byte("7"), jobs.SubmitOptions{Client: "a", Key: "open"})
 		if err != nil || created {
 			t.Errorf("%v, %v", created, err)
 		}
@@ -228,10 +229,76 @@ func TestSubmitTx(t *testing.T) {
 		var n int
 		return pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").Scan(&n) == nil && n > 0
 	})
+	// For who waits nobody waits.
+	bounded, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, _, err := web.Submit(bounded, "n", []byte("7"), jobs.SubmitOptions{Client: "a", Key: "another"}); err != nil {
+		t.Errorf("another key of the client: %v", err)
+	}
 	if err := open.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if id := <-second; id != first.ID {
 		t.Errorf("the same key gave %s and %s", first.ID, id)
+	}
+}
+
+// A transaction that sees less than there is makes no second job.
+func TestSubmitTxIsolation(t *testing.T) {
+	t.Parallel()
+	pool := connect(t, shared.database(t))
+	web := engine(t, pool, kinds())
+	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
+		o := jobs.SubmitOptions{Key: string(level)}
+		tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.Background())
+		if _, err := tx.Exec(t.Context(), "SELECT FROM spillgate_job"); err != nil { // from when on it sees nothing new
+			t.Fatal(err)
+		}
+		submit(t, web, "n", "1", o)
+		_, _, err = web.SubmitTx(t.Context(), tx, "n", []byte("1"), o)
+		if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "23505" {
+			t.Errorf("%s: %v", level, err)
+		}
+	}
+}
+
+// A submission with a key looks at no job but the one with the key, however many have expired since the database last counted them.
+func TestKeyAmongExpired(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	pool := connect(t, url)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec(`WITH r AS (INSERT INTO river_job (args, finalized_at, kind, max_attempts, state) SELECT '{}', now(), 'spillgate:n', 1, 'completed' FROM generate_series(1, 3000) RETURNING id)
+		INSERT INTO spillgate_job (id, river_id, kind, client, key, size, retain, open, expires)
+		SELECT id, id, 'n', 'a', convert_to('k' || id, 'UTF8'), 1, '1 hour', false, now() + interval '1 hour' FROM r`)
+	exec("ANALYZE spillgate_job")
+	exec("UPDATE spillgate_job SET expires = now() - interval '1 hour'")
+	read := func() (n int) {
+		t.Helper()
+		until(t, "the sessions before have ended, and with them what they have counted is known", func() bool {
+			return pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()").Scan(&n) == nil && n == 0
+		})
+		if err := pool.QueryRow(t.Context(), "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE schemaname = 'public' AND indexrelname = 'spillgate_job_expires'").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := read()
+	webPool := connect(t, url)
+	web := engine(t, webPool, kinds())
+	submit(t, web, "n", "1", jobs.SubmitOptions{Client: "a", Key: "another"})
+	submit(t, web, "n", "1", jobs.SubmitOptions{Client: "a", Key: "k7"}) // which has expired, and so is free
+	webPool.Close()
+	if n := read() - before; n > 10 {
+		t.Errorf("two submissions have read %d entries of the index of what has expired", n)
 	}
 }

@@ -20,11 +20,20 @@ func workerName() string {
 // aged is how long a job waits until it goes with the first, so that none waits for ever.
 const aged = time.Minute
 
-const age = `UPDATE {s}river_job SET priority = 1
-	WHERE state = 'available' AND queue = $1 AND priority > 1 AND scheduled_at < now() - $2::interval`
+// A turn of each client's at a time, or who has many would have all before the others after that. What the statements here find locked they leave for the
+// next time: a transaction of somebody else's may stay open for long.
+const age = `UPDATE {s}river_job SET priority = 1 WHERE id IN (SELECT r.id FROM (
+		SELECT o.id, j.client, row_number() OVER (PARTITION BY j.client ORDER BY o.scheduled_at, o.id) AS place
+		FROM {s}river_job AS o JOIN {s}spillgate_job AS j ON j.river_id = o.id
+		WHERE j.open AND o.state = 'available' AND o.queue = $1 AND o.scheduled_at < now() - $2::interval) AS w
+	JOIN {s}river_job AS r ON r.id = w.id
+	WHERE (w.place <= $3 OR w.client = '') AND r.priority > 1 AND r.state = 'available' FOR UPDATE OF r SKIP LOCKED)`
 
 // forgetAtOnce is how many jobs one statement forgets.
 const forgetAtOnce = 1000
+
+const forget = `DELETE FROM {s}river_job WHERE id IN (SELECT r.id FROM {s}spillgate_job AS j JOIN {s}river_job AS r ON r.id = j.river_id
+	WHERE j.expires <= now() LIMIT $1 FOR UPDATE OF r SKIP LOCKED)`
 
 // sweepTime is how long a statement may take that nobody waits for.
 const sweepTime = 10 * time.Second
@@ -37,23 +46,34 @@ const reclaim = `UPDATE {s}river_job AS r SET
 		scheduled_at = now(), max_attempts = r.max_attempts + 1,
 		metadata = jsonb_set(r.metadata, '{spillgate_lost}', to_jsonb(n.lost)),
 		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', 'riverjobs: the worker that ran the job was lost', 'trace', ''))
-	FROM {s}spillgate_job AS j, LATERAL (SELECT coalesce((r2.metadata->>'spillgate_lost')::int, 0) + 1 AS lost FROM {s}river_job AS r2 WHERE r2.id = j.river_id) AS n
-	WHERE j.river_id = r.id AND j.open AND r.state = 'running' AND r.attempted_at < now() - $1::interval AND NOT EXISTS (
-		SELECT FROM {s}spillgate_worker AS w
-		WHERE w.name = r.attempted_by[cardinality(r.attempted_by)] AND w.seen > now() - $1::interval AND r.id = ANY (w.running))`
+	FROM (SELECT o.id, coalesce((o.metadata->>'spillgate_lost')::int, 0) + 1 AS lost FROM {s}river_job AS o JOIN {s}spillgate_job AS j ON j.river_id = o.id
+		WHERE j.open AND o.state = 'running' AND o.attempted_at < now() - $1::interval AND NOT EXISTS (
+			SELECT FROM {s}spillgate_worker AS w
+			WHERE w.name = o.attempted_by[cardinality(o.attempted_by)] AND w.seen > now() - $1::interval AND o.id = ANY (w.running))
+		FOR UPDATE OF o SKIP LOCKED) AS n
+	WHERE r.id = n.id`
 
 const lapse = `UPDATE {s}river_job AS r SET state = 'discarded', finalized_at = now(),
 		attempt = CASE WHEN r.state = 'running' THEN r.attempt - 1 ELSE r.attempt END,
 		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', $1::text, 'trace', ''))
-	FROM {s}spillgate_job AS j
-	WHERE j.river_id = r.id AND j.open AND j.deadline <= now() AND r.state::text = ANY ($2::text[]) AND ($3::text = '' OR j.id = $3)`
+	FROM (SELECT o.id FROM {s}river_job AS o JOIN {s}spillgate_job AS j ON j.river_id = o.id
+		WHERE j.open AND o.state::text = ANY ($2::text[]) AND `
+
+const (
+	lapseOne = lapse + `j.id = $3 FOR UPDATE OF o) AS n WHERE r.id = n.id`
+	lapseAll = lapse + `j.deadline <= now() FOR UPDATE OF o SKIP LOCKED) AS n WHERE r.id = n.id`
+)
 
 // waiting are the states of jobs that no worker has.
 var waiting = []string{"available", "pending", "retryable", "scheduled"}
 
-// lapse fails what has missed its deadline and waits; all of it if id is empty.
+// lapse fails a job that has missed its deadline and waits, by whosever clock that is; if id is empty, all that have by that of the database.
 func (e *Engine) lapse(ctx context.Context, id string, states ...string) error {
-	_, err := e.pool.Exec(ctx, e.sql(lapse), jobs.ErrDeadline.Error(), append(states, waiting...), id)
+	sql, args := lapseAll, []any{jobs.ErrDeadline.Error(), append(states, waiting...)}
+	if id != "" {
+		sql, args = lapseOne, append(args, id)
+	}
+	_, err := e.pool.Exec(ctx, e.sql(sql), args...)
 	return err
 }
 
@@ -68,47 +88,80 @@ func (e *Engine) beat(ctx context.Context) error {
 	running := slices.AppendSeq([]int64{}, maps.Keys(e.running))
 	running = slices.AppendSeq(running, maps.Keys(e.ended))
 	e.mu.Unlock()
-	_, err := e.pool.Exec(ctx, e.sql(heartbeat), e.name, running)
-	return err
+	// The connection is none of the pool's, which may have all of its given to handlers for longer than a lease. Where somebody has cut it while it was
+	// idle, another does.
+	say := func() error {
+		_, err := e.beating.Exec(ctx, e.sql(heartbeat), e.name, running)
+		if err != nil {
+			e.beating.Close(ctx)
+		}
+		return err
+	}
+	if e.beating != nil && !e.beating.IsClosed() && say() == nil {
+		return nil
+	}
+	conn, err := dial(ctx, e.pool)
+	if err != nil {
+		return err
+	}
+	e.beating = conn
+	return say()
 }
 
 // keep beats and sweeps until stopped. It does not reclaim before it has reached the database for a whole lease: after an outage nobody has been
 // heard for longer than that, and all are alive.
 func (e *Engine) keep(stopped <-chan struct{}) {
+	defer e.timed("saying that this worker stops", func(ctx context.Context) error {
+		_, err := e.beating.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE name = $1"), e.name)
+		e.beating.Close(ctx)
+		return err
+	})
 	ticker := time.NewTicker(e.conf.lease / 4)
 	defer ticker.Stop()
 	since := time.Now()
+	sweeping := make(chan struct{}, 1) // full while a sweep goes on, which may take longer than a lease
 	for {
 		select {
 		case <-stopped:
-			e.timed(func(ctx context.Context) error {
-				_, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE name = $1"), e.name)
-				return err
-			})
 			return
 		case <-ticker.C:
 		}
-		if e.timed(e.beat) != nil {
+		if e.timed("saying that this worker is alive", e.beat) != nil {
 			since = time.Now()
 			continue
 		}
 		healthy := time.Since(since) > e.conf.lease
-		e.timed(func(ctx context.Context) error { return e.sweep(ctx, healthy) })
+		select {
+		case sweeping <- struct{}{}:
+			e.beats.Go(func() {
+				e.timed("the sweep", func(ctx context.Context) error { return e.sweep(ctx, healthy) })
+				<-sweeping
+			})
+		default:
+		}
 	}
 }
 
-// timed runs what nobody waits for. What fails is done the next time.
-func (e *Engine) timed(f func(context.Context) error) error {
+// timed runs what nobody waits for, and so nobody but the log is told of what fails. It is done the next time.
+func (e *Engine) timed(what string, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), sweepTime)
 	defer cancel()
-	return f(ctx)
+	err := f(ctx)
+	if err != nil {
+		e.conf.logger.Warn("riverjobs: "+what+" failed", "worker", e.name, "error", err)
+	}
+	return err
 }
 
 // sweep does what time alone brings about.
 func (e *Engine) sweep(ctx context.Context, healthy bool) error {
 	if healthy {
-		if _, err := e.pool.Exec(ctx, e.sql(reclaim), e.conf.lease); err != nil {
+		tag, err := e.pool.Exec(ctx, e.sql(reclaim), e.conf.lease)
+		if err != nil {
 			return err
+		}
+		if n := tag.RowsAffected(); n > 0 {
+			e.conf.logger.Warn("riverjobs: jobs were running with workers that are lost", "worker", e.name, "jobs", n)
 		}
 	}
 	if err := e.lapse(ctx, ""); err != nil {
@@ -116,7 +169,7 @@ func (e *Engine) sweep(ctx context.Context, healthy bool) error {
 	}
 	for {
 		// A few at a time, so that nobody waits for their rows for long.
-		tag, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}river_job WHERE id IN (SELECT river_id FROM {s}spillgate_job WHERE expires <= now() LIMIT $1)"), forgetAtOnce)
+		tag, err := e.pool.Exec(ctx, e.sql(forget), forgetAtOnce)
 		if err != nil {
 			return err
 		}
@@ -124,7 +177,7 @@ func (e *Engine) sweep(ctx context.Context, healthy bool) error {
 			break
 		}
 	}
-	if _, err := e.pool.Exec(ctx, e.sql(age), e.conf.queue, aged); err != nil {
+	if _, err := e.pool.Exec(ctx, e.sql(age), e.conf.queue, aged, turn); err != nil {
 		return err
 	}
 	_, err := e.pool.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE seen < now() - 10 * $1::interval"), e.conf.lease)

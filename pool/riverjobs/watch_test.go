@@ -151,3 +151,31 @@ func TestWatchAfterClose(t *testing.T) {
 		}
 	}
 }
+
+// A watcher that comes while the engine is closed is one that came before or after.
+func TestWatchWhileClosing(t *testing.T) {
+	t.Parallel()
+	pool := connect(t, shared.database(t))
+	j := submit(t, engine(t, pool, kinds()), "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+	for range 100 { // the race detector sees it in one of a few
+		e := riverjobs.New(pool, kinds())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for _, err := range e.Watch(t.Context(), j.ID) {
+				if err != nil {
+					t.Error(err)
+				}
+				break
+			}
+		})
+		wg.Go(func() {
+			if _, err := e.Get(t.Context(), j.ID); err != nil { // for as long as the other takes until it listens
+				t.Error(err)
+			}
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+	}
+}

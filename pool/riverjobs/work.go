@@ -116,33 +116,12 @@ func (w *worker) failed(ctx context.Context, j *river.Job[args], f *failure) err
 	if err := river.RecordOutput(ctx, failed{Error: f.text, Detail: f.detail}); err != nil {
 		return err
 	}
-	w.engine.yield(ctx, j)
 	delay := w.policy.Delay(j.Attempt)
 	j.Args.retry = time.Now().Add(delay)
 	if d := j.Args.Deadline; !f.retry || !d.IsZero() && j.Args.retry.After(d) {
 		return permanent(f.text)
 	}
 	return errors.New(f.text)
-}
-
-// yield waits as long as the job runs elsewhere, because this worker was taken for lost: River would take the failure for that of the attempt
-// there. A result it may take from either.
-func (e *Engine) yield(ctx context.Context, j *river.Job[args]) {
-	ticker := time.NewTicker(e.conf.lease / 4)
-	defer ticker.Stop()
-	for {
-		var elsewhere bool
-		if err := e.timed(func(ctx context.Context) error {
-			return e.pool.QueryRow(ctx, e.sql("SELECT state = 'running' AND attempt <> $2 FROM {s}river_job WHERE id = $1"), j.ID, j.Attempt).Scan(&elsewhere)
-		}); err != nil || !elsewhere {
-			return // and if the database fails, then for River, too
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // cause is why River ended a job's context, as the handler is told.
