@@ -107,6 +107,10 @@ func cluster(t testing.TB) (addrs []string) {
 			nodes, err := c.ClusterNodes(ctx).Result()
 			return err == nil && strings.Count(nodes, "slave") == 3
 		})
+		until(t, "replicas are given to clients at "+addr, func() bool {
+			slots, err := c.Do(ctx, "CLUSTER", "SLOTS").Slice()
+			return err == nil && len(slots) == 3 && !slices.ContainsFunc(slots, func(s any) bool { return len(s.([]any)) != 4 }) // from, to, and two servers
+		})
 		until(t, "replicas are in step at "+addr, func() bool {
 			info, err := c.Info(ctx, "replication").Result()
 			return err == nil && (strings.Contains(info, "state=online") || strings.Contains(info, "master_link_status:up"))

@@ -15,7 +15,8 @@
 // while it fails, and how it is purged, says [cache.WithStore]. That go-redis keeps to the timeout takes ContextTimeoutEnabled.
 //
 // Responses expire in Redis when nobody has a use for them. It may evict them sooner: set its maxmemory, and maxmemory-policy
-// allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster.
+// allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster. A client that reads from replicas (ReadOnly,
+// RouteByLatency, RouteRandomly) asks a primary all the same, which needs MULTI and EXEC: a replica may have what was purged.
 //
 // Purges go through a Redis stream, "spillgate:cache:purges" where the prefix is the default one, which needs XADD, XRANGE, XREAD, PEXPIRE, MULTI and EXEC besides, and
 // takes one connection of the client's pool for each cache that follows. It is cut off at some 10,000 messages ([WithMaxMessages]) and kept for an hour after the last server has
@@ -42,6 +43,7 @@ type Store struct {
 	client   redis.UniversalClient
 	prefix   string
 	messages int64
+	replicas bool // the client reads from them
 }
 
 // Option configures [New].
@@ -64,6 +66,9 @@ func New(client redis.UniversalClient, opts ...Option) *Store {
 		panic("redisstore: New: client is nil: give a client of go-redis")
 	}
 	s := &Store{client: client, prefix: "spillgate:cache:", messages: defaultMessages}
+	if c, ok := client.(*redis.ClusterClient); ok {
+		s.replicas = c.Options().ReadOnly
+	}
 	for _, o := range opts {
 		o.apply(s)
 	}
@@ -75,11 +80,23 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	value, err := s.client.Get(ctx, s.name(key)).Bytes()
+	value, err := s.get(ctx, s.name(key)).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
 	return value, wrap(err)
+}
+
+// get has a primary asked: a replica that lags has what was purged. Clients that read from replicas send it no transaction.
+func (s *Store) get(ctx context.Context, name string) (got *redis.StringCmd) {
+	if !s.replicas {
+		return s.client.Get(ctx, name)
+	}
+	s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		got = p.Get(ctx, name)
+		return nil
+	}) // the error is that of the command
+	return got
 }
 
 // Set implements [cache.Store]. A ttl is at least a millisecond, which Redis counts in. It returns whatever error the client or

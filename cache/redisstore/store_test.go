@@ -144,6 +144,40 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// A client that reads from replicas finds nothing there that was deleted, however far they lag.
+func TestReplicasThatLag(t *testing.T) {
+	addrs := cluster(t)
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ContextTimeoutEnabled: true, RouteRandomly: true})
+	defer c.Close()
+	s := redisstore.New(c)
+	for i := range 20 {
+		key := fmt.Sprint(i)
+		if err := s.Set(t.Context(), key, []byte("v"), time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := s.Get(t.Context(), key); string(v) != "v" || err != nil {
+			t.Errorf("%q, %v", v, err)
+		}
+	}
+	for _, addr := range addrs[:3] { // the primaries
+		p := redis.NewClient(&redis.Options{Addr: addr})
+		defer p.Close()
+		if err := errors.Join(p.ACLSetUser(t.Context(), "default", "-psync", "-sync").Err(), p.Do(t.Context(), "CLIENT", "KILL", "TYPE", "replica").Err()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 20 {
+		if err := s.Delete(t.Context(), fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 200 {
+		if v, err := s.Get(t.Context(), fmt.Sprint(i%20)); v != nil || err != nil {
+			t.Fatalf("after Delete: %q, %v", v, err)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	c := start(t).client(t)
 	s := redisstore.New(c, redisstore.WithPrefix("shop:"))
