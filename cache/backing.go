@@ -145,6 +145,22 @@ type generation struct {
 	read    time.Time
 	unsaved bool // the store does not know it yet
 	unknown bool // another server has begun one, and it has not been read yet
+	past    []uint64
+}
+
+// maxPast is how many of the generations before are known: a store that goes back in time, as one that fails over may, has one of the newest.
+const maxPast = 16
+
+// before are the generations before one that comes after g.
+func (g *generation) before(id uint64) []uint64 {
+	if g == nil {
+		return nil
+	}
+	if g.unknown || g.id == id {
+		return g.past
+	}
+	past := append([]uint64{g.id}, g.past...)
+	return past[:min(len(past), maxPast)]
 }
 
 const generationKey = "spillgate:generation"
@@ -179,17 +195,21 @@ func (b *backing) current(now time.Time) (uint64, bool) {
 	ctx, cancel := b.context()
 	defer cancel()
 	if g != nil && g.unsaved {
-		return b.renew(g, g.id, now)
+		return b.renew(g, rand.Uint64(), now)
 	}
 	v, err := b.get(ctx, generationKey)
 	if b.failed(err) {
 		return b.known(g)
 	}
-	if id, err := strconv.ParseUint(string(v), 16, 64); err == nil {
-		b.generation.CompareAndSwap(g, &generation{id: id, read: now})
+	id, err := strconv.ParseUint(string(v), 16, 64)
+	switch {
+	case err == nil && g != nil && slices.Contains(g.past, id):
+		// What was purged since would be valid again. A new one, since others may have seen the two in the other order.
+		return b.renew(g, rand.Uint64(), now)
+	case err == nil:
+		b.generation.CompareAndSwap(g, &generation{id: id, read: now, past: g.before(id)})
 		return b.known(b.generation.Load())
-	}
-	if g != nil && !g.unknown {
+	case g != nil && !g.unknown:
 		return b.renew(g, g.id, now) // it was forgotten there
 	}
 	return b.renew(g, rand.Uint64(), now)
@@ -205,7 +225,7 @@ func (b *backing) known(g *generation) (uint64, bool) {
 // renew begins a generation, in place of old. Generations are written one after the other, and none that is
 // not the newest by then: what the store has in the end must be.
 func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool) {
-	next := &generation{id: id, read: now, unsaved: true}
+	next := &generation{id: id, read: now, unsaved: true, past: old.before(id)}
 	b.turn(b.renewing, func(ctx context.Context) {
 		if b.generation.Load() == old {
 			next.unsaved = b.failed(b.set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
@@ -218,7 +238,7 @@ func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool
 // clear makes everything in the store invalid. It reports false if the store could not be told yet.
 func (b *backing) clear() bool {
 	id := rand.Uint64()
-	next := &generation{id: id, read: time.Now(), unsaved: true}
+	next := &generation{id: id, read: time.Now(), unsaved: true, past: b.generation.Load().before(id)}
 	b.generation.Store(next) // at once for this process, whatever the store does
 	b.renew(next, id, next.read)
 	g := b.generation.Load()
@@ -227,11 +247,16 @@ func (b *backing) clear() bool {
 
 // outdated has the generation read before the store is used again.
 func (b *backing) outdated() {
-	if g := b.generation.Load(); g != nil && g.unsaved {
+	g := b.generation.Load()
+	if g != nil && g.unsaved {
 		b.clear() // what was saved under the one that only we know may be older than the one that is in the store
 		return
 	}
-	b.generation.Store(&generation{unknown: true})
+	next := &generation{unknown: true}
+	if g != nil {
+		next.past = g.past // and not its own: it may be the newest still
+	}
+	b.generation.Store(next)
 }
 
 // recall brings what the store has under the key of a fill into memory, and reports whether that
