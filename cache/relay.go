@@ -391,7 +391,8 @@ func (r *relayed) back(number uint64) {
 
 // settle sends again what was sent before everything up to a time was received, and was not a part of that: a server of the relay has lost it. After a
 // gap that may be so for all that was sent lately, since others may not have read it before.
-func (r *relayed) settle(until time.Time, gap bool) {
+func (c *Cache) settle(until time.Time, gap bool) {
+	r := c.relayed
 	var lost []string
 	r.mu.Lock()
 	r.past = slices.DeleteFunc(r.past, func(s *sending) bool {
@@ -407,6 +408,18 @@ func (r *relayed) settle(until time.Time, gap bool) {
 		return true
 	})
 	r.mu.Unlock()
+	if c.backing != nil {
+		// Where the Store is in the same place it has lost as much. Generations are known to be old ones; keys are not.
+		for _, text := range lost {
+			p, _ := readPurge(text)
+			keys, _ := c.selection(p)
+			for _, key := range keys {
+				hash := maphash.String(c.store.seed, key)
+				r.purges(hash)
+				c.unsave(hash, key)
+			}
+		}
+	}
 	r.queue.add(lost...)
 }
 
@@ -447,7 +460,7 @@ func (c *Cache) hear(ctx context.Context) {
 				// Only now: whatever is purged from here on will be received.
 				c.doubt(!first)
 				if !first {
-					r.settle(begun, true)
+					c.settle(begun, true)
 				}
 				r.known.Store(int64(begun.Sub(r.began)))
 				first = false
@@ -463,7 +476,7 @@ func (c *Cache) hear(ctx context.Context) {
 				c.obey(m.List)
 				if !m.More {
 					r.known.Store(int64(begun.Sub(r.began)))
-					r.settle(begun, false)
+					c.settle(begun, false)
 					failures = 0
 				}
 			case errors.Is(err, ErrGap):
@@ -524,7 +537,7 @@ func (c *Cache) obey(messages [][]byte) {
 			}
 			keys, f := c.selection(p)
 			for _, key := range keys {
-				c.forget([]byte(key), p.soft)
+				c.forget(key, p.soft)
 			}
 			if f != nil {
 				match[kind], walk = append(match[kind], f), true
@@ -556,18 +569,21 @@ func (c *Cache) obey(messages [][]byte) {
 }
 
 // forget purges a key that was purged elsewhere. It is gone from the store by then, unless we have saved there since what we had asked for before.
-func (c *Cache) forget(key []byte, soft bool) {
-	hash := maphash.Bytes(c.store.seed, key)
-	b := c.backing
-	if b != nil {
+func (c *Cache) forget(key string, soft bool) {
+	hash := maphash.String(c.store.seed, key)
+	if c.backing != nil {
 		c.relayed.purges(hash)
 	}
-	had := c.store.purge(hash, string(key), soft) > 0
-	if b == nil || !had && !c.relayed.savedLately(hash) {
-		return
+	had := c.store.purge(hash, key, soft) > 0
+	if c.backing != nil && (had || c.relayed.savedLately(hash)) {
+		c.unsave(hash, key)
 	}
-	done := false
-	b.turn(b.turnOf(hash), func(ctx context.Context) { done = !b.failed(b.delete(ctx, string(key))) })
+}
+
+// unsave deletes a key from the Store alone.
+func (c *Cache) unsave(hash uint64, key string) {
+	b, done := c.backing, false
+	b.turn(b.turnOf(hash), func(ctx context.Context) { done = !b.failed(b.delete(ctx, key)) })
 	if !done {
 		b.clear()
 	}

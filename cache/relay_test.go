@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -607,6 +608,33 @@ func TestMessageThatIsLostUnread(t *testing.T) {
 		want(t, "doubts", two.Stats().RelayDoubts+one.Stats().RelayDoubts, 0)
 		want(t, "messages", len(f.messages()), 1)
 	})
+}
+
+// Where Redis is Store and Relay, a failover may lose a purge in both.
+func TestPurgeThatTheStoreHasLostAsWell(t *testing.T) {
+	for _, url := range []string{"http://example.com/x", "/x"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newMapStore()
+			f := newFleet(t, 2, cache.WithStore(s, time.Second))
+			defer f.stop()
+			one := f.servers[0]
+			one.get(t, "http://example.com/x")
+			s.mu.Lock()
+			before := maps.Clone(s.m)
+			s.mu.Unlock()
+			f.version.Store(1)
+			one.Purge(url)
+			synctest.Wait()
+			s.mu.Lock()
+			s.m = before
+			s.mu.Unlock()
+			f.cut(1)
+			time.Sleep(20 * time.Second) // in a synctest bubble
+			one.get(t, "http://example.com/other")
+			fresh := cache.New(1<<20, cache.WithStore(s, time.Second))
+			want(t, url, text(t, get(fresh.Handler(one.h), "http://example.com/x")), "1")
+		})
+	}
 }
 
 // Many purges are few messages, take bounded memory, and miss nothing.
