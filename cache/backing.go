@@ -37,7 +37,7 @@ type Store interface {
 //
 // Purging a URL deletes it there. The store cannot be searched, so purging by prefix, by tag, by
 // group, by path alone or everything turns all that it holds invalid; other processes that share the
-// store notice within a second, but keep what they have in memory: tell them as well.
+// store notice within a second, but keep what they have in memory: [WithRelay] tells them as well.
 func WithStore(s Store, timeout time.Duration) Option {
 	if s == nil {
 		panic("cache: WithStore(nil): give it a Store, or leave the option out")
@@ -144,6 +144,23 @@ type generation struct {
 	id      uint64
 	read    time.Time
 	unsaved bool // the store does not know it yet
+	unknown bool // another server has begun one, and it has not been read yet
+	past    []uint64
+}
+
+// maxPast is how many of the generations before are known: a store that goes back in time, as one that fails over may, has one of the newest.
+const maxPast = 16
+
+// before are the generations before one that comes after g.
+func (g *generation) before(id uint64) []uint64 {
+	if g == nil {
+		return nil
+	}
+	if g.unknown || g.id == id {
+		return g.past
+	}
+	past := append([]uint64{g.id}, g.past...)
+	return past[:min(len(past), maxPast)]
 }
 
 const generationKey = "spillgate:generation"
@@ -178,24 +195,28 @@ func (b *backing) current(now time.Time) (uint64, bool) {
 	ctx, cancel := b.context()
 	defer cancel()
 	if g != nil && g.unsaved {
-		return b.renew(g, g.id, now)
+		return b.renew(g, rand.Uint64(), now)
 	}
 	v, err := b.get(ctx, generationKey)
 	if b.failed(err) {
 		return b.known(g)
 	}
-	if id, err := strconv.ParseUint(string(v), 16, 64); err == nil {
-		b.generation.CompareAndSwap(g, &generation{id: id, read: now})
+	id, err := strconv.ParseUint(string(v), 16, 64)
+	switch {
+	case err == nil && g != nil && slices.Contains(g.past, id):
+		// What was purged since would be valid again. A new one, since others may have seen the two in the other order.
+		return b.renew(g, rand.Uint64(), now)
+	case err == nil:
+		b.generation.CompareAndSwap(g, &generation{id: id, read: now, past: g.before(id)})
 		return b.known(b.generation.Load())
-	}
-	if g != nil {
+	case g != nil && !g.unknown:
 		return b.renew(g, g.id, now) // it was forgotten there
 	}
 	return b.renew(g, rand.Uint64(), now)
 }
 
 func (b *backing) known(g *generation) (uint64, bool) {
-	if g == nil {
+	if g == nil || g.unknown {
 		return 0, false
 	}
 	return g.id, true
@@ -204,7 +225,7 @@ func (b *backing) known(g *generation) (uint64, bool) {
 // renew begins a generation, in place of old. Generations are written one after the other, and none that is
 // not the newest by then: what the store has in the end must be.
 func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool) {
-	next := &generation{id: id, read: now, unsaved: true}
+	next := &generation{id: id, read: now, unsaved: true, past: old.before(id)}
 	b.turn(b.renewing, func(ctx context.Context) {
 		if b.generation.Load() == old {
 			next.unsaved = b.failed(b.set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
@@ -214,12 +235,28 @@ func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool
 	return b.known(b.generation.Load())
 }
 
-// clear makes everything in the store invalid.
-func (b *backing) clear() {
+// clear makes everything in the store invalid. It reports false if the store could not be told yet.
+func (b *backing) clear() bool {
 	id := rand.Uint64()
-	next := &generation{id: id, read: time.Now(), unsaved: true}
+	next := &generation{id: id, read: time.Now(), unsaved: true, past: b.generation.Load().before(id)}
 	b.generation.Store(next) // at once for this process, whatever the store does
 	b.renew(next, id, next.read)
+	g := b.generation.Load()
+	return g.id != id || !g.unsaved
+}
+
+// outdated has the generation read before the store is used again.
+func (b *backing) outdated() {
+	g := b.generation.Load()
+	if g != nil && g.unsaved {
+		b.clear() // what was saved under the one that only we know may be older than the one that is in the store
+		return
+	}
+	next := &generation{unknown: true}
+	if g != nil {
+		next.past = g.past // and not its own: it may be the newest still
+	}
+	b.generation.Store(next)
 }
 
 // recall brings what the store has under the key of a fill into memory, and reports whether that
@@ -241,6 +278,9 @@ func (fl *fill) recall() bool {
 
 func (fl *fill) recallFrom(b *backing) bool {
 	c := fl.h.cache
+	if c.relayed != nil && !c.relayed.trusts(fl.hash, fl.asked) {
+		return false
+	}
 	id, ok := b.current(fl.asked)
 	if !ok {
 		return false
@@ -288,6 +328,9 @@ func (fl *fill) save() {
 	c := fl.h.cache
 	b, id := c.backing, fl.generation
 	b.turn(b.turnOf(fl.hash), func(ctx context.Context) {
+		if c.relayed != nil && !c.relayed.saves(fl.hash) { // before it is looked whether a purge came
+			return
+		}
 		res := c.store.get(fl.hash, []byte(fl.key))
 		if res == nil || !c.store.stands(fl.hash, fl.since) {
 			return
@@ -341,12 +384,15 @@ func (b *backing) turn(slot chan struct{}, f func(context.Context)) {
 // turnOf is the turn of those who write under a key.
 func (b *backing) turnOf(hash uint64) chan struct{} { return b.turns[hash%uint64(len(b.turns))] }
 
-// purgeOne purges a key in memory and in the store.
-func (c *Cache) purgeOne(key []byte, soft bool) (n int) {
+// purgeOne purges a key in memory and in the store. It reports whether the store could not be told.
+func (c *Cache) purgeOne(key []byte, soft bool) (n int, lost bool) {
 	hash := maphash.Bytes(c.store.seed, key)
 	b := c.backing
 	if b == nil {
-		return c.store.purge(hash, string(key), soft)
+		return c.store.purge(hash, string(key), soft), false
+	}
+	if c.relayed != nil {
+		c.relayed.purges(hash)
 	}
 	// The store first, so that what memory has forgotten cannot be recalled; and both in one turn,
 	// so that no fill that began before saves between them.
@@ -358,16 +404,16 @@ func (c *Cache) purgeOne(key []byte, soft bool) (n int) {
 		n, done = c.store.purge(hash, string(key), soft), true
 	})
 	if !done {
-		b.clear() // it must not come back, whatever that costs
+		lost = !b.clear() // it must not come back, whatever that costs
 		n = c.store.purge(hash, string(key), soft)
 	}
-	return n
+	return n, lost
 }
 
-// purgeMany purges what matches in memory. The store cannot be searched, and is cleared.
-func (c *Cache) purgeMany(soft bool, match func(*resource, *entry) bool) int {
+// purgeMany purges what matches in memory. The store cannot be searched, and is cleared; it is reported whether it could not be told.
+func (c *Cache) purgeMany(soft bool, match func(*resource, *entry) bool) (n int, lost bool) {
 	if c.backing != nil {
-		c.backing.clear()
+		lost = !c.backing.clear()
 	}
-	return c.store.purgeFunc(soft, match)
+	return c.store.purgeFunc(soft, match), lost
 }

@@ -398,6 +398,81 @@ func TestPurgesInAnyOrderInTheStore(t *testing.T) {
 	})
 }
 
+// A store that goes back in time, as Redis may in a failover, does not bring back what was purged as a whole.
+func TestStoreThatGoesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		var version atomic.Int64
+		origin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=6000")
+			w.Header().Set("Cache-Tag", "tag")
+			io.WriteString(w, strconv.FormatInt(version.Load(), 10))
+		})
+		c := cache.New(1<<20, cache.WithStore(s, time.Second))
+		other := cache.New(1<<20, cache.WithStore(s, time.Second))
+		get(c.Handler(origin), "http://example.com/x")
+		get(other.Handler(origin), "http://example.com/y")
+		s.mu.Lock()
+		before := maps.Clone(s.m)
+		s.mu.Unlock()
+		for i := range int64(3) {
+			version.Store(i + 1)
+			c.PurgeTag("tag")
+			time.Sleep(2 * time.Second) // in a synctest bubble
+			get(other.Handler(origin), fmt.Sprint("http://example.com/", i))
+			s.mu.Lock()
+			s.m = maps.Clone(before)
+			s.mu.Unlock()
+			time.Sleep(2 * time.Second) // in a synctest bubble
+			want(t, "purged here", text(t, get(c.Handler(origin), "http://example.com/x")), fmt.Sprint(i+1))
+			time.Sleep(2 * time.Second)                                              // in a synctest bubble
+			get(other.Handler(origin), fmt.Sprint("http://example.com/further/", i)) // reads the generation
+			fresh := cache.New(1<<20, cache.WithStore(s, time.Second))
+			want(t, "purged for others", text(t, get(fresh.Handler(origin), "http://example.com/y")), fmt.Sprint(i+1))
+		}
+	})
+}
+
+// Servers that have seen two generations in another order agree on one in the end, and share what they make.
+func TestGenerationsInAnotherOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		var calls atomic.Int64
+		origin := page(&calls, "x", "Cache-Control: max-age=6000")
+		key := func() (key string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for k := range s.m {
+				if strings.HasSuffix(k, ":generation") {
+					key = k
+				}
+			}
+			return key
+		}
+		one, two := cache.New(1<<20, cache.WithStore(s, time.Second)), cache.New(1<<20, cache.WithStore(s, time.Second))
+		a, b := one.Handler(origin), two.Handler(origin)
+		get(a, "http://example.com/0")
+		first, _ := s.Get(t.Context(), key())
+		one.PurgeAll()
+		second, _ := s.Get(t.Context(), key())
+		get(b, "http://example.com/1")      // has the second alone
+		s.Set(t.Context(), key(), first, 0) // as one does that has not read it, where it was forgotten
+		time.Sleep(1100 * time.Millisecond) // in a synctest bubble
+		get(b, "http://example.com/2")      // has the first after the second
+		for i := range 10 {
+			get(a, fmt.Sprint("http://example.com/a/", i))
+			get(b, fmt.Sprint("http://example.com/b/", i))
+			time.Sleep(1100 * time.Millisecond) // in a synctest bubble
+		}
+		third, _ := s.Get(t.Context(), key())
+		want(t, "one of the two", string(third) == string(first) || string(third) == string(second), false)
+		get(a, "http://example.com/shared")
+		calls.Store(0)
+		get(b, "http://example.com/shared")
+		want(t, "calls", calls.Load(), 0)
+	})
+}
+
 // slowGenerations takes some seconds to keep a generation.
 type slowGenerations struct {
 	*mapStore

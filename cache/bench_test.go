@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -72,11 +73,19 @@ func parallel(b *testing.B, h http.Handler, url string) {
 
 func BenchmarkHit(b *testing.B) {
 	for _, size := range []int{1 << 10, 64 << 10} {
-		for _, with := range []string{"bare", "cache"} {
+		for _, with := range []string{"bare", "cache", "relay"} {
 			var calls atomic.Int64
 			var h http.Handler = bare(size, &calls)
-			if with == "cache" {
+			switch with {
+			case "cache":
 				h = cache.New(64 << 20).Handler(h)
+			case "relay":
+				c := cache.New(64<<20, cache.WithRelay(&line{journal: newJournal()}))
+				h = c.Handler(h)
+				ctx, cancel := context.WithCancel(context.Background())
+				done := make(chan struct{})
+				go func() { defer close(done); c.Follow(ctx) }()
+				defer func() { cancel(); <-done }()
 			}
 			b.Run(fmt.Sprintf("size=%dKiB/serial/%s", size>>10, with), func(b *testing.B) {
 				serial(b, h, browser("http://example.com/a/page.html?id=12345"))

@@ -22,6 +22,7 @@ type Cache struct {
 	marks     markers
 	seen      *doorkeeper // nil without admission
 	backing   *backing    // nil without a Store
+	relayed   *relayed    // nil without a Relay
 	began     time.Time
 	rules     rules
 	queriesMu sync.Mutex
@@ -48,7 +49,7 @@ func New(maxBytes int64, opts ...Option) *Cache {
 	}
 	cfg := config{
 		name: "spillgate", maxVariants: 16, collapseWait: 5 * time.Second,
-		revalidations: 16, revalidateTimeout: 30 * time.Second, backOff: time.Second,
+		revalidations: 16, revalidateTimeout: 30 * time.Second, backOff: time.Second, relayLimit: time.Minute,
 		rules: rules{
 			targets: []string{"Cdn-Cache-Control"},
 			unkeyed: []string{"X-Forwarded-Host", "X-Forwarded-Scheme", "X-Forwarded-Prefix", "X-Host", "X-Original-Url",
@@ -74,6 +75,9 @@ func New(maxBytes int64, opts ...Option) *Cache {
 	}
 	if cfg.backing != nil {
 		c.backing = newBacking(cfg.backing, cfg.backingTimeout)
+	}
+	if cfg.relay != nil {
+		c.relayed = newRelayed(&cfg, c.began)
 	}
 	c.fitObject(maxBytes)
 	return c
@@ -346,7 +350,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			break
 		}
 		if leader {
-			if c.backing != nil && res == nil && attempt == 0 && !cc.noCache && fl.recall() {
+			if c.backing != nil && (res == nil || c.relayed != nil && e != nil && e.purged()) && attempt == 0 && !cc.noCache && fl.recall() {
 				fl.end(recalled, nil, false)
 				c.store.over(hash, fl.since)
 				return false

@@ -19,7 +19,7 @@
 //
 // Memory is bounded by the byte budget given to [New]; entries are evicted least recently
 // used first. [Cache.Purge] and its relatives remove entries, and beat every fill that began
-// before them. A [Store] may stand behind the memory.
+// before them. A [Store] may stand behind the memory, and a [Relay] carry purges to other servers.
 //
 // How well the package does what the RFCs say is scored by the public suite for HTTP caches: see
 // package conformance in the folder of that name.

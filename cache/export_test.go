@@ -100,3 +100,32 @@ func Flights(c *Cache) (n int) {
 	}
 	return n
 }
+
+// Op is a purge as it stands in a message.
+func Op(what, flags byte, names ...string) []byte {
+	return appendStrings([]byte{what, flags}, names)
+}
+
+// Message is a message of a relay.
+func Message(sender, number uint64, purges ...[]byte) []byte {
+	list := make([]string, len(purges))
+	for i, p := range purges {
+		list[i] = string(p)
+	}
+	return encodeMessage(sender, number, list)
+}
+
+// Obey has a cache purge what a message says.
+func Obey(c *Cache, message []byte) { c.obey([][]byte{message}) }
+
+// Remembered is how many bytes of purges are kept to be sent again.
+func Remembered(c *Cache) (n int) {
+	c.relayed.mu.Lock()
+	defer c.relayed.mu.Unlock()
+	for _, s := range c.relayed.past {
+		for _, p := range s.purges {
+			n += len(p)
+		}
+	}
+	return n
+}

@@ -34,6 +34,9 @@ type config struct {
 	trace                      Trace
 	backing                    Store
 	backingTimeout             time.Duration
+	relay                      Relay
+	relayLimit                 time.Duration
+	relayRemoves               bool
 }
 
 // rules are how one route stores and finds responses.

@@ -12,38 +12,100 @@ import (
 // then it stands for http and https alike, with their default ports and without, since a server behind a proxy
 // sees the one where the client sees the other; or it is a path with an optional query, and then it is purged for every
 // host. What is neither is found nowhere. A fill that began before the purge is not stored after it.
-func (c *Cache) Purge(rawURL string) int { return c.purgeURL(rawURL, false) }
+//
+// It purges here, and in a [Store]. Other servers hear of it by [WithRelay].
+func (c *Cache) Purge(rawURL string) int { return c.purge(purge{what: aURL, names: []string{rawURL}}) }
 
 // PurgeSoft makes every variant of a URL stale in place of removing it: it is validated at the
 // next use, and served within the windows for stale responses, which begin with the purge unless it was stale before. Fills under
 // way are not stored.
-func (c *Cache) PurgeSoft(rawURL string) int { return c.purgeURL(rawURL, true) }
+func (c *Cache) PurgeSoft(rawURL string) int {
+	return c.purge(purge{what: aURL, soft: true, names: []string{rawURL}})
+}
 
-func (c *Cache) purgeURL(rawURL string, soft bool) int {
+// subject is what kind of thing is purged. The numbers stand in messages to other servers.
+type subject byte
+
+const (
+	everything subject = 1
+	aURL       subject = 2 // or a path
+	aPrefix    subject = 3
+	aTag       subject = 4
+	aTarget    subject = 5 // of an unsafe request: a URL, spelled as keys are
+	someGroups subject = 6 // of an origin, which is the first name
+)
+
+// purge is what is to be removed, or made stale. It is what other servers are told as well, each of which finds what that is
+// by the rules of its own routes.
+type purge struct {
+	what  subject
+	soft  bool
+	lost  bool // the Store could not be told
+	names []string
+}
+
+// selection is what a purge is about here: keys, or what matches; neither where it makes no sense.
+func (c *Cache) selection(p purge) (keys []string, match func(*resource, *entry) bool) {
+	switch p.what {
+	case everything:
+		return nil, func(*resource, *entry) bool { return true }
+	case aURL:
+		return c.selectURL(p.names[0])
+	case aPrefix:
+		return nil, selectPrefix(p.names[0])
+	case aTag:
+		tag := p.names[0]
+		return nil, func(_ *resource, e *entry) bool { return e.tagged(func(t string) bool { return t == tag }) }
+	case aTarget:
+		return c.selectTarget(p.names[0]), nil
+	case someGroups:
+		origin, groups := p.names[0], p.names[1:]
+		return nil, func(r *resource, e *entry) bool {
+			return originOf(r.key) == origin && slices.ContainsFunc(e.groups, func(g string) bool { return slices.Contains(groups, g) })
+		}
+	}
+	return nil, nil
+}
+
+// purge purges here, and has other servers told; see [WithRelay].
+func (c *Cache) purge(p purge) (n int) {
+	keys, match := c.selection(p)
+	if match != nil {
+		n, p.lost = c.purgeMany(p.soft, match)
+	} else if len(keys) == 0 {
+		return 0
+	}
+	for _, key := range keys {
+		m, lost := c.purgeOne([]byte(key), p.soft)
+		n += m
+		p.lost = p.lost || lost
+	}
+	if c.relayed != nil {
+		c.relayed.queue.add(string(p.append(nil)))
+	}
+	return n
+}
+
+func (c *Cache) selectURL(rawURL string) (keys []string, match func(*resource, *entry) bool) {
 	written, _, _ := strings.Cut(rawURL, "#")
 	u, err := url.ParseRequestURI(written) // a path may begin with two slashes
 	if err != nil || !located(written) {
-		return 0
+		return nil, nil
 	}
 	if u.Host == "" {
 		keys := c.keysFor(false, "", written, u)
-		return c.purgeMany(soft, func(r *resource, _ *entry) bool {
+		return nil, func(r *resource, _ *entry) bool {
 			path := pathOf(r.key)
 			return slices.ContainsFunc(keys, func(key string) bool { return key[len("http://"):] == path })
-		})
+		}
 	}
-	var keys []string
 	for _, host := range hostsOf(u.Host) {
 		for _, tls := range [...]bool{false, true} { // both schemes
 			keys = append(keys, c.keysFor(tls, host, written, u)...)
 		}
 	}
 	slices.Sort(keys)
-	n := 0
-	for _, key := range slices.Compact(keys) {
-		n += c.purgeOne([]byte(key), soft)
-	}
-	return n
+	return slices.Compact(keys), nil
 }
 
 // hostsOf are the hosts that a host in a URL stands for: where it has no other port, with the default ports as well. Behind
@@ -90,17 +152,21 @@ func originOf(key string) string { return key[:len(key)-len(pathOf(key))] }
 
 // PurgePrefix removes everything whose URL begins with a prefix: an absolute URL, or a path for
 // every host. It walks the whole store.
-func (c *Cache) PurgePrefix(prefix string) int { return c.purgePrefix(prefix, false) }
+func (c *Cache) PurgePrefix(prefix string) int {
+	return c.purge(purge{what: aPrefix, names: []string{prefix}})
+}
 
 // PurgePrefixSoft is [Cache.PurgePrefix], and [Cache.PurgeSoft].
-func (c *Cache) PurgePrefixSoft(prefix string) int { return c.purgePrefix(prefix, true) }
+func (c *Cache) PurgePrefixSoft(prefix string) int {
+	return c.purge(purge{what: aPrefix, soft: true, names: []string{prefix}})
+}
 
-func (c *Cache) purgePrefix(prefix string, soft bool) int {
+func selectPrefix(prefix string) func(*resource, *entry) bool {
 	if strings.HasPrefix(prefix, "/") {
-		return c.purgeMany(soft, func(r *resource, _ *entry) bool { return strings.HasPrefix(pathOf(r.key), prefix) })
+		return func(r *resource, _ *entry) bool { return strings.HasPrefix(pathOf(r.key), prefix) }
 	}
 	if !located(prefix) {
-		return 0
+		return nil
 	}
 	_, rest, _ := strings.Cut(prefix, "://")
 	host, path := rest, "/"
@@ -111,33 +177,30 @@ func (c *Cache) purgePrefix(prefix string, soft bool) int {
 	for _, host := range hostsOf(host) {
 		prefixes = append(prefixes, string((&rules{}).appendURL(nil, false, host, path)), string((&rules{}).appendURL(nil, true, host, path)))
 	}
-	return c.purgeMany(soft, func(r *resource, _ *entry) bool {
+	return func(r *resource, _ *entry) bool {
 		return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(r.key, p) })
-	})
+	}
 }
 
 // PurgeTag removes every response that carries a tag, in one of the fields of [WithTags] or in
 // Cache-Groups. It walks the whole store.
-func (c *Cache) PurgeTag(tag string) int { return c.purgeTag(tag, false) }
+func (c *Cache) PurgeTag(tag string) int { return c.purge(purge{what: aTag, names: []string{tag}}) }
 
 // PurgeTagSoft is [Cache.PurgeTag], and [Cache.PurgeSoft].
-func (c *Cache) PurgeTagSoft(tag string) int { return c.purgeTag(tag, true) }
+func (c *Cache) PurgeTagSoft(tag string) int {
+	return c.purge(purge{what: aTag, soft: true, names: []string{tag}})
+}
 
-func (c *Cache) purgeTag(tag string, soft bool) int {
-	return c.purgeMany(soft, func(_ *resource, e *entry) bool {
-		return slices.Contains(e.tags, tag) || slices.Contains(e.groups, tag)
-	})
+// tagged reports whether a response carries a tag, or is in a group of that name.
+func (e *entry) tagged(is func(string) bool) bool {
+	return slices.ContainsFunc(e.tags, is) || slices.ContainsFunc(e.groups, is)
 }
 
 // PurgeAll removes everything.
-func (c *Cache) PurgeAll() int {
-	return c.purgeMany(false, func(*resource, *entry) bool { return true })
-}
+func (c *Cache) PurgeAll() int { return c.purge(purge{what: everything}) }
 
 // PurgeAllSoft makes everything stale; see [Cache.PurgeSoft].
-func (c *Cache) PurgeAllSoft() int {
-	return c.purgeMany(true, func(*resource, *entry) bool { return true })
-}
+func (c *Cache) PurgeAllSoft() int { return c.purge(purge{what: everything, soft: true}) }
 
 // tagsOf collects the tags of a response, and its groups (RFC 9875).
 func (p *rules) tagsOf(h http.Header) (tags, groups []string) {
@@ -216,7 +279,7 @@ func (c *Cache) invalidate(asked string, status int, hd http.Header) {
 		return
 	}
 	origin := originOf(asked)
-	c.purgeTarget(asked)
+	c.purge(purge{what: aTarget, names: []string{asked}})
 	if base, err := url.Parse(asked); err == nil {
 		for _, name := range [...]string{"Location", "Content-Location"} {
 			for _, v := range hd[name] {
@@ -226,21 +289,21 @@ func (c *Cache) invalidate(asked string, status int, hd http.Header) {
 				}
 				named := string(new(rules).appendURL(nil, u.Scheme == "https", u.Host, u.RequestURI()))
 				if originOf(named) == origin {
-					c.purgeTarget(named)
+					c.purge(purge{what: aTarget, names: []string{named}})
 				}
 			}
 		}
 	}
 	if groups := parseStrings(hd["Cache-Group-Invalidation"]); len(groups) != 0 {
-		c.purgeMany(false, func(res *resource, e *entry) bool {
-			return originOf(res.key) == origin && slices.ContainsFunc(e.groups, func(g string) bool { return slices.Contains(groups, g) })
-		})
+		c.purge(purge{what: someGroups, names: append([]string{origin}, groups...)})
 	}
 }
 
-// purgeTarget purges a URL, spelled as keys are, under the rules for queries of each route.
-func (c *Cache) purgeTarget(written string) {
-	var keys []string
+// selectTarget are the keys of a URL that is spelled as keys are, under the rules for queries of each route.
+func (c *Cache) selectTarget(written string) (keys []string) {
+	if len(written) > 2*maxKey {
+		return nil // whichever parameters are left out of a key, nothing is stored under such a long one
+	}
 	for _, q := range c.everyQuery() {
 		key := written
 		if q != nil {
@@ -249,9 +312,9 @@ func (c *Cache) purgeTarget(written string) {
 		}
 		if !slices.Contains(keys, key) {
 			keys = append(keys, key)
-			c.purgeOne([]byte(key), false)
 		}
 	}
+	return keys
 }
 
 // everyQuery are the rules for queries of each route; nil are those that have none.

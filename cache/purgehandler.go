@@ -13,7 +13,7 @@ import (
 //
 //	curl -X POST -H "Authorization: …" 'http://…/purge?tag=product-7&soft=1'
 //
-// and answers {"purged":n}, or 400 where that is not one thing that can be purged. Nothing routes to it by
+// and answers {"purged":n}, which is how much this server had, or 400 where that is not one thing that can be purged. Nothing routes to it by
 // itself: mount it where only operators can reach it. Every request is put to authorise first, and gets
 // 403 where that says no. It panics if authorise is nil.
 func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
@@ -52,22 +52,22 @@ func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 				return
 			}
 		}
-		var n int
+		p := purge{soft: soft}
 		switch form := r.Form; {
 		case form.Get("url") != "":
-			n = c.purgeURL(form.Get("url"), soft)
+			p.what, p.names = aURL, []string{form.Get("url")}
 		case form.Get("prefix") != "":
-			n = c.purgePrefix(form.Get("prefix"), soft)
+			p.what, p.names = aPrefix, []string{form.Get("prefix")}
 		case form.Get("tag") != "":
-			n = c.purgeTag(form.Get("tag"), soft)
+			p.what, p.names = aTag, []string{form.Get("tag")}
 		case form.Get("all") == "1":
-			n = c.purgeMany(soft, func(*resource, *entry) bool { return true })
+			p.what = everything
 		default:
 			http.Error(w, "cache: say what to purge: url, prefix, tag, or all=1", http.StatusBadRequest)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.Write([]byte(`{"purged":` + strconv.Itoa(n) + "}\n"))
+		w.Write([]byte(`{"purged":` + strconv.Itoa(c.purge(p)) + "}\n"))
 	})
 }
 

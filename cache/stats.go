@@ -3,6 +3,7 @@ package cache
 import (
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // Stats is what a cache has done and holds.
@@ -37,6 +38,16 @@ type Stats struct {
 	Recalled    int64 `json:"recalled,omitempty"`
 	StoreErrors int64 `json:"store_errors,omitempty"`
 
+	// What [Cache.Follow] has told other servers and heard from them; what waits to be told; calls of the [Relay] that failed; and how often
+	// everything was made stale because purges of others may have been missed. RelayBehind is how old the newest certainty is that none
+	// was: up to two seconds where all is well.
+	PurgesSent     int64         `json:"purges_sent,omitempty"`
+	PurgesReceived int64         `json:"purges_received,omitempty"`
+	PurgesPending  int64         `json:"purges_pending,omitempty"`
+	RelayErrors    int64         `json:"relay_errors,omitempty"`
+	RelayDoubts    int64         `json:"relay_doubts,omitempty"`
+	RelayBehind    time.Duration `json:"relay_behind,omitempty"`
+
 	// What memory holds now. Bytes counts bodies, header fields, keys and overhead.
 	Bytes     int64 `json:"bytes"`
 	MaxBytes  int64 `json:"max_bytes"`
@@ -62,7 +73,7 @@ func (c *Cache) Stats() Stats {
 	if b := c.backing; b != nil {
 		recalled, failed = b.hits.Load(), b.errors.Load()
 	}
-	return Stats{
+	st := Stats{
 		Recalled: recalled, StoreErrors: failed,
 		Hits: s.results[Hit].Load(), Stale: s.results[Stale].Load(), Revalidated: s.results[Revalidated].Load(),
 		Collapsed: s.results[Collapsed].Load(), Misses: s.results[Miss].Load(), Bypassed: s.results[Bypass].Load(),
@@ -73,6 +84,11 @@ func (c *Cache) Stats() Stats {
 		Entries: c.store.entries.Load(), Evictions: c.store.evictions.Load(),
 		Fills: s.fills.Load(), Recording: c.recorded.Load(),
 	}
+	if r := c.relayed; r != nil {
+		st.PurgesSent, st.PurgesReceived, st.PurgesPending = r.sent.Load(), r.received.Load(), int64(r.queue.pending())
+		st.RelayErrors, st.RelayDoubts, st.RelayBehind = r.errors.Load(), r.doubts.Load(), r.behind(time.Now())
+	}
+	return st
 }
 
 // Trace is a set of functions that are called as things happen. Any of them may be nil. They are
@@ -84,4 +100,6 @@ type Trace struct {
 	// is no server to log it. The stale response goes on being served within its window. It is called on
 	// the goroutine of the validation, where a panic of its own ends the program.
 	RevalidationPanic func(r *http.Request, value any, stack []byte)
+	// RelayFailed is called with what a call of the [Relay] has failed with, on a goroutine of [Cache.Follow].
+	RelayFailed func(err error)
 }

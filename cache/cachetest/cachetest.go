@@ -1,4 +1,4 @@
-// Package cachetest has the tests that a [cache.Store] must pass.
+// Package cachetest has the tests that a [cache.Store] and a [cache.Relay] must pass.
 package cachetest
 
 import (

@@ -5,11 +5,26 @@
 //	c := cache.New(64<<20, cache.WithStore(redisstore.New(client), 50*time.Millisecond))
 //	handler := middleware.Wrap(mux, middleware.Cache(c))
 //
+// The same Store carries purges from each of them to the memory of the others:
+//
+//	store := redisstore.New(client)
+//	c := cache.New(64<<20, cache.WithStore(store, 50*time.Millisecond), cache.WithRelay(store))
+//	go c.Follow(ctx) // ends with ctx; what it returns says whether the others have been told of everything
+//
 // The memory of each process stands before it, and is what a hit is served from; Redis is asked for what is not there. What happens
 // while it fails, and how it is purged, says [cache.WithStore]. That go-redis keeps to the timeout takes ContextTimeoutEnabled.
 //
 // Responses expire in Redis when nobody has a use for them. It may evict them sooner: set its maxmemory, and maxmemory-policy
-// allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster.
+// allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster. A client that reads from replicas (ReadOnly,
+// RouteByLatency, RouteRandomly) asks a primary all the same, which needs MULTI and EXEC: a replica may have what was purged. A failover forgets what had not been replicated, and may so bring back
+// what was purged by its URL a moment before, unless the Store carries purges as well, as follows: then it is purged again.
+//
+// Purges go through a Redis stream, "spillgate:cache:purges" where the prefix is the default one, which needs XADD, XRANGE, XREAD, PEXPIRE, MULTI and EXEC besides, and
+// takes one connection of the client's pool for each cache that follows. It is cut off at some 10,000 messages ([WithMaxMessages]) and kept for an hour after the last server has
+// looked. A message that a failover has lost is sent again, and a server whose messages are gone, by a failover, a restart, FLUSHALL, eviction or since it
+// came too late, knows that: see [cache.WithRelay] for what it does then, and for what is guaranteed. That is as much as Redis itself gives: a primary that has been replaced and does not know
+// it yet answers those that still reach it, unless min-replicas-to-write keeps it from that. A Ring tells others by the server that has the stream while it
+// is up, and by another one while it is down, and for the seconds in which clients disagree about that purges are late or missed.
 package redisstore
 
 import (
@@ -24,10 +39,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Store is a [cache.Store] in Redis. Make one with [New]; it has nothing to close but its client. It is safe for concurrent use.
+// Store is a [cache.Store] and a [cache.Relay] in Redis. Make one with [New]; it has nothing to close but its client. It is safe for concurrent use.
 type Store struct {
-	client redis.UniversalClient
-	prefix string
+	client   redis.UniversalClient
+	prefix   string
+	messages int64
+	replicas bool // the client reads from them
 }
 
 // Option configures [New].
@@ -49,7 +66,10 @@ func New(client redis.UniversalClient, opts ...Option) *Store {
 	if client == nil {
 		panic("redisstore: New: client is nil: give a client of go-redis")
 	}
-	s := &Store{client: client, prefix: "spillgate:cache:"}
+	s := &Store{client: client, prefix: "spillgate:cache:", messages: defaultMessages}
+	if c, ok := client.(*redis.ClusterClient); ok {
+		s.replicas = c.Options().ReadOnly
+	}
 	for _, o := range opts {
 		o.apply(s)
 	}
@@ -61,11 +81,23 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	value, err := s.client.Get(ctx, s.name(key)).Bytes()
+	value, err := s.get(ctx, s.name(key)).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
 	return value, wrap(err)
+}
+
+// get has a primary asked: a replica that lags has what was purged. Clients that read from replicas send it no transaction.
+func (s *Store) get(ctx context.Context, name string) (got *redis.StringCmd) {
+	if !s.replicas {
+		return s.client.Get(ctx, name)
+	}
+	s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		got = p.Get(ctx, name)
+		return nil
+	}) // the error is that of the command
+	return got
 }
 
 // Set implements [cache.Store]. A ttl is at least a millisecond, which Redis counts in. It returns whatever error the client or

@@ -31,6 +31,10 @@ import (
 var shared *server
 
 func TestMain(m *testing.M) {
+	if addr := os.Getenv(processOf); addr != "" {
+		process(addr)
+		return
+	}
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		fmt.Println("the command redis-server is missing: install the Debian package redis-server")
 		if os.Getenv("CI") != "" {
@@ -55,41 +59,59 @@ type server struct {
 	cmd  *exec.Cmd
 }
 
-func launch(dir string) (*server, error) {
-	var log strings.Builder
+func launch(dir string, args ...string) (s *server, err error) {
 	for range 5 { // somebody else may take the port meanwhile
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+		addr, portErr := freePort()
+		if portErr != nil {
+			return nil, portErr
 		}
-		addr := l.Addr().String()
-		l.Close()
-		_, port, _ := net.SplitHostPort(addr)
-		s := &server{addr: addr, cmd: exec.Command("redis-server", "--bind", "127.0.0.1", "--port", port, "--dir", dir, "--save", "")}
-		s.cmd.SysProcAttr = diesWithParent()
-		out, err := s.cmd.StdoutPipe()
-		if err != nil {
-			return nil, err
+		if s, err = launchAt(dir, addr, args...); err == nil {
+			return s, nil
 		}
-		if err := s.cmd.Start(); err != nil {
-			return nil, err
-		}
-		for said := bufio.NewScanner(out); said.Scan(); {
-			if strings.Contains(said.Text(), "Ready to accept connections") {
-				go io.Copy(io.Discard, out)
-				return s, nil
-			}
-			log.WriteString(said.Text() + "\n")
-		}
-		s.kill()
 	}
+	return nil, err
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+func launchAt(dir, addr string, args ...string) (*server, error) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{addr: addr, cmd: exec.Command("redis-server", append([]string{"--bind", "127.0.0.1", "--port", port, "--dir", dir, "--save", "",
+		"--repl-diskless-sync-delay", "0"}, args...)...)}
+	s.cmd.SysProcAttr = diesWithParent()
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	var log strings.Builder
+	for said := bufio.NewScanner(out); said.Scan(); {
+		if strings.Contains(said.Text(), "Ready to accept connections") {
+			go io.Copy(io.Discard, out)
+			return s, nil
+		}
+		log.WriteString(said.Text() + "\n")
+	}
+	s.kill()
 	return nil, fmt.Errorf("redis-server does not start:\n%s", log.String())
 }
 
 // start starts a server for one test.
-func start(t testing.TB) *server {
+func start(t testing.TB, args ...string) *server {
 	t.Helper()
-	s, err := launch(t.TempDir())
+	s, err := launch(t.TempDir(), args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +141,40 @@ func TestStore(t *testing.T) {
 				return redisstore.New(c, redisstore.WithPrefix(fmt.Sprint(t.Name(), n)))
 			}})
 		})
+	}
+}
+
+// A client that reads from replicas finds nothing there that was deleted, however far they lag.
+func TestReplicasThatLag(t *testing.T) {
+	addrs := cluster(t)
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, ContextTimeoutEnabled: true, RouteRandomly: true})
+	defer c.Close()
+	s := redisstore.New(c)
+	for i := range 20 {
+		key := fmt.Sprint(i)
+		if err := s.Set(t.Context(), key, []byte("v"), time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if v, err := s.Get(t.Context(), key); string(v) != "v" || err != nil {
+			t.Errorf("%q, %v", v, err)
+		}
+	}
+	for _, addr := range addrs[:3] { // the primaries
+		p := redis.NewClient(&redis.Options{Addr: addr})
+		defer p.Close()
+		if err := errors.Join(p.ACLSetUser(t.Context(), "default", "-psync", "-sync").Err(), p.Do(t.Context(), "CLIENT", "KILL", "TYPE", "replica").Err()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 20 {
+		if err := s.Delete(t.Context(), fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 200 {
+		if v, err := s.Get(t.Context(), fmt.Sprint(i%20)); v != nil || err != nil {
+			t.Fatalf("after Delete: %q, %v", v, err)
+		}
 	}
 }
 
