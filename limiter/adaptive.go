@@ -197,7 +197,8 @@ const adaptInside = .7
 // It takes all that asks it for permits to need what is short. Where a part does not, such as pages from memory beside a
 // database that is full, more of that comes through for a while after each rise of the limit: that is waited for where the two differ enough in the
 // time they take, but the limit may be several times what it has to be where nearly all passes by, or next to nothing is shed. A limiter for
-// each kind of work does not have to tell them apart.
+// each kind of work does not have to tell them apart. When work that took many times as long comes no more, and more comes than can be served,
+// the limit may stay too high for minutes: throughput is what it can be, and what is admitted takes as many times longer.
 //
 // Where processors are what is short, requests wait for them in the line too, and not in the run queue of
 // Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.

@@ -11,44 +11,62 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
+// adaptKinds runs work of these kinds, in shares that change every six seconds, through an adaptive limit; what takes any time does so in one of
+// eight places. It returns what the limit says after two minutes.
+func adaptKinds(t *testing.T, seed uint64, kinds ...time.Duration) (s limiter.ConcurrencyStats) {
+	synctest.Test(t, func(t *testing.T) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		l := limiter.NewAdaptive()
+		service := make(chan struct{}, 8)
+		var wg sync.WaitGroup
+		mix := make([]float64, len(kinds))
+		for i := range 40_000 {
+			for k, takes := range kinds {
+				if i%2000 == 0 {
+					mix[k] = rnd.Float64() * rnd.Float64() * rnd.Float64()
+				}
+				if rnd.Float64() >= mix[k] {
+					continue
+				}
+				wg.Go(func() {
+					p, err := l.Acquire(t.Context(), limiter.Request{})
+					if err != nil {
+						return
+					}
+					if takes > 0 {
+						service <- struct{}{}
+						time.Sleep(takes) // in a synctest bubble
+						<-service
+					}
+					p.Release(limiter.Success)
+				})
+			}
+			time.Sleep(3 * time.Millisecond) // in a synctest bubble
+		}
+		wg.Wait()
+		s = l.Stats()
+	})
+	if s.InFlight != 0 || s.Latency < 0 || math.IsNaN(s.Throughput) || math.IsNaN(s.Elasticity) || math.IsInf(s.Elasticity, 0) {
+		t.Errorf("seed %d: %+v", seed, s)
+	}
+	return s
+}
+
 // Work may take no time at all, by a clock that is coarse or stands still. Among others that do take some it is a kind of its own, and no time is
 // a multiple of what that takes: a limit that reckoned with one panicked, with its lock held.
 func TestAdaptiveWorkOfNoTime(t *testing.T) {
 	for seed := range uint64(4) {
-		synctest.Test(t, func(t *testing.T) {
-			rnd := rand.New(rand.NewPCG(seed, 1))
-			l := limiter.NewAdaptive()
-			service := make(chan struct{}, 8)
-			var wg sync.WaitGroup
-			kinds := []time.Duration{0, 5 * time.Millisecond, 80 * time.Millisecond}
-			mix := make([]float64, len(kinds))
-			for i := range 40_000 {
-				for k, takes := range kinds {
-					if i%2000 == 0 {
-						mix[k] = rnd.Float64() * rnd.Float64() * rnd.Float64()
-					}
-					if rnd.Float64() >= mix[k] {
-						continue
-					}
-					wg.Go(func() {
-						p, err := l.Acquire(t.Context(), limiter.Request{})
-						if err != nil {
-							return
-						}
-						if takes > 0 {
-							service <- struct{}{}
-							time.Sleep(takes) // in a synctest bubble
-							<-service
-						}
-						p.Release(limiter.Success)
-					})
-				}
-				time.Sleep(3 * time.Millisecond) // in a synctest bubble
-			}
-			wg.Wait()
-			if s := l.Stats(); s.InFlight != 0 || s.Latency < 0 || math.IsNaN(s.Throughput) || math.IsNaN(s.Elasticity) || math.IsInf(s.Elasticity, 0) {
-				t.Errorf("seed %d: %+v", seed, s)
-			}
-		})
+		adaptKinds(t, seed, 0, 5*time.Millisecond, 80*time.Millisecond)
+	}
+}
+
+// Where the quick kind is itself of several that are orders of magnitude apart, such as what is known at once and what has to be looked for, another
+// share of these is no reason to believe that the slow kind takes thousands of times as long: no time in service is far beyond all that there were.
+func TestAdaptiveQuickKindOfSeveral(t *testing.T) {
+	for seed := range uint64(8) {
+		s := adaptKinds(t, seed, 300*time.Nanosecond, 5*time.Millisecond, 80*time.Millisecond)
+		if s.Latency > time.Minute || s.BaseLatency > time.Minute {
+			t.Errorf("seed %d: work of at most 80 ms takes %v, and %v without a queue", seed, s.Latency, s.BaseLatency)
+		}
 	}
 }

@@ -81,6 +81,7 @@ const (
 	kindsStrain = 1.7   // times the least ratio from which on the slow kind has slowed down beside the quick one
 	kindsQueues = 4.    // and from which on it alone queues: less may be since what was slow had not come back yet when that was seen
 	kindsScale  = .2    // how much of what slows the quick kind down multiplies the slow one's time; the rest is added
+	kindsTimes  = 4.    // and as how many times as long the quick kind counts for that at most: beyond, it is of several kinds, and of another than before
 )
 
 // kindsUnits are the units of each cell of a spread.
@@ -140,7 +141,7 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight, secs float64) (r, shift float64) {
 		more := k.slow/k.quick - 1
 		shift = math.Log((1 + k.share*more) / (1 + share*more))
 	}
-	guess := max(k.slow+m-k.quick+kindsScale*(k.slow-k.quick)*(m/k.quick-1), m)
+	guess := max(k.slow+m-k.quick+kindsScale*(k.slow-k.quick)*min(m/k.quick-1, kindsTimes), m)
 	k.quick = m
 	k.slow = (slow.sum + kindsLate*guess) / (slow.n + kindsLate)
 	if k.gap == 0 {
