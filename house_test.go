@@ -69,6 +69,7 @@ var arrows = map[string][]string{
 	"cache/conformance":           {},
 	"pool":                        {"limiter"},
 	"pool/jobs":                   {"pool", "limiter"},
+	"pool/internal/remote":        {"pool", "pool/jobs", "limiter"},
 	"middleware":                  {"limiter", "breaker", "cache", "pool", "pool/jobs", "middleware/clientip"},
 	"middleware/clientip":         {},
 	"middleware/health":           {"limiter", "breaker", "cache", "pool", "middleware"},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/spillgate/spillgate/pool/internal/remote"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -28,10 +29,10 @@ type Engine struct {
 	keys   []string // what all keys begin with, as scripts are given it
 	kinds  []any    // that it runs
 	name   string   // by which the server knows this worker
-	watch  *notices
+	watch  *remote.Notices
 
-	mint   atomic.Pointer[mint] // nil until the server was asked for it
-	looked atomic.Int64         // when that was last, in Unix seconds
+	mint   atomic.Pointer[remote.Mint] // nil until the server was asked for it
+	looked atomic.Int64                // when that was last, in Unix seconds
 
 	mu      sync.Mutex
 	running map[*attempt]struct{}
@@ -79,7 +80,9 @@ func New(client redis.UniversalClient, m *jobs.Mux, opts ...Option) *Engine {
 		e.kinds = append(e.kinds, kind)
 	}
 	e.base, e.abort = context.WithCancelCause(context.Background())
-	e.watch = newNotices(client, e.keys[0]+"changed")
+	e.watch = remote.NewNotices(func(ctx context.Context, heard func(id string, began bool) bool) bool {
+		return hear(ctx, client, e.keys[0]+"changed", heard)
+	}, askTold)
 	return e
 }
 
@@ -106,7 +109,7 @@ func past(ctx context.Context) bool {
 }
 
 // ids returns what makes and recognises ids. It asks the server until that has answered once.
-func (e *Engine) ids(ctx context.Context) (mint, error) {
+func (e *Engine) ids(ctx context.Context) (remote.Mint, error) {
 	if m := e.mint.Load(); m != nil {
 		return *m, nil
 	}
@@ -114,38 +117,38 @@ func (e *Engine) ids(ctx context.Context) (mint, error) {
 }
 
 // lookForIDs asks the server for what it has, and gives it something where it has nothing.
-func (e *Engine) lookForIDs(ctx context.Context) (mint, error) {
+func (e *Engine) lookForIDs(ctx context.Context) (remote.Mint, error) {
 	e.looked.Store(time.Now().Unix())
 	key := e.keys[0] + "mint"
 	for {
 		m, err := e.client.Get(ctx, key).Result()
 		switch {
 		case err == nil:
-			e.remember(mint(m))
-			return mint(m), nil
+			e.remember(remote.Mint(m))
+			return remote.Mint(m), nil
 		case !errors.Is(err, redis.Nil):
 			return "", e.fault(ctx, err)
 		}
 		if old := e.mint.Load(); old != nil {
 			return *old, nil // the next job brings it back
 		}
-		if err := e.client.SetNX(ctx, key, string(newMint()), 0).Err(); err != nil {
+		if err := e.client.SetNX(ctx, key, string(remote.NewMint()), 0).Err(); err != nil {
 			return "", e.fault(ctx, err)
 		}
 	}
 }
 
-func (e *Engine) remember(m mint) { e.mint.Store(&m) }
+func (e *Engine) remember(m remote.Mint) { e.mint.Store(&m) }
 
 // known reports whether id is one that was given out; else there has never been such a job. What looks like an id may be one of those who made
 // a new mint after the server had lost the old one; whether there is such is asked once in a second at most.
 func (e *Engine) known(ctx context.Context, id string) error {
 	m, err := e.ids(ctx)
-	if err != nil || m.gaveOut(id) {
+	if err != nil || m.GaveOut(id) {
 		return err
 	}
-	if _, ok := decodeID(id); ok && time.Now().Unix() != e.looked.Load() {
-		if m, err = e.lookForIDs(ctx); err != nil || m.gaveOut(id) {
+	if _, ok := remote.DecodeID(id); ok && time.Now().Unix() != e.looked.Load() {
+		if m, err = e.lookForIDs(ctx); err != nil || m.GaveOut(id) {
 			return err
 		}
 	}

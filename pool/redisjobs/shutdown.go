@@ -123,6 +123,6 @@ func (e *Engine) Close() error {
 		<-stopped
 	}
 	e.keeps.Wait()
-	e.watch.close()
+	e.watch.Close()
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/spillgate/spillgate/pool/internal/remote"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -42,7 +43,7 @@ func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs
 			return jobs.Job{}, false, e.fault(ctx, err)
 		}
 		if len(answer) == 2 && answer[0] == "mint" {
-			m = mint(text(answer[1]))
+			m = remote.Mint(text(answer[1]))
 			e.remember(m)
 			continue
 		}
@@ -51,7 +52,7 @@ func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs
 }
 
 // submission is what the script is given.
-func (e *Engine) submission(m mint, kind string, payload []byte, o jobs.SubmitOptions, policy jobs.Policy) []any {
+func (e *Engine) submission(m remote.Mint, kind string, payload []byte, o jobs.SubmitOptions, policy jobs.Policy) []any {
 	var hash []byte
 	if o.Key != "" {
 		h := sha256.New()
@@ -70,7 +71,7 @@ func (e *Engine) submission(m mint, kind string, payload []byte, o jobs.SubmitOp
 	// A time of the clock's is rounded up, so that no job begins before it.
 	notBefore := micros(within(o.NotBefore.Add(time.Microsecond - time.Nanosecond)))
 	return []any{
-		string(m), m.id(), kind, payload, o.Client, o.Key, hash,
+		string(m), m.ID(), kind, payload, o.Client, o.Key, hash,
 		min(max(o.Priority, -8), 7), notBefore, deadline,
 		min(cmp.Or(max(o.MaxAttempts, 0), policy.MaxAttempts), maxAttempts), cmp.Or(policy.Retain, e.conf.retain).Microseconds(),
 		e.conf.unfinished, e.conf.share, e.conf.shareBytes, closed,

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spillgate/spillgate/pool/internal/remote"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -93,23 +94,23 @@ func (e *Engine) sweep(reclaim bool) error {
 
 // listen hears of jobs that may begin, and of those that were cancelled.
 func (e *Engine) listen(ctx context.Context) {
-	for wait := askFirst; ctx.Err() == nil; wait = min(2*wait, askLast) {
+	for wait := remote.AskFirst; ctx.Err() == nil; wait = min(2*wait, remote.AskLast) {
 		if hear(ctx, e.client, e.keys[0]+"work", func(said string, began bool) bool {
 			id, cancel := strings.CutPrefix(said, "cancel ")
 			switch {
 			case began:
-				signal(e.wake) // for what nobody was told of meanwhile
-				signal(e.look)
+				remote.Signal(e.wake) // for what nobody was told of meanwhile
+				remote.Signal(e.look)
 			case cancel:
 				e.tell(id)
 			default:
-				signal(e.wake)
+				remote.Signal(e.wake)
 			}
 			return true
 		}) {
-			wait = askFirst
+			wait = remote.AskFirst
 		}
-		timer := time.NewTimer(jitter(wait))
+		timer := time.NewTimer(remote.Jitter(wait))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

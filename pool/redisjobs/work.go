@@ -5,11 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"runtime/debug"
-	"strings"
 	"time"
-	"unicode/utf8"
 
+	"github.com/spillgate/spillgate/pool/internal/remote"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -33,7 +31,7 @@ func (e *Engine) fetch() {
 	places := make(chan struct{}, e.conf.workers)
 	pause := time.NewTimer(0)
 	defer pause.Stop()
-	failed := askFirst
+	failed := remote.AskFirst
 	n, token := 0, "" // how many places are held, and by what name jobs are asked for
 	for {
 		select {
@@ -62,7 +60,7 @@ func (e *Engine) fetch() {
 		if err != nil {
 			// The places are held, and asked for again by the same name: the server may have begun jobs.
 			e.conf.logger.Warn("redisjobs: the server was asked for jobs in vain", "error", err)
-			due, failed = jitter(failed), min(2*failed, askLast)
+			due, failed = remote.Jitter(failed), min(2*failed, remote.AskLast)
 		} else {
 			for range n - len(claimed) {
 				<-places
@@ -71,10 +69,10 @@ func (e *Engine) fetch() {
 				e.begin(a, func() { <-places })
 			}
 			if len(claimed) > 0 && e.cancelled.Load() != told {
-				signal(e.look) // it may be one of these, which nobody knew by then
+				remote.Signal(e.look) // it may be one of these, which nobody knew by then
 			}
 			full := len(claimed) == n
-			n, failed = 0, askFirst
+			n, failed = 0, remote.AskFirst
 			if full {
 				continue
 			}
@@ -157,23 +155,23 @@ func (e *Engine) work(ctx context.Context, a *attempt) {
 		defer cancel()
 	}
 	progress := e.reporter(a)
-	result, err := e.attempt(run, jobs.Attempt{ID: a.id, Kind: a.kind, Number: a.number, Report: progress.report}, []byte(a.payload))
+	result, err := remote.Run(run, e.mux, jobs.Attempt{ID: a.id, Kind: a.kind, Number: a.number, Report: progress.Report}, []byte(a.payload))
 	if err == nil && len(result) > e.conf.result {
 		err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", jobs.ErrTooLarge, len(result), e.conf.result)
 	}
-	progress.end(err != nil)
+	progress.End(err != nil)
 	if err == nil {
 		e.finish(a, "result", result)
 		return
 	}
-	f := failureOf(err)
+	f := remote.FailureOf(err, remote.Clip)
 	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, jobs.ErrShutdown) && (f.retry || f.shutdown):
+	case errors.Is(cause, jobs.ErrShutdown) && (f.Retry || f.Shutdown):
 		e.finish(a, "back")
-	case f.retry:
-		e.finish(a, "retry", f.text, f.detail, policy.Delay(a.number).Microseconds())
+	case f.Retry:
+		e.finish(a, "retry", f.Text, f.Detail, policy.Delay(a.number).Microseconds())
 	default:
-		e.finish(a, "fail", f.text, f.detail)
+		e.finish(a, "fail", f.Text, f.Detail)
 	}
 }
 
@@ -181,7 +179,7 @@ func (e *Engine) work(ctx context.Context, a *attempt) {
 func (e *Engine) finish(a *attempt, outcome string, args ...any) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for wait, last := askFirst, false; !last; wait = min(2*wait, askLast) {
+	for wait, last := remote.AskFirst, false; !last; wait = min(2*wait, remote.AskLast) {
 		select {
 		case <-timer.C:
 		case <-e.base.Done():
@@ -194,63 +192,6 @@ func (e *Engine) finish(a *attempt, outcome string, args ...any) {
 			return
 		}
 		e.conf.logger.Warn("redisjobs: the server was not told how a job ended", "id", a.id, "outcome", outcome, "error", err)
-		timer.Reset(jitter(wait))
-	}
-}
-
-// attempt runs a handler on a goroutine of its own, which it may end.
-func (e *Engine) attempt(ctx context.Context, a jobs.Attempt, payload []byte) (result []byte, err error) {
-	err = jobs.ErrGoexit
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		result, err = e.mux.Run(ctx, a, payload)
-	}()
-	<-done
-	return result, err
-}
-
-// failure is what is kept of the error that an attempt ended with.
-type failure struct {
-	text, detail string
-	retry        bool // another attempt may do better
-	shutdown     bool // it is what the handler was told to end with
-}
-
-// failureOf asks an error of a handler what it says. The error's methods are the handler's: where one of them panics, as that of a
-// nil pointer does, the handler has panicked.
-func failureOf(err error) (f *failure) {
-	defer func() {
-		if v := recover(); v != nil {
-			f = failureOf(&jobs.PanicError{Value: v, Stack: debug.Stack()})
-		}
-	}()
-	f = &failure{
-		text: clip(err.Error(), 1024), retry: jobs.Retryable(err),
-		shutdown: errors.Is(err, jobs.ErrShutdown),
-	}
-	if p, ok := errors.AsType[*jobs.PanicError](err); ok {
-		f.detail = clip(fmt.Sprintf("panic: %v\n\n%s", p.Value, p.Stack), 8192)
-	}
-	return f
-}
-
-// clip returns at most the first n bytes of s as valid UTF-8.
-func clip(s string, n int) string {
-	s = strings.ToValidUTF8(s[:min(len(s), n+utf8.UTFMax)], "\uFFFD")
-	if len(s) <= n {
-		return s
-	}
-	for !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
-}
-
-// signal puts a token where there is none.
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
+		timer.Reset(remote.Jitter(wait))
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
+	"github.com/spillgate/spillgate/pool/internal/remote"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -31,8 +32,8 @@ type Engine struct {
 	river *river.Client[pgx.Tx]
 	name  string // by which other workers know this one
 	works bool   // has workers, and kinds for them
-	watch *notices
-	mint  atomic.Pointer[mint] // nil until the database was asked for it
+	watch *remote.Notices
+	mint  atomic.Pointer[remote.Mint] // nil until the database was asked for it
 
 	mu      sync.Mutex
 	running map[int64]string    // ids by those of River
@@ -71,7 +72,7 @@ func New(pool *pgxpool.Pool, m *jobs.Mux, opts ...Option) *Engine {
 		checkKind(kind)
 	}
 	e := &Engine{mux: m, pool: pool, conf: c, name: workerName(), running: make(map[int64]string), ended: make(map[int64]time.Time)}
-	e.watch = newNotices(pool, c.schema)
+	e.watch = remote.NewNotices(e.hear, askTold)
 	rc := &river.Config{
 		ID: e.name, Schema: c.schema, Logger: c.logger, PollOnly: c.pollOnly,
 		FetchCooldown: min(fetchCooldown, c.poll), FetchPollInterval: c.poll,
@@ -109,18 +110,19 @@ func (e *Engine) fault(ctx context.Context, err error) error {
 }
 
 // ids returns what makes and recognises ids. It asks the database until that has answered once.
-func (e *Engine) ids(ctx context.Context) (mint, error) {
+func (e *Engine) ids(ctx context.Context) (remote.Mint, error) {
 	if m := e.mint.Load(); m != nil {
 		return *m, nil
 	}
-	var m mint
-	err := e.pool.QueryRow(ctx, e.sql("SELECT key FROM {s}spillgate_key")).Scan((*[]byte)(&m))
+	var key []byte
+	err := e.pool.QueryRow(ctx, e.sql("SELECT key FROM {s}spillgate_key")).Scan(&key)
 	switch {
 	case missingTable(err), errors.Is(err, pgx.ErrNoRows):
-		return nil, fmt.Errorf("riverjobs: the database lacks the tables of this package: call Migrate first: %w", err)
+		return "", fmt.Errorf("riverjobs: the database lacks the tables of this package: call Migrate first: %w", err)
 	case err != nil:
-		return nil, e.fault(ctx, err)
+		return "", e.fault(ctx, err)
 	}
+	m := remote.Mint(key)
 	e.mint.Store(&m)
 	return m, nil
 }
@@ -128,7 +130,7 @@ func (e *Engine) ids(ctx context.Context) (mint, error) {
 // known reports whether id is one that was given out; else there has never been such a job.
 func (e *Engine) known(ctx context.Context, id string) error {
 	m, err := e.ids(ctx)
-	if err == nil && !m.gaveOut(id) {
+	if err == nil && !m.GaveOut(id) {
 		err = jobs.ErrNotFound
 	}
 	return err

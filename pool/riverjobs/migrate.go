@@ -2,7 +2,6 @@ package riverjobs
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	_ "embed"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
+
+	"github.com/spillgate/spillgate/pool/internal/remote"
 )
 
 //go:embed schema.sql
@@ -114,8 +115,6 @@ func ours(ctx context.Context, tx pgx.Tx, schema string) error {
 	if _, err := tx.Exec(ctx, inSchema(schemaSource+"\nCOMMENT ON TABLE {s}spillgate_key IS '"+version+"'", schema)); err != nil {
 		return err
 	}
-	key := make([]byte, keySize)
-	rand.Read(key)
-	_, err = tx.Exec(ctx, inSchema("INSERT INTO {s}spillgate_key (key) VALUES ($1) ON CONFLICT DO NOTHING", schema), key)
+	_, err = tx.Exec(ctx, inSchema("INSERT INTO {s}spillgate_key (key) VALUES ($1) ON CONFLICT DO NOTHING", schema), []byte(remote.NewMint()))
 	return err
 }

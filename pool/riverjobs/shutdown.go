@@ -99,6 +99,6 @@ func (e *Engine) Close() error {
 		<-stopped
 	}
 	e.beats.Wait()
-	e.watch.close()
+	e.watch.Close()
 	return err
 }

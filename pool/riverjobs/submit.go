@@ -13,6 +13,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/spillgate/spillgate/pool/internal/remote"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -22,7 +23,7 @@ type submission struct {
 	payload []byte
 	o       jobs.SubmitOptions
 	policy  jobs.Policy
-	mint    mint
+	mint    remote.Mint
 	hash    []byte // where there is a key
 }
 
@@ -145,7 +146,7 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 	// Each statement sees what was committed before it begins: so the locks have one of their own.
 	var b pgx.Batch
 	lock := func(parts ...[]byte) {
-		b.Queue("SELECT pg_advisory_xact_lock($1)", s.mint.lock(parts...))
+		b.Queue("SELECT pg_advisory_xact_lock($1)", lockOf(s.mint, parts...))
 	}
 	var first []*record
 	if key != nil { // whose lock may be somebody's for long, and so comes before the client's
@@ -187,7 +188,7 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 const schedulerInterval = 5 * time.Second
 
 func (e *Engine) insert(ctx context.Context, tx pgx.Tx, s *submission, client, key []byte, priority int) (jobs.Job, bool, error) {
-	r := &record{id: s.mint.id(), kind: s.kind, client: client, version: 1}
+	r := &record{id: s.mint.ID(), kind: s.kind, client: client, version: 1}
 	if !s.o.Deadline.IsZero() {
 		r.deadline = &s.o.Deadline
 	}

@@ -3,18 +3,14 @@ package riverjobs
 import (
 	"context"
 	"iter"
-	"math/rand/v2"
 	"time"
 
+	"github.com/spillgate/spillgate/pool/internal/remote"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
-// How long a watcher waits before it asks: at first and at most where nobody would tell it of a change, and where somebody does.
-const (
-	askFirst = 250 * time.Millisecond
-	askLast  = 2 * time.Second
-	askTold  = 30 * time.Second
-)
+// askTold is how long a watcher waits before it asks where somebody tells it of a change.
+const askTold = 30 * time.Second
 
 // Watch implements [jobs.Engine]. It learns of changes by LISTEN, on one connection of the pool for all watchers, and asks by itself while there is
 // none. It ends with an error when the database fails; the job goes on all the same.
@@ -26,13 +22,13 @@ func (e *Engine) Watch(ctx context.Context, id string) iter.Seq2[jobs.Job, error
 		}
 		var changed <-chan struct{}
 		if !e.conf.pollOnly {
-			told := e.watch.join(id) // before the first look, so that no change is missed
-			defer e.watch.leave(told)
-			changed = told.changed
+			told := e.watch.Join(id) // before the first look, so that no change is missed
+			defer e.watch.Leave(told)
+			changed = told.Changed()
 		}
 		timer := time.NewTimer(0)
 		defer timer.Stop()
-		wait := askFirst
+		wait := remote.AskFirst
 		for seen := uint64(0); ; {
 			r, err := e.find(ctx, id)
 			if err != nil {
@@ -40,12 +36,12 @@ func (e *Engine) Watch(ctx context.Context, id string) iter.Seq2[jobs.Job, error
 				return
 			}
 			if j := r.job(); j.Version != seen {
-				seen, wait = j.Version, askFirst
+				seen, wait = j.Version, remote.AskFirst
 				if !yield(j, nil) || j.State.Final() {
 					return
 				}
 			}
-			timer.Reset(r.until(e.watch.pause(&wait)))
+			timer.Reset(r.until(e.watch.Pause(&wait)))
 			select {
 			case <-changed:
 			case <-timer.C:
@@ -64,6 +60,3 @@ func (r *record) until(d time.Duration) time.Duration {
 	}
 	return d
 }
-
-// jitter is d, give or take a fifth.
-func jitter(d time.Duration) time.Duration { return d*4/5 + rand.N(d*2/5) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -12,6 +11,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/spillgate/spillgate/pool/internal/remote"
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -97,31 +97,31 @@ func (w *worker) Work(ctx context.Context, j *river.Job[args]) error {
 		defer cancel()
 	}
 	progress := e.reporter(j.ID, j.Attempt)
-	result, err := e.attempt(run, jobs.Attempt{ID: a.ID, Kind: w.kind, Number: j.Attempt, Report: progress.report}, []byte(a.Payload))
+	result, err := remote.Run(run, e.mux, jobs.Attempt{ID: a.ID, Kind: w.kind, Number: j.Attempt, Report: progress.Report}, []byte(a.Payload))
 	if err == nil && len(result) > e.conf.result {
 		err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", jobs.ErrTooLarge, len(result), e.conf.result)
 	}
-	progress.end(err != nil)
+	progress.End(err != nil)
 	if err == nil {
 		return river.RecordOutput(ctx, string(result))
 	}
-	return w.failed(ctx, j, failureOf(err))
+	return w.failed(ctx, j, remote.FailureOf(err, clip))
 }
 
 // failed says to River how an attempt failed.
-func (w *worker) failed(ctx context.Context, j *river.Job[args], f *failure) error {
-	if ctx.Err() != nil && cause(ctx) == jobs.ErrShutdown && (f.retry || f.shutdown) {
+func (w *worker) failed(ctx context.Context, j *river.Job[args], f *remote.Failure) error {
+	if ctx.Err() != nil && cause(ctx) == jobs.ErrShutdown && (f.Retry || f.Shutdown) {
 		return context.Canceled // which has River put it back, as an attempt that was none
 	}
-	if err := river.RecordOutput(ctx, failed{Error: f.text, Detail: f.detail}); err != nil {
+	if err := river.RecordOutput(ctx, failed{Error: f.Text, Detail: f.Detail}); err != nil {
 		return err
 	}
 	delay := w.policy.Delay(j.Attempt)
 	j.Args.retry = time.Now().Add(delay)
-	if d := j.Args.Deadline; !f.retry || !d.IsZero() && j.Args.retry.After(d) {
-		return permanent(f.text)
+	if d := j.Args.Deadline; !f.Retry || !d.IsZero() && j.Args.retry.After(d) {
+		return permanent(f.Text)
 	}
-	return errors.New(f.text)
+	return errors.New(f.Text)
 }
 
 // cause is why River ended a job's context, as the handler is told.
@@ -130,18 +130,6 @@ func cause(ctx context.Context) error {
 		return jobs.ErrCancelled
 	}
 	return jobs.ErrShutdown
-}
-
-// attempt runs a handler on a goroutine of its own, so that one that ends that does not take River's with it.
-func (e *Engine) attempt(ctx context.Context, a jobs.Attempt, payload []byte) (result []byte, err error) {
-	err = jobs.ErrGoexit
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		result, err = e.mux.Run(ctx, a, payload)
-	}()
-	<-done
-	return result, err
 }
 
 // skip fails a job that comes too late to begin. The attempt that River has counted was none.
@@ -167,39 +155,7 @@ func (e *Engine) end(riverID int64) {
 	e.ended[riverID] = time.Now()
 }
 
-// failure is what is kept of the error that an attempt ended with.
-type failure struct {
-	text, detail string
-	retry        bool // another attempt may do better
-	shutdown     bool // it is what the handler was told to end with
-}
-
-// failureOf asks an error of a handler what it says. The error's methods are the handler's: where one of them panics, as that of a
-// nil pointer does, the handler has panicked.
-func failureOf(err error) (f *failure) {
-	defer func() {
-		if v := recover(); v != nil {
-			f = failureOf(&jobs.PanicError{Value: v, Stack: debug.Stack()})
-		}
-	}()
-	f = &failure{
-		text: clip(err.Error(), 1024), retry: jobs.Retryable(err),
-		shutdown: errors.Is(err, jobs.ErrShutdown),
-	}
-	if p, ok := errors.AsType[*jobs.PanicError](err); ok {
-		f.detail = clip(fmt.Sprintf("panic: %v\n\n%s", p.Value, p.Stack), 8192)
-	}
-	return f
-}
-
 // clip returns at most the first n bytes of s as text that Postgres takes: valid UTF-8 without NUL.
 func clip(s string, n int) string {
-	s = strings.ReplaceAll(strings.ToValidUTF8(s[:min(len(s), n+utf8.UTFMax)], "\uFFFD"), "\x00", "\uFFFD")
-	if len(s) <= n {
-		return s
-	}
-	for !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return remote.Clip(strings.ReplaceAll(s[:min(len(s), n+utf8.UTFMax)], "\x00", "\uFFFD"), n)
 }
