@@ -166,19 +166,20 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.passOn(w, r) // whatever else the request says, but for only-if-cached
 		return
 	}
-	if r.ContentLength != 0 || len(r.TransferEncoding) != 0 || len(r.Header["Upgrade"]) != 0 ||
-		originConditional(r.Header) || otherUnit(r.Header["Range"]) || p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
+	if p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
 		h.passOn(w, r)
 		return
 	}
 	cc := plainRequest
 	if !p.ignoreClient {
-		if cc = parseRequest(r.Header); cc.noStore {
-			h.passOn(w, r)
+		cc = parseRequest(r.Header)
+	}
+	if cc.noStore || r.ContentLength != 0 || len(r.TransferEncoding) != 0 || len(r.Header["Upgrade"]) != 0 ||
+		originConditional(r.Header) || otherUnit(r.Header["Range"]) || len(key) > maxKey {
+		if cc.onlyIfCached { // nothing stored answers this, and the handler is not to be asked
+			h.refuse(w, r)
 			return
 		}
-	}
-	if len(key) > maxKey {
 		h.passOn(w, r)
 		return
 	}
