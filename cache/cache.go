@@ -291,7 +291,9 @@ func (h *route) refuse(w http.ResponseWriter, r *http.Request) {
 	hd := w.Header()
 	hd["Cache-Status"] = []string{h.cache.name + "; detail=only-if-cached"}
 	hd.Set("Cache-Control", "no-store")
-	hd.Set("Content-Length", "0")
+	if !encodesOutside(hd) {
+		hd.Set("Content-Length", "0")
+	}
 	w.WriteHeader(http.StatusGatewayTimeout)
 }
 
@@ -507,7 +509,9 @@ func (h *route) giveUp(w http.ResponseWriter, r *http.Request) whatNext {
 	}
 	hd := w.Header()
 	hd.Set("Cache-Control", "no-store")
-	hd.Set("Content-Length", "0")
+	if !encodesOutside(hd) {
+		hd.Set("Content-Length", "0")
+	}
 	w.WriteHeader(status)
 	return served
 }

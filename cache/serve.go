@@ -44,8 +44,13 @@ func dropDigests(hd http.Header) {
 	maps.DeleteFunc(hd, func(name string, _ []string) bool { return digests(http.CanonicalHeaderKey(name)) })
 }
 
+// encodesOutside reports whether a layer outside has said, before anything was written, that it encodes what is. Many a simple one leaves a
+// Content-Length as it is, so where the handler has given none there must be none: net/http's ServeContent does the same.
+func encodesOutside(hd http.Header) bool { return len(hd["Content-Encoding"]) != 0 }
+
 func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []string) {
 	hd := w.Header()
+	encoded := encodesOutside(hd)
 	plain := e.status == http.StatusOK
 	fresh304 := plain && conditional(r.Header) && e.notModified(r.Header)
 	for i := range e.fields {
@@ -77,6 +82,9 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 			writeRange(w, r, e)
 			return
 		}
+	}
+	if encoded {
+		delete(hd, "Content-Length")
 	}
 	w.WriteHeader(e.status)
 	if r.Method != http.MethodHead && len(e.body) > 0 {

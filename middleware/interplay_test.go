@@ -2,6 +2,7 @@ package middleware_test
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 	"github.com/spillgate/spillgate/pool"
+	"github.com/spillgate/spillgate/pool/jobs"
 )
 
 // site is a real server behind a stack.
@@ -1126,4 +1128,82 @@ func TestTenThousandAtOnce(t *testing.T) {
 	close(slow)
 	wg.Wait()
 	checkAtRest(t, stack)
+}
+
+// simpleGzip is what many a server has around its handlers, from an old blog: it says that it compresses and leaves a Content-Length as it is.
+func simpleGzip(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		gz := gzip.NewWriter(w)
+		defer gz.Close()
+		h.ServeHTTP(simpleGzipWriter{w, gz}, r)
+	})
+}
+
+type simpleGzipWriter struct {
+	http.ResponseWriter
+	gz *gzip.Writer
+}
+
+func (w simpleGzipWriter) Write(b []byte) (int, error) { return w.gz.Write(b) }
+
+// What we answer ourselves comes whole through a layer outside that compresses, as what the handler answers does.
+func TestOwnAnswersThroughASimpleGzip(t *testing.T) {
+	closed := breaker.NewGroup()
+	closed.Get("/open").ForceOpen()
+	full := limiter.NewConcurrency(1)
+	if _, ok := full.TryAcquire(limiter.Request{}); !ok {
+		t.Fatal("no permit")
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		io.WriteString(w, strings.Repeat("cached ", 100))
+	})
+	mux.HandleFunc("/open", func(http.ResponseWriter, *http.Request) {})
+	kinds := jobs.NewMux()
+	jobs.Register(kinds, "k", func(context.Context, string) (int, error) { return 1, nil })
+	engine := jobs.NewLocal(kinds, pool.New())
+	t.Cleanup(func() { engine.Shutdown(context.Background()) })
+	mux.Handle("/jobs/", http.StripPrefix("/jobs", middleware.Async(engine, "k")))
+	stack := middleware.New(
+		middleware.Cache(cache.New(1<<20)),
+		middleware.Breaker(closed),
+		middleware.For("/limited", middleware.Rate(limiter.NewRate(1, 1), middleware.WithCost(func(*http.Request) int { return 2 }))),
+		middleware.For("/rejected", middleware.Rate(limiter.NewRate(1, 1), middleware.WithCost(func(*http.Request) int { return 2 }),
+			middleware.WithReject(func(w http.ResponseWriter, r *http.Request, j *middleware.Rejection) { j.Write(w, r) }))),
+		middleware.For("/full", middleware.Concurrency(full)),
+	)
+	s, _ := serve(t, simpleGzip(stack.Handler(mux)), false)
+	for _, test := range []struct {
+		path, fields string
+		status       int
+		body         string
+	}{
+		{"/page", "", 200, "cached cached"},
+		{"/page", "", 200, "cached cached"}, // from the store
+		{"/nothing", "Cache-Control: only-if-cached", 504, ""},
+		{"/open", "", 503, `"status":503`},
+		{"/limited", "", 429, `"status":429`},
+		{"/rejected", "", 429, `"status":429`},
+		{"/full", "", 503, `"status":503`},
+		{"/jobs/none", "", 404, `"status":404`},
+	} {
+		req, err := http.NewRequest("GET", s.URL+test.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, value, ok := strings.Cut(test.fields, ": "); ok {
+			req.Header.Set(name, value)
+		}
+		res, err := s.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != test.status || !strings.Contains(string(body), test.body) {
+			t.Errorf("%s: %d %q, %v; want %d with %q", test.path, res.StatusCode, body, err, test.status, test.body)
+		}
+	}
 }
