@@ -1304,6 +1304,32 @@ func TestR14ProbesAreFewAndShort(t *testing.T) {
 	})
 }
 
+// A tunnel, by which HTTP/2 opens a websocket, may last as well.
+func TestR14ATunnelIsNoProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup()
+		h := middleware.Breaker(g).Handler(http.HandlerFunc(statusByPath))
+		ask := func(method, path string) int {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+			return w.Code
+		}
+		for range 20 {
+			ask("GET", "/500")
+		}
+		time.Sleep(g.Get("").RetryAfter()) // in a synctest bubble
+		if s := g.Get("").State(); s != breaker.HalfOpen {
+			t.Fatalf("the breaker is %v, want half-open", s)
+		}
+		if code := ask("CONNECT", "/200"); code != 503 {
+			t.Errorf("a tunnel was the probe: %d", code)
+		}
+		if code := ask("GET", "/200"); code != 200 {
+			t.Errorf("a probe after it: %d, want 200", code)
+		}
+	})
+}
+
 func TestR14ALostProbeFailsWithItsLease(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hang" {
