@@ -538,10 +538,13 @@ func (fl *fill) write(p []byte) (int, error) {
 	if !bodyAllowed(fl.status) {
 		return 0, http.ErrBodyNotAllowed
 	}
+	size := fl.size()
 	if len(p) == 0 {
+		if fl.implied && size == 0 && fl.pump == nil && !fl.deferred && !fl.background {
+			return fl.w.Write(p) // by which the header is said to go out
+		}
 		return 0, nil
 	}
-	size := fl.size()
 	if fl.length >= 0 && int64(size+len(p)) > fl.length {
 		fl.broken = true
 		return 0, http.ErrContentLength

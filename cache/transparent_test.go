@@ -736,7 +736,7 @@ func (w *typing) WriteHeader(status int) {
 func (w *typing) Write(p []byte) (int, error) {
 	if w.header == nil {
 		if _, has := w.Header()["Content-Type"]; !has {
-			w.Header().Set("Content-Type", "typed/"+string(p[:1]))
+			w.Header().Set("Content-Type", "typed/"+string(p[:min(1, len(p))]))
 		}
 		w.header = w.Header().Clone()
 	}
@@ -777,6 +777,10 @@ func TestStatusThatNobodyNamed(t *testing.T) {
 		}, ""},
 		{"a status", "max-age=60", func(w http.ResponseWriter) { w.WriteHeader(200); io.WriteString(w, "hello") }, ""},
 		{"nothing", "max-age=60", func(w http.ResponseWriter) {}, ""},
+		{"no bytes", "max-age=60", func(w http.ResponseWriter) {
+			w.Write(nil)
+			w.Header().Set("X-Late", "1")
+		}, "typed/"},
 		{"early hints", "max-age=60", func(w http.ResponseWriter) {
 			w.WriteHeader(103)
 			w.Header().Del("X-Hint")
