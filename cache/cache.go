@@ -408,13 +408,15 @@ func (r *resource) varyNames(extra string, e *entry) []string {
 // offers are the variants whose entity tags are shown to the handler when none is known to answer
 // a request: if it chooses one of them, it need not send it. Variants by user are left out: an entity
 // tag that is not as unique as it should be would show one user's page to another. So are those in a coding
-// that the client does not name: many a layer that compresses leaves the entity tag as it was.
+// that the client does not name, and those without one where it names one and their own client did not: many a layer that compresses
+// leaves the entity tag as it was.
 func (r *resource) offers(extra string, acceptEncoding []string) (out []*entry) {
 	if r == nil {
 		return nil
 	}
+	coded := namesCoding(acceptEncoding)
 	for _, e := range r.variants {
-		if e.extra == extra && e.part == nil && e.status == http.StatusOK && (strong(e.etag) || strings.HasPrefix(e.etag, `W/"`)) &&
+		if e.extra == extra && e.part == nil && e.status == http.StatusOK && !(coded && e.madePlain()) && (strong(e.etag) || strings.HasPrefix(e.etag, `W/"`)) &&
 			!slices.Contains(e.vary, "Cookie") && !slices.Contains(e.vary, "Authorization") && e.decodable(acceptEncoding) {
 			out = append(out, e)
 		}
