@@ -200,7 +200,7 @@ func (fl *fill) request() *http.Request {
 // look at the map and change it when it is written to, as one that compresses does. Nobody can take back the map that a handler has
 // once asked for, so where there may be a pump it is another one from the start.
 func (fl *fill) header() http.Header {
-	if fl.handed == nil && fl.f != nil && !fl.ours && !fl.background && (fl.mode == undecided || fl.mode == recording) {
+	if fl.handed == nil && fl.f != nil && fl.shed == nil && !fl.background && (fl.mode == undecided || fl.mode == recording) {
 		fl.handHeader()
 	}
 	return fl.fields()
