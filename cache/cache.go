@@ -166,19 +166,20 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.passOn(w, r) // whatever else the request says, but for only-if-cached
 		return
 	}
-	if r.ContentLength != 0 || len(r.TransferEncoding) != 0 || len(r.Header["Upgrade"]) != 0 ||
-		originConditional(r.Header) || otherUnit(r.Header["Range"]) || p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
+	if p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
 		h.passOn(w, r)
 		return
 	}
 	cc := plainRequest
 	if !p.ignoreClient {
-		if cc = parseRequest(r.Header); cc.noStore {
-			h.passOn(w, r)
+		cc = parseRequest(r.Header)
+	}
+	if cc.noStore || r.ContentLength != 0 || len(r.TransferEncoding) != 0 || len(r.Header["Upgrade"]) != 0 ||
+		originConditional(r.Header) || otherUnit(r.Header["Range"]) || len(key) > maxKey {
+		if cc.onlyIfCached { // nothing stored answers this, and the handler is not to be asked
+			h.refuse(w, r)
 			return
 		}
-	}
-	if len(key) > maxKey {
 		h.passOn(w, r)
 		return
 	}
@@ -290,7 +291,9 @@ func (h *route) refuse(w http.ResponseWriter, r *http.Request) {
 	hd := w.Header()
 	hd["Cache-Status"] = []string{h.cache.name + "; detail=only-if-cached"}
 	hd.Set("Cache-Control", "no-store")
-	hd.Set("Content-Length", "0")
+	if !encodesOutside(hd) {
+		hd.Set("Content-Length", "0")
+	}
 	w.WriteHeader(http.StatusGatewayTimeout)
 }
 
@@ -405,13 +408,15 @@ func (r *resource) varyNames(extra string, e *entry) []string {
 // offers are the variants whose entity tags are shown to the handler when none is known to answer
 // a request: if it chooses one of them, it need not send it. Variants by user are left out: an entity
 // tag that is not as unique as it should be would show one user's page to another. So are those in a coding
-// that the client does not name: many a layer that compresses leaves the entity tag as it was.
+// that the client does not name, and those without one where it names one and their own client did not: many a layer that compresses
+// leaves the entity tag as it was.
 func (r *resource) offers(extra string, acceptEncoding []string) (out []*entry) {
 	if r == nil {
 		return nil
 	}
+	coded := namesCoding(acceptEncoding)
 	for _, e := range r.variants {
-		if e.extra == extra && e.part == nil && e.status == http.StatusOK && (strong(e.etag) || strings.HasPrefix(e.etag, `W/"`)) &&
+		if e.extra == extra && e.part == nil && e.status == http.StatusOK && !(coded && e.madePlain()) && (strong(e.etag) || strings.HasPrefix(e.etag, `W/"`)) &&
 			!slices.Contains(e.vary, "Cookie") && !slices.Contains(e.vary, "Authorization") && e.decodable(acceptEncoding) {
 			out = append(out, e)
 		}
@@ -506,7 +511,9 @@ func (h *route) giveUp(w http.ResponseWriter, r *http.Request) whatNext {
 	}
 	hd := w.Header()
 	hd.Set("Cache-Control", "no-store")
-	hd.Set("Content-Length", "0")
+	if !encodesOutside(hd) {
+		hd.Set("Content-Length", "0")
+	}
 	w.WriteHeader(status)
 	return served
 }

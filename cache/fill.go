@@ -61,7 +61,7 @@ type fill struct {
 	held   int64  // bytes counted as recorded and not yet stored
 	sent   int    // bytes of the recorded body that this goroutine wrote to the client
 	pump   *pump
-	late   http.Header // what the handler has for a header once there is a pump
+	handed http.Header // what the handler has for a header; nil: the one of w
 	stored *entry      // what discarding serves
 	gone   bool        // the handler has something else under the URL now, which is not in the answer or not for the store
 	kept   bool        // the result is in memory
@@ -69,6 +69,7 @@ type fill struct {
 	// under the generation of when the handler was asked: one that a purge began since is not for it
 	generation uint64
 	broken     bool   // wrote more than it declared, or in the end less
+	implied    bool   // the handler has written without a status: so does what goes to the client
 	untyped    bool   // net/http has to find a Content-Type
 	sniffed    string // and finds this one
 	reason     string // detail for a stale answer
@@ -102,7 +103,8 @@ func (fl *fill) run() {
 	}
 	fl.serve()
 	if fl.again {
-		fl.outer.restore(fl.header())
+		fl.outer.restore(fl.w.Header())
+		fl.handed, fl.implied = nil, false
 		fl.offers, fl.mode = nil, undecided
 		fl.prompt = false
 		fl.out = fl.request()
@@ -194,13 +196,52 @@ func (fl *fill) request() *http.Request {
 	return out
 }
 
-// header is the header map of the response. A pump writes to the client on another goroutine, and a layer outside may
-// look at the map and change it when it is written to, as one that compresses does: from then on the handler has another.
+// header is the header map of the response, for the handler. A pump writes to the client on another goroutine, and a layer outside may
+// look at the map and change it when it is written to, as one that compresses does. Nobody can take back the map that a handler has
+// once asked for, so where there may be a pump it is another one from the start.
 func (fl *fill) header() http.Header {
-	if fl.late != nil {
-		return fl.late
+	if fl.handed == nil && fl.f != nil && fl.shed == nil && !fl.background && (fl.mode == undecided || fl.mode == recording) {
+		fl.handHeader()
+	}
+	return fl.fields()
+}
+
+func (fl *fill) handHeader() {
+	if fl.handed = maps.Clone(fl.w.Header()); fl.handed == nil {
+		fl.handed = make(http.Header)
+	}
+}
+
+// fields is header for ourselves.
+func (fl *fill) fields() http.Header {
+	if fl.handed != nil {
+		return fl.handed
 	}
 	return fl.w.Header()
+}
+
+// tell gives the client's writer the header as the handler has it now.
+func (fl *fill) tell() {
+	if fl.handed != nil {
+		h := fl.w.Header()
+		clear(h)
+		maps.Copy(h, fl.handed)
+	}
+}
+
+// begin sends the header. Where the handler has only written so does its first byte, or its end: a layer outside may set the
+// Content-Type by that.
+func (fl *fill) begin() {
+	fl.tell()
+	if !fl.implied {
+		fl.w.WriteHeader(fl.status)
+	}
+}
+
+// decideImplied is decide for a handler that has named no status.
+func (fl *fill) decideImplied() {
+	fl.implied = true
+	fl.decide(http.StatusOK)
 }
 
 func (fl *fill) writeHeader(status int) {
@@ -211,7 +252,12 @@ func (fl *fill) writeHeader(status int) {
 		return
 	}
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		fl.tell()
 		fl.w.WriteHeader(status) // an interim response goes straight through
+		if fl.handed != nil {
+			clear(fl.handed)
+			maps.Copy(fl.handed, fl.w.Header()) // with what a layer outside has set meanwhile
+		}
 		return
 	}
 	fl.decide(status)
@@ -224,7 +270,7 @@ func (fl *fill) decide(status int) {
 		fl.pass("shed", false)
 		return
 	}
-	h, p, c := fl.header(), fl.h.rules, fl.h.cache
+	h, p, c := fl.fields(), fl.h.rules, fl.h.cache
 	now := time.Now()
 	if fl.mayHideFailure(status, now) {
 		fl.mode, fl.stored = discarding, fl.have
@@ -304,7 +350,11 @@ func (fl *fill) decide(status int) {
 	if fl.f == nil && fl.length > 0 {
 		fl.body = make([]byte, 0, fl.length)
 	}
-	if fl.deferred || fl.background {
+	if fl.background {
+		return
+	}
+	if fl.deferred {
+		fl.tell()
 		return
 	}
 	fl.mark(Miss)
@@ -313,7 +363,7 @@ func (fl *fill) decide(status int) {
 		member += "; stored" // with admission it is not known yet
 	}
 	h["Cache-Status"] = withStatus(h["Cache-Status"], member)
-	fl.w.WriteHeader(status)
+	fl.begin()
 }
 
 // learn takes from the answer to a HEAD what it says of the stored response to a GET (RFC 9111,
@@ -433,7 +483,7 @@ func (fl *fill) pass(reason string, mark bool) {
 		return
 	}
 	fl.mark(Miss)
-	h, p := fl.header(), fl.h.rules
+	h, p := fl.fields(), fl.h.rules
 	if p.stripTags {
 		p.strip(nil, h)
 	}
@@ -446,7 +496,7 @@ func (fl *fill) pass(reason string, mark bool) {
 			m.MarkShed(fl.shed)
 		}
 	}
-	fl.w.WriteHeader(fl.status)
+	fl.begin()
 }
 
 // markKey notes that responses for the key are not for sharing, unless others of its variants are: that
@@ -477,7 +527,7 @@ func (fl *fill) supersede() {
 
 func (fl *fill) write(p []byte) (int, error) {
 	if fl.mode == undecided {
-		fl.decide(http.StatusOK)
+		fl.decideImplied()
 	}
 	switch fl.mode {
 	case straight:
@@ -488,10 +538,13 @@ func (fl *fill) write(p []byte) (int, error) {
 	if !bodyAllowed(fl.status) {
 		return 0, http.ErrBodyNotAllowed
 	}
+	size := fl.size()
 	if len(p) == 0 {
+		if fl.implied && size == 0 && fl.pump == nil && !fl.deferred && !fl.background {
+			return fl.w.Write(p) // by which the header is said to go out
+		}
 		return 0, nil
 	}
-	size := fl.size()
 	if fl.length >= 0 && int64(size+len(p)) > fl.length {
 		fl.broken = true
 		return 0, http.ErrContentLength
@@ -543,7 +596,7 @@ func (fl *fill) isUntyped() bool {
 	if _, has := fl.head.values("Content-Encoding"); has {
 		return false
 	}
-	_, has := fl.header()["Content-Type"]
+	_, has := fl.fields()["Content-Type"]
 	return !has
 }
 
@@ -589,10 +642,8 @@ func (fl *fill) overflow() {
 		fl.mark(Miss)
 		fl.w.WriteHeader(fl.status)
 		fl.w.Write(body)
-	case fl.pump != nil:
-		fl.pump.join()
 	default:
-		fl.w.Write(body[fl.sent:])
+		fl.deliver(body)
 	}
 	fl.mode = straight
 	fl.body = nil
@@ -666,7 +717,7 @@ type onlyWriter struct{ io.Writer }
 // flush sends what there is so far.
 func (fl *fill) flush() error {
 	if fl.mode == undecided {
-		fl.decide(http.StatusOK)
+		fl.decide(http.StatusOK) // the header goes out, whatever is written before the pump gets to it
 	}
 	if fl.mode == recording {
 		fl.sniffType()
@@ -695,7 +746,7 @@ func (fl *fill) end(o outcome, e *entry, unwell bool) {
 // finish does what remains when the handler has returned.
 func (fl *fill) finish() {
 	if fl.mode == undecided {
-		fl.decide(http.StatusOK)
+		fl.decideImplied()
 	}
 	switch fl.mode {
 	case recording:
@@ -703,10 +754,23 @@ func (fl *fill) finish() {
 	case discarding:
 		fl.finishDiscarding()
 	}
-	if fl.late != nil { // and the pump has been joined
-		h := fl.w.Header()
-		for name, values := range fl.late {
-			if strings.HasPrefix(name, http.TrailerPrefix) {
+	if fl.handed != nil && fl.mode != discarding {
+		fl.tellTrailers()
+	}
+}
+
+// tellTrailers gives the client's writer the trailers that the handler has set since the header went out.
+func (fl *fill) tellTrailers() {
+	h := fl.w.Header()
+	for name, values := range fl.handed {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			h[name] = values
+		}
+	}
+	for _, names := range h["Trailer"] {
+		for name := range strings.SplitSeq(names, ",") {
+			name = http.CanonicalHeaderKey(trimOWS(name))
+			if values, ok := fl.handed[name]; ok {
 				h[name] = values
 			}
 		}
@@ -719,11 +783,11 @@ func (fl *fill) finishRecording() {
 	short := fl.length >= 0 && int64(len(body)) != fl.length
 	// A handler whose context ended may have stopped early; only a declared length tells.
 	if fl.status == http.StatusPartialContent {
-		if first, last, _, _ := parseContentRange(fl.header()["Content-Range"]); int64(len(body)) > last-first+1 {
+		if first, last, _, _ := parseContentRange(fl.fields()["Content-Range"]); int64(len(body)) > last-first+1 {
 			short = true // more than it says it is
 		}
 	}
-	trailers := hasTrailers(fl.header())
+	trailers := hasTrailers(fl.fields())
 	whole := !short && !fl.broken && (fl.length >= 0 || fl.ctx.Err() == nil) && !trailers
 	if !whole {
 		if trailers && !fl.special {
@@ -770,20 +834,11 @@ func (fl *fill) finishRecording() {
 		return
 	}
 	fl.deliver(body)
-	if fl.late != nil && hasTrailers(fl.w.Header()) {
-		// The handler has set them in the map that it had before the pump: nobody could look at that meanwhile.
-		if fl.kept {
-			c.store.remove(fl.hash, fl.key, e)
-			fl.kept = false
-		}
-		fl.markKey()
-		fl.supersede()
-	}
 }
 
 // finishPart completes a part, and joins it with what is stored of the same representation.
 func (fl *fill) finishPart(e *entry, body []byte) *entry {
-	first, last, total, _ := parseContentRange(fl.header()["Content-Range"])
+	first, last, total, _ := parseContentRange(fl.fields()["Content-Range"])
 	e.part = &span{first: first, total: total, asked: strings.Clone(fl.r.Header["Range"][0]), whole: int64(len(body)) == last-first+1}
 	e.complete(body)
 	res := fl.h.cache.store.get(fl.hash, []byte(fl.key))
@@ -842,19 +897,19 @@ func (fl *fill) finishDiscarding() {
 	now := time.Now()
 	if fl.stored != nil {
 		if !fl.background {
-			fl.outer.restore(fl.header())
+			fl.outer.restore(fl.w.Header())
 			fl.serveStale(now)
 		}
 		return
 	}
-	h := fl.header()
+	h := fl.fields()
 	e := fl.freshen(h, fl.v, now)
 	if len(fl.offers) != 0 {
 		e.chosen = selectFields(e.vary, fl.r.Header) // it answers this request from now on
 		e.complete(e.body)
 	}
 	cookies := h["Set-Cookie"]
-	fl.outer.restore(h)
+	fl.outer.restore(fl.w.Header())
 	fl.markCookie()
 	if fl.v.store {
 		fl.keep(e)
@@ -870,7 +925,7 @@ func (fl *fill) finishDiscarding() {
 		return
 	}
 	if !fl.h.rules.storeSetCookie && len(cookies) != 0 {
-		h["Set-Cookie"] = cookies // for this client alone
+		fl.w.Header()["Set-Cookie"] = cookies // for this client alone
 	}
 	fl.mark(Revalidated)
 	fl.h.serve(fl.w, fl.r, e, e.age(now), c.name+"; fwd="+fl.forward+"; fwd-status=304") // and no hit: RFC 9211, section 2.1
@@ -892,28 +947,39 @@ func (fl *fill) serveStale(now time.Time) {
 }
 
 // abort ends a fill whose handler panicked or called Goexit. Nothing is stored; nothing is
-// recovered: the panic goes on when abort returns.
+// recovered: the panic goes on when abort returns. What the handler has written is written, as without us: whoever recovers outside
+// may end the response as if it were whole.
 func (fl *fill) abort() {
 	unwell := fl.unanswered()
 	fl.end(failed, nil, unwell)
-	if fl.pump != nil {
-		fl.pump.abort(fl.w)
+	if fl.background {
+		return
 	}
-	if !unwell || fl.background {
+	if !unwell {
+		switch body := fl.recordedBody(); {
+		case fl.mode != recording:
+		case fl.pump != nil:
+			<-fl.pump.done // where that panics, too, the handler's panic goes on
+		case len(body) > fl.sent:
+			fl.w.Write(body[fl.sent:])
+		}
 		return
 	}
 	// The client can still have a whole, stale response before its connection breaks.
 	now := time.Now()
 	if fl.have == nil || !fl.h.rules.staleAllowed(fl.have, now, panicked) {
 		fl.mark(Miss)
+		if fl.mode == undecided {
+			fl.tell()
+		}
 		return
 	}
-	fl.outer.restore(fl.header())
+	fl.outer.restore(fl.w.Header())
 	fl.stored, fl.reason = fl.have, "panic"
 	if fl.r.ProtoMajor == 1 {
 		// The server is about to break the connection off, and nobody is to send another request on it. In HTTP/2 it
 		// breaks off the stream alone.
-		fl.header()["Connection"] = []string{"close"}
+		fl.w.Header()["Connection"] = []string{"close"}
 	}
 	fl.serveStale(now)
 	http.NewResponseController(fl.w).Flush()

@@ -630,3 +630,38 @@ func TestLifetimeByLastModified(t *testing.T) {
 		}
 	})
 }
+
+// Who wants what is stored or nothing is not given what the handler says, also where nothing stored could answer him.
+func TestOnlyIfCachedAsksNobody(t *testing.T) {
+	for _, test := range []struct {
+		name, url string
+		fields    []string
+		opts      []cache.Option
+		status    int
+		asked     bool
+	}{
+		{name: "stored", fields: nil, status: 200},
+		{name: "no-store", fields: []string{"Cache-Control: no-store"}, status: 504},
+		{name: "upgrade", fields: []string{"Upgrade: websocket"}, status: 504},
+		{name: "condition for the handler", fields: []string{`If-Match: "x"`}, status: 504},
+		{name: "another unit", fields: []string{"Range: items=0-1"}, status: 504},
+		{name: "long URL", url: "http://example.com/" + strings.Repeat("a", 5000), status: 504},
+		{name: "bypassed", opts: []cache.Option{cache.WithBypass(func(*http.Request) bool { return true })}, status: 200, asked: true},
+		{name: "another host", opts: []cache.Option{cache.WithHosts("example.org")}, status: 200, asked: true},
+		{name: "clients are not listened to", opts: []cache.Option{cache.WithIgnoreClientControl()}, fields: []string{"Upgrade: x"}, status: 200, asked: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var calls atomic.Int64
+			h := cache.New(1<<20, test.opts...).Handler(page(&calls, "x", "Cache-Control: max-age=60"))
+			url := test.url
+			if url == "" {
+				url = "http://example.com/x"
+			}
+			get(h, url)
+			before := calls.Load()
+			res := get(h, url, append([]string{"Cache-Control: only-if-cached"}, test.fields...)...)
+			want(t, "status", res.StatusCode, test.status)
+			want(t, "asked", calls.Load() != before, test.asked)
+		})
+	}
+}

@@ -388,3 +388,73 @@ func TestRangesThatEndFarBeyond(t *testing.T) {
 	status := get(part, "http://example.com/x", "Range: bytes=5-18446744073709551615").Header.Get("Cache-Status")
 	want(t, "more than is stored", status, "spillgate; fwd=partial; fwd-status=206; stored")
 }
+
+// Nothing satisfies a range of the last 0 bytes, and what is empty has no part (RFC 9110, section 14.1.2).
+func TestRangesOfNothing(t *testing.T) {
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Etag", `"1"`)
+		if r.URL.Path != "/empty" {
+			io.WriteString(w, "0123456789") // whatever the range
+		}
+	}))
+	get(h, "http://example.com/x")
+	get(h, "http://example.com/empty")
+	for _, test := range []struct {
+		path, rang string
+		status     int
+		part, body string
+	}{
+		{"/x", "-0", 416, "bytes */10", "invalid range: failed to overlap\n"},
+		{"/x", " -000", 416, "bytes */10", "invalid range: failed to overlap\n"},
+		{"/x", "-0,-0", 416, "bytes */10", "invalid range: failed to overlap\n"},
+		{"/x", "1-2,-0", 206, "bytes 1-2/10", "12"},
+		{"/x", "-0, 20-", 416, "bytes */10", "invalid range: failed to overlap\n"},
+		{"/empty", "-0", 200, "", ""},
+		{"/empty", "-5", 200, "", ""},
+		{"/empty", "0-", 200, "", ""},
+		{"/empty", "x", 200, "", ""},
+	} {
+		for _, field := range []string{"X: y", `If-Range: "1"`, `If-Range: "2"`} {
+			status, part, body := test.status, test.part, test.body
+			if field == `If-Range: "2"` && test.path == "/x" {
+				status, part, body = 200, "", "0123456789"
+			}
+			res := get(h, "http://example.com"+test.path, "Range: bytes="+test.rang, field)
+			what := test.path + " " + test.rang + ", " + field
+			want(t, "status of "+what, res.StatusCode, status)
+			want(t, "part of "+what, res.Header.Get("Content-Range"), part)
+			want(t, "body of "+what, text(t, res), body)
+		}
+	}
+}
+
+// That a range cannot be satisfied is not for as long as the stored response is fresh.
+func TestUnsatisfiableRangeIsNotFresh(t *testing.T) {
+	fresh := []string{"Cache-Control", "Expires", "Cdn-Cache-Control", "Surrogate-Control", "Etag", "Last-Modified"}
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hd := w.Header()
+		hd.Set("Cache-Control", "public, max-age=60")
+		hd.Set("Cdn-Cache-Control", "max-age=60")
+		hd.Set("Surrogate-Control", "max-age=60")
+		hd.Set("Expires", "Fri, 01 Jan 2100 00:00:00 GMT")
+		hd.Set("Last-Modified", "Fri, 01 Jan 2010 00:00:00 GMT")
+		hd.Set("Etag", `"1"`)
+		hd.Set("Vary", "X-Not-Sent")
+		io.WriteString(w, "0123456789")
+	}))
+	get(h, "http://example.com/x")
+	for _, rang := range []string{"10-", "-0"} {
+		res := get(h, "http://example.com/x", "Range: bytes="+rang)
+		want(t, "status of "+rang, res.StatusCode, 416)
+		for _, name := range fresh {
+			want(t, name+" with "+rang, res.Header.Get(name), "")
+		}
+		want(t, "Vary with "+rang, res.Header.Get("Vary"), "X-Not-Sent")
+	}
+	res := get(h, "http://example.com/x", "Range: bytes=0-1, 3-4")
+	want(t, "status of two ranges", res.StatusCode, 206)
+	for _, name := range fresh {
+		want(t, name+" with two ranges", res.Header.Get(name) != "", true)
+	}
+}

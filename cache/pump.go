@@ -2,10 +2,8 @@ package cache
 
 import (
 	"context"
-	"maps"
 	"net/http"
 	"sync"
-	"time"
 )
 
 // pumpAfter is how much of a response may be recorded before its own client gets the first of
@@ -18,24 +16,22 @@ type pump struct {
 	f    *flight
 	w    http.ResponseWriter
 	done chan struct{}
-	stop context.CancelFunc
 
 	mu      sync.Mutex
-	sent    int  // written so far
 	flushed int  // the handler had this much flushed
 	pending bool // and it is not done yet
-	aborted bool // nothing beyond it is to be written
 	died    any  // a panic of the writer below, for the leader to carry on
 }
 
 func (fl *fill) startPump() {
-	ctx, stop := context.WithCancel(context.WithoutCancel(fl.r.Context()))
-	fl.late = maps.Clone(fl.w.Header())
-	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{}), stop: stop, sent: fl.sent}
-	go fl.pump.run(ctx)
+	if fl.handed == nil {
+		fl.handHeader()
+	}
+	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{})}
+	go fl.pump.run(context.WithoutCancel(fl.r.Context()), fl.sent)
 }
 
-func (p *pump) run(ctx context.Context) {
+func (p *pump) run(ctx context.Context, sent int) {
 	defer close(p.done)
 	defer func() {
 		if v := recover(); v != nil {
@@ -45,17 +41,12 @@ func (p *pump) run(ctx context.Context) {
 		}
 	}()
 	rc := http.NewResponseController(p.w)
-	seen := reader{head: true, offset: p.sent}
-	for ctx.Err() == nil {
+	seen := reader{head: true, offset: sent}
+	for {
 		n, err := p.f.await(ctx, nil, &seen)
 		if err != nil {
 			return
 		}
-		p.mu.Lock()
-		if p.aborted {
-			n.body = n.body[:min(len(n.body), max(0, p.flushed-p.sent))]
-		}
-		p.mu.Unlock()
 		if len(n.body) > 0 {
 			m, err := p.w.Write(n.body)
 			if err != nil {
@@ -64,14 +55,11 @@ func (p *pump) run(ctx context.Context) {
 			seen.offset += m
 		}
 		p.mu.Lock()
-		p.sent = seen.offset
-		flush, upTo := p.pending && p.sent >= p.flushed, p.flushed
+		flush := p.pending && seen.offset >= p.flushed
+		p.pending = p.pending && !flush
 		p.mu.Unlock()
 		if flush {
 			rc.Flush()
-			p.mu.Lock()
-			p.pending = p.flushed > upTo // not before it is done: abort would break it off
-			p.mu.Unlock()
 		}
 		if n.outcome != pending && len(n.body) == 0 {
 			return
@@ -93,28 +81,7 @@ func (p *pump) flush() {
 // join waits until everything recorded is written. The flight must have ended.
 func (p *pump) join() {
 	<-p.done
-	p.stop()
 	if p.died != nil {
 		panic(p.died)
-	}
-}
-
-// abort stops the pump once the client has what the handler had flushed: the rest would not have
-// left the server either. The connection is about to be broken, so a write that hangs in the rest is
-// broken first.
-func (p *pump) abort(w http.ResponseWriter) {
-	p.mu.Lock()
-	p.aborted = true
-	owed := p.pending
-	p.mu.Unlock()
-	if owed {
-		<-p.done
-	}
-	p.stop()
-	select {
-	case <-p.done:
-	default:
-		http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0))
-		<-p.done
 	}
 }

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"io"
 	"maps"
 	"net/http"
 	"strconv"
@@ -43,8 +44,13 @@ func dropDigests(hd http.Header) {
 	maps.DeleteFunc(hd, func(name string, _ []string) bool { return digests(http.CanonicalHeaderKey(name)) })
 }
 
+// encodesOutside reports whether a layer outside has said, before anything was written, that it encodes what is. Many a simple one leaves a
+// Content-Length as it is, so where the handler has given none there must be none: net/http's ServeContent does the same.
+func encodesOutside(hd http.Header) bool { return len(hd["Content-Encoding"]) != 0 }
+
 func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []string) {
 	hd := w.Header()
+	encoded := encodesOutside(hd)
 	plain := e.status == http.StatusOK
 	fresh304 := plain && conditional(r.Header) && e.notModified(r.Header)
 	for i := range e.fields {
@@ -61,7 +67,7 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	if plain && len(r.Header["Range"]) != 0 && r.Method == http.MethodGet {
+	if plain && len(r.Header["Range"]) != 0 && r.Method == http.MethodGet && len(e.body) > 0 { // nothing has no part
 		if ranges := r.Header["Range"]; len(ranges) == 1 && strings.Count(ranges[0], ",") < maxRanges {
 			if ifRange(r.Header, e) {
 				if from, to, ok := parseRange(ranges, int64(len(e.body))); ok {
@@ -76,6 +82,9 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 			writeRange(w, r, e)
 			return
 		}
+	}
+	if encoded {
+		delete(hd, "Content-Length")
 	}
 	w.WriteHeader(e.status)
 	if r.Method != http.MethodHead && len(e.body) > 0 {
@@ -94,5 +103,41 @@ func writeRange(w http.ResponseWriter, r *http.Request, e *entry) {
 	hd := w.Header()
 	delete(hd, "Content-Length")
 	dropDigests(hd)
-	http.ServeContent(w, r, "", e.modified, bytes.NewReader(e.body))
+	if line, changed := withoutLastNone(r.Header["Range"][0], len(e.body)); changed {
+		r = r.Clone(r.Context())
+		r.Header["Range"] = []string{line}
+	}
+	http.ServeContent(unsatisfied{w}, r, "", e.modified, bytes.NewReader(e.body))
 }
+
+// withoutLastNone puts a range that begins at the end in place of the last 0 bytes. Nothing satisfies either (RFC 9110, section
+// 14.1.2), but net/http takes the second for a part, with a Content-Range that is none.
+func withoutLastNone(line string, size int) (out string, changed bool) {
+	set, ok := strings.CutPrefix(line, "bytes=")
+	if !ok {
+		return line, false
+	}
+	specs := strings.Split(set, ",")
+	for i, spec := range specs {
+		if n, ok := strings.CutPrefix(strings.Trim(spec, " \t"), "-"); ok && n != "" && strings.Trim(n, "0") == "" {
+			specs[i], changed = strconv.Itoa(size)+"-", true
+		}
+	}
+	return "bytes=" + strings.Join(specs, ","), changed
+}
+
+// unsatisfied takes off a 416 for how long the stored response is fresh: net/http takes off Cache-Control and the validators alone.
+type unsatisfied struct{ http.ResponseWriter }
+
+func (w unsatisfied) WriteHeader(status int) {
+	if status == http.StatusRequestedRangeNotSatisfiable {
+		maps.DeleteFunc(w.Header(), func(name string, _ []string) bool {
+			name = http.CanonicalHeaderKey(name)
+			return name == "Expires" || name == "Surrogate-Control" || strings.HasSuffix(name, "-Cache-Control")
+		})
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// ReadFrom keeps the copy that the writer below can do better.
+func (w unsatisfied) ReadFrom(src io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, src) }

@@ -719,3 +719,184 @@ func TestHeaderMapIsNotSharedWithAPump(t *testing.T) {
 		})
 	}
 }
+
+// typing sets the Content-Type by the first bytes, as many a layer that compresses does: after WriteHeader that is too late.
+type typing struct {
+	http.ResponseWriter
+	header http.Header // as it was when it went out
+}
+
+func (w *typing) WriteHeader(status int) {
+	if w.header == nil && status >= 200 {
+		w.header = w.Header().Clone()
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *typing) Write(p []byte) (int, error) {
+	if w.header == nil {
+		if _, has := w.Header()["Content-Type"]; !has {
+			w.Header().Set("Content-Type", "typed/"+string(p[:min(1, len(p))]))
+		}
+		w.header = w.Header().Clone()
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *typing) Flush() {
+	if w.header == nil {
+		w.header = w.Header().Clone()
+	}
+	w.ResponseWriter.(http.Flusher).Flush()
+}
+
+// A handler that writes without a status leaves it to the layers outside what follows from the first bytes.
+func TestStatusThatNobodyNamed(t *testing.T) {
+	large := strings.Repeat("large", 4000)
+	for _, test := range []struct {
+		name, control string
+		write         func(w http.ResponseWriter)
+		typed         string
+	}{
+		{"stored", "max-age=60", func(w http.ResponseWriter) { io.WriteString(w, "hello") }, "typed/h"},
+		{"not stored", "no-store", func(w http.ResponseWriter) { io.WriteString(w, "hello") }, "typed/h"},
+		{"large", "max-age=60", func(w http.ResponseWriter) { io.WriteString(w, large); io.WriteString(w, large) }, "typed/l"},
+		{"larger than is stored", "max-age=60", func(w http.ResponseWriter) {
+			for range 100 {
+				io.WriteString(w, large)
+			}
+		}, "typed/l"},
+		{"copied", "max-age=60", func(w http.ResponseWriter) { io.Copy(w, strings.NewReader(large)) }, "typed/l"},
+		{"flushed after a byte", "max-age=60", func(w http.ResponseWriter) {
+			io.WriteString(w, "h")
+			w.(http.Flusher).Flush()
+		}, "typed/h"},
+		{"flushed first", "max-age=60", func(w http.ResponseWriter) {
+			w.(http.Flusher).Flush()
+			io.WriteString(w, "h")
+		}, ""},
+		{"a status", "max-age=60", func(w http.ResponseWriter) { w.WriteHeader(200); io.WriteString(w, "hello") }, ""},
+		{"nothing", "max-age=60", func(w http.ResponseWriter) {}, ""},
+		{"no bytes", "max-age=60", func(w http.ResponseWriter) {
+			w.Write(nil)
+			w.Header().Set("X-Late", "1")
+		}, "typed/"},
+		{"early hints", "max-age=60", func(w http.ResponseWriter) {
+			w.WriteHeader(103)
+			w.Header().Del("X-Hint")
+			io.WriteString(w, "hello")
+		}, "typed/h"},
+		{"what is changed too late", "max-age=60", func(w http.ResponseWriter) {
+			io.WriteString(w, "hello")
+			w.Header().Set("X-Late", "1")
+		}, "typed/h"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("X-Hint", "1")
+				w.Header().Set("Cache-Control", test.control)
+				test.write(w)
+			})
+			ask := func(h http.Handler) *typing {
+				w := &typing{ResponseWriter: httptest.NewRecorder()}
+				w.Header().Set("X-From-Outside", "1")
+				h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil))
+				if w.header != nil {
+					w.header.Del("Cache-Status")
+				}
+				return w
+			}
+			bare, got := ask(handler), ask(cache.New(1<<20).Handler(handler))
+			if fmt.Sprint(got.header) != fmt.Sprint(bare.header) {
+				t.Errorf("header %v, and %v without a cache", got.header, bare.header)
+			}
+			want(t, "Content-Type", got.header.Get("Content-Type"), test.typed)
+			body := func(w *typing) string { return w.ResponseWriter.(*httptest.ResponseRecorder).Body.String() }
+			want(t, "same body", body(got) == body(bare), true)
+		})
+	}
+}
+
+// Who recovers from a panic outside may end the response as if it were whole: it is, where the handler had written all of it.
+func TestWrittenBeforeAPanic(t *testing.T) {
+	large := strings.Repeat("0123456789", 3000)
+	for _, test := range []struct {
+		name  string
+		write func(w http.ResponseWriter)
+	}{
+		{"little", func(w http.ResponseWriter) { io.WriteString(w, "half") }},
+		{"much", func(w http.ResponseWriter) {
+			for range 30 {
+				io.WriteString(w, large)
+			}
+		}},
+		{"all of a length", func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(large)))
+			io.WriteString(w, large)
+		}},
+		{"flushed and more", func(w http.ResponseWriter) {
+			io.WriteString(w, "half")
+			w.(http.Flusher).Flush()
+			io.WriteString(w, "more")
+		}},
+		{"a status", func(w http.ResponseWriter) { w.WriteHeader(201); io.WriteString(w, "half") }},
+		{"nothing", func(w http.ResponseWriter) { w.Header().Set("X-Left", "1") }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				test.write(w)
+				panic("late")
+			})
+			ask := func(h http.Handler) *http.Response {
+				w := httptest.NewRecorder()
+				func() {
+					defer func() {
+						want(t, "panic", recover(), any("late"))
+						w.WriteHeader(http.StatusInternalServerError) // of no effect where the header has gone out
+					}()
+					h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil))
+				}()
+				return w.Result()
+			}
+			bare, got := ask(handler), ask(cache.New(1<<20).Handler(handler))
+			want(t, "status", got.StatusCode, bare.StatusCode)
+			want(t, "X-Left", got.Header.Get("X-Left"), bare.Header.Get("X-Left"))
+			want(t, "same body", text(t, got) == text(t, bare), true)
+		})
+	}
+}
+
+// early sets a field when the first header goes out, as a layer that keeps sessions does, be it that of an interim response.
+type early struct {
+	http.ResponseWriter
+	done bool
+}
+
+func (w *early) WriteHeader(status int) {
+	if !w.done {
+		w.done = true
+		w.Header().Add("Set-Cookie", "session=1")
+		w.Header().Del("X-Hint")
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// What a layer outside does to the header of an interim response is there in the final one, as without a cache.
+func TestLayersOutsideAtAnInterimResponse(t *testing.T) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Hint", "1")
+		h.Set("Cache-Control", "max-age=60")
+		w.WriteHeader(http.StatusEarlyHints)
+		h.Set("X-Final", h.Get("Set-Cookie"))
+		io.WriteString(w, "hello")
+	})
+	ask := func(h http.Handler) http.Header {
+		w := &typing{ResponseWriter: httptest.NewRecorder()}
+		h.ServeHTTP(&early{ResponseWriter: w}, httptest.NewRequest("GET", "http://example.com/x", nil))
+		w.header.Del("Cache-Status")
+		return w.header
+	}
+	want(t, "header", fmt.Sprint(ask(cache.New(1<<20).Handler(handler))), fmt.Sprint(ask(handler)))
+}

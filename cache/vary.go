@@ -132,6 +132,31 @@ func (e *entry) decodable(acceptEncoding []string) bool {
 	return true
 }
 
+// madePlain reports whether a representation without a coding was made for a client that named none, and depends on that. For one that
+// does a layer that compresses makes another, but says that nothing has changed where it gives both the same entity tag.
+func (e *entry) madePlain() bool {
+	i := slices.Index(e.vary, "Accept-Encoding")
+	if _, coded := e.values("Content-Encoding"); coded || i < 0 {
+		return false
+	}
+	return !namesCoding([]string{e.chosen[i].norm})
+}
+
+// namesCoding reports whether an Accept-Encoding names a coding that changes anything.
+func namesCoding(lines []string) bool {
+	if overlong(lines) {
+		return false
+	}
+	for _, line := range lines {
+		for m := range strings.SplitSeq(line, ",") {
+			if name, q := weighed(m); q > 0 && name != "" && name != "*" && !strings.EqualFold(name, "identity") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // accepted reports whether a list of content negotiation has a member by name, and not with a quality of 0.
 func accepted(lines []string, name string) bool {
 	if overlong(lines) {

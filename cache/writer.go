@@ -125,6 +125,9 @@ func (fl *fill) hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	if fl.unanswered() {
 		fl.mark(Bypass)
+		if fl.mode == undecided {
+			fl.tell() // for who takes it over by the map
+		}
 	}
 	if fl.mode != straight {
 		fl.mode, fl.body = straight, nil

@@ -712,16 +712,18 @@ func TestRateKeyLimitLongest(t *testing.T) {
 func TestRateClockSetBack(t *testing.T) {
 	for kind, opts := range rateKinds {
 		for after, t0 := range map[string]time.Time{"by itself": time.Now().Round(0), "by a clock that never steps": time.Now()} {
-			t.Run(kind+", "+after, func(t *testing.T) {
-				r := limiter.NewRate(10, 5, append([]limiter.RateOption{limiter.WithPolicy("second", 10, 5)}, opts...)...)
-				r.AllowAt(t0.Round(0).Add(time.Hour), "key", 5)
-				for i := range 100 {
-					d := r.AllowAt(t0.Add(time.Duration(i)*100*time.Millisecond), "key", 1)
-					if d.OK && i == 0 || !d.OK && i > 1 {
-						t.Fatalf("%v after the step: %+v", time.Duration(i)*100*time.Millisecond, d)
+			for _, more := range [][]limiter.RateOption{nil, {limiter.WithPolicy("second", 10, 5)}} {
+				t.Run(kind+", "+after+", "+strconv.Itoa(1+len(more)), func(t *testing.T) {
+					r := limiter.NewRate(10, 5, append(more, opts...)...)
+					r.AllowAt(t0.Round(0).Add(time.Hour), "key", 5)
+					for i := range 100 {
+						d := r.AllowAt(t0.Add(time.Duration(i)*100*time.Millisecond), "key", 1)
+						if d.OK && i == 0 || !d.OK && i > 1 {
+							t.Fatalf("%v after the step: %+v", time.Duration(i)*100*time.Millisecond, d)
+						}
 					}
-				}
-			})
+				})
+			}
 		}
 	}
 }

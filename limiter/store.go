@@ -224,28 +224,43 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 		at = r.time(now)
 		q.ns = r.reading(at)
 	}
-	r.takeLocal(q, at, each, a)
+	policies := *r.policies.Load()
+	local := each
+	if len(local) < len(policies) {
+		local = make([]PolicyState, len(policies))
+	}
+	r.takeLocal(q, at, local, a)
 	again := !a.ok
 	if again && !a.asks {
+		copy(each, local)
 		return
 	}
 	// The store is free to move its arguments to the heap; the caller's array stays where it is.
-	policies := *r.policies.Load()
 	states := make([]PolicyState, len(policies))
 	ok, err := r.store.ask(ctx, StoreRequest{Key: q.key, Cost: q.n, Policies: policies}, states)
 	switch {
 	case err != nil && again:
+		copy(each, local)
 		return
 	case err != nil:
+		copy(each, local)
 		r.storeFailed(q, now, a, err)
 		return
 	}
-	storeChoose(policies, states, ok, a)
-	copy(each, states)
 	if !again && !ok {
 		r.giveLocal(q, now, a)
 	}
 	r.followStore(q, now, states, again && ok)
+	if ok && !again {
+		// The local buckets may know of more, as of what they admitted while the store was away: they refuse what is beyond it.
+		for i := range states {
+			if local[i].Remaining < states[i].Remaining {
+				states[i].Remaining, states[i].ResetAfter = local[i].Remaining, max(local[i].ResetAfter, states[i].ResetAfter)
+			}
+		}
+	}
+	storeChoose(policies, states, ok, a)
+	copy(each, states)
 }
 
 // count counts a decision once it is one: what counts up must never count down.

@@ -397,6 +397,38 @@ func TestStoreFailure(t *testing.T) {
 	}
 }
 
+// What was admitted here while the store was away is not told to be left when that is back: it would be refused here.
+func TestStoreRemainingAfterAnOutage(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		r := limiter.NewRate(10, 10, append(opts, limiter.WithPolicy("other", 10, 20))...)
+		if d := r.Allow("key"); d.Remaining != 9 {
+			t.Fatalf("before: %+v", d)
+		}
+		s.err = errStoreStub
+		for range 4 {
+			r.Allow("key")
+		}
+		s.err = nil
+		for want := 4; want >= 0; want-- {
+			var each [2]limiter.PolicyState
+			states := each[:]
+			if want%2 == 0 {
+				states = nil // who asks for none
+			}
+			d := r.AllowContext(t.Context(), time.Time{}, "key", 1, states)
+			if !d.OK || d.Remaining != want || states != nil && (each[0].Remaining != want || each[1].Remaining != want+10) {
+				t.Errorf("%d left: %+v, %+v", want, d, each)
+			}
+			if least := time.Duration(9-want) * 100 * time.Millisecond; d.ResetAfter < least {
+				t.Errorf("%d left, and all again in %v, want %v at least", want, d.ResetAfter, least)
+			}
+		}
+		if d := r.Allow("key"); d.OK {
+			t.Errorf("more than is left: %+v", d)
+		}
+	})
+}
+
 // What a new key had of the bucket that new keys share comes back too, where the event did not count after all.
 func TestStoreGivesTheBudgetBack(t *testing.T) {
 	for _, c := range []struct {

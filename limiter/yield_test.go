@@ -165,9 +165,9 @@ func TestYield(t *testing.T) {
 			}
 		})
 	})
-	t.Run("heavier work that is more urgent gets the room of all who yield", func(t *testing.T) {
+	heavier := func(t *testing.T, later time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
-			c := limiter.NewConcurrency(2, limiter.WithQueue(1, time.Minute))
+			c := limiter.NewConcurrency(2, limiter.WithQueue(1, time.Minute), limiter.WithPriorityStep(5*time.Millisecond))
 			var order []string
 			var mu sync.Mutex
 			note := func(what string) {
@@ -188,7 +188,7 @@ func TestYield(t *testing.T) {
 					p.Release(limiter.Success)
 				})
 			}
-			time.Sleep(time.Millisecond) // in a synctest bubble
+			time.Sleep(later) // in a synctest bubble
 			p, err := c.Acquire(ctx, limiter.Request{Weight: 2, Priority: 1})
 			if err != nil {
 				t.Fatal(err)
@@ -200,7 +200,9 @@ func TestYield(t *testing.T) {
 				t.Errorf("order %v", order)
 			}
 		})
-	})
+	}
+	t.Run("heavier work that is more urgent gets the room of all who yield", func(t *testing.T) { heavier(t, time.Millisecond) })
+	t.Run("also where their places, with what they have aged, are before its own", func(t *testing.T) { heavier(t, 15*time.Millisecond) })
 	t.Run("nothing to yield", func(t *testing.T) {
 		c := limiter.NewConcurrency(1)
 		p, _ := c.TryAcquire(limiter.Request{})

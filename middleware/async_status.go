@@ -83,7 +83,9 @@ func (a *async) write(w http.ResponseWriter, r *http.Request, j jobs.Job, status
 		}
 		body = append(body, '\n')
 	}
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	if !encodesOutside(h) {
+		h.Set("Content-Length", strconv.Itoa(len(body)))
+	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // a client that has gone needs no answer

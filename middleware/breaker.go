@@ -215,7 +215,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !finished {
 			rec.fresh = false
 		}
-		x := rec.holds.takeCall(h, inner)
+		x := rec.holds.takeCall(h)
 		if h.config.classify != nil {
 			defer x.call.DoneAt(breaker.Ignored, 0, req.Arrived) // of use only if that function panics: a call is reported once
 		}

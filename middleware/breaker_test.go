@@ -1167,6 +1167,55 @@ func TestR11WhatLastsIsJudgedWhenItBegins(t *testing.T) {
 	})
 }
 
+// Each of several breakers is told of a request that it has let through: when it ends, when it begins to last, and when it waits further in.
+func TestR11SeveralBreakersOfARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := breaker.WithSlowCalls(time.Second, 0.5)
+		outer, inner := breaker.NewGroup(slow), breaker.NewGroup(slow)
+		want := func(when string, successes, failures, slow, inFlight uint64) {
+			t.Helper()
+			for name, g := range map[string]*breaker.Group{"outer": outer, "inner": inner} {
+				if s := g.Get("").Stats(); s.Successes != successes || s.Failures != failures || s.Slow != slow || s.InFlight != inFlight {
+					t.Errorf("%s, the %s one: %d successes, %d failures, %d slow, %d in flight; want %d, %d, %d, %d",
+						when, name, s.Successes, s.Failures, s.Slow, s.InFlight, successes, failures, slow, inFlight)
+				}
+			}
+		}
+		p := pool.New(pool.WithSlots(1))
+		stack := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Path {
+			case "/events":
+				w.Header().Set("Content-Type", "text/event-stream")
+				w.(http.Flusher).Flush()
+				want("while it streams", 1, 1, 0, 0)
+			case "/answers":
+				io.WriteString(w, "x")
+				want("once it answers", 1, 1, 0, 0)
+			case "/500":
+				w.WriteHeader(500)
+			}
+		}), middleware.Breaker(outer), middleware.For("/", middleware.Breaker(inner)), middleware.For("/waits", middleware.Pool(p)))
+		ask := func(path string) { stack.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil)) }
+		ask("/500")
+		want("a failure", 0, 1, 0, 0)
+		ask("/events")
+		want("a stream", 1, 1, 0, 0)
+		ask("/answers")
+		want("an answer", 2, 1, 0, 0)
+		_, slot, err := p.Enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { ask("/waits") })
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		want("while it waits for a slot", 2, 1, 0, 0)
+		slot.Leave()
+		wg.Wait()
+		want("a wait further in, which is not slow", 3, 1, 0, 0)
+	})
+}
+
 func TestR12OneClientCannotOpenARouteForAll(t *testing.T) {
 	onEachProtocol(t, protocolsOfRules, []breaker.GroupOption{breaker.WithMinClients(3)},
 		[]middleware.BreakerOption{middleware.WithBreakerClient(func(r *http.Request) string { return r.Header.Get("X-User") })},
@@ -1301,6 +1350,32 @@ func TestR14ProbesAreFewAndShort(t *testing.T) {
 		<-s.ended
 		<-s.ended
 		s.wantState(breaker.Closed)
+	})
+}
+
+// A tunnel, by which HTTP/2 opens a websocket, may last as well.
+func TestR14ATunnelIsNoProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup()
+		h := middleware.Breaker(g).Handler(http.HandlerFunc(statusByPath))
+		ask := func(method, path string) int {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(method, path, nil))
+			return w.Code
+		}
+		for range 20 {
+			ask("GET", "/500")
+		}
+		time.Sleep(g.Get("").RetryAfter()) // in a synctest bubble
+		if s := g.Get("").State(); s != breaker.HalfOpen {
+			t.Fatalf("the breaker is %v, want half-open", s)
+		}
+		if code := ask("CONNECT", "/200"); code != 503 {
+			t.Errorf("a tunnel was the probe: %d", code)
+		}
+		if code := ask("GET", "/200"); code != 200 {
+			t.Errorf("a probe after it: %d, want 200", code)
+		}
 	})
 }
 

@@ -76,10 +76,10 @@ func (h *holds) addCall(x callHold) {
 	h.call = x
 }
 
-// takeCall forgets the call of a layer that is to be reported, and returns it.
-func (h *holds) takeCall(layer *breakerHandler, request *http.Request) (x callHold) {
+// takeCall forgets the newest call of a layer, which is to be reported, and returns it.
+func (h *holds) takeCall(layer *breakerHandler) (x callHold) {
 	for ; h != nil; h = h.more {
-		if h.call.layer == layer && h.call.request == request {
+		if h.call.layer == layer {
 			x, h.call = h.call, x
 			break
 		}

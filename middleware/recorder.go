@@ -28,7 +28,6 @@ type recorder struct {
 	bytes     int64         // of the body, as the handler wrote it
 	status    int16         // the first final status (>= 200, or 101); 0 before
 	connect   bool          // the request is a CONNECT: a final status of 2xx makes it a tunnel, as 101 does others
-	plain     bool          // WriteHeader was called for what is no event stream
 	marks     atomic.Uint32 // ownTime, badBody and, above them, untaken: set by whatever goroutine
 
 	fresh     bool // at is still now: no foreign code has run since
@@ -180,7 +179,6 @@ func (rec *recorder) WriteHeader(code int) {
 		case code >= 400:
 			rec.passRefusal()
 		}
-		rec.plain = !isEventStream(rec.w.Header())
 	}
 	rec.w.WriteHeader(code)
 }
@@ -260,9 +258,7 @@ func (rec *recorder) flush() error {
 		switch {
 		case rec.connect && rec.status < 300:
 			k = streamSwitch
-		case !rec.plain && isEventStream(rec.w.Header()):
-			// A cache inside flushes on a goroutine of its own what it has called WriteHeader for, while the handler may
-			// put trailers into the map: that one is not looked at here.
+		case isEventStream(rec.w.Header()): // where a cache inside flushes meanwhile, the handler has another map
 			k = streamEvents
 		}
 		rec.becameLong(k)

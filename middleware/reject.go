@@ -32,7 +32,7 @@ type Rejection struct {
 }
 
 // Write writes the response that would have been written without [WithReject]: the status and
-// a problem document (RFC 9457). It sets Content-Type and Content-Length, and writes no body in answer to
+// a problem document (RFC 9457). It sets Content-Type and, where no Content-Encoding is set, Content-Length, and writes no body in answer to
 // HEAD. A Status that was changed before is that of both. The zero Rejection writes 503.
 func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 	b, status := j.body, j.Status
@@ -47,7 +47,9 @@ func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	h["Content-Type"] = slices.Clone(problemType) // see own
-	h["Content-Length"] = slices.Clone(b.length)
+	if !encodesOutside(h) {
+		h["Content-Length"] = slices.Clone(b.length)
+	}
 	b.writeBody(w, r, status)
 }
 
@@ -88,10 +90,16 @@ func newRejectBody(typ, title string, status int, detail string, violated []stri
 	return &rejectBody{problem: p, json: b, length: []string{strconv.Itoa(len(b))}}
 }
 
+// encodesOutside reports whether a layer outside has said that it encodes what is written. Many a simple one leaves a Content-Length as it is,
+// so that there must be none. Package cache has one like it.
+func encodesOutside(h http.Header) bool { return len(h["Content-Encoding"]) != 0 }
+
 func (b *rejectBody) write(w http.ResponseWriter, r *http.Request, status int) {
 	h := w.Header()
 	h["Content-Type"] = problemType
-	h["Content-Length"] = b.length
+	if !encodesOutside(h) {
+		h["Content-Length"] = b.length
+	}
 	b.writeBody(w, r, status)
 }
 

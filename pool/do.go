@@ -108,7 +108,8 @@ func (p *Pool) Enter(ctx context.Context, opts ...TaskOption) (context.Context, 
 // copied; the zero value is no slot.
 type Slot struct{ s *slot }
 
-// Leave gives the slot back. A second call, also on a copy, does nothing.
+// Leave gives the slot back. A second call, also on a copy, does nothing, but on the goroutine of [Pool.Enter]: on Linux, another
+// one may have given the slot back before, and what [Overcommit] has locked to its thread is unlocked then.
 func (s Slot) Leave() {
 	if s.s != nil {
 		s.s.leave()

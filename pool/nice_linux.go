@@ -7,3 +7,6 @@ import "syscall"
 func setNice(n int) bool {
 	return syscall.Setpriority(syscall.PRIO_PROCESS, 0, n) == nil
 }
+
+// thread returns the number of the calling thread.
+func thread() uint32 { return uint32(syscall.Gettid()) }

@@ -71,3 +71,41 @@ func TestNiceStaysOnItsThreads(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// Another goroutine may give a slot back before, as one that flushes an event stream does: the task's own is unlocked when it does so itself, once.
+func TestLeaveOnAnotherGoroutine(t *testing.T) {
+	p := pool.New()
+	x, err := pool.Overcommit(p, pool.WithThreads(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	for range 3 {
+		_, slot, err := p.Enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			runtime.LockOSThread() // one of its own, which is not to be taken back
+			slot.Leave()
+			if !locked() {
+				t.Error("another goroutine was unlocked")
+			}
+		})
+		wg.Wait()
+		if n := p.Stats().Used; n != 0 {
+			t.Errorf("%d slots used, want none", n)
+		}
+		slot.Leave()
+		if locked() {
+			t.Fatal("locked to a thread after the task")
+		}
+		runtime.LockOSThread()
+		slot.Leave()
+		if !locked() {
+			t.Error("unlocked twice")
+		}
+		runtime.UnlockOSThread()
+	}
+}

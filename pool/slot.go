@@ -89,7 +89,9 @@ const (
 	slotPhase  = 3
 	slotLocked = 4 // the goroutine was locked to its thread
 	slotApart  = 8 // the task that it belongs to does not wait for it with a slot in hand
-	slotShift  = 8 // above: the priority, off by the lowest and turned so that 0 is the middle
+	slotShift  = 8 // above: the priority, a byte, off by the lowest and turned so that 0 is the middle
+
+	slotThread = 16 // above: the thread that it was locked to, as much of it as there is room for
 )
 
 // fill fills in a new slot all but its time.
@@ -169,7 +171,7 @@ func (s *slot) bound() bool {
 func (s *slot) lock() {
 	if s.kind.pool.extra.Load() != nil {
 		runtime.LockOSThread()
-		s.word.Store(s.word.Load() | slotLocked)
+		s.word.Store(s.word.Load() | slotLocked | thread()<<slotThread)
 	}
 }
 
@@ -181,10 +183,17 @@ func (s *slot) leave() {
 		} else if !s.move(slotYielded, slotLeft) { // the one that yielded finds that out and settles
 			continue
 		}
-		if s.word.Load()&slotLocked != 0 {
-			runtime.UnlockOSThread()
-		}
-		return
+		break
+	}
+	s.unlock()
+}
+
+// unlock takes back what lock did, on the goroutine that it was done on: another one, such as that of a flush, may give the slot back
+// first. No other goroutine runs on that thread meanwhile.
+func (s *slot) unlock() {
+	w := s.word.Load()
+	if w&slotLocked != 0 && thread()&0xffff == w>>slotThread && s.word.CompareAndSwap(w, w&^slotLocked) {
+		runtime.UnlockOSThread()
 	}
 }
 
