@@ -255,6 +255,7 @@ func (p *Pool) end(k *kind, taken int, began time.Duration) {
 	if p.draining.Load() {
 		p.over()
 	}
+	p.spare()
 }
 
 // queue is take where there was no free slot at first.
@@ -283,6 +284,7 @@ func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duratio
 	}
 	p.waiting[level].Add(-1)
 	k.waiting.Add(-1)
+	p.spare()
 	if err != nil {
 		if p.draining.Load() {
 			p.over()

@@ -118,6 +118,8 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot, helper bool) {
 		}
 		if i+1 < len(m.in) {
 			m.help()
+		} else { // there may be one that another Map has a use for
+			m.pool.spare()
 		}
 		if err := m.one(ctx, i); err != nil {
 			m.fail(err)
@@ -150,11 +152,12 @@ func (m *mapping[A, R]) one(ctx context.Context, i int) (err error) {
 	return err
 }
 
-// help starts one more goroutine if there is a free slot that nobody waits for. That is no new work if the pool is being shut down.
-func (m *mapping[A, R]) help() {
+// help starts one more goroutine if there is a free slot that nobody waits for, and reports whether there was. That is no new
+// work if the pool is being shut down.
+func (m *mapping[A, R]) help() bool {
 	s := m.pool.more(nil, m.ctx, &m.task)
 	if s == nil {
-		return
+		return false
 	}
 	if !m.inside {
 		s.word.Store(s.word.Load() | slotApart)
@@ -162,6 +165,7 @@ func (m *mapping[A, R]) help() {
 	m.crew.hands.Add(1)
 	m.helpers.Add(1)
 	go m.helper(s)
+	return true
 }
 
 // helper runs elements in a slot of its own.
@@ -175,7 +179,8 @@ func (m *mapping[A, R]) helper(s *slot) {
 		if !finished {
 			m.fail(ErrGoexit)
 		}
-		m.pool.crews.pass(&m.crew, s)
+		m.crew.hands.Add(-1)
+		s.leave() // for those who wait, or else for the Map that has the fewest
 	}()
 	m.work(s, s, true)
 	finished = true
