@@ -2,6 +2,7 @@ package pool_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/pool"
 )
 
@@ -83,6 +85,73 @@ func TestMapBeginsWhenASlotComesFree(t *testing.T) {
 			})
 		}
 	}
+}
+
+// An element that has not begun by its deadline is refused, as that of a Stream is.
+func TestMapDeadline(t *testing.T) {
+	for name, beside := range map[string]bool{"between two elements": false, "where others are in the line": true} {
+		for place, run := range mapPlaces {
+			most := 6 * time.Second // where the last element ends that has begun
+			if beside && place == "in a slot of its own" {
+				most = 5*time.Second + 1
+			}
+			t.Run(name+", "+place, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pool.New(pool.WithSlots(1))
+					began := time.Now()
+					var wg sync.WaitGroup
+					wg.Go(func() {
+						var begun int
+						err := run(context.Background(), p, func(ctx context.Context) error {
+							out, err := pool.Map(ctx, p, make([]int, 100), func(context.Context, int) (int, error) {
+								begun++
+								time.Sleep(1500 * time.Millisecond) // in a synctest bubble
+								return 0, nil
+							}, pool.WithDeadline(began.Add(5*time.Second)))
+							if out != nil {
+								t.Errorf("%d results", len(out))
+							}
+							return err
+						})
+						if d := time.Since(began); !errors.Is(err, limiter.ErrWouldMissDeadline) || d > most {
+							t.Errorf("got %v after %v and %d elements", err, d, begun)
+						}
+						if s := p.Stats(); s.Deadline != 1 || s.Refused != 1 {
+							t.Errorf("%d refused, %d for the deadline", s.Refused, s.Deadline)
+						}
+					})
+					if beside {
+						time.Sleep(time.Second) // in a synctest bubble
+						p.Do(context.Background(), func(context.Context) error {
+							time.Sleep(time.Hour) // in a synctest bubble
+							return nil
+						})
+					}
+					wg.Wait()
+					empty(t, p)
+				})
+			})
+		}
+	}
+}
+
+// Whoever has nothing to do waits for no slot.
+func TestMapOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1), pool.WithQueue(0, 0))
+		release := full(p)
+		fn := func(context.Context, int) (int, error) { return 0, nil }
+		if out, err := pool.Map(context.Background(), p, nil, fn); out == nil || err != nil {
+			t.Errorf("got %v, %v", out, err)
+		}
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cancel(errTask)
+		if out, err := pool.Map(ctx, p, nil, fn); out != nil || err != errTask {
+			t.Errorf("after the end of its context: %v, %v", out, err)
+		}
+		release()
+		empty(t, p)
+	})
 }
 
 // Maps of every sort, in one another and beside other work, some of which fail: no more compute than there are slots, no slot is
