@@ -423,25 +423,28 @@ func (c *Cache) settle(until time.Time, gap bool) {
 	r.queue.add(lost...)
 }
 
-// condense keeps of what was sent only that there was something, where it is much. The lock must be held.
+// condense keeps of what was sent only that there was something, where it is much. What has come back goes first: it is sent again after a gap
+// alone. The lock must be held.
 func (r *relayed) condense() {
-	if r.kept <= maxQueued {
-		return
-	}
-	all := &sending{seen: true}
-	var purges []string
-	r.past = slices.DeleteFunc(r.past, func(s *sending) bool {
-		if s.told.IsZero() {
-			return false
+	for _, unseen := range [...]bool{false, true} {
+		if r.kept <= maxQueued {
+			return
 		}
-		purges = append(purges, s.purges...)
-		all.told, all.seen = s.told, all.seen && s.seen
-		r.kept -= s.size
-		return true
-	})
-	if len(purges) > 0 {
-		all.purges = []string{one(purges)}
-		r.past = append(r.past, all)
+		all := &sending{seen: true}
+		var purges []string
+		r.past = slices.DeleteFunc(r.past, func(s *sending) bool {
+			if s.told.IsZero() || !s.seen && !unseen {
+				return false
+			}
+			purges = append(purges, s.purges...)
+			all.told, all.seen = s.told, all.seen && s.seen
+			r.kept -= s.size
+			return true
+		})
+		if len(purges) > 0 {
+			all.purges = []string{one(purges)}
+			r.past = append(r.past, all)
+		}
 	}
 }
 

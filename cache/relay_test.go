@@ -716,6 +716,44 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// Many purges that have arrived are no reason to purge everything.
+func TestFloodOfPurgesThatArrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		defer f.stop()
+		one, two := f.servers[0], f.servers[1]
+		two.get(t, "http://example.com/x")
+		f.version.Store(1)
+		one.line.took.Store(int64(time.Millisecond))
+		for i := range 100 { // 5 MB in 5 s
+			for j := range 50 {
+				one.PurgeTag(fmt.Sprint(i, " ", j, strings.Repeat("x", 1000)))
+			}
+			time.Sleep(50 * time.Millisecond) // in a synctest bubble
+			if n := cache.Remembered(one.Cache); n > 5<<20 {
+				t.Fatalf("%d bytes of what was sent are kept", n)
+			}
+		}
+		time.Sleep(20 * time.Second) // in a synctest bubble
+		want(t, "purges received", two.Stats().PurgesReceived, 5000)
+		want(t, "two", two.get(t, "http://example.com/x"), "0")
+
+		// After a gap they are sent again.
+		for i := range 5000 {
+			one.PurgeTag(fmt.Sprint(i, strings.Repeat("y", 1000)))
+			if i%50 == 0 {
+				time.Sleep(50 * time.Millisecond) // in a synctest bubble
+			}
+		}
+		two.line.noHear.Store(true)
+		f.lose()
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		two.line.noHear.Store(false)
+		time.Sleep(20 * time.Second) // in a synctest bubble
+		want(t, "two", two.get(t, "http://example.com/x"), "1")
+	})
+}
+
 // Nor does what was sent while a server cannot hear whether it has arrived.
 func TestWhatWasSentIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
