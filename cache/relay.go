@@ -278,13 +278,20 @@ func (c *Cache) Follow(ctx context.Context) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), relayTimeout)
 	defer cancel()
 	var err error
-	for err == nil && r.queue.pending() > 0 {
-		_, err = r.send(last)
+	for failures := 0; r.queue.pending() > 0 && last.Err() == nil; {
+		if _, err = r.send(last); err != nil {
+			failures++
+			pause(last, rested(failures))
+		}
 	}
-	if n := r.queue.pending(); err != nil && n > 0 {
-		return fmt.Errorf("cache: Follow: %d purges have reached no other server: %w", n, err)
+	n := r.queue.pending()
+	if n == 0 {
+		return nil
 	}
-	return nil
+	if err == nil {
+		err = last.Err()
+	}
+	return fmt.Errorf("cache: Follow: %d purges have reached no other server: %w", n, err)
 }
 
 // watch sees to it that nothing is served for longer than the limit without a word from the relay.

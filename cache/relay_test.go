@@ -951,6 +951,28 @@ func TestFollowEnds(t *testing.T) {
 		want(t, "error", one.err, nil)
 		want(t, "pending", one.Stats().PurgesPending, 0)
 
+		// Failing for a while.
+		one.PurgeTag("0")
+		one.line.took.Store(0)
+		one.line.noSend.Store(true)
+		time.AfterFunc(3*time.Second, func() { one.line.noSend.Store(false) })
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		want(t, "error", one.Follow(gone), nil)
+		want(t, "pending", one.Stats().PurgesPending, 0)
+
+		// Each call too slow for all.
+		one.line.took.Store(int64(2 * time.Second))
+		for i := range 3 {
+			one.PurgeTag(fmt.Sprint(i, strings.Repeat("x", 4000)))
+		}
+		begun = time.Now()
+		if err := one.Follow(gone); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != 5*time.Second {
+			t.Error(err, time.Since(begun))
+		}
+		one.line.took.Store(0)
+		want(t, "error", one.Follow(gone), nil)
+
 		// Hanging, and then failing.
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -970,7 +992,7 @@ func TestFollowEnds(t *testing.T) {
 		one.line.noSend.Store(false)
 		want(t, "error", one.Follow(ended), nil)
 		want(t, "pending", one.Stats().PurgesPending, 0)
-		want(t, "messages", len(f.messages()), 2)
+		want(t, "messages", len(f.messages()), 6)
 
 		// What was purged elsewhere while nothing was followed is not fresh any more.
 		f.version.Store(1)
