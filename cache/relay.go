@@ -55,8 +55,9 @@ var ErrGap = errors.New("cache: the relay does not have all messages any more")
 // tell this server, is served as fresh no longer than that.
 //
 // With a [Store] besides, what was made stale so is looked for there before the handler is asked. A URL that was purged is not looked for there for 15 s, in which another
-// server may save what it had asked for before it heard of the purge; when it hears of it, it deletes that. After 5 s without a word from the relay nothing is read
-// from the Store or saved in it. One case is left: a server that saves such a response in the moment in which it loses touch, and never hears of the purge.
+// server may save what it had asked for before it heard of the purge; when it hears of it, it deletes that. Before Follow has had a first word from the relay, and after 5 s without one, nothing is read
+// from the Store or saved in it. Two cases are left: a server that saves such a response in the moment in which it loses touch, and hears of the purge late or never;
+// and one that begins to follow, or finds messages gone, and reads it in the Store before it is deleted.
 func WithRelay(r Relay) Option {
 	if r == nil {
 		panic("cache: WithRelay(nil): give it a Relay, or leave the option out")
@@ -104,6 +105,7 @@ type relayed struct {
 	queue  queue
 
 	running                        atomic.Bool
+	heard                          atomic.Bool  // something, since Follow was called
 	known                          atomic.Int64 // all that others had purged at this time has arrived; in ns since the cache began
 	sent, received, errors, doubts atomic.Int64
 
@@ -140,7 +142,9 @@ func (r *relayed) behind(now time.Time) time.Duration {
 	return now.Sub(r.began) - time.Duration(r.known.Load())
 }
 
-func (r *relayed) silent(now time.Time) bool { return r.behind(now) > maxSilence }
+// silent reports whether the Store is not to be trusted. Before the first word it is not: what was purged by then is never heard of here, so
+// that what is saved after that would stay.
+func (r *relayed) silent(now time.Time) bool { return !r.heard.Load() || r.behind(now) > maxSilence }
 
 func (r *relayed) second(now time.Time) int32 { return int32(now.Sub(r.began)/time.Second) + 1 }
 
@@ -269,6 +273,7 @@ func (c *Cache) Follow(ctx context.Context) error {
 		panic("cache: Follow: it is running already")
 	}
 	defer r.running.Store(false)
+	defer r.heard.Store(false) // of what comes until it is called again
 	var wg sync.WaitGroup
 	wg.Go(func() { r.tell(ctx) })
 	wg.Go(func() { c.hear(ctx) })
@@ -473,6 +478,7 @@ func (c *Cache) hear(ctx context.Context) {
 					c.settle(begun, true)
 				}
 				r.known.Store(int64(begun.Sub(r.began)))
+				r.heard.Store(true)
 				first = false
 			}
 		} else {

@@ -417,6 +417,48 @@ func TestSavedTooLateIsDeleted(t *testing.T) {
 	})
 }
 
+// What a new server had asked for before it has heard anything is not saved: of what was purged by then it will not hear.
+func TestNothingIsSavedBeforeTheFirstWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		f := newFleet(t, 1, cache.WithStore(s, time.Second))
+		defer f.stop()
+		one := f.servers[0]
+		get(one.h, "http://example.com/first")
+		r := &line{journal: f.journal}
+		c := cache.New(1<<20, cache.WithRelay(r), cache.WithStore(s, time.Second))
+		hold := make(chan struct{})
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			version := f.version.Load()
+			<-hold
+			w.Header().Set("Cache-Control", "max-age=60000")
+			fmt.Fprint(w, version)
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, page := range []string{"http://example.com/x", "http://example.com/after-a-pause"} {
+			var wg sync.WaitGroup
+			wg.Go(func() { get(h, page) })
+			synctest.Wait()
+			version := f.version.Add(1)
+			one.Purge(page)
+			time.Sleep(time.Second) // in a synctest bubble
+			hold <- struct{}{}
+			wg.Wait()
+			want(t, "in the store", s.has(page), false)
+			following := make(chan error)
+			go func() { following <- c.Follow(ctx) }()
+			time.Sleep(20 * time.Second) // in a synctest bubble
+			want(t, "the other one", one.get(t, page), fmt.Sprint(version))
+			wg.Go(func() { want(t, "the new one", text(t, get(h, page)), fmt.Sprint(version)) })
+			wg.Wait()
+			cancel()
+			want(t, "error", <-following, nil)
+			ctx, cancel = context.WithCancel(t.Context())
+		}
+		cancel()
+	})
+}
+
 // What may have been purged is looked for in the Store first, which knows.
 func TestDoubtIsSettledByTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
