@@ -55,8 +55,9 @@ var ErrGap = errors.New("cache: the relay does not have all messages any more")
 // tell this server, is served as fresh no longer than that.
 //
 // With a [Store] besides, what was made stale so is looked for there before the handler is asked. A URL that was purged is not looked for there for 15 s, in which another
-// server may save what it had asked for before it heard of the purge; when it hears of it, it deletes that. After 5 s without a word from the relay nothing is read
-// from the Store or saved in it. One case is left: a server that saves such a response in the moment in which it loses touch, and never hears of the purge.
+// server may save what it had asked for before it heard of the purge; when it hears of it, it deletes that. Before Follow has had a first word from the relay, and after 5 s without one, nothing is read
+// from the Store or saved in it. Two cases are left: a server that saves such a response in the moment in which it loses touch, and hears of the purge late or never;
+// and one that begins to follow, or finds messages gone, and reads it in the Store before it is deleted.
 func WithRelay(r Relay) Option {
 	if r == nil {
 		panic("cache: WithRelay(nil): give it a Relay, or leave the option out")
@@ -104,6 +105,7 @@ type relayed struct {
 	queue  queue
 
 	running                        atomic.Bool
+	heard                          atomic.Bool  // something, since Follow was called
 	known                          atomic.Int64 // all that others had purged at this time has arrived; in ns since the cache began
 	sent, received, errors, doubts atomic.Int64
 
@@ -140,7 +142,9 @@ func (r *relayed) behind(now time.Time) time.Duration {
 	return now.Sub(r.began) - time.Duration(r.known.Load())
 }
 
-func (r *relayed) silent(now time.Time) bool { return r.behind(now) > maxSilence }
+// silent reports whether the Store is not to be trusted. Before the first word it is not: what was purged by then is never heard of here, so
+// that what is saved after that would stay.
+func (r *relayed) silent(now time.Time) bool { return !r.heard.Load() || r.behind(now) > maxSilence }
 
 func (r *relayed) second(now time.Time) int32 { return int32(now.Sub(r.began)/time.Second) + 1 }
 
@@ -269,6 +273,7 @@ func (c *Cache) Follow(ctx context.Context) error {
 		panic("cache: Follow: it is running already")
 	}
 	defer r.running.Store(false)
+	defer r.heard.Store(false) // of what comes until it is called again
 	var wg sync.WaitGroup
 	wg.Go(func() { r.tell(ctx) })
 	wg.Go(func() { c.hear(ctx) })
@@ -278,13 +283,20 @@ func (c *Cache) Follow(ctx context.Context) error {
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), relayTimeout)
 	defer cancel()
 	var err error
-	for err == nil && r.queue.pending() > 0 {
-		_, err = r.send(last)
+	for failures := 0; r.queue.pending() > 0 && last.Err() == nil; {
+		if _, err = r.send(last); err != nil {
+			failures++
+			pause(last, rested(failures))
+		}
 	}
-	if n := r.queue.pending(); err != nil && n > 0 {
-		return fmt.Errorf("cache: Follow: %d purges have reached no other server: %w", n, err)
+	n := r.queue.pending()
+	if n == 0 {
+		return nil
 	}
-	return nil
+	if err == nil {
+		err = last.Err()
+	}
+	return fmt.Errorf("cache: Follow: %d purges have reached no other server: %w", n, err)
 }
 
 // watch sees to it that nothing is served for longer than the limit without a word from the relay.
@@ -423,25 +435,28 @@ func (c *Cache) settle(until time.Time, gap bool) {
 	r.queue.add(lost...)
 }
 
-// condense keeps of what was sent only that there was something, where it is much. The lock must be held.
+// condense keeps of what was sent only that there was something, where it is much. What has come back goes first: it is sent again after a gap
+// alone. The lock must be held.
 func (r *relayed) condense() {
-	if r.kept <= maxQueued {
-		return
-	}
-	all := &sending{seen: true}
-	var purges []string
-	r.past = slices.DeleteFunc(r.past, func(s *sending) bool {
-		if s.told.IsZero() {
-			return false
+	for _, unseen := range [...]bool{false, true} {
+		if r.kept <= maxQueued {
+			return
 		}
-		purges = append(purges, s.purges...)
-		all.told, all.seen = s.told, all.seen && s.seen
-		r.kept -= s.size
-		return true
-	})
-	if len(purges) > 0 {
-		all.purges = []string{one(purges)}
-		r.past = append(r.past, all)
+		all := &sending{seen: true}
+		var purges []string
+		r.past = slices.DeleteFunc(r.past, func(s *sending) bool {
+			if s.told.IsZero() || !s.seen && !unseen {
+				return false
+			}
+			purges = append(purges, s.purges...)
+			all.told, all.seen = s.told, all.seen && s.seen
+			r.kept -= s.size
+			return true
+		})
+		if len(purges) > 0 {
+			all.purges = []string{one(purges)}
+			r.past = append(r.past, all)
+		}
 	}
 }
 
@@ -463,6 +478,7 @@ func (c *Cache) hear(ctx context.Context) {
 					c.settle(begun, true)
 				}
 				r.known.Store(int64(begun.Sub(r.began)))
+				r.heard.Store(true)
 				first = false
 			}
 		} else {

@@ -417,6 +417,48 @@ func TestSavedTooLateIsDeleted(t *testing.T) {
 	})
 }
 
+// What a new server had asked for before it has heard anything is not saved: of what was purged by then it will not hear.
+func TestNothingIsSavedBeforeTheFirstWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		f := newFleet(t, 1, cache.WithStore(s, time.Second))
+		defer f.stop()
+		one := f.servers[0]
+		get(one.h, "http://example.com/first")
+		r := &line{journal: f.journal}
+		c := cache.New(1<<20, cache.WithRelay(r), cache.WithStore(s, time.Second))
+		hold := make(chan struct{})
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			version := f.version.Load()
+			<-hold
+			w.Header().Set("Cache-Control", "max-age=60000")
+			fmt.Fprint(w, version)
+		}))
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, page := range []string{"http://example.com/x", "http://example.com/after-a-pause"} {
+			var wg sync.WaitGroup
+			wg.Go(func() { get(h, page) })
+			synctest.Wait()
+			version := f.version.Add(1)
+			one.Purge(page)
+			time.Sleep(time.Second) // in a synctest bubble
+			hold <- struct{}{}
+			wg.Wait()
+			want(t, "in the store", s.has(page), false)
+			following := make(chan error)
+			go func() { following <- c.Follow(ctx) }()
+			time.Sleep(20 * time.Second) // in a synctest bubble
+			want(t, "the other one", one.get(t, page), fmt.Sprint(version))
+			wg.Go(func() { want(t, "the new one", text(t, get(h, page)), fmt.Sprint(version)) })
+			wg.Wait()
+			cancel()
+			want(t, "error", <-following, nil)
+			ctx, cancel = context.WithCancel(t.Context())
+		}
+		cancel()
+	})
+}
+
 // What may have been purged is looked for in the Store first, which knows.
 func TestDoubtIsSettledByTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -716,6 +758,44 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// Many purges that have arrived are no reason to purge everything.
+func TestFloodOfPurgesThatArrive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2)
+		defer f.stop()
+		one, two := f.servers[0], f.servers[1]
+		two.get(t, "http://example.com/x")
+		f.version.Store(1)
+		one.line.took.Store(int64(time.Millisecond))
+		for i := range 100 { // 5 MB in 5 s
+			for j := range 50 {
+				one.PurgeTag(fmt.Sprint(i, " ", j, strings.Repeat("x", 1000)))
+			}
+			time.Sleep(50 * time.Millisecond) // in a synctest bubble
+			if n := cache.Remembered(one.Cache); n > 5<<20 {
+				t.Fatalf("%d bytes of what was sent are kept", n)
+			}
+		}
+		time.Sleep(20 * time.Second) // in a synctest bubble
+		want(t, "purges received", two.Stats().PurgesReceived, 5000)
+		want(t, "two", two.get(t, "http://example.com/x"), "0")
+
+		// After a gap they are sent again.
+		for i := range 5000 {
+			one.PurgeTag(fmt.Sprint(i, strings.Repeat("y", 1000)))
+			if i%50 == 0 {
+				time.Sleep(50 * time.Millisecond) // in a synctest bubble
+			}
+		}
+		two.line.noHear.Store(true)
+		f.lose()
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		two.line.noHear.Store(false)
+		time.Sleep(20 * time.Second) // in a synctest bubble
+		want(t, "two", two.get(t, "http://example.com/x"), "1")
+	})
+}
+
 // Nor does what was sent while a server cannot hear whether it has arrived.
 func TestWhatWasSentIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -913,6 +993,28 @@ func TestFollowEnds(t *testing.T) {
 		want(t, "error", one.err, nil)
 		want(t, "pending", one.Stats().PurgesPending, 0)
 
+		// Failing for a while.
+		one.PurgeTag("0")
+		one.line.took.Store(0)
+		one.line.noSend.Store(true)
+		time.AfterFunc(3*time.Second, func() { one.line.noSend.Store(false) })
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		want(t, "error", one.Follow(gone), nil)
+		want(t, "pending", one.Stats().PurgesPending, 0)
+
+		// Each call too slow for all.
+		one.line.took.Store(int64(2 * time.Second))
+		for i := range 3 {
+			one.PurgeTag(fmt.Sprint(i, strings.Repeat("x", 4000)))
+		}
+		begun = time.Now()
+		if err := one.Follow(gone); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != 5*time.Second {
+			t.Error(err, time.Since(begun))
+		}
+		one.line.took.Store(0)
+		want(t, "error", one.Follow(gone), nil)
+
 		// Hanging, and then failing.
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -932,7 +1034,7 @@ func TestFollowEnds(t *testing.T) {
 		one.line.noSend.Store(false)
 		want(t, "error", one.Follow(ended), nil)
 		want(t, "pending", one.Stats().PurgesPending, 0)
-		want(t, "messages", len(f.messages()), 2)
+		want(t, "messages", len(f.messages()), 6)
 
 		// What was purged elsewhere while nothing was followed is not fresh any more.
 		f.version.Store(1)

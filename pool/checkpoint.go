@@ -161,6 +161,7 @@ func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
 		Arrived:  p.at(w.arrived),
 	})
 	p.waiting[s.level()].Add(-1)
+	p.spare()
 	if permit != w.permit {
 		w.permit = permit
 		w.resumed = p.now()

@@ -182,9 +182,7 @@ func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
 		return nil, err
 	}
 	if passed(t.deadline) {
-		p.late.Add(1)
-		k.refused.Add(1)
-		return nil, errLate
+		return nil, p.refuseLate(k)
 	}
 	if p.draining.Load() {
 		k.refused.Add(1)
@@ -195,6 +193,13 @@ func (p *Pool) known(ctx context.Context, t *task) (*kind, error) {
 
 // passed reports whether a deadline has passed; zero is none.
 func passed(deadline time.Time) bool { return !deadline.IsZero() && time.Until(deadline) <= 0 }
+
+// refuseLate counts a task that comes after its own deadline.
+func (p *Pool) refuseLate(k *kind) error {
+	p.late.Add(1)
+	k.refused.Add(1)
+	return errLate
+}
 
 // errLate is the refusal of what comes after its own deadline: coming back is of no use.
 var errLate error = &limiter.Error{Err: limiter.ErrWouldMissDeadline}
@@ -256,6 +261,7 @@ func (p *Pool) end(k *kind, taken int, began time.Duration) {
 	if p.draining.Load() {
 		p.over()
 	}
+	p.spare()
 }
 
 // queue is take where there was no free slot at first.
@@ -284,6 +290,7 @@ func (p *Pool) queue(ctx context.Context, k *kind, t *task, arrived time.Duratio
 	}
 	p.waiting[level].Add(-1)
 	k.waiting.Add(-1)
+	p.spare()
 	if err != nil {
 		if p.draining.Load() {
 			p.over()

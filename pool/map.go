@@ -18,9 +18,13 @@ import (
 // results, once every call of fn has returned. A panic of fn is such an error, a
 // [*PanicError]; so is [ErrGoexit] on another goroutine than the caller's; and [ErrShutdown], where the
 // pool's time for draining is over before the last element has begun. The errors for
-// no slot are those of [Pool.Do]. opts apply to every element.
+// no slot are those of [Pool.Do]. opts apply to every element: one that has not begun by its deadline ([WithDeadline]) is
+// refused, and with it the Map. Where in is empty there is nothing to wait for.
 func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context, A) (R, error), opts ...TaskOption) ([]R, error) {
 	m := &mapping[A, R]{pool: p, task: gather(opts), in: in, out: make([]R, len(in)), fn: fn}
+	if len(in) == 0 && ctx.Err() == nil {
+		return m.out, nil
+	}
 	m.crew.count, m.crew.each, m.crew.lend = int64(len(in)), int64(m.task.weight), m.help
 	var own *slot
 	if p.held(ctx) == nil {
@@ -37,6 +41,9 @@ func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context
 	}
 	m.ctx, m.cancel = context.WithCancelCause(ctx)
 	defer m.cancel(nil)
+	limited, stop := m.task.limit(m.ctx, 0)
+	defer stop()
+	m.limited = limited
 	m.all(own)
 	if m.err != nil {
 		return nil, m.err
@@ -52,6 +59,7 @@ type mapping[A, R any] struct {
 	out     []R
 	fn      func(context.Context, A) (R, error)
 	ctx     context.Context
+	limited context.Context // ends with the deadline as well: for the line
 	cancel  context.CancelCauseFunc
 	crew    crew
 	helpers sync.WaitGroup
@@ -105,7 +113,7 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot, helper bool) {
 		}
 		if !first && own != nil {
 			m.between.Add(1)
-			own.next(ctx)
+			own.next(m.limited)
 			m.between.Add(-1)
 		}
 		if ctx.Err() != nil {
@@ -116,14 +124,27 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot, helper bool) {
 			m.fail(ErrShutdown)
 			return
 		}
+		if m.late() {
+			m.fail(m.pool.refuseLate(m.pool.kinds.get(m.task.kind)))
+			return
+		}
 		if i+1 < len(m.in) {
 			m.help()
+		} else { // there may be one that another Map has a use for
+			m.pool.spare()
 		}
 		if err := m.one(ctx, i); err != nil {
 			m.fail(err)
 			return
 		}
 	}
+}
+
+// late reports whether no element is to begin any more. The wait in the line may have ended by another clock than the one that is read here, and
+// its slot with it.
+func (m *mapping[A, R]) late() bool {
+	d := m.task.deadline
+	return !d.IsZero() && (passed(d) || context.Cause(m.limited) == errLate)
 }
 
 // wanted reports whether a helper's slot is of more use to others: to whoever waits and is as urgent, or to another Map.
@@ -150,11 +171,12 @@ func (m *mapping[A, R]) one(ctx context.Context, i int) (err error) {
 	return err
 }
 
-// help starts one more goroutine if there is a free slot that nobody waits for. That is no new work if the pool is being shut down.
-func (m *mapping[A, R]) help() {
+// help starts one more goroutine if there is a free slot that nobody waits for, and reports whether there was. That is no new
+// work if the pool is being shut down.
+func (m *mapping[A, R]) help() bool {
 	s := m.pool.more(nil, m.ctx, &m.task)
 	if s == nil {
-		return
+		return false
 	}
 	if !m.inside {
 		s.word.Store(s.word.Load() | slotApart)
@@ -162,6 +184,7 @@ func (m *mapping[A, R]) help() {
 	m.crew.hands.Add(1)
 	m.helpers.Add(1)
 	go m.helper(s)
+	return true
 }
 
 // helper runs elements in a slot of its own.
@@ -175,7 +198,8 @@ func (m *mapping[A, R]) helper(s *slot) {
 		if !finished {
 			m.fail(ErrGoexit)
 		}
-		m.pool.crews.pass(&m.crew, s)
+		m.crew.hands.Add(-1)
+		s.leave() // for those who wait, or else for the Map that has the fewest
 	}()
 	m.work(s, s, true)
 	finished = true

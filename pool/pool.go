@@ -33,10 +33,12 @@ type Pool struct {
 	idle     chan struct{} // closed when nothing waits or runs any more
 	once     sync.Once
 
+	_     [64]byte
+	crews crews // written by Maps alone
+
 	_       [64]byte         // what stands below is written all the time while there is a line
 	waiting [16]atomic.Int64 // by priority, lowest first
 	shares  shares
-	crews   crews
 	late    atomic.Int64 // tasks that were late by their own deadline and that the line has not counted so
 	left    atomic.Int64 // tasks whose context ended before they had a slot; the line counts those too that are late or stood back
 	crowded atomic.Int32 // how many waiters are not to make way: see makeWay
@@ -189,6 +191,14 @@ func (p *Pool) Resize(slots int) error {
 	if slots < 1 || slots > maxSlots {
 		return fmt.Errorf("pool: Resize: %d slots; a pool has from 1 to %d", slots, maxSlots)
 	}
+	if err := p.resize(slots); err != nil {
+		return err
+	}
+	p.spare()
+	return nil
+}
+
+func (p *Pool) resize(slots int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.extra.Load() != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -417,6 +418,28 @@ func TestAlerts(t *testing.T) {
 	}
 	for name := range fire {
 		t.Errorf("no alert %s", name)
+	}
+}
+
+// A stack may have a cache and no rate limit, as that of the defaults, or the other way round: what is asked of both is known of either.
+func TestStoreAlertOfEitherLayer(t *testing.T) {
+	all := recording(t)
+	groups, errs := rulefmt.ParseFile("prometheus/rules.yml", false, model.UTF8Validation, promQL, slog.New(slog.DiscardHandler))
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	rules := groups.Groups[0].Rules
+	i := slices.IndexFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == "SpillgateStoreFails" })
+	e, err := promQL.ParseExpr(rules[i].Expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, without := range []string{"spillgate_rate_", "spillgate_cache_"} {
+		h := &history{series: maps.Clone(all.series), began: all.began, end: all.end}
+		maps.DeleteFunc(h.series, func(name string, _ *series) bool { return strings.HasPrefix(name, without) })
+		if expr := e.(*parser.BinaryExpr).LHS.String(); len(h.query(t, expr)) == 0 {
+			t.Errorf("without %s: no data from %s", without, expr)
+		}
 	}
 }
 

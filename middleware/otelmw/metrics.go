@@ -174,7 +174,8 @@ type observation struct {
 }
 
 func (o observation) with(i instrument, labels []string) metric.MeasurementOption {
-	a := o.attributes[:len(o.attributes):len(o.attributes)]
+	a := make([]attribute.KeyValue, 0, len(o.attributes)+len(i.keys)) // NewSet sorts it, and two readers may collect at the same time
+	a = append(a, o.attributes...)
 	for n, k := range i.keys {
 		a = append(a, k.String(labels[n]))
 	}

@@ -362,6 +362,32 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// Two readers, as an exporter that pushes and one that is scraped, may collect at the same time.
+func TestTwoReaders(t *testing.T) {
+	readers := []*sdkmetric.ManualReader{sdkmetric.NewManualReader(), sdkmetric.NewManualReader()}
+	p := sdkmetric.NewMeterProvider(sdkmetric.WithReader(readers[0]), sdkmetric.WithReader(readers[1]))
+	must(otelmw.Stack(p, middleware.New(), otelmw.WithAttributes(attribute.String("z", "1"), attribute.String("a", "2"))))(t)
+	var wg sync.WaitGroup
+	for _, r := range readers {
+		wg.Go(func() {
+			for range 100 {
+				var rm metricdata.ResourceMetrics
+				if err := r.Collect(t.Context(), &rm); err != nil {
+					t.Error(err)
+				}
+				for _, m := range rm.ScopeMetrics[0].Metrics {
+					if d, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "spillgate.active_requests" {
+						if got := d.DataPoints[0].Attributes.Encoded(attribute.DefaultEncoder()); got != "a=2,z=1" {
+							t.Error(got)
+						}
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // A request about which nothing is decided, and one whose span does not record, cost no allocation.
 func TestAllocations(t *testing.T) {
 	if race {

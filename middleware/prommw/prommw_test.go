@@ -337,6 +337,19 @@ func TestRequestsOpts(t *testing.T) {
 	}
 }
 
+// Nor does a name.
+func TestExemplarNames(t *testing.T) {
+	for _, name := range []string{"", "__trace", "\xff"} {
+		q := prommw.NewRequestsOpts(prommw.RequestsOpts{Exemplar: func(*http.Request) prometheus.Labels { return prometheus.Labels{name: "x"} }})
+		if code := send(middleware.Wrap(http.NotFoundHandler(), q.Layer()), "GET", "/"); code != 404 {
+			t.Errorf("%q: %d", name, code)
+		}
+		if v := scrape(t, registry(t, q))[`spillgate_request_duration_seconds_count{cache="bypass",code="404",route="",shed=""}`]; v != "1" {
+			t.Errorf("%q: %q requests were measured", name, v)
+		}
+	}
+}
+
 // A panic is measured and travels on; a connection that was taken over is no request any more.
 func TestPanic(t *testing.T) {
 	q := prommw.NewRequests(.1, 1)

@@ -3,6 +3,7 @@ package prommw
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -34,7 +35,7 @@ type RequestsOpts struct {
 	// ConstLabels. Names and help texts are not for it to say.
 	Histogram prometheus.HistogramOpts
 	// Exemplar, if not nil, returns what leads from a measured duration to its request, such as the id of a trace that is kept, or nil
-	// for nothing. Labels that Prometheus does not take (more than 128 characters in all, no UTF-8) are left out. It is called when the request has ended,
+	// for nothing. Labels that Prometheus does not take (more than 128 characters in all, no UTF-8, a name that is empty or begins with two underscores) are left out. It is called when the request has ended,
 	// on its goroutine. For a wait there is none.
 	Exemplar func(*http.Request) prometheus.Labels
 }
@@ -96,11 +97,11 @@ func (q *Requests) done(r *http.Request, res middleware.Result) {
 	o.Observe(res.Duration.Seconds())
 }
 
-// exemplary reports whether ObserveWithExemplar takes these values and does not panic.
+// exemplary reports whether ObserveWithExemplar takes these labels and does not panic.
 func exemplary(l prometheus.Labels) bool {
 	n := 0
 	for k, v := range l {
-		if !utf8.ValidString(v) {
+		if k == "" || strings.HasPrefix(k, "__") || !utf8.ValidString(k) || !utf8.ValidString(v) {
 			return false
 		}
 		n += utf8.RuneCountInString(k) + utf8.RuneCountInString(v)
