@@ -45,8 +45,8 @@
 // has lost its data an id may be said never to have been that has expired. [Engine.DeadLetters] and [Engine.Requeue] ask the server. A job that was lost
 // with its worker, cancelled or not, runs until there is another worker to notice.
 //
-// Times are those of the server's clock, except that what NotBefore and Deadline mean is up to the clock of who submits. A clock that jumps ahead, as when a replica takes over, has
-// workers taken for lost that are not, if it is by more than a lease.
+// Times are those of the server's clock, except that what NotBefore and Deadline mean is up to the clock of who submits. Nobody takes workers for lost in the lease after
+// an outage, a standstill of the server, or a jump of its clock, as when a replica takes over, since none could be heard; that holds where all engines of a prefix have the same [WithLease].
 //
 // # What it needs of Redis
 //

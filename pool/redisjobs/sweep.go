@@ -1,6 +1,7 @@
 package redisjobs
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -24,23 +25,31 @@ func (e *Engine) timed(f func(context.Context) error) error {
 func (e *Engine) keep() {
 	ticker := time.NewTicker(e.conf.lease / 4)
 	defer ticker.Stop()
-	since := time.Now()
-	for {
+	var seen sight
+	for more := true; ; { // the first time at once
 		beatOnly := false
-		select {
-		case <-e.stopped:
-			return
-		case <-e.look:
-			beatOnly = true
-		case <-ticker.C:
+		if more {
+			select {
+			case <-e.stopped:
+				return
+			default:
+			}
+		} else {
+			select {
+			case <-e.stopped:
+				return
+			case <-e.look:
+				beatOnly = true
+			case <-ticker.C:
+			}
 		}
 		err := e.beat()
 		if err == nil && !beatOnly {
-			err = e.sweep(time.Since(since) > e.conf.lease)
+			more, err = e.sweep(&seen)
 		}
 		if err != nil {
 			e.conf.logger.Warn("redisjobs: the server was not told that a worker is alive", "error", err)
-			since = time.Now()
+			seen, more = sight{}, false
 		}
 	}
 }
@@ -75,19 +84,28 @@ func (e *Engine) beat() error {
 	})
 }
 
-// sweep does what time alone brings about; reclaim says that jobs may be taken from workers that are lost.
-func (e *Engine) sweep(reclaim bool) error {
-	flag := 0
-	if reclaim {
-		flag = 1
-	}
-	for {
-		more := false
-		if err := e.timed(func(ctx context.Context) (err error) {
-			more, err = e.run(ctx, sweepScript, flag).Bool()
-			return err
-		}); err != nil || !more {
-			return err
+// sight is when the server was seen, by its own clock and in its own words: since when without an outage, and last. Nothing is never.
+type sight struct{ since, last string }
+
+// sweep does what time alone brings about, for an eighth of a lease: somebody has to say meanwhile that this worker is alive. It reports whether there may be more to do.
+func (e *Engine) sweep(seen *sight) (more bool, err error) {
+	for began := time.Now(); ; {
+		err := e.timed(func(ctx context.Context) error {
+			answer, err := e.run(ctx, sweepScript, e.conf.lease.Microseconds(), cmp.Or(seen.since, "0"), cmp.Or(seen.last, "0")).StringSlice()
+			if err != nil {
+				return err
+			}
+			if len(answer) != 4 {
+				return errAnswer
+			}
+			more, seen.since, seen.last = answer[0] != "", answer[1], answer[2]
+			if answer[3] != "0" {
+				e.conf.logger.Warn("redisjobs: jobs were running with workers that are lost", "worker", e.name, "jobs", number(answer[3]))
+			}
+			return nil
+		})
+		if err != nil || !more || time.Since(began) > e.conf.lease/8 {
+			return more, err
 		}
 	}
 }
