@@ -121,7 +121,7 @@ func (e *Engine) lookForIDs(ctx context.Context) (remote.Mint, error) {
 	e.looked.Store(time.Now().Unix())
 	key := e.keys[0] + "mint"
 	for {
-		m, err := e.client.Get(ctx, key).Result()
+		m, err := e.run(ctx, mintScript).Text()
 		switch {
 		case err == nil:
 			e.remember(remote.Mint(m))

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -39,16 +41,24 @@ func (e *Engine) check(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if _, err := e.ids(ctx); err != nil {
-		return err
-	}
 	if err := e.run(ctx, beatScript, 0).Err(); err != nil {
 		if strings.Contains(err.Error(), "compiling") {
 			err = fmt.Errorf("the server must be Redis 7 or newer, or Valkey: %w", err)
 		}
 		return e.fault(ctx, err)
 	}
-	info, err := e.client.Info(ctx, "memory").Result()
+	if _, err := e.ids(ctx); err != nil {
+		return err
+	}
+	var server redis.Cmdable = e.client
+	if c, ok := server.(*redis.ClusterClient); ok { // which would ask any
+		node, err := c.MasterForKey(ctx, e.keys[0])
+		if err != nil {
+			return e.fault(ctx, err)
+		}
+		server = node
+	}
+	info, err := server.Info(ctx, "memory").Result()
 	if err == nil && strings.Contains(info, "maxmemory_policy:allkeys-") && !strings.Contains(info, "maxmemory:0\r") {
 		return fmt.Errorf("redisjobs: the server evicts any key when its memory is full, and so loses jobs: set its maxmemory-policy to noeviction, or to volatile-ttl to lose results first")
 	}
