@@ -16,9 +16,10 @@ if before and before:sub(1, #token) == token then
 end
 lapse()
 local due = promote()
-local jobs, ids, bytes = {}, {}, 0
+local jobs, ids, bytes, looked, empty = {}, {}, 0, 0, false
 local enough = 1048576 -- of bytes: an answer of any size would hold up this server, and come later than the worker waits for it
-while #jobs < n and bytes < enough do
+while #jobs < n and bytes < enough and looked < batch do -- of any number that have missed their deadlines as well
+	looked = looked + 1
 	-- Of each kind the client whose turn it is has the first in its line; of these the first turn counts, and for the same turn who has waited longest.
 	local kind, client, turn, id, order
 	for i = 5, #ARGV do
@@ -35,7 +36,10 @@ while #jobs < n and bytes < enough do
 			end
 		end
 	end
-	if not id then break end
+	if not id then
+		empty = true
+		break
+	end
 	-- Its next turn is after those whose turn it is, for all kinds; turns that nobody was there to serve are not made up for.
 	local served = math.max(turn, tonumber(redis.call('GET', P .. 'served') or 0))
 	redis.call('SET', P .. 'served', str(served))
@@ -61,6 +65,6 @@ while #jobs < n and bytes < enough do
 end
 if #ids > 0 then redis.call('SET', last, token .. ' ' .. table.concat(ids, ' '), 'PX', str(lease / 1000)) end
 if due > #jobs then wake() end -- it may be for others
-if #jobs < n and bytes >= enough then return {'0', jobs} end -- it asks for the rest
+if #jobs < n and not empty then return {'0', jobs} end -- it asks for the rest
 local soonest = redis.call('ZRANGE', P .. 'later', 0, 0, 'WITHSCORES')[2]
 return {soonest and str(math.max(0, soonest - now)) or '', jobs}

@@ -177,8 +177,11 @@ func TestTimesFarAway(t *testing.T) {
 	}
 }
 
-// claims sees how many jobs are in one answer of the server at most.
-type claims struct{ most atomic.Int64 }
+// claims sees how many jobs are in one answer of the server at most, and how many failed while it came.
+type claims struct {
+	failed           func() int64
+	most, mostFailed atomic.Int64
+}
 
 func (h *claims) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h *claims) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
@@ -186,11 +189,18 @@ func (h *claims) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 }
 func (h *claims) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
+		var before int64
+		if h.failed != nil {
+			before = h.failed()
+		}
 		err := next(ctx, cmd)
 		if c, ok := cmd.(*redis.Cmd); ok && err == nil {
 			if v, _ := c.Val().([]any); len(v) == 2 {
 				if claimed, ok := v[1].([]any); ok {
 					h.most.Store(max(h.most.Load(), int64(len(claimed))))
+					if h.failed != nil {
+						h.mostFailed.Store(max(h.mostFailed.Load(), h.failed()-before))
+					}
 				}
 			}
 		}

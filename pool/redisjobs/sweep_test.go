@@ -118,3 +118,43 @@ func TestSweepWithoutEnd(t *testing.T) {
 		t.Errorf("ended as %+v", end)
 	}
 }
+
+// A worker that finds very many jobs that have missed their deadlines does not end all of them at once, which held up the server, but one piece after the other, and then begins what is behind.
+func TestManyMissedTheirDeadlines(t *testing.T) {
+	t.Parallel()
+	c, prefix := shared.client(t), servicePrefix()
+	const n = 1000
+	web := engine(t, c, kinds(), redisjobs.WithPrefix(prefix))
+	var ids []string
+	for range n {
+		ids = append(ids, submit(t, web, "n", "1", jobs.SubmitOptions{Deadline: time.Now().Add(time.Hour)}).ID)
+	}
+	behind := submit(t, web, "n", "2", jobs.SubmitOptions{Priority: -8})
+	if _, err := c.Pipelined(t.Context(), func(p redis.Pipeliner) error { // the hour has gone by
+		for _, id := range ids {
+			p.HSet(t.Context(), "{"+prefix+"}:job:"+id, "deadline", 1)
+			p.ZAdd(t.Context(), "{"+prefix+"}:late", redis.Z{Score: 1, Member: id})
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	slow := shared.client(t)
+	done := make(chan struct{})
+	slow.AddHook(&sweeps{func(_ *redis.Cmd, next func()) { <-done; next() }})
+	seen := &claims{failed: func() int64 { return c.ZCard(context.Background(), "{"+prefix+"}:failed").Val() }}
+	slow.AddHook(seen)
+	engine(t, slow, kinds(), redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(1), redisjobs.WithPollInterval(time.Hour))
+	t.Cleanup(func() { close(done) }) // before it is closed
+	if end := final(t, web, behind.ID); end.State != jobs.Succeeded {
+		t.Errorf("ended as %+v", end)
+	}
+	if most := seen.mostFailed.Load(); most == 0 || most > 200 {
+		t.Errorf("%d jobs were ended at once", most)
+	}
+	for _, id := range ids {
+		if j, err := web.Get(t.Context(), id); err != nil || j.State != jobs.Failed || j.Err != jobs.ErrDeadline.Error() {
+			t.Fatalf("%+v, %v", j, err)
+		}
+	}
+}
