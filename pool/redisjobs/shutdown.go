@@ -16,7 +16,13 @@ import (
 // that does not take the scripts, or may evict jobs that have not ended. It returns when it has begun, and ctx is for no longer than that. A second Start
 // does nothing.
 func (e *Engine) Start(ctx context.Context) error {
-	if err := e.check(ctx); err != nil {
+	v, begun := &voice{client: e.client, key: e.keys[0]}, false
+	defer func() {
+		if !begun {
+			v.close()
+		}
+	}()
+	if err := e.check(ctx, v); err != nil {
 		return err
 	}
 	e.life.Lock()
@@ -27,21 +33,22 @@ func (e *Engine) Start(ctx context.Context) error {
 	case e.drained != nil || e.conf.workers == 0 || len(e.kinds) == 0:
 		return nil
 	}
+	begun = true
 	e.drained, e.stopped = make(chan struct{}), make(chan struct{})
 	e.fetches.Go(e.fetch)
-	e.keeps.Go(e.keep)
+	e.keeps.Go(func() { e.keep(v) })
 	hearing, deaf := context.WithCancel(context.Background())
 	e.keeps.Go(func() { <-e.stopped; deaf() })
 	e.keeps.Go(func() { e.listen(hearing) })
 	return nil
 }
 
-// check asks the server for what it must have.
-func (e *Engine) check(ctx context.Context) error {
+// check asks the server for what it must have, first by v.
+func (e *Engine) check(ctx context.Context, v *voice) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := e.run(ctx, beatScript, 0).Err(); err != nil {
+	if err := v.run(ctx, beatScript, 0).Err(); err != nil { // which has its connection before handlers have all of them
 		if strings.Contains(err.Error(), "compiling") {
 			err = fmt.Errorf("the server must be Redis 7 or newer, or Valkey: %w", err)
 		}

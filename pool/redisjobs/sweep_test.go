@@ -158,3 +158,44 @@ func TestManyMissedTheirDeadlines(t *testing.T) {
 		}
 	}
 }
+
+// Handlers that have all connections of the client for longer than a lease do not have their worker taken for lost.
+func TestAllConnectionsAreTaken(t *testing.T) {
+	t.Parallel()
+	const n = 3
+	prefix := servicePrefix()
+	small := redis.NewClient(&redis.Options{Addr: shared.addr, PoolSize: n, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { small.Close() })
+	release := make(chan struct{})
+	var there atomic.Int64
+	m := jobs.NewMux()
+	jobs.Register(m, "greedy", func(ctx context.Context, _ int) (int, error) {
+		conn := small.Conn()
+		defer conn.Close()
+		there.Add(1)
+		conn.Ping(ctx) // has one from now on, or waits for it in vain
+		select {
+		case <-release:
+			return 1, nil
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	})
+	c := shared.client(t)
+	web := engine(t, c, m, redisjobs.WithPrefix(prefix))
+	var ids []string
+	for range n {
+		ids = append(ids, submit(t, web, "greedy", "1", jobs.SubmitOptions{}).ID)
+	}
+	engine(t, small, m, redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(n), redisjobs.WithLease(time.Second)) // begins all at once
+	until(t, "all run", func() bool { return there.Load() == n })
+	engine(t, shared.client(t), m, redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(n), redisjobs.WithLease(time.Second))
+	first := serverTime(t, c)
+	until(t, "some leases have gone by", func() bool { return serverTime(t, c).Sub(first) > 4*time.Second })
+	close(release)
+	for _, id := range ids {
+		if end := final(t, web, id); end.State != jobs.Succeeded || end.Attempt != 1 {
+			t.Errorf("ended as %+v", end)
+		}
+	}
+}
