@@ -163,6 +163,7 @@ func (e *Engine) listen(ctx context.Context) {
 			switch {
 			case began:
 				remote.Signal(e.wake) // for what nobody was told of meanwhile
+				e.cancelled.Add(1)
 				remote.Signal(e.look)
 			case cancel:
 				e.tell(id)
