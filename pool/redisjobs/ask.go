@@ -2,6 +2,7 @@ package redisjobs
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"time"
@@ -132,7 +133,7 @@ func (e *Engine) Cancel(ctx context.Context, id string) (jobs.Job, error) {
 	if _, err := e.find(ctx, id); err != nil { // which also fails it where that is due
 		return jobs.Job{}, err
 	}
-	answer, err := e.run(ctx, cancelScript, id).Slice()
+	answer, err := e.run(ctx, cancelScript, id, rand.Text()).Slice()
 	if err != nil {
 		return jobs.Job{}, e.fault(ctx, err)
 	}

@@ -1,4 +1,4 @@
--- Begins at most ARGV[1] jobs of the kinds from ARGV[5] on, for the worker ARGV[2], with ARGV[3] as its name for them and a lease of ARGV[4]. Returned is in how
+-- Begins at most ARGV[1] jobs, and no more after a MiB of payloads, of the kinds from ARGV[5] on, for the worker ARGV[2], with ARGV[3] as its name for them and a lease of ARGV[4]. Returned is in how
 -- long the next job is due that waits for a time, or '', and the jobs. A worker that asks again by the same name, because an answer was lost, gets the same.
 local n, worker, token, lease = tonumber(ARGV[1]), ARGV[2], ARGV[3], tonumber(ARGV[4])
 local last = P .. 'claim:' .. worker
@@ -16,8 +16,10 @@ if before and before:sub(1, #token) == token then
 end
 lapse()
 local due = promote()
-local jobs, ids = {}, {}
-while #jobs < n do
+local jobs, ids, bytes, looked, empty = {}, {}, 0, 0, false
+local enough = 1048576 -- of bytes: an answer of any size would hold up this server, and come later than the worker waits for it
+while #jobs < n and bytes < enough and looked < batch do -- of any number that have missed their deadlines as well
+	looked = looked + 1
 	-- Of each kind the client whose turn it is has the first in its line; of these the first turn counts, and for the same turn who has waited longest.
 	local kind, client, turn, id, order
 	for i = 5, #ARGV do
@@ -34,7 +36,10 @@ while #jobs < n do
 			end
 		end
 	end
-	if not id then break end
+	if not id then
+		empty = true
+		break
+	end
 	-- Its next turn is after those whose turn it is, for all kinds; turns that nobody was there to serve are not made up for.
 	local served = math.max(turn, tonumber(redis.call('GET', P .. 'served') or 0))
 	redis.call('SET', P .. 'served', str(served))
@@ -55,9 +60,11 @@ while #jobs < n do
 		changed(id)
 		jobs[#jobs + 1] = {id, kind, payload, str(attempt), deadline or ''}
 		ids[#ids + 1] = id
+		bytes = bytes + #payload
 	end
 end
 if #ids > 0 then redis.call('SET', last, token .. ' ' .. table.concat(ids, ' '), 'PX', str(lease / 1000)) end
 if due > #jobs then wake() end -- it may be for others
+if #jobs < n and not empty then return {'0', jobs} end -- it asks for the rest
 local soonest = redis.call('ZRANGE', P .. 'later', 0, 0, 'WITHSCORES')[2]
 return {soonest and str(math.max(0, soonest - now)) or '', jobs}

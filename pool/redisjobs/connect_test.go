@@ -4,18 +4,21 @@ package redisjobs_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +51,53 @@ func TestConformanceWithoutMessages(t *testing.T) {
 	jobstest.Suite{New: func(t *testing.T, m *jobs.Mux) jobs.Engine {
 		return engine(t, c, m, service(), redisjobs.WithWorkers(4), redisjobs.WithPollInterval(20*time.Millisecond), redisjobs.WithLease(time.Second))
 	}}.Run(t)
+}
+
+// asksTwice asks the server again each time, as the client does where an answer is lost, and so gets the second.
+type asksTwice struct{}
+
+func (asksTwice) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (asksTwice) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (asksTwice) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if err := next(ctx, cmd); err != nil {
+			return err
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// Where an answer is lost the server is asked again, and what it has done it has done once.
+func TestConformanceAskedTwice(t *testing.T) {
+	t.Parallel()
+	c := shared.client(t)
+	c.AddHook(asksTwice{})
+	jobstest.Suite{New: func(t *testing.T, m *jobs.Mux) jobs.Engine {
+		return engine(t, c, m, service(), redisjobs.WithWorkers(4))
+	}}.Run(t)
+	t.Run("a job is queued again", func(t *testing.T) {
+		var fails atomic.Int64
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(context.Context, int) (int, error) {
+			fails.Add(1)
+			return 0, errors.New("no")
+		})
+		e := engine(t, c, m, service(), redisjobs.WithWorkers(1))
+		j := submit(t, e, "k", "1", jobs.SubmitOptions{})
+		for n := range int64(3) {
+			if end := final(t, e, j.ID); end.State != jobs.Failed || fails.Load() != n+1 {
+				t.Errorf("ended as %+v after %d attempts", end, fails.Load())
+			}
+			if n == 2 {
+				break
+			}
+			if j, err := e.Requeue(t.Context(), j.ID); err != nil {
+				t.Errorf("%+v, %v", j, err)
+			}
+		}
+	})
 }
 
 // Over TLS, with a user that may do no more than it has to.

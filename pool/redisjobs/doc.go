@@ -45,16 +45,16 @@
 // has lost its data an id may be said never to have been that has expired. [Engine.DeadLetters] and [Engine.Requeue] ask the server. A job that was lost
 // with its worker, cancelled or not, runs until there is another worker to notice.
 //
-// Times are those of the server's clock, except that what NotBefore and Deadline mean is up to the clock of who submits. A clock that jumps ahead, as when a replica takes over, has
-// workers taken for lost that are not, if it is by more than a lease.
+// Times are those of the server's clock, except that what NotBefore and Deadline mean is up to the clock of who submits. Nobody takes workers for lost in the lease after
+// an outage, a standstill of the server, or a jump of its clock, as when a replica takes over, since none could be heard; that holds where all engines of a prefix have the same [WithLease].
 //
 // # What it needs of Redis
 //
-// Redis 7 or newer, or Valkey: scripts with flags. A worker has two connections at least, one of which listens, and so has any engine while somebody
-// watches a job. Messages only make things faster: what none came of is noticed all the same, a cancelled job after a quarter of the lease, a job that may begin after the
+// Redis 7 or newer, or Valkey: scripts with flags. A worker has three connections at least: one listens, as that of any engine does while somebody
+// watches a job, and one says that it is alive, for handlers may have all others of the client. (With a PoolSize of less than three it has none for that alone.) Messages only make things faster: what none came of is noticed all the same, a cancelled job after a quarter of the lease, a job that may begin after the
 // poll interval, and a change by watchers after ten seconds. In a cluster all jobs of a prefix are in one slot: a second prefix is how to use a second node, and a slot must not be moved to another while
 // engines use it, since a script finds only a part of its keys meanwhile. ContextTimeoutEnabled has go-redis keep to deadlines; what it repeats by itself, because an answer was lost,
-// is recognised: a submission is accepted once, and the worker that asks for jobs gets those that had begun for it.
+// is recognised: a submission is accepted once, the worker that asks for jobs gets those that had begun for it, and who has cancelled a job, or queued it again, is told that he has.
 //
 // A user of the server may be bound to the keys ~{PREFIX}:*, the channels &{PREFIX}:* (new users have none, and it is slower without), and the commands eval, evalsha, get, set, setnx,
 // hget, hset, hmget, hdel, hincrby, zadd, zrem, zrange, zrank, zscore, zremrangebyscore, exists, persist, pexpireat, time, publish, subscribe, unsubscribe, ping, hello and info. With

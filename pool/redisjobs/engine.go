@@ -41,7 +41,7 @@ type Engine struct {
 	abort     context.CancelCauseFunc
 	wake      chan struct{} // holds a token when there may be a job to begin
 	look      chan struct{} // and when one that runs may have been cancelled
-	cancelled atomic.Int64  // times that somebody was told so
+	cancelled atomic.Int64  // times that somebody was told so, or was not and should have been
 
 	closed  atomic.Bool   // accepts nothing any more
 	life    sync.Mutex    // of what follows
@@ -121,7 +121,7 @@ func (e *Engine) lookForIDs(ctx context.Context) (remote.Mint, error) {
 	e.looked.Store(time.Now().Unix())
 	key := e.keys[0] + "mint"
 	for {
-		m, err := e.client.Get(ctx, key).Result()
+		m, err := e.run(ctx, mintScript).Text()
 		switch {
 		case err == nil:
 			e.remember(remote.Mint(m))

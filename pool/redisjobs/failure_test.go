@@ -263,6 +263,54 @@ func TestServersThatWillNotDo(t *testing.T) {
 	}
 }
 
+// In a cluster it is the server that has the jobs that must not evict them.
+func TestClusterThatWillNotDo(t *testing.T) {
+	t.Parallel()
+	one, two := own(t), own(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+	c := redis.NewClusterClient(&redis.ClusterOptions{ContextTimeoutEnabled: true, ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+		return []redis.ClusterSlot{
+			{Start: 0, End: 8191, Nodes: []redis.ClusterNode{{Addr: one.addr}}},
+			{Start: 8192, End: 16383, Nodes: []redis.ClusterNode{{Addr: two.addr}}},
+		}, nil
+	}})
+	t.Cleanup(func() { c.Close() })
+	refused := 0
+	for i := range 20 {
+		prefix := fmt.Sprint(i)
+		err := redisjobs.New(c, kinds(), redisjobs.WithPrefix(prefix)).Start(t.Context())
+		evicts := two.client(t).Exists(t.Context(), "{"+prefix+"}:mint").Val() == 1
+		if evicts != (err != nil) {
+			t.Errorf("%q is on a server that evicts: %v; Start: %v", prefix, evicts, err)
+		}
+		if err != nil {
+			refused++
+		}
+	}
+	if refused == 0 || refused == 20 {
+		t.Errorf("%d of 20 were refused", refused)
+	}
+}
+
+// A client that reads from replicas is told what ids are recognised by also where a replica does not know it yet.
+func TestReplicasThatLag(t *testing.T) {
+	t.Parallel()
+	primary, replica := own(t), own(t) // which follows so slowly that it knows nothing at all
+	c := redis.NewClusterClient(&redis.ClusterOptions{ContextTimeoutEnabled: true, ReadOnly: true, ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+		return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: primary.addr}, {Addr: replica.addr}}}}, nil
+	}})
+	t.Cleanup(func() { c.Close() })
+	e := redisjobs.New(c, kinds(), redisjobs.WithWorkers(1))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := e.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if end := final(t, e, submit(t, e, "n", "1", jobs.SubmitOptions{}).ID); end.State != jobs.Succeeded {
+		t.Errorf("ended as %+v", end)
+	}
+}
+
 func TestContextsThatEnd(t *testing.T) {
 	t.Parallel()
 	e := engine(t, shared.client(t), kinds(), service())

@@ -2,6 +2,7 @@ package redisjobs
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"iter"
 
@@ -22,7 +23,7 @@ func (e *Engine) Requeue(ctx context.Context, id string) (jobs.Job, error) {
 	if e.closed.Load() {
 		closed = 1
 	}
-	answer, err := e.run(ctx, requeueScript, id, e.conf.unfinished, closed).Slice()
+	answer, err := e.run(ctx, requeueScript, id, e.conf.unfinished, closed, rand.Text()).Slice()
 	if err != nil {
 		return jobs.Job{}, e.fault(ctx, err)
 	}

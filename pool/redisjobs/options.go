@@ -92,7 +92,8 @@ func WithLease(d time.Duration) Option {
 	return option(func(c *config) { c.lease = d })
 }
 
-// WithLogger sets where a worker logs what the server failed with while nobody waited for it; by default it does not. It panics if l is nil.
+// WithLogger sets where a worker logs what the server failed with while nobody waited for it, and that other workers were lost; by default it does not. It panics
+// if l is nil.
 func WithLogger(l *slog.Logger) Option {
 	if l == nil {
 		panic("redisjobs: WithLogger: l is nil; leave the option out")

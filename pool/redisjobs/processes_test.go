@@ -355,8 +355,29 @@ func TestAnswerLost(t *testing.T) {
 	}
 }
 
-// losesOneClaim has the first answer with a job in it never arrive.
-type losesOneClaim struct{ lost atomic.Bool }
+// A job that is cancelled after its answer was lost is told so when it begins.
+func TestCancelledWhileAnswerLost(t *testing.T) {
+	t.Parallel()
+	c, prefix := shared.client(t), servicePrefix()
+	web := engine(t, c, kinds(), redisjobs.WithPrefix(prefix))
+	j := submit(t, web, "wait", "0", jobs.SubmitOptions{})
+	lossy := shared.client(t)
+	lossy.AddHook(&losesOneClaim{then: func() {
+		if j, err := web.Cancel(context.Background(), j.ID); err != nil || !j.Cancelling {
+			t.Errorf("%+v, %v", j, err)
+		}
+	}})
+	engine(t, lossy, kinds(), redisjobs.WithPrefix(prefix), redisjobs.WithWorkers(1), redisjobs.WithLease(time.Hour))
+	if end := final(t, web, j.ID); end.State != jobs.Cancelled {
+		t.Errorf("ended as %+v", end)
+	}
+}
+
+// losesOneClaim has the first answer with a job in it never arrive, and does something else then.
+type losesOneClaim struct {
+	lost atomic.Bool
+	then func()
+}
 
 func (h *losesOneClaim) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h *losesOneClaim) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
@@ -368,6 +389,9 @@ func (h *losesOneClaim) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if c, ok := cmd.(*redis.Cmd); ok && err == nil {
 			if v, _ := c.Val().([]any); len(v) == 2 {
 				if claimed, _ := v[1].([]any); len(claimed) > 0 && !h.lost.Swap(true) {
+					if h.then != nil {
+						h.then()
+					}
 					c.SetErr(io.ErrUnexpectedEOF)
 					return io.ErrUnexpectedEOF
 				}

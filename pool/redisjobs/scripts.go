@@ -15,6 +15,7 @@ var sources embed.FS
 
 // A submission is refused where memory is full, before it has written anything. What ends jobs, and has others begin, is not: it is what makes room.
 var (
+	mintScript     = script("mint", "flags=no-writes")
 	submitScript   = script("submit", "")
 	getScript      = script("get", "flags=no-writes")
 	lapseScript    = script("lapse", "flags=allow-oom")

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -14,7 +16,13 @@ import (
 // that does not take the scripts, or may evict jobs that have not ended. It returns when it has begun, and ctx is for no longer than that. A second Start
 // does nothing.
 func (e *Engine) Start(ctx context.Context) error {
-	if err := e.check(ctx); err != nil {
+	v, begun := &voice{client: e.client, key: e.keys[0]}, false
+	defer func() {
+		if !begun {
+			v.close()
+		}
+	}()
+	if err := e.check(ctx, v); err != nil {
 		return err
 	}
 	e.life.Lock()
@@ -25,30 +33,39 @@ func (e *Engine) Start(ctx context.Context) error {
 	case e.drained != nil || e.conf.workers == 0 || len(e.kinds) == 0:
 		return nil
 	}
+	begun = true
 	e.drained, e.stopped = make(chan struct{}), make(chan struct{})
 	e.fetches.Go(e.fetch)
-	e.keeps.Go(e.keep)
+	e.keeps.Go(func() { e.keep(v) })
 	hearing, deaf := context.WithCancel(context.Background())
 	e.keeps.Go(func() { <-e.stopped; deaf() })
 	e.keeps.Go(func() { e.listen(hearing) })
 	return nil
 }
 
-// check asks the server for what it must have.
-func (e *Engine) check(ctx context.Context) error {
+// check asks the server for what it must have, first by v.
+func (e *Engine) check(ctx context.Context, v *voice) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if _, err := e.ids(ctx); err != nil {
-		return err
-	}
-	if err := e.run(ctx, beatScript, 0).Err(); err != nil {
+	if err := v.run(ctx, beatScript, 0).Err(); err != nil { // which has its connection before handlers have all of them
 		if strings.Contains(err.Error(), "compiling") {
 			err = fmt.Errorf("the server must be Redis 7 or newer, or Valkey: %w", err)
 		}
 		return e.fault(ctx, err)
 	}
-	info, err := e.client.Info(ctx, "memory").Result()
+	if _, err := e.ids(ctx); err != nil {
+		return err
+	}
+	var server redis.Cmdable = e.client
+	if c, ok := server.(*redis.ClusterClient); ok { // which would ask any
+		node, err := c.MasterForKey(ctx, e.keys[0])
+		if err != nil {
+			return e.fault(ctx, err)
+		}
+		server = node
+	}
+	info, err := server.Info(ctx, "memory").Result()
 	if err == nil && strings.Contains(info, "maxmemory_policy:allkeys-") && !strings.Contains(info, "maxmemory:0\r") {
 		return fmt.Errorf("redisjobs: the server evicts any key when its memory is full, and so loses jobs: set its maxmemory-policy to noeviction, or to volatile-ttl to lose results first")
 	}

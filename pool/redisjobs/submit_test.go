@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/spillgate/spillgate/pool/jobs"
 	"github.com/spillgate/spillgate/pool/redisjobs"
 )
@@ -172,5 +174,73 @@ func TestTimesFarAway(t *testing.T) {
 	e = engine(t, shared.client(t), m, service(), redisjobs.WithWorkers(1))
 	if end := final(t, e, submit(t, e, "kept", "1", jobs.SubmitOptions{}).ID); end.State != jobs.Succeeded || time.Until(end.Expires) < 1000*time.Hour {
 		t.Errorf("ended as %+v", end)
+	}
+}
+
+// claims sees how many jobs are in one answer of the server at most, and how many failed while it came.
+type claims struct {
+	failed           func() int64
+	most, mostFailed atomic.Int64
+}
+
+func (h *claims) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (h *claims) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (h *claims) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		var before int64
+		if h.failed != nil {
+			before = h.failed()
+		}
+		err := next(ctx, cmd)
+		if c, ok := cmd.(*redis.Cmd); ok && err == nil {
+			if v, _ := c.Val().([]any); len(v) == 2 {
+				if claimed, ok := v[1].([]any); ok {
+					h.most.Store(max(h.most.Load(), int64(len(claimed))))
+					if h.failed != nil {
+						h.mostFailed.Store(max(h.mostFailed.Load(), h.failed()-before))
+					}
+				}
+			}
+		}
+		return err
+	}
+}
+
+// A worker with many free places is not given many large payloads in one answer, but all of them at once.
+func TestLargePayloads(t *testing.T) {
+	t.Parallel()
+	const n, size = 8, 600 << 10
+	all := make(chan struct{})
+	var running atomic.Int64
+	m := jobs.NewMux()
+	jobs.Register(m, "large", func(ctx context.Context, s string) (int, error) {
+		if running.Add(1) == n {
+			close(all)
+		}
+		select {
+		case <-all:
+			return len(s), nil
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+	})
+	c, prefix, sizes := shared.client(t), service(), redisjobs.WithSizes(1<<20, 1<<20, 1<<30)
+	seen := new(claims)
+	c.AddHook(seen)
+	web := engine(t, shared.client(t), m, prefix, sizes)
+	var ids []string
+	for range n {
+		ids = append(ids, submit(t, web, "large", `"`+strings.Repeat("x", size)+`"`, jobs.SubmitOptions{}).ID)
+	}
+	engine(t, c, m, prefix, sizes, redisjobs.WithWorkers(n), redisjobs.WithPollInterval(time.Hour))
+	for _, id := range ids {
+		if end := final(t, web, id); end.State != jobs.Succeeded || end.Attempt != 1 {
+			t.Errorf("ended as %+v", end)
+		}
+	}
+	if most := seen.most.Load(); most != 2 {
+		t.Errorf("%d payloads of %d bytes were in one answer", most, size)
 	}
 }

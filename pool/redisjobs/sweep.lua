@@ -1,14 +1,21 @@
--- Does what time alone brings about; with ARGV[1] = 1 it takes jobs whose lease is over from workers that are lost. Returned is whether there may be more to do.
+-- Does what time alone brings about. Where this server has been there for a whole lease of ARGV[1], it also takes jobs whose lease is over from workers that are
+-- lost: ARGV[2] is since when it has been, and ARGV[3] when it was last asked. Returned is whether there may be more to do, both times by now, and how many jobs
+-- were taken.
+local lease, since, last = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+-- Who is asked every quarter and was not for half of it, did not hear the workers either; or its clock was set, and their leases are not over.
+if now < last or now - last > lease / 2 then since = now end
 forget()
 local more = lapse() == batch
 local due = promote()
 if due > 0 then wake() end
 more = more or due == batch
-if ARGV[1] == '1' then
+local taken = 0
+if now - since > lease then
 	local ids = redis.call('ZRANGE', P .. 'run', '-inf', str(now), 'BYSCORE', 'LIMIT', 0, batch)
 	more = more or #ids == batch
 	for _, id in ipairs(ids) do
 		local state, cancelling = fields(id, 'cancelling')
+		if state == 'running' then taken = taken + 1 end
 		if state ~= 'running' then
 			redis.call('ZREM', P .. 'run', id)
 		elseif cancelling then
@@ -28,4 +35,4 @@ if ARGV[1] == '1' then
 		end
 	end
 end
-return more and 1 or 0
+return {more and '1' or '', str(since), str(now), str(taken)}

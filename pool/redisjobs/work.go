@@ -33,6 +33,7 @@ func (e *Engine) fetch() {
 	defer pause.Stop()
 	failed := remote.AskFirst
 	n, token := 0, "" // how many places are held, and by what name jobs are asked for
+	told := int64(0)  // of what was cancelled when they were first
 	for {
 		select {
 		case <-e.drained:
@@ -45,7 +46,7 @@ func (e *Engine) fetch() {
 			case <-e.drained:
 				return
 			}
-			n, token = 1, rand.Text()
+			n, token, told = 1, rand.Text(), e.cancelled.Load()
 			for more := true; more && n < claimAtOnce; {
 				select {
 				case places <- struct{}{}:
@@ -55,7 +56,6 @@ func (e *Engine) fetch() {
 				}
 			}
 		}
-		told := e.cancelled.Load()
 		claimed, due, err := e.claim(n, token)
 		if err != nil {
 			// The places are held, and asked for again by the same name: the server may have begun jobs.

@@ -11,8 +11,9 @@ import (
 // Watchers are told of their job, and of all that may have changed when somebody begins to listen or no longer does. They ask seldom as long as somebody listens.
 func TestNotices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		said, cut := make(chan string), make(chan struct{})
+		said, cut, joined := make(chan string), make(chan struct{}), make(chan struct{})
 		n := NewNotices(func(ctx context.Context, heard func(string, bool) bool) bool {
+			<-joined
 			heard("", true)
 			for {
 				select {
@@ -35,6 +36,7 @@ func TestNotices(t *testing.T) {
 			}
 		}
 		a, b := n.Join("a"), n.Join("b")
+		close(joined)
 		if !told(a) || !told(b) {
 			t.Error("that somebody listens was not told")
 		}
