@@ -25,7 +25,8 @@
 // an attempt fails and there are more; a worker is shut down before the job has ended; a worker is killed, or does
 // not reach the database for so long that it is taken for lost ([WithLease]), in which case it may still be running the job
 // when another begins to. The last two are no failures of the job, and it runs again also where its kind allows one attempt; but a
-// job that three workers were lost with has failed. What an engine knows of a job changes in one transaction: state,
+// job that three workers were lost with has failed. Nobody takes workers for lost in the lease after an outage, a standstill of the database, or a jump of its
+// clock, as when a replica takes over, since none could be heard; that holds where all workers of a schema have the same lease. What an engine knows of a job changes in one transaction: state,
 // version, result.
 //
 // [Engine.SubmitTx] submits as a part of the caller's own transaction: the job exists exactly if that commits.

@@ -38,6 +38,7 @@ type Engine struct {
 	mu      sync.Mutex
 	running map[int64]string    // ids by those of River
 	ended   map[int64]time.Time // when, of those whose end River may not have written yet
+	sight   sight
 
 	closed  atomic.Bool   // accepts nothing any more
 	life    sync.Mutex    // of what follows

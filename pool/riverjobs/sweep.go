@@ -39,7 +39,8 @@ const forget = `DELETE FROM {s}river_job WHERE id IN (SELECT r.id FROM {s}spillg
 const sweepTime = 10 * time.Second
 
 // What no worker that is alive says to be running has been lost: with the worker, with its answer to River, or on its way to it. A worker has a lease
-// to say so, and the job an attempt more, unless it has taken three workers with it.
+// to say so, and the job an attempt more, unless it has taken three workers with it. The one who asks has to have been heard last when it knows to have been, and not long
+// ago: while the question waited the others may have been silent because all did, or the clock was set, or this server lacks what they last said to another.
 const reclaim = `UPDATE {s}river_job AS r SET
 		state = (CASE WHEN r.metadata ? 'cancel_attempted_at' THEN 'cancelled' WHEN n.lost >= 3 THEN 'discarded' ELSE 'available' END)::{s}river_job_state,
 		finalized_at = CASE WHEN n.lost >= 3 OR r.metadata ? 'cancel_attempted_at' THEN now() END,
@@ -47,7 +48,8 @@ const reclaim = `UPDATE {s}river_job AS r SET
 		metadata = jsonb_set(r.metadata, '{spillgate_lost}', to_jsonb(n.lost)),
 		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', 'riverjobs: the worker that ran the job was lost', 'trace', ''))
 	FROM (SELECT o.id, coalesce((o.metadata->>'spillgate_lost')::int, 0) + 1 AS lost FROM {s}river_job AS o JOIN {s}spillgate_job AS j ON j.river_id = o.id
-		WHERE j.open AND o.state = 'running' AND o.attempted_at < now() - $1::interval AND NOT EXISTS (
+		WHERE EXISTS (SELECT FROM {s}spillgate_worker WHERE name = $2 AND seen = $3::timestamptz AND seen >= now() - $1::interval / 2)
+		AND j.open AND o.state = 'running' AND o.attempted_at < now() - $1::interval AND NOT EXISTS (
 			SELECT FROM {s}spillgate_worker AS w
 			WHERE w.name = o.attempted_by[cardinality(o.attempted_by)] AND w.seen > now() - $1::interval AND o.id = ANY (w.running))
 		FOR UPDATE OF o SKIP LOCKED) AS n
@@ -77,12 +79,43 @@ func (e *Engine) lapse(ctx context.Context, id string, states ...string) error {
 	return err
 }
 
+// sight is since when and until when the database was there for all, by its own clock and as far as what one worker said to it shows. The zero value is never.
+type sight struct{ since, last time.Time }
+
+// add adds that a worker was heard now and before, by what stood in the database until then. Who speaks every quarter of a lease and was not heard for half of it was not
+// the only one, unless the clock was set; and who was heard when it does not know of it has another server before it, or what it said was long on its way.
+func (s *sight) add(now, before time.Time, lease time.Duration) {
+	if gap := now.Sub(s.last); !before.Equal(s.last) || gap < 0 || gap > lease/2 {
+		s.since = now
+	}
+	s.last = now
+}
+
+// enough reports whether all that are alive have been heard since they were last silent together.
+func (s sight) enough(lease time.Duration) bool { return s.last.Sub(s.since) > lease }
+
+// heartbeat returns the time, and what was there before: what the statement itself writes it does not see.
 const heartbeat = `INSERT INTO {s}spillgate_worker (name, seen, running) VALUES ($1, now(), $2)
-	ON CONFLICT (name) DO UPDATE SET seen = now(), running = excluded.running`
+	ON CONFLICT (name) DO UPDATE SET seen = now(), running = excluded.running
+	RETURNING seen, (SELECT w.seen FROM {s}spillgate_worker AS w WHERE w.name = $1)`
 
 // beat says to the other workers that this one is alive, and what it runs or has run less than a lease ago: so long River may take to
 // write the end of a job.
-func (e *Engine) beat(ctx context.Context) error {
+func (e *Engine) beat(ctx context.Context) (err error) {
+	var now time.Time
+	var before *time.Time // nil: nothing
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		switch {
+		case err != nil:
+			e.sight = sight{}
+		case before == nil:
+			e.sight.add(now, time.Time{}, e.conf.lease)
+		default:
+			e.sight.add(now, *before, e.conf.lease)
+		}
+	}()
 	e.mu.Lock()
 	maps.DeleteFunc(e.ended, func(_ int64, at time.Time) bool { return time.Since(at) > e.conf.lease })
 	running := slices.AppendSeq([]int64{}, maps.Keys(e.running))
@@ -91,7 +124,7 @@ func (e *Engine) beat(ctx context.Context) error {
 	// The connection is none of the pool's, which may have all of its given to handlers for longer than a lease. Where somebody has cut it while it was
 	// idle, another does.
 	say := func() error {
-		_, err := e.beating.Exec(ctx, e.sql(heartbeat), e.name, running)
+		err := e.beating.QueryRow(ctx, e.sql(heartbeat), e.name, running).Scan(&now, &before)
 		if err != nil {
 			e.beating.Close(ctx)
 		}
@@ -108,8 +141,7 @@ func (e *Engine) beat(ctx context.Context) error {
 	return say()
 }
 
-// keep beats and sweeps until stopped. It does not reclaim before it has reached the database for a whole lease: after an outage nobody has been
-// heard for longer than that, and all are alive.
+// keep beats and sweeps until stopped.
 func (e *Engine) keep(stopped <-chan struct{}) {
 	defer e.timed("saying that this worker stops", func(ctx context.Context) error {
 		_, err := e.beating.Exec(ctx, e.sql("DELETE FROM {s}spillgate_worker WHERE name = $1"), e.name)
@@ -118,7 +150,6 @@ func (e *Engine) keep(stopped <-chan struct{}) {
 	})
 	ticker := time.NewTicker(e.conf.lease / 4)
 	defer ticker.Stop()
-	since := time.Now()
 	sweeping := make(chan struct{}, 1) // full while a sweep goes on, which may take longer than a lease
 	for {
 		select {
@@ -127,14 +158,12 @@ func (e *Engine) keep(stopped <-chan struct{}) {
 		case <-ticker.C:
 		}
 		if e.timed("saying that this worker is alive", e.beat) != nil {
-			since = time.Now()
 			continue
 		}
-		healthy := time.Since(since) > e.conf.lease
 		select {
 		case sweeping <- struct{}{}:
 			e.beats.Go(func() {
-				e.timed("the sweep", func(ctx context.Context) error { return e.sweep(ctx, healthy) })
+				e.timed("the sweep", e.sweep)
 				<-sweeping
 			})
 		default:
@@ -153,16 +182,30 @@ func (e *Engine) timed(what string, f func(context.Context) error) error {
 	return err
 }
 
+// reclaim takes the jobs of workers that are lost. Nobody is before this one has been heard for a whole lease: after an outage all have been silent for longer than that, and are alive.
+func (e *Engine) reclaim(ctx context.Context) error {
+	conn, err := e.pool.Acquire(ctx) // before it is looked when this worker was heard: handlers may have all for a while
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	e.mu.Lock()
+	seen := e.sight
+	e.mu.Unlock()
+	if !seen.enough(e.conf.lease) {
+		return nil
+	}
+	tag, err := conn.Exec(ctx, e.sql(reclaim), e.conf.lease, e.name, seen.last)
+	if n := tag.RowsAffected(); n > 0 {
+		e.conf.logger.Warn("riverjobs: jobs were running with workers that are lost", "worker", e.name, "jobs", n)
+	}
+	return err
+}
+
 // sweep does what time alone brings about.
-func (e *Engine) sweep(ctx context.Context, healthy bool) error {
-	if healthy {
-		tag, err := e.pool.Exec(ctx, e.sql(reclaim), e.conf.lease)
-		if err != nil {
-			return err
-		}
-		if n := tag.RowsAffected(); n > 0 {
-			e.conf.logger.Warn("riverjobs: jobs were running with workers that are lost", "worker", e.name, "jobs", n)
-		}
+func (e *Engine) sweep(ctx context.Context) error {
+	if err := e.reclaim(ctx); err != nil {
+		return err
 	}
 	if err := e.lapse(ctx, ""); err != nil {
 		return err
