@@ -198,7 +198,8 @@ const adaptInside = .7
 // database that is full, more of that comes through for a while after each rise of the limit: that is waited for where the two differ enough in the
 // time they take, but the limit may be several times what it has to be where nearly all passes by, or next to nothing is shed. A limiter for
 // each kind of work does not have to tell them apart. When work that took many times as long comes no more, and more comes than can be served,
-// the limit may stay too high for minutes: throughput is what it can be, and what is admitted takes as many times longer.
+// the limit is too high until it shows that the quicker half takes many times as long as it did, mostly for some seconds; where work that varies
+// much shares processors it may stay several times too high for minutes: throughput is what it can be, and what is admitted takes as much longer.
 //
 // Where processors are what is short, requests wait for them in the line too, and not in the run queue of
 // Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.

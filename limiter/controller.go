@@ -113,6 +113,7 @@ type ctrlState struct {
 	belief  ctrlBelief
 	life    ctrlLife
 	kinds   ctrlKinds
+	swift   ctrlSwift
 	scratch *ctrlPosterior // room to work in: nothing is kept there
 
 	ref     ctrlMean   // lately, at this limit
@@ -229,6 +230,8 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	if w.times == nil {
 		return
 	}
+	n, sum := w.times.total()
+	s.swift.see(w.times.faster(n), sum/n, n)
 	if w.ages != nil {
 		fair := &s.scratch.fair
 		sum, vague := s.life.see(w, fair)
@@ -451,6 +454,7 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 	}
 	at, y := s.point(&w, &m)
 	v := s.noise(&m, w.open)
+	s.thinned(&m, at, y, v)
 	failed, changed := err > 0, false
 	over := failed || s.overdone(&m)
 	switch {
@@ -503,6 +507,9 @@ func (s *ctrlState) hold(w ctrlWindow, m ctrlMean, err float64) {
 		known = max(.02, math.Exp(-ctrlFirst*max(0, w.squares/(w.n*m.r*m.r)-1)))
 	}
 	s.follow(w, m)
+	if s.ref.blocked >= ctrlBinds {
+		s.swift.stand(s.ref.x*s.ref.worth, w.n, s.ref.flight())
+	}
 	if m.inferred > 0 || at >= math.Log(ctrlBrim*float64(s.limit)) {
 		astray := s.astray(&m)
 		seen := ctrlBin{at: at, y: y, mix: m.mixed, n: known / (1/w.n + astray*astray/v), kinds: m.kinds, err: err}
@@ -677,7 +684,7 @@ func (s *ctrlState) follow(w ctrlWindow, m ctrlMean) {
 func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	f := math.Exp(slower)
 	s.belief.carry(q, f)
-	s.blame.stands, s.sinks = false, s.sinks && f < 1
+	s.blame.stands, s.sinks, s.swift.tried = false, s.sinks && f < 1, false
 	s.ref, s.stale, s.jumped = ctrlMean{}, true, false
 	s.slower = f
 	s.credit = max(f, 1)
@@ -745,7 +752,7 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 	down := high || !unused && a.shed > ctrlOver && a.blocked > .9 && (full || a.r >= ctrlCalm*s.base || a.lost() > ctrlVain)
 	// It was raised, and is worth less than the lower one was: those in line wait in vain, whether any has been refused yet or not.
 	down = down || s.limit > s.from && a.blocked >= ctrlBinds && q.worth(math.Log(float64(s.from)))-q.worth(here) > ctrlRisk
-	if s.sink(v) || !up && !down {
+	if s.thin(v) || s.sink(v) || !up && !down {
 		return
 	}
 	to, gain := s.choose(q, up, down)
@@ -896,7 +903,7 @@ func (s *ctrlState) try(limit int) {
 	s.from, s.limit = s.limit, limit
 	s.jumped = false
 	s.phase, s.rounds, s.moved, s.path = ctrlSettle, 0, 0, ctrlWindow{}
-	s.crowded, s.sinks = false, false
+	s.crowded, s.sinks, s.swift.tried = false, false, false
 	s.heed()
 	s.needN = s.ref.x * s.ref.r
 	s.needSecs = s.wide() * s.ref.r

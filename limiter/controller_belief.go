@@ -198,6 +198,13 @@ func (b *ctrlBelief) drop(y float64) {
 	b.used = len(slices.DeleteFunc(b.bins[:b.used], func(c ctrlBin) bool { return b.level(c.at, c.y, c.kinds) >= y }))
 }
 
+// only forgets all but what was seen at a limit.
+func (b *ctrlBelief) only(limit int) {
+	key := beliefKey(limit)
+	b.used = len(slices.DeleteFunc(b.bins[:b.used], func(c ctrlBin) bool { return c.key != key }))
+	b.trust = 0
+}
+
 // grow makes everything older.
 func (b *ctrlBelief) grow(age float64) {
 	b.trust *= math.Exp(-beliefFade * age)
