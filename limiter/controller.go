@@ -230,8 +230,7 @@ func (s *ctrlState) even(w *ctrlWindow) {
 	if w.times == nil {
 		return
 	}
-	n, sum := w.times.total()
-	s.swift.see(w.times.faster(n), sum/n, n)
+	s.swift.see(w.times.faster(w.n), w.sum/w.n, w.n)
 	if w.ages != nil {
 		fair := &s.scratch.fair
 		sum, vague := s.life.see(w, fair)
@@ -773,9 +772,8 @@ func (s *ctrlState) consider(shed, open float64, failed bool) {
 		s.try(s.limit * 3 / 2)
 	case down && (s.below || high) && s.limit > s.least && s.rested >= s.pause && a.r > ctrlQueue*s.base:
 		s.below, s.rested = false, 0
-		before := *a
 		s.try(min(int(float64(s.limit)/step), s.limit-1))
-		s.sinks, s.before = v <= ctrlSteady, before
+		s.sinks, s.before = v <= ctrlSteady, *a
 	case up && !high && shed > 0 && s.ramp && sd > ctrlBlind && s.rested >= ctrlBrief && s.rested < s.pause:
 		s.try(int(float64(s.limit) * s.stride(q, step)))
 	case up && !high && shed > 0 && (s.rested >= s.pause || s.rested >= 1 && sd > ctrlUnsure):
@@ -866,9 +864,8 @@ func (s *ctrlState) uncrowd(v float64) bool {
 		return false
 	}
 	if d := math.Log(float64(s.limit) / float64(to)); a.n >= min(400, max(16, v/(.25*d*d))) {
-		before := *a
 		s.try(to)
-		s.crowded, s.before = true, before
+		s.crowded, s.before = true, *a
 	}
 	return true
 }

@@ -88,9 +88,8 @@ func (s *ctrlState) thin(v float64) bool {
 	if swiftLower*float64(to) > float64(s.limit) {
 		return false
 	}
-	before := *a
 	s.try(to)
-	s.swift.tried, s.before = true, before
+	s.swift.tried, s.before = true, *a
 	return true
 }
 

@@ -53,8 +53,8 @@ func (e ends) run(until ...time.Duration) (good []float64, limits []int) {
 	return good, limits
 }
 
-// Where slow work ends in the midst of an overload, the places that it had were taken by a queue of the rest: the limit stayed at up to a hundred times
-// what it had to be for minutes, and nobody was served in time, since throughput was what it had been.
+// Where slow work ends in the midst of an overload, the places that it had were taken by a queue of the rest: the limit stayed at many times
+// what it had to be, and nobody was served in time, since throughput was what it had been.
 func TestLabSlowWorkEnds(t *testing.T) {
 	if labRace {
 		t.Skip("no goroutines to race")

@@ -3,195 +3,34 @@
 package redisjobs_test
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
-	"net/http/httptest"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool/internal/remote/remotetest"
 	"github.com/spillgate/spillgate/pool/jobs"
 	"github.com/spillgate/spillgate/pool/redisjobs"
 )
 
-// Two web servers and a worker behind middleware.Async: a job that one has accepted, the other answers for.
+// Two web servers and a worker behind middleware.Async.
 func TestAsync(t *testing.T) {
 	t.Parallel()
 	prefix := service()
 	m := kinds()
-	jobs.Register(m, "report", func(context.Context, int) (string, error) { return "the year", nil })
-	jobs.Register(m, "brief", func(context.Context, int) (int, error) { return 1, nil }, jobs.WithRetain(100*time.Millisecond))
-	jobs.Register(m, "fail", func(context.Context, int) (int, error) { panic("hunter2") })
-	var servers []*httptest.Server
-	for range 2 {
-		e := engine(t, shared.client(t), m, prefix, redisjobs.WithCapacity(10, 2))
-		mux := http.NewServeMux()
-		for _, kind := range []string{"report", "brief", "fail", "wait"} {
-			h := middleware.Async(e, kind, middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
-			mux.Handle("POST /"+kind, h)
-			mux.Handle("GET /"+kind+"/{id}", h)
-			mux.Handle("DELETE /"+kind+"/{id}", h)
-		}
-		s := httptest.NewServer(mux)
-		t.Cleanup(s.Close)
-		servers = append(servers, s)
-	}
-	worker := engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(4))
-
-	type answer struct {
-		http.Header
-		Status int
-		Body   string
-		Job    jobs.Job
-	}
-	n := 0
-	ask := func(method, path, body string, headers ...string) (a answer) {
-		t.Helper()
-		n++ // each request goes to the other server than the one before
-		req, err := http.NewRequestWithContext(t.Context(), method, servers[n%2].URL+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("X-User", "alice")
-		if body != "" {
-			req.Header.Set("Content-Type", "application/json")
-		}
-		for _, h := range headers {
-			name, value, _ := strings.Cut(h, ": ")
-			req.Header.Set(name, value)
-		}
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		b, err := io.ReadAll(res.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a = answer{Header: res.Header, Status: res.StatusCode, Body: string(b)}
-		if strings.HasPrefix(a.Get("Content-Type"), "application/json") {
-			if err := json.Unmarshal(b, &a.Job); err != nil {
-				t.Fatal(err)
-			}
-		}
-		return a
-	}
-	want := func(what string, a answer, status int) {
-		t.Helper()
-		if a.Status != status {
-			t.Errorf("%s: %d %s; want %d", what, a.Status, a.Body, status)
-		}
-	}
-
-	a := ask("POST", "/report", "2026", "Idempotency-Key: one")
-	want("submit", a, http.StatusAccepted)
-	location := a.Get("Location")
-	if location != "/report/"+a.Job.ID || a.Get("Retry-After") == "" {
-		t.Errorf("submit: %v", a.Header)
-	}
-	again := ask("POST", "/report", "2026", "Idempotency-Key: one")
-	want("the same again", again, http.StatusAccepted)
-	if again.Get("Location") != location {
-		t.Errorf("the same again: %v", again.Header)
-	}
-	want("the same key for another", ask("POST", "/report", "2027", "Idempotency-Key: one"), http.StatusUnprocessableEntity)
-	var done answer
-	until(t, "the job has ended", func() bool { done = ask("GET", location, ""); return done.Job.State.Final() })
-	if done.Status != http.StatusOK || string(done.Job.Result) != `"the year"` {
-		t.Errorf("ended as %d %s", done.Status, done.Body)
-	}
-	brief := ask("POST", "/brief", "1")
-	want("submit", brief, http.StatusAccepted)
-	until(t, "it is forgotten", func() bool { return ask("GET", brief.Get("Location"), "").Status == http.StatusGone })
-	want("never was", ask("GET", "/report/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", ""), http.StatusNotFound)
-	want("malformed", ask("POST", "/report", `"x"`), http.StatusBadRequest)
-
-	waited := ask("POST", "/report", "1", "Prefer: wait=30")
-	want("wait", waited, http.StatusOK)
-	if waited.Job.State != jobs.Succeeded || waited.Get("Preference-Applied") != "wait=30" {
-		t.Errorf("wait: %+v, %v", waited.Job, waited.Header)
-	}
-	failed := ask("POST", "/fail", "1", "Prefer: wait=30")
-	want("fail", failed, http.StatusOK)
-	if failed.Job.State != jobs.Failed || strings.Contains(failed.Body, "hunter2") {
-		t.Errorf("fail: %s", failed.Body)
-	}
-
-	// One that waits for its time is gone at once, one that runs is asked to stop, and one that has ended is not touched.
-	running := ask("POST", "/wait", "1")
-	want("submit", running, http.StatusAccepted)
-	at := running.Get("Location")
-	seen(t, worker, running.Job.ID, func(j jobs.Job) bool { return j.State == jobs.Running })
-	want("of somebody else", ask("DELETE", at, "", "X-User: bob"), http.StatusNotFound)
-	want("cancel", ask("DELETE", at, ""), http.StatusAccepted)
-	if end := final(t, worker, running.Job.ID); end.State != jobs.Cancelled {
-		t.Errorf("ended as %+v", end)
-	}
-	want("cancel again", ask("DELETE", at, ""), http.StatusConflict)
-	waiting := submit(t, worker, "wait", "1", jobs.SubmitOptions{Client: "alice", NotBefore: time.Now().Add(time.Hour)})
-	want("cancel what waits", ask("DELETE", "/wait/"+waiting.ID, ""), http.StatusNoContent)
-
-	for range 2 {
-		want("within the share", ask("POST", "/wait", "1"), http.StatusAccepted)
-	}
-	over := ask("POST", "/wait", "1")
-	want("beyond the share", over, http.StatusTooManyRequests)
-	if over.Get("Retry-After") == "" {
-		t.Errorf("beyond the share: %v", over.Header)
-	}
+	remotetest.Async(t, m,
+		func() jobs.Engine { return engine(t, shared.client(t), m, prefix, redisjobs.WithCapacity(10, 2)) },
+		func() jobs.Engine { return engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(4)) },
+		func(e jobs.Engine, kind string) http.Handler {
+			return middleware.Async(e, kind, middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
+		})
 }
 
 // A stream of events over HTTP tells of a job that runs elsewhere.
 func TestAsyncStream(t *testing.T) {
 	t.Parallel()
 	prefix := service()
-	seen := make(chan struct{})
-	m := jobs.NewMux()
-	jobs.Register(m, "report", func(ctx context.Context, _ int) (int, error) {
-		jobs.Report(ctx, jobs.Progress{Done: 1, Total: 2, Note: "half"})
-		select {
-		case <-seen:
-			return 7, nil
-		case <-ctx.Done():
-			return 0, errors.New("nobody has seen it")
-		}
-	})
-	web := engine(t, shared.client(t), m, prefix)
-	h := middleware.Async(web, "report")
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1))
-	j := submit(t, web, "report", "1", jobs.SubmitOptions{})
-	req, err := http.NewRequestWithContext(t.Context(), "GET", s.URL+"/"+j.ID, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Accept", "text/event-stream")
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	var all strings.Builder
-	b := make([]byte, 4096)
-	told := false
-	for {
-		n, err := res.Body.Read(b)
-		all.Write(b[:n])
-		if !told && strings.Contains(all.String(), `"half"`) {
-			told = true
-			close(seen)
-		}
-		if err != nil {
-			break
-		}
-	}
-	if !told || !strings.Contains(all.String(), `"succeeded"`) || !strings.Contains(all.String(), `"result":7`) {
-		t.Errorf("told %v: %s", told, all.String())
-	}
+	remotetest.AsyncStream(t,
+		func(m *jobs.Mux) jobs.Engine { return engine(t, shared.client(t), m, prefix) },
+		func(m *jobs.Mux) jobs.Engine { return engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1)) },
+		func(e jobs.Engine, kind string) http.Handler { return middleware.Async(e, kind) })
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/spillgate/spillgate/pool/internal/remote/remotetest"
 	"github.com/spillgate/spillgate/pool/jobs"
 	"github.com/spillgate/spillgate/pool/redisjobs"
 )
@@ -233,50 +234,10 @@ func engine(t testing.TB, c redis.UniversalClient, m *jobs.Mux, opts ...redisjob
 	return e
 }
 
-// until looks again and again until something is as it should be.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.After(time.Minute)
-	for !ok() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			t.Fatalf("not within a minute: %s", what)
-		}
-	}
-}
-
-// final waits for the end of a job.
-func final(t testing.TB, e jobs.Engine, id string) jobs.Job {
-	t.Helper()
-	return seen(t, e, id, func(j jobs.Job) bool { return j.State.Final() })
-}
-
-// seen watches a job until it is as it should be.
-func seen(t testing.TB, e jobs.Engine, id string, ok func(jobs.Job) bool) jobs.Job {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	var last jobs.Job
-	for j, err := range e.Watch(ctx, id) {
-		if err != nil {
-			t.Fatalf("Watch: %v after %+v", err, last)
-		}
-		if last = j; ok(j) {
-			return j
-		}
-	}
-	t.Fatalf("the job ended as %+v", last)
-	return last
-}
-
-func submit(t testing.TB, e jobs.Engine, kind, payload string, o jobs.SubmitOptions) jobs.Job {
-	t.Helper()
-	j, created, err := e.Submit(t.Context(), kind, []byte(payload), o)
-	if err != nil || !created {
-		t.Fatalf("Submit: created %v, %v", created, err)
-	}
-	return j
-}
+// What the tests of all remote engines have.
+var (
+	until  = remotetest.Until
+	final  = remotetest.Final
+	seen   = remotetest.Seen
+	submit = remotetest.Submit
+)
