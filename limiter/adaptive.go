@@ -46,8 +46,10 @@ type adaptive struct {
 	taut     float64       // for how long there was none, s
 	bridged  float64       // how long the line has to be so that none of those who come in bursts is, s; 0 is as long as it is otherwise
 	hasQueue bool
-	gates    bool    // there may be a gate: it needs the yield, and a line to wait in
-	lag      float64 // mean time that work waits for a processor before it begins lately, s
+	gates    bool          // there may be a gate: it needs the yield, and a line to wait in
+	lag      float64       // mean time that work waits for a processor before it begins lately, s
+	sampled  concCount     // the counts when it was last decided of how many requests one yields
+	decided  time.Duration // and when that was
 
 	ages    []adaptAges               // one for each of the cells
 	aged    ctrlAges                  // of the window that is closed
@@ -353,6 +355,9 @@ func (a *adaptive) close(c *Concurrency, now time.Duration) (from, to int) {
 			return from, from
 		}
 	case n < a.ctrl.needN:
+		if n == 0 {
+			a.spare(&t, now)
+		}
 		// Windows must close at exactly the completion that fills them: where work takes
 		// the same time each, completions come in bursts, and one more or less is a round.
 		lacks := math.Ceil(a.ctrl.needN - n)
@@ -450,6 +455,7 @@ func (a *adaptive) bridge(w *ctrlWindow, limit, bound float64) {
 // begin opens a window.
 func (a *adaptive) begin(now time.Duration, t concCount) {
 	a.opened, a.last = now, t
+	a.decided, a.sampled = now, t
 	a.turn(now)
 	// It may be that work is over much sooner than it was.
 	a.next.Store(int64(now) + int64(min(a.ctrl.needSecs, adaptGlance)*1e9))
@@ -535,13 +541,9 @@ func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 	work := w.sum/w.n - min(w.lag, w.sum)/w.n
 	brief := work < adaptBrief/2 || a.brief.Load() && work < adaptBrief
 	a.brief.Store(brief)
-	every := int64(1)
-	if brief {
-		every = adaptSpared
-	} else if w.lag < adaptBrief*w.n {
-		for every < adaptSpared && 2*float64(every)*work <= adaptBlind {
-			every *= 2
-		}
+	every := int64(adaptSpared)
+	if !brief {
+		every = adaptYields(w.lag/w.n, work)
 	}
 	a.ctrl.least = a.least
 	gate := int64(0)
@@ -558,6 +560,29 @@ func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 	}
 	a.gate.Store(gate)
 	a.every.Store(every)
+}
+
+// adaptYields returns of how many requests one yields, where work takes so long and waited so long for a processor before, s.
+func adaptYields(lag, work float64) int64 {
+	every := int64(1)
+	for lag < adaptBrief && every < adaptSpared && 2*float64(every)*work <= adaptBlind {
+		every *= 2
+	}
+	return every
+}
+
+// spare is what crowd does about yields where nothing succeeds and no window is closed, as where all that comes goes on to a pool: no
+// work can have taken longer than the processors had time for.
+func (a *adaptive) spare(t *concCount, now time.Duration) {
+	ended, lags := t.ended-a.sampled.ended, t.lags-a.sampled.lags
+	if ended < adaptSpared || lags <= 0 || a.gate.Load() > 0 {
+		return
+	}
+	work := (now - a.decided).Seconds() * float64(runtime.GOMAXPROCS(0)) / float64(ended)
+	if !a.brief.Load() {
+		a.every.Store(adaptYields(float64(t.lag-a.sampled.lag)/float64(lags)/1e9, work))
+	}
+	a.sampled, a.decided = *t, now
 }
 
 // saw has every request yield again once a sample of them has found others waiting.

@@ -1,7 +1,9 @@
 package limiter
 
 import (
+	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -66,6 +68,39 @@ func TestAdaptiveSparesYields(t *testing.T) {
 			if got := a.every.Load(); got != k.want {
 				t.Errorf("one of %d yields, want one of %d", got, k.want)
 			}
+		})
+	}
+}
+
+// Where nothing that is let in succeeds, as where all of it goes on to a pool, no window is closed, and all yielded for good. How
+// often somebody has to is seen from what the processors had time for.
+func TestAdaptiveSparesYieldsWithoutSuccess(t *testing.T) {
+	const us = time.Microsecond
+	for _, k := range []struct {
+		name       string
+		each, wait time.Duration // from one end to the next, and for a processor
+		want       int64
+	}{
+		{"brief", us, 0, 64},
+		{"brief, and others wait", us, 100 * us, 1},
+		{"rare", time.Second, 0, 1},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := NewAdaptive()
+				for range 10000 {
+					p, err := c.Acquire(context.Background(), Request{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					p.slot.lag = float32(k.wait)
+					time.Sleep(k.each) // in a synctest bubble
+					p.Release(Ignored)
+				}
+				if got := c.adapt.every.Load(); got != k.want {
+					t.Errorf("one of %d yields, want one of %d", got, k.want)
+				}
+			})
 		})
 	}
 }

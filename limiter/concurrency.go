@@ -86,8 +86,8 @@ type concCell struct {
 	admitted atomic.Int64    // of a fixed limit
 	done     [3]atomic.Int64 // of an adaptive one without the successes
 	squares  atomic.Uint64   // square of the time in service of successes, in units of 1,024 ns
-	lag      atomic.Int64    // the part of that time before the work began, ns, by sample
-	lags     atomic.Int64    // how many successes the sample stands for
+	lag      atomic.Int64    // time in service before the work began, ns, by sample, whatever came of it
+	lags     atomic.Int64    // for how many the sample stands
 	heavy    atomic.Uint64   // time in service of successes by weight, as far as that is beyond 1, in units of 1,024 ns
 	lost     atomic.Uint64   // and of all else, by weight
 	_        [128 - 72]byte
@@ -555,13 +555,13 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 			if weight > 1 {
 				cell.heavy.Add(uint64(took) >> 10 * uint64(weight-1))
 			}
-			if lags != 0 {
-				cell.lag.Add(lag * lags)
-				cell.lags.Add(lags)
-			}
 		} else {
 			cell.lost.Add(uint64(took) >> 10 * uint64(weight))
 			a.ages[index].failed[timesCell(int64(took))].Add(1)
+		}
+		if lags != 0 {
+			cell.lag.Add(lag * lags)
+			cell.lags.Add(lags)
 		}
 		due = int64(now) >= a.next.Load() && a.lacks.Add(-1) <= 0
 		turn = int64(now) >= a.tick.Load()
