@@ -214,7 +214,7 @@ func (r *Rate) Charge(key string, n int) {
 // Reset makes the key's buckets full.
 func (r *Rate) Reset(key string) {
 	if r.store != nil {
-		r.forceStored(key, math.MinInt)
+		r.forceStored(key, math.MinInt, *r.policies.Load())
 	}
 	if r.single != nil {
 		r.single.reset()
@@ -322,7 +322,7 @@ func (r *Rate) adjust(key string, n int) {
 		r.table.adjust(&q)
 	}
 	if r.store != nil {
-		r.forceStored(key, n)
+		r.forceStored(key, n, r.storePolicies(&q))
 	}
 }
 

@@ -44,9 +44,6 @@ func (c *rateConfig) check() {
 		}
 		seen[p.Name] = true
 	}
-	if c.store != nil && c.keyRule != nil {
-		panic("limiter: NewRate: WithStore and WithKeyLimit: a store has the same policies for all keys; drop one of them")
-	}
 	if c.unkeyed && (c.exact || c.budget != nil || c.keyRule != nil || c.offenders > 0) {
 		panic("limiter: NewRate: WithoutKeys leaves no key for WithExactKeys, WithNewKeyBudget, WithKeyLimit or WithOffenders: drop one of them")
 	}
@@ -121,7 +118,8 @@ func WithoutKeys() RateOption {
 // called for each decision, with no lock held, and must be fast and safe for concurrent use. [rate.Inf] exempts
 // a key from the policy; a limit that is not positive, or a burst below 1, refuses it. When a key's limit changes, the time until
 // its bucket is full stays, but where nobody can owe as much under the new limit the bucket is empty. Of a burst that takes more than two
-// years to flow in, the key gets no more than flows in within that time. The limit of NewRate serves in Policies only. It panics if fn is nil.
+// years to flow in, the key gets no more than flows in within that time. The limit of NewRate serves in Policies only. [WithStore] says
+// what is different with a store. It panics if fn is nil.
 func WithKeyLimit(fn func(key string) (rate.Limit, int)) RateOption {
 	if fn == nil {
 		panic("limiter: WithKeyLimit: fn is nil: give a function")

@@ -41,11 +41,8 @@ func TestRateWrongOptionsPanic(t *testing.T) {
 		"no offenders":                {"WithOffenders", func() { limiter.WithOffenders(0) }},
 		"too many offenders":          {"WithOffenders", func() { limiter.WithOffenders(65) }},
 		"exact keys without keys":     {"WithoutKeys", func() { limiter.NewRate(1, 1, limiter.WithoutKeys(), limiter.WithExactKeys()) }},
-		"key limits over a store": {"WithKeyLimit", func() {
-			limiter.NewRate(1, 1, limiter.WithStore(limiter.NewMemoryStore(1)), limiter.WithKeyLimit(func(string) (rate.Limit, int) { return 1, 1 }))
-		}},
-		"a nil option":             {"NewRate", func() { limiter.NewRate(1, 1, limiter.WithName("a"), nil) }},
-		"memory store for no keys": {"NewMemoryStore", func() { limiter.NewMemoryStore(0) }},
+		"a nil option":                {"NewRate", func() { limiter.NewRate(1, 1, limiter.WithName("a"), nil) }},
+		"memory store for no keys":    {"NewMemoryStore", func() { limiter.NewMemoryStore(0) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

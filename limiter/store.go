@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +33,8 @@ type StoreRequest struct {
 	// implementation may set a bound of one burst or more. With a Cost below 0, Force gives tokens
 	// back, to the burst at most: [math.MinInt] resets the key. Take returns true.
 	Force bool
-	// Policies are the present policies. Limits and bursts may change from one call to the next: what is spent then stays spent, in tokens.
+	// Policies are the present policies of the key. Limits and bursts may change from one call to the next: what is spent then stays spent, in
+	// tokens. With [WithKeyLimit] those of the first policy differ from key to key.
 	Policies []Policy
 }
 
@@ -80,7 +82,12 @@ const (
 // 2 seconds, and then asked about one event. What becomes of events that the store does not decide about says
 // [WithStoreFailure].
 //
-// It panics if s is nil. It does not go together with [WithKeyLimit].
+// With [WithKeyLimit] the store goes by the key's own limit: give all processes the same function. It is not asked about a key that is
+// exempt from all policies or refused by its own limit, nor told what such a key is charged. When a key's limit changes, what is spent
+// stays spent in the store, in tokens. The buckets of this process keep the time until they are full: after a raise they may for that
+// long hold the key to its new limit without the burst.
+//
+// It panics if s is nil.
 func WithStore(s Store) RateOption {
 	if s == nil {
 		panic("limiter: WithStore: s is nil: give a Store")
@@ -224,14 +231,14 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 		at = r.time(now)
 		q.ns = r.reading(at)
 	}
-	policies := *r.policies.Load()
 	local := each
-	if len(local) < len(policies) {
-		local = make([]PolicyState, len(policies))
+	if n := len(*r.policies.Load()); len(local) < n {
+		local = make([]PolicyState, n)
 	}
 	r.takeLocal(q, at, local, a)
+	policies := r.storePolicies(q)
 	again := !a.ok
-	if again && !a.asks {
+	if policies == nil || again && !a.asks {
 		copy(each, local)
 		return
 	}
@@ -345,12 +352,33 @@ func (r *Rate) followStore(q *tableTake, now time.Time, states []PolicyState, do
 	r.table.follow(q, states, down)
 }
 
+// storePolicies returns what a store goes by for a key; nil where the key's own limit leaves it nothing to say.
+func (r *Rate) storePolicies(q *tableTake) []Policy {
+	policies := *r.policies.Load()
+	if !q.own {
+		return policies
+	}
+	own := policyRule{}.forKey(q.limit, q.burst)
+	limited := !own.infinite
+	for _, p := range policies[1:] {
+		limited = limited || !policyInfinite(p.Limit)
+	}
+	if !limited || !own.infinite && own.burst == 0 {
+		return nil
+	}
+	policies = slices.Clone(policies)
+	policies[0].Limit, policies[0].Burst = own.limit, max(own.burst, 0)
+	return policies
+}
+
 // forceStored charges the store, or gives back to it, whatever it holds.
-func (r *Rate) forceStored(key string, n int) {
+func (r *Rate) forceStored(key string, n int, policies []Policy) {
+	if policies == nil {
+		return
+	}
 	if r.single != nil {
 		key = "" // as in every question
 	}
-	policies := *r.policies.Load()
 	states := make([]PolicyState, len(policies))
 	_, err := r.store.ask(context.Background(), StoreRequest{Key: key, Cost: n, Force: true, Policies: policies}, states)
 	if err != nil && r.trace.StoreFailed != nil {

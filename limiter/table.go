@@ -640,8 +640,9 @@ func (t *table) follow(q *tableTake, states []PolicyState, down bool) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	cells := t.find(sh, set, hash, q.key)
+	var own policyRule
 	for i := range cells {
-		p := &sh.rules.policies[i]
+		p := q.rule(sh.rules, i, &own)
 		if p.infinite {
 			continue
 		}

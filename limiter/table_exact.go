@@ -26,9 +26,9 @@ func newTableExact(size, words int) tableExact {
 	return tableExact{size: size, words: words, lru: lru}
 }
 
-// name returns what stands for a key; above tableExactKey bytes that is its SHA-256, and so it is for a key that
+// keyName returns what stands for a key; above tableExactKey bytes that is its SHA-256, and so it is for a key that
 // looks like one.
-func (e *tableExact) name(key string) string {
+func keyName(key string) string {
 	const hashed = "sha256:"
 	if len(key) <= tableExactKey && !strings.HasPrefix(key, hashed) {
 		return key
@@ -38,7 +38,7 @@ func (e *tableExact) name(key string) string {
 }
 
 func (e *tableExact) find(key string) []int64 {
-	cells, _ := e.lru.Get(e.name(key))
+	cells, _ := e.lru.Get(keyName(key))
 	return cells
 }
 
@@ -62,10 +62,10 @@ func (e *tableExact) fullOfLive(rules *tableRules, ns int64, spare int) bool {
 
 func (e *tableExact) insert(key string, cells []int64) {
 	// The clone lets go of whatever the key was cut out of, such as a request's header.
-	e.lru.Add(strings.Clone(e.name(key)), append(make([]int64, 0, e.words), cells...))
+	e.lru.Add(strings.Clone(keyName(key)), append(make([]int64, 0, e.words), cells...))
 }
 
-func (e *tableExact) remove(key string) { e.lru.Remove(e.name(key)) }
+func (e *tableExact) remove(key string) { e.lru.Remove(keyName(key)) }
 
 func (e *tableExact) each(fn func([]int64)) {
 	for _, cells := range e.lru.Values() {

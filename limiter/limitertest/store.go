@@ -24,7 +24,7 @@ type StoreConfig struct {
 	// the clock of this process.
 	Run func(t *testing.T, body func(*testing.T))
 	// Wait makes time pass for the store; nil is [time.Sleep]. It serves to move the clock of a simulated
-	// server. Whole seconds are waited for, eight in all.
+	// server. Whole seconds are waited for, nine in all.
 	Wait func(time.Duration)
 }
 
@@ -55,6 +55,7 @@ func TestStore(t *testing.T, c StoreConfig) {
 		{"force takes what is not there", (*suite).debt},
 		{"force gives back, to the burst at most", (*suite).giveBack},
 		{"a changed policy: what is spent stays spent", (*suite).change},
+		{"limits differ from key to key", (*suite).own},
 		{"an ended context: an error, and at once", (*suite).ended},
 		{"many at once: no more than is due", (*suite).concurrent},
 	} {
@@ -227,6 +228,18 @@ func (s *suite) change() {
 	s.want(limiter.StoreRequest{Key: "a", Policies: at(0.01, 4)}, true, 0)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 1, Policies: at(0.01, 4)}, false, 0)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 1, Policies: at(0.01, 5)}, true, 0)
+}
+
+func (s *suite) own() {
+	quick := limiter.StoreRequest{Key: "quick", Cost: 4, Policies: []limiter.Policy{{Name: "default", Limit: 4, Burst: 4}}}
+	slow := limiter.StoreRequest{Key: "slow", Cost: 3, Policies: []limiter.Policy{{Name: "default", Limit: rate.Every(time.Hour), Burst: 3}}}
+	s.want(slow, true, 0)
+	s.want(quick, true, 0)
+	s.want(slow, false, 0)
+	s.wait(time.Second)
+	s.want(quick, true, 0)
+	slow.Cost = 1
+	s.want(slow, false, 0)
 }
 
 func (s *suite) ended() {

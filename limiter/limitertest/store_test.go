@@ -25,22 +25,27 @@ func TestMemoryStore(t *testing.T) {
 	})
 }
 
-func TestMemoryStoreRefusesOtherPolicies(t *testing.T) {
+func TestMemoryStoreRefusesBadRequests(t *testing.T) {
 	m := limiter.NewMemoryStore(8)
-	take := func(names ...string) error {
-		var policies []limiter.Policy
-		for _, n := range names {
-			policies = append(policies, limiter.Policy{Name: n, Limit: 1, Burst: 1})
-		}
-		_, err := m.Take(context.Background(), limiter.StoreRequest{Key: "a", Policies: policies}, make([]limiter.PolicyState, len(names)))
-		return err
+	one := func(limit rate.Limit, burst int) []limiter.Policy {
+		return []limiter.Policy{{Name: "good", Limit: 1, Burst: 1}, {Name: "p", Limit: limit, Burst: burst}}
 	}
-	for _, c := range []struct {
-		names []string
-		ok    bool
-	}{{nil, false}, {[]string{"a", "b"}, true}, {[]string{"a"}, false}, {[]string{"a", "c"}, false}, {[]string{"a", "b"}, true}, {make([]string, 9), false}} {
-		if err := take(c.names...); (err == nil) != c.ok {
-			t.Errorf("policies %q: %v", c.names, err)
+	for name, c := range map[string]struct {
+		policies []limiter.Policy
+		states   int
+		want     string
+	}{
+		"no policy":          {nil, 0, "0 policies and 0 states"},
+		"too few states":     {one(1, 1), 1, "2 policies and 1 states"},
+		"too many states":    {one(1, 1), 3, "2 policies and 3 states"},
+		"a limit below 0":    {one(-1, 1), 2, `policy "p" has limit -1`},
+		"no number":          {one(rate.Limit(math.NaN()), 1), 2, `policy "p" has limit NaN`},
+		"a burst below 0":    {one(1, -1), 2, `policy "p" has limit 1 and burst -1`},
+		"nothing is missing": {one(1, 1), 2, ""},
+	} {
+		ok, err := m.Take(context.Background(), limiter.StoreRequest{Key: "a", Cost: 1, Policies: c.policies}, make([]limiter.PolicyState, c.states))
+		if ok != (c.want == "") || ok != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, %v", name, ok, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -55,6 +60,7 @@ type plainStore struct {
 	fault string
 	mu    sync.Mutex
 	spent map[[2]string]*plainBucket
+	limit rate.Limit
 }
 
 type plainBucket struct {
@@ -78,6 +84,10 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 		b := p.spent[name]
 		buckets = append(buckets, b)
 		in := now.Sub(b.at).Seconds() * float64(policy.Limit)
+		if p.fault == "has one limit for all keys" {
+			p.limit = max(p.limit, policy.Limit)
+			in = now.Sub(b.at).Seconds() * float64(p.limit)
+		}
 		switch {
 		case p.fault == "whole tokens flow in":
 			in = math.Floor(in)
@@ -126,11 +136,15 @@ func TestFaultsAreFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, fault := range []string{"whole tokens flow in", "forgets debts"} {
+	for fault, rule := range map[string]string{
+		"whole tokens flow in":       "parts_of_a_token",
+		"forgets debts":              "parts_of_a_token",
+		"has one limit for all keys": "limits_differ_from_key_to_key",
+	} {
 		cmd := exec.Command(self, "-test.run=^TestPlainStore$")
 		cmd.Env = append(os.Environ(), faultOfStore+"="+fault)
 		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "--- FAIL: TestPlainStore/parts_of_a_token") {
+		if err == nil || !strings.Contains(string(out), "--- FAIL: TestPlainStore/"+rule) {
 			t.Errorf("a store that %s: %v\n%s", fault, err, out)
 		}
 	}

@@ -9,6 +9,8 @@
 // by the clock of the server, so the clocks of its clients may differ. What a key has spent is one value of 8 bytes for each policy and 8
 // more, which expires when the buckets would be full again; a key that has spent nothing takes no memory there.
 //
+// Tenants with plans of their own: [limiter.WithKeyLimit].
+//
 // What happens while the server does not answer says [limiter.WithStoreFailure]: by default the buckets of each process decide.
 // How long it may take says [limiter.WithStoreTimeout]; that go-redis keeps to it takes ContextTimeoutEnabled, without which it goes by
 // its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it retry nothing.
