@@ -52,6 +52,7 @@ type ctrlKinds struct {
 	few    float64             // and of the slow one
 	quick  float64             // mean of each kind lately, s
 	slow   float64
+	most   float64 // the longest that anything took while the spread was seen, s
 	past   float64 // mean of the quick kind while what is slow now came, s
 	ratio  float64 // slow by quick over more than a window
 	least  float64 // and the least that it has been while neither changed
@@ -81,6 +82,7 @@ const (
 	kindsStrain = 1.7   // times the least ratio from which on the slow kind has slowed down beside the quick one
 	kindsQueues = 4.    // and from which on it alone queues: less may be since what was slow had not come back yet when that was seen
 	kindsScale  = .2    // how much of what slows the quick kind down multiplies the slow one's time; the rest is added
+	kindsBeyond = 2.    // times the longest that was seen, and not more, it may take before it has come
 	kindsTimes  = 4.    // and as how many times as long the quick kind counts for that at most: beyond, it is of several kinds, and of another than before
 )
 
@@ -103,7 +105,9 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight, secs float64) (r, shift float64) {
 		return r, 0
 	}
 	forget := max(kindsForget, kindsRounds*flight)
-	k.learn(t, unit, math.Exp(-n/forget))
+	keep := math.Exp(-n / forget)
+	k.learn(t, unit, keep)
+	k.most = max(k.most*keep, t.longest())
 	gap, share, ratio := k.split()
 	if gap == 0 {
 		k.gap = 0
@@ -130,11 +134,10 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight, secs float64) (r, shift float64) {
 	}
 	m := quick.sum / quick.n
 	if k.gap == 0 {
-		k.quick, k.slow = m, ratio*m
+		k.quick, k.slow = m, min(ratio*m, k.most) // the spread may be of another quick kind than this one
 		seen := min(k.seen(), kindsForget)
 		k.many, k.few = (1-share)*seen, share*seen
 	} else {
-		keep := math.Exp(-n / forget)
 		k.many = k.many*keep + quick.n
 		k.few = k.few*keep + slow.n
 		share = k.few / (k.many + k.few)
@@ -142,6 +145,7 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight, secs float64) (r, shift float64) {
 		shift = math.Log((1 + k.share*more) / (1 + share*more))
 	}
 	guess := max(k.slow+m-k.quick+kindsScale*(k.slow-k.quick)*min(m/k.quick-1, kindsTimes), m)
+	guess = min(guess, m+kindsBeyond*k.most)
 	k.quick = m
 	k.slow = (slow.sum + kindsLate*guess) / (slow.n + kindsLate)
 	if k.gap == 0 {
@@ -182,6 +186,16 @@ func (t *ctrlTimes) total() (n, sum float64) {
 		sum += t[i].sum
 	}
 	return n, sum
+}
+
+// longest returns the mean of those that took longest, or of what is in their cell.
+func (t *ctrlTimes) longest() float64 {
+	for i := len(t) - 1; i >= 0; i-- {
+		if c := &t[i]; c.n > 0 {
+			return c.sum / c.n
+		}
+	}
+	return 0
 }
 
 // faster returns the mean of the faster half of n successes, or of the fastest quarter where that half is not of one kind.

@@ -182,6 +182,41 @@ func TestKindsMixture(t *testing.T) {
 	}
 }
 
+// TestKindsBeyond: whatever the mixture is of, and whatever it was before, no kind takes far longer than anything did. One that is a
+// thousand times as long as the other is so many units of that, and not of the next.
+func TestKindsBeyond(t *testing.T) {
+	for seed := range uint64(40) {
+		rnd := rand.New(rand.NewPCG(17, seed))
+		var k ctrlKinds
+		most := 0.
+		takes, share := make([]float64, 2+rnd.IntN(3)), make([]float64, 4)
+		for i := range takes {
+			takes[i] = 1e-6 * math.Exp(12*rnd.Float64())
+		}
+		for i := range 400 {
+			if i%50 == 0 {
+				for j := range share {
+					share[j] = math.Pow(rnd.Float64(), 3)
+				}
+			}
+			var times ctrlTimes
+			for range 8 + rnd.IntN(60) {
+				j := rnd.IntN(len(takes))
+				for tries := 0; tries < 100 && rnd.Float64() > share[j]; tries++ {
+					j = rnd.IntN(len(takes))
+				}
+				took := takes[j] * (.9 + .2*rnd.Float64())
+				times.enter(took)
+				most = max(most, took)
+			}
+			r, _ := kindsSee(&k, &times, 16)
+			if far := (1 + kindsBeyond) * most; !(r > 0) || r > far || k.slow > far {
+				t.Fatalf("seed %d, window %d: nothing took longer than %v, the mean is %v and the slow kind takes %v", seed, i, most, r, k.slow)
+			}
+		}
+	}
+}
+
 // TestKindsChanged: where many of the quick take as long as the slow all at once, it is no other mixture but another service, and the
 // mean is that of what there is. Three times as many slow ones as usual are chance, or another mixture.
 func TestKindsChanged(t *testing.T) {
