@@ -143,7 +143,7 @@ func WithStreams(n int) AsyncOption {
 }
 
 // WithLocation says where a job is found, for the Location field. The default adds the id
-// to the path of the POST as the client sent it, which is right unless a proxy changes
+// to the path of the POST as the client sent it, with one slash at its start, which is right unless a proxy changes
 // paths. It panics if f is nil.
 func WithLocation(f func(r *http.Request, id string) string) AsyncOption {
 	if f == nil {
@@ -291,6 +291,7 @@ func jobLocation(r *http.Request, id string) string {
 	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
 		p = u.EscapedPath() // as it was before anybody stripped a prefix
 	}
+	p = "/" + strings.TrimLeft(p, "/") // two at the start would make a host of what follows (RFC 3986, section 4.2)
 	return strings.TrimSuffix(p, "/") + "/" + url.PathEscape(id)
 }
 

@@ -955,6 +955,32 @@ func TestAsyncBehindPrefix(t *testing.T) {
 	})
 }
 
+// A router that takes a path for the same with its double slashes, as that of chi behind its CleanPath, leaves them in the URL.
+func TestAsyncLocationIsOnItsServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		mux := s.Handler
+		s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.URL.Path = "/reports"
+			mux.ServeHTTP(w, r)
+		})
+		for target, want := range map[string]string{
+			"//reports":                 "/reports/",
+			"//evil.example/reports":    "/evil.example/reports/",
+			"///reports/":               "/reports/",
+			"/api//reports":             "/api//reports/",
+			"http://here.example//api/": "/api/",
+		} {
+			w := s.do("POST", target, `{"ms":1}`)
+			status(t, w, 202)
+			at, id := w.Header().Get("Location"), decodeJob(t, w.Body.Bytes()).ID
+			if at != want+id {
+				t.Errorf("Location of %s is %q, want %q", target, at, want+id)
+			}
+		}
+	})
+}
+
 func TestAsyncMisuse(t *testing.T) {
 	for name, f := range map[string]func(){
 		"no engine":      func() { middleware.Async(nil, "report") },
