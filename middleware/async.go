@@ -34,7 +34,7 @@ import (
 // is 503, a client whose own share is full 429, both with Retry-After.
 //
 // GET answers with the job as JSON, as a page with a progress bar if a browser asks, or, with
-// Accept: text/event-stream, as a stream of server-sent events, one for each change, that
+// Accept: text/event-stream, as a stream of server-sent events, one for each change or the latest of several, that
 // resumes after Last-Event-ID. JSON and page have a weak ETag, and a Retry-After while the job is
 // not final. An unknown job is 404, one that has expired 410.
 //

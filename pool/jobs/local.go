@@ -95,6 +95,8 @@ type entry struct {
 	due                     *due                    // set while it waits, where there is a deadline
 	cancel                  context.CancelCauseFunc // while it runs
 	changed                 chan struct{}           // closed at the next change; made for the first who watches
+	quiet                   time.Duration           // those who watch are told of progress no sooner
+	later                   *time.Timer             // and will be then; nil if there is nothing to be told
 }
 
 // due is the end of a job's wait.
