@@ -326,7 +326,7 @@ func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	}
 	l.change(e)
 	for len(l.finished) > l.conf.finished || l.bytes > l.conf.bytes && len(l.finished) > 1 {
-		l.forget(l.first())
+		l.forget(l.first(e))
 	}
 	if l.closed && l.unfinished() == 0 {
 		l.done()
