@@ -806,6 +806,26 @@ func TestAsyncEvents(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a client that reads slowly has a large result", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := jobs.NewMux()
+			jobs.Register(m, "report", func(context.Context, asyncArgs) (string, error) { return strings.Repeat("x", 1000<<10), nil })
+			e := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+			defer e.Close()
+			j, _, err := e.Submit(context.Background(), "report", []byte(`{}`), jobs.SubmitOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			w := &slowWriter{stuckWriter: stuckWriter{header: http.Header{}}, rate: 16 << 10}
+			r := httptest.NewRequest("GET", "/reports/"+j.ID, nil)
+			r.Header.Set("Accept", "text/event-stream")
+			middleware.Async(e, "report").ServeHTTP(w, r)
+			if _, states := events(w.body.String()); len(states) != 1 || states[0] != "succeeded" {
+				t.Errorf("%d bytes and %d events", w.body.Len(), len(states))
+			}
+		})
+	})
 	t.Run("the number of streams is bounded", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newAsync(t, nil, middleware.WithStreams(1))
@@ -875,6 +895,24 @@ func (w *stuckWriter) Write(b []byte) (int, error) {
 	}
 	time.Sleep(time.Until(w.deadline)) // in a synctest bubble
 	return 0, os.ErrDeadlineExceeded
+}
+
+// slowWriter is a connection whose other end reads so many bytes a second.
+type slowWriter struct {
+	stuckWriter
+	rate int
+	body bytes.Buffer
+}
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	takes := time.Duration(len(b)) * time.Second / time.Duration(w.rate)
+	if d := time.Until(w.deadline); d < takes {
+		time.Sleep(d) // in a synctest bubble
+		n, _ := w.body.Write(b[:int(d*time.Duration(w.rate)/time.Second)])
+		return n, os.ErrDeadlineExceeded
+	}
+	time.Sleep(takes) // in a synctest bubble
+	return w.body.Write(b)
 }
 
 func TestAsyncStrongETagHasOneBody(t *testing.T) {
