@@ -11,7 +11,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/spillgate/spillgate/pool/jobs"
@@ -71,7 +70,7 @@ func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
 	a := &async{engine: e, kind: kind, config: asyncConfig{
 		body:      1 << 20,
 		longest:   time.Minute,
-		streams:   1000,
+		streams:   asyncPlaces,
 		heartbeat: 15 * time.Second,
 		location:  jobLocation,
 		owner:     func(*http.Request) string { return "" },
@@ -82,6 +81,7 @@ func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
 		}
 		o.applyAsync(&a.config)
 	}
+	a.open.most, a.waits.most = a.config.streams, asyncPlaces
 	return a
 }
 
@@ -91,7 +91,7 @@ type AsyncOption interface{ applyAsync(*asyncConfig) }
 type asyncConfig struct {
 	body          int64
 	wait, longest time.Duration
-	streams       int64
+	streams       int
 	heartbeat     time.Duration
 	owner         func(*http.Request) string
 	location      func(r *http.Request, id string) string
@@ -116,7 +116,7 @@ func WithOwner(f func(*http.Request) string) AsyncOption {
 
 // WithWait makes a POST wait up to d for the job to end if the client states no preference, and
 // never longer than longest whatever it prefers; the defaults are 0 and one minute. At most 1,000 wait at a
-// time; beyond that a POST is answered at once. It panics unless 0 <= d <= longest.
+// time, of one owner ([WithOwner]) a quarter of that; beyond that a POST is answered at once. It panics unless 0 <= d <= longest.
 func WithWait(d, longest time.Duration) AsyncOption {
 	if d < 0 || longest < d {
 		panic(fmt.Sprintf("middleware: WithWait(%v, %v): the times must not be negative and in order", d, longest))
@@ -133,13 +133,13 @@ func WithMaxPayload(n int64) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.body = n })
 }
 
-// WithStreams bounds how many event streams are open at a time; the default is 1,000.
-// Beyond it a client is answered with the job as JSON, once. It panics if n is negative.
+// WithStreams bounds how many event streams are open at a time; the default is 1,000. One owner ([WithOwner]) may have a quarter of them,
+// but always one. Beyond it a client is answered with the job as JSON, once. It panics if n is negative.
 func WithStreams(n int) AsyncOption {
 	if n < 0 {
 		panic(fmt.Sprintf("middleware: WithStreams(%d): the number must not be negative", n))
 	}
-	return asyncOption(func(c *asyncConfig) { c.streams = int64(n) })
+	return asyncOption(func(c *asyncConfig) { c.streams = n })
 }
 
 // WithLocation says where a job is found, for the Location field. The default adds the id
@@ -174,12 +174,12 @@ type async struct {
 	engine jobs.Engine
 	kind   string
 	config asyncConfig
-	open   atomic.Int64 // event streams
-	waits  atomic.Int64 // POSTs that wait for their job, or for the client to take the answer after that
+	open   places // event streams
+	waits  places // POSTs that wait for their job, or for the client to take the answer after that
 }
 
-// asyncWaits bounds how many POSTs wait for their jobs: they hold no permit that would.
-const asyncWaits = 1000
+// asyncPlaces bounds how many POSTs wait for their jobs, and how many event streams are open unless WithStreams does: they hold no permit that would.
+const asyncPlaces = 1000
 
 func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
@@ -234,8 +234,8 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Add("Vary", "Prefer")
 	if wait = min(wait, a.config.longest); wait > 0 && !j.State.Final() {
-		defer a.waits.Add(-1) // not before the answer is written: that holds no permit either
-		if a.waits.Add(1) <= asyncWaits {
+		if a.waits.take(o.Client) {
+			defer a.waits.leave(o.Client) // not before the answer is written: that holds no permit either
 			var waited bool
 			j, waited = a.await(w, r, j, wait)
 			p.hasWait = p.hasWait && waited

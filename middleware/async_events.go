@@ -18,7 +18,7 @@ const eventPart = 256 << 10
 
 // events streams the job as server-sent events (the HTML standard, section 9.2) until it is
 // final: unnamed events whose id is the job's version and whose data is the JSON of GET on one
-// line. It reports false, with nothing written, if there are too many streams.
+// line. It reports false, with nothing written, if there are too many streams, in all or of the job's owner.
 //
 // A browser connects again when a stream ends. One that has seen the end already, by its
 // Last-Event-ID, is answered with 204, which tells it to stop. Where nothing goes out before the handler returns, as through
@@ -34,11 +34,10 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 		w.WriteHeader(http.StatusNoContent)
 		return true
 	}
-	if a.open.Add(1) > a.config.streams {
-		a.open.Add(-1)
+	if !a.open.take(j.Client) {
 		return false
 	}
-	defer a.open.Add(-1)
+	defer a.open.leave(j.Client)
 
 	h["Cache-Control"] = noStore
 	h.Set("Content-Type", "text/event-stream")

@@ -347,6 +347,48 @@ func TestAsyncWaitsAreBoundedByTheirAnswers(t *testing.T) {
 	})
 }
 
+// One owner cannot take all the event streams, nor all the places of those who wait.
+func TestAsyncSharesOfOwners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil, middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
+		post := func(user string) *httptest.ResponseRecorder {
+			return s.do("POST", "/reports", `{"ms":60000}`, "X-User", user, "Prefer", "wait=1", "Idempotency-Key", "one")
+		}
+		stream := func(user, at string, wait time.Duration) string {
+			ctx, cancel := context.WithTimeout(context.Background(), wait)
+			defer cancel()
+			r := httptest.NewRequestWithContext(ctx, "GET", at, nil)
+			r.Header.Set("Accept", "text/event-stream")
+			r.Header.Set("X-User", user)
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, r)
+			return w.Header().Get("Content-Type")
+		}
+		at := map[string]string{}
+		for _, user := range []string{"greedy", "other"} {
+			at[user] = post(user).Header().Get("Location")
+		}
+		for range 1200 {
+			go post("greedy")
+			go stream("greedy", at["greedy"], time.Second)
+		}
+		synctest.Wait()
+		for _, user := range []string{"greedy", "other"} {
+			want := map[string]string{"greedy": "application/json", "other": "text/event-stream"}[user]
+			if got := stream(user, at[user], time.Millisecond); got != want {
+				t.Errorf("to one more event stream of the %s owner: %s, want %s", user, got, want)
+			}
+			if got, want := post(user).Header().Get("Preference-Applied") != "", user == "other"; got != want {
+				t.Errorf("one more POST of the %s owner waits: %v, want %v", user, got, want)
+			}
+		}
+		pass(time.Minute)
+		if got := stream("greedy", at["greedy"], time.Millisecond); got != "text/event-stream" { // there is room again
+			t.Errorf("after that: %s", got)
+		}
+	})
+}
+
 func TestAsyncPrefer(t *testing.T) {
 	for _, c := range []struct {
 		name, prefer string
