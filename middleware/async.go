@@ -27,7 +27,7 @@ import (
 // POST takes the payload as application/json and answers 202 Accepted with the job's Location
 // and a Retry-After. "Prefer: wait=N" (RFC 7240) waits up to N seconds for the job to end, and
 // then answers 200 with what GET would give; "Prefer: respond-async" says that the client does
-// not want to wait. What was honoured is in Preference-Applied. Idempotency-Key makes a
+// not want to wait. No wait is longer than the deadline of the request's context allows. What was honoured is in Preference-Applied. Idempotency-Key makes a
 // repeated POST give the same job, and is 422 with another payload. A malformed payload is 400,
 // one that is too large 413, one of another type than JSON 415, a kind that the engine does not know 404; an engine that is full
 // is 503, a client whose own share is full 429, both with Retry-After.
@@ -263,7 +263,8 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	a.write(w, r, j, http.StatusAccepted, formJSON)
 }
 
-// await returns the job as it is when it has ended or the time is over. waited is false where the engine failed before.
+// await returns the job as it is when it has ended or the time is over. waited is false where the engine failed before, or the request's own
+// time is over sooner.
 func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait time.Duration) (now jobs.Job, waited bool) {
 	if rec := recorderOf(w); rec != nil {
 		rec.becameLong(streamJob)
@@ -272,6 +273,14 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 		// Else the server would cut off who waits for longer, with a job of which he does not know the id.
 		// Not every writer can be told so, and who waits before one that can not is answered all the same.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait).Add(srv.WriteTimeout))
+	}
+	whole := true
+	if end, ok := r.Context().Deadline(); ok {
+		// Who has set it, as http.TimeoutHandler, may answer himself at that time, and the client would not know the id of the job either.
+		left := time.Until(end)
+		if left -= min(left/10, time.Second); left < wait {
+			wait, whole = left, false
+		}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
@@ -282,7 +291,7 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 		}
 		j = next
 	}
-	return j, j.State.Final() || ctx.Err() != nil
+	return j, j.State.Final() || whole && ctx.Err() != nil
 }
 
 // jobLocation is the default of WithLocation.

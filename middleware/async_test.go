@@ -218,6 +218,24 @@ func TestAsyncWaitsLongerThanWriteTimeout(t *testing.T) {
 	})
 }
 
+// Likewise the time that something outside gives a request: it answers with an error then.
+func TestAsyncWaitsNoLongerThanItsRequestMay(t *testing.T) {
+	for _, within := range []time.Duration{time.Millisecond, time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil)
+			s.Handler = http.TimeoutHandler(s.Handler, within, "too late")
+			w := s.do("POST", "/reports", `{"ms":1800000}`, "Prefer", "wait=60")
+			if w.Code != 202 || w.Header().Get("Location") == "" || w.Header().Get("Preference-Applied") != "" {
+				t.Errorf("within %v: %d, %v; want 202 with a Location, and that it did not wait for as long", within, w.Code, w.Header())
+			}
+			w = s.do("POST", "/reports", `{"ms":1}`, "Prefer", "wait=0")
+			if w.Code != 202 || w.Header().Get("Preference-Applied") != "wait=0" {
+				t.Errorf("within %v: %d, %v", within, w.Code, w.Header())
+			}
+		})
+	}
+}
+
 // A server that is shut down while clients wait for a job of an hour, as the documentation says: with its engine, or where the engine stays.
 func TestAsyncEndsBeforeItsServer(t *testing.T) {
 	for _, test := range []struct {
