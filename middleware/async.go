@@ -11,7 +11,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/spillgate/spillgate/pool/jobs"
@@ -28,13 +27,13 @@ import (
 // POST takes the payload as application/json and answers 202 Accepted with the job's Location
 // and a Retry-After. "Prefer: wait=N" (RFC 7240) waits up to N seconds for the job to end, and
 // then answers 200 with what GET would give; "Prefer: respond-async" says that the client does
-// not want to wait. What was honoured is in Preference-Applied. Idempotency-Key makes a
+// not want to wait. No wait is longer than the deadline of the request's context allows. What was honoured is in Preference-Applied. Idempotency-Key makes a
 // repeated POST give the same job, and is 422 with another payload. A malformed payload is 400,
 // one that is too large 413, one of another type than JSON 415, a kind that the engine does not know 404; an engine that is full
 // is 503, a client whose own share is full 429, both with Retry-After.
 //
 // GET answers with the job as JSON, as a page with a progress bar if a browser asks, or, with
-// Accept: text/event-stream, as a stream of server-sent events, one for each change, that
+// Accept: text/event-stream, as a stream of server-sent events, one for each change or the latest of several, that
 // resumes after Last-Event-ID. JSON and page have a weak ETag, and a Retry-After while the job is
 // not final. An unknown job is 404, one that has expired 410.
 //
@@ -71,7 +70,7 @@ func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
 	a := &async{engine: e, kind: kind, config: asyncConfig{
 		body:      1 << 20,
 		longest:   time.Minute,
-		streams:   1000,
+		streams:   asyncPlaces,
 		heartbeat: 15 * time.Second,
 		location:  jobLocation,
 		owner:     func(*http.Request) string { return "" },
@@ -82,6 +81,7 @@ func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
 		}
 		o.applyAsync(&a.config)
 	}
+	a.open.most, a.waits.most = a.config.streams, asyncPlaces
 	return a
 }
 
@@ -91,7 +91,7 @@ type AsyncOption interface{ applyAsync(*asyncConfig) }
 type asyncConfig struct {
 	body          int64
 	wait, longest time.Duration
-	streams       int64
+	streams       int
 	heartbeat     time.Duration
 	owner         func(*http.Request) string
 	location      func(r *http.Request, id string) string
@@ -116,7 +116,7 @@ func WithOwner(f func(*http.Request) string) AsyncOption {
 
 // WithWait makes a POST wait up to d for the job to end if the client states no preference, and
 // never longer than longest whatever it prefers; the defaults are 0 and one minute. At most 1,000 wait at a
-// time; beyond that a POST is answered at once. It panics unless 0 <= d <= longest.
+// time, of one owner ([WithOwner]) a quarter of that; beyond that a POST is answered at once. It panics unless 0 <= d <= longest.
 func WithWait(d, longest time.Duration) AsyncOption {
 	if d < 0 || longest < d {
 		panic(fmt.Sprintf("middleware: WithWait(%v, %v): the times must not be negative and in order", d, longest))
@@ -133,17 +133,17 @@ func WithMaxPayload(n int64) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.body = n })
 }
 
-// WithStreams bounds how many event streams are open at a time; the default is 1,000.
-// Beyond it a client is answered with the job as JSON, once. It panics if n is negative.
+// WithStreams bounds how many event streams are open at a time; the default is 1,000. One owner ([WithOwner]) may have a quarter of them,
+// but always one. Beyond it a client is answered with the job as JSON, once. It panics if n is negative.
 func WithStreams(n int) AsyncOption {
 	if n < 0 {
 		panic(fmt.Sprintf("middleware: WithStreams(%d): the number must not be negative", n))
 	}
-	return asyncOption(func(c *asyncConfig) { c.streams = int64(n) })
+	return asyncOption(func(c *asyncConfig) { c.streams = n })
 }
 
 // WithLocation says where a job is found, for the Location field. The default adds the id
-// to the path of the POST as the client sent it, which is right unless a proxy changes
+// to the path of the POST as the client sent it, with one slash at its start, which is right unless a proxy changes
 // paths. It panics if f is nil.
 func WithLocation(f func(r *http.Request, id string) string) AsyncOption {
 	if f == nil {
@@ -174,12 +174,12 @@ type async struct {
 	engine jobs.Engine
 	kind   string
 	config asyncConfig
-	open   atomic.Int64 // event streams
-	waits  atomic.Int64 // POSTs that wait for their job, or for the client to take the answer after that
+	open   places // event streams
+	waits  places // POSTs that wait for their job, or for the client to take the answer after that
 }
 
-// asyncWaits bounds how many POSTs wait for their jobs: they hold no permit that would.
-const asyncWaits = 1000
+// asyncPlaces bounds how many POSTs wait for their jobs, and how many event streams are open unless WithStreams does: they hold no permit that would.
+const asyncPlaces = 1000
 
 func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch r.Method {
@@ -234,8 +234,8 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Add("Vary", "Prefer")
 	if wait = min(wait, a.config.longest); wait > 0 && !j.State.Final() {
-		defer a.waits.Add(-1) // not before the answer is written: that holds no permit either
-		if a.waits.Add(1) <= asyncWaits {
+		if a.waits.take(o.Client) {
+			defer a.waits.leave(o.Client) // not before the answer is written: that holds no permit either
 			var waited bool
 			j, waited = a.await(w, r, j, wait)
 			p.hasWait = p.hasWait && waited
@@ -263,7 +263,8 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 	a.write(w, r, j, http.StatusAccepted, formJSON)
 }
 
-// await returns the job as it is when it has ended or the time is over. waited is false where the engine failed before.
+// await returns the job as it is when it has ended or the time is over. waited is false where the engine failed before, or the request's own
+// time is over sooner.
 func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait time.Duration) (now jobs.Job, waited bool) {
 	if rec := recorderOf(w); rec != nil {
 		rec.becameLong(streamJob)
@@ -272,6 +273,14 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 		// Else the server would cut off who waits for longer, with a job of which he does not know the id.
 		// Not every writer can be told so, and who waits before one that can not is answered all the same.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait).Add(srv.WriteTimeout))
+	}
+	whole := true
+	if end, ok := r.Context().Deadline(); ok {
+		// Who has set it, as http.TimeoutHandler, may answer himself at that time, and the client would not know the id of the job either.
+		left := time.Until(end)
+		if left -= min(left/10, time.Second); left < wait {
+			wait, whole = left, false
+		}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
 	defer cancel()
@@ -282,7 +291,7 @@ func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait t
 		}
 		j = next
 	}
-	return j, j.State.Final() || ctx.Err() != nil
+	return j, j.State.Final() || whole && ctx.Err() != nil
 }
 
 // jobLocation is the default of WithLocation.
@@ -291,6 +300,7 @@ func jobLocation(r *http.Request, id string) string {
 	if u, err := url.ParseRequestURI(r.RequestURI); err == nil {
 		p = u.EscapedPath() // as it was before anybody stripped a prefix
 	}
+	p = "/" + strings.TrimLeft(p, "/") // two at the start would make a host of what follows (RFC 3986, section 4.2)
 	return strings.TrimSuffix(p, "/") + "/" + url.PathEscape(id)
 }
 

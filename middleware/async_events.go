@@ -13,9 +13,12 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
+// eventPart is how much of an event a client has to take within the time that a write may wait for it.
+const eventPart = 256 << 10
+
 // events streams the job as server-sent events (the HTML standard, section 9.2) until it is
 // final: unnamed events whose id is the job's version and whose data is the JSON of GET on one
-// line. It reports false, with nothing written, if there are too many streams.
+// line. It reports false, with nothing written, if there are too many streams, in all or of the job's owner.
 //
 // A browser connects again when a stream ends. One that has seen the end already, by its
 // Last-Event-ID, is answered with 204, which tells it to stop. Where nothing goes out before the handler returns, as through
@@ -31,11 +34,10 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 		w.WriteHeader(http.StatusNoContent)
 		return true
 	}
-	if a.open.Add(1) > a.config.streams {
-		a.open.Add(-1)
+	if !a.open.take(j.Client) {
 		return false
 	}
-	defer a.open.Add(-1)
+	defer a.open.leave(j.Client)
 
 	h["Cache-Control"] = noStore
 	h.Set("Content-Type", "text/event-stream")
@@ -44,11 +46,16 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 	out := http.NewResponseController(w)
 	held := false // what is sent stays in a buffer
 	send := func(format string, args ...any) error {
-		// A client that does not read must not hold this goroutine for ever. Not every
-		// writer can be told so, and a stream that can not is served all the same.
-		_ = out.SetWriteDeadline(time.Now().Add(2 * a.config.heartbeat))
-		if _, err := fmt.Fprintf(w, format, args...); err != nil {
-			return err
+		for text := fmt.Appendf(nil, format, args...); len(text) > 0; {
+			// A client that does not read must not hold this goroutine for ever, and one that reads slowly is to have a result of
+			// any size: when it comes again it would be sent the same from its start. Not every writer can be told so, and a stream
+			// that can not is served all the same.
+			_ = out.SetWriteDeadline(time.Now().Add(2 * a.config.heartbeat))
+			part := min(len(text), eventPart)
+			if _, err := w.Write(text[:part]); err != nil {
+				return err
+			}
+			text = text[part:]
 		}
 		err := out.Flush()
 		if errors.Is(err, http.ErrNotSupported) {

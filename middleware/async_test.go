@@ -218,6 +218,24 @@ func TestAsyncWaitsLongerThanWriteTimeout(t *testing.T) {
 	})
 }
 
+// Likewise the time that something outside gives a request: it answers with an error then.
+func TestAsyncWaitsNoLongerThanItsRequestMay(t *testing.T) {
+	for _, within := range []time.Duration{time.Millisecond, time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newAsync(t, nil)
+			s.Handler = http.TimeoutHandler(s.Handler, within, "too late")
+			w := s.do("POST", "/reports", `{"ms":1800000}`, "Prefer", "wait=60")
+			if w.Code != 202 || w.Header().Get("Location") == "" || w.Header().Get("Preference-Applied") != "" {
+				t.Errorf("within %v: %d, %v; want 202 with a Location, and that it did not wait for as long", within, w.Code, w.Header())
+			}
+			w = s.do("POST", "/reports", `{"ms":1}`, "Prefer", "wait=0")
+			if w.Code != 202 || w.Header().Get("Preference-Applied") != "wait=0" {
+				t.Errorf("within %v: %d, %v", within, w.Code, w.Header())
+			}
+		})
+	}
+}
+
 // A server that is shut down while clients wait for a job of an hour, as the documentation says: with its engine, or where the engine stays.
 func TestAsyncEndsBeforeItsServer(t *testing.T) {
 	for _, test := range []struct {
@@ -344,6 +362,48 @@ func TestAsyncWaitsAreBoundedByTheirAnswers(t *testing.T) {
 		post(two, "two")
 		status(t, one, 202)
 		status(t, two, 200) // there is room again
+	})
+}
+
+// One owner cannot take all the event streams, nor all the places of those who wait.
+func TestAsyncSharesOfOwners(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil, middleware.WithOwner(func(r *http.Request) string { return r.Header.Get("X-User") }))
+		post := func(user string) *httptest.ResponseRecorder {
+			return s.do("POST", "/reports", `{"ms":60000}`, "X-User", user, "Prefer", "wait=1", "Idempotency-Key", "one")
+		}
+		stream := func(user, at string, wait time.Duration) string {
+			ctx, cancel := context.WithTimeout(context.Background(), wait)
+			defer cancel()
+			r := httptest.NewRequestWithContext(ctx, "GET", at, nil)
+			r.Header.Set("Accept", "text/event-stream")
+			r.Header.Set("X-User", user)
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, r)
+			return w.Header().Get("Content-Type")
+		}
+		at := map[string]string{}
+		for _, user := range []string{"greedy", "other"} {
+			at[user] = post(user).Header().Get("Location")
+		}
+		for range 1200 {
+			go post("greedy")
+			go stream("greedy", at["greedy"], time.Second)
+		}
+		synctest.Wait()
+		for _, user := range []string{"greedy", "other"} {
+			want := map[string]string{"greedy": "application/json", "other": "text/event-stream"}[user]
+			if got := stream(user, at[user], time.Millisecond); got != want {
+				t.Errorf("to one more event stream of the %s owner: %s, want %s", user, got, want)
+			}
+			if got, want := post(user).Header().Get("Preference-Applied") != "", user == "other"; got != want {
+				t.Errorf("one more POST of the %s owner waits: %v, want %v", user, got, want)
+			}
+		}
+		pass(time.Minute)
+		if got := stream("greedy", at["greedy"], time.Millisecond); got != "text/event-stream" { // there is room again
+			t.Errorf("after that: %s", got)
+		}
 	})
 }
 
@@ -806,6 +866,26 @@ func TestAsyncEvents(t *testing.T) {
 			}
 		})
 	})
+	t.Run("a client that reads slowly has a large result", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := jobs.NewMux()
+			jobs.Register(m, "report", func(context.Context, asyncArgs) (string, error) { return strings.Repeat("x", 1000<<10), nil })
+			e := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+			defer e.Close()
+			j, _, err := e.Submit(context.Background(), "report", []byte(`{}`), jobs.SubmitOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			w := &slowWriter{stuckWriter: stuckWriter{header: http.Header{}}, rate: 16 << 10}
+			r := httptest.NewRequest("GET", "/reports/"+j.ID, nil)
+			r.Header.Set("Accept", "text/event-stream")
+			middleware.Async(e, "report").ServeHTTP(w, r)
+			if _, states := events(w.body.String()); len(states) != 1 || states[0] != "succeeded" {
+				t.Errorf("%d bytes and %d events", w.body.Len(), len(states))
+			}
+		})
+	})
 	t.Run("the number of streams is bounded", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newAsync(t, nil, middleware.WithStreams(1))
@@ -875,6 +955,24 @@ func (w *stuckWriter) Write(b []byte) (int, error) {
 	}
 	time.Sleep(time.Until(w.deadline)) // in a synctest bubble
 	return 0, os.ErrDeadlineExceeded
+}
+
+// slowWriter is a connection whose other end reads so many bytes a second.
+type slowWriter struct {
+	stuckWriter
+	rate int
+	body bytes.Buffer
+}
+
+func (w *slowWriter) Write(b []byte) (int, error) {
+	takes := time.Duration(len(b)) * time.Second / time.Duration(w.rate)
+	if d := time.Until(w.deadline); d < takes {
+		time.Sleep(d) // in a synctest bubble
+		n, _ := w.body.Write(b[:int(d*time.Duration(w.rate)/time.Second)])
+		return n, os.ErrDeadlineExceeded
+	}
+	time.Sleep(takes) // in a synctest bubble
+	return w.body.Write(b)
 }
 
 func TestAsyncStrongETagHasOneBody(t *testing.T) {
@@ -952,6 +1050,32 @@ func TestAsyncBehindPrefix(t *testing.T) {
 			t.Errorf("Location %q", at)
 		}
 		status(t, s.do("GET", at, ""), 200)
+	})
+}
+
+// A router that takes a path for the same with its double slashes, as that of chi behind its CleanPath, leaves them in the URL.
+func TestAsyncLocationIsOnItsServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newAsync(t, nil)
+		mux := s.Handler
+		s.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.URL.Path = "/reports"
+			mux.ServeHTTP(w, r)
+		})
+		for target, want := range map[string]string{
+			"//reports":                 "/reports/",
+			"//evil.example/reports":    "/evil.example/reports/",
+			"///reports/":               "/reports/",
+			"/api//reports":             "/api//reports/",
+			"http://here.example//api/": "/api/",
+		} {
+			w := s.do("POST", target, `{"ms":1}`)
+			status(t, w, 202)
+			at, id := w.Header().Get("Location"), decodeJob(t, w.Body.Bytes()).ID
+			if at != want+id {
+				t.Errorf("Location of %s is %q, want %q", target, at, want+id)
+			}
+		}
 	})
 }
 

@@ -16,3 +16,6 @@ func Maps(p *Pool) int {
 	defer p.crews.mu.Unlock()
 	return len(p.crews.all)
 }
+
+// Unfinished returns what Shutdown would say now that it has dropped.
+func Unfinished(p *Pool) []Dropped { return p.kinds.dropped() }

@@ -171,7 +171,8 @@ func (ks *kinds) dropped() []Dropped {
 	var all []Dropped
 	for _, k := range ks.sorted() {
 		d := Dropped{Kind: k.name, Waiting: int(k.waiting.Load())}
-		d.Running = int(max(k.begun.Load()-k.ended.Load(), 0))
+		ended := k.ended.Load() // in the order of idle: a Map between two elements is not seen as over
+		d.Running = int(k.begun.Load() - ended)
 		if d.Waiting > 0 || d.Running > 0 {
 			all = append(all, d)
 		}

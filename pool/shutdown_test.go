@@ -3,7 +3,10 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"math"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,4 +65,34 @@ func TestAfterTheDrop(t *testing.T) {
 		synctest.Wait()
 		empty(t, p)
 	})
+}
+
+// A Map that goes from one element to the next runs all the time: Shutdown said that all had ended, and the rest was dropped in silence.
+func TestMapAtWorkIsDropped(t *testing.T) {
+	p := pool.New(pool.WithSlots(1))
+	begun, enough := make(chan struct{}), errors.New("enough")
+	begin := sync.OnceFunc(func() { close(begun) })
+	var stop atomic.Bool
+	result := make(chan error, 1)
+	go func() {
+		_, err := pool.Map(context.Background(), p, make([]struct{}, math.MaxInt32), func(context.Context, struct{}) (struct{}, error) {
+			begin()
+			if stop.Load() {
+				return struct{}{}, enough
+			}
+			return struct{}{}, nil
+		})
+		result <- err
+	}()
+	<-begun
+	for i := range 1 << 17 {
+		if d := pool.Unfinished(p); len(d) != 1 || d[0].Running < 1 {
+			t.Errorf("%+v at look %d", d, i)
+			break
+		}
+	}
+	stop.Store(true)
+	if err := <-result; err != enough {
+		t.Error(err)
+	}
 }

@@ -12,6 +12,13 @@ func (l *Local) Owing() int {
 	return len(l.ready.owing)
 }
 
+// Keepers returns of how many clients finished jobs are kept.
+func (l *Local) Keepers() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(len(l.keepers), len(l.most))
+}
+
 // HaveGiven has every client have had so much more run time.
 func (l *Local) HaveGiven(d time.Duration) {
 	l.mu.Lock()

@@ -181,6 +181,7 @@ type placed[E any] interface {
 var (
 	_ placed[*client] = (*client)(nil)
 	_ placed[*entry]  = (*entry)(nil)
+	_ placed[*keeper] = (*keeper)(nil)
 )
 
 // ordered is a heap (container/heap).

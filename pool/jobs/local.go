@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"cmp"
-	"container/heap"
 	"container/list"
 	"context"
 	"crypto/sha256"
@@ -50,6 +49,8 @@ type Local struct {
 	due      ordered[*due]   // those that wait and have a deadline
 	finished ordered[*entry] // by the time at which they are forgotten
 	ended    list.List       // of these, as they ended
+	keepers  map[string]*keeper
+	most     ordered[*keeper]
 	running  map[*entry]struct{}
 	bytes    int64
 	kept     int64 // of bytes, those of finished jobs
@@ -77,7 +78,7 @@ type entry struct {
 	place    int
 	priority int
 
-	seat *list.Element // in Local.ended; nil while not finished
+	seat, own *list.Element // in Local.ended and in that of its client; nil while not finished
 
 	id, kind, client, key string
 	hash                  [16]byte // of kind and payload; where key is set
@@ -95,6 +96,8 @@ type entry struct {
 	due                     *due                    // set while it waits, where there is a deadline
 	cancel                  context.CancelCauseFunc // while it runs
 	changed                 chan struct{}           // closed at the next change; made for the first who watches
+	quiet                   time.Duration           // those who watch are told of progress no sooner
+	later                   *time.Timer             // and will be then; nil if there is nothing to be told
 }
 
 // due is the end of a job's wait.
@@ -134,6 +137,7 @@ func NewLocal(m *Mux, p *pool.Pool, opts ...LocalOption) *Local {
 		idle:    make(chan struct{}),
 		jobs:    make(map[string]*entry),
 		keys:    make(map[jobKey]*entry),
+		keepers: make(map[string]*keeper),
 		running: make(map[*entry]struct{}),
 	}
 	l.ctx, l.stop = context.WithCancelCause(context.Background())
@@ -230,43 +234,4 @@ func (l *Local) shareFull(client string, size int64) bool {
 func (l *Local) wait(n int) time.Duration {
 	d := l.mean * time.Duration(n) / time.Duration(max(1, l.pool.Slots()))
 	return min(max(d, time.Second), time.Minute)
-}
-
-// room makes room for size bytes by forgetting finished jobs. All of them must be enough.
-func (l *Local) room(size int64) {
-	for l.bytes+size > l.conf.bytes {
-		l.forget(l.first())
-	}
-}
-
-// forget drops a finished job; its id will be answered with ErrExpired.
-func (l *Local) forget(e *entry) {
-	l.leave(e)
-	delete(l.jobs, e.id)
-	if e.key != "" {
-		delete(l.keys, jobKey{e.client, e.key})
-	}
-	l.bytes -= e.bytes()
-	l.counts.Forgotten++
-}
-
-// keep puts a job among the finished ones, leave takes it out.
-func (l *Local) keep(e *entry) {
-	heap.Push(&l.finished, e)
-	l.kept += e.bytes()
-	e.seat = l.ended.PushBack(e)
-}
-
-// first is the finished job that ended first. There must be one.
-func (l *Local) first() *entry { return l.ended.Front().Value.(*entry) }
-
-func (l *Local) leave(e *entry) {
-	heap.Remove(&l.finished, e.place)
-	l.kept -= e.bytes()
-	l.ended.Remove(e.seat)
-	e.seat = nil
-}
-
-func (e *entry) bytes() int64 {
-	return int64(len(e.payload) + len(e.result) + len(e.detail))
 }

@@ -115,6 +115,50 @@ func TestShareOfTheBytesOfWhatIsQueuedAgain(t *testing.T) {
 	})
 }
 
+// A flood of one client's jobs has its own forgotten and not those of others, of whom each would run a job twice that it submits again.
+func TestFinishedJobsOfOthersAreKept(t *testing.T) {
+	for name, c := range map[string]struct {
+		opts    []jobs.LocalOption
+		greedy  string
+		payload string
+	}{
+		"places":           {[]jobs.LocalOption{jobs.WithCapacity(100, 25, 20)}, "greedy", `{}`},
+		"bytes":            {[]jobs.LocalOption{jobs.WithSizes(1000, 1000, 10_000)}, "greedy", `{"x":"` + strings.Repeat("x", 900) + `"}`},
+		"without a client": {[]jobs.LocalOption{jobs.WithCapacity(100, 25, 20)}, "", `{}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := jobs.NewMux()
+				jobs.Register(m, "k", func(_ context.Context, a struct{ X string }) (string, error) { return a.X, nil })
+				l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)), c.opts...)
+				defer l.Close()
+				o := jobs.SubmitOptions{Client: "other", Key: "one"}
+				first := submit(t, l, `{}`, o)
+				for i := range 54 {
+					j := final(t, l, submit(t, l, c.payload, jobs.SubmitOptions{Client: c.greedy}).ID)
+					if now, err := l.Get(ctx, j.ID); err != nil {
+						t.Fatalf("job %d is forgotten as it ends: %+v, %v", i, now, err)
+					}
+					if i > 50 { // some of a third client's, for which the greedy one makes room
+						final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{Client: "third"}).ID)
+					}
+				}
+				if j, created, err := l.Submit(ctx, "k", []byte(`{}`), o); err != nil || created || j.ID != first.ID {
+					t.Errorf("submitted again: %+v, %v, %v; want the first", j, created, err)
+				}
+				if s := l.Stats(); s.Forgotten == 0 || s.Bytes > 10_000 {
+					t.Errorf("%+v", s)
+				}
+				// When all have left nothing is.
+				time.Sleep(2 * time.Hour) // in a synctest bubble
+				if s := l.Stats(); s.Finished != 0 || s.Bytes != 0 || l.Keepers() != 0 {
+					t.Errorf("%+v, %d clients", s, l.Keepers())
+				}
+			})
+		})
+	}
+}
+
 func TestShortRetentionAmongLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := jobs.NewMux()

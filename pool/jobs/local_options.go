@@ -22,7 +22,8 @@ func (f localOption) applyLocal(c *localConfig) { f(c) }
 
 // WithCapacity bounds the unfinished jobs, those of one client among them, and the finished
 // jobs that are kept; the defaults are 10,000, a quarter of that and 10,000. When there are
-// more finished jobs than that, the one that ended first goes. It panics unless
+// more finished jobs than that, the one that ended first goes, of the client that has most of them where that is a greater part of
+// them than share is of unfinished; those without a client are of one. It panics unless
 // all are positive and share is at most unfinished.
 func WithCapacity(unfinished, share, finished int) LocalOption {
 	if unfinished < 1 || share < 1 || share > unfinished || finished < 1 {
@@ -34,7 +35,7 @@ func WithCapacity(unfinished, share, finished int) LocalOption {
 // WithSizes bounds the bytes of one payload, of one result, and of everything that is kept
 // together; the defaults are 64 KiB, 1 MiB and 64 MiB. The payloads of one client's unfinished jobs may have the same part of
 // the total as these jobs may have of the places ([WithCapacity]), but always one payload. To make room finished jobs are forgotten
-// early, the one that ended first before others. It panics unless all are positive and total holds at least one of each.
+// early, in the order that [WithCapacity] says. It panics unless all are positive and total holds at least one of each.
 func WithSizes(payload, result int, total int64) LocalOption {
 	if payload < 1 || result < 1 || total-int64(payload) < int64(result) {
 		panic(fmt.Sprintf("jobs: WithSizes(%d, %d, %d): all must be positive and the total hold one payload and one result", payload, result, total))

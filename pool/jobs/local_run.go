@@ -181,7 +181,8 @@ func (l *Local) work(task context.Context) {
 		defer l.mu.Unlock()
 		if !over { // what a handler has left running does not speak for the next attempt
 			e.progress = &p
-			l.change(e)
+			e.version++
+			l.tellSoon(e)
 		}
 	}}
 	payload, deadline := e.payload, e.deadline
@@ -325,7 +326,7 @@ func (l *Local) end(e *entry, s State, text, detail string, result []byte) {
 	}
 	l.change(e)
 	for len(l.finished) > l.conf.finished || l.bytes > l.conf.bytes && len(l.finished) > 1 {
-		l.forget(l.first())
+		l.forget(l.first(e))
 	}
 	if l.closed && l.unfinished() == 0 {
 		l.done()
@@ -343,8 +344,43 @@ func (l *Local) done() {
 // change counts a change and tells those who watch.
 func (l *Local) change(e *entry) {
 	e.version++
+	l.tell(e)
+}
+
+func (l *Local) tell(e *entry) {
+	if e.later != nil {
+		e.later.Stop()
+		e.later = nil
+	}
 	if e.changed != nil {
 		close(e.changed)
 		e.changed = nil
 	}
+}
+
+// reportEvery is how long those who watch are not told of a job's progress again after they were. A handler may report each of a million
+// rows, and all who watch would be as busy with that as it is.
+const reportEvery = 200 * time.Millisecond
+
+// tellSoon tells those who watch of progress, or of the latest there is when it is time.
+func (l *Local) tellSoon(e *entry) {
+	if e.changed == nil || e.later != nil {
+		return
+	}
+	now := l.now()
+	if wait := e.quiet - now; wait > 0 {
+		var later *time.Timer
+		later = time.AfterFunc(wait, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if e.later == later { // else they have been told meanwhile
+				e.quiet = l.now() + reportEvery
+				l.tell(e)
+			}
+		})
+		e.later = later
+		return
+	}
+	e.quiet = now + reportEvery
+	l.tell(e)
 }

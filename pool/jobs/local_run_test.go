@@ -373,6 +373,53 @@ func TestLateReportOfAnEarlierAttempt(t *testing.T) {
 	})
 }
 
+// A handler reports each of very many rows: those who watch are told a few times a second, of the latest soon, and of all else at once.
+func TestReportOfEachRow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(ctx context.Context, _ args) (int, error) {
+			for i := range int64(1000) {
+				time.Sleep(time.Millisecond) // in a synctest bubble
+				jobs.Report(ctx, jobs.Progress{Done: i + 1, Total: 1000})
+			}
+			time.Sleep(10 * time.Second) // in a synctest bubble
+			jobs.Report(ctx, jobs.Progress{Done: 1001, Total: 1000})
+			jobs.Report(ctx, jobs.Progress{Done: 1002, Total: 1000})
+			time.Sleep(time.Millisecond) // in a synctest bubble
+			return 0, errors.New("broken")
+		})
+		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+		defer l.Close()
+		begun := time.Now()
+		j := submit(t, l, `{}`, jobs.SubmitOptions{})
+		synctest.Wait()
+		told, latest := 0, time.Duration(0)
+		for now, err := range l.Watch(ctx, j.ID) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := time.Since(begun)
+			switch done := now.Progress.Done; {
+			case told == 1 && (done != 1 || at != time.Millisecond):
+				t.Errorf("the first report is told after %v, as %+v", at, now.Progress)
+			case done == 1000:
+				latest = at
+			case done == 1001 && at != 11*time.Second:
+				t.Errorf("a report after ten seconds is told after %v", at)
+			case now.State.Final() && (at != 11*time.Second+time.Millisecond || done != 1002):
+				t.Errorf("the end is told after %v, with progress %+v", at, now.Progress)
+			}
+			told++
+		}
+		if told > 10 || latest == 0 || latest > 1201*time.Millisecond {
+			t.Errorf("told %d times of a thousand reports in a second, and of the last after %v", told, latest)
+		}
+		if now, err := l.Get(ctx, j.ID); err != nil || now.Version < 1003 {
+			t.Errorf("%+v, %v; each report is a version", now, err)
+		}
+	})
+}
+
 // Jobs stand behind the tasks of requests, unless they are told to stand elsewhere.
 func TestPoolPriority(t *testing.T) {
 	for name, c := range map[string]struct {

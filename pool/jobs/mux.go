@@ -206,7 +206,8 @@ func Current(ctx context.Context) (Attempt, bool) {
 	return a, ok
 }
 
-// Report says how far the job is that ctx belongs to. Outside a job it does nothing.
+// Report says how far the job is that ctx belongs to. It may be called for each of very many steps: those who watch the job
+// are told of its progress a few times a second, and of the latest. Outside a job it does nothing.
 func Report(ctx context.Context, p Progress) {
 	if a, ok := Current(ctx); ok && a.Report != nil {
 		p.Note = clip(p.Note, 256)
