@@ -24,7 +24,7 @@ type StoreConfig struct {
 	// the clock of this process.
 	Run func(t *testing.T, body func(*testing.T))
 	// Wait makes time pass for the store; nil is [time.Sleep]. It serves to move the clock of a simulated
-	// server. Whole seconds are waited for, nine in all.
+	// server. Whole seconds are waited for, eleven in all.
 	Wait func(time.Duration)
 }
 
@@ -228,6 +228,10 @@ func (s *suite) change() {
 	s.want(limiter.StoreRequest{Key: "a", Policies: at(0.01, 4)}, true, 0)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 1, Policies: at(0.01, 4)}, false, 0)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 1, Policies: at(0.01, 5)}, true, 0)
+	s.want(limiter.StoreRequest{Key: "lowered", Cost: 1, Policies: at(1, 1)}, true, 0)
+	s.want(limiter.StoreRequest{Key: "lowered", Cost: 1, Policies: at(0.01, 1)}, false, 0)
+	s.wait(2 * time.Second) // by when it was to be full under the first
+	s.want(limiter.StoreRequest{Key: "lowered", Cost: 1, Policies: at(0.01, 1)}, false, 0)
 }
 
 func (s *suite) own() {

@@ -66,6 +66,7 @@ type plainStore struct {
 type plainBucket struct {
 	tokens float64
 	at     time.Time
+	full   time.Time // by the limit under which tokens were taken last
 }
 
 func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
@@ -93,6 +94,8 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 			in = math.Floor(in)
 		case p.fault == "forgets debts" && in >= float64(policy.Burst):
 			in = b.tokens
+		case p.fault == "keeps a bucket for as long as it took to fill" && now.After(b.full):
+			in = b.tokens
 		}
 		b.tokens, b.at = max(0, b.tokens-in), now
 		states[i].Refused = !req.Force && policy.Limit != rate.Inf && b.tokens+float64(req.Cost) > float64(policy.Burst)+1e-9
@@ -106,6 +109,7 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 		}
 		if ok {
 			b.tokens = max(0, b.tokens+float64(req.Cost))
+			b.full = now.Add(time.Duration(b.tokens / float64(policy.Limit) * 1e9))
 		}
 		left := float64(policy.Burst) - b.tokens
 		s.Remaining = int(max(0, math.Floor(left+1e-9)))
@@ -137,9 +141,10 @@ func TestFaultsAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	for fault, rule := range map[string]string{
-		"whole tokens flow in":       "parts_of_a_token",
-		"forgets debts":              "parts_of_a_token",
-		"has one limit for all keys": "limits_differ_from_key_to_key",
+		"whole tokens flow in":                          "parts_of_a_token",
+		"forgets debts":                                 "parts_of_a_token",
+		"has one limit for all keys":                    "limits_differ_from_key_to_key",
+		"keeps a bucket for as long as it took to fill": "a_changed_policy",
 	} {
 		cmd := exec.Command(self, "-test.run=^TestPlainStore$")
 		cmd.Env = append(os.Environ(), faultOfStore+"="+fault)

@@ -15,7 +15,7 @@
 // How long it may take says [limiter.WithStoreTimeout]; that go-redis keeps to it takes ContextTimeoutEnabled, without which it goes by
 // its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it retry nothing.
 //
-// It needs Redis 5 or newer, or Valkey, and of its commands EVALSHA, EVAL, TIME, GET, SET and DEL. In a cluster each key is in one slot.
+// It needs Redis 5 or newer, or Valkey, and of its commands EVALSHA, EVAL, TIME, GET, PTTL, SET and DEL. In a cluster each key is in one slot.
 // Replication is asynchronous: a failover forgets what had not been replicated. Where memory is full, the server has to evict (maxmemory-policy
 // volatile-ttl forgets first who is nearly done), or it refuses to write and counts as failed.
 package redisstore

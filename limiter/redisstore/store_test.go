@@ -21,7 +21,7 @@ import (
 	"github.com/spillgate/spillgate/limiter/redisstore"
 )
 
-// The suite waits for a real server's clock, eight seconds in all.
+// The suite waits for a real server's clock, eleven seconds in all.
 func TestStore(t *testing.T) {
 	for name, c := range map[string]func(testing.TB) redis.UniversalClient{
 		"one server": func(t testing.TB) redis.UniversalClient { return shared.client(t) },
@@ -134,6 +134,8 @@ func TestExpiry(t *testing.T) {
 	second := []limiter.Policy{{Name: "default", Limit: 1, Burst: 5}}
 	both := []limiter.Policy{second[0], {Name: "hourly", Limit: rate.Every(time.Hour), Burst: 5}}
 	once := []limiter.Policy{second[0], {Name: "once", Limit: 0, Burst: 5}}
+	hourly := []limiter.Policy{{Name: "default", Limit: rate.Every(time.Hour), Burst: 5}}
+	never := []limiter.Policy{{Name: "default", Limit: 0, Burst: 5}}
 	for _, c := range []struct {
 		name   string
 		events []limiter.StoreRequest
@@ -147,6 +149,11 @@ func TestExpiry(t *testing.T) {
 		{"given back", []limiter.StoreRequest{{Cost: 2, Policies: once}, {Cost: -2, Force: true, Policies: once}}, 0},
 		{"reset", []limiter.StoreRequest{{Cost: 2, Policies: both}, {Cost: math.MinInt, Force: true, Policies: both}}, 0},
 		{"refused", []limiter.StoreRequest{{Cost: 6, Policies: second}}, 0},
+		{"refused once spent", []limiter.StoreRequest{{Cost: 5, Policies: second}, {Cost: 1, Policies: second}}, 5 * time.Second},
+		{"refused by a limit that was lowered", []limiter.StoreRequest{{Cost: 5, Policies: second}, {Cost: 1, Policies: hourly}}, 5 * time.Hour},
+		{"refused by a limit that was raised", []limiter.StoreRequest{{Cost: 5, Policies: hourly}, {Cost: 1, Policies: second}}, 5 * time.Hour},
+		{"refused by a limit that was lowered to 0", []limiter.StoreRequest{{Cost: 5, Policies: second}, {Cost: 1, Policies: never}}, -1},
+		{"nothing taken under a limit that was lowered", []limiter.StoreRequest{{Cost: 2, Policies: second}, {Cost: 0, Policies: hourly}}, 2 * time.Hour},
 		{"nothing taken", []limiter.StoreRequest{{Cost: 0, Policies: second}}, 0},
 		{"nothing to give back", []limiter.StoreRequest{{Cost: -1, Force: true, Policies: second}}, 0},
 		{"admits everything", []limiter.StoreRequest{{Cost: 5, Policies: []limiter.Policy{{Name: "open", Limit: rate.Inf}}}}, 0},
@@ -247,7 +254,6 @@ func TestClockSetBack(t *testing.T) {
 	if ok, states := f.take(limiter.StoreRequest{Key: "k", Cost: 1, Policies: one(3)}); ok || states[0].Remaining != 0 {
 		t.Errorf("%v %+v: an hour ahead, and what was spent is forgotten", ok, states)
 	}
-	f.take(limiter.StoreRequest{Key: "k", Force: true, Policies: fast}) // written by the clock that there is now
 	until(t, "tokens flow in", func() bool {
 		ok, _ := f.take(limiter.StoreRequest{Key: "k", Cost: 1, Policies: fast})
 		return ok

@@ -33,17 +33,28 @@ for i = 1, policies do
 	end
 end
 
-if force or ok and cost > 0 then
-	local most = 0 -- seconds until all are full
-	for i = 1, policies do
-		if burst[i] >= 0 then
+local take = force or ok and cost > 0
+local most = 0 -- seconds until all are full
+for i = 1, policies do
+	if burst[i] >= 0 then
+		if take then
 			-- No debt is larger than a burst, unless it was before.
 			spent[i] = math.max(0, math.min(spent[i] + cost, math.max(spent[i], 2 * burst[i])))
-			if spent[i] > 0 then
-				most = math.max(most, spent[i] / limit[i])
-			end
+		end
+		if spent[i] > 0 then
+			most = math.max(most, spent[i] / limit[i])
 		end
 	end
+end
+
+local write = take
+if held and not take and most > 0 then
+	-- Nothing is written but where a clock was set back, by which no token would flow in before it has caught up, or where a limit is lower
+	-- than it was, and the value would expire before its buckets are full.
+	local left = redis.call('PTTL', KEYS[1])
+	write = now < values[1] or left >= 0 and left + 10 < most * 1000
+end
+if write then
 	if most > 0 then
 		local value = struct.pack(format, now, unpack(spent))
 		if most < 1e9 then
