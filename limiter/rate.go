@@ -149,7 +149,7 @@ func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
 // AllowEach is AllowAt which also fills each, from its first element on, with the state of every policy
 // in the order of [Rate.Policies], as far as it has room.
 //
-// It is what the other forms of Allow call. With a [WithStore] it may take up to [WithStoreTimeout]; [Rate.AllowContext] ends sooner.
+// It is what the other forms of Allow call. With a [WithStore] it may take up to [WithStoreTimeout]; [Rate.AllowContext] ends at a deadline, too.
 func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) (d Decision) {
 	if r.store != nil {
 		return r.AllowContext(context.Background(), now, key, n, each)
@@ -168,10 +168,20 @@ func (r *Rate) CallsOut() bool {
 	return r.store != nil || r.keyRule != nil || t.Rejected != nil || t.Evicted != nil || t.Saturated != nil || t.StoreFailed != nil
 }
 
-// AllowContext is AllowEach for a Rate that may have a store, which gets ctx. Without a store ctx does not matter.
+// AllowContext is AllowEach for a Rate that may have a store, which gets what ctx holds and its deadline. That ctx is canceled does not end the
+// question: it is with a client that has hung up, who could choose that way not to be counted. Without a store ctx does not matter.
 func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n int, each []PolicyState) Decision {
 	if r.store == nil {
 		return r.AllowEach(now, key, n, each)
+	}
+	if ctx.Done() != nil {
+		deadline, has := ctx.Deadline()
+		ctx = context.WithoutCancel(ctx)
+		if has {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, deadline)
+			defer cancel()
+		}
 	}
 	q := r.question(now, key, n)
 	var a tableAnswer

@@ -82,6 +82,12 @@ func (r *Rate) waitStored(ctx context.Context, key string, n int) error {
 		q := r.question(now, key, n)
 		var a tableAnswer
 		r.takeStored(ctx, &q, now, nil, &a)
+		if a.storeErr != nil && ctx.Err() != nil && !q.shadow {
+			if a.ok { // by the local buckets alone, for one who has gone
+				r.giveLocal(&q, now, &a)
+			}
+			a.ok, a.storeErr, q.again = false, nil, true
+		}
 		var d Decision
 		r.answer(&q, &a, &d)
 		at := now.Add(d.RetryAfter)

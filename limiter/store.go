@@ -45,7 +45,7 @@ const (
 	// FailLocal has the buckets of this process decide, which know what it admitted and
 	// what the store said last. It is the default.
 	FailLocal StoreFailure = iota
-	// FailOpen admits the event.
+	// FailOpen admits the event. Where a deadline of the caller was what ended the question to the store it is [FailLocal].
 	FailOpen
 	// FailClosed refuses the event with [ErrStoreFailed].
 	FailClosed
@@ -251,7 +251,10 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 		return
 	case err != nil:
 		copy(each, local)
-		r.storeFailed(q, now, a, err)
+		a.storeErr = err
+		if r.store.failure != FailOpen || ctx.Err() == nil {
+			r.storeFailed(q, now, a)
+		}
 		return
 	}
 	if !again && !ok {
@@ -284,8 +287,7 @@ func (f *storeFront) count(q *tableTake, a *tableAnswer) {
 }
 
 // storeFailed decides without the store; the local buckets have admitted the event, and charged it.
-func (r *Rate) storeFailed(q *tableTake, now time.Time, a *tableAnswer, err error) {
-	a.storeErr = err
+func (r *Rate) storeFailed(q *tableTake, now time.Time, a *tableAnswer) {
 	switch r.store.failure {
 	case FailLocal:
 	case FailOpen:

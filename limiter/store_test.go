@@ -23,14 +23,15 @@ type storeStub struct {
 	hang  bool
 	panic bool
 	calls int
-	asked limiter.Policy // the first one of the last question
+	asked limiter.Policy  // the first one of the last question
+	ctx   context.Context // of the last question
 }
 
 var errStoreStub = errors.New("down")
 
 func (s *storeStub) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
 	s.calls++
-	s.asked = req.Policies[0]
+	s.asked, s.ctx = req.Policies[0], ctx
 	switch {
 	case s.panic:
 		panic(errStoreStub)
@@ -658,6 +659,95 @@ func TestStoreCallersWhoLeave(t *testing.T) {
 			t.Errorf("%d calls, want 20", s.calls)
 		}
 	})
+}
+
+// Who sends a request and hangs up at once has the same quota as everybody, and not one for each server or none at all.
+func TestStoreCallersWhoHangUp(t *testing.T) {
+	for _, f := range []limiter.StoreFailure{limiter.FailLocal, limiter.FailOpen, limiter.FailClosed} {
+		t.Run(f.String(), func(t *testing.T) {
+			storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+				type key struct{}
+				gone, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
+				cancel()
+				ok := 0
+				for range 4 { // servers
+					r := limiter.NewRate(rate.Every(time.Hour), 3, append(opts, limiter.WithStoreFailure(f))...)
+					for range 5 {
+						if r.AllowContext(gone, time.Time{}, "key", 1, nil).OK {
+							ok++
+						}
+					}
+					if st := r.Stats(); st.StoreFailed != 0 {
+						t.Errorf("%d failures of a store that is well", st.StoreFailed)
+					}
+				}
+				if ok != 3 {
+					t.Errorf("%d admitted, want 3", ok)
+				}
+				if s.ctx.Value(key{}) != "value" {
+					t.Error("the store did not get what the context holds")
+				}
+				s.hang = true
+				start := time.Now()
+				limiter.NewRate(1, 1, opts...).AllowContext(gone, time.Time{}, "key", 1, nil)
+				if got := time.Since(start); got != 50*time.Millisecond {
+					t.Errorf("a store that hangs: %v", got)
+				}
+			})
+		})
+	}
+}
+
+// A deadline ends the question to the store, and whoever may choose it gets nothing for that either.
+func TestStoreCallersWithoutTime(t *testing.T) {
+	for f, want := range map[limiter.StoreFailure]int{limiter.FailLocal: 3, limiter.FailOpen: 3, limiter.FailClosed: 0} {
+		t.Run(f.String(), func(t *testing.T) {
+			storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+				r := limiter.NewRate(rate.Every(time.Hour), 3, append(opts, limiter.WithStoreFailure(f))...)
+				s.hang = true
+				ok := 0
+				start := time.Now()
+				for range 10 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+					if r.AllowContext(ctx, time.Time{}, "key", 1, nil).OK {
+						ok++
+					}
+					cancel()
+				}
+				if ok != want || time.Since(start) > 10*time.Millisecond {
+					t.Errorf("%d admitted in %v, want %d", ok, time.Since(start), want)
+				}
+			})
+		})
+	}
+}
+
+// Who leaves while the store is asked does not get what the local buckets have meanwhile, and takes nothing of it.
+func TestStoreWaitersWhoHangUp(t *testing.T) {
+	for _, f := range []limiter.StoreFailure{limiter.FailLocal, limiter.FailOpen, limiter.FailClosed} {
+		t.Run(f.String(), func(t *testing.T) {
+			storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+				r := limiter.NewRate(0.001, 3, append(opts, limiter.WithStoreFailure(f), limiter.WithRateTrace(limiter.RateTrace{
+					StoreFailed: func(err error) { t.Errorf("%v is no failure of the store", err) },
+				}))...)
+				s.hang = true
+				for range 10 {
+					gone, cancel := context.WithCancel(t.Context())
+					go func() { time.Sleep(time.Millisecond); cancel() }() // in a synctest bubble
+					if err := r.Wait(gone, "key"); err != context.Canceled {
+						t.Errorf("admitted, or %v", err)
+					}
+				}
+				s.hang = false
+				if left := r.Peek("key", 0).Remaining; left != 3 {
+					t.Errorf("%d left, want 3", left)
+				}
+				if st := r.Stats(); st.Admitted != 0 || st.Rejected != 0 {
+					t.Errorf("%+v", st)
+				}
+			})
+		})
+	}
 }
 
 func TestStoreWait(t *testing.T) {

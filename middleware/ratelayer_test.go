@@ -574,3 +574,23 @@ func TestRateStoreDown(t *testing.T) {
 		}
 	}
 }
+
+// A client that hangs up as soon as it has sent its request is counted by the store as others are, whichever server it comes to.
+func TestRateClientsWhoHangUp(t *testing.T) {
+	for _, failure := range []limiter.StoreFailure{limiter.FailLocal, limiter.FailOpen} {
+		store, ran := limiter.NewMemoryStore(64), 0
+		next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { ran++ })
+		for range 3 {
+			l := limiter.NewRate(rate.Every(time.Hour), 5, limiter.WithStore(store), limiter.WithStoreFailure(failure))
+			h := middleware.Rate(l).Handler(next)
+			for range 10 {
+				ctx, hangUp := context.WithCancel(t.Context())
+				hangUp()
+				do(h, from("192.0.2.1:1").WithContext(ctx))
+			}
+		}
+		if ran != 5 {
+			t.Errorf("%v: the handler ran for %d of 30, want 5", failure, ran)
+		}
+	}
+}
