@@ -40,7 +40,7 @@ type Rate struct {
 // Decision is the answer of a [Rate]. Its numbers are those of one policy: the one that
 // refused (of several, the one that takes longest), or else the one with the fewest tokens left.
 type Decision struct {
-	// OK reports whether the event may happen. If it is set, and Shadow is not, the tokens are taken.
+	// OK reports whether the event may happen. If it is set, and neither Shadow nor Unavailable is, the tokens are taken.
 	OK bool
 	// Shadow is set if the event would have been refused but for [WithRateShadow].
 	// OK is set then, RetryAfter too, and nothing was taken.
@@ -56,13 +56,13 @@ type Decision struct {
 	RetryAfter time.Duration
 	// ResetAfter is when the bucket will be full if nothing else is taken.
 	ResetAfter time.Duration
-	// Unavailable is set with a refusal that is no fault of the key: the store did not answer, and
-	// [FailClosed] is set.
+	// Unavailable is set where the store did not answer and [FailClosed] refuses, which is no fault of the key, or [FailOpen] admits. Nothing
+	// was taken here.
 	Unavailable bool
 }
 
 // Err returns nil if the event may happen, and otherwise an [*Error] that is [ErrRateLimited], or
-// [ErrStoreFailed] if the decision is Unavailable.
+// [ErrStoreFailed] if it is Unavailable.
 func (d Decision) Err() error {
 	switch {
 	case d.OK:
@@ -346,7 +346,7 @@ func (r *Rate) decide(q *tableTake, a *tableAnswer, d *Decision) {
 
 // answer puts an answer into the caller's terms.
 func (r *Rate) answer(q *tableTake, a *tableAnswer, d *Decision) {
-	d.OK, d.Unavailable = a.ok, a.closed
+	d.OK, d.Unavailable = a.ok, a.unavailable
 	d.Policy = (*r.policies.Load())[a.policy].Name
 	d.Limit, d.Remaining = a.burst, a.state.Remaining
 	d.RetryAfter, d.ResetAfter = a.state.RetryAfter, a.state.ResetAfter

@@ -293,9 +293,10 @@ func (r *Rate) storeFailed(q *tableTake, now time.Time, a *tableAnswer) {
 	case FailOpen:
 		// Not charged, or an outage would drain the local buckets and they would refuse in the end.
 		r.giveLocal(q, now, a)
+		a.unavailable = true
 	case FailClosed:
 		r.giveLocal(q, now, a)
-		a.ok, a.closed = false, true
+		a.ok, a.unavailable = false, true
 		a.state.RetryAfter = storeRest
 	}
 }

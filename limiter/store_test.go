@@ -380,6 +380,9 @@ func TestStoreFailure(t *testing.T) {
 				if c.failure == limiter.FailClosed && (!last.Unavailable || !errors.Is(last.Err(), limiter.ErrStoreFailed) || last.RetryAfter <= 0) {
 					t.Errorf("closed: %+v: %v", last, last.Err())
 				}
+				if open := c.failure == limiter.FailOpen; open && (!last.OK || !last.Unavailable || last.Err() != nil) {
+					t.Errorf("open: %+v: %v", last, last.Err())
+				}
 				if traced == 0 || s.calls > 5 || time.Since(start) > 50*time.Millisecond {
 					t.Errorf("traced %d, %d calls in %v", traced, s.calls, time.Since(start))
 				}

@@ -94,8 +94,8 @@ type tableAnswer struct {
 	mark    int64 // with shared, what was written to the bucket of new keys
 	asks    bool  // refused, and the store is to be asked all the same
 
-	storeErr error // the store's, if it did not decide
-	closed   bool  // refused for that
+	storeErr    error // the store's, if it did not decide
+	unavailable bool  // nor did the local buckets
 }
 
 func newTable(keys int, exact, stored bool, rules *tableRules, budget *tableBudget) *table {

@@ -77,7 +77,8 @@ func WithCost(f func(*http.Request) int) RateOption {
 }
 
 // WithRefund gives tokens back after the response: as many as f returns, for what it knows of the request by
-// then. A negative number takes more, and may put the client into debt. Of this, [WithChargeMissesOnly] and
+// then. A negative number takes more, and may put the client into debt. f is not called where nothing was taken: for what only a shadow or
+// [limiter.FailOpen] admitted. Of this, [WithChargeMissesOnly] and
 // [WithChargeFailuresOnly] the last one given counts. It panics if f is nil.
 func WithRefund(f func(r *http.Request, res Result) int) RateOption {
 	if f == nil {
@@ -238,7 +239,7 @@ func (h *rateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 		return
 	}
-	if h.config.refund == nil || d.Shadow {
+	if h.config.refund == nil || d.Shadow || d.Unavailable { // nothing was taken
 		h.serve(w, r, rec)
 		return
 	}

@@ -594,3 +594,39 @@ func TestRateClientsWhoHangUp(t *testing.T) {
 		}
 	}
 }
+
+// storeForced is a store that answers only what is forced, as one that is slow now and then.
+type storeForced struct{ limiter.Store }
+
+func (s storeForced) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	if !req.Force {
+		return false, errors.New("too slow")
+	}
+	return s.Store.Take(ctx, req, states)
+}
+
+// What was admitted without being charged, since the store did not answer, is given nothing back.
+func TestRateGivesNothingBackOfNothing(t *testing.T) {
+	for _, failure := range []limiter.StoreFailure{limiter.FailOpen, limiter.FailLocal} {
+		store := limiter.NewMemoryStore(64)
+		before := limiter.NewRate(0, 10, limiter.WithStore(store))
+		before.AllowN("192.0.2.1", 6)
+		l := limiter.NewRate(0, 10, limiter.WithStore(storeForced{store}), limiter.WithStoreFailure(failure))
+		l.Charge("192.0.2.1", 1)
+		h := middleware.Rate(l, middleware.WithChargeFailuresOnly()).Handler(answer(200))
+		for range 4 {
+			if res := do(h, from("192.0.2.1:1")); res.StatusCode != 200 {
+				t.Errorf("%v: status %d", failure, res.StatusCode)
+			}
+		}
+		if d := l.Peek("192.0.2.1", 0); d.Remaining != 9 {
+			t.Errorf("%v: %d left here of the 9 before four successes", failure, d.Remaining)
+		}
+		if failure != limiter.FailOpen {
+			continue // who does not answer may have taken it
+		}
+		if d := before.AllowN("192.0.2.1", 4); d.OK {
+			t.Errorf("%v: more left in the store than the 3 before", failure)
+		}
+	}
+}
