@@ -169,7 +169,8 @@ func (r *Rate) CallsOut() bool {
 }
 
 // AllowContext is AllowEach for a Rate that may have a store, which gets what ctx holds and its deadline. That ctx is canceled does not end the
-// question: it is with a client that has hung up, who could choose that way not to be counted. Without a store ctx does not matter.
+// question: it is with a client that has hung up, who could choose that way not to be counted. Where clients choose deadlines as well, as those
+// of gRPC do, give [context.WithoutCancel] of theirs: of an event whose deadline comes first only this process knows. Without a store ctx does not matter.
 func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n int, each []PolicyState) Decision {
 	if r.store == nil {
 		return r.AllowEach(now, key, n, each)
