@@ -283,8 +283,12 @@ func (p *policyRule) wait(ticks int64) time.Duration {
 // spentOf returns how much is spent of a bucket in that state, at least.
 func (p *policyRule) spentOf(s PolicyState) int64 {
 	if s.ResetAfter > 1 && p.nsPerTick > 0 {
-		// It was rounded up to a nanosecond; half of one is what it was off by, within the grace.
-		return min(p.debt, int64((float64(s.ResetAfter)-0.5)/p.nsPerTick))
+		// It was rounded up to a nanosecond; half of one is what it was off by, within the grace. Where a store rounds more, what is left is left.
+		spent := min(p.debt, int64((float64(s.ResetAfter)-0.5)/p.nsPerTick))
+		if s.Remaining > 0 {
+			spent = min(spent, p.capacity-p.cost(min(s.Remaining, p.burst)))
+		}
+		return spent
 	}
 	return max(0, p.capacity-p.cost(max(0, min(s.Remaining, p.burst-1))+1))
 }

@@ -476,6 +476,35 @@ func TestStoreGivesTheBudgetBack(t *testing.T) {
 	}
 }
 
+// storeCoarse tells times in whole seconds, rounded up.
+type storeCoarse struct{ limiter.Store }
+
+func (s storeCoarse) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	ok, err := s.Store.Take(ctx, req, states)
+	for i := range states {
+		for _, d := range []*time.Duration{&states[i].RetryAfter, &states[i].ResetAfter} {
+			*d = (*d + time.Second - 1).Truncate(time.Second)
+		}
+	}
+	return ok, err
+}
+
+// What a store says is left may be taken, however coarse the times are that it tells.
+func TestStoreThatRoundsTimes(t *testing.T) {
+	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
+		s.Store = storeCoarse{s.Store}
+		r := limiter.NewRate(1000, 1000, append(opts, limiter.WithPolicy("other", 10, 2000))...)
+		for left := 999; left >= 0; left-- {
+			if d := r.Allow("key"); !d.OK || d.Remaining != left {
+				t.Fatalf("%d left: %+v", left, d)
+			}
+		}
+		if d := r.Allow("key"); d.OK {
+			t.Errorf("%+v", d)
+		}
+	})
+}
+
 // storeFull refuses every event.
 type storeFull struct{}
 
