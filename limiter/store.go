@@ -82,6 +82,9 @@ const (
 // 2 seconds, and then asked about one event. What becomes of events that the store does not decide about says
 // [WithStoreFailure].
 //
+// Rates that share a store share the buckets of a key where their policies have the same names, as "default" is: by one the key is charged for the other,
+// and at the higher limit tokens flow in for both. Give limits that are not the same names of their own, with [WithName], or a store each.
+//
 // With [WithKeyLimit] the store goes by the key's own limit: give all processes the same function. It is not asked about a key that is
 // exempt from all policies or refused by its own limit, nor told what such a key is charged. When a key's limit changes, what is spent
 // stays spent in the store, in tokens. The buckets of this process keep the time until they are full: after a raise they may for that

@@ -11,6 +11,9 @@
 //
 // Tenants with plans of their own: [limiter.WithKeyLimit].
 //
+// Two limits of one service, as a general one and one for logins, need two names ([limiter.WithName]) or two prefixes ([WithPrefix]); with
+// neither they are one bucket.
+//
 // What happens while the server does not answer says [limiter.WithStoreFailure]: by default the buckets of each process decide.
 // How long it may take says [limiter.WithStoreTimeout]; that go-redis keeps to it takes ContextTimeoutEnabled, without which it goes by
 // its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it retry nothing.
