@@ -104,19 +104,24 @@ func (sh *memoryShard) take(now time.Duration, name memoryKey, req *StoreRequest
 		ok = ok && memoryMissing(p, s, req.Cost) == 0
 		spent = append(spent, s)
 	}
-	if req.Force || ok && req.Cost > 0 {
-		full := now
-		for i, p := range req.Policies {
-			if policyInfinite(p.Limit) {
-				continue
-			}
+	take, full := req.Force || ok && req.Cost > 0, now
+	for i, p := range req.Policies {
+		if policyInfinite(p.Limit) {
+			continue
+		}
+		if take {
 			// No debt is larger than a burst, unless it was before.
 			spent[i] = max(0, min(spent[i]+float64(req.Cost), max(spent[i], 2*float64(p.Burst))))
-			if spent[i] > 0 {
-				full = max(full, now+min(memoryAfter(spent[i], p.Limit), math.MaxInt64-now))
-			}
 		}
+		if spent[i] > 0 {
+			full = max(full, now+min(memoryAfter(spent[i], p.Limit), math.MaxInt64-now))
+		}
+	}
+	switch {
+	case take:
 		sh.write(now, full, name, held, spent, size)
+	case held != nil:
+		held.full = max(held.full, full) // a limit may be lower than it was
 	}
 	for i, p := range req.Policies {
 		states[i] = memoryState(p, spent[i], req.Cost, ok || req.Force)

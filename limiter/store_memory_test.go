@@ -68,6 +68,18 @@ func TestMemoryStoreForgets(t *testing.T) {
 		if memoryTake(t, m, "deep", 2, p) || memoryTake(t, m, "new", 9, p) {
 			t.Error("forgotten")
 		}
+		// Nor is who has been told of a limit that is lower than it was full by the one before.
+		two := NewMemoryStore(2)
+		memoryTake(t, two, "lowered", 10, p)
+		for _, slow := range []Policy{{Name: "p", Limit: 0.01, Burst: 10}, {Name: "p", Limit: 0, Burst: 10}} {
+			memoryTake(t, two, "lowered", 1, slow)
+			memoryTake(t, two, "other", 1, Policy{Name: "p", Limit: 0.01, Burst: 10})
+			time.Sleep(20 * time.Second) // in a synctest bubble
+			memoryTake(t, two, "new", 1, p)
+			if memoryTake(t, two, "lowered", 10, slow) {
+				t.Errorf("forgotten under a limit of %v", slow.Limit)
+			}
+		}
 		one := NewMemoryStore(1)
 		for i := range 100 {
 			memoryTake(t, one, strconv.Itoa(i), 10, p)
