@@ -84,6 +84,10 @@ type Result struct {
 	Shed string
 	// Panicked says that the handler panicked, or ended its goroutine.
 	Panicked bool
+	// Left says that the client had left before the handler returned, or that a [Breaker] or [Concurrency] saw a body come that cannot be
+	// read: no layer takes the request for a failure, whatever Status and Panicked say. A ReverseProxy panics when its client
+	// leaves amid a response, or answers 502 to nobody. A request that http.Server.WriteTimeout cut off is none whose client left.
+	Left bool
 	// Hijacked says that the connection was taken over.
 	Hijacked bool
 }
@@ -93,6 +97,7 @@ func (rec *recorder) result(r *http.Request, d time.Duration, panicked bool) Res
 		Route: r.Pattern, Status: int(rec.status), Bytes: rec.bytes, Duration: d, Cache: rec.cache &^ cacheRan,
 		Panicked: panicked, Hijacked: rec.hijacked,
 	}
+	_, res.Left = ending(r, rec, !panicked)
 	if rec.shed != nil && rec.shedBy != nil {
 		res.Shed = rec.shedBy.layer
 	}
