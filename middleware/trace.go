@@ -69,7 +69,8 @@ func (x *tracer) within(outer *traces) *traces {
 
 // Result is how a request ended.
 type Result struct {
-	// Route is the pattern that served the request; empty if no mux told.
+	// Route is the pattern that served the request; empty if no mux told. A stack around another router than [http.ServeMux] is told of
+	// none, or of the pattern of a mux outside: put it inside, as examples/routers does.
 	Route string
 	// Status is the first final status; 200 if the handler wrote none, 0 if it panicked before it did.
 	Status int
