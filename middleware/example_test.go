@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -168,6 +169,24 @@ func ExamplePool() {
 	}))
 	fmt.Println(get(h, "GET", "/").Status)
 	// Output: 200 OK
+}
+
+// A stream of lines of JSON, or of gRPC, is open for as long as its client likes.
+func ExampleWithLongLived() {
+	l := limiter.NewAdaptive()
+	streams := func(r *http.Request) bool {
+		return r.URL.Path == "/lines" || strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	}
+	h := middleware.Concurrency(l, middleware.WithLongLived(streams)).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(l.Stats().InFlight, "in flight")
+		fmt.Fprintln(w, `{"line":1}`)
+		http.NewResponseController(w).Flush()
+		fmt.Println(l.Stats().InFlight, "in flight after the first Flush")
+	}))
+	get(h, "GET", "/lines")
+	// Output:
+	// 1 in flight
+	// 0 in flight after the first Flush
 }
 
 func ExampleWithTrace() {
