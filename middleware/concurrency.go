@@ -14,6 +14,9 @@ import (
 // hijacked connection, a switched protocol, a tunnel (a CONNECT that is answered with 2xx and flushed, which is how HTTP/2 opens a websocket), a stream of
 // server-sent events and a client that waits for a job of [Async] are long-lived and do not count.
 //
+// Any other response that lasts keeps its permit as long: a stream of gRPC or of lines of JSON, a long poll. Eight of them can be all that an adaptive
+// limit lets in for as long as they are open: name them by [WithLongLived].
+//
 // With an adaptive limit, a request that comes to a pool inside gives its permit back there, before it waits for a slot: the
 // pool bounds what computes, and requests that wait for it shall not keep cheap ones out.
 //
@@ -38,8 +41,10 @@ import (
 // route from it by [WithSkip], too, or use a [Pool].
 //
 // A request holds its permit also while the handler waits for its client: for a body that comes slowly, or until what was written is taken. Give
-// the server a ReadTimeout and a WriteTimeout, or put a proxy in front that buffers both. Without, a few clients that send a byte now and
-// then hold all permits for good, also those of an adaptive limit: it learns, and grows, from what ends.
+// the server a ReadTimeout and a WriteTimeout. Without, a few clients that send a byte now and then hold all permits for good, also those of an
+// adaptive limit: it learns, and grows, from what ends. With them such a client holds one for as long, and as many as there are permits, eight at first, keep nearly
+// everybody else out all the same if they come again each time. What helps is a proxy in front that buffers both, or to read the body before the limit is
+// asked, as the example does. What a cache outside has takes no permit, however slowly it is read.
 //
 // A client that leaves gives up its place in the line at once, if net/http sees it leave. Over HTTP/1 it does not before the body has
 // been read, which the handler does: a request with a body keeps its place until it is its turn or the line sends it away.
@@ -102,8 +107,8 @@ func WithClient(f func(*http.Request) string) ConcurrencyOption {
 	return concurrencyOption(func(c *concurrencyConfig) { c.client = f })
 }
 
-// WithLongLived names requests that become long-lived with their first Flush: a long poll,
-// or a stream that is not text/event-stream. They give their permit back then. Hijacked connections, status 101, tunnels and
+// WithLongLived names requests that become long-lived with their first Flush: a stream that is not text/event-stream, as of gRPC,
+// or a long poll whose handler calls Flush before it waits. They give their permit back then. Hijacked connections, status 101, tunnels and
 // event streams always do. It panics if f is nil.
 func WithLongLived(f func(*http.Request) bool) ConcurrencyOption {
 	if f == nil {

@@ -1,14 +1,17 @@
 package middleware_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"expvar"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -126,6 +129,42 @@ func ExampleConcurrency() {
 	// Output: 1 admitted
 }
 
+// On a server that clients reach directly: whoever sends a body slowly holds a goroutine and its memory, as on any server, and no permit.
+func ExampleConcurrency_bodyFirst() {
+	l := limiter.NewAdaptive()
+	limited := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		fmt.Println(l.Stats().InFlight, "in flight in the handler, which has", len(b), "bytes,", err)
+	}))
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(io.LimitReader(r.Body, 64<<10)) // what is longer is read by the handler
+		if err != nil {
+			http.Error(w, "The body cannot be read.", http.StatusBadRequest)
+			return
+		}
+		r.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(b), r.Body), r.Body}
+		limited.ServeHTTP(w, r)
+	})
+
+	body := io.TeeReader(strings.NewReader("a body"), writerFunc(func([]byte) {
+		fmt.Println(l.Stats().InFlight, "in flight while the body comes")
+	}))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/", body))
+	// Output:
+	// 0 in flight while the body comes
+	// 1 in flight in the handler, which has 6 bytes, <nil>
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(b []byte) (int, error) {
+	f(b)
+	return len(b), nil
+}
+
 func ExampleBreaker() {
 	g := breaker.NewGroup(breaker.WithConsecutiveFailures(3))
 	failing := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
@@ -168,6 +207,24 @@ func ExamplePool() {
 	}))
 	fmt.Println(get(h, "GET", "/").Status)
 	// Output: 200 OK
+}
+
+// A stream of lines of JSON, or of gRPC, is open for as long as its client likes.
+func ExampleWithLongLived() {
+	l := limiter.NewAdaptive()
+	streams := func(r *http.Request) bool {
+		return r.URL.Path == "/lines" || strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	}
+	h := middleware.Concurrency(l, middleware.WithLongLived(streams)).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println(l.Stats().InFlight, "in flight")
+		fmt.Fprintln(w, `{"line":1}`)
+		http.NewResponseController(w).Flush()
+		fmt.Println(l.Stats().InFlight, "in flight after the first Flush")
+	}))
+	get(h, "GET", "/lines")
+	// Output:
+	// 1 in flight
+	// 0 in flight after the first Flush
 }
 
 func ExampleWithTrace() {

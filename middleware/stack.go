@@ -38,7 +38,8 @@ func Wrap(h http.Handler, layers ...Layer) http.Handler {
 //   - a cache of 64 MiB that stores only what the handler addresses to shared caches
 //     (public, s-maxage, CDN-Cache-Control).
 //
-// There is no rate limit: its number and its key are the user's to know.
+// There is no rate limit: its number and its key are the user's to know. A server with streams that are no server-sent events, as of gRPC, gives the layers
+// one by one, and [WithLongLived] to its [Concurrency].
 // Each call makes new limiters, breakers and caches.
 func Defaults() []Layer {
 	return []Layer{

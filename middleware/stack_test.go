@@ -201,6 +201,101 @@ func TestTraceTellsWhatHappened(t *testing.T) {
 	}
 }
 
+// What a handler makes of it when its client leaves (a ReverseProxy panics or answers 502) is told apart from what went wrong on the server.
+// Each has a second until its deadline, and 0.6 s until the server's WriteTimeout.
+func TestTraceKnowsWhoseClientLeft(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		h    http.HandlerFunc
+		want middleware.Result
+	}{
+		{"a panic", func(http.ResponseWriter, *http.Request) { panic("x") }, middleware.Result{Panicked: true}},
+		{"502", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) }, middleware.Result{Status: 502}},
+		{"the client left, and the copy of a response is broken off", func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(200)
+			cancelOf(r)()
+			panic(http.ErrAbortHandler)
+		}, middleware.Result{Status: 200, Panicked: true, Left: true}},
+		{"the client left, and there is no response to copy", func(w http.ResponseWriter, r *http.Request) { cancelOf(r)(); w.WriteHeader(502) }, middleware.Result{Status: 502, Left: true}},
+		{"the client left behind an event stream with a deadline of its own", func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).SetWriteDeadline(time.Time{})
+			w.WriteHeader(200)
+			time.Sleep(700 * time.Millisecond) // in a synctest bubble
+			cancelOf(r)()
+			panic(http.ErrAbortHandler)
+		}, middleware.Result{Status: 200, Panicked: true, Left: true}},
+		{"the deadline is over", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done(); panic("x") }, middleware.Result{Panicked: true}},
+		{"the server's WriteTimeout is over, as net/http tells it", func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(200)
+			time.Sleep(600 * time.Millisecond) // in a synctest bubble
+			cancelOf(r)()
+			panic(http.ErrAbortHandler)
+		}, middleware.Result{Status: 200, Panicked: true}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var got middleware.Result
+			h := middleware.Wrap(c.h, middleware.Concurrency(limiter.NewConcurrency(1)), middleware.WithTrace(&middleware.Trace{
+				Done: func(_ *http.Request, res middleware.Result) { got = res },
+			}))
+			ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{WriteTimeout: 600 * time.Millisecond}), time.Second)
+			defer cancel()
+			func() {
+				defer func() { _ = recover() }()
+				h.ServeHTTP(deadlines{httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel)))
+			}()
+			got.Duration = 0
+			if got != c.want {
+				t.Errorf("%s: %+v; want %+v", c.name, got, c.want)
+			}
+		})
+	}
+}
+
+// deadlines is a writer that takes them.
+type deadlines struct{ *httptest.ResponseRecorder }
+
+func (deadlines) SetWriteDeadline(time.Time) error { return nil }
+
+// Who leaves while he waits for the response of another in the cache is no 503 of the server.
+func TestTraceKnowsWhoLeftTheCache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		done := map[string]middleware.Result{}
+		var mu sync.Mutex
+		goOn := make(chan struct{})
+		h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", "public, max-age=60")
+			<-goOn
+		}), middleware.Cache(cache.New(1<<20)), middleware.WithTrace(&middleware.Trace{Done: func(r *http.Request, res middleware.Result) {
+			mu.Lock()
+			defer mu.Unlock()
+			res.Duration = 0
+			done[r.Header.Get("Who")] = res
+		}}))
+		request := func(who string, ctx context.Context) {
+			r := httptest.NewRequest("GET", "/", nil).WithContext(ctx)
+			r.Header.Set("Who", who)
+			h.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		go request("first", t.Context())
+		synctest.Wait()
+		go request("second", ctx)
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		close(goOn)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if got, want := done["second"], (middleware.Result{Status: 503, Cache: cache.Miss, Left: true}); got != want {
+			t.Errorf("who left: %+v; want %+v", got, want)
+		}
+		if got, want := done["first"], (middleware.Result{Status: 200, Cache: cache.Miss}); got != want {
+			t.Errorf("who stayed: %+v; want %+v", got, want)
+		}
+	})
+}
+
 func TestRejectReplacesTheResponse(t *testing.T) {
 	for name, layer := range refusing(t) {
 		t.Run(name, func(t *testing.T) {

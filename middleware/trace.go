@@ -69,7 +69,8 @@ func (x *tracer) within(outer *traces) *traces {
 
 // Result is how a request ended.
 type Result struct {
-	// Route is the pattern that served the request; empty if no mux told.
+	// Route is the pattern that served the request; empty if no mux told. A stack around another router than [http.ServeMux] is told of
+	// none, or of the pattern of a mux outside: put it inside, as examples/routers does.
 	Route string
 	// Status is the first final status; 200 if the handler wrote none, 0 if it panicked before it did.
 	Status int
@@ -84,6 +85,10 @@ type Result struct {
 	Shed string
 	// Panicked says that the handler panicked, or ended its goroutine.
 	Panicked bool
+	// Left says that the client had left before the handler returned, or that a [Breaker] or [Concurrency] saw a body come that cannot be
+	// read: no layer takes the request for a failure, whatever Status and Panicked say. A ReverseProxy panics when its client
+	// leaves amid a response, or answers 502 to nobody. A request that http.Server.WriteTimeout cut off is none whose client left.
+	Left bool
 	// Hijacked says that the connection was taken over.
 	Hijacked bool
 }
@@ -93,6 +98,7 @@ func (rec *recorder) result(r *http.Request, d time.Duration, panicked bool) Res
 		Route: r.Pattern, Status: int(rec.status), Bytes: rec.bytes, Duration: d, Cache: rec.cache &^ cacheRan,
 		Panicked: panicked, Hijacked: rec.hijacked,
 	}
+	_, res.Left = ending(r, rec, !panicked)
 	if rec.shed != nil && rec.shedBy != nil {
 		res.Shed = rec.shedBy.layer
 	}

@@ -7,7 +7,8 @@
 // /report, which computes and runs in a pool. Each route has a breaker of its own,
 // so that one which fails does not close the other: a breaker knows the route by
 // the mux of the standard library inside it, or by [http.Request.Pattern], which
-// chi sets for what is in a Group, and for the others a middleware here.
+// chi sets for what is in a Group, and for the others a middleware here. A whole stack goes to the
+// same place, r.Use(stack.Handler), for a Trace and metrics to know the route as well.
 package routers
 
 import (

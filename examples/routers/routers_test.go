@@ -9,9 +9,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-chi/chi/v5"
+	"github.com/gorilla/mux"
+
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/examples/routers"
 	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
 	"github.com/spillgate/spillgate/pool"
 )
 
@@ -158,4 +162,46 @@ func TestPoolLayer(t *testing.T) {
 		slot.Leave()
 		expect(t, send("POST", "/report"), 200, "computed\n")
 	})
+}
+
+// A whole stack goes where a breaker goes, so that a Trace, and with it metrics, know the route: around the router they know none.
+func TestStackKnowsTheRoute(t *testing.T) {
+	handler := func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }
+	for name, serve := range map[string]func(layer func(http.Handler) http.Handler) http.Handler{
+		"chi": func(layer func(http.Handler) http.Handler) http.Handler {
+			r := chi.NewRouter()
+			r.Group(func(r chi.Router) {
+				r.Use(layer)
+				r.Get("/hello/{name}", handler)
+			})
+			return r
+		},
+		"gorilla/mux": func(layer func(http.Handler) http.Handler) http.Handler {
+			r := mux.NewRouter()
+			r.Use(func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					r.Pattern, _ = mux.CurrentRoute(r).GetPathTemplate()
+					next.ServeHTTP(w, r)
+				})
+			}, layer)
+			r.HandleFunc("/hello/{name}", handler)
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, inside := range []bool{true, false} {
+				var got []string
+				stack := middleware.New(middleware.Concurrency(limiter.NewConcurrency(1)), middleware.Breaker(breaker.NewGroup()),
+					middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, res middleware.Result) { got = append(got, res.Route) }}))
+				around, within, want := stack.Handler, func(h http.Handler) http.Handler { return h }, ""
+				if inside {
+					around, within, want = within, around, "/hello/{name}"
+				}
+				around(serve(within)).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/hello/ann", nil))
+				if len(got) != 1 || got[0] != want {
+					t.Errorf("inside %v: routes %q; want %q", inside, got, want)
+				}
+			}
+		})
+	}
 }

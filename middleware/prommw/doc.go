@@ -8,7 +8,9 @@
 //	site.Handle("/", stack.Handler(mux))
 //
 // [Stack], [Jobs], [Transport], [Set] and [Health] read the Stats of what they are given at each scrape and cost nothing in between.
-// [Requests] measures each request, by its route.
+// [Requests] measures each request, by its route: the pattern of a [http.ServeMux] inside, as above. Around another router the route is not known,
+// and each request has that of the mux outside, "/" above: put the stack inside, where the router has found the route, as examples/routers shows (with
+// chi, r.Use(stack.Handler) in a Group).
 //
 // Times are in seconds. A registry takes each of them once: to export two stacks give each labels of its own, by
 // [prometheus.WrapRegistererWith]. What a label holds is bounded by construction and comes from the source of the server: patterns, kinds of tasks, and the

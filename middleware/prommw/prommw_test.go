@@ -368,6 +368,37 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+// Clients leave a proxy amid a response, or before there is one, and that is no error of the server.
+func TestLeft(t *testing.T) {
+	q := prommw.NewRequests(.1, 1)
+	leave := func() {}
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		leave()
+		if r.URL.Path == "/amid" {
+			w.WriteHeader(200)
+			panic(http.ErrAbortHandler) // as ReverseProxy does
+		}
+		w.WriteHeader(502)
+	}), q.Layer())
+	for _, path := range []string{"/amid", "/before"} {
+		r := httptest.NewRequest("GET", path, nil)
+		ctx, cancel := context.WithCancel(r.Context())
+		leave = cancel
+		func() {
+			defer func() { _ = recover() }()
+			h.ServeHTTP(httptest.NewRecorder(), r.WithContext(ctx))
+		}()
+	}
+	leave = func() {}
+	send(h, "GET", "/")
+	got := scrape(t, registry(t, q))
+	for code, want := range map[string]string{"left": "2", "502": "1", "panic": ""} {
+		if v := got[`spillgate_request_duration_seconds_count{cache="bypass",code="`+code+`",route="",shed=""}`]; v != want {
+			t.Errorf("code %q: %q, want %q", code, v, want)
+		}
+	}
+}
+
 // A counter never falls, whatever goes on, and in the end all of them agree with what clients saw.
 func TestScrapeUnderLoad(t *testing.T) {
 	requests := prommw.NewRequests()

@@ -14,7 +14,9 @@ import (
 )
 
 // Requests measures requests: a histogram of how long each took (spillgate_request_duration_seconds), by route, status code, what the cache did and
-// which layer refused it, and one of how long it waited in a layer (spillgate_request_time_in_queue_seconds). Make one with [NewRequests] or [NewRequestsOpts]. It is safe for concurrent use.
+// which layer refused it, and one of how long it waited in a layer (spillgate_request_time_in_queue_seconds). The code is "panic" where the handler panicked,
+// and "left" where all that became of the request was a panic or a 5xx, and its client had left: see [middleware.Result]. Make one with
+// [NewRequests] or [NewRequestsOpts]. It is safe for concurrent use.
 type Requests struct {
 	duration, wait    *prometheus.HistogramVec
 	concurrency, pool prometheus.Observer // of wait, for the two layers that there are
@@ -83,9 +85,12 @@ func (q *Requests) done(r *http.Request, res middleware.Result) {
 	if res.Hijacked {
 		return
 	}
-	code := "panic"
-	if !res.Panicked {
-		code = q.codes[min(max(res.Status, 0), len(q.codes)-1)] // net/http knows no other
+	code := q.codes[min(max(res.Status, 0), len(q.codes)-1)] // net/http knows no other
+	switch {
+	case res.Left && res.Shed == "" && (res.Panicked || res.Status >= 500):
+		code = "left" // nothing of the handler's doing
+	case res.Panicked:
+		code = "panic"
 	}
 	o := q.duration.WithLabelValues(metrics.Label(res.Route), code, res.Cache.String(), res.Shed)
 	if q.exemplar != nil {
