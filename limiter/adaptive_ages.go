@@ -71,11 +71,13 @@ func (a *adaptive) turn(now time.Duration) {
 	i := uint8(a.period.Load()) + 1
 	p := &a.periods[i]
 	alive := a.alive(i)
-	if n := float64(alive - p.others); n > 0 {
-		old := a.old()
-		a.ancient += n
-		a.birth += n / (n + old) * (p.from.Seconds() - a.birth)
+	n := float64(alive - p.others)
+	if n > 0 {
+		a.birth += n / (n + a.old()) * (p.from.Seconds() - a.birth)
 	}
+	// Less than none are those of the period before in this place that ended as if they were of this one: they came, or went, while
+	// somebody who had read the clock already was on the way to the turn at which they were counted among the ancient.
+	a.ancient += n
 	*p = adaptPeriod{now, alive}
 	a.known.Store(int64(a.periods[i+1].from))
 	a.period.Store(uint32(i))

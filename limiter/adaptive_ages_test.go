@@ -80,6 +80,51 @@ func TestAdaptiveAges(t *testing.T) {
 	}
 }
 
+// What was admitted while somebody who had read the clock before waited for the lock to begin a period is in flight until it ends, and
+// no more then, at whatever age it does.
+func TestAdaptiveAgesOfWhatCameBeforeATurn(t *testing.T) {
+	for _, lasts := range []int{1, adaptPeriods - 1, adaptPeriods, adaptPeriods + 1, 3 * adaptPeriods} { // periods
+		c := NewAdaptive(WithLimits(8, 8), WithoutYield())
+		now := time.Second
+		turn := func(at time.Duration) {
+			c.mu.Lock()
+			c.adapt.turn(at)
+			c.mu.Unlock()
+			now += time.Millisecond
+		}
+		for range adaptPeriods {
+			turn(now)
+		}
+		p, ok := c.take(1, now)
+		if !ok {
+			t.Fatal("no permit")
+		}
+		turn(now - time.Microsecond)
+		for range lasts - 1 {
+			turn(now)
+		}
+		flying := func() (n float64) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.adapt.look(now)
+			for _, m := range c.adapt.aged.flying {
+				n += m
+			}
+			return n
+		}
+		if n := flying(); n != 1 {
+			t.Errorf("after %d periods: %v in flight, want 1", lasts, n)
+		}
+		p.ReleaseAt(Success, c.base.Add(now))
+		for range 2 * adaptPeriods {
+			turn(now)
+		}
+		if n := flying(); n != 0 {
+			t.Errorf("nothing is in flight, and %v are that ended after %d periods", n, lasts)
+		}
+	}
+}
+
 // What gave way is as old as its new permit, and in flight no more once it has ended: neither where its period has
 // lost its place meanwhile, nor where its context ended while it stood back.
 func TestAdaptiveAgesYield(t *testing.T) {

@@ -158,3 +158,204 @@ func TestAdaptiveHoldsAMinute(t *testing.T) {
 		}
 	})
 }
+
+// What a limit is set by is what has happened: each arrival, each end, and the time in service by weight.
+func TestAdaptiveCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const unit = 1024 * time.Nanosecond
+		const took, units = 10_000 * unit, 10_000
+		c := NewAdaptive(WithoutYield(), WithStart(4), WithLimits(4, 4), WithQueue(1, time.Hour))
+		var want concCount
+		check := func(rule string, flight int64) {
+			t.Helper()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			got := c.adapt.counts(c, time.Since(c.base))
+			if got != want {
+				t.Errorf("%s:\n%+v, want\n%+v", rule, got, want)
+			}
+			if n := got.flight(c); n != flight {
+				t.Errorf("%s: %d in flight, want %d", rule, n, flight)
+			}
+		}
+		take := func(weight int) Permit {
+			t.Helper()
+			p, err := c.Acquire(t.Context(), Request{Weight: weight})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return p
+		}
+		time.Sleep(time.Millisecond) // in a synctest bubble
+		a, b := take(1), take(3)
+		next := make(chan Permit)
+		go func() { next <- take(0) }()
+		synctest.Wait()
+		want.arrivals, want.knocks = 3, 1
+		check("one waits", 2)
+		if _, err := c.Acquire(t.Context(), Request{}); err == nil {
+			t.Fatal("no place in the line, and not refused")
+		}
+		c.TryAcquire(Request{})
+		want.arrivals, want.knocks, want.turn = 5, 3, 2
+		check("two are refused", 2)
+		time.Sleep(took) // in a synctest bubble
+		a.Release(Success)
+		d := <-next
+		want.n, want.ended, want.squares = 1, 1, units*units
+		check("a success, and who waited has its permit", 2)
+		time.Sleep(took) // in a synctest bubble
+		b.Release(Failure)
+		want.ended, want.lost = 2, 3*2*units
+		check("a failure of weight 3", 1)
+		d.Release(Ignored)
+		want.ended, want.lost = 3, want.lost+units
+		time.Sleep(took) // in a synctest bubble
+		want.idle = took
+		check("one that left, and nothing is in flight since", 0)
+		e := take(2)
+		time.Sleep(took) // in a synctest bubble
+		e.Release(Success)
+		f := take(9)
+		time.Sleep(took) // in a synctest bubble
+		f.Release(Success)
+		want.n, want.ended, want.arrivals = 3, 5, 7
+		want.squares, want.heavy = 3*units*units, units+3*units
+		check("weights of 2, and of more than the limit", 0)
+		g := take(1)
+		g.slot.lag, g.slot.lags = 1000, 8
+		h := take(1)
+		h.slot.lag, h.slot.lags = 1000, 8
+		time.Sleep(10 * time.Hour) // in a synctest bubble
+		g.Release(Success)
+		h.Release(Failure)
+		want.n, want.ended, want.arrivals = 4, 7, 9
+		want.lag, want.lags = 2*8000, 2*8
+		minute := uint64(time.Minute / unit)
+		want.squares += minute * minute
+		want.lost += uint64(10 * time.Hour / unit)
+		check("two samples that stand for 8 each, whatever came of them; and the square of hours, which would run over", 0)
+		var failed, all uint32
+		for i := range c.adapt.ages {
+			for k := range c.adapt.ages[i].failed {
+				n := c.adapt.ages[i].failed[k].Load()
+				if all += n; k == timesCell(int64(2*took)) || k == timesCell(int64(took)) || k == timesCell(int64(10*time.Hour)) {
+					failed += n
+				}
+			}
+		}
+		if failed != 3 || all != 3 {
+			t.Errorf("%d of %d that failed are counted by how long they took, want 3", failed, all)
+		}
+	})
+}
+
+// A clock that was read before another one's, as times that callers hand on are, makes no time in service and none at rest that is negative.
+func TestAdaptiveClockOutOfOrder(t *testing.T) {
+	for _, o := range []Outcome{Success, Failure} {
+		c := NewAdaptive()
+		p, _ := c.take(1, 2*time.Second)
+		p.ReleaseAt(o, c.base.Add(time.Second))
+		q, _ := c.take(1, time.Second)
+		q.ReleaseAt(o, c.base.Add(2*time.Second))
+		r, _ := c.take(1, time.Second)
+		got := c.adapt.counts(c, 2*time.Second)
+		second := uint64(time.Second / 1024)
+		want := concCount{ended: 2, arrivals: 3}
+		if o == Success {
+			want.n, want.squares = 2, second*second
+		} else {
+			want.lost = second
+		}
+		if got != want {
+			t.Errorf("%v:\n%+v, want\n%+v", o, got, want)
+		}
+		r.Release(Ignored)
+	}
+}
+
+// A limiter does not rest if somebody comes while the last one is on its way out.
+func TestAdaptiveRestsUnlessSomebodyCame(t *testing.T) {
+	c := NewAdaptive()
+	p, _ := c.take(1, time.Second)
+	c.rests(time.Second) // by one that found nobody in flight before p came
+	if idle := c.adapt.counts(c, time.Minute).idle; idle != 0 {
+		t.Errorf("one is in flight, and the limiter rests for %v", idle)
+	}
+	p.Release(Success)
+}
+
+// A window closes with the success that fills it, neither sooner nor later, also where many end at once.
+func TestAdaptiveWindowClosesWhenFull(t *testing.T) {
+	c := NewAdaptive(WithStart(1000))
+	now := time.Second
+	var permits []Permit
+	for range 200 {
+		p, ok := c.take(1, now)
+		if !ok {
+			t.Fatal("no permit")
+		}
+		permits = append(permits, p)
+	}
+	for range 3 {
+		now += time.Duration(1e9 * max(1, c.adapt.ctrl.needSecs))
+		need, opened := int(math.Ceil(c.adapt.ctrl.needN)), c.adapt.opened
+		for n := 1; c.adapt.opened == opened; n++ {
+			permits[0].ReleaseAt(Success, c.base.Add(now))
+			permits = permits[1:]
+			if closed := c.adapt.opened != opened; closed != (n == need) {
+				t.Fatalf("of %d successes that fill a window %d have come: closed is %v", need, n, closed)
+			}
+		}
+	}
+}
+
+// The share that is shed is of the last arrivals: of those who find a permit, who wait for one and who are sent away.
+func TestAdaptiveShares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewAdaptive(WithoutYield(), WithStart(1), WithLimits(1, 1), WithQueue(1, time.Hour))
+		share := func(rule string, shed, open float64) {
+			t.Helper()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if a := c.adapt; math.Abs(a.shedE-shed) > .05 || math.Abs(a.openE-open) > .05 {
+				t.Errorf("%s: %.3f are sent away and %.3f find a permit, want %v and %v", rule, a.shedE, a.openE, shed, open)
+			}
+		}
+		share("at first", 0, 1)
+		var wg sync.WaitGroup
+		for range 2000 { // one is at work, one waits, one is sent away
+			for range 2 {
+				wg.Go(func() {
+					if p, err := c.Acquire(t.Context(), Request{}); err == nil {
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
+						p.Release(Success)
+					}
+				})
+			}
+			time.Sleep(10 * time.Millisecond) // in a synctest bubble
+		}
+		share("each other one is sent away, and none finds a permit", .5, 0)
+		wg.Wait()
+		for range 2000 {
+			p, ok := c.TryAcquire(Request{})
+			if !ok {
+				t.Fatal("no permit")
+			}
+			time.Sleep(10 * time.Millisecond) // in a synctest bubble
+			p.Release(Success)
+			time.Sleep(time.Millisecond) // in a synctest bubble
+		}
+		share("all find one", 0, 1)
+	})
+	c := NewAdaptive()
+	for range 1000 {
+		c.adapt.knocked(false)
+	}
+	for range 1000 { // all at once, when their time is over
+		c.adapt.turned()
+	}
+	if s := c.Stats().ShedFraction; s > 1 || s < .99 {
+		t.Errorf("all are sent away, of whom %v", s)
+	}
+}

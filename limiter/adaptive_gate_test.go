@@ -117,6 +117,105 @@ func gateEmpty(t *testing.T, c *Concurrency) {
 	}
 }
 
+// TestGateCountsAll: whichever way a permit comes, its work is on its way to a processor until it begins.
+func TestGateCountsAll(t *testing.T) {
+	t.Run("at once", func(t *testing.T) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+		c := NewAdaptive(WithStart(100))
+		c.adapt.gate.Store(1)
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if p, err := c.Acquire(t.Context(), Request{}); err == nil {
+					p.Release(Success)
+				}
+			})
+		}
+		wg.Wait()
+		// The first of them gives way to the others before it begins.
+		if n := c.adapt.counts(c, time.Since(c.base)).gated; n == 0 {
+			t.Error("of 50 at once none waited at a gate for one")
+		}
+		gateEmpty(t, c)
+	})
+	t.Run("after all", func(t *testing.T) {
+		c := NewAdaptive()
+		c.adapt.gate.Store(1)
+		c.mu.Lock()
+		_, p, _, err := c.enter(&Request{}, time.Since(c.base), 0, nil)
+		c.mu.Unlock()
+		if err != nil || c.adapt.coming.Load() != 1 {
+			t.Errorf("%d are on their way, want 1; %v", c.adapt.coming.Load(), err)
+		}
+		p.Release(Success)
+		gateEmpty(t, c)
+	})
+	t.Run("from the line", func(t *testing.T) {
+		c, p := gateLimiter(t)
+		c.mu.Lock()
+		for range 3 {
+			if w, _, _, err := c.enter(&Request{}, time.Since(c.base), 0, nil); w == nil {
+				t.Fatal("no place in the line", err)
+			}
+		}
+		p.slot.coming = false // it begins, and the next one comes
+		c.adapt.coming.Add(-1)
+		woken := c.dispatch(time.Since(c.base))
+		c.mu.Unlock()
+		if woken == nil || woken.wake != nil || c.adapt.coming.Load() != 1 {
+			t.Errorf("%d are on their way, want 1", c.adapt.coming.Load())
+		}
+	})
+}
+
+// TestGateKnocks: who waits although there are permits does so for a processor, and who finds none for the limit.
+func TestGateKnocks(t *testing.T) {
+	for _, k := range []struct {
+		rule   string
+		taken  int // besides one that has not begun; the limit is 8
+		weight int
+		gated  int64
+	}{
+		{"there are permits", 0, 1, 1},
+		{"there is one", 6, 1, 1},
+		{"there is none", 7, 1, 0},
+		{"there are not enough", 6, 2, 0},
+		{"it needs all of them", 0, 100, 0},
+	} {
+		t.Run(k.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, p := gateLimiter(t)
+				var held []Permit
+				for range k.taken {
+					q, ok := c.TryAcquire(Request{})
+					if !ok {
+						t.Fatal("no permit")
+					}
+					held = append(held, q)
+				}
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					q, err := c.Acquire(t.Context(), Request{Weight: k.weight})
+					if err != nil {
+						t.Error(err)
+					}
+					q.Release(Success)
+				}()
+				synctest.Wait()
+				if got := c.adapt.counts(c, time.Since(c.base)); got.knocks != 1 || got.gated != k.gated {
+					t.Errorf("%d found no permit, %d of them for the gate alone; want 1 and %d", got.knocks, got.gated, k.gated)
+				}
+				for _, q := range append(held, p) {
+					q.Release(Success)
+				}
+				<-done
+				gateEmpty(t, c)
+			})
+		})
+	}
+}
+
 // TestGateBound: who waits at the gate waits in the line, with its bound.
 func TestGateBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

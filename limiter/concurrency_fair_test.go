@@ -161,9 +161,11 @@ func TestConcurrencyDebtsEnd(t *testing.T) {
 	for _, k := range []struct {
 		name  string
 		waits bool // somebody does when the long work ends
+		leave bool // and leaves
 	}{
-		{"the long work ends while somebody waits", true},
-		{"the long work ends when nobody does", false},
+		{"the long work ends while somebody waits", true, false},
+		{"who waits meanwhile leaves", true, true},
+		{"the long work ends when nobody does", false, false},
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -178,11 +180,23 @@ func TestConcurrencyDebtsEnd(t *testing.T) {
 				}
 				time.Sleep(9 * time.Minute) // in a synctest bubble
 				q := concCrowdOf(t, c, service)
+				ctx, leave := context.WithCancel(t.Context())
+				defer leave()
 				if k.waits {
-					q.join(t.Context(), "short", limiter.Request{Client: "other"})
+					q.join(ctx, "short", limiter.Request{Client: "other"})
+				}
+				if k.leave {
+					c.SetLimit(1)
 				}
 				long.wg.Wait()
+				if k.leave {
+					leave()
+				}
 				q.wg.Wait()
+				if err := q.refused["short"]; (err != nil) != k.leave {
+					t.Fatal(err)
+				}
+				c.SetLimit(2)
 				b.Release(limiter.Success)
 				time.Sleep(time.Hour) // in a synctest bubble
 
@@ -303,6 +317,36 @@ func TestConcurrencyRefusedKeepNoRecord(t *testing.T) {
 		q.wg.Wait()
 		if got := q.served[:clients]; !slices.Equal(got, want) {
 			t.Errorf("in the first round %q were served\nwant %q", got, want)
+		}
+	})
+}
+
+// What is shared is the time of permits: a client whose requests weigh twice as much has half as many of them served.
+func TestConcurrencySharesByWeight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(2, limiter.WithQueue(100, time.Minute))
+		ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+		defer stop()
+		var n [2]atomic.Int64
+		for i, name := range []string{"light", "heavy"} {
+			for range 10 {
+				go func() {
+					for ctx.Err() == nil {
+						p, err := c.Acquire(ctx, limiter.Request{Client: name, Weight: 1 + i})
+						if err != nil {
+							return
+						}
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
+						n[i].Add(1)
+						p.Release(limiter.Success)
+					}
+				}()
+			}
+		}
+		<-ctx.Done()
+		time.Sleep(time.Second) // in a synctest bubble
+		if r := float64(n[0].Load()) / float64(n[1].Load()); r < 1.9 || r > 2.1 {
+			t.Errorf("at half of the weight %.2f times as often, want 2", r)
 		}
 	})
 }

@@ -283,3 +283,107 @@ func TestConcurrencyStress(t *testing.T) {
 		})
 	}
 }
+
+// What work costs is learned of all that came from the line and was tried, also if nobody waits when it ends; per weight.
+func TestConcurrencyLearnsWhatWorkCosts(t *testing.T) {
+	for _, k := range []struct {
+		rule   string
+		weight int
+		o      Outcome
+		charge time.Duration
+		want   time.Duration
+	}{
+		{"a success", 1, Success, 0, time.Second},
+		{"a failure", 1, Failure, 0, time.Second},
+		{"weight 2", 2, Success, 0, time.Second},
+		{"more than the limit", 9, Success, 0, time.Second},
+		{"it was told", 1, Success, time.Minute, time.Minute},
+		{"whose client has left has cost nothing that says anything", 1, Ignored, 0, 0},
+	} {
+		t.Run(k.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := NewConcurrency(2, WithQueue(10, time.Minute))
+				n := c.TryTake(2)
+				time.AfterFunc(time.Second, func() { c.Give(n) })
+				p, err := c.Acquire(t.Context(), Request{Weight: k.weight})
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+				if k.charge > 0 {
+					p.Charge(k.charge)
+				}
+				p.Release(k.o)
+				if c.service != float64(k.want) {
+					t.Errorf("it costs %v, want %v", time.Duration(c.service), k.want)
+				}
+			})
+		})
+	}
+}
+
+// A permit that comes back is a new one: what it was charged for before, and how long it once waited for a processor, says nothing of it.
+func TestYieldBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewAdaptive(WithoutYield(), WithStart(1), WithLimits(1, 1), WithQueue(10, time.Minute))
+		n := c.TryTake(1)
+		time.AfterFunc(time.Second, func() { c.Give(n) })
+		r := Request{Client: "a"}
+		p, err := c.Acquire(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Charge(time.Hour)
+		p.slot.lag, p.slot.lags = 1000, 8
+		go func() {
+			q, err := c.Acquire(t.Context(), Request{Priority: 1})
+			if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second) // in a synctest bubble
+			q.Release(Success)
+		}()
+		synctest.Wait()
+		q, err := p.Yield(t.Context(), r)
+		if err != nil || q == p {
+			t.Fatalf("did not stand back: %v", err)
+		}
+		if cost := q.slot.had(time.Second); cost != 1e9 {
+			t.Errorf("a second without a charge counts as %v", time.Duration(cost))
+		}
+		q.Release(Success)
+		if got := c.adapt.counts(c, time.Since(c.base)); got.lags != 0 || got.n != 2 {
+			t.Errorf("%d successes stand for the wait of %d, want 2 and none", got.n, got.lags)
+		}
+	})
+}
+
+// A context that has ended keeps nobody from a permit that is free, also where there seemed to be none at first.
+func TestConcurrencyFreeAfterAll(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]*Concurrency{"fixed": NewConcurrency(1, WithQueue(1, time.Minute)), "adaptive": NewAdaptive()} {
+		p, err := c.wait(ctx, &Request{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		p.Release(Success)
+		concCheckDone(t, c)
+	}
+}
+
+// The record of a permit is used again, and nothing of the one before is left in it.
+func TestPermitRecordBeginsAnew(t *testing.T) {
+	c := NewAdaptive()
+	for range 100 {
+		p, _ := c.TryAcquire(Request{})
+		s := p.slot
+		s.lag, s.lags, s.charged, s.cost, s.coming, s.late = 1000, 8, true, time.Hour, false, true
+		p.Release(Ignored)
+		p, _ = c.TryAcquire(Request{})
+		if q := p.slot; q == s && (q.lags != 0 || q.charged || q.late || q.gen.Load() == 0) {
+			t.Fatalf("%+v", q)
+		}
+		p.Release(Ignored)
+	}
+}

@@ -363,7 +363,7 @@ func TestConcurrencyOverloadEnds(t *testing.T) {
 	})
 }
 
-// A time that was read long before the lock was had makes no wait negative.
+// A time that was read long before the lock was had makes no wait negative, and none that is foretold.
 func TestConcurrencyWaitTimeOfAnOldClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limiter.NewConcurrency(1, limiter.WithQueue(3, time.Minute))
@@ -384,11 +384,11 @@ func TestConcurrencyWaitTimeOfAnOldClock(t *testing.T) {
 		p.Release(limiter.Success)
 		p = <-granted // it has waited: the time that is given to ReleaseAt counts
 		now := time.Now()
-		time.Sleep(time.Millisecond) // in a synctest bubble
+		time.Sleep(time.Second) // in a synctest bubble
 		ask()
 		p.ReleaseAt(limiter.Success, now)
 		(<-granted).Release(limiter.Success)
-		if s := c.Stats(); s.WaitTime < 0 || s.Waited != 2 {
+		if s := c.Stats(); s.WaitTime < 0 || s.Waited != 2 || s.RetryAfter < 0 {
 			t.Errorf("%+v", s)
 		}
 	})
@@ -445,6 +445,67 @@ func TestConcurrencySentAwayWhileItLeaves(t *testing.T) {
 			t.Errorf("%v, with %d expired and %d left", err, s.Expired, s.Left)
 		}
 	})
+}
+
+// Who is given a permit while it leaves has none, and nobody else has to do without: it is counted as let in, and ignored.
+func TestConcurrencyLetInWhileItLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute))
+		p := concMust(t, c, limiter.Request{})
+		time.AfterFunc(9700*time.Millisecond, func() { p.Release(limiter.Success) })
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(9500*time.Millisecond, cancel)
+		p, err := c.Acquire(tardy{ctx}, limiter.Request{})
+		if s := c.Stats(); err != context.Canceled || p != (limiter.Permit{}) || s.Admitted != 2 || s.Ignored != 1 || s.Left != 0 || s.InFlight != 0 {
+			t.Errorf("%v: %+v", err, s)
+		}
+	})
+}
+
+// Whose context has ended when there is no room has left, and waits for nothing. One whose deadline is over, which it has not heard of
+// yet, is refused for that, and has no place in the line.
+func TestConcurrencyComesTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute))
+		p := concMust(t, c, limiter.Request{})
+		q := concCrowdOf(t, c, 0)
+		q.join(t.Context(), "before", limiter.Request{})
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		q.join(gone, "gone", limiter.Request{})
+		over, cancel := context.WithDeadline(t.Context(), time.Now().Add(time.Second))
+		defer cancel()
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		q.join(unheard{over}, "over", limiter.Request{})
+		if s := c.Stats(); s.Queued != 1 || s.Left != 1 || s.Deadline != 1 || q.refused["gone"] != context.Canceled || !errors.Is(q.refused["over"], limiter.ErrWouldMissDeadline) {
+			t.Errorf("refused with %v; %+v", q.refused, s)
+		}
+		p.Release(limiter.Success)
+		q.wg.Wait()
+	})
+}
+
+// unheard is a context that never hears of its end.
+type unheard struct{ context.Context }
+
+func (unheard) Err() error            { return nil }
+func (unheard) Done() <-chan struct{} { return nil }
+
+// An error says why it is that one was refused, whatever the last one was refused for.
+func TestConcurrencyRefusalsSayWhy(t *testing.T) {
+	for name, c := range map[string]*limiter.Concurrency{"fixed": limiter.NewConcurrency(1), "adaptive": limiter.NewAdaptive(limiter.WithStart(1), limiter.WithQueue(0, 0))} {
+		concMust(t, c, limiter.Request{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		for range 2 {
+			if _, err := c.Acquire(ctx, limiter.Request{}); !errors.Is(err, limiter.ErrSaturated) || errors.Is(err, limiter.ErrWouldMissDeadline) {
+				t.Errorf("%s, no room: %v", name, err)
+			}
+			if _, err := c.Acquire(ctx, limiter.Request{Work: 2 * time.Hour}); !errors.Is(err, limiter.ErrWouldMissDeadline) || errors.Is(err, limiter.ErrSaturated) {
+				t.Errorf("%s, no time: %v", name, err)
+			}
+		}
+	}
 }
 
 // What leaves a long line costs the same as what leaves a short one, and none is lost.

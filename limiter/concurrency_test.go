@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 	"sync"
@@ -155,6 +156,25 @@ func TestConcurrencySetLimit(t *testing.T) {
 	})
 }
 
+// Work that weighs more than the limit when it comes weighs what it does if the limit is higher when its turn comes.
+func TestConcurrencySetLimitForTheHeavy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Minute))
+		p := concMust(t, c, limiter.Request{})
+		q := concCrowdOf(t, c, time.Second)
+		q.join(t.Context(), "heavy", limiter.Request{Weight: 5})
+		if err := c.SetLimit(10); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s := c.Stats(); s.InFlight != 6 || s.Queued != 0 {
+			t.Errorf("weights 1 and 5 at limit 10: %+v", s)
+		}
+		p.Release(limiter.Success)
+		q.wg.Wait()
+	})
+}
+
 func TestConcurrencyLine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limiter.NewConcurrency(1, limiter.WithQueue(2, time.Second))
@@ -279,6 +299,79 @@ func TestConcurrencyForetellsByWeight(t *testing.T) {
 		}
 		if err := q.refused["1.2s"]; err != nil {
 			t.Errorf("it can be met: %v", err)
+		}
+	})
+}
+
+// What is foretold follows the service: it is by the last grants, however many there were before.
+func TestConcurrencyForetellsByTheLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(1, limiter.WithQueue(10, time.Hour))
+		p := concMust(t, c, limiter.Request{})
+		next := make(chan limiter.Permit)
+		wait := func() {
+			go func() {
+				p, err := c.Acquire(t.Context(), limiter.Request{})
+				if err != nil {
+					t.Error(err)
+				}
+				next <- p
+			}()
+			synctest.Wait()
+		}
+		wait()
+		round := func(n int, each time.Duration) {
+			for range n {
+				wait()
+				time.Sleep(each) // in a synctest bubble
+				p.Release(limiter.Success)
+				p = <-next
+			}
+		}
+		round(1000, 10*time.Millisecond)
+		round(100, time.Second)
+		if d := c.Stats().RetryAfter; d < 1800*time.Millisecond || d > 2200*time.Millisecond {
+			t.Errorf("one waits and one is at work, for a second each, and who is refused is to come back after %v", d)
+		}
+		p.Release(limiter.Success)
+		(<-next).Release(limiter.Success)
+	})
+}
+
+// Under a lasting overload of work that varies, few wait for as long as they can and then are not served.
+func TestConcurrencyFewWaitInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const patience = 400 * time.Millisecond
+		c := limiter.NewConcurrency(1, limiter.WithQueue(1000, time.Minute))
+		rnd := rand.New(rand.NewPCG(1, 1))
+		var wg sync.WaitGroup
+		var served, vain int
+		var mu sync.Mutex
+		for range 4000 {
+			time.Sleep(time.Duration(10 * rnd.ExpFloat64() * float64(time.Millisecond))) // in a synctest bubble
+			takes := time.Duration(20 * rnd.ExpFloat64() * float64(time.Millisecond))
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				came := time.Now()
+				p, err := c.Acquire(ctx, limiter.Request{})
+				mu.Lock()
+				if err == nil {
+					served++
+				} else if time.Since(came) > 0 {
+					vain++
+				}
+				mu.Unlock()
+				if err == nil {
+					time.Sleep(takes) // in a synctest bubble
+					p.Release(limiter.Success)
+				}
+			})
+		}
+		wg.Wait()
+		t.Logf("%d were served, %d waited in vain", served, vain)
+		if served < 1800 || vain > served/20 {
+			t.Errorf("%d were served, want about 2,000, and %d waited in vain, want a twentieth of that at most", served, vain)
 		}
 	})
 }
