@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,14 +88,23 @@ func (u *upload) ended(call breaker.Call) breaker.Call {
 }
 
 // uploading returns the body of a request as an upload for call, which may be a probe, or nil if there is none.
-// One that can be had again comes from memory.
+// One that can be had again may come from a file. One from memory is left as it is: net/http knows it, and sends it together
+// with the header.
 func uploading(req *http.Request, c clock, call breaker.Call, probe bool) *upload {
-	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil {
+	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil && fromMemory(req.Body) {
 		return nil
 	}
 	u := &upload{ReadCloser: req.Body, clock: c, length: req.ContentLength, call: call, probe: probe}
 	u.since.Store(-1)
 	return u
+}
+
+// fromMemory reports whether a body that can be had again cannot fail nor be late: what [http.NewRequest] makes of readers in memory
+// has their WriteTo. So has a file.
+func fromMemory(body io.Reader) bool {
+	_, memory := body.(io.WriterTo)
+	_, file := body.(*os.File)
+	return memory && !file
 }
 
 // wait returns how long a try has waited for the caller's body.
