@@ -113,7 +113,9 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := t.clock.now()
 	call, err := b.Admit(breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil})
 	if err != nil {
-		t.counts.open.Add(1)
+		if !isHedge(req.Context()) { // one is held back on the ramp, too
+			t.counts.open.Add(1)
+		}
 		return refuse(req, err)
 	}
 	passing := b.Passing()
