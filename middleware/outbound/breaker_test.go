@@ -635,8 +635,8 @@ func TestO4RequestThatHTTP2CannotSendSaysNothingAboutTheHost(t *testing.T) {
 			srv.StartTLS()
 			defer srv.Close()
 			host := srv.Listener.Addr().String()
-			g := group()
-			set := newSet(t, urls(srv.URL), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(3)))
+			g := group(breaker.WithConsecutiveFailures(4)) // which the first retry of what could be sent makes
+			set := newSet(t, urls(srv.URL), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(4)))
 			call := func(layer outbound.Layer) uint64 {
 				rt := outbound.New(srv.Client().Transport, layer, outbound.Retry(outbound.WithBackoff(0, 0)))
 				// What the server takes is known when it has said so, which its first answer does.
