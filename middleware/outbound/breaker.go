@@ -111,15 +111,18 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	began := t.clock.now()
-	call, err := b.Admit(breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil, Waits: uploads(req)})
+	call, err := b.Admit(breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil})
 	if err != nil {
-		t.counts.open.Add(1)
+		if !isHedge(req.Context()) { // one is held back on the ramp, too
+			t.counts.open.Add(1)
+		}
 		return refuse(req, err)
 	}
-	if !b.Passing() { // a function of the user's may have been told of a change
+	passing := b.Passing()
+	if !passing { // a function of the user's may have been told of a change
 		began = t.clock.now()
 	}
-	out, up := req, uploading(req, t.clock, call)
+	out, up := req, uploading(req, t.clock, call, !passing)
 	returned := false
 	defer func() {
 		if !returned { // a panic, which travels on

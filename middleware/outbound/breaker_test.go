@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -449,13 +450,21 @@ func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {
 		set := newSet(t, urls("http://a.test"))
 		for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
 			rt := outbound.New(base, layer, outbound.Retry())
-			for range 6 {
+			body := func() (io.ReadCloser, error) {
 				r, w := io.Pipe()
 				go func() {
 					io.WriteString(w, "the first part")
 					w.CloseWithError(errCut)
 				}()
-				if _, err := do(rt, request(t.Context(), "PUT", "http://a.test/", r)); !errors.Is(err, errCut) {
+				return r, nil
+			}
+			for i := range 12 {
+				r, _ := body()
+				req := request(t.Context(), "PUT", "http://a.test/", r)
+				if i%2 == 1 { // as that of a file, which is opened once more
+					req.GetBody = body
+				}
+				if _, err := do(rt, req); !errors.Is(err, errCut) {
 					t.Errorf("the caller's own error became %v", err)
 				}
 			}
@@ -469,6 +478,66 @@ func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {
 		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
 	})
 }
+
+func TestO4FileThatHasBecomeShorterSaysNothingAboutTheHost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		g := group()
+		for range 6 {
+			req := request(t.Context(), "PUT", "http://a.test/", nil)
+			req.GetBody = func() (io.ReadCloser, error) { return os.Open(path) }
+			req.Body, _ = req.GetBody()
+			req.ContentLength = 100
+			if _, err := do(outbound.New(base, outbound.Breaker(g)), req); err == nil {
+				t.Error("no error")
+			}
+		}
+		if s := g.Get("a.test").Stats(); s.State != breaker.Closed || s.Failures != 0 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+	})
+}
+
+// net/http sends a body that it knows to be in memory with the header, in one packet.
+func TestBodyFromMemoryIsSentWithItsHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+		for _, body := range []io.Reader{strings.NewReader("{}"), bytes.NewReader([]byte("{}")), bytes.NewBufferString("{}")} {
+			for _, layer := range []outbound.Layer{outbound.Breaker(nil), outbound.Balance(newSet(t, urls("http://a.test")))} {
+				var writes atomic.Int64
+				base := n.transport()
+				dial := base.DialContext
+				base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					c, err := dial(ctx, network, addr)
+					return writing{c, &writes}, err
+				}
+				req := request(t.Context(), "POST", "http://a.test/", body)
+				req.Body, _ = req.GetBody()
+				if _, err := do(outbound.New(base, layer), req); err != nil || writes.Load() != 1 {
+					t.Errorf("%T: %d writes, %v", body, writes.Load(), err)
+				}
+				base.CloseIdleConnections()
+			}
+		}
+	})
+}
+
+// A writing counts the writes to a connection.
+type writing struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (w writing) Write(p []byte) (int, error) { w.n.Add(1); return w.Conn.Write(p) }
 
 // Whoever can have a character of theirs put into a header could open the breaker for everybody.
 func TestO4RequestThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
@@ -566,8 +635,8 @@ func TestO4RequestThatHTTP2CannotSendSaysNothingAboutTheHost(t *testing.T) {
 			srv.StartTLS()
 			defer srv.Close()
 			host := srv.Listener.Addr().String()
-			g := group()
-			set := newSet(t, urls(srv.URL), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(3)))
+			g := group(breaker.WithConsecutiveFailures(4)) // which the first retry of what could be sent makes
+			set := newSet(t, urls(srv.URL), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(4)))
 			call := func(layer outbound.Layer) uint64 {
 				rt := outbound.New(srv.Client().Transport, layer, outbound.Retry(outbound.WithBackoff(0, 0)))
 				// What the server takes is known when it has said so, which its first answer does.

@@ -80,6 +80,7 @@ type endpoint struct {
 	inflight atomic.Int64
 	out      atomic.Int64 // when its breaker may let calls in again, as time on the clock of the Set
 	warm     atomic.Int64 // when its slow start ends, likewise; 0 for none
+	ramp     atomic.Int64 // when the ramp of its breaker ends, as far as that has refused calls there
 	down     atomic.Bool  // its active check says so
 
 	picked, failed atomic.Uint64

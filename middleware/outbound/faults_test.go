@@ -334,17 +334,31 @@ func TestSlowUploadIsNoFaultOfTheHost(t *testing.T) {
 	}
 }
 
-// A host is overdue when it has all that it is to answer, and not while clients send.
+// A host is overdue while it does not take the body of a request, and when it has all that it is to answer; not while clients send.
 func TestHostIsOverdueWhenItHasTheBody(t *testing.T) {
 	hangs := func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		time.Sleep(time.Minute) // in a synctest bubble
 	}
+	deaf := func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Minute) // in a synctest bubble
+	}
+	body := func(first string, wait time.Duration) func() io.Reader {
+		return func() io.Reader { return io.MultiReader(strings.NewReader(first), &pause{wait}) }
+	}
 	for _, tc := range []struct {
-		name  string
-		pause time.Duration
-		open  bool
-	}{{"clients send for a minute", time.Minute, false}, {"the host takes a minute", 0, true}} {
+		name string
+		host http.HandlerFunc
+		dial time.Duration
+		body func() io.Reader
+		open bool
+	}{
+		{"clients send for a minute", hangs, 0, body("x", time.Minute), false},
+		{"the host takes a minute", hangs, 0, body("x", 0), true},
+		{"the host takes a minute to be connected to", hangs, time.Minute, body("x", 0), true},
+		{"the host does not take what there is", deaf, 0, body(strings.Repeat("x", 100_000), time.Minute), true},
+		{"the host does not take what comes from memory", deaf, 0, func() io.Reader { return strings.NewReader(strings.Repeat("x", 100_000)) }, true},
+	} {
 		for name, guard := range map[string]func(*testing.T, ...breaker.Option) (outbound.Layer, func() breaker.State){
 			"Breaker": func(_ *testing.T, opts ...breaker.Option) (outbound.Layer, func() breaker.State) {
 				var of []breaker.GroupOption
@@ -362,17 +376,20 @@ func TestHostIsOverdueWhenItHasTheBody(t *testing.T) {
 			t.Run(tc.name+", "+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					n := newNetwork()
-					n.serve(t, "a.test:80", hangs)
+					n.serve(t, "a.test:80", tc.host)
 					base := n.transport()
+					dial := base.DialContext
+					base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						time.Sleep(tc.dial) // in a synctest bubble
+						return dial(ctx, network, addr)
+					}
 					layer, state := guard(t, breaker.WithWindow(10*time.Second), breaker.WithSlowCalls(time.Second, 0.8))
 					rt := outbound.New(base, layer)
 					ctx, cancel := context.WithCancel(t.Context())
 					var clients sync.WaitGroup
 					for range 40 {
 						clients.Go(func() {
-							req := request(ctx, "POST", "http://a.test/", io.MultiReader(strings.NewReader("x"), &pause{tc.pause}))
-							req.ContentLength = -1
-							do(rt, req)
+							do(rt, request(ctx, "POST", "http://a.test/", tc.body()))
 						})
 					}
 					gone, leave := context.WithCancel(ctx)

@@ -407,6 +407,34 @@ func TestO8HedgeDoesNotProbe(t *testing.T) {
 	})
 }
 
+func TestHedgeThatTheRampHoldsBackIsNoRefusedTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		broken.Store(true)
+		slow := sleepy(100*time.Millisecond, 200)
+		rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+			if broken.Load() {
+				return answer(500)
+			}
+			return slow(req)
+		}}, outbound.Breaker(group()), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+		for range 3 {
+			get(t, rt, "http://a.test/")
+		}
+		broken.Store(false)
+		time.Sleep(time.Minute) // in a synctest bubble
+		var refused uint64
+		for range 200 {
+			if _, err := get(t, rt, "http://a.test/"); errors.Is(err, breaker.ErrOpen) {
+				refused++
+			}
+		}
+		if s := rt.Stats(); s.Open != refused || refused == 0 || refused == 200 {
+			t.Errorf("%d requests were refused: %+v", refused, s)
+		}
+	})
+}
+
 func TestO8HedgeGoesByWhatAForcedBreakerLetsPass(t *testing.T) {
 	for _, tc := range []struct {
 		name  string

@@ -50,6 +50,7 @@ func (s *Set) pick(req *http.Request, now time.Time, waits bool) (*endpoint, bre
 	t := triesIn(req.Context())
 	first := t == nil || !t.any()
 
+	var thinned *endpoint
 	// The usual case needs to look at two endpoints only.
 	if s.policy == P2C && first && len(list.tiers) == 1 && len(list.all) > 1 {
 		a, b := list.two()
@@ -63,8 +64,8 @@ func (s *Set) pick(req *http.Request, now time.Time, waits bool) (*endpoint, bre
 		if bothIn || panicking {
 			e := s.lighter(a, b, at)
 			call, err := e.breaker.Admit(ask)
-			if err != nil {
-				e.refused(err, at)
+			if err != nil && !e.refused(err, at) {
+				thinned = e
 			}
 			if err == nil || panicking {
 				if t != nil {
@@ -74,14 +75,18 @@ func (s *Set) pick(req *http.Request, now time.Time, waits bool) (*endpoint, bre
 			}
 		}
 	}
-	return s.search(req, list, t, ask, at)
+	return s.search(req, list, t, ask, at, thinned)
 }
 
 // refused notes how long the breaker of an endpoint will refuse all calls. It
 // reports false if it refused this one only, as on the ramp after an ejection.
 func (e *endpoint) refused(err error, at time.Duration) bool {
 	open, ok := err.(*breaker.OpenError)
-	if !ok || open.State == breaker.Closed {
+	if !ok {
+		return false
+	}
+	if open.State == breaker.Closed {
+		e.ramp.Store(int64(at + open.RetryAfter))
 		return false
 	}
 	wait := open.RetryAfter
@@ -92,11 +97,14 @@ func (e *endpoint) refused(err error, at time.Duration) bool {
 	return true
 }
 
-// search looks at every endpoint.
-func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Request, at time.Duration) (*endpoint, breaker.Call, error) {
+// search looks at every endpoint. thinned has refused this request on its ramp already; nil if none has.
+func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Request, at time.Duration, thinned *endpoint) (*endpoint, breaker.Call, error) {
 	var space, passedSpace [64]*endpoint
 	passed := passedSpace[:0] // endpoints that refused this request only
 	untried := false          // one of them had no try
+	if thinned != nil {
+		passed, untried = append(passed, thinned), true
+	}
 	hedge := isHedge(req.Context())
 	for {
 		tier, panicking := s.serving(list, at)
@@ -273,10 +281,20 @@ func (s *Set) lighter(a, b *endpoint, at time.Duration) *endpoint {
 		}
 		return b
 	}
-	if (a.inflight.Load()+1)*b.weight.Load() <= (b.inflight.Load()+1)*a.weight.Load() {
-		return a
+	loadA, loadB := (a.inflight.Load()+1)*b.weight.Load(), (b.inflight.Load()+1)*a.weight.Load()
+	if loadB < loadA {
+		a, b = b, a
 	}
-	return b
+	// Having little in flight it would win each time that it takes part, which is twice as often as others do.
+	if loadA != loadB && a.grows(at) && !b.grows(at) && rand.Uint64()&1 == 0 {
+		return b
+	}
+	return a
+}
+
+// grows reports whether an endpoint is on its slow start, or on the ramp after an ejection.
+func (e *endpoint) grows(at time.Duration) bool {
+	return int64(at) < e.warm.Load() || int64(at) < e.ramp.Load()
 }
 
 func (s *Set) takesPart(e *endpoint, at time.Duration) bool {

@@ -161,6 +161,13 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	body.prepare(out, true)
 	for n := 1; ; n++ {
 		resp, err := t.next.RoundTrip(out)
+		switch {
+		case n == 1:
+		case err != nil && refusedByUs(err):
+			t.budgets.refund(budget) // it was not sent
+		default:
+			t.counts.retries.Add(1)
+		}
 		wait, again := t.again(req, resp, err, tries, n)
 		if !again || !body.again() {
 			return resp, err
@@ -179,7 +186,6 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 			t.budgets.refund(budget)
 			return refuse(next, context.Cause(ctx))
 		}
-		t.counts.retries.Add(1)
 		out = next
 	}
 }

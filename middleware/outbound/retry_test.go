@@ -559,6 +559,33 @@ func TestO7ARetryThatWasNotMadeCostsNothing(t *testing.T) {
 	})
 }
 
+func TestO7ARetryThatOneOfOursRefusesCostsNothing(t *testing.T) {
+	for name, refusing := range map[string]func(*testing.T) outbound.Layer{
+		"Breaker": func(*testing.T) outbound.Layer {
+			return outbound.Breaker(breaker.NewGroup(breaker.WithConsecutiveFailures(1), breaker.WithProbes(1), breaker.WithRamp(0)))
+		},
+		"Balance": func(t *testing.T) outbound.Layer {
+			return outbound.Balance(newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1),
+				outbound.WithEjection(breaker.WithConsecutiveFailures(1), breaker.WithProbes(1), breaker.WithRamp(0))))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var tries atomic.Int64
+				rt := outbound.New(world{"a.test": counted(&tries, always(503))}, refusing(t), outbound.Retry(outbound.WithRetryBudget(0)))
+				const n = 15 // more than the budget there is at the start
+				for range n {
+					get(t, rt, "http://a.test/") // its failure opens the breaker
+					time.Sleep(2 * time.Minute)  // in a synctest bubble: longer than any opening
+				}
+				if s := rt.Stats(); tries.Load() != n || s.Retries != 0 || s.RetriesDenied != 0 {
+					t.Errorf("%d requests made %d tries: %+v", n, tries.Load(), s)
+				}
+			})
+		})
+	}
+}
+
 func TestO7BudgetIsCapped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var tries atomic.Int64

@@ -238,7 +238,7 @@ type balance struct {
 
 func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	began := b.set.clock.now()
-	e, call, err := b.set.pick(req, began, b.limits != nil || uploads(req))
+	e, call, err := b.set.pick(req, began, b.limits != nil)
 	if err != nil {
 		if !isHedge(req.Context()) { // the first try has one
 			b.counts.noEndpoint.Add(1)
@@ -248,7 +248,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	e.inflight.Add(1)
 	e.picked.Add(1)
 	s := sent{e: e, req: req}
-	up := uploading(req, b.set.clock, call)
+	var up *upload
 	returned := false
 	defer func() {
 		if !returned { // a panic, which travels on
@@ -258,9 +258,6 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}()
 	out := e.address(req, b.set.ownHost)
-	if up != nil {
-		out.Body = up
-	}
 	if b.limits != nil {
 		key := e.url.Host
 		s.permit, err = b.limits.enter(req.Context(), key)
@@ -272,11 +269,12 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 			return refuse(req, err)
 		}
 		began = b.set.clock.now() // the wait was ours
-		if up == nil {
-			call = call.Begin(began)
-		}
+		call = call.Begin(began)
 	} else if !e.breaker.Passing() { // a function of the user's may have been told of a change
 		began = b.set.clock.now()
+	}
+	if up = uploading(req, b.set.clock, call, !e.breaker.Passing()); up != nil {
+		out.Body = up
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()

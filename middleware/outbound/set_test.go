@@ -706,6 +706,69 @@ func TestSlowStartShare(t *testing.T) {
 	}
 }
 
+// An endpoint that comes back has next to nothing in flight, which must not draw more to it than its share.
+func TestShareGrowsAsItShouldUnderLoad(t *testing.T) {
+	list := urls("http://a.test", "http://b.test", "http://c.test", "http://back.test")
+	for name, comesBack := range map[string]func(set *outbound.Set, broken *atomic.Bool){
+		"after an ejection": func(set *outbound.Set, broken *atomic.Bool) {
+			broken.Store(true)
+			time.Sleep(time.Second) // in a synctest bubble
+			broken.Store(false)
+			for set.Stats().Endpoints[3].Breaker.State != breaker.Closed {
+				time.Sleep(time.Millisecond) // in a synctest bubble
+			}
+		},
+		"new": func(set *outbound.Set, _ *atomic.Bool) {
+			set.Update(list[:3])
+			set.Update(list)
+		},
+	} {
+		for _, policy := range []outbound.Policy{outbound.P2C, outbound.RoundRobin, outbound.Random} {
+			t.Run(name+", "+policy.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var all, back atomic.Int64
+					var broken, over atomic.Bool
+					works := func(*http.Request) (*http.Response, error) {
+						all.Add(1)
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
+						return answer(200)
+					}
+					w := world{"a.test": works, "b.test": works, "c.test": works, "back.test": counted(&back, func(r *http.Request) (*http.Response, error) {
+						if broken.Load() {
+							return answer(503)
+						}
+						return works(r)
+					})}
+					set := newSet(t, list, outbound.WithPolicy(policy), outbound.WithEjection(breaker.WithJitter(0)))
+					rt := outbound.New(w, outbound.Balance(set))
+					var clients sync.WaitGroup
+					for range 40 {
+						clients.Go(func() {
+							for !over.Load() {
+								get(t, rt, "http://svc/")
+							}
+						})
+					}
+					time.Sleep(2 * time.Second) // in a synctest bubble
+					comesBack(set, &broken)
+					for second := range 11 {
+						all.Store(0)
+						back.Store(0)
+						time.Sleep(time.Second) // in a synctest bubble
+						due := min(1, max(0.1, float64(second)/10+0.05))
+						most := 4 * due / (3 + due) // of four that do the same work
+						if share := 4 * float64(back.Load()) / float64(all.Load()); share > most+0.15 || share < due-0.3 {
+							t.Errorf("in second %d its share is %.2f, want %.2f to %.2f", second, share, due, most)
+						}
+					}
+					over.Store(true)
+					clients.Wait()
+				})
+			})
+		}
+	}
+}
+
 func TestProbeFallAndRise(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var up atomic.Bool

@@ -8,7 +8,9 @@ type Stats struct {
 	// Requests that came to Retry. Retries / Requests is what retrying adds to
 	// the load of the hosts.
 	Requests uint64 `json:"requests"`
-	Retries  uint64 `json:"retries"`
+	// Retries that were sent, each counted when its header has come or it has failed: one that no
+	// layer beneath let pass is none.
+	Retries uint64 `json:"retries"`
 	// RetriesDenied would have been made if the budget of their host had
 	// allowed it.
 	RetriesDenied uint64 `json:"retries_denied"`

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,12 +27,16 @@ type upload struct {
 	since          atomic.Int64 // when the Read under way began, on the clock; -1 for none
 	waited         atomic.Int64 // how long the others took
 
-	mu   sync.Mutex
-	call breaker.Call // the host is not overdue before it has all of the body
-	over bool         // the body is, or the try
+	mu    sync.Mutex
+	call  breaker.Call // the host is overdue while it does not take the body, and when it has all of it
+	over  bool         // the body is, or the try
+	probe bool         // call may be one: its place is another's if it takes long
 }
 
 func (u *upload) Read(p []byte) (int, error) {
+	if !u.probe || u.read == 0 { // until now the host was connected to, or took what was read before
+		u.waits()
+	}
 	began := u.clock.since()
 	u.since.Store(int64(began))
 	n, err := u.ReadCloser.Read(p)
@@ -41,24 +46,33 @@ func (u *upload) Read(p []byte) (int, error) {
 	if (err != nil && err != io.EOF || u.length > 0 && (u.read > u.length || err == io.EOF && u.read < u.length)) && !u.closed.Load() {
 		u.failed.Store(true)
 	}
-	if err != nil {
-		u.begin()
+	if !u.probe || err != nil {
+		u.goesOn(err != nil)
 	}
 	return n, err
 }
 
 func (u *upload) Close() error {
 	u.closed.Store(true) // what a Read says from now on, the transport has brought about
-	u.begin()
+	u.goesOn(true)
 	return u.ReadCloser.Close()
 }
 
-// begin has the call be in flight: there is nothing left that the host could wait for.
-func (u *upload) begin() {
+// waits has the call not be in flight: it is up to whoever sends the body.
+func (u *upload) waits() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if !u.over {
-		u.over, u.call = true, u.call.Begin(u.clock.now())
+		u.call = u.call.Wait()
+	}
+}
+
+// goesOn has the call be in flight again: it is up to the host. With over there is nothing left that it could wait for.
+func (u *upload) goesOn(over bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.over {
+		u.over, u.call = over, u.call.Begin(u.clock.now())
 	}
 }
 
@@ -73,20 +87,24 @@ func (u *upload) ended(call breaker.Call) breaker.Call {
 	return u.call
 }
 
-// uploads reports whether a request has a body that could fail or be late: one that can be
-// had again comes from memory.
-func uploads(req *http.Request) bool {
-	return req.Body != nil && req.Body != http.NoBody && req.GetBody == nil
-}
-
-// uploading returns the body of a request as an upload for call, or nil if there is none.
-func uploading(req *http.Request, c clock, call breaker.Call) *upload {
-	if !uploads(req) {
+// uploading returns the body of a request as an upload for call, which may be a probe, or nil if there is none.
+// One that can be had again may come from a file. One from memory is left as it is: net/http knows it, and sends it together
+// with the header.
+func uploading(req *http.Request, c clock, call breaker.Call, probe bool) *upload {
+	if req.Body == nil || req.Body == http.NoBody || req.GetBody != nil && fromMemory(req.Body) {
 		return nil
 	}
-	u := &upload{ReadCloser: req.Body, clock: c, length: req.ContentLength, call: call}
+	u := &upload{ReadCloser: req.Body, clock: c, length: req.ContentLength, call: call, probe: probe}
 	u.since.Store(-1)
 	return u
+}
+
+// fromMemory reports whether a body that can be had again cannot fail nor be late: what [http.NewRequest] makes of readers in memory
+// has their WriteTo. So has a file.
+func fromMemory(body io.Reader) bool {
+	_, memory := body.(io.WriterTo)
+	_, file := body.(*os.File)
+	return memory && !file
 }
 
 // wait returns how long a try has waited for the caller's body.
