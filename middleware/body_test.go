@@ -89,6 +89,7 @@ func TestWhatIsKnownOfARequestWithABody(t *testing.T) {
 		"none":        nil,
 		"concurrency": middleware.Concurrency(limiter.NewConcurrency(9)),
 		"pool":        middleware.Pool(pool.New()),
+		"buffer":      middleware.BufferBody(4),
 		"for":         middleware.For("/", middleware.Concurrency(limiter.NewConcurrency(9)), middleware.Pool(pool.New())),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,7 +145,11 @@ func TestTrailersOfARequestReachTheHandler(t *testing.T) {
 		"bare":        func(h http.Handler) http.Handler { return h },
 		"concurrency": middleware.Concurrency(limiter.NewConcurrency(9)).Handler,
 		"pool":        middleware.Pool(pool.New()).Handler,
+		"buffer":      middleware.BufferBody(9).Handler,
 		"all five":    allFive().Handler,
+		"all of them": func(h http.Handler) http.Handler {
+			return middleware.Wrap(h, append(middleware.Defaults(), middleware.BufferBody(9))...)
+		},
 	} {
 		for _, announced := range []string{"", "Trailer: Sum\r\n"} {
 			t.Run(name+" "+announced, func(t *testing.T) {
@@ -168,6 +173,7 @@ func TestTrailersOfARequestReachTheHandler(t *testing.T) {
 
 // Whatever a handler does with a body and whatever a client sends as one, what is on the connection is the same with and without the layers,
 // and so are the requests that are taken from it. (A handler that puts another body into its request is served better: it has a copy.)
+// With BufferBody the server may wait for a body and keep the connection, where it would not; but no more requests are taken from it.
 func TestBodiesOnTheWire(t *testing.T) {
 	readAll := func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
@@ -240,6 +246,9 @@ func TestBodiesOnTheWire(t *testing.T) {
 					{"bare", func(h http.Handler) http.Handler { return h }},
 					{"defaults", func(h http.Handler) http.Handler { return middleware.Wrap(h) }},
 					{"all five", allFive().Handler},
+					{"buffered", func(h http.Handler) http.Handler {
+						return middleware.Wrap(h, append(middleware.Defaults(), middleware.BufferBody(1<<10))...)
+					}},
 				} {
 					var mu sync.Mutex
 					var paths []string
@@ -254,6 +263,10 @@ func TestBodiesOnTheWire(t *testing.T) {
 					answers := answersOf(t, c.wrap(mux), body)
 					if c.name == "bare" {
 						want, wantPaths = answers, fmt.Sprint(paths)
+					} else if c.name == "buffered" {
+						if got := fmt.Sprint(paths); got != "[POST /up GET /next]" && got != "[POST /up]" {
+							t.Errorf("%s: requests %v", c.name, paths)
+						}
 					} else if answers != want || fmt.Sprint(paths) != wantPaths {
 						t.Errorf("%s: requests %v, answers %.500q; want %s, %.500q", c.name, paths, answers, wantPaths, want)
 					}

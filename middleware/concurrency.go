@@ -43,8 +43,8 @@ import (
 // A request holds its permit also while the handler waits for its client: for a body that comes slowly, or until what was written is taken. Give
 // the server a ReadTimeout and a WriteTimeout. Without, a few clients that send a byte now and then hold all permits for good, also those of an
 // adaptive limit: it learns, and grows, from what ends. With them such a client holds one for as long, and as many as there are permits, eight at first, keep nearly
-// everybody else out all the same if they come again each time. What helps is a proxy in front that buffers both, or to read the body before the limit is
-// asked, as the example does. What a cache outside has takes no permit, however slowly it is read.
+// everybody else out all the same if they come again each time. What helps is a proxy in front that buffers both, or [BufferBody], which has the body read before
+// the limit is asked. What a cache outside has takes no permit, however slowly it is read.
 //
 // A client that leaves gives up its place in the line at once, if net/http sees it leave. Over HTTP/1 it does not before the body has
 // been read, which the handler does: a request with a body keeps its place until it is its turn or the line sends it away.

@@ -18,7 +18,7 @@
 // [Wrap] and [New] put the layers they are given in one fixed order, outermost first,
 // whatever order they were given in:
 //
-//	trace(rate(cache(concurrency(breaker(pool(handler))))))
+//	trace(rate(cache(bufferbody(concurrency(breaker(pool(handler)))))))
 //
 // Rate is outermost, so that abuse is refused before any work. The cache is outside the
 // concurrency limit, so that a hit takes no permit and a stored answer can stand in while the

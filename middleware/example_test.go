@@ -1,7 +1,6 @@
 package middleware_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"expvar"
 	"fmt"
@@ -129,25 +128,13 @@ func ExampleConcurrency() {
 	// Output: 1 admitted
 }
 
-// On a server that clients reach directly: whoever sends a body slowly holds a goroutine and its memory, as on any server, and no permit.
-func ExampleConcurrency_bodyFirst() {
+// On a server that clients reach directly: who sends a body slowly holds a goroutine and its memory, as on any server, and no permit.
+func ExampleBufferBody() {
 	l := limiter.NewAdaptive()
-	limited := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := io.ReadAll(r.Body)
 		fmt.Println(l.Stats().InFlight, "in flight in the handler, which has", len(b), "bytes,", err)
-	}))
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, err := io.ReadAll(io.LimitReader(r.Body, 64<<10)) // what is longer is read by the handler
-		if err != nil {
-			http.Error(w, "The body cannot be read.", http.StatusBadRequest)
-			return
-		}
-		r.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(b), r.Body), r.Body}
-		limited.ServeHTTP(w, r)
-	})
+	}), middleware.Concurrency(l), middleware.BufferBody(64<<10))
 
 	body := io.TeeReader(strings.NewReader("a body"), writerFunc(func([]byte) {
 		fmt.Println(l.Stats().InFlight, "in flight while the body comes")

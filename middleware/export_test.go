@@ -1,6 +1,16 @@
 package middleware
 
-import "unsafe"
+import (
+	"io"
+	"unsafe"
+)
 
 // RecorderSize is what each request allocates for the layers.
 const RecorderSize = unsafe.Sizeof(recorder{})
+
+// BufferedRoom is how much room BufferBody makes for the first n bytes of a body.
+func BufferedRoom(body io.ReadCloser, n int, length int64) int {
+	b := &buffered{ReadCloser: body}
+	b.fill(n, length)
+	return cap(b.read)
+}

@@ -5,7 +5,7 @@ import (
 )
 
 // Layer is one protection, ready to be put around a handler: what [Rate], [Concurrency],
-// [Breaker], [Cache], [Pool] and [For] return. The options [WithTrace], [WithReject] and
+// [Breaker], [Cache], [Pool], [BufferBody] and [For] return. The options [WithTrace], [WithReject] and
 // [WithSkip] are layers as well and then hold for a whole stack.
 //
 // Layers are immutable and safe for concurrent use. One value may wrap any number of handlers;
@@ -26,6 +26,7 @@ const (
 	rankSetting             // the other options
 	rankRate
 	rankCache
+	rankBuffer
 	rankConcurrency
 	rankBreaker
 	rankPool

@@ -34,6 +34,8 @@ func TestMisusePanicsWithTheRemedy(t *testing.T) {
 		{"nil option of Cache", func() { middleware.Cache(cache.New(1<<20), nil) }, []string{"middleware: Cache: option 0 is nil", "leave it out"}},
 		{"nil option of a route's cache", func() { middleware.WithRoute(nil) }, []string{"middleware: WithRoute: option 0 is nil", "leave it out"}},
 		{"nil option of Pool", func() { middleware.Pool(pool.New(), nil) }, []string{"middleware: Pool: option 0 is nil", "leave it out"}},
+		{"nil option of BufferBody", func() { middleware.BufferBody(1, nil) }, []string{"middleware: BufferBody: option 0 is nil", "leave it out"}},
+		{"no bytes for BufferBody", func() { middleware.BufferBody(0) }, []string{"middleware: BufferBody(0)", "above 0"}},
 		{"nil option of Async", func() { middleware.Async(new(jobs.Local), "report", nil) }, []string{"middleware: Async: option 0 is nil", "leave it out"}},
 		{"nil limiter.Concurrency", func() { middleware.Concurrency(nil) }, []string{"middleware: Concurrency:", "limiter.NewConcurrency"}},
 		{"nil breaker.Group", func() { middleware.Breaker(nil) }, []string{"middleware: Breaker:", "breaker.NewGroup"}},

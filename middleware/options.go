@@ -26,6 +26,7 @@ type Option interface {
 	BreakerOption
 	CacheOption
 	PoolOption
+	applyBuffer(*common)
 }
 
 // common is what [Option] values set.
@@ -42,6 +43,7 @@ func (f commonOption) applyConcurrency(c *concurrencyConfig) { f(&c.common) }
 func (f commonOption) applyBreaker(c *breakerConfig)         { f(&c.common) }
 func (f commonOption) applyCache(c *cacheConfig)             { f(&c.common) }
 func (f commonOption) applyPool(c *poolConfig)               { f(&c.common) }
+func (f commonOption) applyBuffer(c *common)                 { f(c) }
 
 func (f commonOption) rank() rank {
 	var c common

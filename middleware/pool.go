@@ -15,8 +15,8 @@ import (
 //
 //	middleware.For("POST /report", middleware.Pool(p))
 //
-// The slot is held while the handler reads the body as well, however slowly that comes: bound it by the server's ReadTimeout, or read it
-// before a [pool.Pool.Do] around the work alone.
+// The slot is held while the handler reads the body as well, however slowly that comes: have [BufferBody] read it before, bound it by
+// the server's ReadTimeout, or read it before a [pool.Pool.Do] around the work alone.
 //
 // The handler's context carries the slot: what it runs on p ([pool.Pool.Do], [pool.Submit], [pool.Map]) inherits it.
 // When p refuses, the response is 503 with Retry-After, or 429 where the client that the
