@@ -20,9 +20,10 @@ import (
 // [http.Server.ReadTimeout], without which a body may come for ever.
 //
 // The handler begins when the body has come, or n bytes of it, and who waits for a 100 (Continue) is sent that before anybody has decided on his request. So it is
-// not for handlers that answer while the body still comes, as a stream of gRPC in both directions: leave them out by [WithSkip], or name the others
-// with [For]. A CONNECT is never held up. The memory is n bytes at most for each request whose body the handler has not read yet, and no more than
-// twice what has come.
+// not for handlers that answer while the body still comes, as a stream of gRPC in both directions, or that take over
+// a connection with the body unread: leave them out by [WithSkip], or name the others with [For]. A CONNECT is never held up.
+//
+// The memory is n bytes at most for each request whose body the handler has not read yet, and no more than twice what has come, or 4 KiB.
 //
 // Of its options only [WithSkip] has an effect: the layer refuses nobody. It panics if n is not positive or an option is nil.
 func BufferBody(n int, opts ...Option) Layer {
