@@ -575,13 +575,11 @@ func adaptYields(lag, work float64) int64 {
 // work can have taken longer than the processors had time for.
 func (a *adaptive) spare(t *concCount, now time.Duration) {
 	ended, lags := t.ended-a.sampled.ended, t.lags-a.sampled.lags
-	if ended < adaptSpared || lags <= 0 || a.gate.Load() > 0 {
+	if ended < adaptSpared || lags <= 0 || a.gate.Load() > 0 || a.brief.Load() { // few yield already where work is brief
 		return
 	}
 	work := (now - a.decided).Seconds() * float64(runtime.GOMAXPROCS(0)) / float64(ended)
-	if !a.brief.Load() {
-		a.every.Store(adaptYields(float64(t.lag-a.sampled.lag)/float64(lags)/1e9, work))
-	}
+	a.every.Store(adaptYields(float64(t.lag-a.sampled.lag)/float64(lags)/1e9, work))
 	a.sampled, a.decided = *t, now
 }
 

@@ -239,9 +239,12 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 		local = make([]PolicyState, n)
 	}
 	r.takeLocal(q, at, local, a)
-	policies := r.storePolicies(q)
 	again := !a.ok
-	if policies == nil || again && !a.asks {
+	var policies []Policy
+	if !again || a.asks {
+		policies = r.storePolicies(q)
+	}
+	if policies == nil {
 		copy(each, local)
 		return
 	}

@@ -45,9 +45,9 @@ const (
 	memorySample = 16   // how many keys are looked at for one to forget
 )
 
-// NewMemoryStore returns a MemoryStore with room for so many keys, each above some 100 bytes. Where it is full a new key takes the place of one whose
-// buckets are full, or else of one of sixteen taken at random whose buckets are full soonest. It panics if maxKeys
-// is below 1 or above 2^32.
+// NewMemoryStore returns a MemoryStore with room for maxKeys keys, or a few more: the memory is taken as they come. Where it is full a new key
+// takes the place of one whose buckets are full, or else of that of sixteen taken at random whose buckets are full soonest. It panics if
+// maxKeys is below 1 or above 2^32.
 func NewMemoryStore(maxKeys int) *MemoryStore {
 	checkMaxKeys("NewMemoryStore", maxKeys)
 	n := memoryShards
