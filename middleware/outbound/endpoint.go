@@ -3,7 +3,6 @@ package outbound
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -88,11 +87,9 @@ type endpoint struct {
 	turn float64 // of smooth round robin, guarded by Set.turns
 }
 
-var endpointSeed = maphash.MakeSeed()
-
 func newEndpoint(e Endpoint, u *url.URL, opts []breaker.Option) *endpoint {
 	opts = append(opts[:len(opts):len(opts)], breaker.WithName(u.Host))
-	n := &endpoint{name: e.URL, url: u, seed: maphash.String(endpointSeed, e.URL), breaker: breaker.New(opts...)}
+	n := &endpoint{name: e.URL, url: u, seed: hash(e.URL), breaker: breaker.New(opts...)}
 	n.weight.Store(int64(e.Weight))
 	n.tier.Store(int64(e.Tier))
 	return n

@@ -1,7 +1,6 @@
 package outbound
 
 import (
-	"hash/maphash"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -330,7 +329,7 @@ const loadBound = 1.25
 // byHash is weighted rendezvous hashing (Schindelhauer and Schomaker, 2005) among
 // the endpoints below the load bound.
 func (s *Set) byHash(key string, from []*endpoint, at time.Duration) *endpoint {
-	h := maphash.String(endpointSeed, key)
+	h := hash(key)
 	var inflight int64
 	var weights float64
 	for _, e := range from {
@@ -353,6 +352,16 @@ func (s *Set) byHash(key string, from []*endpoint, at time.Duration) *endpoint {
 		return from[0]
 	}
 	return best
+}
+
+// hash is FNV-1a, mixed. It must stay what it is: processes find the same endpoint for a key because they
+// have the same hash, also those of two versions side by side.
+func hash(text string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(text) {
+		h = (h ^ uint64(text[i])) * 1099511628211
+	}
+	return mix(h)
 }
 
 // mix is the finalizer of SplitMix64: every bit of the result depends on every

@@ -47,11 +47,12 @@ func WithPolicy(p Policy) SetOption {
 }
 
 // WithHash sends requests with the same key to the same endpoint, so that caches
-// there stay warm. It uses rendezvous hashing by weight: when an endpoint leaves,
+// there stay warm: in every process that has the same endpoints, in whatever order, and
+// after a restart. It uses rendezvous hashing by weight: when an endpoint leaves,
 // only its keys move. An endpoint with more than 1.25 times its part of the
 // requests in flight passes keys on to the next choice (Mirrokni, Thorup and
-// Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016), so one popular
-// key cannot drown it.
+// Zadimoghaddam, "Consistent Hashing with Bounded Loads", 2016), so neither one popular
+// key nor a client that chooses its keys can drown it.
 func WithHash(key func(*http.Request) string) SetOption {
 	if key == nil {
 		panic("outbound: WithHash: nil; give a function that returns the key of a request")

@@ -192,6 +192,28 @@ func TestHashKeepsKeysInPlace(t *testing.T) {
 	})
 }
 
+// Another process, or another version of this package, must find a key where this one does.
+func TestHashIsTheSameInEveryProcess(t *testing.T) {
+	const a, b, c, d = "http://a.test", "http://b.test:8080", "https://c.test/path", "http://d.test"
+	want := map[string]string{
+		"": d, "/": a, "/0": b, "/1": a, "/2": d, "/3": c, "/users/17": c, "/users/18": c,
+		"a@example.com": a, "ein Schlüssel": b, strings.Repeat("long", 100): a,
+	}
+	for _, list := range [][]outbound.Endpoint{
+		urls(a, b, c, d),
+		urls("http://d.test", "https://C.test:443/path/", "http://a.test:80", "http://b.test:8080"),
+	} {
+		set := newSet(t, list, outbound.WithHash(func(r *http.Request) string { return r.Header.Get("Key") }))
+		for key, host := range want {
+			req := request(t.Context(), "GET", "http://svc/", nil)
+			req.Header.Set("Key", key)
+			if got, err := set.Pick(req, time.Now()); err != nil || got != host {
+				t.Errorf("%q went to %s (error %v), want %s", key, got, err, host)
+			}
+		}
+	}
+}
+
 func TestHashBoundsTheLoadOfAPopularKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &spread{hold: true}
