@@ -140,7 +140,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	returned = true
 	report(call, o, took, now, resp)
 	if err == nil && o == breaker.Success {
-		watch(resp, judged{call, req})
+		watch(resp, judged{call, req, up})
 	}
 	return resp, err
 }
@@ -163,10 +163,11 @@ func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error,
 type judged struct {
 	call breaker.Call
 	req  *http.Request
+	up   *upload
 }
 
 func (j judged) ended(err error) {
-	if err != nil && callersEnd(j.req) == nil {
+	if err != nil && callersEnd(j.req) == nil && !j.up.broke(err) {
 		j.call.Fail()
 	}
 }

@@ -479,6 +479,47 @@ func TestO4CallersBodyThatFailsSaysNothingAboutTheHost(t *testing.T) {
 	})
 }
 
+// Some answer while the request still comes; that the response then ends with it is no fault of theirs.
+func TestO4CallersBodyThatFailsAfterTheHeaderSaysNothingAboutTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex()
+			w.WriteHeader(200)
+			w.(http.Flusher).Flush()
+			if _, err := io.Copy(w, r.Body); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		})
+		base := n.transport()
+		defer base.CloseIdleConnections()
+		g := group()
+		set := newSet(t, urls("http://a.test"))
+		for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+			for range 6 {
+				r, w := io.Pipe()
+				resp, err := outbound.New(base, layer, outbound.Retry()).RoundTrip(request(t.Context(), "PUT", "http://a.test/", r))
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.WriteString(w, "the first part")
+				w.CloseWithError(errCut)
+				if _, err := io.ReadAll(resp.Body); err == nil {
+					t.Error("the response did not end with the request")
+				}
+				resp.Body.Close()
+			}
+		}
+		if s := g.Get("a.test").Stats(); s.Failures != 0 || s.State != breaker.Closed {
+			t.Errorf("Breaker: %+v", s)
+		}
+		if e := set.Stats().Endpoints[0]; e.Failures != 0 || e.Breaker.Failures != 0 || e.InFlight != 0 {
+			t.Errorf("Balance: %+v", e)
+		}
+		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+	})
+}
+
 func TestO4FileThatHasBecomeShorterSaysNothingAboutTheHost(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, []byte("short"), 0o600); err != nil {

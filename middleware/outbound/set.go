@@ -282,7 +282,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	if o == breaker.Failure {
 		e.failed.Add(1)
 	}
-	s.call = up.ended(call)
+	s.call, s.up = up.ended(call), up
 	report(s.call, o, took, now, resp)
 	returned = true
 	if err != nil {
@@ -301,6 +301,7 @@ type sent struct {
 	e      *endpoint
 	call   breaker.Call
 	req    *http.Request
+	up     *upload
 	permit limiter.Permit
 	good   bool // to the breaker, at its header
 	failed bool // to the limiter
@@ -309,7 +310,7 @@ type sent struct {
 func (s sent) ended(err error) {
 	s.failed = s.failed || err != nil // also by the caller's deadline: what was cut off is no throughput
 	defer s.release()
-	if err != nil && s.good && callersEnd(s.req) == nil {
+	if err != nil && s.good && callersEnd(s.req) == nil && !s.up.broke(err) {
 		s.e.failed.Add(1)
 		s.call.Fail()
 	}
