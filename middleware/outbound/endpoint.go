@@ -51,7 +51,8 @@ func (e Endpoint) parse() (Endpoint, *url.URL, error) {
 	if e.Weight == 0 {
 		e.Weight = 1
 	}
-	u.Host = strings.ToLower(u.Host)
+	host, _, _ := strings.Cut(u.Host, "%") // whose name of an interface may be Ethernet or enP4p1s0
+	u.Host = strings.ToLower(host) + u.Host[len(host):]
 	switch port := u.Port(); {
 	case port == "", u.Scheme == "http" && port == "80", u.Scheme == "https" && port == "443":
 		u.Host = strings.TrimSuffix(u.Host, ":"+port) // the same endpoint without

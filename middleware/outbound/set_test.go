@@ -276,6 +276,16 @@ func TestAddress(t *testing.T) {
 	}
 }
 
+// Names of interfaces are told apart by case.
+func TestAddressKeepsTheZone(t *testing.T) {
+	var got *http.Request
+	rt := outbound.New(catch{&got}, outbound.Balance(newSet(t, urls("http://[FE80::A%25enP4p1s0]:8080"))))
+	do(rt, request(t.Context(), "GET", "http://svc/", nil))
+	if want := "[fe80::a%enP4p1s0]:8080"; got.URL.Host != want {
+		t.Errorf("sent to %s, want %s", got.URL.Host, want)
+	}
+}
+
 func TestHostStaysThroughARedirect(t *testing.T) {
 	var hosts []string
 	rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
