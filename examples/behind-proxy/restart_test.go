@@ -229,6 +229,7 @@ func TestRollingRestart(t *testing.T) {
 
 			load := startLoad(t, url)
 			load.reach(200) // both are in use
+			probesAreHidden(t, "http://"+l.Addr().String())
 			for round := range *restarts {
 				for _, r := range replicas {
 					r.leave(t)
@@ -254,6 +255,21 @@ func TestRollingRestart(t *testing.T) {
 				t.Errorf("both replicas should have had their part: %v", by)
 			}
 		})
+	}
+}
+
+// probesAreHidden asks for the probes as a client may spell them.
+func probesAreHidden(t *testing.T, base string) {
+	for _, path := range []string{"/livez", "/readyz", "/startupz", "/livez?x", "/%6civez", "/%72%65adyz"} {
+		resp, err := http.Get(base + path)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 404 {
+			t.Errorf("a client that asks for %s gets %s", path, resp.Status)
+		}
 	}
 }
 
