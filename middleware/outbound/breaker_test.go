@@ -581,6 +581,14 @@ type writing struct {
 func (w writing) Write(p []byte) (int, error) { w.n.Add(1); return w.Conn.Write(p) }
 
 // Whoever can have a character of theirs put into a header could open the breaker for everybody.
+// fromMemory gives a request a body of n bytes as [http.NewRequest] does, and a length that may be another.
+func fromMemory(n, length int) func(*http.Request) {
+	return func(r *http.Request) {
+		with, _ := http.NewRequest("PUT", "http://a.test/", bytes.NewReader(make([]byte, n)))
+		r.Method, r.Body, r.GetBody, r.ContentLength = "PUT", with.Body, with.GetBody, int64(length)
+	}
+}
+
 func TestO4RequestThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -598,6 +606,11 @@ func TestO4RequestThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
 		{"line break in a trailer", func(r *http.Request) { r.Trailer = http.Header{"X-User": {"a\rb"}} }, false},
 		{"line break in the query", func(r *http.Request) { r.URL.RawQuery = "q=a\nb" }, false},
 		{"method that is no token", func(r *http.Request) { r.Method = "G T" }, false},
+		{"length of no body", func(r *http.Request) { r.Method, r.ContentLength = "PUT", 5 }, false},
+		{"body from memory, as long as it says", fromMemory(20_000, 20_000), true},
+		{"body from memory, shorter", fromMemory(3, 5), false},
+		{"long body from memory, shorter", fromMemory(10_000, 20_000), false},
+		{"chunks from memory", fromMemory(20_000, -1), true},
 		{"method of bytes that are no UTF-8", func(r *http.Request) { r.Method = "G\xff" }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -774,7 +787,7 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // A server that redirects chooses the URL.
-func TestO4SchemeThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
+func TestO4SchemeOrHostThatIsNoneSaysNothingAboutTheHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
 		n.serve(t, "evil.test:80", func(w http.ResponseWriter, r *http.Request) {
@@ -790,10 +803,17 @@ func TestO4SchemeThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
 				t.Errorf("status %d", resp.StatusCode)
 			}
 		}
+		service := outbound.WithKey(func(*http.Request) string { return "a.test" })
+		hostless := outbound.New(base, outbound.Breaker(g, service), outbound.Retry(outbound.WithBackoff(0, 0)))
+		for range 3 {
+			if _, err := do(hostless, request(t.Context(), "GET", "http:///path", nil)); err == nil {
+				t.Error("no host, and no error")
+			}
+		}
 		if s := g.Get("a.test").State(); s != breaker.Closed {
 			t.Errorf("the breaker of the host is %v", s)
 		}
-		if n := rt.Stats().Retries; n != 0 {
+		if n := rt.Stats().Retries + hostless.Stats().Retries; n != 0 {
 			t.Errorf("%d retries", n)
 		}
 		time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -97,9 +98,10 @@ func refusedByUs(err error) bool {
 }
 
 // malformed reports whether net/http refuses to send a request, for a control character in its
-// header or URL, or a method or field name that is none. Its errors have no type to tell that by.
+// header or URL, a method or field name that is none, or a body that is not as long as it says. Its errors have no type to
+// tell that by.
 func malformed(req *http.Request) bool {
-	if strings.ContainsFunc(req.Method, notToken) {
+	if strings.ContainsFunc(req.Method, notToken) || misfit(req) {
 		return true
 	}
 	for name, values := range req.Header {
@@ -115,13 +117,34 @@ func malformed(req *http.Request) bool {
 	return strings.ContainsFunc(req.URL.RequestURI(), isControl)
 }
 
+// misfit reports whether a request has a ContentLength and no body, or one from memory of another length. Any other is watched
+// while it is read (see upload).
+func misfit(req *http.Request) bool {
+	switch {
+	case req.ContentLength == 0:
+		return false
+	case req.Body == nil:
+		return true
+	case req.ContentLength < 0 || req.GetBody == nil || !fromMemory(req.Body):
+		return false
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return false
+	}
+	defer body.Close()
+	n, err := io.Copy(io.Discard, body)
+	return err == nil && n != req.ContentLength
+}
+
 // unsentTexts are how the errors begin by which net/http refuses what malformed does not see: what HTTP/2 or a proxy
-// has no place for or its server would not take, and a scheme that it does not speak. They have no type either. Of
+// has no place for or its server would not take, a scheme that it does not speak, and no host. They have no type either. Of
 // a malformed trailer they tell as well: whoever still reads the body may be setting the trailer.
 var unsentTexts = [...]string{
 	"net/http: invalid trailer", "invalid HTTP trailer",
 	"invalid Upgrade request header", "invalid Connection request header", "invalid Transfer-Encoding request header",
 	"invalid Host header", "http: invalid Host header", "invalid request :path", "request header list larger than peer's advertised limit", "unsupported protocol scheme",
+	"http: no Host in request URL",
 }
 
 // unsent reports whether err is such an error.
