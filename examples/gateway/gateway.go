@@ -64,12 +64,11 @@ func newGateway() (*gateway, error) {
 	return g, nil
 }
 
-// explain answers a request for which no replica did.
+// explain answers a request for which no replica did, also where the client seems to have left: to write nothing
+// would be status 200, and a client that only closes its half of the connection reads on.
 func explain(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusBadGateway
 	switch {
-	case errors.Is(err, context.Canceled):
-		return // nobody is there to read an answer
 	case errors.Is(err, outbound.ErrNoEndpoint):
 		w.Header().Set("Retry-After", "1")
 		status = http.StatusServiceUnavailable

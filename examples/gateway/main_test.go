@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -102,5 +106,35 @@ func TestClientsLeaveFirst(t *testing.T) {
 func TestClientsOutOfRange(t *testing.T) {
 	if err := run("127.0.0.1:0", -1, strings.NewReader(""), io.Discard); err == nil || !strings.Contains(err.Error(), "-clients is -1") {
 		t.Error(err)
+	}
+}
+
+// A client that says that it has no more to say may still wait for its answer: that no replica gave one must not look
+// like one that is empty.
+func TestNoAnswerIsNoSuccess(t *testing.T) {
+	g, err := newGateway()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	for _, r := range g.replicas {
+		r.set(slow)
+	}
+	srv := httptest.NewServer(g.handler)
+	defer srv.Close()
+	c, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET /items HTTP/1.1\r\nHost: gateway\r\n\r\n")
+	c.(*net.TCPConn).CloseWrite()
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return // nothing is no success either
+	}
+	resp.Body.Close()
+	if resp.StatusCode < 500 {
+		t.Errorf("%s, %d bytes", resp.Status, resp.ContentLength)
 	}
 }
