@@ -22,7 +22,8 @@ const (
 	// run to the same endpoint at once (Mitzenmacher, "The Power of Two Choices in
 	// Randomized Load Balancing", 2001).
 	P2C Policy = iota
-	// RoundRobin takes turns, by weight and evenly mixed as nginx does.
+	// RoundRobin takes turns, by weight and evenly mixed as nginx does. It begins anywhere, and anew with
+	// each list that has changed, so that processes are not in step.
 	RoundRobin
 	// Random draws one, by weight.
 	Random

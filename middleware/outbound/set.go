@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
@@ -138,7 +139,8 @@ func (s *Set) update(endpoints []Endpoint, initial bool) error {
 	if changed { // what was owed by other weights could take as long to pay back as they were large
 		s.turns.Lock()
 		for _, e := range next.all {
-			e.turn = 0
+			// Anywhere in the first round: other processes hear of the same list at the same time.
+			e.turn = rand.Float64() * float64(e.weight.Load())
 		}
 		s.turns.Unlock()
 	}

@@ -112,21 +112,45 @@ func TestP2CGoesByWeightHoweverFarApart(t *testing.T) {
 }
 
 func TestRoundRobinIsSmooth(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var order []string
-		record := func(req *http.Request) (*http.Response, error) {
-			order = append(order, req.URL.Host[:1])
-			return answer(200)
+	for range 100 {
+		set := newSet(t, three(5, 1, 1), outbound.WithPolicy(outbound.RoundRobin))
+		req, now := request(t.Context(), "GET", "http://svc/", nil), time.Now()
+		var order string
+		for range 28 {
+			name, err := set.Pick(req, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			order += name[len("http://"):][:1]
 		}
-		rt := outbound.New(world{"a.test": record, "b.test": record, "c.test": record},
-			outbound.Balance(newSet(t, three(5, 1, 1), outbound.WithPolicy(outbound.RoundRobin))))
-		for range 7 {
-			get(t, rt, "http://svc/")
+		for i := range len(order) - 7 {
+			round := order[i : i+7]
+			if strings.Count(round, "a") != 5 || strings.Count(round, "b") != 1 || strings.Contains(round, "bc") || strings.Contains(round, "cb") {
+				t.Fatalf("%s in %s", round, order) // nginx's commit message has aabacaa
+			}
 		}
-		if got := strings.Join(order, ""); got != "aabacaa" { // as in nginx's commit message
-			t.Errorf("order %s, want aabacaa", got)
+	}
+}
+
+// Were the first of the list the first to be chosen, as many processes as hear of a list at once would all choose it,
+// and one that hears of another before each request no other.
+func TestRoundRobinDoesNotBeginWithTheFirst(t *testing.T) {
+	set := newSet(t, urls("http://a.test", "http://b.test", "http://c.test"), outbound.WithPolicy(outbound.RoundRobin), outbound.WithSlowStart(0))
+	req, now := request(t.Context(), "GET", "http://svc/", nil), time.Now()
+	got := map[string]int{}
+	for i := range 300 {
+		if err := set.Update(append(urls("http://a.test", "http://b.test"), urls(fmt.Sprintf("http://c%d.test", i))...)); err != nil {
+			t.Fatal(err)
 		}
-	})
+		name, err := set.Pick(req, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[name]++
+	}
+	if n := got["http://a.test"]; n < 50 || n > 150 {
+		t.Errorf("the first of three had %d of 300 requests, want about 100", n)
+	}
 }
 
 // What the turns of large weights owed starves nobody when the weights are small.
