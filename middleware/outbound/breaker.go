@@ -2,6 +2,7 @@ package outbound
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
@@ -23,6 +24,11 @@ import (
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
 //
+// Where a host was given up that did not answer, one of the tries that probe it asks for its connection not to be used again
+// ([http.Request.Close]). One of HTTP/2 that is dead without a word, as where something on the way has forgotten it, would else
+// be taken for each probe, as long as the system sends again what is lost there, which can be a quarter of an hour.
+// Without a breaker [http.HTTP2Config.SendPingTimeout] of the base finds that out.
+//
 // While the breaker is open the error is a [*breaker.OpenError] with the host
 // and RetryAfter; no response is made up.
 func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
@@ -39,7 +45,7 @@ func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 	return Layer{
 		place: placeBreaker,
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
-			return &breaking{breakerConfig: cfg, group: g, next: next, counts: c.counts, clock: newClock()}
+			return &breaking{breakerConfig: cfg, group: g, next: next, counts: c.counts, clock: newClock(), mute: newHosts(func() *mute { return new(mute) })}
 		},
 	}
 }
@@ -100,10 +106,12 @@ type breaking struct {
 	next   http.RoundTripper
 	counts *counts
 	clock  clock
+	mute   *hosts[*mute]
 }
 
 func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
-	b := t.group.Get(t.key(req))
+	key := t.key(req)
+	b := t.group.Get(key)
 	if isHedge(req.Context()) {
 		switch b.State() {
 		case breaker.HalfOpen, breaker.Open, breaker.ForcedOpen:
@@ -129,13 +137,19 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 			up.ended(call).Done(breaker.Failure, -1)
 		}
 	}()
-	if up != nil {
+	if last := !passing && t.mute.get(key).last(req); up != nil || last {
 		out = req.WithContext(req.Context())
+		out.Close = req.Close || last
+	}
+	if up != nil {
 		out.Body = up
 	}
 	resp, err := t.next.RoundTrip(out)
 	now := t.clock.now()
 	o, took := t.judge(req, resp, err, up, now.Sub(began), b)
+	if o != breaker.Success {
+		t.mute.get(key).note(err)
+	}
 	call = up.ended(call)
 	returned = true
 	report(call, o, took, now, resp)
@@ -158,6 +172,14 @@ func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error,
 	}
 	return outcome(req, resp, err, own, b), own
 }
+
+// A mute host is one whose last try that was no success had no answer.
+type mute struct{ atomic.Bool }
+
+func (m *mute) note(err error) { m.Store(err != nil) }
+
+// last reports whether req, which is a probe, is to be the last one on its connection.
+func (m *mute) last(req *http.Request) bool { return req.Header["Upgrade"] == nil && m.Swap(false) }
 
 // judged makes a success a failure if its body breaks off.
 type judged struct {

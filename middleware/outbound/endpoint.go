@@ -82,6 +82,7 @@ type endpoint struct {
 	warm     atomic.Int64 // when its slow start ends, likewise; 0 for none
 	ramp     atomic.Int64 // when the ramp of its breaker ends, as far as that has refused calls there
 	down     atomic.Bool  // its active check says so
+	mute     mute
 
 	picked, failed atomic.Uint64
 

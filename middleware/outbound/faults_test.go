@@ -450,3 +450,67 @@ func TestThroughRealServers(t *testing.T) {
 		client.CloseIdleConnections()
 	}
 }
+
+// forgotten is a connection that something on the way may forget: from then on what is written is lost.
+type forgotten struct {
+	net.Conn
+	gone atomic.Bool
+}
+
+func (f *forgotten) Write(p []byte) (int, error) {
+	if f.gone.Load() {
+		return len(p), nil
+	}
+	return f.Conn.Write(p)
+}
+
+// Over HTTP/2 all requests share a connection. If that is dead the host is there all the same.
+func TestProbeFindsAHostBehindADeadConnection(t *testing.T) {
+	for name, layer := range map[string]func(*testing.T) outbound.Layer{
+		"Breaker": func(*testing.T) outbound.Layer { return outbound.Breaker(group()) },
+		"Balance": func(t *testing.T) outbound.Layer {
+			return outbound.Balance(newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				l := n.listen("a.test:80")
+				srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), Protocols: new(http.Protocols)}
+				srv.Protocols.SetUnencryptedHTTP2(true)
+				go srv.Serve(l)
+				defer srv.Close()
+				base := n.transport()
+				base.Protocols = srv.Protocols
+				defer base.CloseIdleConnections()
+				var conns []*forgotten
+				base.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+					c, err := l.dial(ctx)
+					if err != nil {
+						return nil, err
+					}
+					conns = append(conns, &forgotten{Conn: c})
+					return conns[len(conns)-1], nil
+				}
+				rt := outbound.New(base, layer(t), outbound.Timeout(time.Second))
+				if _, err := get(t, rt, "http://a.test/"); err != nil || len(conns) != 1 {
+					t.Fatalf("%d connections: %v", len(conns), err)
+				}
+				conns[0].gone.Store(true)
+				began, err := time.Now(), error(nil)
+				for time.Since(began) < 5*time.Minute {
+					if _, err = get(t, rt, "http://a.test/"); err == nil {
+						break
+					}
+					time.Sleep(100 * time.Millisecond) // in a synctest bubble
+				}
+				if err != nil || time.Since(began) > 30*time.Second {
+					t.Errorf("after %v: %v", time.Since(began), err)
+				}
+				for _, c := range conns {
+					c.Conn.Close()
+				}
+			})
+		})
+	}
+}

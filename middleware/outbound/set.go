@@ -275,14 +275,21 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	} else if !e.breaker.Passing() { // a function of the user's may have been told of a change
 		began = b.set.clock.now()
 	}
-	if up = uploading(req, b.set.clock, call, !e.breaker.Passing()); up != nil {
+	passing := e.breaker.Passing()
+	if up = uploading(req, b.set.clock, call, !passing); up != nil {
 		out.Body = up
+	}
+	if !passing && call != (breaker.Call{}) && e.mute.last(req) {
+		out.Close = true
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
 	o, took := b.set.judge(req, resp, err, up, now.Sub(began), e.breaker)
 	if o == breaker.Failure {
 		e.failed.Add(1)
+	}
+	if o != breaker.Success {
+		e.mute.note(err)
 	}
 	s.call, s.up = up.ended(call), up
 	report(s.call, o, took, now, resp)
