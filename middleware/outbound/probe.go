@@ -2,17 +2,20 @@ package outbound
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // A Probe is an active check of the endpoints of a [Set]: each is asked at an
 // interval, out of band, whether it is up. An endpoint counts as up until it has
-// failed often enough.
+// failed often enough. A probe for which this process has no file descriptor left says
+// nothing: connections that are there already go on.
 type Probe struct {
 	// Path is requested with GET; it must begin with a slash, may have a query, and
 	// goes after the path of the endpoint.
@@ -88,8 +91,10 @@ func (s *Set) watchOver(ctx context.Context, e *endpoint) {
 	p := s.probe
 	row := 0 // results in a row that differ from what is known
 	for {
-		if up := p.ask(ctx, e); ctx.Err() != nil {
+		if up, known := p.ask(ctx, e); ctx.Err() != nil {
 			return
+		} else if !known {
+			// The next one may tell.
 		} else if up == !e.down.Load() {
 			row = 0
 		} else if row++; up && row >= p.Rise {
@@ -106,7 +111,8 @@ func (s *Set) watchOver(ctx context.Context, e *endpoint) {
 	}
 }
 
-func (p *Probe) ask(ctx context.Context, e *endpoint) bool {
+// ask reports whether an endpoint is up, if that is known: of a probe that this process had no file descriptor for it is not.
+func (p *Probe) ask(ctx context.Context, e *endpoint) (up, known bool) {
 	ctx, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	u := *e.url
@@ -115,12 +121,12 @@ func (p *Probe) ask(ctx context.Context, e *endpoint) bool {
 	u.RawQuery = p.path.RawQuery
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return false
+		return false, true
 	}
 	resp, err := p.Transport.RoundTrip(req)
 	if err != nil {
-		return false
+		return false, !errors.Is(err, syscall.EMFILE)
 	}
 	defer discard(resp)
-	return p.OK(resp)
+	return p.OK(resp), true
 }

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -880,6 +883,34 @@ func TestProbeFallAndRise(t *testing.T) {
 		time.Sleep(time.Minute) // in a synctest bubble
 		if probes.Load() != n {
 			t.Error("probes after Close")
+		}
+	})
+}
+
+// Probes need a connection each, and requests have theirs: where this process can open no more, the endpoints are as they were.
+func TestProbeThatCannotBeSentSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var scarce, up atomic.Bool
+		up.Store(true)
+		set := newSet(t, urls("http://a.test"), outbound.WithProbe(outbound.Probe{Path: "/", Transport: world{
+			"a.test": func(*http.Request) (*http.Response, error) {
+				switch {
+				case scarce.Load():
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+				case !up.Load():
+					return nil, refusedDial()
+				}
+				return answer(200)
+			}}}))
+		for _, tc := range []struct{ scarce, up, down bool }{
+			{false, true, false}, {true, true, false}, {false, false, true}, {true, true, true}, {false, true, false},
+		} {
+			scarce.Store(tc.scarce)
+			up.Store(tc.up)
+			time.Sleep(time.Minute) // in a synctest bubble
+			if down := set.Stats().Endpoints[0].Down; down != tc.down {
+				t.Errorf("%+v: down %v", tc, down)
+			}
 		}
 	})
 }
