@@ -171,8 +171,11 @@ func notToken(c rune) bool {
 // notSent reports whether an error proves that the server has seen nothing of
 // the request, so that sending it again is safe whatever its method.
 func notSent(err error) bool {
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return true
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		switch op.Op {
+		case "dial", "proxyconnect", "socks connect": // the latter two of net/http, for all that fails on the way to a proxy
+			return true
+		}
 	}
 	// The HTTP/2 code in net/http lets itself be read as any error type with
 	// the fields of golang.org/x/net/http2.StreamError.

@@ -15,8 +15,8 @@ import (
 //
 //   - the method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE (RFC 9110, section
 //     9.2.2), or the request has an Idempotency-Key header; or the error proves
-//     that nothing was sent (a dial that failed, HTTP/2 REFUSED_STREAM), which is
-//     safe for every method;
+//     that nothing was sent (a dial that failed, also to a proxy, or HTTP/2
+//     REFUSED_STREAM), which is safe for every method;
 //   - the response was 502, 503 or 504, or 429 with Retry-After, or there was
 //     none. Not 500: that is an answer of the application, and likely to be the
 //     same again. Not a name that does not exist or a certificate that does not

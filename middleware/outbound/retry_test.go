@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"runtime"
 	"slices"
 	"strings"
@@ -80,6 +81,31 @@ func TestO5WhatIsRetried(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Nor is anything sent to a host behind a proxy that cannot be connected to.
+func TestO5PostBehindAProxyThatIsGoneIsRetried(t *testing.T) {
+	for _, proxy := range []string{"http://proxy.test:3128", "https://proxy.test:3128", "socks5://proxy.test:1080"} {
+		for _, target := range []string{"http://a.test/", "https://a.test/"} {
+			var dials int
+			base := &http.Transport{
+				Proxy: func(*http.Request) (*url.URL, error) { return url.Parse(proxy) },
+				DialContext: func(context.Context, string, string) (net.Conn, error) {
+					dials++
+					if strings.HasPrefix(proxy, "socks5") && dials == 1 { // a proxy that hangs up
+						ours, theirs := net.Pipe()
+						theirs.Close()
+						return ours, nil
+					}
+					return nil, refusedDial()
+				},
+			}
+			rt := outbound.New(base, outbound.Retry(outbound.WithBackoff(0, 0)))
+			if _, err := do(rt, request(t.Context(), "POST", target, nil)); err == nil || rt.Stats().Retries != 1 {
+				t.Errorf("%s through %s: %d retries: %v", target, proxy, rt.Stats().Retries, err)
+			}
+		}
 	}
 }
 
