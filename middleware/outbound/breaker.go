@@ -189,7 +189,7 @@ type judged struct {
 }
 
 func (j judged) ended(err error) {
-	if err != nil && callersEnd(j.req) == nil && !j.up.broke(err) {
+	if err != nil && callersEnd(j.req) == nil && !j.up.spoiled(err) {
 		j.call.Fail()
 	}
 }

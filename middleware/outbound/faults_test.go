@@ -451,6 +451,60 @@ func TestThroughRealServers(t *testing.T) {
 	}
 }
 
+// A host that has begun its answer, and waits for the rest of the request, does not stall.
+func TestResponseThatWaitsForTheUploadIsNoFaultOfTheHost(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		upload string // how it ends
+		open   bool
+	}{
+		{"the caller pauses: nothing", "pause", false},
+		{"the caller has sent all: failure", "end", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+					http.NewResponseController(w).EnableFullDuplex()
+					w.(http.Flusher).Flush()
+					io.Copy(io.Discard, r.Body)
+					<-r.Context().Done()
+				})
+				base := n.transport()
+				defer base.CloseIdleConnections()
+				g := group()
+				set := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1), outbound.WithEjection(breaker.WithConsecutiveFailures(3)))
+				for _, layer := range []outbound.Layer{outbound.Breaker(g), outbound.Balance(set)} {
+					rt := outbound.New(base, layer, outbound.Timeout(time.Second, outbound.WithStall(time.Second)))
+					for range 3 {
+						r, w := io.Pipe()
+						resp, err := rt.RoundTrip(request(t.Context(), "POST", "http://a.test/", r))
+						if err != nil {
+							t.Fatal(err)
+						}
+						io.WriteString(w, "the first part")
+						if tc.upload == "end" {
+							w.Close()
+						}
+						if _, err := io.ReadAll(resp.Body); !errors.Is(err, context.DeadlineExceeded) {
+							t.Errorf("it did not stall: %v", err)
+						}
+						resp.Body.Close()
+						w.Close()
+					}
+				}
+				if s := g.Get("a.test").State(); (s == breaker.Open) != tc.open {
+					t.Errorf("Breaker: %v", s)
+				}
+				if e := set.Stats().Endpoints[0]; e.Ejected != tc.open {
+					t.Errorf("Balance: ejected %v", e.Ejected)
+				}
+				time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
+			})
+		})
+	}
+}
+
 // forgotten is a connection that something on the way may forget: from then on what is written is lost.
 type forgotten struct {
 	net.Conn

@@ -319,7 +319,7 @@ type sent struct {
 func (s sent) ended(err error) {
 	s.failed = s.failed || err != nil // also by the caller's deadline: what was cut off is no throughput
 	defer s.release()
-	if err != nil && s.good && callersEnd(s.req) == nil && !s.up.broke(err) {
+	if err != nil && s.good && callersEnd(s.req) == nil && !s.up.spoiled(err) {
 		s.e.failed.Add(1)
 		s.call.Fail()
 	}

@@ -24,6 +24,7 @@ type upload struct {
 	length         int64 // by Content-Length; not above 0: unknown
 	read           int64
 	closed, failed atomic.Bool
+	cut            atomic.Bool  // closed while a Read was under way
 	since          atomic.Int64 // when the Read under way began, on the clock; -1 for none
 	waited         atomic.Int64 // how long the others took
 
@@ -53,6 +54,9 @@ func (u *upload) Read(p []byte) (int, error) {
 }
 
 func (u *upload) Close() error {
+	if !u.closed.Load() {
+		u.cut.Store(u.since.Load() >= 0)
+	}
 	u.closed.Store(true) // what a Read says from now on, the transport has brought about
 	u.goesOn(true)
 	return u.ReadCloser.Close()
@@ -127,3 +131,9 @@ func late(req *http.Request, err error, took, own time.Duration) bool {
 
 // broke reports whether the caller's body made a try fail.
 func (u *upload) broke(err error) bool { return u != nil && err != nil && u.failed.Load() }
+
+// spoiled reports whether it was up to the caller's body that a response broke off: it failed, or was waited for when the
+// time of the response was over.
+func (u *upload) spoiled(err error) bool {
+	return u.broke(err) || u != nil && errors.Is(err, context.DeadlineExceeded) && (u.since.Load() >= 0 || u.cut.Load())
+}
