@@ -105,7 +105,9 @@ func WithDrainStatus(status int) Option {
 // notice: their probe interval times the number of failures they want, and a
 // margin. HAProxy: 2 s x 3. Kubernetes: readiness is not even asked; endpoints
 // are removed when the pod begins to terminate, which takes a few seconds to
-// reach every node. AWS ALB: 30 s x 2. Zero does not wait.
+// reach every node. AWS ALB: 30 s x 2.
+// [github.com/spillgate/spillgate/middleware/outbound.Probe] as it is: 12 s x 3, so give
+// it a shorter Interval, or wait longer. Zero does not wait.
 //
 // It should also be longer than proxies keep idle connections to this server
 // (nginx: keepalive_timeout in the upstream block). Those that get a request
