@@ -48,6 +48,9 @@ func (s *Set) pick(req *http.Request, now time.Time, waits bool) (*endpoint, bre
 	at := now.Sub(s.clock.start)
 	ask := breaker.Request{Arrived: now, Long: req.Header["Upgrade"] != nil, Waits: waits}
 	t := triesIn(req.Context())
+	if t != nil && !t.of(s) {
+		t = nil
+	}
 	first := t == nil || !t.any()
 
 	var thinned *endpoint

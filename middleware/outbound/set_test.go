@@ -676,6 +676,35 @@ func TestRetryGoesToAnotherEndpointOnTheRamp(t *testing.T) {
 	})
 }
 
+// A base that asks another service for a token, with the context of the request, is no try of the request.
+func TestRetryIsNotMisledByARequestFurtherIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tokens := outbound.New(world{"tokens.test": always(200)}, outbound.Balance(newSet(t, urls("http://tokens.test"))), outbound.Retry())
+		var a, b atomic.Int64
+		hosts := world{"a.test": counted(&a, always(503, "Retry-After", "5")), "b.test": counted(&b, always(200))}
+		rt := outbound.New(withToken{tokens, hosts}, outbound.Retry(), outbound.Balance(newSet(t, urls("http://a.test", "http://b.test"))))
+		began := time.Now()
+		for b.Load() == 0 || a.Load() == 0 {
+			if status, err := get(t, rt, "http://svc/"); status != 200 {
+				t.Fatal(status, err)
+			}
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("%v until the endpoint that had no try was asked", took)
+		}
+	})
+}
+
+// withToken asks tokens before each request.
+type withToken struct{ tokens, next http.RoundTripper }
+
+func (w withToken) RoundTrip(req *http.Request) (*http.Response, error) {
+	if _, err := do(w.tokens, request(req.Context(), "GET", "http://tokens/", nil)); err != nil {
+		return nil, err
+	}
+	return w.next.RoundTrip(req)
+}
+
 func TestRetryThreeEndpointsOneTryEach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls [3]atomic.Int64

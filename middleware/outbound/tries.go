@@ -12,6 +12,7 @@ type tries struct {
 	retried bool // a Retry is at work outside, so one inside passes on
 
 	mu     sync.Mutex
+	set    *Set        // that they are spread over
 	used   []*endpoint // endpoints tried, in order
 	others bool        // at the last choice, another endpoint was there that had not been tried
 }
@@ -26,6 +27,17 @@ func triesIn(ctx context.Context) *tries {
 
 // isHedge reports whether a try is a second one beside a first that still runs.
 func isHedge(ctx context.Context) bool { return ctx.Value(hedgeKey{}) != nil }
+
+// of reports whether the tries are spread over s, which is the first set that asks: one further in may be that of another
+// request, as for a token, that was made with the context of this one.
+func (t *tries) of(s *Set) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.set == nil {
+		t.set = s
+	}
+	return t.set == s
+}
 
 func (t *tries) note(e *endpoint, others bool) {
 	t.mu.Lock()
