@@ -79,6 +79,7 @@ const (
 	ctrlVaries = 1.5   // square of the variation from which on a window has to be longer
 	ctrlBehind = 2.    // times that the slow kind takes until what is measured is of a new limit, where it is strained: a window lasts one
 	ctrlUnrest = 8.    // most variance of each completion that one window makes believe in
+	ctrlShaken = 4     // windows that what was seen of it counts for at most, after a change of the service
 )
 
 // ctrlState is the controller: a limit, and what is believed of the service behind it. It
@@ -425,6 +426,9 @@ func (s *ctrlState) point(w *ctrlWindow, m *ctrlMean) (at, y float64) {
 	// What is in flight is averaged over more than the window: where the time in service is longer by chance, more
 	// is in flight by the same chance, and the two would seem to hang together.
 	at = math.Log(min(m.flight(), float64(s.limit)))
+	if s.stale && s.limit < s.from && m.flight() > float64(s.limit) {
+		return at, math.Log(m.counted * m.worth) // what took so long was let in at the higher limit: it says nothing of this one
+	}
 	if a := &s.ref; a.n > 0 && !s.stale {
 		k := w.n / (w.n + 4*a.n)
 		at = k*at + (1-k)*math.Log(min(a.flight(), float64(s.limit)))
@@ -691,7 +695,7 @@ func (s *ctrlState) shock(q *ctrlPosterior, slower float64) {
 	_, sd, _, _ := q.optimum()
 	s.ramp, s.proven = true, s.limit > s.from && sd > ctrlUnsure
 	if s.disp <= ctrlUnrest {
-		s.ndisp, s.disp = 0, 0 // else it may well be that which was taken for a change
+		s.ndisp = min(s.ndisp, ctrlShaken) // else it may well be that which was taken for a change
 	}
 	s.heed()
 }

@@ -149,7 +149,7 @@ func (k *ctrlKinds) see(t *ctrlTimes, flight, secs float64) (r, shift float64) {
 	k.quick = m
 	k.slow = (slow.sum + kindsLate*guess) / (slow.n + kindsLate)
 	if k.gap == 0 {
-		k.ratio = k.slow / k.quick
+		k.ratio = max(k.slow/k.quick, ratio) // what the slow kind is believed to take is bounded by what has come
 		k.least = k.ratio
 		k.past = k.quick
 	} else if slow.n > 0 {

@@ -396,6 +396,42 @@ func TestKindsLate(t *testing.T) {
 	}
 }
 
+// TestKindsRegained: where all work becomes slower the kinds may be lost, since what is quick now is neither of them, and be told apart again
+// before any of the slow one has come back. What that takes is not known then, and no ratio to compare it with later.
+func TestKindsRegained(t *testing.T) {
+	for _, slower := range []float64{2, 3, 6} {
+		rnd := rand.New(rand.NewPCG(19, uint64(slower)))
+		var k ctrlKinds
+		see := func(slower, share float64) {
+			var times ctrlTimes
+			for range 50 {
+				took := .1 * slower * (.9 + .2*rnd.Float64())
+				if rnd.Float64() < share {
+					took *= 10
+				}
+				times.enter(took)
+			}
+			kindsSee(&k, &times, 40)
+		}
+		for range 20 {
+			see(1, .05)
+		}
+		if k.gap == 0 {
+			t.Fatal("the kinds are never told apart: this says nothing")
+		}
+		k.gap = 0 // they are lost
+		see(slower, 0)
+		if k.gap == 0 {
+			t.Fatalf("slower by %v: the kinds are not told apart again: this says nothing", slower)
+		}
+		for range 40 {
+			if see(slower, .05); k.strained() {
+				t.Fatalf("slower by %v: strained, the slow kind takes %.1f times as long, and took %.1f", slower, k.ratio, k.least)
+			}
+		}
+	}
+}
+
 // kindsSee has k see what ended while so many were in flight.
 func kindsSee(k *ctrlKinds, times *ctrlTimes, flight float64) (r, shift float64) {
 	_, sum := times.total()

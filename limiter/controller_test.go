@@ -198,6 +198,47 @@ func TestControllerUnrest(t *testing.T) {
 	}
 }
 
+// TestControllerShaken: what throughput varies by from window to window is of the work, and as much after the service has changed as before: where
+// all of it waits in a queue, nothing else shows that it varies. Were it forgotten, each change would be followed by others that are chance.
+// If it was the change itself, it is soon forgotten.
+func TestControllerShaken(t *testing.T) {
+	full := ctrlMean{blocked: 1, worth: 1, more: 1}
+	x := func(l float64) float64 { return 10 * min(l, 100) }
+	for seed := range uint64(4) {
+		s := ctrlUneven(x, .2, seed).known(100)
+		even := ctrlUneven(x, 0, seed).known(100)
+		before, calm := s.noise(&full, 0), even.noise(&full, 0)
+		if before < 4*calm {
+			t.Fatalf("seed %d: each completion varies by %.2f, without noise %.2f: this says nothing", seed, before, calm)
+		}
+		s.shock(s.weigh(before), math.Log(2))
+		if after := s.noise(&full, 0); after != before {
+			t.Errorf("seed %d: each completion varies by %.2f, and by %.2f after the service has changed", seed, before, after)
+		}
+		model := ctrlUneven(func(l float64) float64 { return x(l) / 2 }, 0, seed)
+		for range 40 {
+			s = s.step(model.window(s))
+		}
+		if after := s.noise(&full, 0); after > before/4 {
+			t.Errorf("seed %d: each completion varies by %.2f after 40 windows that are all the same; by %.2f before", seed, after, before)
+		}
+	}
+}
+
+// TestControllerLetInHigher: where the limit is not full all the time, and work has ended that was in flight for longer than that limit allows, it
+// was let in at a higher one. What was counted is the throughput then, and not what so few in flight would have if all work took so long.
+func TestControllerLetInHigher(t *testing.T) {
+	for _, r := range []float64{.001, .01, .02, .03, .05, .2, 1} {
+		s := ctrlState{limit: 27, from: 65, stale: true}
+		w := ctrlWindow{secs: .025, n: 29, sum: 29 * r, arrivals: 39, blocked: 29}
+		m := w.mean(s.limit)
+		at, y := s.point(&w, &m)
+		if in, x := math.Exp(at), math.Exp(y); math.Abs(x-29/.025) > 1e-6 || in > 27+1e-6 {
+			t.Errorf("29 that took %v s in 25 ms at a limit of 27: throughput %.0f/s with %.1f in flight, want %.0f/s and at most 27", r, x, in, 29/.025)
+		}
+	}
+}
+
 // TestControllerMoved: work that takes ten times as long as before, all of it, does not vary more than before. Work
 // that varies still does.
 func TestControllerMoved(t *testing.T) {
