@@ -72,7 +72,7 @@ func TestAsyncResultIsInMemoryOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const clients = 40
+				const clients = 16
 				e := &remoteJobs{result: `"` + strings.Repeat("x", 500<<10) + `"`}
 				h := middleware.Async(e, "report", middleware.WithWait(time.Second, time.Second))
 				var mu sync.Mutex

@@ -138,14 +138,25 @@ type fetching struct {
 	rec *recorder
 }
 
-// fetched returns what to copy in place of src. The writer below may know src by its type, and do without reading from it: it is left as it is then.
+// timed says that there is a permit to give back.
+func (h *holds) timed() bool {
+	for ; h != nil; h = h.more {
+		if x := h.permit.from; x != nil && x.slow != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// fetched returns what to copy in place of src where a permit may be given back. The writer below may know src by its type, and do without reading from
+// it: it is left as it is then.
 func fetched(src io.Reader, rec *recorder) io.Reader {
 	from := src
 	if l, ok := src.(*io.LimitedReader); ok {
 		from = l.R
 	}
 	_, conn := from.(syscall.Conn)
-	if _, ok := src.(io.WriterTo); ok || conn {
+	if _, ok := src.(io.WriterTo); ok || conn || !rec.holds.timed() {
 		return src
 	}
 	return fetching{src, rec}
