@@ -36,6 +36,31 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+// What may wait for its client is timed where an adaptive limit is to have the permit back: a timer for a request, however often it writes.
+func TestAllocationsOfLargeAnswers(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	part := make([]byte, 4<<10)
+	bare := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for range 10 {
+			w.Write(part)
+		}
+	})
+	for name, c := range map[string]struct {
+		limit *limiter.Concurrency
+		want  float64
+	}{
+		"fixed":    {limiter.NewConcurrency(100), 1},
+		"adaptive": {limiter.NewAdaptive(), 4},
+	} {
+		h := middleware.Concurrency(c.limit).Handler(bare)
+		if got := allocsPerRequest(h, newNullWriter(), benchRequest()); got > c.want {
+			t.Errorf("%s: %v allocations, want at most %v", name, got, c.want)
+		}
+	}
+}
+
 // allocsPerRequest has h serve r again and again, as a server would hand it on: no field is written yet and no route known.
 func allocsPerRequest(h http.Handler, w *nullWriter, r *http.Request) float64 {
 	return testing.AllocsPerRun(200, func() { clear(w.h); r.Pattern = ""; h.ServeHTTP(w, r) })

@@ -176,6 +176,7 @@ type async struct {
 	config asyncConfig
 	open   places // event streams
 	waits  places // POSTs that wait for their job, or for the client to take the answer after that
+	shown  shown
 }
 
 // asyncPlaces bounds how many POSTs wait for their jobs, and how many event streams are open unless WithStreams does: they hold no permit that would.

@@ -23,7 +23,10 @@ const eventPart = 256 << 10
 // A browser connects again when a stream ends. One that has seen the end already, by its
 // Last-Event-ID, is answered with 204, which tells it to stop. Where nothing goes out before the handler returns, as through
 // http.TimeoutHandler, the stream ends after the job as it is now, and with its connecting again the client polls.
-func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool {
+//
+// The result is not kept in now, where it may be a copy of this request's own, for as long as the stream is open.
+func (a *async) events(w http.ResponseWriter, r *http.Request, now *jobs.Job) bool {
+	j := *now
 	var seen uint64
 	if n, err := strconv.ParseUint(strings.TrimSpace(r.Header.Get("Last-Event-ID")), 10, 64); err == nil && n <= j.Version {
 		seen = n // what is not of this job is as if it were not there
@@ -45,8 +48,8 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 	w.WriteHeader(http.StatusOK)
 	out := http.NewResponseController(w)
 	held := false // what is sent stays in a buffer
-	send := func(format string, args ...any) error {
-		for text := fmt.Appendf(nil, format, args...); len(text) > 0; {
+	send := func(text []byte) error {
+		for len(text) > 0 {
 			// A client that does not read must not hold this goroutine for ever, and one that reads slowly is to have a result of
 			// any size: when it comes again it would be sent the same from its start. Not every writer can be told so, and a stream
 			// that can not is served all the same.
@@ -65,13 +68,14 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 	}
 	event := func(j jobs.Job) error {
 		seen = j.Version
-		data, err := json.Marshal(viewOf(j))
+		text, done, err := a.shown.take(j, formEvents, eventText)
+		defer done()
 		if err != nil {
 			return err
 		}
-		return send("id: %d\ndata: %s\n\n", seen, data)
+		return send(text)
 	}
-	if send("retry: 2000\n\n") != nil {
+	if send([]byte("retry: 2000\n\n")) != nil {
 		return true
 	}
 	if held {
@@ -81,6 +85,8 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 		return true
 	}
 
+	id := j.ID
+	j, *now = jobs.Job{}, jobs.Job{}
 	ctx, cancel := context.WithCancel(r.Context())
 	type step struct {
 		job jobs.Job
@@ -93,7 +99,7 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 		defer close(ended)
 		defer close(steps)
 		defer func() { died = recover() }()
-		for j, err := range a.engine.Watch(ctx, j.ID) {
+		for j, err := range a.engine.Watch(ctx, id) {
 			select {
 			case steps <- step{j, err}:
 			case <-ctx.Done():
@@ -127,9 +133,15 @@ func (a *async) events(w http.ResponseWriter, r *http.Request, j jobs.Job) bool 
 				return true
 			}
 		case <-beat.C:
-			if send(":\n\n") != nil {
+			if send([]byte(":\n\n")) != nil {
 				return true
 			}
 		}
 	}
+}
+
+// eventText is the job as an event, in one line.
+func eventText(j jobs.Job) ([]byte, error) {
+	data, err := json.Marshal(viewOf(j))
+	return fmt.Appendf(nil, "id: %d\ndata: %s\n\n", j.Version, data), err
 }

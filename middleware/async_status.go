@@ -29,7 +29,7 @@ func (a *async) status(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Add("Vary", "Accept")
 	form := acceptedForm(r.Header.Values("Accept"))
-	if form == formEvents && r.Method == http.MethodGet && a.events(w, r, j) {
+	if form == formEvents && r.Method == http.MethodGet && a.events(w, r, &j) {
 		return
 	}
 	if form == formEvents {
@@ -59,29 +59,17 @@ func asyncHeaders(h http.Header, j jobs.Job) {
 func (a *async) write(w http.ResponseWriter, r *http.Request, j jobs.Job, status int, form asyncForm) {
 	h := w.Header()
 	asyncHeaders(h, j)
-	var body []byte
+	kind, problem, text := "application/json", "The job could not be shown.", jobText
 	if form == formPage {
-		h.Set("Content-Type", "text/html; charset=utf-8")
+		kind, problem, text = "text/html; charset=utf-8", "The page could not be made.", jobPageText
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		var b strings.Builder
-		if err := jobPage.Execute(&b, pageOf(j)); err != nil {
-			asyncProblem(w, r, http.StatusInternalServerError, "The page could not be made.")
-			return
-		}
-		body = []byte(b.String())
-	} else {
-		h.Set("Content-Type", "application/json")
-		var err error
-		if indents(j.Result) {
-			body, err = json.MarshalIndent(viewOf(j), "", "  ")
-		} else {
-			body, err = json.Marshal(viewOf(j))
-		}
-		if err != nil {
-			asyncProblem(w, r, http.StatusInternalServerError, "The job could not be shown.")
-			return
-		}
-		body = append(body, '\n')
+	}
+	h.Set("Content-Type", kind)
+	body, done, err := a.shown.take(j, form, text)
+	defer done()
+	if err != nil {
+		asyncProblem(w, r, http.StatusInternalServerError, problem)
+		return
 	}
 	if !encodesOutside(h) {
 		h.Set("Content-Length", strconv.Itoa(len(body)))
@@ -90,6 +78,21 @@ func (a *async) write(w http.ResponseWriter, r *http.Request, j jobs.Job, status
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) // a client that has gone needs no answer
 	}
+}
+
+func jobText(j jobs.Job) ([]byte, error) {
+	marshal := json.Marshal
+	if indents(j.Result) {
+		marshal = func(v any) ([]byte, error) { return json.MarshalIndent(v, "", "  ") }
+	}
+	b, err := marshal(viewOf(j))
+	return append(b, '\n'), err
+}
+
+func jobPageText(j jobs.Job) ([]byte, error) {
+	var b bytes.Buffer
+	err := jobPage.Execute(&b, pageOf(j))
+	return b.Bytes(), err
 }
 
 // indents reports whether JSON is about as long with an indent as without: what is nested deeply would grow with the square of

@@ -40,11 +40,16 @@ import (
 // of a slow route and has a long line, those who wait there take all permits of an adaptive limit around it: keep that
 // route from it by [WithSkip], too, or use a [Pool].
 //
-// A request holds its permit also while the handler waits for its client: for a body that comes slowly, or until what was written is taken. Give
+// A request holds its permit also while the handler waits for a body that comes slowly. Give
 // the server a ReadTimeout and a WriteTimeout. Without, a few clients that send a byte now and then hold all permits for good, also those of an
 // adaptive limit: it learns, and grows, from what ends. With them such a client holds one for as long, and as many as there are permits, eight at first, keep nearly
-// everybody else out all the same if they come again each time. What helps is a proxy in front that buffers both, or [BufferBody], which has the body read before
-// the limit is asked. What a cache outside has takes no permit, however slowly it is read.
+// everybody else out all the same if they come again each time. What helps is a proxy in front that buffers, or [BufferBody], which has the body read before
+// the limit is asked.
+//
+// While a client does not take what the handler writes, the request gives the permit of an adaptive limit back: once a single write or Flush has waited
+// for 250 ms, and for twenty times as long as work waits for a processor. What the handler does after that is not limited. At most 1,000
+// requests of a layer are without their permit so, with the memory that their answers take; beyond that who reads slowly holds his until WriteTimeout. So it is with a fixed limit, which is the user's own
+// number, unless [WithLongLived] names the request, and with a slot of a [Pool]. What a cache outside has takes no permit, however slowly it is read.
 //
 // A client that leaves gives up its place in the line at once, if net/http sees it leave. Over HTTP/1 it does not before the body has
 // been read, which the handler does: a request with a body keeps its place until it is its turn or the line sends it away.
@@ -61,7 +66,7 @@ func Concurrency(l *limiter.Concurrency, opts ...ConcurrencyOption) Layer {
 		}
 		o.applyConcurrency(&c)
 	}
-	return &concurrencyLayer{l: l, config: c}
+	return &concurrencyLayer{l: l, config: c, slow: places{most: slowPlaces}}
 }
 
 // ConcurrencyOption configures [Concurrency].
@@ -108,7 +113,8 @@ func WithClient(f func(*http.Request) string) ConcurrencyOption {
 }
 
 // WithLongLived names requests that become long-lived with their first Flush: a stream that is not text/event-stream, as of gRPC,
-// or a long poll whose handler calls Flush before it waits. They give their permit back then. Hijacked connections, status 101, tunnels and
+// or a long poll whose handler calls Flush before it waits. They give their permit back then, and also that of a fixed limit when
+// their client does not take what is written, as [Concurrency] says of an adaptive one. Hijacked connections, status 101, tunnels and
 // event streams always do. It panics if f is nil.
 func WithLongLived(f func(*http.Request) bool) ConcurrencyOption {
 	if f == nil {
@@ -120,6 +126,7 @@ func WithLongLived(f func(*http.Request) bool) ConcurrencyOption {
 type concurrencyLayer struct {
 	l      *limiter.Concurrency
 	config concurrencyConfig
+	slow   places // of requests whose permit was given back since their client does not read
 }
 
 func (*concurrencyLayer) rank() rank { return rankConcurrency }
@@ -135,12 +142,15 @@ func (c *concurrencyLayer) wrap(next http.Handler, e env) http.Handler {
 		config:   c.config,
 		asks:     c.config.priority != nil || c.config.weight != nil || c.config.client != nil || c.config.long != nil,
 	}
-	h.usual = permitSource{h.l, func(rec *recorder, x *permitHold, k streamKind) {
+	h.usual = permitSource{l: h.l, becameLong: func(rec *recorder, x *permitHold, k streamKind) {
 		if k != streamFlush {
 			h.becameLong(rec, x, k)
 		}
 	}}
-	h.long = permitSource{h.l, h.becameLong}
+	if h.adaptive {
+		h.usual.slow = &c.slow
+	}
+	h.long = permitSource{l: h.l, becameLong: h.becameLong, slow: &c.slow}
 	return h
 }
 
@@ -233,8 +243,8 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 		if h.adaptive || rec.fresh {
 			now = rec.now()
 		}
+		defer permit.ReleaseAt(concurrencyOutcome(r, rec, finished), now)
 		rec.holds.dropPermit(permit)
-		permit.ReleaseAt(concurrencyOutcome(r, rec, finished), now)
 	}()
 	from := &h.usual
 	if h.config.long != nil && h.config.long(r) {
@@ -257,7 +267,7 @@ func (h *concurrencyHandler) becameLong(rec *recorder, x *permitHold, k streamKi
 	} else {
 		x.permit.Release(answerOutcome(rec)) // the limiter reads the clock
 	}
-	*x = permitHold{}
+	x.drop()
 }
 
 // concurrencyOutcome is what the request was to the limiter. What is a failure to a breaker is none of the throughput either: work

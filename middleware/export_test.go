@@ -14,3 +14,6 @@ func BufferedRoom(body io.ReadCloser, n int, length int64) int {
 	b.fill(n, length)
 	return cap(b.read)
 }
+
+// Patience is how long a write waits for the client before the permit is given back, and SlowPlaces how many requests may be without one so.
+const Patience, SlowPlaces = patience, slowPlaces

@@ -26,10 +26,21 @@ type permitHold struct {
 	permit limiter.Permit
 }
 
+// drop forgets the permit.
+func (x *permitHold) drop() {
+	from := x.from
+	*x = permitHold{}
+	if from != nil && from.wait != nil {
+		from.wait.close()
+	}
+}
+
 // permitSource is where a permit came from, and what becomes of it when the request becomes long-lived. The gate of a
 // stack is one, too, with a permit that is none.
 type permitSource struct {
 	l          *limiter.Concurrency
+	slow       *places     // it is given back while the client does not read, if one of these is free; nil: it is not
+	wait       *clientWait // of the request, in a copy of its own once it has written something that may wait
 	becameLong func(rec *recorder, x *permitHold, k streamKind)
 }
 
@@ -51,7 +62,7 @@ func (h *holds) addPermit(x permitHold) {
 func (h *holds) dropPermit(p limiter.Permit) {
 	for ; h != nil; h = h.more {
 		if h.permit.permit == p {
-			h.permit = permitHold{}
+			h.permit.drop()
 			return
 		}
 	}

@@ -30,6 +30,7 @@ func TestMisusePanicsWithTheRemedy(t *testing.T) {
 		{"nil option of Concurrency", func() {
 			middleware.Concurrency(limiter.NewConcurrency(1), middleware.WithTrace(nil), nil)
 		}, []string{"middleware: Concurrency: option 1 is nil", "leave it out"}},
+		{"nil option of Defaults", func() { middleware.Defaults(nil) }, []string{"middleware: Defaults: option 0 is nil", "leave it out"}},
 		{"nil option of Breaker", func() { middleware.Breaker(breaker.NewGroup(), nil) }, []string{"middleware: Breaker: option 0 is nil", "leave it out"}},
 		{"nil option of Cache", func() { middleware.Cache(cache.New(1<<20), nil) }, []string{"middleware: Cache: option 0 is nil", "leave it out"}},
 		{"nil option of a route's cache", func() { middleware.WithRoute(nil) }, []string{"middleware: WithRoute: option 0 is nil", "leave it out"}},

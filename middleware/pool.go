@@ -16,7 +16,8 @@ import (
 //	middleware.For("POST /report", middleware.Pool(p))
 //
 // The slot is held while the handler reads the body as well, however slowly that comes: have [BufferBody] read it before, bound it by
-// the server's ReadTimeout, or read it before a [pool.Pool.Do] around the work alone.
+// the server's ReadTimeout, or read it before a [pool.Pool.Do] around the work alone. Likewise it is held until the client has taken what the handler writes,
+// beyond what the buffers on the way take, and at most until the server's WriteTimeout: a large answer is written after such a Do.
 //
 // The handler's context carries the slot: what it runs on p ([pool.Pool.Do], [pool.Submit], [pool.Map]) inherits it.
 // When p refuses, the response is 503 with Retry-After, or 429 where the client that the

@@ -204,9 +204,7 @@ func (rec *recorder) Write(b []byte) (int, error) {
 	began := rec.mayWait(len(b), first)
 	n, err := rec.w.Write(b)
 	rec.bytes += int64(n)
-	if err != nil {
-		rec.writeFailed(began)
-	}
+	rec.written(began, err)
 	return n, err
 }
 
@@ -219,9 +217,7 @@ func (rec *recorder) WriteString(s string) (int, error) {
 	began := rec.mayWait(len(s), first)
 	n, err := io.WriteString(rec.w, s)
 	rec.bytes += int64(n)
-	if err != nil {
-		rec.writeFailed(began)
-	}
+	rec.written(began, err)
 	return n, err
 }
 
@@ -231,19 +227,28 @@ const atOnce = 2 << 10
 // mayWait returns the time at which a write begins that may have to wait for the client, and 0 for one that has not. first is that it has
 // just made the header go out, so that the clock may have been read.
 func (rec *recorder) mayWait(n int, first bool) time.Duration {
-	switch {
-	case rec.bytes+int64(n) <= atOnce:
+	if rec.bytes+int64(n) <= atOnce {
 		return 0
-	case first && rec.hasFirst:
+	}
+	rec.holds.untaken(rec)
+	if first && rec.hasFirst {
 		return max(rec.firstByte, 1)
 	}
 	return max(time.Since(rec.start), 1)
 }
 
+// written is called after a write with what mayWait returned.
+func (rec *recorder) written(began time.Duration, err error) {
+	rec.holds.taken()
+	if began != 0 && err != nil {
+		rec.writeFailed(began)
+	}
+}
+
 // writeFailed notes a write that has failed, and began at that time, if it waited: where the client was gone when it began it failed at
 // once.
 func (rec *recorder) writeFailed(began time.Duration) {
-	if began != 0 && time.Since(rec.start)-began >= time.Millisecond && rec.marks.Load()>>untaken == 0 {
+	if time.Since(rec.start)-began >= time.Millisecond && rec.marks.Load()>>untaken == 0 {
 		rec.marks.Or(uint32(began/time.Millisecond+1) << untaken)
 	}
 }
@@ -265,9 +270,7 @@ func (rec *recorder) flush() error {
 	}
 	began := rec.mayWait(atOnce, false)
 	err := http.NewResponseController(rec.w).Flush()
-	if err != nil {
-		rec.writeFailed(began)
-	}
+	rec.written(began, err)
 	return err
 }
 
@@ -308,11 +311,14 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 	if open && rec.wantFirst {
 		rec.answered(rec.read())
 	}
-	began := rec.mayWait(atOnce+1, open)
-	n, err := rec.w.(io.ReaderFrom).ReadFrom(src)
-	if err != nil && atHand(src) {
-		rec.writeFailed(began)
+	var began time.Duration
+	if atHand(src) {
+		began = rec.mayWait(atOnce+1, open)
+	} else {
+		src = fetched(src, rec)
 	}
+	n, err := rec.w.(io.ReaderFrom).ReadFrom(src)
+	rec.written(began, err)
 	if open {
 		if n > 0 {
 			rec.status = http.StatusOK

@@ -38,13 +38,21 @@ func Wrap(h http.Handler, layers ...Layer) http.Handler {
 //   - a cache of 64 MiB that stores only what the handler addresses to shared caches
 //     (public, s-maxage, CDN-Cache-Control).
 //
-// There is no rate limit: its number and its key are the user's to know. A server with streams that are no server-sent events, as of gRPC, gives the layers
-// one by one, and [WithLongLived] to its [Concurrency].
-// Each call makes new limiters, breakers and caches.
-func Defaults() []Layer {
+// There is no rate limit: its number and its key are the user's to know. The options are those of the limit, and of no other layer: a server with streams that are no
+// server-sent events, as of gRPC, gives [WithLongLived].
+//
+//	middleware.Wrap(mux, middleware.Defaults(middleware.WithLongLived(isStream), middleware.WithClient(user))...)
+//
+// Each call makes new limiters, breakers and caches. It panics if an option is nil.
+func Defaults(opts ...ConcurrencyOption) []Layer {
+	for i, o := range opts {
+		if o == nil {
+			panic(nilOption("Defaults", i))
+		}
+	}
 	return []Layer{
 		Cache(cache.New(64<<20, cache.WithOnlyExplicit())),
-		Concurrency(limiter.NewAdaptive()),
+		Concurrency(limiter.NewAdaptive(), opts...),
 		&breakerLayer{group: breaker.NewGroup(), config: breakerConfig{needRoute: true}},
 	}
 }

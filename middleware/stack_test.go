@@ -753,7 +753,49 @@ func TestDefaultsKnowTheRoute(t *testing.T) {
 	}
 }
 
-// The defaults store only what is addressed to shared caches.
+// What the defaults are given is for their limit, and leaves the others as they are.
+func TestDefaultsTakeOptionsOfTheLimit(t *testing.T) {
+	skip := middleware.WithSkip(func(r *http.Request) bool { return r.URL.Path == "/bad" })
+	stack := middleware.New(middleware.Defaults(middleware.WithLongLived(func(r *http.Request) bool { return r.URL.Path == "/stream" }), skip)...)
+	limit := func() *limiter.ConcurrencyStats {
+		for _, l := range stack.Stats().Layers {
+			if l.Concurrency != nil {
+				return l.Concurrency
+			}
+		}
+		t.Fatal("no limit")
+		return nil
+	}
+	calls, held := 0, 0
+	h := stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		if r.URL.Path == "/bad" {
+			w.WriteHeader(500)
+		}
+		w.(http.Flusher).Flush()
+		held = limit().InFlight
+	}))
+	for path, want := range map[string]int{"/stream": 0, "/other": 1} {
+		for range 2 {
+			get(h, "GET", path)
+		}
+		if held != want || calls != 1 {
+			t.Errorf("%s: holds %d permits and was called %d times for two requests, want %d and 1", path, held, calls, want)
+		}
+		calls = 0
+	}
+	admitted := limit().Admitted
+	for range 40 {
+		if got := get(h, "POST", "/bad").StatusCode; got != 500 {
+			t.Fatalf("%d, want 500: no route is known, and so no breaker", got)
+		}
+	}
+	if got := limit().Admitted; got != admitted {
+		t.Errorf("%d of those that skip the limit have had a permit", got-admitted)
+	}
+}
+
 // Options are no layers, and what is given is not nothing.
 func TestOptionsAloneHaveNoDefaults(t *testing.T) {
 	skip := middleware.WithSkip(func(*http.Request) bool { return false })
@@ -765,6 +807,7 @@ func TestOptionsAloneHaveNoDefaults(t *testing.T) {
 	}
 }
 
+// The defaults store only what is addressed to shared caches.
 func TestDefaultsStoreCautiously(t *testing.T) {
 	calls := 0
 	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

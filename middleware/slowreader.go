@@ -1,0 +1,170 @@
+package middleware
+
+import (
+	"io"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+const (
+	// patience is how long a write waits for the client before its request gives its permit back: longer than it takes a network to send a lost
+	// packet again, and so short that those who do not read at all, and come again, do not hold all permits of a limit that grows.
+	patience = 250 * time.Millisecond
+	// rounds is how many times as long as work waits for a processor a write waits at least: where all processors are taken, one is slow that waits for
+	// no client, but to be encoded by a layer outside for example.
+	rounds = 20
+	// slowPlaces is how many requests of a layer have given their permit back so and are still there. What they hold besides, memory for one, has
+	// no other bound.
+	slowPlaces = 1000
+)
+
+// clientWait gives the permit of a request back while its client does not take what is written. The permit is not asked for again: that
+// would need a place in the line for each write, and what the handler holds meanwhile, it would hold for as long.
+type clientWait struct {
+	permitSource // in place of the one that all requests have in common
+	permit       limiter.Permit
+	timer        *time.Timer
+
+	mu      sync.Mutex
+	since   time.Time // when the write that is under way began; zero if none is
+	due     time.Time // of the timer
+	outcome limiter.Outcome
+	given   bool // the permit is given back, and a place taken
+	over    bool
+	died    any // a panic of a hook of the limiter, which goes on in the request: on the goroutine of a timer it would end the process
+}
+
+// untaken is called before a write that may wait for the client, and taken after it.
+func (h *holds) untaken(rec *recorder) {
+	for ; h != nil; h = h.more {
+		x := &h.permit
+		if x.from == nil || x.from.slow == nil {
+			continue
+		}
+		w := x.from.wait
+		if w == nil {
+			w = &clientWait{permitSource: *x.from, permit: x.permit}
+			w.wait, x.from = w, &w.permitSource
+		}
+		w.begin(answerOutcome(rec))
+	}
+}
+
+// taken is called after a write, however it ended.
+func (h *holds) taken() {
+	for ; h != nil; h = h.more {
+		if x := h.permit.from; x != nil && x.wait != nil {
+			x.wait.end()
+		}
+	}
+}
+
+func (w *clientWait) begin(o limiter.Outcome) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.given || w.over {
+		return
+	}
+	w.since, w.outcome = time.Now(), o
+	w.due = w.since.Add(patience)
+	if w.timer == nil {
+		w.timer = time.AfterFunc(patience, w.tick)
+	} else {
+		w.timer.Reset(patience)
+	}
+}
+
+func (w *clientWait) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.since = time.Time{}
+		w.timer.Stop()
+	}
+}
+
+// tick runs on the timer's goroutine.
+func (w *clientWait) tick() {
+	runtime.Gosched() // behind all that is ready, which the time then tells
+	w.mu.Lock()
+	now := time.Now()
+	late := now.Sub(w.due)
+	waits := !w.given && !w.over && !w.since.IsZero() && late >= 0
+	if waits && (now.Sub(w.since) < rounds*late || !w.slow.take("")) {
+		w.due = now.Add(patience)
+		w.timer.Reset(patience) // there may be one later
+		waits = false
+	}
+	w.given = w.given || waits
+	o := w.outcome
+	w.mu.Unlock()
+	if !waits {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			w.mu.Lock()
+			w.died = v
+			w.mu.Unlock()
+		}
+	}()
+	w.permit.Release(o)
+}
+
+// close is called when the request has ended, or is long-lived.
+func (w *clientWait) close() {
+	w.mu.Lock()
+	given, died := w.given && !w.over, w.died
+	w.over, w.died = true, nil
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.mu.Unlock()
+	if given {
+		w.slow.leave("")
+	}
+	if died != nil {
+		panic(died)
+	}
+}
+
+// fetching is a source that is copied to the client, of which a Read may take any time: that is no wait for the client.
+type fetching struct {
+	io.Reader
+	rec *recorder
+}
+
+// timed says that there is a permit to give back.
+func (h *holds) timed() bool {
+	for ; h != nil; h = h.more {
+		if x := h.permit.from; x != nil && x.slow != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// fetched returns what to copy in place of src where a permit may be given back. The writer below may know src by its type, and do without reading from
+// it: it is left as it is then.
+func fetched(src io.Reader, rec *recorder) io.Reader {
+	from := src
+	if l, ok := src.(*io.LimitedReader); ok {
+		from = l.R
+	}
+	_, conn := from.(syscall.Conn)
+	if _, ok := src.(io.WriterTo); ok || conn || !rec.holds.timed() {
+		return src
+	}
+	return fetching{src, rec}
+}
+
+func (f fetching) Read(p []byte) (int, error) {
+	f.rec.holds.taken()
+	n, err := f.Reader.Read(p)
+	f.rec.holds.untaken(f.rec)
+	return n, err
+}

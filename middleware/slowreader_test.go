@@ -1,0 +1,282 @@
+package middleware_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
+)
+
+// Whose client does not take the answer gives the permit of an adaptive limit back, however the handler writes, and the answer is whole in the end.
+func TestSlowReadersHoldNoPermit(t *testing.T) {
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<20) // more than all buffers on the way
+	text, sum := string(big), sha256.Sum256(big)
+	file := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(file, big, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, write := range map[string]http.HandlerFunc{
+		"one write":  func(w http.ResponseWriter, _ *http.Request) { w.Write(big) },
+		"one string": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, text) },
+		"a file":     func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) },
+		"memory": func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(big))
+		},
+		"a source": func(w http.ResponseWriter, _ *http.Request) { io.Copy(w, io.MultiReader(bytes.NewReader(big))) },
+		"the first part of a source": func(w http.ResponseWriter, _ *http.Request) {
+			io.CopyN(w, io.MultiReader(bytes.NewReader(big)), int64(len(big)))
+		},
+		"many flushes": func(w http.ResponseWriter, _ *http.Request) {
+			for part := range slices.Chunk(big, 2000) {
+				w.Write(part)
+				w.(http.Flusher).Flush()
+			}
+		},
+	} {
+		for _, h2 := range []bool{false, true} {
+			for _, cached := range []bool{false, true} {
+				if cached && name != "one write" {
+					continue
+				}
+				t.Run(fmt.Sprint(name, ", HTTP/2 ", h2, ", in a cache ", cached), func(t *testing.T) {
+					l := limiter.NewAdaptive(limiter.WithLimits(1, 1), limiter.WithQueue(0, 0))
+					layers := []middleware.Layer{middleware.Concurrency(l)}
+					if cached {
+						layers = append(layers, middleware.Cache(cache.New(1<<20)))
+					}
+					s, _ := serve(t, middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if r.URL.Path == "/big" {
+							w.Header().Set("Cache-Control", "no-store")
+							write(w, r)
+						}
+					}), layers...), h2)
+					slow, err := s.Client().Get(s.URL + "/big")
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer slow.Body.Close()
+					for began := time.Now(); l.Stats().InFlight > 0; runtime.Gosched() {
+						if time.Since(began) > 2*time.Minute {
+							t.Fatal("the permit is held by a client that does not read")
+						}
+					}
+					other, err := s.Client().Get(s.URL + "/")
+					if err != nil {
+						t.Fatal(err)
+					}
+					other.Body.Close()
+					if other.StatusCode != http.StatusOK {
+						t.Errorf("another one's status is %d meanwhile", other.StatusCode)
+					}
+					got := sha256.New()
+					if n, err := io.Copy(got, slow.Body); err != nil || string(got.Sum(nil)) != string(sum[:]) {
+						t.Errorf("%d bytes and %v, or not those that were written", n, err)
+					}
+				})
+			}
+		}
+	}
+}
+
+// takes is a client that takes each write only after a while.
+type takes struct {
+	*httptest.ResponseRecorder
+	after time.Duration
+}
+
+func (w takes) Write(b []byte) (int, error) {
+	time.Sleep(w.after) // in a synctest bubble
+	return len(b), nil
+}
+
+func (w takes) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
+
+func (w takes) ReadFrom(src io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{w}, src)
+}
+
+// slowSource is a source of n parts, each of which takes a while.
+type slowSource struct {
+	n    int
+	each time.Duration
+}
+
+func (s *slowSource) Read(p []byte) (int, error) {
+	time.Sleep(s.each) // in a synctest bubble
+	if s.n--; s.n < 0 {
+		return 0, io.EOF
+	}
+	return copy(p, strings.Repeat("x", 4<<10)), nil
+}
+
+// A permit is given back for the wait of one write and for no other time.
+func TestPermitsOfSlowReaders(t *testing.T) {
+	const long, short = middleware.Patience + time.Millisecond, middleware.Patience - time.Millisecond
+	one := func(w http.ResponseWriter) { io.WriteString(w, strings.Repeat("x", 4<<10)) }
+	many := func(w http.ResponseWriter) {
+		for range 10 {
+			one(w)
+		}
+	}
+	copied := func(each time.Duration) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { io.Copy(w, &slowSource{10, each}) }
+	}
+	named := middleware.WithLongLived(func(*http.Request) bool { return true })
+	for _, c := range []struct {
+		rule  string
+		fixed bool
+		opts  []middleware.ConcurrencyOption
+		after time.Duration // a write takes
+		write func(http.ResponseWriter)
+		given bool
+	}{
+		{"a write that waits gives it back", false, nil, long, one, true},
+		{"one that is taken before does not", false, nil, short, one, false},
+		{"many that are taken before do not", false, nil, short, many, false},
+		{"what computes for long does not", false, nil, 0, func(http.ResponseWriter) { pass(time.Minute) }, false},
+		{"what writes and then computes for long does not", false, nil, 0, func(w http.ResponseWriter) { many(w); pass(time.Minute) }, false},
+		{"what net/http takes without a wait is not timed", false, nil, long, func(w http.ResponseWriter) { io.WriteString(w, "x") }, false},
+		{"a copy that is not taken gives it back", false, nil, long, copied(0), true},
+		{"a copy from a slow source does not", false, nil, 0, copied(long), false},
+		{"nor one that is slow on both sides", false, nil, short, copied(short), false},
+		{"a fixed limit is the user's number", true, nil, long, one, false},
+		{"unless the request is named to be long-lived", true, []middleware.ConcurrencyOption{named}, long, one, true},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := limiter.NewAdaptive(limiter.WithLimits(1, 1))
+				if c.fixed {
+					l = limiter.NewConcurrency(1)
+				}
+				least := 1
+				h := middleware.Concurrency(l, c.opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					c.write(w)
+					least = l.Stats().InFlight
+				}))
+				h.ServeHTTP(takes{httptest.NewRecorder(), c.after}, httptest.NewRequest("GET", "/", nil))
+				if given := least == 0; given != c.given {
+					t.Errorf("given back: %v, want %v", given, c.given)
+				}
+				if st := l.Stats(); st.InFlight != 0 || st.Success != 1 {
+					t.Errorf("in the end %d in flight and %d successes, want 0 and 1", st.InFlight, st.Success)
+				}
+				pass(time.Minute) // no timer is left
+			})
+		})
+	}
+}
+
+// computes is a writer that computes for a while with what it is given, as one that compresses.
+type computes struct {
+	*httptest.ResponseRecorder
+	takes time.Duration
+}
+
+func (w computes) Write(b []byte) (int, error) {
+	for began := time.Now(); time.Since(began) < w.takes; {
+	}
+	return len(b), nil
+}
+
+// Where all processors are taken a write takes long without a client that does not read, and a permit given back would be more work for them.
+func TestBusyProcessorsAreNoSlowReader(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	l := limiter.NewAdaptive()
+	held := 0
+	h := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, 4<<10))
+		held = l.Stats().InFlight
+	}))
+	var done atomic.Bool
+	var others sync.WaitGroup
+	for range 50 {
+		others.Go(func() {
+			for !done.Load() {
+			}
+		})
+	}
+	h.ServeHTTP(computes{httptest.NewRecorder(), 8 * middleware.Patience}, httptest.NewRequest("GET", "/", nil))
+	done.Store(true)
+	others.Wait()
+	if held != 1 {
+		t.Errorf("%d permits are held, want 1", held)
+	}
+}
+
+// How many are without a permit so has a bound, and who ends makes room for the next.
+func TestSlowReadersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const more = 3
+		l := limiter.NewAdaptive(limiter.WithLimits(2000, 2000))
+		h := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 4<<10)) }))
+		go h.ServeHTTP(takes{httptest.NewRecorder(), 10 * time.Second}, httptest.NewRequest("GET", "/", nil))
+		synctest.Wait()
+		for range middleware.SlowPlaces + more - 1 {
+			go h.ServeHTTP(takes{httptest.NewRecorder(), time.Minute}, httptest.NewRequest("GET", "/", nil))
+		}
+		pass(5 * time.Second)
+		if got := l.Stats().InFlight; got != more {
+			t.Errorf("%d hold a permit, want %d", got, more)
+		}
+		pass(6 * time.Second)
+		if got := l.Stats().InFlight; got != more-1 {
+			t.Errorf("when one has ended %d hold a permit, want %d", got, more-1)
+		}
+		pass(time.Minute)
+		for range middleware.SlowPlaces {
+			go h.ServeHTTP(takes{httptest.NewRecorder(), time.Minute}, httptest.NewRequest("GET", "/", nil))
+		}
+		pass(5 * time.Second)
+		if got := l.Stats().InFlight; got != 0 {
+			t.Errorf("when all had ended %d of the next hold a permit, want 0", got)
+		}
+		pass(time.Minute)
+	})
+}
+
+// A hook of the limit that panics as a permit is given back panics in that request, as it does at its end, and nowhere else.
+func TestPanicWhileAPermitIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var once, panics atomic.Int32
+		l := limiter.NewAdaptive(limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{Limit: func(int, int) {
+			if once.Add(1) == 1 {
+				panic("from the hook")
+			}
+		}}))
+		h := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 4<<10)) }))
+		for range 5000 { // more than there is room for, so that the limit changes
+			pass(time.Millisecond)
+			go func() {
+				defer func() {
+					if v := recover(); v == "from the hook" {
+						panics.Add(1)
+					}
+				}()
+				h.ServeHTTP(takes{httptest.NewRecorder(), time.Second}, httptest.NewRequest("GET", "/", nil))
+			}()
+		}
+		pass(time.Hour)
+		if once.Load() == 0 || panics.Load() != 1 {
+			t.Errorf("the limit changed %d times and %d requests panicked, want 1", once.Load(), panics.Load())
+		}
+		if got := l.Stats().InFlight; got != 0 {
+			t.Errorf("%d in flight", got)
+		}
+	})
+}
