@@ -525,7 +525,8 @@ func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *
 	c.count(w, r, Collapsed)
 	hd := w.Header()
 	for i := range head.fields {
-		hd[head.fields[i].name] = slices.Clip(head.fields[i].values)
+		f := field{head.fields[i].name, slices.Clip(head.fields[i].values)}
+		f.put(hd)
 	}
 	if bodyAllowed(head.status) {
 		hd["Content-Length"] = []string{fmt.Sprint(length)}

@@ -400,11 +400,14 @@ func (fl *fill) learn(h http.Header, now time.Time) {
 // are not of the response: they are not stored, and clients get theirs with a hit as well. But nothing is guessed of such a response,
 // as where the client has brought a cookie.
 func (fl *fill) judge(status int, h http.Header, now time.Time) verdict {
-	cookies, some := h["Set-Cookie"]
-	theirs := some && fl.outer.has("Set-Cookie", cookies)
+	cookies := h["Set-Cookie"]
+	own := fl.outer.without("Set-Cookie", cookies)
+	theirs := len(own) < len(cookies)
 	if theirs {
 		h = maps.Clone(h)
-		delete(h, "Set-Cookie")
+		if h["Set-Cookie"] = own; len(own) == 0 {
+			delete(h, "Set-Cookie")
+		}
 	}
 	v := fl.h.rules.judge(fl.r, status, h, fl.asked, now)
 	if theirs && v.share && v.guessed {

@@ -165,7 +165,7 @@ func ifRange(h http.Header, e *entry) bool {
 func writePartial(w http.ResponseWriter, r *http.Request, e *entry, age, status []string) {
 	hd := w.Header()
 	for i := range e.fields {
-		hd[e.fields[i].name] = e.fields[i].values
+		e.fields[i].put(hd)
 	}
 	hd["Age"], hd["Cache-Status"] = age, status
 	body := e.body
