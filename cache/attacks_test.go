@@ -1038,13 +1038,14 @@ func TestAttack18PurgeDuringFill(t *testing.T) {
 		})
 	}
 	t.Run("race", func(t *testing.T) {
-		for range purgeRounds {
+		for round := range purgeRounds {
 			var version atomic.Int64
 			c := cache.New(1 << 20)
 			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				v := version.Load()
 				runtime.Gosched()
 				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Cache-Tag", "t")
 				io.WriteString(w, strconv.FormatInt(v, 10))
 			}))
 			var wg sync.WaitGroup
@@ -1053,7 +1054,11 @@ func TestAttack18PurgeDuringFill(t *testing.T) {
 			}
 			wg.Go(func() {
 				version.Store(1)
-				c.Purge("http://example.com/x")
+				if round%2 == 0 {
+					c.Purge("http://example.com/x")
+				} else {
+					c.PurgeTag("t")
+				}
 				want(t, "after the purge", text(t, get(h, "http://example.com/x")), "1")
 			})
 			wg.Wait()

@@ -297,7 +297,7 @@ func (fl *fill) recallFrom(b *backing) bool {
 	}
 	found := false
 	for _, e := range slices.Backward(entries) { // the newest last, as they were stored
-		if int64(len(e.body)) <= c.maxObject.Load() && c.store.put(fl.hash, fl.key, e, fl.since) {
+		if int64(len(e.body)) <= c.maxObject.Load() && c.store.put(fl.hash, fl.key, e, nil, fl.since) {
 			found = true
 		}
 	}
@@ -411,9 +411,9 @@ func (c *Cache) purgeOne(key []byte, soft bool) (n int, lost bool) {
 }
 
 // purgeMany purges what matches in memory. The store cannot be searched, and is cleared; it is reported whether it could not be told.
-func (c *Cache) purgeMany(soft bool, match func(*resource, *entry) bool) (n int, lost bool) {
+func (c *Cache) purgeMany(p purge, match func(*resource, *entry) bool) (n int, lost bool) {
 	if c.backing != nil {
 		lost = !c.backing.clear()
 	}
-	return c.store.purgeFunc(soft, match), lost
+	return c.store.purgeFunc(p.soft, p.size(), match), lost
 }

@@ -885,7 +885,7 @@ func (fl *fill) keep(e *entry) bool {
 	if !c.admit(fl.hash, fl.have) {
 		return false
 	}
-	if !c.store.put(fl.hash, fl.key, e, fl.since) {
+	if !c.store.put(fl.hash, fl.key, e, fl.have, fl.since) {
 		return false
 	}
 	fl.kept = true
