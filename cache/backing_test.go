@@ -664,3 +664,46 @@ func FuzzRecord(f *testing.F) {
 		cache.DecodeRecord(cache.Checked(v))
 	})
 }
+
+// watchedStore knows when nobody has what it returned any more.
+type watchedStore struct {
+	*mapStore
+	returned, free atomic.Int64
+}
+
+func (s *watchedStore) Get(ctx context.Context, key string) ([]byte, error) {
+	v, err := s.mapStore.Get(ctx, key)
+	if len(v) < 1<<10 {
+		return v, err
+	}
+	v = bytes.Clone(v)
+	s.returned.Add(1)
+	runtime.AddCleanup(&v[0], func(free *atomic.Int64) { free.Add(1) }, &s.free)
+	return v, err
+}
+
+// Of the variants that a Store has under a URL each takes as much memory as it counts for, and does not keep all others as well.
+func TestOneVariantOfARecordKeepsNoOther(t *testing.T) {
+	s := &watchedStore{mapStore: newMapStore()}
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=600")
+		w.Header().Set("Vary", "Accept")
+		io.WriteString(w, strings.Repeat(r.Header.Get("Accept"), 10<<10))
+	})
+	first := cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(answer)
+	for _, accept := range []string{"a", "b", "c"} {
+		get(first, "http://example.com/x", "Accept: "+accept)
+	}
+	c := cache.New(1<<20, cache.WithStore(s, time.Minute), cache.WithMaxVariants(1))
+	second := c.Handler(answer)
+	want(t, "the newest", text(t, get(second, "http://example.com/x", "Accept: c")), strings.Repeat("c", 10<<10))
+	want(t, "entries", c.Stats().Entries, 1)
+	want(t, "asked", s.returned.Load(), 1)
+	for range 1000 {
+		if runtime.GC(); s.free.Load() == 1 {
+			break
+		}
+	}
+	want(t, "what the Store returned is free", s.free.Load(), 1)
+	want(t, "body", text(t, get(second, "http://example.com/x", "Accept: c")), strings.Repeat("c", 10<<10))
+}
