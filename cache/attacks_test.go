@@ -207,6 +207,49 @@ func TestAttack05UnkeyedHeader(t *testing.T) {
 	}
 }
 
+// A handler behind a proxy that ends TLS redirects to https what has come without. That redirect is nothing for those who have come with it.
+func TestAttack05RedirectToHTTPS(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts   []cache.Option
+		vary   string
+		stored bool // the redirect
+	}{
+		"default":           {nil, "", false},
+		"keyed":             {[]cache.Option{cache.WithKeyHeaders("X-Forwarded-Proto")}, "", true},
+		"named in Vary":     {nil, "X-Forwarded-Proto", true},
+		"the host is keyed": {[]cache.Option{cache.WithKeyHeaders("X-Forwarded-Host")}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := cache.New(1<<20, test.opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "public, max-age=60")
+				w.Header()["Vary"] = strings.Fields(test.vary)
+				if r.Header.Get("X-Forwarded-Proto") != "https" {
+					w.Header().Set("Location", "https://example.com/x")
+					w.WriteHeader(http.StatusMovedPermanently)
+				}
+			}))
+			for range 2 {
+				for i, proto := range []string{"http", "https", "http"} {
+					res := get(h, "http://example.com/x", "X-Forwarded-Proto: "+proto)
+					if test.stored || proto == "https" {
+						want(t, proto, res.StatusCode, map[string]int{"http": 301, "https": 200}[proto])
+					}
+					if i == 2 {
+						want(t, "redirect from the store", res.StatusCode == 301 && res.Header.Get("Age") != "", test.stored)
+					}
+				}
+			}
+		})
+	}
+	// That somebody else is to look after it may be said as well.
+	h := cache.New(1<<20, cache.WithTrustedHeaders("X-Forwarded-Proto")).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		http.Redirect(w, r, "/y", http.StatusFound)
+	}))
+	get(h, "http://example.com/x", "X-Forwarded-Proto: https")
+	want(t, "trusted", get(h, "http://example.com/x", "X-Forwarded-Proto: https").Header.Get("Age"), "0")
+}
+
 func TestAttack06FatGet(t *testing.T) {
 	c := cache.New(1 << 20)
 	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

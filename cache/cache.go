@@ -54,6 +54,7 @@ func New(maxBytes int64, opts ...Option) *Cache {
 			targets: []string{"Cdn-Cache-Control"},
 			unkeyed: []string{"X-Forwarded-Host", "X-Forwarded-Scheme", "X-Forwarded-Prefix", "X-Host", "X-Original-Url",
 				"X-Rewrite-Url", "X-Http-Method-Override", "Forwarded"},
+			unkeyedMoves:  []string{"X-Forwarded-Proto"},
 			tagFields:     []string{"Cache-Tag", "Surrogate-Key"},
 			ifUnreachable: 60 * time.Second,
 		},

@@ -73,10 +73,9 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 		// Section 3.5, and a max-age says no more in a targeted field (RFC 9213, section 2.2).
 		return no("authorization", false)
 	}
-	for _, name := range p.unkeyed {
-		if len(r.Header[name]) != 0 && !slices.Contains(vary, name) {
-			return no("unkeyed-header", false)
-		}
+	unkeyed := func(name string) bool { return len(r.Header[name]) != 0 && !slices.Contains(vary, name) }
+	if slices.ContainsFunc(p.unkeyed, unkeyed) || status/100 == 3 && slices.ContainsFunc(p.unkeyedMoves, unkeyed) {
+		return no("unkeyed-header", false)
 	}
 
 	if dropsFields(r.Header["Connection"]) {
