@@ -667,5 +667,5 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 		}
 	}()
 	fl.run()
-	good = fl.shed == nil && fl.status < 500 && fl.status != 0 && !passing(fl.status) && !fl.broken
+	good = fl.shed == nil && !fl.spare && fl.status < 500 && fl.status != 0 && !passing(fl.status) && !fl.broken
 }

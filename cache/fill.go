@@ -54,6 +54,7 @@ type fill struct {
 	mode   mode
 	status int
 	shed   error
+	spare  bool // a layer inside has refused, and answers with something else: nothing is learnt from that
 	head   *entry
 	v      verdict
 	length int64
@@ -307,7 +308,7 @@ func (fl *fill) decide(status int) {
 		fl.mode = discarding
 		return
 	}
-	if fl.r.Method == http.MethodHead && status == http.StatusOK && fl.shed == nil {
+	if fl.r.Method == http.MethodHead && status == http.StatusOK && fl.shed == nil && !fl.spare {
 		fl.learn(h, now)
 	}
 	if fl.shed != nil {
@@ -499,6 +500,11 @@ func (fl *fill) pass(reason string, mark bool) {
 			m.MarkShed(fl.shed)
 		}
 	}
+	if fl.spare {
+		if m, ok := find[interface{ MarkFallback() }](fl.w); ok {
+			m.MarkFallback()
+		}
+	}
 	fl.begin()
 }
 
@@ -506,7 +512,7 @@ func (fl *fill) pass(reason string, mark bool) {
 // one user has a page of his own must not turn off the cache for all who have none.
 func (fl *fill) markKey() {
 	c := fl.h.cache
-	if !c.store.inUse(fl.hash, fl.key, fl.have, time.Now()) {
+	if !fl.spare && !c.store.inUse(fl.hash, fl.key, fl.have, time.Now()) {
 		c.mark(fl.hash, fl.asked)
 	}
 }
@@ -522,7 +528,7 @@ func (fl *fill) markCookie() {
 // supersede forgets the stale response that the handler was asked about, once its answer shows that this is
 // not what it would say now (RFC 9111, section 4.3.3): it is not to come back within a window for stale ones.
 func (fl *fill) supersede() {
-	if fl.have != nil {
+	if fl.have != nil && !fl.spare {
 		fl.gone = true
 		fl.h.cache.store.remove(fl.hash, fl.key, fl.have)
 	}
