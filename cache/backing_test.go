@@ -357,6 +357,48 @@ func TestStoreThatCannotBeWritten(t *testing.T) {
 	})
 }
 
+// A store that is full refuses what it is to keep, and no more than that: what is purged is deleted.
+func TestPurgeInAStoreThatIsFull(t *testing.T) {
+	for name, purge := range map[string]func(*cache.Cache, http.Handler){
+		"purge": func(c *cache.Cache, _ http.Handler) { c.Purge("http://example.com/x") },
+		"POST":  func(_ *cache.Cache, h http.Handler) { ask(h, "POST", "http://example.com/x") },
+		"another": func(_ *cache.Cache, h http.Handler) { // private by now
+			get(h, "http://example.com/x", "Cache-Control: max-age=0", "Private: 1")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &readOnlyStore{mapStore: newMapStore()}
+				var calls atomic.Int64
+				answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					calls.Add(1)
+					w.Header().Set("Cache-Control", "max-age=6000")
+					w.Header().Set("Etag", `"a"`)
+					if r.Header.Get("Private") != "" {
+						w.Header().Set("Cache-Control", "private")
+					}
+				})
+				c := cache.New(1<<20, cache.WithStore(s, time.Second))
+				h := c.Handler(answer)
+				get(h, "http://example.com/x")
+				time.Sleep(6000 * time.Second) // in a synctest bubble
+				get(h, "http://example.com/kept")
+				s.readOnly = true
+				for i := range 20 {
+					get(h, fmt.Sprint("http://example.com/", i))
+				}
+				purge(c, h)
+				other := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(answer)
+				calls.Store(0)
+				get(other, "http://example.com/x", "Cache-Control: max-stale")
+				want(t, "calls for what was purged", calls.Load(), 1)
+				get(other, "http://example.com/kept")
+				want(t, "calls for what was not", calls.Load(), 1)
+			})
+		})
+	}
+}
+
 type readOnlyStore struct {
 	*mapStore
 	readOnly bool

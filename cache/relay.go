@@ -602,7 +602,7 @@ func (c *Cache) forget(key string, soft bool) {
 // unsave deletes a key from the Store alone.
 func (c *Cache) unsave(hash uint64, key string) {
 	b, done := c.backing, false
-	b.turn(b.turnOf(hash), func(ctx context.Context) { done = !b.failed(b.delete(ctx, key)) })
+	b.turn(b.turnOf(hash), &b.deletes, func(ctx context.Context) { done = !b.failed(b.delete(ctx, key)) })
 	if !done {
 		b.clear()
 	}
