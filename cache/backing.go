@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -269,6 +270,24 @@ func (b *backing) outdated() {
 		next.past = g.past // and not its own: it may be the newest still
 	}
 	b.generation.Store(next)
+}
+
+// mayRecall reports whether the store may have what memory has not: where that has nothing under a URL, or what others may have purged.
+func (c *Cache) mayRecall(res *resource, e *entry) bool {
+	return c.backing != nil && (res == nil || c.relayed != nil && e != nil && e.purged())
+}
+
+// recallAlone is recall for a request that waits for no other one, and is waited for by none.
+func (h *route) recallAlone(r *http.Request, now time.Time, hash uint64, key []byte, extra string, res *resource, e *entry) bool {
+	c := h.cache
+	if !c.mayRecall(res, e) {
+		return false
+	}
+	fl := &fill{h: h, r: r, asked: now, hash: hash, key: string(key), extra: extra}
+	fl.since = c.store.beginAlone(hash)
+	found := fl.recall()
+	c.store.over(hash, fl.since)
+	return found
 }
 
 // recall brings what the store has under the key of a fill into memory, and reports whether that

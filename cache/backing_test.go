@@ -198,6 +198,52 @@ func TestRecalledLooksTheSame(t *testing.T) {
 	})
 }
 
+// What kind of request it is that finds nothing in memory makes no difference to whether the Store is asked.
+func TestRecalledForAnyRequest(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		method string
+		fields []string
+		opts   []cache.Option
+		status int
+	}{
+		{"plain", "GET", nil, nil, 200},
+		{"nobody waits for others", "GET", nil, []cache.Option{cache.WithCollapseWait(0)}, 200},
+		{"condition that holds", "GET", []string{`If-None-Match: "a"`}, nil, 304},
+		{"condition that does not", "GET", []string{`If-None-Match: "b"`}, nil, 200},
+		{"range", "GET", []string{"Range: bytes=0-3"}, nil, 206},
+		{"HEAD", "HEAD", nil, nil, 200},
+		{"credentials", "GET", []string{"Authorization: Basic eDp5"}, nil, 200},
+		{"only-if-cached", "GET", []string{"Cache-Control: only-if-cached"}, nil, 200},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newMapStore()
+			var calls atomic.Int64
+			answer := page(&calls, "0123456789", "Cache-Control: public, max-age=60", `Etag: "a"`)
+			get(cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(answer), "http://example.com/x")
+			c := cache.New(1<<20, append(test.opts, cache.WithStore(s, time.Minute))...)
+			h := c.Handler(answer)
+			for range 2 {
+				res := ask(h, test.method, "http://example.com/x", test.fields...)
+				want(t, "status", res.StatusCode, test.status)
+				want(t, "from the store", strings.Contains(res.Header.Get("Cache-Status"), "; hit"), true)
+			}
+			want(t, "recalled", c.Stats().Recalled, 1)
+			calls.Store(0)
+			for range 2 {
+				ask(h, test.method, "http://example.com/y", test.fields...)
+			}
+			if calls.Load() == 0 && test.name != "only-if-cached" || c.Stats().Fills != 0 {
+				t.Errorf("what is nowhere: %d calls, %+v", calls.Load(), c.Stats())
+			}
+			s.fail.Store(true)
+			if res := ask(h, test.method, "http://example.com/z", test.fields...); res.StatusCode >= 500 != (test.name == "only-if-cached") {
+				t.Errorf("with a Store that fails: %d", res.StatusCode)
+			}
+		})
+	}
+}
+
 // meanwhile is a context that runs a function when the cache, which has found nothing, asks whether it is inside a fill.
 type meanwhile struct {
 	context.Context

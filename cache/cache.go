@@ -236,6 +236,9 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		if cc.onlyIfCached {
+			if attempt == 0 && h.recallAlone(r, now, hash, key, extra, res, e) {
+				continue
+			}
 			h.refuse(w, r)
 			return
 		}
@@ -321,19 +324,23 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	}
 
 	ranged := len(r.Header["Range"]) != 0
-	if r.Method == http.MethodHead {
-		// Nothing that a HEAD brings is stored; but it may be answered stale.
-		if e == nil {
-			h.passOn(w, r)
-			return true
-		}
+	head := r.Method == http.MethodHead
+	if head {
 		fl.noStore, fl.validating = true, false
 	}
-	fl.special = r.Method == http.MethodHead || !fl.validating && (ranged || conditional(r.Header))
+	fl.special = head || !fl.validating && (ranged || conditional(r.Header))
 	alone := fl.special || c.collapseWait == 0 ||
 		len(r.Header["Authorization"]) != 0 || // whose response may be his alone
 		e != nil && (e.noCache || e.lifetime == 0) || // each use is to be validated for itself
 		len(r.Header["Cookie"]) != 0 && c.marks.left(hash^cookSalt, c.second(now)) > 0
+	if alone && attempt == 0 && !cc.noCache && h.recallAlone(r, now, hash, key, extra, res, e) {
+		return false
+	}
+	if head && e == nil {
+		// Nothing that a HEAD brings is stored; but it may be answered stale.
+		h.passOn(w, r)
+		return true
+	}
 	if !alone && r.Context().Value(filling{c}) != nil {
 		h.passOn(w, r) // we are inside a fill of this very cache
 		return true
@@ -354,7 +361,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			break
 		}
 		if leader {
-			if c.backing != nil && (res == nil || c.relayed != nil && e != nil && e.purged()) && attempt == 0 && !cc.noCache && fl.recall() {
+			if attempt == 0 && !cc.noCache && c.mayRecall(res, e) && fl.recall() {
 				fl.end(recalled, nil, false)
 				c.store.over(hash, fl.since)
 				return false
