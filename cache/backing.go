@@ -274,8 +274,11 @@ func (b *backing) outdated() {
 
 // mayRecall reports whether the store may have what memory has not: where that has nothing under a URL, or what others may have purged.
 func (c *Cache) mayRecall(res *resource, e *entry) bool {
-	return c.backing != nil && (res == nil || c.relayed != nil && e != nil && e.purged())
+	return c.backing != nil && (res == nil || e != nil && c.doubted(e))
 }
+
+// doubted reports whether an entry is one that others may have purged.
+func (c *Cache) doubted(e *entry) bool { return c.relayed != nil && e.purged() }
 
 // recallAlone is recall for a request that waits for no other one, and is waited for by none.
 func (h *route) recallAlone(r *http.Request, now time.Time, hash uint64, key []byte, extra string, res *resource, e *entry) bool {

@@ -673,6 +673,12 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 			fl.have.retry.Store(int64(time.Since(c.began) + wait))
 		}
 	}()
+	if c.backing != nil && c.doubted(fl.have) && fl.recall() {
+		fl.end(recalled, nil, false)
+		c.store.over(fl.hash, fl.since)
+		good = true
+		return
+	}
 	fl.run()
 	good = fl.shed == nil && !fl.spare && fl.status < 500 && fl.status != 0 && !passing(fl.status) && !fl.broken
 }
