@@ -1418,6 +1418,34 @@ func TestAttack25SlowReaders(t *testing.T) {
 	}
 }
 
+// Of a response that turns out to be too large nothing is kept while the rest of it is sent, which may take hours.
+func TestAttack25LargeResponses(t *testing.T) {
+	const budget, clients = 1 << 20, 64
+	piece := []byte(strings.Repeat("x", budget/64))
+	wrote, end := make(chan struct{}), make(chan struct{})
+	h := cache.New(budget, cache.WithMaxObject(budget/4)).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		for range 17 {
+			w.Write(piece)
+		}
+		wrote <- struct{}{}
+		<-end
+	}))
+	var wg sync.WaitGroup
+	before := heap()
+	for i := range clients {
+		wg.Go(func() {
+			h.ServeHTTP(null{make(http.Header)}, httptest.NewRequest("GET", fmt.Sprintf("http://example.com/%d", i), nil))
+		})
+		<-wrote
+	}
+	if n := heap() - before; n > budget*5/4 {
+		t.Errorf("%d responses that are being sent take %d KiB of memory, with a budget of %d", clients, n>>10, budget>>10)
+	}
+	close(end)
+	wg.Wait()
+}
+
 // hangsOnce is a handler whose first run waits for hang to be closed.
 func hangsOnce(hang <-chan struct{}, control string) http.Handler {
 	first := true

@@ -656,6 +656,9 @@ func (fl *fill) overflow() {
 	}
 	fl.mode = straight
 	fl.body = nil
+	if fl.f != nil {
+		fl.f.forget() // what comes now may take hours
+	}
 	fl.unreserve()
 }
 
