@@ -35,7 +35,8 @@ type Store interface {
 // timeout; one that fails is counted, and the request goes on as if there were nothing. When five calls in
 // a row have failed the store is left alone for a second, and then for twice as long each time that one
 // call finds it failing still, up to 32 s; reading, writing and deleting are apart in this, so
-// that a store which is full, and refuses what it is to keep, still forgets what is purged.
+// that a store which is full, and refuses what it is to keep, still forgets what is purged. Where memory has a URL, but not the variant that a request
+// selects, the store is asked once a second: it may have none that is for that request.
 //
 // Purging a URL deletes it there. The store cannot be searched, so purging by prefix, by tag, by
 // group, by path alone or everything turns all that it holds invalid; other processes that share the
@@ -272,9 +273,18 @@ func (b *backing) outdated() {
 	b.generation.Store(next)
 }
 
-// mayRecall reports whether the store may have what memory has not: where that has nothing under a URL, or what others may have purged.
-func (c *Cache) mayRecall(res *resource, e *entry) bool {
-	return c.backing != nil && (res == nil || e != nil && c.doubted(e))
+// mayRecall reports whether the store may have what memory has not: where that has nothing under a URL, not the variant that is asked for, or what others
+// may have purged.
+func (c *Cache) mayRecall(res *resource, e *entry, now time.Time) bool {
+	switch {
+	case c.backing == nil:
+		return false
+	case res == nil:
+		return true
+	case e == nil:
+		return res.look(c.second(now))
+	}
+	return c.doubted(e)
 }
 
 // doubted reports whether an entry is one that others may have purged.
@@ -283,10 +293,10 @@ func (c *Cache) doubted(e *entry) bool { return c.relayed != nil && e.purged() }
 // recallAlone is recall for a request that waits for no other one, and is waited for by none.
 func (h *route) recallAlone(r *http.Request, now time.Time, hash uint64, key []byte, extra string, res *resource, e *entry) bool {
 	c := h.cache
-	if !c.mayRecall(res, e) {
+	if !c.mayRecall(res, e, now) {
 		return false
 	}
-	fl := &fill{h: h, r: r, asked: now, hash: hash, key: string(key), extra: extra}
+	fl := &fill{h: h, r: r, asked: now, hash: hash, key: string(key), extra: extra, variant: res != nil && e == nil}
 	fl.since = c.store.beginAlone(hash)
 	found := fl.recall()
 	c.store.over(hash, fl.since)
@@ -331,6 +341,9 @@ func (fl *fill) recallFrom(b *backing) bool {
 	}
 	found := false
 	for _, e := range slices.Backward(entries) { // the newest last, as they were stored
+		if fl.variant && !e.selects(fl.extra, fl.r.Header) {
+			continue // memory has its own, which are not to make room
+		}
 		if int64(len(e.body)) <= c.maxObject.Load() && c.store.put(fl.hash, fl.key, e, nil, fl.since) {
 			found = true
 		}

@@ -244,6 +244,65 @@ func TestRecalledForAnyRequest(t *testing.T) {
 	}
 }
 
+// One server has the variants that another one has stored since, and does not ask for those that nobody has more than once a second.
+func TestVariantsAreRecalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &askedStore{mapStore: newMapStore()}
+		var calls atomic.Int64
+		answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", "Accept")
+			if r.Header.Get("Accept") == "private" {
+				w.Header().Set("Cache-Control", "private")
+			}
+			io.WriteString(w, r.Header.Get("Accept"))
+		})
+		one := cache.New(1<<20, cache.WithStore(s, time.Second), cache.WithMaxVariants(3)).Handler(answer)
+		two := cache.New(1<<20, cache.WithStore(s, time.Second), cache.WithMaxVariants(3)).Handler(answer)
+		ask := func(h http.Handler, accept string, fields ...string) {
+			t.Helper()
+			want(t, "answer", text(t, get(h, "http://example.com/x", append(fields, "Accept: "+accept)...)), accept)
+		}
+		ask(one, "a")
+		ask(two, "a")
+		ask(two, "b")
+		want(t, "calls", calls.Load(), 2)
+		ask(one, "b")
+		ask(one, "a")
+		want(t, "calls for what two has stored", calls.Load(), 2)
+		time.Sleep(time.Second) // in a synctest bubble
+		ask(two, "c")
+		ask(two, "d")
+		calls.Store(0)
+		ask(one, "d", "If-None-Match: x")
+		want(t, "calls for a condition", calls.Load(), 0)
+		ask(one, "a")
+		ask(one, "b")
+		want(t, "calls for what one had", calls.Load(), 0)
+		time.Sleep(time.Second) // in a synctest bubble
+		s.asked.Store(0)
+		for range 20 {
+			ask(one, "private")
+		}
+		want(t, "calls for one user", calls.Load(), 20)
+		want(t, "times the Store was asked", s.asked.Load(), 1)
+	})
+}
+
+// askedStore counts how often it is asked for a page.
+type askedStore struct {
+	*mapStore
+	asked atomic.Int64
+}
+
+func (s *askedStore) Get(ctx context.Context, key string) ([]byte, error) {
+	if strings.HasPrefix(key, "http") {
+		s.asked.Add(1)
+	}
+	return s.mapStore.Get(ctx, key)
+}
+
 // meanwhile is a context that runs a function when the cache, which has found nothing, asks whether it is inside a fill.
 type meanwhile struct {
 	context.Context
@@ -778,7 +837,7 @@ func TestOneVariantOfARecordKeepsNoOther(t *testing.T) {
 		w.Header().Set("Vary", "Accept")
 		io.WriteString(w, strings.Repeat(r.Header.Get("Accept"), 10<<10))
 	})
-	first := cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(answer)
+	first := cache.New(1<<20, cache.WithStore(s.mapStore, time.Minute)).Handler(answer)
 	for _, accept := range []string{"a", "b", "c"} {
 		get(first, "http://example.com/x", "Accept: "+accept)
 	}

@@ -322,6 +322,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	case res != nil:
 		fl.forward, reason = "vary-miss", &c.stats.missVary
 	}
+	fl.variant = res != nil && e == nil
 
 	ranged := len(r.Header["Range"]) != 0
 	head := r.Method == http.MethodHead
@@ -361,7 +362,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			break
 		}
 		if leader {
-			if attempt == 0 && !cc.noCache && c.mayRecall(res, e) && fl.recall() {
+			if attempt == 0 && !cc.noCache && c.mayRecall(res, e, now) && fl.recall() {
 				fl.end(recalled, nil, false)
 				c.store.over(hash, fl.since)
 				return false

@@ -42,6 +42,7 @@ type fill struct {
 	deferred   bool     // the client gets its answer from the result, when that is complete
 	noStore    bool     // whatever comes, do not store it
 	background bool     // there is no client
+	variant    bool     // of what is stored under the URL nothing is for the request
 	special    bool     // the handler sees a range, a condition or a method that others do not send
 
 	ctx    context.Context // the handler's

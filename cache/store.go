@@ -13,11 +13,18 @@ import (
 )
 
 // resource is what is stored under one primary key: its variants, newest first. It is replaced as
-// a whole, never changed.
+// a whole, and nothing of it but looked ever changed.
 type resource struct {
 	key      string
 	hash     uint64
 	variants []*entry
+	looked   atomic.Int64 // when a Store was last asked for another variant, in seconds since the cache began, and 1 more
+}
+
+// look reports whether a Store is to be asked for another variant: once a second, since there may be none for whoever asks.
+func (r *resource) look(second int64) bool {
+	last := r.looked.Load()
+	return last != second+1 && r.looked.CompareAndSwap(last, second+1)
 }
 
 func (r *resource) cost() int64 {
@@ -219,6 +226,7 @@ func (s *store) put(hash uint64, key string, e, from *entry, since epoch) bool {
 	}
 	if old != nil {
 		next.key = old.key
+		next.looked.Store(old.looked.Load())
 		before, count = old.cost(), len(old.variants)
 		parts := 0
 		if e.part != nil {
@@ -367,6 +375,7 @@ func (s *store) dropMatching(sh *shard, r *resource, soft bool, match func(*reso
 		s.drop(sh, r)
 	default:
 		next := &resource{key: r.key, hash: r.hash, variants: kept}
+		next.looked.Store(r.looked.Load())
 		s.bytes.Add(next.cost() - r.cost())
 		s.entries.Add(int64(-n))
 		sh.lru.Add(r.hash, next)
