@@ -331,7 +331,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	}
 	fl.special = head || !fl.validating && (ranged || conditional(r.Header))
 	alone := fl.special || c.collapseWait == 0 ||
-		len(r.Header["Authorization"]) != 0 || // whose response may be his alone
+		len(r.Header["Authorization"]) != 0 && !(e != nil && h.rules.forAnybody(e)) || // whose response may be his alone
 		e != nil && (e.noCache || e.lifetime == 0) || // each use is to be validated for itself
 		len(r.Header["Cookie"]) != 0 && c.marks.left(hash^cookSalt, c.second(now)) > 0
 	if alone && attempt == 0 && !cc.noCache && h.recallAlone(r, now, hash, key, extra, res, e) {
