@@ -663,9 +663,11 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 		c.revalidations.Add(-1)
 		if v := recover(); v != nil {
 			good = false
-			c.stats.revPanics.Add(1)
-			if c.trace.RevalidationPanic != nil {
-				c.trace.RevalidationPanic(fl.r, v, debug.Stack())
+			if v != http.ErrAbortHandler {
+				c.stats.revPanics.Add(1)
+				if c.trace.RevalidationPanic != nil {
+					c.trace.RevalidationPanic(fl.r, v, debug.Stack())
+				}
 			}
 		}
 		if !good {
