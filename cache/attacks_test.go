@@ -207,6 +207,49 @@ func TestAttack05UnkeyedHeader(t *testing.T) {
 	}
 }
 
+// A handler behind a proxy that ends TLS redirects to https what has come without. That redirect is nothing for those who have come with it.
+func TestAttack05RedirectToHTTPS(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts   []cache.Option
+		vary   string
+		stored bool // the redirect
+	}{
+		"default":           {nil, "", false},
+		"keyed":             {[]cache.Option{cache.WithKeyHeaders("X-Forwarded-Proto")}, "", true},
+		"named in Vary":     {nil, "X-Forwarded-Proto", true},
+		"the host is keyed": {[]cache.Option{cache.WithKeyHeaders("X-Forwarded-Host")}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := cache.New(1<<20, test.opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "public, max-age=60")
+				w.Header()["Vary"] = strings.Fields(test.vary)
+				if r.Header.Get("X-Forwarded-Proto") != "https" {
+					w.Header().Set("Location", "https://example.com/x")
+					w.WriteHeader(http.StatusMovedPermanently)
+				}
+			}))
+			for range 2 {
+				for i, proto := range []string{"http", "https", "http"} {
+					res := get(h, "http://example.com/x", "X-Forwarded-Proto: "+proto)
+					if test.stored || proto == "https" {
+						want(t, proto, res.StatusCode, map[string]int{"http": 301, "https": 200}[proto])
+					}
+					if i == 2 {
+						want(t, "redirect from the store", res.StatusCode == 301 && res.Header.Get("Age") != "", test.stored)
+					}
+				}
+			}
+		})
+	}
+	// That somebody else is to look after it may be said as well.
+	h := cache.New(1<<20, cache.WithTrustedHeaders("X-Forwarded-Proto")).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		http.Redirect(w, r, "/y", http.StatusFound)
+	}))
+	get(h, "http://example.com/x", "X-Forwarded-Proto: https")
+	want(t, "trusted", get(h, "http://example.com/x", "X-Forwarded-Proto: https").Header.Get("Age"), "0")
+}
+
 func TestAttack06FatGet(t *testing.T) {
 	c := cache.New(1 << 20)
 	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -1038,13 +1081,14 @@ func TestAttack18PurgeDuringFill(t *testing.T) {
 		})
 	}
 	t.Run("race", func(t *testing.T) {
-		for range purgeRounds {
+		for round := range purgeRounds {
 			var version atomic.Int64
 			c := cache.New(1 << 20)
 			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				v := version.Load()
 				runtime.Gosched()
 				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Cache-Tag", "t")
 				io.WriteString(w, strconv.FormatInt(v, 10))
 			}))
 			var wg sync.WaitGroup
@@ -1053,7 +1097,11 @@ func TestAttack18PurgeDuringFill(t *testing.T) {
 			}
 			wg.Go(func() {
 				version.Store(1)
-				c.Purge("http://example.com/x")
+				if round%2 == 0 {
+					c.Purge("http://example.com/x")
+				} else {
+					c.PurgeTag("t")
+				}
 				want(t, "after the purge", text(t, get(h, "http://example.com/x")), "1")
 			})
 			wg.Wait()
@@ -1368,6 +1416,34 @@ func TestAttack25SlowReaders(t *testing.T) {
 			want(t, "recording", c.Stats().Recording, 0)
 		})
 	}
+}
+
+// Of a response that turns out to be too large nothing is kept while the rest of it is sent, which may take hours.
+func TestAttack25LargeResponses(t *testing.T) {
+	const budget, clients = 1 << 20, 64
+	piece := []byte(strings.Repeat("x", budget/64))
+	wrote, end := make(chan struct{}), make(chan struct{})
+	h := cache.New(budget, cache.WithMaxObject(budget/4)).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "public, max-age=60")
+		for range 17 {
+			w.Write(piece)
+		}
+		wrote <- struct{}{}
+		<-end
+	}))
+	var wg sync.WaitGroup
+	before := heap()
+	for i := range clients {
+		wg.Go(func() {
+			h.ServeHTTP(null{make(http.Header)}, httptest.NewRequest("GET", fmt.Sprintf("http://example.com/%d", i), nil))
+		})
+		<-wrote
+	}
+	if n := heap() - before; n > budget*5/4 {
+		t.Errorf("%d responses that are being sent take %d KiB of memory, with a budget of %d", clients, n>>10, budget>>10)
+	}
+	close(end)
+	wg.Wait()
 }
 
 // hangsOnce is a handler whose first run waits for hang to be closed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -33,7 +34,9 @@ type Store interface {
 // WithStore puts a [Store] behind the memory of the cache. Each call of it may take as long as
 // timeout; one that fails is counted, and the request goes on as if there were nothing. When five calls in
 // a row have failed the store is left alone for a second, and then for twice as long each time that one
-// call finds it failing still, up to 32 s; reading and writing are apart in this.
+// call finds it failing still, up to 32 s; reading, writing and deleting are apart in this, so
+// that a store which is full, and refuses what it is to keep, still forgets what is purged. Where memory has a URL, but not the variant that a request
+// selects, the store is asked once a second: it may have none that is for that request.
 //
 // Purging a URL deletes it there. The store cannot be searched, so purging by prefix, by tag, by
 // group, by path alone or everything turns all that it holds invalid; other processes that share the
@@ -63,7 +66,7 @@ type backing struct {
 	reading    atomic.Bool
 	renewing   chan struct{} // the turn of generations, as above
 
-	reads, writes rest
+	reads, writes, deletes rest
 }
 
 // rest keeps a cache from a store that fails, where each request would else find that out anew, and pay
@@ -71,6 +74,7 @@ type backing struct {
 type rest struct {
 	mu       sync.Mutex
 	failures int           // calls that failed in a row
+	hangs    bool          // the last of them took the time it had
 	pause    time.Duration // 0 as long as the store works
 	until    time.Time     // when the pause ends: the first call after it tries
 }
@@ -96,9 +100,12 @@ func (r *rest) call(timeout time.Duration, f func() error) error {
 		r.until = now.Add(timeout) // the others wait for what this one finds
 	}
 	r.mu.Unlock()
+	begun := time.Now()
 	err := f()
+	took := time.Since(begun)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.hangs = err != nil && took >= timeout/2
 	switch {
 	case err == nil:
 		r.failures, r.pause = 0, 0
@@ -124,6 +131,13 @@ func (r *rest) resting() bool {
 	return r.pause != 0 && time.Now().Before(r.until)
 }
 
+// hanging is resting where calls are not refused but take their time.
+func (r *rest) hanging() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.hangs && r.pause != 0 && time.Now().Before(r.until)
+}
+
 func (b *backing) get(ctx context.Context, key string) (value []byte, err error) {
 	err = b.reads.call(b.timeout, func() error {
 		value, err = b.store.Get(ctx, key)
@@ -137,7 +151,7 @@ func (b *backing) set(ctx context.Context, key string, value []byte, ttl time.Du
 }
 
 func (b *backing) delete(ctx context.Context, key string) error {
-	return b.writes.call(b.timeout, func() error { return b.store.Delete(ctx, key) })
+	return b.deletes.call(b.timeout, func() error { return b.store.Delete(ctx, key) })
 }
 
 type generation struct {
@@ -226,7 +240,7 @@ func (b *backing) known(g *generation) (uint64, bool) {
 // not the newest by then: what the store has in the end must be.
 func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool) {
 	next := &generation{id: id, read: now, unsaved: true, past: old.before(id)}
-	b.turn(b.renewing, func(ctx context.Context) {
+	b.turn(b.renewing, &b.writes, func(ctx context.Context) {
 		if b.generation.Load() == old {
 			next.unsaved = b.failed(b.set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
 		}
@@ -257,6 +271,36 @@ func (b *backing) outdated() {
 		next.past = g.past // and not its own: it may be the newest still
 	}
 	b.generation.Store(next)
+}
+
+// mayRecall reports whether the store may have what memory has not: where that has nothing under a URL, not the variant that is asked for, or what others
+// may have purged.
+func (c *Cache) mayRecall(res *resource, e *entry, now time.Time) bool {
+	switch {
+	case c.backing == nil:
+		return false
+	case res == nil:
+		return true
+	case e == nil:
+		return res.look(c.second(now))
+	}
+	return c.doubted(e)
+}
+
+// doubted reports whether an entry is one that others may have purged.
+func (c *Cache) doubted(e *entry) bool { return c.relayed != nil && e.purged() }
+
+// recallAlone is recall for a request that waits for no other one, and is waited for by none.
+func (h *route) recallAlone(r *http.Request, now time.Time, hash uint64, key []byte, extra string, res *resource, e *entry) bool {
+	c := h.cache
+	if !c.mayRecall(res, e, now) {
+		return false
+	}
+	fl := &fill{h: h, r: r, asked: now, hash: hash, key: string(key), extra: extra, variant: res != nil && e == nil}
+	fl.since = c.store.beginAlone(hash)
+	found := fl.recall()
+	c.store.over(hash, fl.since)
+	return found
 }
 
 // recall brings what the store has under the key of a fill into memory, and reports whether that
@@ -297,7 +341,10 @@ func (fl *fill) recallFrom(b *backing) bool {
 	}
 	found := false
 	for _, e := range slices.Backward(entries) { // the newest last, as they were stored
-		if int64(len(e.body)) <= c.maxObject.Load() && c.store.put(fl.hash, fl.key, e, fl.since) {
+		if fl.variant && !e.selects(fl.extra, fl.r.Header) {
+			continue // memory has its own, which are not to make room
+		}
+		if int64(len(e.body)) <= c.maxObject.Load() && c.store.put(fl.hash, fl.key, e, nil, fl.since) {
 			found = true
 		}
 	}
@@ -327,7 +374,7 @@ func decodeRecord(value []byte, generation uint64, now time.Time) ([]*entry, err
 func (fl *fill) save() {
 	c := fl.h.cache
 	b, id := c.backing, fl.generation
-	b.turn(b.turnOf(fl.hash), func(ctx context.Context) {
+	b.turn(b.turnOf(fl.hash), &b.writes, func(ctx context.Context) {
 		if c.relayed != nil && !c.relayed.saves(fl.hash) { // before it is looked whether a purge came
 			return
 		}
@@ -353,7 +400,7 @@ func (fl *fill) save() {
 // unsave deletes from the store what memory no longer has.
 func (fl *fill) unsave() {
 	b := fl.h.cache.backing
-	b.turn(b.turnOf(fl.hash), func(ctx context.Context) { b.failed(b.delete(ctx, fl.key)) })
+	b.turn(b.turnOf(fl.hash), &b.deletes, func(ctx context.Context) { b.failed(b.delete(ctx, fl.key)) })
 }
 
 // useful is how long an entry may still be of use: fresh, stale, or to be validated.
@@ -365,9 +412,10 @@ func (p *rules) useful(e *entry, now time.Time) time.Duration {
 	return e.lifetime - e.age(now) + min(window, maxDelta*time.Second)
 }
 
-// turn runs f while nobody else is in the same turn, unless the store is left alone.
-func (b *backing) turn(slot chan struct{}, f func(context.Context)) {
-	if b.writes.resting() {
+// turn runs f, which makes calls of a kind, while nobody else is in the same turn, unless the store is left alone. One that takes nothing more, since its
+// memory is full, still deletes.
+func (b *backing) turn(slot chan struct{}, kind *rest, f func(context.Context)) {
+	if kind.resting() || kind == &b.deletes && b.writes.hanging() {
 		return
 	}
 	ctx, cancel := b.context()
@@ -397,7 +445,7 @@ func (c *Cache) purgeOne(key []byte, soft bool) (n int, lost bool) {
 	// The store first, so that what memory has forgotten cannot be recalled; and both in one turn,
 	// so that no fill that began before saves between them.
 	done := false
-	b.turn(b.turnOf(hash), func(ctx context.Context) {
+	b.turn(b.turnOf(hash), &b.deletes, func(ctx context.Context) {
 		if b.failed(b.delete(ctx, string(key))) {
 			return
 		}
@@ -411,9 +459,9 @@ func (c *Cache) purgeOne(key []byte, soft bool) (n int, lost bool) {
 }
 
 // purgeMany purges what matches in memory. The store cannot be searched, and is cleared; it is reported whether it could not be told.
-func (c *Cache) purgeMany(soft bool, match func(*resource, *entry) bool) (n int, lost bool) {
+func (c *Cache) purgeMany(p purge, match func(*resource, *entry) bool) (n int, lost bool) {
 	if c.backing != nil {
 		lost = !c.backing.clear()
 	}
-	return c.store.purgeFunc(soft, match), lost
+	return c.store.purgeFunc(p.soft, p.size(), match), lost
 }

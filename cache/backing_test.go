@@ -198,6 +198,111 @@ func TestRecalledLooksTheSame(t *testing.T) {
 	})
 }
 
+// What kind of request it is that finds nothing in memory makes no difference to whether the Store is asked.
+func TestRecalledForAnyRequest(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		method string
+		fields []string
+		opts   []cache.Option
+		status int
+	}{
+		{"plain", "GET", nil, nil, 200},
+		{"nobody waits for others", "GET", nil, []cache.Option{cache.WithCollapseWait(0)}, 200},
+		{"condition that holds", "GET", []string{`If-None-Match: "a"`}, nil, 304},
+		{"condition that does not", "GET", []string{`If-None-Match: "b"`}, nil, 200},
+		{"range", "GET", []string{"Range: bytes=0-3"}, nil, 206},
+		{"HEAD", "HEAD", nil, nil, 200},
+		{"credentials", "GET", []string{"Authorization: Basic eDp5"}, nil, 200},
+		{"only-if-cached", "GET", []string{"Cache-Control: only-if-cached"}, nil, 200},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newMapStore()
+			var calls atomic.Int64
+			answer := page(&calls, "0123456789", "Cache-Control: public, max-age=60", `Etag: "a"`)
+			get(cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(answer), "http://example.com/x")
+			c := cache.New(1<<20, append(test.opts, cache.WithStore(s, time.Minute))...)
+			h := c.Handler(answer)
+			for range 2 {
+				res := ask(h, test.method, "http://example.com/x", test.fields...)
+				want(t, "status", res.StatusCode, test.status)
+				want(t, "from the store", strings.Contains(res.Header.Get("Cache-Status"), "; hit"), true)
+			}
+			want(t, "recalled", c.Stats().Recalled, 1)
+			calls.Store(0)
+			for range 2 {
+				ask(h, test.method, "http://example.com/y", test.fields...)
+			}
+			if calls.Load() == 0 && test.name != "only-if-cached" || c.Stats().Fills != 0 {
+				t.Errorf("what is nowhere: %d calls, %+v", calls.Load(), c.Stats())
+			}
+			s.fail.Store(true)
+			if res := ask(h, test.method, "http://example.com/z", test.fields...); res.StatusCode >= 500 != (test.name == "only-if-cached") {
+				t.Errorf("with a Store that fails: %d", res.StatusCode)
+			}
+		})
+	}
+}
+
+// One server has the variants that another one has stored since, and does not ask for those that nobody has more than once a second.
+func TestVariantsAreRecalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &askedStore{mapStore: newMapStore()}
+		var calls atomic.Int64
+		answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Vary", "Accept")
+			if r.Header.Get("Accept") == "private" {
+				w.Header().Set("Cache-Control", "private")
+			}
+			io.WriteString(w, r.Header.Get("Accept"))
+		})
+		one := cache.New(1<<20, cache.WithStore(s, time.Second), cache.WithMaxVariants(3)).Handler(answer)
+		two := cache.New(1<<20, cache.WithStore(s, time.Second), cache.WithMaxVariants(3)).Handler(answer)
+		ask := func(h http.Handler, accept string, fields ...string) {
+			t.Helper()
+			want(t, "answer", text(t, get(h, "http://example.com/x", append(fields, "Accept: "+accept)...)), accept)
+		}
+		ask(one, "a")
+		ask(two, "a")
+		ask(two, "b")
+		want(t, "calls", calls.Load(), 2)
+		ask(one, "b")
+		ask(one, "a")
+		want(t, "calls for what two has stored", calls.Load(), 2)
+		time.Sleep(time.Second) // in a synctest bubble
+		ask(two, "c")
+		ask(two, "d")
+		calls.Store(0)
+		ask(one, "d", "If-None-Match: x")
+		want(t, "calls for a condition", calls.Load(), 0)
+		ask(one, "a")
+		ask(one, "b")
+		want(t, "calls for what one had", calls.Load(), 0)
+		time.Sleep(time.Second) // in a synctest bubble
+		s.asked.Store(0)
+		for range 20 {
+			ask(one, "private")
+		}
+		want(t, "calls for one user", calls.Load(), 20)
+		want(t, "times the Store was asked", s.asked.Load(), 1)
+	})
+}
+
+// askedStore counts how often it is asked for a page.
+type askedStore struct {
+	*mapStore
+	asked atomic.Int64
+}
+
+func (s *askedStore) Get(ctx context.Context, key string) ([]byte, error) {
+	if strings.HasPrefix(key, "http") {
+		s.asked.Add(1)
+	}
+	return s.mapStore.Get(ctx, key)
+}
+
 // meanwhile is a context that runs a function when the cache, which has found nothing, asks whether it is inside a fill.
 type meanwhile struct {
 	context.Context
@@ -355,6 +460,48 @@ func TestStoreThatCannotBeWritten(t *testing.T) {
 		want(t, "calls", calls.Load(), 0)
 		want(t, "recalled", c.Stats().Recalled, 1)
 	})
+}
+
+// A store that is full refuses what it is to keep, and no more than that: what is purged is deleted.
+func TestPurgeInAStoreThatIsFull(t *testing.T) {
+	for name, purge := range map[string]func(*cache.Cache, http.Handler){
+		"purge": func(c *cache.Cache, _ http.Handler) { c.Purge("http://example.com/x") },
+		"POST":  func(_ *cache.Cache, h http.Handler) { ask(h, "POST", "http://example.com/x") },
+		"another": func(_ *cache.Cache, h http.Handler) { // private by now
+			get(h, "http://example.com/x", "Cache-Control: max-age=0", "Private: 1")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &readOnlyStore{mapStore: newMapStore()}
+				var calls atomic.Int64
+				answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					calls.Add(1)
+					w.Header().Set("Cache-Control", "max-age=6000")
+					w.Header().Set("Etag", `"a"`)
+					if r.Header.Get("Private") != "" {
+						w.Header().Set("Cache-Control", "private")
+					}
+				})
+				c := cache.New(1<<20, cache.WithStore(s, time.Second))
+				h := c.Handler(answer)
+				get(h, "http://example.com/x")
+				time.Sleep(6000 * time.Second) // in a synctest bubble
+				get(h, "http://example.com/kept")
+				s.readOnly = true
+				for i := range 20 {
+					get(h, fmt.Sprint("http://example.com/", i))
+				}
+				purge(c, h)
+				other := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(answer)
+				calls.Store(0)
+				get(other, "http://example.com/x", "Cache-Control: max-stale")
+				want(t, "calls for what was purged", calls.Load(), 1)
+				get(other, "http://example.com/kept")
+				want(t, "calls for what was not", calls.Load(), 1)
+			})
+		})
+	}
 }
 
 type readOnlyStore struct {
@@ -663,4 +810,47 @@ func FuzzRecord(f *testing.F) {
 		cache.DecodeRecord(v)
 		cache.DecodeRecord(cache.Checked(v))
 	})
+}
+
+// watchedStore knows when nobody has what it returned any more.
+type watchedStore struct {
+	*mapStore
+	returned, free atomic.Int64
+}
+
+func (s *watchedStore) Get(ctx context.Context, key string) ([]byte, error) {
+	v, err := s.mapStore.Get(ctx, key)
+	if len(v) < 1<<10 {
+		return v, err
+	}
+	v = bytes.Clone(v)
+	s.returned.Add(1)
+	runtime.AddCleanup(&v[0], func(free *atomic.Int64) { free.Add(1) }, &s.free)
+	return v, err
+}
+
+// Of the variants that a Store has under a URL each takes as much memory as it counts for, and does not keep all others as well.
+func TestOneVariantOfARecordKeepsNoOther(t *testing.T) {
+	s := &watchedStore{mapStore: newMapStore()}
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=600")
+		w.Header().Set("Vary", "Accept")
+		io.WriteString(w, strings.Repeat(r.Header.Get("Accept"), 10<<10))
+	})
+	first := cache.New(1<<20, cache.WithStore(s.mapStore, time.Minute)).Handler(answer)
+	for _, accept := range []string{"a", "b", "c"} {
+		get(first, "http://example.com/x", "Accept: "+accept)
+	}
+	c := cache.New(1<<20, cache.WithStore(s, time.Minute), cache.WithMaxVariants(1))
+	second := c.Handler(answer)
+	want(t, "the newest", text(t, get(second, "http://example.com/x", "Accept: c")), strings.Repeat("c", 10<<10))
+	want(t, "entries", c.Stats().Entries, 1)
+	want(t, "asked", s.returned.Load(), 1)
+	for range 1000 {
+		if runtime.GC(); s.free.Load() == 1 {
+			break
+		}
+	}
+	want(t, "what the Store returned is free", s.free.Load(), 1)
+	want(t, "body", text(t, get(second, "http://example.com/x", "Accept: c")), strings.Repeat("c", 10<<10))
 }

@@ -54,6 +54,7 @@ func New(maxBytes int64, opts ...Option) *Cache {
 			targets: []string{"Cdn-Cache-Control"},
 			unkeyed: []string{"X-Forwarded-Host", "X-Forwarded-Scheme", "X-Forwarded-Prefix", "X-Host", "X-Original-Url",
 				"X-Rewrite-Url", "X-Http-Method-Override", "Forwarded"},
+			unkeyedMoves:  []string{"X-Forwarded-Proto"},
 			tagFields:     []string{"Cache-Tag", "Surrogate-Key"},
 			ifUnreachable: 60 * time.Second,
 		},
@@ -235,6 +236,9 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		if cc.onlyIfCached {
+			if attempt == 0 && h.recallAlone(r, now, hash, key, extra, res, e) {
+				continue
+			}
 			h.refuse(w, r)
 			return
 		}
@@ -318,21 +322,26 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 	case res != nil:
 		fl.forward, reason = "vary-miss", &c.stats.missVary
 	}
+	fl.variant = res != nil && e == nil
 
 	ranged := len(r.Header["Range"]) != 0
-	if r.Method == http.MethodHead {
-		// Nothing that a HEAD brings is stored; but it may be answered stale.
-		if e == nil {
-			h.passOn(w, r)
-			return true
-		}
+	head := r.Method == http.MethodHead
+	if head {
 		fl.noStore, fl.validating = true, false
 	}
-	fl.special = r.Method == http.MethodHead || !fl.validating && (ranged || conditional(r.Header))
+	fl.special = head || !fl.validating && (ranged || conditional(r.Header))
 	alone := fl.special || c.collapseWait == 0 ||
-		len(r.Header["Authorization"]) != 0 || // whose response may be his alone
+		len(r.Header["Authorization"]) != 0 && !(e != nil && h.rules.forAnybody(e)) || // whose response may be his alone
 		e != nil && (e.noCache || e.lifetime == 0) || // each use is to be validated for itself
 		len(r.Header["Cookie"]) != 0 && c.marks.left(hash^cookSalt, c.second(now)) > 0
+	if alone && attempt == 0 && !cc.noCache && h.recallAlone(r, now, hash, key, extra, res, e) {
+		return false
+	}
+	if head && e == nil {
+		// Nothing that a HEAD brings is stored; but it may be answered stale.
+		h.passOn(w, r)
+		return true
+	}
 	if !alone && r.Context().Value(filling{c}) != nil {
 		h.passOn(w, r) // we are inside a fill of this very cache
 		return true
@@ -353,7 +362,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			break
 		}
 		if leader {
-			if c.backing != nil && (res == nil || c.relayed != nil && e != nil && e.purged()) && attempt == 0 && !cc.noCache && fl.recall() {
+			if attempt == 0 && !cc.noCache && c.mayRecall(res, e, now) && fl.recall() {
 				fl.end(recalled, nil, false)
 				c.store.over(hash, fl.since)
 				return false
@@ -525,7 +534,8 @@ func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *
 	c.count(w, r, Collapsed)
 	hd := w.Header()
 	for i := range head.fields {
-		hd[head.fields[i].name] = slices.Clip(head.fields[i].values)
+		f := field{head.fields[i].name, slices.Clip(head.fields[i].values)}
+		f.put(hd)
 	}
 	if bodyAllowed(head.status) {
 		hd["Content-Length"] = []string{fmt.Sprint(length)}
@@ -653,9 +663,11 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 		c.revalidations.Add(-1)
 		if v := recover(); v != nil {
 			good = false
-			c.stats.revPanics.Add(1)
-			if c.trace.RevalidationPanic != nil {
-				c.trace.RevalidationPanic(fl.r, v, debug.Stack())
+			if v != http.ErrAbortHandler {
+				c.stats.revPanics.Add(1)
+				if c.trace.RevalidationPanic != nil {
+					c.trace.RevalidationPanic(fl.r, v, debug.Stack())
+				}
 			}
 		}
 		if !good {
@@ -664,6 +676,12 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 			fl.have.retry.Store(int64(time.Since(c.began) + wait))
 		}
 	}()
+	if c.backing != nil && c.doubted(fl.have) && fl.recall() {
+		fl.end(recalled, nil, false)
+		c.store.over(fl.hash, fl.since)
+		good = true
+		return
+	}
 	fl.run()
-	good = fl.shed == nil && fl.status < 500 && fl.status != 0 && !passing(fl.status) && !fl.broken
+	good = fl.shed == nil && !fl.spare && fl.status < 500 && fl.status != 0 && !passing(fl.status) && !fl.broken
 }

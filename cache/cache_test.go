@@ -463,6 +463,55 @@ func TestAuthorizationDoesNotWait(t *testing.T) {
 	})
 }
 
+// But where the stored response says that it is for anybody, so will the next one: when it is stale one of those who say who they are has the handler asked.
+func TestAuthorizationWaitsForWhatIsForAnybody(t *testing.T) {
+	for _, test := range []struct {
+		name, before, after string
+		calls               int64
+	}{
+		{"public", "public, max-age=60", "public, max-age=60", 1},
+		{"s-maxage", "s-maxage=60", "s-maxage=60", 1},
+		{"not for anybody", "max-age=60", "max-age=60", 20},
+		{"for each his own by now", "public, max-age=60", "max-age=60", 20},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				control := test.before
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					calls.Add(1)
+					user := r.Header.Get("Authorization")
+					time.Sleep(time.Second) // in a synctest bubble
+					w.Header().Set("Cache-Control", control)
+					if strings.Contains(control, "public") || strings.Contains(control, "s-maxage") {
+						user = "anybody"
+					}
+					io.WriteString(w, user)
+				}))
+				get(h, "http://example.com/x")
+				time.Sleep(2 * time.Minute) // in a synctest bubble
+				control = test.after
+				calls.Store(0)
+				var wg sync.WaitGroup
+				began := time.Now()
+				for i := range 20 {
+					wg.Go(func() {
+						user := fmt.Sprint("user ", i)
+						got := text(t, get(h, "http://example.com/x", "Authorization: "+user))
+						if test.calls == 1 {
+							user = "anybody"
+						}
+						want(t, "answer", got, user)
+					})
+				}
+				wg.Wait()
+				want(t, "calls", calls.Load(), test.calls)
+				want(t, "nobody waits for one after the other", time.Since(began) <= 2*time.Second, true)
+			})
+		})
+	}
+}
+
 // Who waits for another one's response and gets it while it is made sees the same header.
 func TestCollapsedHasTheHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

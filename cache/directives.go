@@ -26,6 +26,9 @@ func noDirectives() directives {
 	return directives{maxAge: noDelta, sMaxAge: noDelta, whileStale: noDelta, ifErring: noDelta}
 }
 
+// open reports whether a response to a request with credentials is for others, too (RFC 9111, section 3.5).
+func (d *directives) open() bool { return d.public || d.mustRevalidate || d.sMaxAge != noDelta }
+
 // requestDirectives are the same for a request.
 type requestDirectives struct {
 	noStore, noCache, onlyIfCached, anyStale bool

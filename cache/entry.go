@@ -16,6 +16,15 @@ type field struct {
 	values []string
 }
 
+// put sets the field in a response. Cookies stand beside those that a layer outside has set for this client.
+func (f *field) put(hd http.Header) {
+	if f.name == "Set-Cookie" && len(hd[f.name]) != 0 {
+		hd[f.name] = slices.Concat(hd[f.name], f.values)
+		return
+	}
+	hd[f.name] = f.values
+}
+
 // entry is one stored response. All of it but the atomics is immutable.
 type entry struct {
 	status int
@@ -70,13 +79,19 @@ func newEntry(status int, h http.Header, outer headerSnapshot, v verdict, now ti
 		connection = appendFields(connection, line)
 	}
 	n, size := 0, 0
-	keep := func(name string, values []string) bool {
+	keep := func(name string, values []string) ([]string, bool) {
 		canonical := http.CanonicalHeaderKey(name)
-		return !hopByHop(canonical) && !strings.HasPrefix(name, http.TrailerPrefix) && canonical != "Content-Length" &&
-			!slices.Contains(v.omit, canonical) && !slices.Contains(connection, canonical) && !outer.has(name, values)
+		if hopByHop(canonical) || strings.HasPrefix(name, http.TrailerPrefix) || canonical == "Content-Length" ||
+			slices.Contains(v.omit, canonical) || slices.Contains(connection, canonical) || outer.has(name, values) {
+			return nil, false
+		}
+		if name == "Set-Cookie" {
+			values = outer.without(name, values)
+		}
+		return values, true
 	}
 	for name, values := range h {
-		if keep(name, values) {
+		if values, ok := keep(name, values); ok {
 			n++
 			for _, v := range values {
 				size += len(v)
@@ -87,7 +102,7 @@ func newEntry(status int, h http.Header, outer headerSnapshot, v verdict, now ti
 	var text strings.Builder
 	text.Grow(size)
 	for name, values := range h {
-		if keep(name, values) {
+		if values, ok := keep(name, values); ok {
 			for _, v := range values {
 				text.WriteString(v)
 			}

@@ -42,6 +42,7 @@ type fill struct {
 	deferred   bool     // the client gets its answer from the result, when that is complete
 	noStore    bool     // whatever comes, do not store it
 	background bool     // there is no client
+	variant    bool     // of what is stored under the URL nothing is for the request
 	special    bool     // the handler sees a range, a condition or a method that others do not send
 
 	ctx    context.Context // the handler's
@@ -54,6 +55,7 @@ type fill struct {
 	mode   mode
 	status int
 	shed   error
+	spare  bool // a layer inside has refused, and answers with something else: nothing is learnt from that
 	head   *entry
 	v      verdict
 	length int64
@@ -307,7 +309,7 @@ func (fl *fill) decide(status int) {
 		fl.mode = discarding
 		return
 	}
-	if fl.r.Method == http.MethodHead && status == http.StatusOK && fl.shed == nil {
+	if fl.r.Method == http.MethodHead && status == http.StatusOK && fl.shed == nil && !fl.spare {
 		fl.learn(h, now)
 	}
 	if fl.shed != nil {
@@ -400,11 +402,14 @@ func (fl *fill) learn(h http.Header, now time.Time) {
 // are not of the response: they are not stored, and clients get theirs with a hit as well. But nothing is guessed of such a response,
 // as where the client has brought a cookie.
 func (fl *fill) judge(status int, h http.Header, now time.Time) verdict {
-	cookies, some := h["Set-Cookie"]
-	theirs := some && fl.outer.has("Set-Cookie", cookies)
+	cookies := h["Set-Cookie"]
+	own := fl.outer.without("Set-Cookie", cookies)
+	theirs := len(own) < len(cookies)
 	if theirs {
 		h = maps.Clone(h)
-		delete(h, "Set-Cookie")
+		if h["Set-Cookie"] = own; len(own) == 0 {
+			delete(h, "Set-Cookie")
+		}
 	}
 	v := fl.h.rules.judge(fl.r, status, h, fl.asked, now)
 	if theirs && v.share && v.guessed {
@@ -496,6 +501,11 @@ func (fl *fill) pass(reason string, mark bool) {
 			m.MarkShed(fl.shed)
 		}
 	}
+	if fl.spare {
+		if m, ok := find[interface{ MarkFallback() }](fl.w); ok {
+			m.MarkFallback()
+		}
+	}
 	fl.begin()
 }
 
@@ -503,7 +513,7 @@ func (fl *fill) pass(reason string, mark bool) {
 // one user has a page of his own must not turn off the cache for all who have none.
 func (fl *fill) markKey() {
 	c := fl.h.cache
-	if !c.store.inUse(fl.hash, fl.key, fl.have, time.Now()) {
+	if !fl.spare && !c.store.inUse(fl.hash, fl.key, fl.have, time.Now()) {
 		c.mark(fl.hash, fl.asked)
 	}
 }
@@ -519,7 +529,7 @@ func (fl *fill) markCookie() {
 // supersede forgets the stale response that the handler was asked about, once its answer shows that this is
 // not what it would say now (RFC 9111, section 4.3.3): it is not to come back within a window for stale ones.
 func (fl *fill) supersede() {
-	if fl.have != nil {
+	if fl.have != nil && !fl.spare {
 		fl.gone = true
 		fl.h.cache.store.remove(fl.hash, fl.key, fl.have)
 	}
@@ -647,6 +657,9 @@ func (fl *fill) overflow() {
 	}
 	fl.mode = straight
 	fl.body = nil
+	if fl.f != nil {
+		fl.f.forget() // what comes now may take hours
+	}
 	fl.unreserve()
 }
 
@@ -882,7 +895,7 @@ func (fl *fill) keep(e *entry) bool {
 	if !c.admit(fl.hash, fl.have) {
 		return false
 	}
-	if !c.store.put(fl.hash, fl.key, e, fl.since) {
+	if !c.store.put(fl.hash, fl.key, e, fl.have, fl.since) {
 		return false
 	}
 	fl.kept = true

@@ -184,6 +184,13 @@ func (f *flight) append(p []byte) {
 	f.mu.Unlock()
 }
 
+// forget gives up what was recorded. The flight has ended, and everybody who reads it has it.
+func (f *flight) forget() {
+	f.mu.Lock()
+	f.body = nil
+	f.mu.Unlock()
+}
+
 var errWaited = errors.New("cache: waited long enough")
 
 // news is what a reader learns when something changed.

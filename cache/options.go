@@ -48,6 +48,7 @@ type rules struct {
 	storeErrors    bool
 	ignoreClient   bool
 	unkeyed        []string
+	unkeyedMoves   []string // what counts as unkeyed for redirects alone
 	ttl            func(*http.Request, int, http.Header) time.Duration
 	bypass         func(*http.Request) bool
 	query          *queryRules
@@ -191,12 +192,19 @@ func WithIgnoreClientControl() RouteOption {
 // does not look at. A response to a request that carries one of X-Forwarded-Host,
 // X-Forwarded-Scheme, X-Forwarded-Prefix, X-Host, X-Original-Url, X-Rewrite-Url,
 // X-Http-Method-Override and Forwarded is else served, but not stored unless Vary or
-// [WithKeyHeaders] names the field: the handler may have built its answer from it.
+// [WithKeyHeaders] names the field: the handler may have built its answer from it. So is a redirect in answer to
+// one that carries X-Forwarded-Proto, since many redirect who has come without TLS, and who has come with it would go round in circles. Proxies set that
+// field with each request, so other responses are stored: where they depend on it too, name it in WithKeyHeaders.
 func WithTrustedHeaders(names ...string) RouteOption {
 	names = canonical("WithTrustedHeaders", names)
-	return routeOption(func(p *rules) {
-		p.unkeyed = slices.DeleteFunc(slices.Clone(p.unkeyed), func(n string) bool { return slices.Contains(names, n) })
-	})
+	return routeOption(func(p *rules) { p.settled(names) })
+}
+
+// settled takes request fields out of those that keep a response from being stored.
+func (p *rules) settled(names []string) {
+	named := func(n string) bool { return slices.Contains(names, n) }
+	p.unkeyed = slices.DeleteFunc(slices.Clone(p.unkeyed), named)
+	p.unkeyedMoves = slices.DeleteFunc(slices.Clone(p.unkeyedMoves), named)
 }
 
 // WithUnkeyedHeaders adds request fields to the list of [WithTrustedHeaders].
@@ -297,7 +305,7 @@ func WithKeyHeaders(names ...string) RouteOption {
 	names = canonical("WithKeyHeaders", names)
 	return routeOption(func(p *rules) {
 		p.keyHeaders = append(slices.Clip(p.keyHeaders), names...)
-		p.unkeyed = slices.DeleteFunc(slices.Clone(p.unkeyed), func(n string) bool { return slices.Contains(names, n) })
+		p.settled(names)
 	})
 }
 

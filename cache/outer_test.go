@@ -1,7 +1,11 @@
 package cache_test
 
 import (
+	"io"
 	"net/http"
+	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -53,6 +57,61 @@ func TestCookiesFromOutside(t *testing.T) {
 				want(t, "its cookie when the response is stale", get(h, "http://example.com/x", "X-New: 1").Header.Get("Set-Cookie"), "session=1")
 				want(t, "the cookie of another then", get(h, "http://example.com/x").Header.Get("Set-Cookie"), test.second)
 				want(t, "calls", calls.Load(), test.calls)
+			})
+		})
+	}
+}
+
+// Nor is such a cookie stored beside those of the handler where these are: it would be everybody's. Each client gets its own, and the handler's.
+func TestCookiesFromOutsideBesideStoredOnes(t *testing.T) {
+	for _, how := range []string{"hit", "validated", "collapsed", "collapsed while it is sent", "part"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cached := cache.New(1<<20, cache.WithStoreSetCookie()).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(time.Second) // in a synctest bubble
+					hd := w.Header()
+					hd.Set("Cache-Control", "max-age=60")
+					hd.Set("Etag", `"a"`)
+					hd.Add("Set-Cookie", "theme=dark")
+					switch {
+					case r.Header.Get("If-None-Match") != "":
+						w.WriteHeader(http.StatusNotModified)
+						return
+					case r.Header.Get("Range") != "":
+						hd.Set("Content-Range", "bytes 0-3/9")
+						w.WriteHeader(http.StatusPartialContent)
+					case how == "collapsed while it is sent":
+						hd.Set("Content-Length", "4")
+					}
+					io.WriteString(w, "body")
+				}))
+				client := func(n string, fields ...string) {
+					h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						http.SetCookie(w, &http.Cookie{Name: "session", Value: n})
+						cached.ServeHTTP(w, r)
+					})
+					res := get(h, "http://example.com/", fields...)
+					want(t, "cookies of "+n, strings.Join(res.Header["Set-Cookie"], " "), "session="+n+" theme=dark")
+					want(t, "body of "+n, text(t, res), "body")
+				}
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				switch how {
+				case "part":
+					client("1", "Range: bytes=0-3")
+					client("2", "Range: bytes=0-3")
+				case "hit", "validated":
+					client("1")
+					if how == "validated" {
+						time.Sleep(2 * time.Minute) // in a synctest bubble
+						client("2")
+					}
+					client("3")
+				default:
+					for i := range 3 {
+						wg.Go(func() { client(strconv.Itoa(i)) })
+					}
+				}
 			})
 		})
 	}

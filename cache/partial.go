@@ -165,7 +165,7 @@ func ifRange(h http.Header, e *entry) bool {
 func writePartial(w http.ResponseWriter, r *http.Request, e *entry, age, status []string) {
 	hd := w.Header()
 	for i := range e.fields {
-		hd[e.fields[i].name] = e.fields[i].values
+		e.fields[i].put(hd)
 	}
 	hd["Age"], hd["Cache-Status"] = age, status
 	body := e.body
@@ -220,6 +220,7 @@ func combine(e, old *entry, most int64) *entry {
 	copy(body[e.part.first-first:], e.body)
 	n := e.clone()
 	n.fields = slices.DeleteFunc(n.fields, func(f field) bool { return digests(http.CanonicalHeaderKey(f.name)) })
+	n.tags, n.groups = joined(e.tags, old.tags), joined(e.groups, old.groups)
 	total := max(e.part.total, old.part.total)
 	if first == 0 && end == total {
 		n.status = http.StatusOK
@@ -232,6 +233,16 @@ func combine(e, old *entry, most int64) *entry {
 	}
 	n.complete(body)
 	return n
+}
+
+// joined are the names of two lists: what is made of two parts is purged as either.
+func joined(a, b []string) []string {
+	if slices.Equal(a, b) {
+		return a
+	}
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func sameChoice(a, b *entry) bool {

@@ -348,6 +348,18 @@ func TestDigestsOfParts(t *testing.T) {
 	want(t, "all", text(t, all), "0123456789")
 }
 
+// Range means nothing in a HEAD (RFC 9110, section 14.2).
+func TestRangeOfAHead(t *testing.T) {
+	h := cache.New(1 << 20).Handler(page(new(atomic.Int64), "0123456789", "Cache-Control: max-age=60", `Etag: "1"`))
+	get(h, "http://example.com/x")
+	for _, ranges := range []string{"0-3", "0-3,5-6", "99-"} {
+		res := ask(h, "HEAD", "http://example.com/x", "Range: bytes="+ranges)
+		want(t, ranges, res.StatusCode, 200)
+		want(t, "length", res.Header.Get("Content-Length"), "10")
+		want(t, "part", res.Header.Get("Content-Range"), "")
+	}
+}
+
 // A range may end as far beyond the end as a client can count.
 func TestRangesThatEndFarBeyond(t *testing.T) {
 	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -44,6 +44,14 @@ type purge struct {
 	names []string
 }
 
+// size is about what its names take.
+func (p purge) size() (n int) {
+	for _, name := range p.names {
+		n += len(name) + queuedCost
+	}
+	return n
+}
+
 // selection is what a purge is about here: keys, or what matches; neither where it makes no sense.
 func (c *Cache) selection(p purge) (keys []string, match func(*resource, *entry) bool) {
 	switch p.what {
@@ -71,7 +79,7 @@ func (c *Cache) selection(p purge) (keys []string, match func(*resource, *entry)
 func (c *Cache) purge(p purge) (n int) {
 	keys, match := c.selection(p)
 	if match != nil {
-		n, p.lost = c.purgeMany(p.soft, match)
+		n, p.lost = c.purgeMany(p, match)
 	} else if len(keys) == 0 {
 		return 0
 	}

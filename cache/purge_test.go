@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -738,4 +739,143 @@ func TestWrongArguments(t *testing.T) {
 			f()
 		}()
 	}
+}
+
+// A purge by tag, group, prefix or path is none of what has nothing to do with it: where one follows the other, as on a site whose editors are
+// at work, a response that takes longer than from one to the next is stored all the same.
+func TestPurgesOfOthersVoidNoFill(t *testing.T) {
+	purges := map[string]func(c *cache.Cache, h http.Handler){
+		"tag":      func(c *cache.Cache, _ http.Handler) { c.PurgeTag("other") },
+		"soft tag": func(c *cache.Cache, _ http.Handler) { c.PurgeTagSoft("other") },
+		"prefix":   func(c *cache.Cache, _ http.Handler) { c.PurgePrefix("/other/") },
+		"path":     func(c *cache.Cache, _ http.Handler) { c.Purge("/other") },
+		"group": func(_ *cache.Cache, h http.Handler) {
+			ask(h, "POST", "http://example.com/other", `Invalidate: "other"`)
+		},
+	}
+	site := func(c *cache.Cache, calls *atomic.Int64) http.Handler {
+		return c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				w.Header().Set("Cache-Group-Invalidation", r.Header.Get("Invalidate"))
+				return
+			}
+			calls.Add(1)
+			time.Sleep(time.Second) // in a synctest bubble
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Cache-Tag", "mine")
+			w.Header().Set("Cache-Groups", `"mine"`)
+			w.Header().Set("Etag", `"a"`)
+			if r.Header.Get("If-None-Match") != "" {
+				w.WriteHeader(http.StatusNotModified)
+			}
+		}))
+	}
+	for name, purge := range purges {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				c := cache.New(1 << 20)
+				h := site(c, &calls)
+				ctx, cancel := context.WithCancel(t.Context())
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				defer cancel()
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						time.Sleep(50 * time.Millisecond) // in a synctest bubble
+						purge(c, h)
+					}
+				})
+				for range 3 {
+					get(h, "http://example.com/x")
+				}
+				want(t, "calls", calls.Load(), 1)
+				time.Sleep(time.Minute) // in a synctest bubble
+				for range 3 {
+					get(h, "http://example.com/x")
+				}
+				want(t, "calls when it has been validated", calls.Load(), 2)
+			})
+		})
+	}
+	// But it is taken for one of those that are meant where it is not known any more what was.
+	for name, test := range map[string]struct {
+		purge  func(c *cache.Cache)
+		stored int64
+	}{
+		"very many":                    {func(c *cache.Cache) { purgeTags(c, 1000, "other") }, 0},
+		"many":                         {func(c *cache.Cache) { purgeTags(c, 100, "other") }, 1},
+		"very long":                    {func(c *cache.Cache) { c.PurgeTag(strings.Repeat("x", 1<<20)) }, 0},
+		"its own, and many afterwards": {func(c *cache.Cache) { c.PurgeTag("mine"); purgeTags(c, 100, "other") }, 0},
+		"its own, after many":          {func(c *cache.Cache) { purgeTags(c, 100, "other"); c.PurgeTag("mine") }, 0},
+		"its URL, and many afterwards": {func(c *cache.Cache) { c.Purge("http://example.com/x"); purgeTags(c, 100, "other") }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				c := cache.New(1 << 20)
+				h := site(c, &calls)
+				purgeTags(c, 200, "before")
+				var wg sync.WaitGroup
+				wg.Go(func() { get(h, "http://example.com/x") })
+				time.Sleep(500 * time.Millisecond) // in a synctest bubble
+				test.purge(c)
+				wg.Wait()
+				want(t, "stored", c.Stats().Entries, test.stored)
+			})
+		})
+	}
+}
+
+func purgeTags(c *cache.Cache, n int, tag string) {
+	for i := range n {
+		c.PurgeTag(tag + strconv.Itoa(i))
+	}
+}
+
+// What a purge is about is what a fill began with as well: a validation that gives a response other tags is not stored after a purge of those that it had,
+// nor is a part under the tags of the one that it was joined with.
+func TestPurgeOfWhatAFillBeganWith(t *testing.T) {
+	t.Run("validated", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			c := cache.New(1 << 20)
+			tag := "old"
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(time.Second) // in a synctest bubble
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Cache-Tag", tag)
+				w.Header().Set("Etag", `"a"`)
+				if r.Header.Get("If-None-Match") != "" {
+					w.WriteHeader(http.StatusNotModified)
+				}
+			}))
+			get(h, "http://example.com/x")
+			time.Sleep(2 * time.Minute) // in a synctest bubble
+			tag = "new"
+			var wg sync.WaitGroup
+			wg.Go(func() { get(h, "http://example.com/x") })
+			time.Sleep(500 * time.Millisecond) // in a synctest bubble
+			want(t, "purged", c.PurgeTag("old"), 1)
+			wg.Wait()
+			want(t, "stored", c.Stats().Entries, 0)
+		})
+	})
+	t.Run("part", func(t *testing.T) {
+		c := cache.New(1 << 20)
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var first, last int
+			fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &first, &last)
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.Header().Set("Cache-Tag", "all, from"+strconv.Itoa(first))
+			w.Header().Set("Cache-Groups", fmt.Sprintf(`"from%d"`, first))
+			w.Header().Set("Etag", `"a"`)
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/100", first, last))
+			w.WriteHeader(http.StatusPartialContent)
+			io.WriteString(w, strings.Repeat("x", last-first+1))
+		}))
+		get(h, "http://example.com/x", "Range: bytes=0-9")
+		get(h, "http://example.com/x", "Range: bytes=10-19")
+		want(t, "one part", c.Stats().Entries, 1)
+		want(t, "purged under the tag of the first", c.PurgeTag("from0"), 1)
+	})
 }

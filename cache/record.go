@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -125,7 +126,8 @@ func appendBool(b []byte, v bool) []byte {
 	return append(b, 0)
 }
 
-// readRecord reads what encode has made; a record without variants if it is of another version. The bodies are parts of value.
+// readRecord reads what encode has made; a record without variants if it is of another version. The body of a single variant is a part of value;
+// of several each has memory of its own, since they are evicted one by one.
 func readRecord(value []byte) (rec record, err error) {
 	if len(value) > 0 && value[0] != recordVersion {
 		return rec, nil
@@ -144,11 +146,18 @@ func readRecord(value []byte) (rec record, err error) {
 	}
 	head, bodies := recordReader{text: string(rest[:n])}, rest[n:]
 	for len(head.text) > 0 && !head.bad {
+		text := head.text
 		e, size := head.entry()
 		if size > uint64(len(bodies)) {
 			return record{}, errRecord
 		}
 		e.body, bodies = slices.Clip(bodies[:size]), bodies[size:]
+		if alone := len(text) == int(n) && head.text == ""; !alone {
+			own := recordReader{text: strings.Clone(text[:len(text)-len(head.text)])}
+			body := slices.Clone(e.body)
+			e, _ = own.entry()
+			e.body = slices.Clip(body)
+		}
 		rec.variants = append(rec.variants, e)
 	}
 	if head.bad || len(bodies) > 0 {

@@ -518,7 +518,7 @@ func (c *Cache) doubt(counted bool) {
 	if c.backing != nil {
 		c.backing.outdated()
 	}
-	c.store.purgeFunc(!c.relayed.remove, func(*resource, *entry) bool { return true })
+	c.store.purgeFunc(!c.relayed.remove, 0, func(*resource, *entry) bool { return true })
 }
 
 // together is how many purges, besides those of tags, are done in one walk through memory, which holds up who looks for something there.
@@ -530,6 +530,7 @@ func (c *Cache) obey(messages [][]byte) {
 	var tags [2]map[string]bool // removed, and made stale
 	var match [2][]func(*resource, *entry) bool
 	walk, lost, understood := false, false, true
+	size := 0
 	for _, text := range messages {
 		m, ok := readMessage(string(text))
 		if m.sender == r.id && ok {
@@ -549,6 +550,7 @@ func (c *Cache) obey(messages [][]byte) {
 					tags[kind] = make(map[string]bool)
 				}
 				tags[kind][p.names[0]], walk = true, true
+				size += p.size()
 				continue
 			}
 			keys, f := c.selection(p)
@@ -557,6 +559,7 @@ func (c *Cache) obey(messages [][]byte) {
 			}
 			if f != nil {
 				match[kind], walk = append(match[kind], f), true
+				size += p.size()
 			}
 		}
 	}
@@ -573,7 +576,7 @@ func (c *Cache) obey(messages [][]byte) {
 			n := min(len(match[kind]), together)
 			some := match[kind][:n]
 			match[kind] = match[kind][n:]
-			c.store.purgeFunc(kind == 1, func(res *resource, e *entry) bool {
+			c.store.purgeFunc(kind == 1, size, func(res *resource, e *entry) bool {
 				return first && named != nil && e.tagged(func(t string) bool { return named[t] }) ||
 					slices.ContainsFunc(some, func(f func(*resource, *entry) bool) bool { return f(res, e) })
 			})
@@ -599,7 +602,7 @@ func (c *Cache) forget(key string, soft bool) {
 // unsave deletes a key from the Store alone.
 func (c *Cache) unsave(hash uint64, key string) {
 	b, done := c.backing, false
-	b.turn(b.turnOf(hash), func(ctx context.Context) { done = !b.failed(b.delete(ctx, key)) })
+	b.turn(b.turnOf(hash), &b.deletes, func(ctx context.Context) { done = !b.failed(b.delete(ctx, key)) })
 	if !done {
 		b.clear()
 	}

@@ -486,6 +486,30 @@ func TestDoubtIsSettledByTheStore(t *testing.T) {
 	})
 }
 
+// So is what is served stale meanwhile.
+func TestDoubtIsSettledByTheStoreInTheBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, 2, cache.WithStore(newMapStore(), time.Second))
+		defer f.stop()
+		one, two := f.servers[0], f.servers[1]
+		for _, m := range f.servers {
+			m.h = m.Handler(page(&m.calls, "0", "Cache-Control: max-age=60000, stale-while-revalidate=60"))
+		}
+		one.get(t, "http://example.com/x")
+		two.get(t, "http://example.com/x")
+		f.lose()
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		want(t, "doubts", two.Stats().RelayDoubts, 1)
+		want(t, "at once", two.get(t, "http://example.com/x"), "0")
+		synctest.Wait()
+		want(t, "from the store", strings.Contains(get(two.h, "http://example.com/x").Header.Get("Cache-Status"), "; hit; ttl=5"), true)
+		want(t, "calls of two", two.calls.Load(), 0)
+		s := two.Stats()
+		want(t, "under way", s.Fills, 0)
+		want(t, "failed", s.RevalidationErrors, 0)
+	})
+}
+
 // A purge of what the store cannot be searched for is known to the others before they ask it again, also where the store
 // could not be told.
 func TestGenerationsAcrossServers(t *testing.T) {

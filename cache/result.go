@@ -51,6 +51,9 @@ type ResultMarker interface {
 // The writer that [Cache.Handler] gives to the handler inside is one. A refusal is never stored;
 // if a stale response may be served, the client gets that instead; else it gets the refusal, and the
 // mark is handed on to the client's own writer.
+//
+// That writer has a method MarkFallback as well, without arguments and results: what is about to be written is given in place of a refusal, as an
+// answer of the handler. Where it may not be stored that says nothing of what is: what is stored stays, and others of the URL go on being.
 type ShedMarker interface {
 	MarkShed(err error)
 }

@@ -74,6 +74,7 @@ func TestBackgroundValidationsGiveTheirPlaceBack(t *testing.T) {
 		}
 		for _, how := range []func(w http.ResponseWriter){
 			func(http.ResponseWriter) { panic("bad") },
+			func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, // as ReverseProxy does; net/http logs nothing of it either
 			func(w http.ResponseWriter) { w.Header().Del("Cache-Control"); w.WriteHeader(503) },
 			func(w http.ResponseWriter) { w.(cache.ShedMarker).MarkShed(io.EOF); w.WriteHeader(503) },
 			slow,
@@ -117,7 +118,7 @@ func TestBackgroundValidationsGiveTheirPlaceBack(t *testing.T) {
 		}
 		s := c.Stats()
 		want(t, "panics", [2]int64{panics.Load(), s.RevalidationPanics}, [2]int64{6, 6})
-		want(t, "failed", s.RevalidationErrors, 18)
+		want(t, "failed", s.RevalidationErrors, 24)
 	})
 }
 

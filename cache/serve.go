@@ -59,7 +59,7 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 			delete(hd, f.name) // where it is the handler that has just set it
 			continue
 		}
-		hd[f.name] = f.values
+		f.put(hd)
 	}
 	hd["Age"] = age
 	hd["Cache-Status"] = status

@@ -1,6 +1,9 @@
 package cache
 
-import "net/http"
+import (
+	"net/http"
+	"slices"
+)
 
 // headerSnapshot is what a response header held before the handler ran: the fields that layers
 // outside the cache have set for this one request. They are not part of what is stored.
@@ -26,6 +29,16 @@ func (s headerSnapshot) has(name string, values []string) bool {
 		}
 	}
 	return false
+}
+
+// without returns those of a field's values that it did not have: a handler may have added some to what was there.
+func (s headerSnapshot) without(name string, values []string) []string {
+	for i := range s {
+		if s[i].name == name {
+			return slices.DeleteFunc(slices.Clone(values), func(v string) bool { return slices.Contains(s[i].values, v) })
+		}
+	}
+	return values
 }
 
 // restore takes everything back that was set since.

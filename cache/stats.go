@@ -29,7 +29,7 @@ type Stats struct {
 	Stored  int64 `json:"stored"`
 	Refused int64 `json:"refused"`
 
-	// Background validations: begun, failed, and ended by a panic of the handler.
+	// Background validations: begun, failed, and ended by a panic of the handler other than [http.ErrAbortHandler].
 	Revalidations      int64 `json:"revalidations"`
 	RevalidationErrors int64 `json:"revalidation_errors"`
 	RevalidationPanics int64 `json:"revalidation_panics"`
@@ -97,7 +97,7 @@ type Trace struct {
 	// Served is called when it is known how a request is answered, before it is.
 	Served func(r *http.Request, res Result)
 	// RevalidationPanic is called when the handler panics in a background validation, where there
-	// is no server to log it. The stale response goes on being served within its window. It is called on
+	// is no server to log it; not for [http.ErrAbortHandler], of which that would log nothing. The stale response goes on being served within its window. It is called on
 	// the goroutine of the validation, where a panic of its own ends the program.
 	RevalidationPanic func(r *http.Request, value any, stack []byte)
 	// RelayFailed is called with what a call of the [Relay] has failed with, on a goroutine of [Cache.Follow].

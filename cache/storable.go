@@ -69,14 +69,13 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	if len(h["Set-Cookie"]) != 0 && !p.storeSetCookie && !slices.Contains(d.omit, "Set-Cookie") {
 		return no("set-cookie", true)
 	}
-	if len(r.Header["Authorization"]) != 0 && !(d.public || d.mustRevalidate || d.sMaxAge != noDelta) {
+	if len(r.Header["Authorization"]) != 0 && !d.open() {
 		// Section 3.5, and a max-age says no more in a targeted field (RFC 9213, section 2.2).
 		return no("authorization", false)
 	}
-	for _, name := range p.unkeyed {
-		if len(r.Header[name]) != 0 && !slices.Contains(vary, name) {
-			return no("unkeyed-header", false)
-		}
+	unkeyed := func(name string) bool { return len(r.Header[name]) != 0 && !slices.Contains(vary, name) }
+	if slices.ContainsFunc(p.unkeyed, unkeyed) || status/100 == 3 && slices.ContainsFunc(p.unkeyedMoves, unkeyed) {
+		return no("unkeyed-header", false)
 	}
 
 	if dropsFields(r.Header["Connection"]) {
@@ -112,6 +111,12 @@ func (p *rules) judge(r *http.Request, status int, h http.Header, asked, receive
 	}
 	v.store, v.share = true, usable
 	return v
+}
+
+// forAnybody reports whether a stored response is for requests with credentials as well by its own word (RFC 9111, section 3.5).
+func (p *rules) forAnybody(e *entry) bool {
+	d, _ := p.control(canonicalFields(e.header()))
+	return d.open()
 }
 
 // canonicalFields returns a header with its fields under the names by which the rules know them. A handler may have put

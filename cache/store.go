@@ -13,11 +13,18 @@ import (
 )
 
 // resource is what is stored under one primary key: its variants, newest first. It is replaced as
-// a whole, never changed.
+// a whole, and nothing of it but looked ever changed.
 type resource struct {
 	key      string
 	hash     uint64
 	variants []*entry
+	looked   atomic.Int64 // when a Store was last asked for another variant, in seconds since the cache began, and 1 more
+}
+
+// look reports whether a Store is to be asked for another variant: once a second, since there may be none for whoever asks.
+func (r *resource) look(second int64) bool {
+	last := r.looked.Load()
+	return last != second+1 && r.looked.CompareAndSwap(last, second+1)
 }
 
 func (r *resource) cost() int64 {
@@ -52,9 +59,16 @@ type store struct {
 	maxEntries, maxVariants int
 
 	// Purges of many keys are counted here, those of one key beside its fills; a fill is stored
-	// only if neither count moved since it began.
+	// only if none that is about its response came since it began.
 	purges atomic.Uint64
+
+	purging sync.Mutex                              // guards what comes, and held where purges is changed
+	recent  [maxRecent]func(*resource, *entry) bool // what the last ones match, by their number; nil: not known any more
 }
+
+// maxRecent is of how many purges of many keys it is known what they match, and maxMatch how many bytes that may be of each. Where there were more of
+// them since a fill began, it is taken for one that they are about.
+const maxRecent, maxMatch = 128, 16 << 10
 
 // underway is what is being done for a key: how many fills, how often it was purged since the first of
 // them began, and a flight that may be joined. The lock of the shard guards it.
@@ -104,6 +118,26 @@ func (s *store) begin(sh *shard, hash uint64) epoch {
 
 // current reports whether no purge came since a fill began. The lock of the shard must be held.
 func (s *store) current(e epoch) bool { return e.all == s.purges.Load() && e.one == e.key.purges }
+
+// spares reports whether the purges of many keys that came since a fill began are about others than the entry that it made, and than the one that it
+// was made from, if there is one. The lock of the shard must be held.
+func (s *store) spares(since epoch, r *resource, made, from *entry) bool {
+	if since.all == s.purges.Load() {
+		return true
+	}
+	s.purging.Lock()
+	defer s.purging.Unlock()
+	last := s.purges.Load()
+	if last-since.all > maxRecent {
+		return false
+	}
+	for n := since.all + 1; n <= last; n++ {
+		if match := s.recent[n%maxRecent]; match == nil || match(r, made) || from != nil && match(r, from) {
+			return false
+		}
+	}
+	return true
+}
 
 // beginAlone is begin for a fill without a flight.
 func (s *store) beginAlone(hash uint64) epoch {
@@ -165,13 +199,14 @@ func (s *store) inUse(hash uint64, key string, besides *entry, now time.Time) bo
 }
 
 // put stores a variant beside the others of its resource, in place of the one that it supersedes; the
-// newest of them stay, as far as there is room. It reports false if a purge came since the epoch, or
-// there is no room for the variant by itself.
-func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
+// newest of them stay, as far as there is room. from is the entry that it was made from; nil if there is none. It
+// reports false if a purge of either came since the epoch, or there is no room for the variant by itself.
+func (s *store) put(hash uint64, key string, e, from *entry, since epoch) bool {
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	room := s.maxBytes.Load() - int64(len(key)) - e.counted
-	if !s.current(since) || room < 0 {
+	next := &resource{key: key, hash: hash, variants: []*entry{e}}
+	if since.one != since.key.purges || room < 0 || !s.spares(since, next, e, from) {
 		sh.mu.Unlock()
 		return false
 	}
@@ -184,7 +219,6 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 		s.drop(sh, old) // one hash for two keys: it happens once in a lifetime
 		old = nil
 	}
-	next := &resource{key: key, hash: hash, variants: []*entry{e}}
 	var before int64
 	var count int
 	if old == nil && e.extra != "" {
@@ -192,6 +226,7 @@ func (s *store) put(hash uint64, key string, e *entry, since epoch) bool {
 	}
 	if old != nil {
 		next.key = old.key
+		next.looked.Store(old.looked.Load())
 		before, count = old.cost(), len(old.variants)
 		parts := 0
 		if e.part != nil {
@@ -299,10 +334,16 @@ func (s *store) drop(sh *shard, r *resource) {
 	s.forget(r)
 }
 
-// purgeFunc removes the variants that match, or makes them stale, and voids every fill that is
-// under way. It walks the whole store, one shard at a time.
-func (s *store) purgeFunc(soft bool, match func(*resource, *entry) bool) int {
-	s.purges.Add(1)
+// purgeFunc removes the variants that match, or makes them stale, and voids the fills under way whose response
+// does. It walks the whole store, one shard at a time. The size is that of what match holds, in bytes.
+func (s *store) purgeFunc(soft bool, size int, match func(*resource, *entry) bool) int {
+	s.purging.Lock()
+	number := s.purges.Load() + 1
+	if s.recent[number%maxRecent] = match; size > maxMatch {
+		s.recent[number%maxRecent] = nil
+	}
+	s.purges.Store(number)
+	s.purging.Unlock()
 	n := 0
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -334,6 +375,7 @@ func (s *store) dropMatching(sh *shard, r *resource, soft bool, match func(*reso
 		s.drop(sh, r)
 	default:
 		next := &resource{key: r.key, hash: r.hash, variants: kept}
+		next.looked.Store(r.looked.Load())
 		s.bytes.Add(next.cost() - r.cost())
 		s.entries.Add(int64(-n))
 		sh.lru.Add(r.hash, next)

@@ -25,6 +25,9 @@ func (w plainWriter) WriteString(s string) (int, error) { return w.fl.write([]by
 // MarkShed implements [ShedMarker].
 func (w plainWriter) MarkShed(err error) { w.fl.shed = err }
 
+// MarkFallback is what [ShedMarker] says of it.
+func (w plainWriter) MarkFallback() { w.fl.spare = true }
+
 type flushWriter struct{ plainWriter }
 
 func (w flushWriter) Flush()            { w.fl.flush() }

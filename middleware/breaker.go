@@ -113,7 +113,7 @@ func WithClassify(f func(r *http.Request, status int, err error) breaker.Outcome
 
 // WithFallback answers in place of the 503 while a breaker refuses. Retry-After and Cache-Control: no-store
 // are set already; h may change them. To a cache outside the breaker, what h
-// answers is the answer of the handler. It panics if h is nil.
+// answers is the answer of the handler, but where it is not stored what is stored stays. It panics if h is nil.
 func WithFallback(h http.Handler) BreakerOption {
 	if h == nil {
 		panic("middleware: WithFallback: h is nil; leave the option out")
@@ -239,13 +239,14 @@ func (h *breakerHandler) key(rec *recorder, r *http.Request) string {
 	return rec.routeOf(r, h.mux)
 }
 
-// fallBack answers with the fallback. The layers around are told that the handler was not asked, but a
-// cache is not: it would answer stale instead.
+// fallBack answers with the fallback. The layers around are told that the handler was not asked, but not a
+// cache, which would answer stale instead: it is told that this is no word of the handler on what it has.
 func (h *breakerHandler) fallBack(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration) {
 	rec.routed = nil
 	for out := rec; out != nil; out = out.beyond() {
 		out.shed, out.shedBy = err, &h.rejecter
 	}
+	rec.markFallback()
 	j := &h.rejecter
 	if j.count != nil {
 		j.counter().Add(1)

@@ -445,6 +445,76 @@ func TestStaleAnswers(t *testing.T) {
 	}
 }
 
+// A fallback answers while a breaker refuses, and is no word of the handler: what a cache has stays, and comes where the handler fails afterwards. Nor
+// do requests for the page go past the cache when the breaker has closed.
+func TestFallbackLeavesWhatIsStored(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		t.Run(method, func(t *testing.T) {
+			var fail atomic.Bool
+			mux := http.NewServeMux()
+			mux.HandleFunc("/page", func(w http.ResponseWriter, _ *http.Request) {
+				if fail.Load() {
+					http.Error(w, "broken", http.StatusInternalServerError)
+					return
+				}
+				w.Header().Set("Cache-Control", "public, max-age=60, stale-if-error=600")
+				io.WriteString(w, "page")
+			})
+			g, c := breaker.NewGroup(), cache.New(1<<20)
+			s := newSite(t, mux, middleware.Cache(c), middleware.Breaker(g, middleware.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Etag", `"fallback"`)
+				io.WriteString(w, "fallback")
+			}))))
+			s.want("/page", 200, "page")
+			c.PurgeSoft(s.srv.URL + "/page")
+			g.Get("/page").ForceOpen()
+			for range 2 {
+				req, err := http.NewRequest(method, s.srv.URL+"/page", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res, err := s.srv.Client().Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Body.Close()
+				if got := res.Header.Get("Etag"); got != `"fallback"` {
+					t.Errorf("while the breaker is open the answer has the Etag %s, want that of the fallback", got)
+				}
+			}
+			s.want("/other", 404, "404 page not found\n")
+			g.Get("/page").ForceClosed()
+			fail.Store(true)
+			if h := s.want("/page", 200, "page"); !strings.Contains(h.Get("Cache-Status"), "stale-if-error") {
+				t.Errorf("Cache-Status %q where the handler fails, want the stale page", h.Get("Cache-Status"))
+			}
+			fail.Store(false)
+			s.want("/page", 200, "page")
+			if h := s.want("/page", 200, "page"); !strings.Contains(h.Get("Cache-Status"), "; hit") {
+				t.Errorf("Cache-Status %q afterwards, want a hit", h.Get("Cache-Status"))
+			}
+		})
+	}
+	t.Run("a page that was not stored", func(t *testing.T) {
+		mux := http.NewServeMux()
+		mux.HandleFunc("/page", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", "public, max-age=60")
+			io.WriteString(w, "page")
+		})
+		g := breaker.NewGroup()
+		s := newSite(t, mux, middleware.Cache(cache.New(1<<20)), middleware.Breaker(g, middleware.WithFallback(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "fallback")
+		}))))
+		g.Get("/page").ForceOpen()
+		s.want("/page", 200, "fallback")
+		g.Get("/page").ForceClosed()
+		s.want("/page", 200, "page")
+		if h := s.want("/page", 200, "page"); !strings.Contains(h.Get("Cache-Status"), "; hit") {
+			t.Errorf("Cache-Status %q when the breaker has closed, want a hit", h.Get("Cache-Status"))
+		}
+	})
+}
+
 // What a layer refused is not stored, and the client hears when to come back.
 func TestRefusalIsNotStored(t *testing.T) {
 	g := breaker.NewGroup()

@@ -373,6 +373,21 @@ func (rec *recorder) MarkShed(err error) {
 	}
 }
 
+// markFallback tells a cache around, if there is one, what [cache.ShedMarker] says of MarkFallback.
+func (rec *recorder) markFallback() {
+	for w := rec.w; ; {
+		if m, ok := w.(interface{ MarkFallback() }); ok {
+			m.MarkFallback()
+			return
+		}
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return
+		}
+		w = u.Unwrap()
+	}
+}
+
 // Status implements [cache.StatusReporter].
 func (rec *recorder) Status() int { return int(rec.status) }
 

@@ -139,5 +139,6 @@ func newCDN(target *url.URL, size int64) (public, private http.Handler) {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	})
-	return c.Handler(proxy), admin
+	// The operator's browser can reach it, and so could any page in there.
+	return c.Handler(proxy), http.NewCrossOriginProtection().Handler(admin)
 }

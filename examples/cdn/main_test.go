@@ -49,6 +49,19 @@ func TestCDN(t *testing.T) {
 			t.Errorf("Cache-Status %q, want %q", got, want)
 		}
 	}
+	foreign, err := http.NewRequest(http.MethodPost, admin.URL+"/purge?all=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign.Header.Set("Sec-Fetch-Site", "cross-site") // as browsers do for the form of another site
+	refused, err := http.DefaultClient.Do(foreign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused.Body.Close()
+	if got := status(); refused.StatusCode != http.StatusForbidden || !strings.Contains(got, "cdn; hit") {
+		t.Errorf("a purge by the page of another site: %s, and then %q", refused.Status, got)
+	}
 	res, err := http.PostForm(admin.URL+"/purge", url.Values{"url": {cdn.URL + "/x"}})
 	if err != nil {
 		t.Fatal(err)
