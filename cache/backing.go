@@ -89,23 +89,22 @@ var errResting = errors.New("cache: the store is left alone, since it fails")
 
 // call makes a call of the store, unless that is left alone; one call may take as long as timeout.
 func (r *rest) call(timeout time.Duration, f func() error) error {
+	begun := time.Now()
 	r.mu.Lock()
 	tries := r.pause != 0
 	if tries {
-		now := time.Now()
-		if now.Before(r.until) {
+		if begun.Before(r.until) {
 			r.mu.Unlock()
 			return errResting
 		}
-		r.until = now.Add(timeout) // the others wait for what this one finds
+		r.until = begun.Add(timeout) // the others wait for what this one finds
 	}
 	r.mu.Unlock()
-	begun := time.Now()
 	err := f()
-	took := time.Since(begun)
+	ended := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.hangs = err != nil && took >= timeout/2
+	r.hangs = err != nil && ended.Sub(begun) >= timeout/2
 	switch {
 	case err == nil:
 		r.failures, r.pause = 0, 0
@@ -120,7 +119,7 @@ func (r *rest) call(timeout time.Duration, f func() error) error {
 		}
 		r.pause = minRest
 	}
-	r.until = time.Now().Add(r.pause)
+	r.until = ended.Add(r.pause)
 	return err
 }
 
@@ -134,8 +133,9 @@ func (r *rest) resting() bool {
 // hanging is resting where calls are not refused but take their time.
 func (r *rest) hanging() bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.hangs && r.pause != 0 && time.Now().Before(r.until)
+	hangs := r.hangs
+	r.mu.Unlock()
+	return hangs && r.resting()
 }
 
 func (b *backing) get(ctx context.Context, key string) (value []byte, err error) {

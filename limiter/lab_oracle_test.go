@@ -140,7 +140,7 @@ func TestLabEarly(t *testing.T) {
 }
 
 // A store of two places in front of which all of the work waits, so that only the throughput of windows shows how much it varies: that was
-// forgotten when the store had become slower, and what chance did next was taken for more of it, until the limit was fifty times what it had to be.
+// forgotten when the store had become slower, and what chance did next was taken for more of it, until the limit was far above what it had to be.
 func TestLabShaken(t *testing.T) {
 	labHolds(t, .95, 2000491)
 }

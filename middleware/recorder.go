@@ -230,17 +230,21 @@ func (rec *recorder) mayWait(n int, first bool) time.Duration {
 	if rec.bytes+int64(n) <= atOnce {
 		return 0
 	}
-	rec.holds.untaken(rec)
-	if first && rec.hasFirst {
-		return max(rec.firstByte, 1)
+	began := rec.firstByte
+	if !first || !rec.hasFirst {
+		began = time.Since(rec.start)
 	}
-	return max(time.Since(rec.start), 1)
+	rec.holds.writes(rec, rec.start.Add(began))
+	return max(began, 1)
 }
 
 // written is called after a write with what mayWait returned.
 func (rec *recorder) written(began time.Duration, err error) {
-	rec.holds.taken()
-	if began != 0 && err != nil {
+	if began == 0 {
+		return
+	}
+	rec.holds.wrote()
+	if err != nil {
 		rec.writeFailed(began)
 	}
 }
@@ -303,7 +307,7 @@ func (rec *recorder) hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, rw, err
 }
 
-func (rec *recorder) readFrom(src io.Reader) (int64, error) {
+func (rec *recorder) readFrom(src io.Reader) (n int64, err error) {
 	// Whether a header goes out depends on src: if it fails before its first byte, the handler
 	// may still answer with an error. So the status follows from n, but the time is now: what
 	// is copied is the answer, and it may take long.
@@ -311,14 +315,15 @@ func (rec *recorder) readFrom(src io.Reader) (int64, error) {
 	if open && rec.wantFirst {
 		rec.answered(rec.read())
 	}
-	var began time.Duration
+	to := rec.w.(io.ReaderFrom)
 	if atHand(src) {
-		began = rec.mayWait(atOnce+1, open)
+		began := rec.mayWait(atOnce+1, open)
+		n, err = to.ReadFrom(src)
+		rec.written(began, err)
 	} else {
-		src = fetched(src, rec)
+		n, err = to.ReadFrom(fetched(src, rec))
+		rec.holds.wrote()
 	}
-	n, err := rec.w.(io.ReaderFrom).ReadFrom(src)
-	rec.written(began, err)
 	if open {
 		if n > 0 {
 			rec.status = http.StatusOK
@@ -360,29 +365,27 @@ func (rec *recorder) MarkShed(err error) {
 	if rec.shed == nil {
 		rec.shed = err
 	}
-	for w := rec.w; ; {
-		if m, ok := w.(cache.ShedMarker); ok {
-			m.MarkShed(err)
-			return
-		}
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return
-		}
-		w = u.Unwrap()
+	if m, ok := find[cache.ShedMarker](rec.w); ok {
+		m.MarkShed(err)
 	}
 }
 
 // markFallback tells a cache around, if there is one, what [cache.ShedMarker] says of MarkFallback.
 func (rec *recorder) markFallback() {
-	for w := rec.w; ; {
-		if m, ok := w.(interface{ MarkFallback() }); ok {
-			m.MarkFallback()
-			return
+	if m, ok := find[interface{ MarkFallback() }](rec.w); ok {
+		m.MarkFallback()
+	}
+}
+
+// find returns the first writer outwards from w that is a T.
+func find[T any](w http.ResponseWriter) (t T, ok bool) {
+	for {
+		if t, ok = w.(T); ok {
+			return t, true
 		}
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return
+		u, more := w.(interface{ Unwrap() http.ResponseWriter })
+		if !more {
+			return t, false
 		}
 		w = u.Unwrap()
 	}

@@ -224,16 +224,8 @@ func (j *rejecter) canLean(w http.ResponseWriter) bool {
 	if j.custom != nil || j.trace != nil {
 		return false
 	}
-	for {
-		if _, ok := w.(cache.ShedMarker); ok {
-			return false
-		}
-		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return true
-		}
-		w = u.Unwrap()
-	}
+	_, marks := find[cache.ShedMarker](w)
+	return !marks
 }
 
 // rejectFill is reject inside a fill of the cache, for a request that needed no recorder of its own so far. It

@@ -38,8 +38,8 @@ type clientWait struct {
 	died    any // a panic of a hook of the limiter, which goes on in the request: on the goroutine of a timer it would end the process
 }
 
-// untaken is called before a write that may wait for the client, and taken after it.
-func (h *holds) untaken(rec *recorder) {
+// writes is called before a write that may wait for the client, with the time, and wrote after it.
+func (h *holds) writes(rec *recorder, now time.Time) {
 	for ; h != nil; h = h.more {
 		x := &h.permit
 		if x.from == nil || x.from.slow == nil {
@@ -50,12 +50,12 @@ func (h *holds) untaken(rec *recorder) {
 			w = &clientWait{permitSource: *x.from, permit: x.permit}
 			w.wait, x.from = w, &w.permitSource
 		}
-		w.begin(answerOutcome(rec))
+		w.begin(answerOutcome(rec), now)
 	}
 }
 
-// taken is called after a write, however it ended.
-func (h *holds) taken() {
+// wrote is called after a write, however it ended.
+func (h *holds) wrote() {
 	for ; h != nil; h = h.more {
 		if x := h.permit.from; x != nil && x.wait != nil {
 			x.wait.end()
@@ -63,14 +63,13 @@ func (h *holds) taken() {
 	}
 }
 
-func (w *clientWait) begin(o limiter.Outcome) {
+func (w *clientWait) begin(o limiter.Outcome, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.given || w.over {
 		return
 	}
-	w.since, w.outcome = time.Now(), o
-	w.due = w.since.Add(patience)
+	w.since, w.outcome, w.due = now, o, now.Add(patience)
 	if w.timer == nil {
 		w.timer = time.AfterFunc(patience, w.tick)
 	} else {
@@ -163,8 +162,8 @@ func fetched(src io.Reader, rec *recorder) io.Reader {
 }
 
 func (f fetching) Read(p []byte) (int, error) {
-	f.rec.holds.taken()
+	f.rec.holds.wrote()
 	n, err := f.Reader.Read(p)
-	f.rec.holds.untaken(f.rec)
+	f.rec.holds.writes(f.rec, time.Now())
 	return n, err
 }
