@@ -33,7 +33,7 @@ func TestAdaptiveLineLength(t *testing.T) {
 		{"little comes: one permit is at work all the time", .01, 0, func(_ *Concurrency, a *adaptive) { a.ctrl.ref.x = .1 }, 34 * ms, 28, false},
 		{"it is at work in a part of the time", .01, 0, func(_ *Concurrency, a *adaptive) { a.ctrl.ref.x, a.ctrl.ref.busy = 1000, .5 }, 34 * ms, 28, false},
 		{"nothing speaks against a higher limit", .01, 0, func(_ *Concurrency, a *adaptive) { a.ctrl.fresh = true }, 119 * ms, 160, false},
-		{"nor much, yet", .1, 0, func(_ *Concurrency, a *adaptive) { a.ctrl.fresh = true }, 76500 * time.Microsecond, 80, false},
+		{"nor much, yet", .097, 0, func(_ *Concurrency, a *adaptive) { a.ctrl.fresh = true }, 79050 * time.Microsecond, 84, false},
 		{"much is shed: it does", .2, 0, func(_ *Concurrency, a *adaptive) { a.ctrl.fresh = true }, 34 * ms, 28, false},
 		{"behind a gate a higher limit does not help", .01, 1, func(_ *Concurrency, a *adaptive) { a.ctrl.fresh = true }, 34 * ms, 17, false},
 		{"behind a gate, first in first out: whoever has a place is served", .29, 1, nil, 10 * ms, 6, false},
