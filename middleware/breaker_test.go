@@ -643,6 +643,40 @@ func TestR6AnUnreadBodyHidesThatTheClientLeft(t *testing.T) {
 	})
 }
 
+// The answer to a HEAD is its header, with which HTTP/2 ends the request, and net/http its context, while the handler still writes a body that nobody is
+// sent.
+func TestR6WhoAskedForTheHeaderHasNotLeft(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/page":
+		case "/error":
+			w.WriteHeader(http.StatusInternalServerError)
+		case "/panic":
+			defer panic(http.ErrAbortHandler)
+		case "/gone":
+			untilGone(r)
+			return
+		}
+		io.WriteString(w, strings.Repeat("x", 10_000))
+		if r.ProtoMajor == 2 {
+			untilGone(r)
+		}
+	})
+	onEachProtocol(t, protocolsOfRules, nil, nil, h, func(s *guarded) {
+		head := func(r *http.Request) { r.Method = "HEAD" }
+		s.get("/page", head)
+		s.wantCounts(1, 0, 0)
+		s.get("/error", head)
+		s.wantCounts(1, 1, 0)
+		s.get("/panic", head)
+		s.wantCounts(1, 2, 0)
+		ctx, cancel := context.WithTimeout(s.Context(), time.Second)
+		defer cancel()
+		s.get("/gone", head, func(r *http.Request) { *r = *r.WithContext(ctx) })
+		s.wantCounts(1, 2, 1)
+	})
+}
+
 func TestR7TheFirstFinalStatusCounts(t *testing.T) {
 	for _, c := range []struct {
 		name                string

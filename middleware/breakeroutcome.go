@@ -89,6 +89,9 @@ func failed(status int) bool {
 func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool) {
 	ctx := r.Context()
 	end := ctx.Err()
+	if end == context.Canceled && r.Method == http.MethodHead && r.ProtoMajor >= 2 && rec.status != 0 {
+		end = nil // the header is all of the answer: net/http ends the context when it is sent
+	}
 	switch {
 	case end == context.Canceled && !writeTimedOut(r, rec):
 		return nil, true
