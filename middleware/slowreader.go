@@ -33,9 +33,9 @@ type clientWait struct {
 	since   time.Time // when the write that is under way began; zero if none is
 	due     time.Time // of the timer
 	outcome limiter.Outcome
-	given   bool // the permit is given back, and a place taken
+	given   chan struct{} // the permit is given back, and a place taken; closed when the hooks of the limiter have returned
 	over    bool
-	died    any // a panic of a hook of the limiter, which goes on in the request: on the goroutine of a timer it would end the process
+	died    any // a panic of such a hook, which goes on in the request: on the goroutine of a timer it would end the process
 }
 
 // writes is called before a write that may wait for the client, with the time, and wrote after it.
@@ -66,7 +66,7 @@ func (h *holds) wrote() {
 func (w *clientWait) begin(o limiter.Outcome, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.given || w.over {
+	if w.given != nil || w.over {
 		return
 	}
 	w.since, w.outcome, w.due = now, o, now.Add(patience)
@@ -92,42 +92,44 @@ func (w *clientWait) tick() {
 	w.mu.Lock()
 	now := time.Now()
 	late := now.Sub(w.due)
-	waits := !w.given && !w.over && !w.since.IsZero() && late >= 0
+	waits := w.given == nil && !w.over && !w.since.IsZero() && late >= 0
 	if waits && (now.Sub(w.since) < rounds*late || !w.slow.take("")) {
 		w.due = now.Add(patience)
 		w.timer.Reset(patience) // there may be one later
 		waits = false
 	}
-	w.given = w.given || waits
-	o := w.outcome
-	w.mu.Unlock()
 	if !waits {
+		w.mu.Unlock()
 		return
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			w.mu.Lock()
-			w.died = v
-			w.mu.Unlock()
-		}
-	}()
+	given := make(chan struct{})
+	w.given = given
+	o := w.outcome
+	w.mu.Unlock()
+	defer close(given)
+	defer func() { w.died = recover() }()
 	w.permit.Release(o)
 }
 
 // close is called when the request has ended, or is long-lived.
 func (w *clientWait) close() {
 	w.mu.Lock()
-	given, died := w.given && !w.over, w.died
-	w.over, w.died = true, nil
+	given := w.given
+	if w.over {
+		given = nil
+	}
+	w.over = true
 	if w.timer != nil {
 		w.timer.Stop()
 	}
 	w.mu.Unlock()
-	if given {
-		w.slow.leave("")
+	if given == nil {
+		return
 	}
-	if died != nil {
-		panic(died)
+	<-given // a hook belongs to the request, which has not ended before it has returned
+	w.slow.leave("")
+	if w.died != nil {
+		panic(w.died)
 	}
 }
 

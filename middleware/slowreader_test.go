@@ -250,12 +250,19 @@ func TestSlowReadersAreBounded(t *testing.T) {
 	})
 }
 
-// A hook of the limit that panics as a permit is given back panics in that request, as it does at its end, and nowhere else.
+// A hook of the limit that panics as a permit is given back panics in that request, as it does at its end, and nowhere else; also one that
+// does so when the client has taken the answer, which waits for it.
 func TestPanicWhileAPermitIsGivenBack(t *testing.T) {
+	t.Run("at once", func(t *testing.T) { panicWhileAPermitIsGivenBack(t, 0) })
+	t.Run("in the end", func(t *testing.T) { panicWhileAPermitIsGivenBack(t, time.Second) })
+}
+
+func panicWhileAPermitIsGivenBack(t *testing.T, after time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		var once, panics atomic.Int32
 		l := limiter.NewAdaptive(limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{Limit: func(int, int) {
 			if once.Add(1) == 1 {
+				time.Sleep(after) // in a synctest bubble
 				panic("from the hook")
 			}
 		}}))
