@@ -30,7 +30,7 @@ import (
 // has returned: it is lost then with nobody to see it, and counts as it was meant. A deadline of the context shows in any case, and
 // so does [http.TimeoutHandler]. A handler that sets its own by [http.ResponseController.SetWriteDeadline] is not held to WriteTimeout.
 // Where the time went by in a write, which waits for the client to take what was written before, it is the client that was too slow: as one
-// that left, it says nothing of the handler. So it is in a copy ([io.Copy]) from a file, and from memory; in one from elsewhere it is the handler.
+// that left, it says nothing of the handler. So it is in a copy ([io.Copy]) from a file, and from memory; in one from elsewhere, a pipe for one, it is the handler.
 //
 // With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not
 // slow; requests that wait for theirs count as slow once they are overdue, also if the client gave up. A

@@ -507,8 +507,14 @@ func TestR1ABodyThatCannotBeReadIsTheClientsFault(t *testing.T) {
 	})
 }
 
-// A copy from what is itself slow is no sign of a slow client.
+// A copy from what is itself slow is no sign of a slow client, nor is one from the output of a command, which is an *os.File.
 func TestR4ATooSlowSourceIsNotASlowClient(t *testing.T) {
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	defer in.Close()
 	onEachProtocol(t, []string{"HTTP/1.1", "h2c"}, nil, nil, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from, to := io.Pipe()
 		go func() {
@@ -519,13 +525,19 @@ func TestR4ATooSlowSourceIsNotASlowClient(t *testing.T) {
 			}
 			to.Close()
 		}()
-		io.Copy(w, from)
+		if r.URL.Path == "/command" {
+			io.Copy(w, pipe{from, out})
+		} else {
+			io.Copy(w, from)
+		}
 		from.Close()
 		untilGone(r)
 	}), func(s *guarded) {
 		s.server.WriteTimeout = 3 * time.Second
 		s.get("/")
 		s.wantCounts(0, 1, 0)
+		s.get("/command")
+		s.wantCounts(0, 2, 0)
 	})
 }
 

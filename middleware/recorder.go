@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spillgate/spillgate/cache"
@@ -316,12 +317,14 @@ func (rec *recorder) readFrom(src io.Reader) (n int64, err error) {
 		rec.answered(rec.read())
 	}
 	to := rec.w.(io.ReaderFrom)
-	if atHand(src) {
+	pipe := isPipe(src)
+	from := fetched(src, rec, pipe)
+	if atHand(src) && !pipe {
 		began := rec.mayWait(atOnce+1, open)
-		n, err = to.ReadFrom(src)
+		n, err = to.ReadFrom(from)
 		rec.written(began, err)
 	} else {
-		n, err = to.ReadFrom(fetched(src, rec))
+		n, err = to.ReadFrom(from)
 		rec.holds.wrote()
 	}
 	if open {
@@ -335,13 +338,31 @@ func (rec *recorder) readFrom(src io.Reader) (n int64, err error) {
 	return n, err
 }
 
-// atHand reports whether a copy from src waits for nobody but the client: src is a file, or in memory.
+// atHand reports whether a copy from src is taken to wait for nobody but the client: src is a file, or in memory.
 func atHand(src io.Reader) bool {
-	if l, ok := src.(*io.LimitedReader); ok {
-		src = l.R
-	}
-	_, ok := src.(io.Seeker)
+	_, ok := limited(src).(io.Seeker)
 	return ok
+}
+
+// isPipe reports that src is an *os.File and no file, as the output of a command: that has the methods of one, and may take any time.
+func isPipe(src io.Reader) bool {
+	f, ok := limited(src).(interface {
+		io.Seeker
+		syscall.Conn
+	})
+	if !ok {
+		return false
+	}
+	_, err := f.Seek(0, io.SeekCurrent)
+	return err != nil
+}
+
+// limited returns what src reads from, if it is the first part of something.
+func limited(src io.Reader) io.Reader {
+	if l, ok := src.(*io.LimitedReader); ok {
+		return l.R
+	}
+	return src
 }
 
 // refusedBy says which layer refuses the request, and why.

@@ -150,14 +150,10 @@ func (h *holds) timed() bool {
 }
 
 // fetched returns what to copy in place of src where a permit may be given back. The writer below may know src by its type, and do without reading from
-// it: it is left as it is then.
-func fetched(src io.Reader, rec *recorder) io.Reader {
-	from := src
-	if l, ok := src.(*io.LimitedReader); ok {
-		from = l.R
-	}
-	_, conn := from.(syscall.Conn)
-	if _, ok := src.(io.WriterTo); ok || conn || !rec.holds.timed() {
+// it: it is left as it is then, but for a pipe, which it has to read from.
+func fetched(src io.Reader, rec *recorder, pipe bool) io.Reader {
+	_, conn := limited(src).(syscall.Conn)
+	if _, ok := src.(io.WriterTo); ok || conn && !pipe || !rec.holds.timed() {
 		return src
 	}
 	return fetching{src, rec}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,6 +126,24 @@ func (s *slowSource) Read(p []byte) (int, error) {
 	return copy(p, strings.Repeat("x", 4<<10)), nil
 }
 
+// seekable is a source with a place in it, which says nothing of how soon it gives what is there.
+type seekable struct {
+	*slowSource
+	io.Seeker
+}
+
+// pipe is what *os.File is to a pipe, as the output of a command, but for its WriteTo, which comes to the same.
+type pipe struct {
+	io.Reader
+	fd interface {
+		io.Seeker
+		syscall.Conn
+	}
+}
+
+func (p pipe) Seek(offset int64, whence int) (int64, error) { return p.fd.Seek(offset, whence) }
+func (p pipe) SyscallConn() (syscall.RawConn, error)        { return p.fd.SyscallConn() }
+
 // A permit is given back for the wait of one write and for no other time.
 func TestPermitsOfSlowReaders(t *testing.T) {
 	const long, short = middleware.Patience + time.Millisecond, middleware.Patience - time.Millisecond
@@ -136,6 +155,26 @@ func TestPermitsOfSlowReaders(t *testing.T) {
 	}
 	copied := func(each time.Duration) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) { io.Copy(w, &slowSource{10, each}) }
+	}
+	out, in, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	defer in.Close()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, make([]byte, 8<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fromFile := func(n int64) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) {
+			f, err := os.Open(path)
+			if err != nil {
+				panic(err)
+			}
+			defer f.Close()
+			io.CopyN(w, f, n)
+		}
 	}
 	named := middleware.WithLongLived(func(*http.Request) bool { return true })
 	for _, c := range []struct {
@@ -155,6 +194,17 @@ func TestPermitsOfSlowReaders(t *testing.T) {
 		{"a copy that is not taken gives it back", false, nil, long, copied(0), true},
 		{"a copy from a slow source does not", false, nil, 0, copied(long), false},
 		{"nor one that is slow on both sides", false, nil, short, copied(short), false},
+		{"nor one from a slow source that can be sought in", false, nil, 0, func(w http.ResponseWriter) {
+			io.Copy(w, seekable{&slowSource{10, long}, strings.NewReader("")})
+		}, false},
+		{"nor one from the output of a slow command", false, nil, 0, func(w http.ResponseWriter) {
+			io.Copy(w, pipe{&slowSource{10, long}, out})
+		}, false},
+		{"the output of a command that is not taken gives it back", false, nil, long, func(w http.ResponseWriter) {
+			io.Copy(w, pipe{&slowSource{10, 0}, out})
+		}, true},
+		{"a file that is not taken does, too", false, nil, long, fromFile(8 << 10), true},
+		{"the first part of one does as well", false, nil, long, fromFile(3 << 10), true},
 		{"a fixed limit is the user's number", true, nil, long, one, false},
 		{"unless the request is named to be long-lived", true, []middleware.ConcurrencyOption{named}, long, one, true},
 	} {
