@@ -180,6 +180,11 @@ func (rec *recorder) WriteHeader(code int) {
 		case code >= 400:
 			rec.passRefusal()
 		}
+	} else if rec.status == 0 && code >= 100 { // goes out at once
+		began := rec.mayWait(atOnce+1, false)
+		rec.w.WriteHeader(code)
+		rec.written(began, nil)
+		return
 	}
 	rec.w.WriteHeader(code)
 }
@@ -273,7 +278,7 @@ func (rec *recorder) flush() error {
 		}
 		rec.becameLong(k)
 	}
-	began := rec.mayWait(atOnce, false)
+	began := rec.mayWait(atOnce+1, false) // also for a header alone: the client may have left others before it
 	err := http.NewResponseController(rec.w).Flush()
 	rec.written(began, err)
 	return err

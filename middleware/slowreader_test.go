@@ -108,6 +108,17 @@ func (w takes) Write(b []byte) (int, error) {
 
 func (w takes) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
 
+func (w takes) WriteHeader(code int) {
+	if code < 200 {
+		time.Sleep(w.after) // in a synctest bubble
+	}
+}
+
+func (w takes) FlushError() error {
+	time.Sleep(w.after) // in a synctest bubble
+	return nil
+}
+
 func (w takes) ReadFrom(src io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{w}, src)
 }
@@ -205,6 +216,8 @@ func TestPermitsOfSlowReaders(t *testing.T) {
 		}, true},
 		{"a file that is not taken does, too", false, nil, long, fromFile(8 << 10), true},
 		{"the first part of one does as well", false, nil, long, fromFile(3 << 10), true},
+		{"a header alone that is not taken does", false, nil, long, func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }, true},
+		{"an early hint that is not taken does", false, nil, long, func(w http.ResponseWriter) { w.WriteHeader(http.StatusEarlyHints) }, true},
 		{"a fixed limit is the user's number", true, nil, long, one, false},
 		{"unless the request is named to be long-lived", true, []middleware.ConcurrencyOption{named}, long, one, true},
 	} {
