@@ -50,6 +50,65 @@ func TestReadmeSnippetsAreCompiled(t *testing.T) {
 	}
 }
 
+// Whoever reads the first page finds each example.
+func TestReadmeListsTheExamples(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(readme), "\n## Examples\n")
+	list, _, _ = strings.Cut(list, "\n## ")
+	entries, err := os.ReadDir("examples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() && !strings.Contains(list, "](examples/"+e.Name()+")") {
+			t.Errorf("examples/%s is not in the list of examples", e.Name())
+		}
+	}
+}
+
+// What the README calls by name is there: functions, types, options and methods of the packages, as in `limiter.NewRate(10, 20)`.
+func TestReadmeNames(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders := map[string]string{"limiter": "limiter", "breaker": "breaker", "cache": "cache", "pool": "pool", "middleware": "middleware",
+		"clientip": "middleware/clientip", "health": "middleware/health", "outbound": "middleware/outbound", "jobs": "pool/jobs"}
+	sources := map[string]string{}
+	n := 0
+	for _, code := range regexp.MustCompile("(?s)```go.*?```|`[^`\n]+`").FindAllString(string(readme), -1) {
+		for _, m := range regexp.MustCompile(`\b([a-z]+)\.([A-Z]\w*)`).FindAllStringSubmatch(code, -1) {
+			folder, ours := folders[m[1]]
+			if !ours {
+				continue
+			}
+			if _, read := sources[folder]; !read {
+				names, err := goFiles(folder + "/*.go")
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, name := range names {
+					b, err := os.ReadFile(name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					sources[folder] += string(b)
+				}
+			}
+			n++
+			if !regexp.MustCompile(`(?m)^(func|type) ` + m[2] + `\b|^\t` + m[2] + ` .*= `).MatchString(sources[folder]) {
+				t.Errorf("%s: package %s has no %s", strings.TrimSpace(code), folder, m[2])
+			}
+		}
+	}
+	if n < 30 {
+		t.Errorf("%d names found; there are more", n)
+	}
+}
+
 // Every command in the documentation is there to be run: the folder, the tests or benchmarks, the flags, the
 // targets of make.
 func TestCommandsInTheDocumentation(t *testing.T) {
