@@ -1,6 +1,7 @@
 package spillgate_test
 
 import (
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -106,6 +107,19 @@ func TestReadmeNames(t *testing.T) {
 	}
 	if n < 30 {
 		t.Errorf("%d names found; there are more", n)
+	}
+	all := strings.Join(slices.Collect(maps.Values(sources)), "")
+	_, counts, _ := strings.Cut(string(readme), "\n| grows | then |\n")
+	counts, _, _ = strings.Cut(counts, "\n\n")
+	for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(counts, -1) {
+		if !strings.Contains(all, "`json:\""+m[1]+"\"`") {
+			t.Errorf("no Stats have %s", m[0])
+		}
+	}
+	for _, m := range regexp.MustCompile("`(Example_\\w+)`").FindAllStringSubmatch(string(readme), -1) {
+		if !strings.Contains(all, "func "+m[1]+"(") {
+			t.Errorf("there is no %s", m[0])
+		}
 	}
 }
 
