@@ -10,5 +10,5 @@
 //
 // A stack orders its layers the same way whatever order they were given in, outermost first:
 //
-//	trace > rate > cache > concurrency > breaker > pool > handler
+//	trace(rate(cache(bufferbody(concurrency(breaker(pool(handler)))))))
 package spillgate

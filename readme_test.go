@@ -50,6 +50,83 @@ func TestReadmeSnippetsAreCompiled(t *testing.T) {
 	}
 }
 
+// Whoever reads the first page finds each example.
+func TestReadmeListsTheExamples(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(readme), "\n## Examples\n")
+	list, _, _ = strings.Cut(list, "\n## ")
+	entries, err := os.ReadDir("examples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() && !strings.Contains(list, "](examples/"+e.Name()+")") {
+			t.Errorf("examples/%s is not in the list of examples", e.Name())
+		}
+	}
+}
+
+// What the README calls by name is there: functions, types, options and methods of the packages, as in `limiter.NewRate(10, 20)`.
+func TestReadmeNames(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders := map[string]string{"limiter": "limiter", "breaker": "breaker", "cache": "cache", "pool": "pool", "middleware": "middleware",
+		"clientip": "middleware/clientip", "health": "middleware/health", "outbound": "middleware/outbound", "jobs": "pool/jobs"}
+	declared := regexp.MustCompile(`(?m)^(?:func|type) (\w+)|^\t([A-Z]\w*) .*= `)
+	names := map[string]map[string]bool{}
+	var all strings.Builder
+	for _, folder := range folders {
+		files, err := goFiles(folder + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[folder] = map[string]bool{}
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(b)
+			for _, m := range declared.FindAllSubmatch(b, -1) {
+				names[folder][string(m[1])+string(m[2])] = true
+			}
+		}
+	}
+	n := 0
+	for _, code := range regexp.MustCompile("(?s)```go.*?```|`[^`\n]+`").FindAllString(string(readme), -1) {
+		for _, m := range regexp.MustCompile(`\b([a-z]+)\.([A-Z]\w*)`).FindAllStringSubmatch(code, -1) {
+			folder, ours := folders[m[1]]
+			if !ours {
+				continue
+			}
+			n++
+			if !names[folder][m[2]] {
+				t.Errorf("%s: package %s has no %s", strings.TrimSpace(code), folder, m[2])
+			}
+		}
+	}
+	if n < 30 {
+		t.Errorf("%d names found; there are more", n)
+	}
+	_, counts, _ := strings.Cut(string(readme), "\n| grows | then |\n")
+	counts, _, _ = strings.Cut(counts, "\n\n")
+	for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(counts, -1) {
+		if !strings.Contains(all.String(), "`json:\""+m[1]+"\"`") {
+			t.Errorf("no Stats have %s", m[0])
+		}
+	}
+	for _, m := range regexp.MustCompile("`(Example_\\w+)`").FindAllStringSubmatch(string(readme), -1) {
+		if !strings.Contains(all.String(), "func "+m[1]+"(") {
+			t.Errorf("there is no %s", m[0])
+		}
+	}
+}
+
 // Every command in the documentation is there to be run: the folder, the tests or benchmarks, the flags, the
 // targets of make.
 func TestCommandsInTheDocumentation(t *testing.T) {

@@ -52,7 +52,9 @@ import (
 //	srv.RegisterOnShutdown(func() {
 //		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second) // of the 10 s that package health gives requests
 //		defer cancel()
-//		engine.Shutdown(ctx)
+//		if err := engine.Shutdown(ctx); err != nil {
+//			log.Print(err) // names what was dropped; Run below does not name the jobs that ran and have ended since
+//		}
 //	})
 //	err := h.Run(ctx, srv, engine, stack) // of package health
 //

@@ -40,6 +40,12 @@
 // too large only if its own ResponseWriter was given to the limit, which no wrapper can stand in for. [http.TimeoutHandler] goes inside: what it
 // answers is then seen as the failure that it is.
 //
+// # Before anything is refused
+//
+// [limiter.WithRateShadow] and [limiter.WithShadow] have a limit count what it would refuse, and refuse nothing; the example "Shadow"
+// does as much for breakers. [WithSkip] on a layer lets it begin with a part of the requests, or turns it off and on. The example
+// "Refusals" tests what clients see.
+//
 // # On the wire
 //
 // A client over its own quota gets 429; a server that is full, open or draining answers 503.

@@ -262,3 +262,83 @@ func ExampleWithReject() {
 	fmt.Println(res.Status, res.Header.Get("Content-Type"))
 	// Output: 429 Too Many Requests text/plain; charset=utf-8
 }
+
+// What limits and breakers would do to the traffic there is, before they do it: limits in shadow count and refuse nothing, and
+// a group of breakers that no request is put to hears from a Trace how requests ended.
+func Example_shadow() {
+	quota := limiter.NewRate(0, 2, limiter.WithRateShadow())
+	limit := limiter.NewAdaptive(limiter.WithShadow())
+	watched := breaker.NewGroup(breaker.WithConsecutiveFailures(3), breaker.WithOnChange(func(c breaker.Change) {
+		fmt.Printf("the breaker of %s would be %v: %v\n", c.Name, c.To, c.Cause)
+	}))
+	watch := &middleware.Trace{Done: func(_ *http.Request, res middleware.Result) {
+		call, err := watched.Get(res.Route).Allow()
+		if err != nil {
+			return // it would have been refused; Stats of the breaker count how many
+		}
+		outcome := breaker.Success
+		switch {
+		case res.Left, res.Shed != "", res.Cache != cache.Bypass && res.Cache != cache.Miss:
+			outcome = breaker.Ignored
+		case res.Panicked, res.Status == 500, res.Status == 502, res.Status == 503, res.Status == 504:
+			outcome = breaker.Failure
+		}
+		call.Done(outcome, res.Duration)
+	}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /quote", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	h := middleware.Wrap(mux,
+		middleware.Rate(quota, middleware.WithHeaders(middleware.NoHeaders)), // clients are not to go by what is only tried
+		middleware.Concurrency(limit),
+		middleware.WithTrace(watch),
+	)
+
+	for range 5 {
+		fmt.Println(get(h, "GET", "/quote").Status)
+	}
+	fmt.Println("over the quota:", quota.Stats().Shadowed)
+	fmt.Println("no place:", limit.Stats().Shed)
+	fmt.Println("refused by the breaker:", watched.Get("GET /quote").Stats().Rejected)
+	// Output:
+	// 502 Bad Gateway
+	// 502 Bad Gateway
+	// the breaker of GET /quote would be open: consecutive failures
+	// 502 Bad Gateway
+	// 502 Bad Gateway
+	// 502 Bad Gateway
+	// over the quota: 3
+	// no place: 0
+	// refused by the breaker: 2
+}
+
+// What one's own clients see when a layer refuses is tested without load: hold the permits, force the breaker open, give
+// a quota of nothing more. What takes time is tested in a bubble of testing/synctest.
+func Example_refusals() {
+	limit := limiter.NewConcurrency(1)
+	breakers := breaker.NewGroup()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") })
+	mux.HandleFunc("POST /login", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "welcome") })
+	h := middleware.Wrap(mux,
+		middleware.Concurrency(limit),
+		middleware.Breaker(breakers),
+		middleware.For("POST /login", middleware.Rate(limiter.NewRate(0, 1))),
+	)
+
+	permit, _ := limit.TryAcquire(limiter.Request{})
+	fmt.Println("full:", get(h, "GET", "/hello").Status)
+	permit.Release(limiter.Ignored)
+
+	breakers.Get("GET /hello").ForceOpen()
+	fmt.Println("open:", get(h, "GET", "/hello").Status)
+	breakers.Get("GET /hello").Reset()
+	fmt.Println("well:", get(h, "GET", "/hello").Status)
+
+	get(h, "POST", "/login")
+	fmt.Println("over its quota:", get(h, "POST", "/login").Status)
+	// Output:
+	// full: 503 Service Unavailable
+	// open: 503 Service Unavailable
+	// well: 200 OK
+	// over its quota: 429 Too Many Requests
+}

@@ -19,11 +19,12 @@ import (
 // whose pattern matches applies, so a route may be charged to its own rate limit and to a
 // general one; only of cache layers just one is used, the first For that matches before a general one. A cache layer whose pattern
 // is for GET gets the requests with other methods, too: a PUT that succeeds makes what is stored under its URL invalid.
+// An [Option] in For holds for the whole stack where a request matches, and a For in For where both patterns do.
 //
 // The pattern is matched against the request as it arrives, so it works around any router; a path that
 // ServeMux would clean or unescape is matched as ServeMux would.
 //
-// For panics if pattern is not valid, if no layer is given, or if one of them is nil.
+// For panics if pattern is not valid, if no layer is given, or if one of them is nil or given twice.
 func For(pattern string, layers ...Layer) Layer {
 	if len(layers) == 0 {
 		panic("middleware: For: no layers; give at least one")

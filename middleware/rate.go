@@ -140,8 +140,9 @@ const (
 )
 
 // WithHeaders says which fields are added to responses; the default is [DraftHeaders]. Of several rate layers that a request comes to,
-// each field is of the last that adds it: give all of them the same option, or the fields tell of different policies. It panics if
-// h has unknown bits.
+// each field is of the last that adds it: give all of them the same option, or the fields tell of different policies. A limit in
+// shadow (see [limiter.WithRateShadow]) adds them too: with [NoHeaders] clients do not keep to what is only tried. It panics if h has
+// unknown bits.
 func WithHeaders(h Headers) RateOption {
 	if h&^(DraftHeaders|LegacyHeaders) != 0 {
 		panic(fmt.Sprintf("middleware: WithHeaders: %d; give NoHeaders, DraftHeaders, LegacyHeaders or DraftHeaders|LegacyHeaders", h))

@@ -7,6 +7,10 @@
 //	go run ./examples/behind-proxy -addr 127.0.0.1:8082 -name b &
 //	sudo nginx -c "$PWD/examples/behind-proxy/nginx.conf" -g 'daemon off;' # its own files are root's
 //	curl -d hello http://127.0.0.1:8080/orders
+//
+// With HAProxy both are started with -haproxy besides, and in place of nginx
+//
+//	haproxy -f examples/behind-proxy/haproxy.cfg
 package main
 
 import (

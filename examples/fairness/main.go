@@ -79,8 +79,8 @@ func main() {
 // check returns what is wrong with the flags.
 func check(l load, work time.Duration, which []string) error {
 	switch {
-	case l.clients < 0:
-		return fmt.Errorf("-clients is %d; give 0 or more", l.clients)
+	case l.clients < 0 || l.clients > 1000:
+		return fmt.Errorf("-clients is %d; give 0 to 1000", l.clients)
 	case !(l.rate > 0 && l.rate <= 100_000):
 		return fmt.Errorf("-rate is %v; give more than 0 requests a second, and at most 100000", l.rate)
 	case work <= 0:

@@ -59,12 +59,13 @@ func TestFlagsOutOfRange(t *testing.T) {
 		t.Errorf("what is in range: %v", err)
 	}
 	for name, set := range map[string]func(l *load, work *time.Duration, which *[]string){
-		"-clients": func(l *load, _ *time.Duration, _ *[]string) { l.clients = -1 },
-		"-rate":    func(l *load, _ *time.Duration, _ *[]string) { l.rate = 0 },
-		"-work":    func(_ *load, work *time.Duration, _ *[]string) { *work = 0 },
-		"-d":       func(l *load, _ *time.Duration, _ *[]string) { l.d = 0 },
-		"-rounds":  func(l *load, _ *time.Duration, _ *[]string) { l.rounds = 0 },
-		"-modes":   func(_ *load, _ *time.Duration, which *[]string) { *which = []string{"pool", ""} },
+		"-clients":             func(l *load, _ *time.Duration, _ *[]string) { l.clients = -1 },
+		"-clients is 99999999": func(l *load, _ *time.Duration, _ *[]string) { l.clients = 99_999_999 },
+		"-rate":                func(l *load, _ *time.Duration, _ *[]string) { l.rate = 0 },
+		"-work":                func(_ *load, work *time.Duration, _ *[]string) { *work = 0 },
+		"-d":                   func(l *load, _ *time.Duration, _ *[]string) { l.d = 0 },
+		"-rounds":              func(l *load, _ *time.Duration, _ *[]string) { l.rounds = 0 },
+		"-modes":               func(_ *load, _ *time.Duration, which *[]string) { *which = []string{"pool", ""} },
 	} {
 		l, work, which := good, time.Second, modes
 		set(&l, &work, &which)

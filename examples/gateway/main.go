@@ -27,7 +27,7 @@ import (
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "address of the gateway")
 	demo := flag.Bool("demo", false, "run a script of faults and exit")
-	clients := flag.Int("clients", 4, "clients that send requests without a pause; 0 leaves it to you")
+	clients := flag.Int("clients", 4, "clients that send requests without a pause, at most 1000; 0 leaves it to you")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "gateway: %q is no flag; -h lists those there are\n", flag.Arg(0))
@@ -50,10 +50,20 @@ func main() {
 	}
 }
 
+// mostClients is how many there is room for beside the gateway and its replicas, all in one process.
+const mostClients = 1000
+
+func checkClients(n int) error {
+	if n < 0 || n > mostClients {
+		return fmt.Errorf("-clients is %d; give 0 to %d", n, mostClients)
+	}
+	return nil
+}
+
 // run serves until the input ends or says quit, or a signal comes.
 func run(addr string, clients int, in io.Reader, out io.Writer) error {
-	if clients < 0 {
-		return fmt.Errorf("-clients is %d; give 0 or more", clients)
+	if err := checkClients(clients); err != nil {
+		return err
 	}
 	ctx, quit := context.WithCancel(context.Background())
 	defer quit()
@@ -106,8 +116,15 @@ func run(addr string, clients int, in io.Reader, out io.Writer) error {
 // command carries out one line of input: what, and to which replica.
 func (g *gateway) command(ctx context.Context, line string) error {
 	what, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+	switch what {
+	case "":
+		return nil
+	case "kill", "fail", "slow", "drain", "ok":
+	default:
+		return fmt.Errorf("cannot %q; give kill, fail, slow, drain or ok and a replica, or quit", what)
+	}
 	for _, r := range g.replicas {
-		if r.name != name {
+		if r.name != strings.TrimSpace(name) {
 			continue
 		}
 		switch what {
@@ -121,12 +138,10 @@ func (g *gateway) command(ctx context.Context, line string) error {
 			go r.drain(ctx)
 		case "ok":
 			return r.ok()
-		default:
-			return fmt.Errorf("cannot %q; kill, fail, slow, drain or ok", what)
 		}
 		return nil
 	}
-	return fmt.Errorf("no replica %q; a, b or c", name)
+	return fmt.Errorf("no replica %q; give a, b or c", name)
 }
 
 // table prints what the gateway knows of its replicas.

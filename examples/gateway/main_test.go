@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -62,11 +63,11 @@ func TestCommands(t *testing.T) {
 	var out said
 	ended := make(chan error, 1)
 	go func() { ended <- run("127.0.0.1:0", 2, in, &out) }()
-	io.WriteString(keys, "slow b\nfail c\nok c\nkill c\nok c\ndrain a\nsteal a\nkill z\nquit\n")
+	io.WriteString(keys, "slow b\nfail c\nok c\nkill c\nok c\ndrain a\nsteal a\nkill z\nhelp\nquit\n")
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	for _, want := range []string{"gateway on http://", `cannot "steal"`, `no replica "z"`} {
+	for _, want := range []string{"gateway on http://", `cannot "steal"`, `no replica "z"`, `cannot "help"`} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}
@@ -104,6 +105,11 @@ func TestClientsLeaveFirst(t *testing.T) {
 }
 
 func TestClientsOutOfRange(t *testing.T) {
+	for _, n := range []int{-1, 99_999_999} {
+		if err := checkClients(n); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("-clients is %d; give 0 to ", n)) {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
 	if err := run("127.0.0.1:0", -1, strings.NewReader(""), io.Discard); err == nil || !strings.Contains(err.Error(), "-clients is -1") {
 		t.Error(err)
 	}

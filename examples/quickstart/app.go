@@ -197,7 +197,7 @@ Try, in another terminal:
      for i in 1 2 3; do curl -si http://%[1]s/news | grep -iE 'HTTP|age:|cache-status|news'; done
 
   3. concurrency limit: %[5]d run, %[5]d wait, the rest are told 503 at once
-     seq %[6]d | xargs -P %[6]d -I{} curl -so /dev/null -w '%%{http_code}\n' http://%[1]s/db | sort | uniq -c
+     curl --no-progress-meter -Z --parallel-immediate --parallel-max %[7]d -o /dev/null -w '%%{http_code}\n' 'http://%[1]s/db?[1-%[6]d]' | sort | uniq -c
 
   4. breaker: a failing route is left alone, and a stored answer stands in where there is one
      curl -s http://%[1]s/quote; curl -s -X POST 'http://%[1]s/debug/break?on=true'; sleep 2
@@ -205,9 +205,9 @@ Try, in another terminal:
      curl -s -X POST 'http://%[1]s/debug/break?on=false'
 
   5. pool: reports compute in slots, and cheap requests stay fast meanwhile
-     seq 8 | xargs -P 8 -I{} curl -so /dev/null -w '%%{http_code}\n' http://%[1]s/report & curl -so /dev/null -w '%%{time_total} s\n' http://%[1]s/hello; wait
+     curl --no-progress-meter -Z --parallel-immediate -o /dev/null -w '%%{http_code}\n' 'http://%[1]s/report?[1-8]' & curl -so /dev/null -w '%%{time_total} s\n' http://%[1]s/hello; wait
 
 What each layer did: curl -s http://%[1]s/debug/stats
 Stop with Ctrl-C. To see it all at once: go run ./examples/quickstart -demo
-`, addr, a.config.rate, a.config.burst, a.config.burst+3, a.config.limit, 5*a.config.limit)
+`, addr, a.config.rate, a.config.burst, a.config.burst+3, a.config.limit, 5*a.config.limit, min(5*a.config.limit, 300)) // curl takes more than 300 for 50
 }

@@ -15,7 +15,7 @@ import (
 
 // Each tenant has what its plan says from all servers together. A tenant that changes to a larger plan has spent of that what it had of the other.
 func Example_plans() {
-	client := redis.NewClient(&redis.Options{Addr: shared.addr, ContextTimeoutEnabled: true, MaxRetries: -1})
+	client := redis.NewClient(&redis.Options{Addr: shared.addr, ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1})
 	defer client.Close()
 	hourly := map[string]int{"free": 2, "pro": 5}
 	plan := map[string]string{"acme": "free", "umbrella": "pro"}
@@ -50,7 +50,7 @@ func Example_plans() {
 
 // Two servers of one service, each with a Rate of its own: a client has three requests an hour from both together.
 func Example() {
-	client := redis.NewClient(&redis.Options{Addr: shared.addr, ContextTimeoutEnabled: true, MaxRetries: -1})
+	client := redis.NewClient(&redis.Options{Addr: shared.addr, ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1})
 	defer client.Close()
 	newRate := func() *limiter.Rate {
 		store := redisstore.New(client, redisstore.WithPrefix("shop:rate:"))

@@ -1,7 +1,7 @@
 // Package redisstore keeps the token buckets of a [limiter.Rate] in Redis or Valkey, so that several processes, on
 // several machines, share them.
 //
-//	client := redis.NewClient(&redis.Options{Addr: "redis:6379", ContextTimeoutEnabled: true, MaxRetries: -1})
+//	client := redis.NewClient(&redis.Options{Addr: "redis:6379", ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1})
 //	limits := limiter.NewRate(10, 20, limiter.WithStore(redisstore.New(client)))
 //	handler := middleware.Wrap(mux, middleware.Rate(limits))
 //
@@ -16,7 +16,8 @@
 //
 // What happens while the server does not answer says [limiter.WithStoreFailure]: by default the buckets of each process decide.
 // How long it may take says [limiter.WithStoreTimeout]; that go-redis keeps to it takes ContextTimeoutEnabled, without which it goes by
-// its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it retry nothing.
+// its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it repeat no question. DialerRetries 1 has it dial once: else it
+// dials five times in half a second, and where the server is down a question takes all of its time, though the connection is refused at once.
 //
 // It needs Redis 5 or newer, or Valkey, and of its commands EVALSHA, EVAL, TIME, GET, PTTL, SET and DEL. In a cluster each key is in one slot.
 // Replication is asynchronous: a failover forgets what had not been replicated. Where memory is full, the server has to evict (maxmemory-policy

@@ -9,7 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/middleware/clientip"
 	"github.com/spillgate/spillgate/middleware/health"
 )
 
@@ -54,12 +56,24 @@ func ExampleWithCheck() {
 	// ready while starting: false
 }
 
-// A whole main function: serves until SIGTERM, then leaves without failing a
-// request. Pools and job queues go after the server.
+// A whole main function behind a proxy: serves until SIGTERM, then leaves without failing a request. Pools and job
+// queues go after the server.
 func ExampleHealth_Run() {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /hello", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") })
+
+	proxies := clientip.FromXForwardedFor(clientip.Prefixes("10.0.0.0/8")) // where the proxies are, and no client
+	stack := middleware.New(append(middleware.Defaults(middleware.WithClient(proxies.Key)),
+		middleware.Rate(limiter.NewRate(50, 100), middleware.WithKey(middleware.KeyClient(proxies))),
+	)...) // its Shutdown is that of its pools, too
+
 	h := health.New()
-	stack := middleware.New() // its Shutdown is that of its pools, too
-	srv := &http.Server{Addr: "127.0.0.1:8080", Handler: stack.Handler(http.NotFoundHandler())}
+	srv := &http.Server{
+		Addr:         ":8080",
+		Handler:      stack.Handler(mux),
+		ReadTimeout:  10 * time.Second, // who sends or reads slowly holds a permit as long
+		WriteTimeout: 30 * time.Second,
+	}
 	if err := h.Run(context.Background(), srv, stack); err != nil {
 		fmt.Println(err)
 	}
