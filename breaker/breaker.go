@@ -167,6 +167,9 @@ const grain = 10 * time.Millisecond
 // refuse counts a refusal and returns its error.
 func (b *Breaker) refuse(p *phase, wait int64) error {
 	b.rejected.Add(1)
+	if p.state != ForcedOpen && b.cfg.Load().Shadow {
+		return nil
+	}
 	after := (time.Duration(wait) + grain - 1) / grain * grain
 	e := p.refusal.Load()
 	if e == nil || e.RetryAfter != after {

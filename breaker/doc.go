@@ -15,7 +15,7 @@
 //	call.Done(outcome, latency)
 //
 // [Breaker.Do] does the same around a function. A [Group] keeps a breaker for each key in bounded
-// memory.
+// memory. [WithShadow] shows what a breaker would do before it does it.
 //
 // The state machine is [github.com/sony/gobreaker/v2]: it decides when an opening is over, how many
 // probes run at once, and what their results mean. What it cannot know it is told: closed traffic is

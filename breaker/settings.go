@@ -22,6 +22,7 @@ type Settings struct {
 	Lease      time.Duration `json:"lease"`
 	Ramp       time.Duration `json:"ramp"`
 	MinClients int           `json:"min_clients"`
+	Shadow     bool          `json:"shadow"`
 }
 
 // lease returns how long a probe may take.
@@ -134,6 +135,13 @@ func WithRamp(d time.Duration) Option {
 // Together with [WithSlowCalls] it makes a breaker larger, by 256 bytes a slice.
 func WithMinClients(n int) Option {
 	return option(func(c *config) { c.MinClients = n })
+}
+
+// WithShadow decides and counts and refuses nothing, to see what a breaker would do before it does it: a call that it would have refused
+// gets the zero [Call], and is counted in the Rejected of [Stats] and nowhere else. What tells of the state tells of it as it would be, and [Breaker.ForceOpen] refuses
+// all the same. The dependency is not spared meanwhile, so that it may take longer to recover than it would. false, the default, turns it off.
+func WithShadow(on bool) Option {
+	return option(func(c *config) { c.Shadow = on })
 }
 
 // WithName names the breaker in errors and changes. In a [Group] the key is the name.

@@ -25,7 +25,7 @@ type Stats struct {
 	Clients     int    `json:"clients"`     // who met failures; counted with WithMinClients only
 	ProbesOut   int    `json:"probes_out"`  // probes under way
 	Openings    uint64 `json:"openings"`    // total of times it opened
-	Rejected    uint64 `json:"rejected"`    // total of calls refused
+	Rejected    uint64 `json:"rejected"`    // total of calls refused, or not in shadow only
 	Ignored     uint64 `json:"ignored"`     // total of calls reported as Ignored that were not slow
 	Dropped     uint64 `json:"dropped"`     // total of results that came after a change of state
 	LostProbes  uint64 `json:"lost_probes"` // total of probes not heard of within their lease

@@ -1538,3 +1538,31 @@ func TestBreakerKeyNamesTheBreaker(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+// In shadow a route that fails gets all its requests, and Stats say which it would not have got. When it is well again it would get them all.
+func TestBreakerInShadow(t *testing.T) {
+	group := []breaker.GroupOption{breaker.WithConsecutiveFailures(3), breaker.WithShadow(true)}
+	onEachProtocol(t, protocolsOfRules, group, nil, http.HandlerFunc(statusByPath), func(s *guarded) {
+		ask := func(code int) {
+			s.Helper()
+			if status, hd := s.get("/" + strconv.Itoa(code)); status != code || hd.Get("Retry-After") != "" {
+				s.Errorf("status %d with %v, want %d", status, hd, code)
+			}
+		}
+		for range 10 {
+			ask(500)
+		}
+		s.wantState(breaker.Open)
+		if n := s.b.Stats().Rejected; n != 7 {
+			s.Errorf("%d rejected, want 7", n)
+		}
+		s.get("/200", func(r *http.Request) { r.Header.Set("Accept", "text/event-stream") })
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		ask(200)
+		s.wantState(breaker.Closed)
+		ask(200)
+		if n := s.b.Stats(); n.Rejected != 8 || n.Openings != 1 || n.Successes != 1 {
+			s.Errorf("%+v, want 8 rejected, and a success since it closed", n)
+		}
+	})
+}

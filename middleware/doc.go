@@ -42,8 +42,8 @@
 //
 // # Before anything is refused
 //
-// [limiter.WithRateShadow] and [limiter.WithShadow] have a limit count what it would refuse, and refuse nothing; the example "Shadow"
-// does as much for breakers. [WithSkip] on a layer lets it begin with a part of the requests, or turns it off and on. The example
+// [limiter.WithRateShadow], [limiter.WithShadow] and [breaker.WithShadow] have a layer count what it would refuse, and refuse nothing; see the example
+// "Shadow". [WithSkip] on a layer lets it begin with a part of the requests, or turns it off and on. The example
 // "Refusals" tests what clients see.
 //
 // # On the wire

@@ -263,34 +263,19 @@ func ExampleWithReject() {
 	// Output: 429 Too Many Requests text/plain; charset=utf-8
 }
 
-// What limits and breakers would do to the traffic there is, before they do it: limits in shadow count and refuse nothing, and
-// a group of breakers that no request is put to hears from a Trace how requests ended.
+// What limits and breakers would do to the traffic there is, before they do it: in shadow they decide and count, and refuse nothing.
 func Example_shadow() {
 	quota := limiter.NewRate(0, 2, limiter.WithRateShadow())
 	limit := limiter.NewAdaptive(limiter.WithShadow())
-	watched := breaker.NewGroup(breaker.WithConsecutiveFailures(3), breaker.WithOnChange(func(c breaker.Change) {
+	breakers := breaker.NewGroup(breaker.WithShadow(true), breaker.WithConsecutiveFailures(3), breaker.WithOnChange(func(c breaker.Change) {
 		fmt.Printf("the breaker of %s would be %v: %v\n", c.Name, c.To, c.Cause)
 	}))
-	watch := &middleware.Trace{Done: func(_ *http.Request, res middleware.Result) {
-		call, err := watched.Get(res.Route).Allow()
-		if err != nil {
-			return // it would have been refused; Stats of the breaker count how many
-		}
-		outcome := breaker.Success
-		switch {
-		case res.Left, res.Shed != "", res.Cache != cache.Bypass && res.Cache != cache.Miss:
-			outcome = breaker.Ignored
-		case res.Panicked, res.Status == 500, res.Status == 502, res.Status == 503, res.Status == 504:
-			outcome = breaker.Failure
-		}
-		call.Done(outcome, res.Duration)
-	}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /quote", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	h := middleware.Wrap(mux,
 		middleware.Rate(quota, middleware.WithHeaders(middleware.NoHeaders)), // clients are not to go by what is only tried
 		middleware.Concurrency(limit),
-		middleware.WithTrace(watch),
+		middleware.Breaker(breakers),
 	)
 
 	for range 5 {
@@ -298,7 +283,7 @@ func Example_shadow() {
 	}
 	fmt.Println("over the quota:", quota.Stats().Shadowed)
 	fmt.Println("no place:", limit.Stats().Shed)
-	fmt.Println("refused by the breaker:", watched.Get("GET /quote").Stats().Rejected)
+	fmt.Println("refused by the breaker:", breakers.Get("GET /quote").Stats().Rejected)
 	// Output:
 	// 502 Bad Gateway
 	// 502 Bad Gateway

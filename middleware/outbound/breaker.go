@@ -100,6 +100,26 @@ type OutcomeOption struct {
 func (o OutcomeOption) applyBreaker(c *breakerConfig) { c.outcome = o.outcome }
 func (o OutcomeOption) applySet(c *setConfig)         { c.outcome = o.outcome }
 
+// spares reports whether a hedge is not to be sent to what b stands before: it is no probe.
+func spares(b *breaker.Breaker) bool { return unwell(b.State()) && !inShadow(b) }
+
+func unwell(s breaker.State) bool {
+	return s == breaker.HalfOpen || s == breaker.Open || s == breaker.ForcedOpen
+}
+
+// inShadow says that b refuses nothing in the state that it is in.
+func inShadow(b *breaker.Breaker) bool {
+	return b.State() != breaker.ForcedOpen && b.Settings().Shadow
+}
+
+// admit asks b, but not for a hedge that passes in shadow only: it would be a probe.
+func admit(b *breaker.Breaker, r breaker.Request, hedge bool) (breaker.Call, error) {
+	if hedge && unwell(b.State()) && inShadow(b) {
+		return breaker.Call{}, nil
+	}
+	return b.Admit(r)
+}
+
 type breaking struct {
 	breakerConfig
 	group  *breaker.Group
@@ -112,16 +132,14 @@ type breaking struct {
 func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	key := t.key(req)
 	b := t.group.Get(key)
-	if isHedge(req.Context()) {
-		switch b.State() {
-		case breaker.HalfOpen, breaker.Open, breaker.ForcedOpen:
-			return refuse(req, breaker.ErrOpen)
-		}
+	hedge := isHedge(req.Context())
+	if hedge && spares(b) {
+		return refuse(req, breaker.ErrOpen)
 	}
 	began := t.clock.now()
-	call, err := b.Admit(breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil})
+	call, err := admit(b, breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil}, hedge)
 	if err != nil {
-		if !isHedge(req.Context()) { // one is held back on the ramp, too
+		if !hedge { // one is held back on the ramp, too
 			t.counts.open.Add(1)
 		}
 		return refuse(req, err)
@@ -137,7 +155,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 			up.ended(call).Done(breaker.Failure, -1)
 		}
 	}()
-	if last := !passing && t.mute.get(key).last(req); up != nil || last {
+	if last := !passing && call != (breaker.Call{}) && t.mute.get(key).last(req); up != nil || last {
 		out = req.WithContext(req.Context())
 		out.Close = req.Close || last
 	}

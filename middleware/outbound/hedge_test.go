@@ -509,6 +509,51 @@ func TestO8HedgeDoesNotProbeWhenTheOpenTimeIsOver(t *testing.T) {
 	})
 }
 
+// In shadow a hedge is sent all the same, and it is no probe either.
+func TestO8HedgeInShadow(t *testing.T) {
+	hedge := outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond))
+	check := func(t *testing.T, calls *atomic.Int64, want int64, b func() breaker.Stats) {
+		t.Helper()
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		if s := b(); s.State != breaker.HalfOpen || calls.Load() != want || s.ProbesOut != 0 {
+			t.Errorf("%d calls, want %d: %+v", calls.Load(), want, s)
+		}
+	}
+	t.Run("Breaker", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			g := breaker.NewGroup(breaker.WithConsecutiveFailures(1), breaker.WithJitter(0), breaker.WithProbes(1), breaker.WithShadow(true))
+			rt := outbound.New(world{"a.test": counted(&calls, sleepy(time.Second, 500))}, outbound.Breaker(g), hedge)
+			get(t, rt, "http://a.test/")
+			check(t, &calls, 2, g.Get("a.test").Stats)
+			openings := g.Get("a.test").Stats().Openings
+			get(t, rt, "http://a.test/") // the first try is the probe
+			if s := g.Get("a.test").Stats(); calls.Load() != 4 || s.Openings != openings+1 || s.Dropped > 1 {
+				t.Errorf("%d calls: %+v", calls.Load(), s)
+			}
+			if s := rt.Stats(); s.Open != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
+	})
+	t.Run("Balance", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			w := newHedgeWorld(sleepy(100*time.Millisecond, 200), counted(&calls, always(500)))
+			set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}},
+				outbound.WithEjection(breaker.WithJitter(0), breaker.WithShadow(true)))
+			rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+			fast := func() breaker.Stats { return set.Stats().Endpoints[1].Breaker }
+			for range 5 {
+				get(t, rt, "http://svc/")
+			}
+			check(t, &calls, 5, fast)
+			get(t, rt, "http://svc/")
+			check(t, &calls, 6, fast)
+		})
+	})
+}
+
 // The second try runs in a goroutine that no server watches over: a panic there
 // would end the process.
 func TestHedgePanicTravelsOnInTheCallersGoroutine(t *testing.T) {

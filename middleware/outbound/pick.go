@@ -116,7 +116,7 @@ func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Requ
 			if !panicking && !e.in(at) || slices.Contains(passed, e) {
 				continue
 			}
-			if hedge && (panicking || e.breaker.State() != breaker.Closed) {
+			if hedge && (panicking || e.breaker.State() != breaker.Closed && !inShadow(e.breaker)) {
 				continue
 			}
 			if t != nil && t.tried(e) {
@@ -145,7 +145,7 @@ func (s *Set) search(req *http.Request, list *roster, t *tries, ask breaker.Requ
 			return e, breaker.Call{}, nil
 		}
 		e := s.choose(req, free, at)
-		call, err := e.breaker.Admit(ask)
+		call, err := admit(e.breaker, ask, hedge)
 		if err != nil {
 			out := e.refused(err, at)
 			if !panicking {

@@ -206,7 +206,7 @@ func (s *Set) Stats() SetStats {
 		stats.Endpoints = append(stats.Endpoints, EndpointStats{
 			URL: e.name, Weight: int(e.weight.Load()), Tier: int(e.tier.Load()),
 			InFlight: e.inflight.Load(), Requests: e.picked.Load(), Failures: e.failed.Load(),
-			Ejected: int64(at) < e.out.Load() || e.breaker.State() == breaker.Open, Down: e.down.Load(),
+			Ejected: int64(at) < e.out.Load() || e.breaker.State() == breaker.Open && !inShadow(e.breaker), Down: e.down.Load(),
 			Share: e.share(at, s.slowStart), Breaker: e.breaker.Stats(),
 		})
 	}

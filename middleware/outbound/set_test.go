@@ -467,6 +467,29 @@ func TestEjection(t *testing.T) {
 	})
 }
 
+// What would be ejected is seen in shadow, and gets as much as before.
+func TestEjectionInShadow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var bad, good atomic.Int64
+		w := world{"good.test": counted(&good, always(200)), "bad.test": counted(&bad, always(503))}
+		set := newSet(t, urls("http://good.test", "http://bad.test"), outbound.WithEjection(breaker.WithShadow(true)))
+		rt := outbound.New(w, outbound.Balance(set))
+		for range 100 {
+			for range 10 {
+				get(t, rt, "http://svc/")
+			}
+			time.Sleep(time.Second) // in a synctest bubble
+		}
+		if bad.Load() < 400 || good.Load() < 400 {
+			t.Errorf("the failing endpoint got %d of 1,000, and the other %d", bad.Load(), good.Load())
+		}
+		s := set.Stats()
+		if e := s.Endpoints[1]; s.Panic || e.Ejected || e.Breaker.Openings == 0 || e.Breaker.Rejected == 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
 func TestAllEndpointsEjected(t *testing.T) {
 	for _, tc := range []struct {
 		name string
