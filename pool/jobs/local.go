@@ -232,6 +232,6 @@ func (l *Local) shareFull(client string, size int64) bool {
 
 // wait is how long it takes until about n of the jobs have ended, between 1 s and 1 min.
 func (l *Local) wait(n int) time.Duration {
-	d := l.mean * time.Duration(n) / time.Duration(max(1, l.pool.Slots()))
-	return min(max(d, time.Second), time.Minute)
+	ns := float64(l.mean) * float64(n) / float64(max(1, l.pool.Slots())) // may be more than a Duration holds
+	return max(time.Duration(min(ns, float64(time.Minute))), time.Second)
 }

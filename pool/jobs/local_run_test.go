@@ -461,3 +461,22 @@ func TestPoolPriority(t *testing.T) {
 		})
 	}
 }
+
+// When to ask again is not sooner the more jobs wait before, however many these are and however long they take.
+func TestRetryAfterOfVeryMuchWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) {
+			time.Sleep(1000 * 24 * time.Hour) // in a synctest bubble
+			return 0, nil
+		})
+		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+		defer l.Close()
+		final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{}).ID)
+		for range 200 {
+			if j := submit(t, l, `{}`, jobs.SubmitOptions{}); j.RetryAfter != time.Minute {
+				t.Fatalf("ask again after %v, want 1m", j.RetryAfter)
+			}
+		}
+	})
+}
