@@ -101,32 +101,57 @@ func (l *Local) tick() {
 	l.goOn(now)
 }
 
-// start sends for as many runners as there are slots to run in and jobs to be run.
+const (
+	askEvery   = time.Second           // how long no runner joins the pool's line after it was full
+	knockEvery = 50 * time.Millisecond // and how often it is looked meanwhile whether there is a slot that nobody waits for
+)
+
+// start sends for as many runners as there are slots to run in and jobs to be run, or for one that looks whether there is a slot.
 func (l *Local) start(now time.Duration) {
 	if now < l.pause {
 		return
 	}
-	for slots := l.pool.Slots(); l.coming < l.ready.n && l.runners < slots && l.ctx.Err() == nil; {
-		l.runners++
-		l.coming++
-		l.runs.Add(1)
-		go l.runner(l.refused)
+	slots := l.pool.Slots()
+	more := func() bool { return l.coming < l.ready.n && l.runners < slots && l.ctx.Err() == nil }
+	if now < l.knock {
+		if l.coming == 0 && more() {
+			l.send(true)
+		}
+	} else {
+		for more() {
+			l.send(false)
+		}
 	}
 	if l.coming < l.ready.n && l.look <= now {
 		l.look = now + time.Second
 	}
 }
 
+// send starts a runner; knocks says that it does not wait for a slot.
+func (l *Local) send(knocks bool) {
+	l.runners++
+	l.coming++
+	l.runs.Add(1)
+	go l.runner(l.refused, knocks)
+}
+
 // runner waits for a slot and runs the job that is next when it has one. Where the pool has refused runners since
 // arrival it comes as one of them: else a line that is always full would never have one for so long that it has aged.
-func (l *Local) runner(arrival time.Time) {
+func (l *Local) runner(arrival time.Time, knocks bool) {
 	defer l.runs.Done()
 	begun := false
-	_, err := pool.Submit(l.ctx, l.pool, func(ctx context.Context) (struct{}, error) {
+	run := func(ctx context.Context) (struct{}, error) {
 		begun = true
 		l.work(ctx)
 		return struct{}{}, nil
-	}, pool.WithKind("jobs"), pool.WithPriority(l.conf.priority), pool.WithArrival(arrival)).Wait(context.Background())
+	}
+	opts := []pool.TaskOption{pool.WithKind("jobs"), pool.WithPriority(l.conf.priority), pool.WithArrival(arrival)}
+	var err error
+	if !knocks {
+		_, err = pool.Submit(l.ctx, l.pool, run, opts...).Wait(context.Background())
+	} else if f, ok := pool.TrySubmit(l.ctx, l.pool, run, opts...); ok {
+		_, err = f.Wait(context.Background())
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
@@ -138,10 +163,13 @@ func (l *Local) runner(arrival time.Time) {
 			l.closed = true // nothing will ever run there again
 			l.dropWaiting()
 		case err != nil:
-			l.pause = now + time.Second // the pool's line is full
+			l.knock = now + askEvery // the pool's line is full
 			if l.refused.IsZero() {
 				l.refused = time.Now()
 			}
+			fallthrough
+		case knocks:
+			l.pause = now + knockEvery
 		}
 	}
 	l.tidy(now)
@@ -187,6 +215,7 @@ func (l *Local) work(task context.Context) {
 	}}
 	payload, deadline := e.payload, e.deadline
 	l.change(e)
+	l.goOn(now) // there may be another slot
 	l.mu.Unlock()
 
 	var result []byte
