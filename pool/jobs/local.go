@@ -96,6 +96,9 @@ type entry struct {
 	deadline                time.Time
 	due                     *due                    // set while it waits, where there is a deadline
 	cancel                  context.CancelCauseFunc // while it runs
+	task                    context.Context         // likewise: that of its slot
+	lends                   chan struct{}           // closed when the job that it waits for has no more of that; nil: there was none
+	lent                    time.Duration           // for how long the jobs that it waits for had the slot
 	changed                 chan struct{}           // closed at the next change; made for the first who watches
 	quiet                   time.Duration           // those who watch are told of progress no sooner
 	later                   *time.Timer             // and will be then; nil if there is nothing to be told

@@ -29,6 +29,7 @@ func (l *Local) tidy(now time.Duration) {
 		e := heap.Pop(&l.delayed).(*entry)
 		e.next = time.Time{}
 		l.ready.push(e, now)
+		l.tell(e) // a job that waits for it may have a slot for it
 	}
 }
 
@@ -197,9 +198,18 @@ func (l *Local) work(task context.Context) {
 		l.mu.Unlock()
 		return
 	}
+	run := l.begin(task, e, nil, now, charged)
+	l.mu.Unlock()
+	run()
+}
+
+// begin has an attempt of a job begin that is in no heap any more, in the slot of task, which is that of another job, by, or nil. Its
+// client was charged so much. The lock is held, and must not be for the func that it returns, which runs the attempt.
+func (l *Local) begin(task context.Context, e, by *entry, now, charged time.Duration) (run func()) {
 	l.waited(e)
 	ctx, stop := context.WithCancelCause(task)
-	e.cancel = stop
+	e.cancel, e.task, e.lends, e.lent = stop, task, nil, 0
+	stood := pool.StoodBack(task)
 	l.running[e] = struct{}{}
 	e.state, e.started, e.progress = Running, time.Now(), nil
 	e.attempt++
@@ -216,36 +226,40 @@ func (l *Local) work(task context.Context) {
 	payload, deadline := e.payload, e.deadline
 	l.change(e)
 	l.goOn(now) // there may be another slot
-	l.mu.Unlock()
-
-	var result []byte
-	err := ErrGoexit
-	defer func() {
-		stop(nil)
-		if err == nil && len(result) > l.conf.result {
-			err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", ErrTooLarge, len(result), l.conf.result)
+	return func() {
+		var result []byte
+		err := ErrGoexit
+		defer func() {
+			stop(nil)
+			if err == nil && len(result) > l.conf.result {
+				err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", ErrTooLarge, len(result), l.conf.result)
+			}
+			var failed *failure
+			if err != nil {
+				failed = failureOf(err)
+			}
+			l.mu.Lock()
+			over = true
+			took := l.now() - now
+			had := took - (pool.StoodBack(task) - stood)
+			if by != nil {
+				by.lent += had
+			}
+			l.ready.charge(e.client, had-e.lent-charged)
+			if l.mean == 0 {
+				l.mean = took
+			}
+			l.mean += (took - l.mean) / 8
+			l.finish(e, result, failed)
+			l.mu.Unlock()
+		}()
+		if !deadline.IsZero() {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, deadline)
+			defer cancel()
 		}
-		var failed *failure
-		if err != nil {
-			failed = failureOf(err)
-		}
-		l.mu.Lock()
-		over = true
-		took := l.now() - now
-		l.ready.charge(e.client, took-pool.StoodBack(task)-charged)
-		if l.mean == 0 {
-			l.mean = took
-		}
-		l.mean += (took - l.mean) / 8
-		l.finish(e, result, failed)
-		l.mu.Unlock()
-	}()
-	if !deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline)
-		defer cancel()
+		result, err = l.mux.Run(ctx, attempt, slices.Clone(payload))
 	}
-	result, err = l.mux.Run(ctx, attempt, slices.Clone(payload))
 }
 
 // failure is what the engine keeps of the error that an attempt ended with.
@@ -275,7 +289,7 @@ func failureOf(err error) (f *failure) {
 // finish takes in how an attempt ended; failed is nil if it did not fail. The lock is held.
 func (l *Local) finish(e *entry, result []byte, failed *failure) {
 	delete(l.running, e)
-	e.cancel = nil
+	e.cancel, e.task = nil, nil
 	if failed == nil {
 		l.end(e, Succeeded, "", "", result)
 		return
