@@ -19,7 +19,7 @@ import (
 // the server's ReadTimeout, or read it before a [pool.Pool.Do] around the work alone.
 //
 // While a client does not take what the handler writes, beyond what the buffers on the way take, others have the slot: from when a single write or Flush
-// has waited for 250 ms, and for twenty times as long as work waits for a processor, until it ends ([pool.Slot.Pause]). After it the handler goes on at once, also where
+// has waited for 50 ms, and for twenty times as long as work waits for a processor, until it ends ([pool.Slot.Pause]). After it the handler goes on at once, also where
 // no slot is free; nobody else gets one then before there is room again. A handler that computes for long between its writes calls [pool.Checkpoint], or
 // writes after a Do.
 //

@@ -15,6 +15,9 @@ const (
 	// patience is how long a write waits for the client before its request gives its permit back: longer than it takes a network to send a lost
 	// packet again, and so short that those who do not read at all, and come again, do not hold all permits of a limit that grows.
 	patience = 250 * time.Millisecond
+	// slotPatience is the same for the slot of a pool, which it has back after the write: so soon that those who take a large answer as slowly as their
+	// network lets them hold it about as long as its work.
+	slotPatience = 50 * time.Millisecond
 	// rounds is how many times as long as work waits for a processor a write waits at least: where all processors are taken, one is slow that waits for
 	// no client, but to be encoded by a layer outside for example.
 	rounds = 20
@@ -96,11 +99,12 @@ func (w *clientWait) begin(o limiter.Outcome, now time.Time) {
 	if w.given != nil || w.paused || w.over {
 		return
 	}
-	w.since, w.outcome, w.due = now, o, now.Add(patience)
+	d := w.patience()
+	w.since, w.outcome, w.due = now, o, now.Add(d)
 	if w.timer == nil {
-		w.timer = time.AfterFunc(patience, w.tick)
+		w.timer = time.AfterFunc(d, w.tick)
 	} else {
-		w.timer.Reset(patience)
+		w.timer.Reset(d)
 	}
 }
 
@@ -119,6 +123,13 @@ func (w *clientWait) end() {
 
 func (w *clientWait) ofSlot() bool { return w.slot != (pool.Slot{}) }
 
+func (w *clientWait) patience() time.Duration {
+	if w.ofSlot() {
+		return slotPatience
+	}
+	return patience
+}
+
 // give gives back what is given back while the lock is held, and reports whether it did. A permit has only a place taken yet.
 func (w *clientWait) give() bool {
 	if w.ofSlot() {
@@ -136,8 +147,8 @@ func (w *clientWait) tick() {
 	late := now.Sub(w.due)
 	waits := w.given == nil && !w.paused && !w.over && !w.since.IsZero() && late >= 0
 	if waits && (now.Sub(w.since) < rounds*late || !w.give()) {
-		w.due = now.Add(patience)
-		w.timer.Reset(patience) // there may be one later
+		w.due = now.Add(w.patience())
+		w.timer.Reset(w.patience()) // there may be one later
 		waits = false
 	}
 	if !waits || w.paused {

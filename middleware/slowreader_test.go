@@ -287,7 +287,7 @@ func (s *seenSource) Read(p []byte) (int, error) {
 
 // A slot is given back for the wait of one write, and is held again when that is over: the handler may compute again.
 func TestSlotsOfSlowReaders(t *testing.T) {
-	const long, short = middleware.Patience + time.Millisecond, middleware.Patience - time.Millisecond
+	const long, short = middleware.SlotPatience + time.Millisecond, middleware.SlotPatience - time.Millisecond
 	for _, c := range []struct {
 		rule  string
 		after time.Duration // a write takes
