@@ -383,27 +383,27 @@ func TestPanicInASlowWrite(t *testing.T) {
 	}
 }
 
-// computes is a writer that computes for a while with what it is given, as one that compresses.
+// computes is a writer that computes for a while with what it is given, as one that compresses, and looks at something then.
 type computes struct {
 	*httptest.ResponseRecorder
 	takes time.Duration
+	look  func() // then
 }
 
 func (w computes) Write(b []byte) (int, error) {
 	for began := time.Now(); time.Since(began) < w.takes; {
 	}
+	w.look()
 	return len(b), nil
 }
 
-// Where all processors are taken a write takes long without a client that does not read, and a permit given back would be more work for them.
+// Where all processors are taken a write takes long without a client that does not read, and a permit given back would be more work for them, or a slot.
 func TestBusyProcessorsAreNoSlowReader(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	l := limiter.NewAdaptive()
-	held := 0
-	h := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Write(make([]byte, 4<<10))
-		held = l.Stats().InFlight
-	}))
+	p := pool.New()
+	seen := make(chan int, 1)
+	look := func() { seen <- l.Stats().InFlight + p.Stats().Used }
 	var done atomic.Bool
 	var others sync.WaitGroup
 	for range 50 {
@@ -412,12 +412,15 @@ func TestBusyProcessorsAreNoSlowReader(t *testing.T) {
 			}
 		})
 	}
-	h.ServeHTTP(computes{httptest.NewRecorder(), 8 * middleware.Patience}, httptest.NewRequest("GET", "/", nil))
+	for what, layer := range map[string]middleware.Layer{"permits": middleware.Concurrency(l), "slots": middleware.Pool(p)} {
+		h := layer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 4<<10)) }))
+		h.ServeHTTP(computes{httptest.NewRecorder(), 8 * middleware.Patience, look}, httptest.NewRequest("GET", "/", nil))
+		if held := <-seen; held != 1 {
+			t.Errorf("%d %s are held, want 1", held, what)
+		}
+	}
 	done.Store(true)
 	others.Wait()
-	if held != 1 {
-		t.Errorf("%d permits are held, want 1", held)
-	}
 }
 
 // How many are without a permit so has a bound, and who ends makes room for the next.
