@@ -99,7 +99,7 @@ type concCell struct {
 //
 // The limit is fixed ([NewConcurrency]) or found by experiment ([NewAdaptive]); both can
 // be changed while it runs. Work in flight never weighs more than the limit, except for
-// what was admitted before the limit was lowered.
+// what was admitted before the limit was lowered, and what has paused and goes on ([Concurrency.Give]).
 //
 // Taking a permit when there is room costs one atomic add on shared memory and allocates
 // nothing. No lock is held while a hook of the caller runs. It has no goroutine and need not be

@@ -640,6 +640,37 @@ func TestConcurrencyShadowWeighs(t *testing.T) {
 	}
 }
 
+// What was given back can be taken again whatever the limit, and nobody is given any before there is room again.
+func TestConcurrencyTakeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limiter.NewConcurrency(2, limiter.WithQueue(1, time.Hour))
+		n := c.TryTake(2)
+		c.Give(n)
+		p := concMust(t, c, limiter.Request{})
+		granted := false
+		go func() {
+			q, err := c.Acquire(t.Context(), limiter.Request{Weight: 2})
+			granted = err == nil
+			q.Release(limiter.Success)
+		}()
+		synctest.Wait()
+		c.Give(-n)
+		if s := c.Stats(); s.InFlight != 3 || s.Queued != 1 {
+			t.Errorf("taken again: %+v", s)
+		}
+		p.Release(limiter.Success)
+		synctest.Wait()
+		if granted || c.TryTake(1) != 0 {
+			t.Error("somebody got a permit that is not there")
+		}
+		c.Give(n)
+		synctest.Wait()
+		if s := c.Stats(); !granted || s.InFlight != 0 || s.Queued != 0 {
+			t.Errorf("granted: %v, at rest: %+v", granted, s)
+		}
+	})
+}
+
 // Work that takes no time that can be measured leaves the numbers of a shadow numbers.
 func TestConcurrencyShadowNoTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
 )
 
 // A request allocates the recorder (a rate limit alone does without), and behind a pool the request with its context.
@@ -36,7 +37,8 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// What may wait for its client is timed where an adaptive limit is to have the permit back: a timer for a request, however often it writes.
+// What may wait for its client is timed where an adaptive limit is to have the permit back, or a pool the slot: a timer for a request, however often it
+// writes.
 func TestAllocationsOfLargeAnswers(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
@@ -48,13 +50,14 @@ func TestAllocationsOfLargeAnswers(t *testing.T) {
 		}
 	})
 	for name, c := range map[string]struct {
-		limit *limiter.Concurrency
+		layer middleware.Layer
 		want  float64
 	}{
-		"fixed":    {limiter.NewConcurrency(100), 1},
-		"adaptive": {limiter.NewAdaptive(), 4},
+		"fixed":    {middleware.Concurrency(limiter.NewConcurrency(100)), 1},
+		"adaptive": {middleware.Concurrency(limiter.NewAdaptive()), 4},
+		"pool":     {middleware.Pool(pool.New()), 6},
 	} {
-		h := middleware.Concurrency(c.limit).Handler(bare)
+		h := c.layer.Handler(bare)
 		if got := allocsPerRequest(h, newNullWriter(), benchRequest()); got > c.want {
 			t.Errorf("%s: %v allocations, want at most %v", name, got, c.want)
 		}

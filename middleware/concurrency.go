@@ -49,7 +49,7 @@ import (
 // While a client does not take what the handler writes, the request gives the permit of an adaptive limit back: once a single write or Flush has waited
 // for 250 ms, and for twenty times as long as work waits for a processor. What the handler does after that is not limited. At most 1,000
 // requests of a layer are without their permit so, with the memory that their answers take; beyond that who reads slowly holds his until WriteTimeout. So it is with a fixed limit, which is the user's own
-// number, unless [WithLongLived] names the request, and with a slot of a [Pool]. What a cache outside has takes no permit, however slowly it is read.
+// number, unless [WithLongLived] names the request. The slot of a [Pool] is given back likewise, and taken again after the write. What a cache outside has takes no permit, however slowly it is read.
 //
 // A client that leaves gives up its place in the line at once, if net/http sees it leave. Over HTTP/1 it does not before the body has
 // been read, which the handler does: a request with a body keeps its place until it is its turn or the line sends it away.

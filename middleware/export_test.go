@@ -15,5 +15,6 @@ func BufferedRoom(body io.ReadCloser, n int, length int64) int {
 	return cap(b.read)
 }
 
-// Patience is how long a write waits for the client before the permit is given back, and SlowPlaces how many requests may be without one so.
-const Patience, SlowPlaces = patience, slowPlaces
+// Patience is how long a write waits for the client before the permit is given back, or the slot, and SlowPlaces how many requests may be without a
+// permit so.
+const Patience, SlotPatience, SlowPlaces = patience, slotPatience, slowPlaces

@@ -35,6 +35,9 @@ func (x *permitHold) drop() {
 	}
 }
 
+// timed says that it is given back while the client does not read.
+func (x *permitHold) timed() bool { return x.from != nil && (x.from.slow != nil || x.from.wait != nil) }
+
 // permitSource is where a permit came from, and what becomes of it when the request becomes long-lived. The gate of a
 // stack is one, too, with a permit that is none.
 type permitSource struct {
@@ -148,6 +151,20 @@ func (h *holds) addSlot(s pool.Slot) {
 		h.more = &holds{slot: h.slot, more: h.more}
 	}
 	h.slot = s
+}
+
+// dropSlot forgets a slot that is given back.
+func (h *holds) dropSlot(s pool.Slot) {
+	for ; s != (pool.Slot{}) && h != nil; h = h.more {
+		if h.slot == s {
+			h.slot = pool.Slot{}
+			return
+		}
+		if x := h.permit.from; x != nil && x.wait != nil && x.wait.slot == s {
+			h.permit.drop()
+			return
+		}
+	}
 }
 
 // becameLong is called before what k tells happens.

@@ -16,8 +16,12 @@ import (
 //	middleware.For("POST /report", middleware.Pool(p))
 //
 // The slot is held while the handler reads the body as well, however slowly that comes: have [BufferBody] read it before, bound it by
-// the server's ReadTimeout, or read it before a [pool.Pool.Do] around the work alone. Likewise it is held until the client has taken what the handler writes,
-// beyond what the buffers on the way take, and at most until the server's WriteTimeout: a large answer is written after such a Do.
+// the server's ReadTimeout, or read it before a [pool.Pool.Do] around the work alone.
+//
+// While a client does not take what the handler writes, beyond what the buffers on the way take, others have the slot: from when a single write or Flush
+// has waited for 50 ms, and for twenty times as long as work waits for a processor, until it ends ([pool.Slot.Pause]). After it the handler goes on at once, also where
+// no slot is free; nobody else gets one then before there is room again. A handler that computes for long between its writes calls [pool.Checkpoint], or
+// writes after a Do.
 //
 // The handler's context carries the slot: what it runs on p ([pool.Pool.Do], [pool.Submit], [pool.Map]) inherits it.
 // When p refuses, the response is 503 with Retry-After, or 429 where the client that the
@@ -131,6 +135,7 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.goesOn(waits)
 	h.traceAdmitted(r, rec, "pool", since)
 	rec.holds.addSlot(slot)
+	defer rec.holds.dropSlot(slot)
 
 	inner := passed(r, ctx)
 	defer passBack(r, inner)

@@ -8,12 +8,16 @@ import (
 	"time"
 
 	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/pool"
 )
 
 const (
 	// patience is how long a write waits for the client before its request gives its permit back: longer than it takes a network to send a lost
 	// packet again, and so short that those who do not read at all, and come again, do not hold all permits of a limit that grows.
 	patience = 250 * time.Millisecond
+	// slotPatience is the same for the slot of a pool, which it has back after the write: so soon that those who take a large answer as slowly as their
+	// network lets them hold it about as long as its work.
+	slotPatience = 50 * time.Millisecond
 	// rounds is how many times as long as work waits for a processor a write waits at least: where all processors are taken, one is slow that waits for
 	// no client, but to be encoded by a layer outside for example.
 	rounds = 20
@@ -23,10 +27,12 @@ const (
 )
 
 // clientWait gives the permit of a request back while its client does not take what is written. The permit is not asked for again: that
-// would need a place in the line for each write, and what the handler holds meanwhile, it would hold for as long.
+// would need a place in the line for each write, and what the handler holds meanwhile, it would hold for as long. The slot of a pool is
+// taken again after the write, whoever has it then.
 type clientWait struct {
 	permitSource // in place of the one that all requests have in common
 	permit       limiter.Permit
+	slot         pool.Slot // where there is no permit
 	timer        *time.Timer
 
 	mu      sync.Mutex
@@ -34,6 +40,7 @@ type clientWait struct {
 	due     time.Time // of the timer
 	outcome limiter.Outcome
 	given   chan struct{} // the permit is given back, and a place taken; closed when the hooks of the limiter have returned
+	paused  bool          // the slot is given back for this write
 	over    bool
 	died    any // a panic of such a hook, which goes on in the request: on the goroutine of a timer it would end the process
 }
@@ -41,8 +48,11 @@ type clientWait struct {
 // writes is called before a write that may wait for the client, with the time, and wrote after it.
 func (h *holds) writes(rec *recorder, now time.Time) {
 	for ; h != nil; h = h.more {
+		if h.slot != (pool.Slot{}) {
+			h.timeSlot()
+		}
 		x := &h.permit
-		if x.from == nil || x.from.slow == nil {
+		if !x.timed() {
 			continue
 		}
 		w := x.from.wait
@@ -51,6 +61,26 @@ func (h *holds) writes(rec *recorder, now time.Time) {
 			w.wait, x.from = w, &w.permitSource
 		}
 		w.begin(answerOutcome(rec), now)
+	}
+}
+
+// timeSlot puts a slot in the place of a permit that is none, with the wait for the client.
+func (h *holds) timeSlot() {
+	x := new(struct {
+		clientWait
+		holds
+	})
+	w := &x.clientWait
+	w.slot, h.slot = h.slot, pool.Slot{}
+	w.wait, w.becameLong = w, slotBecameLong
+	x.holds = holds{permit: permitHold{from: &w.permitSource}, more: h.more}
+	h.more = &x.holds
+}
+
+func slotBecameLong(_ *recorder, x *permitHold, k streamKind) {
+	if k.lasts() {
+		x.from.wait.slot.Leave() // what only stays open needs no CPU slot meanwhile
+		x.drop()
 	}
 }
 
@@ -66,14 +96,15 @@ func (h *holds) wrote() {
 func (w *clientWait) begin(o limiter.Outcome, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.given != nil || w.over {
+	if w.given != nil || w.paused || w.over {
 		return
 	}
-	w.since, w.outcome, w.due = now, o, now.Add(patience)
+	d := w.patience()
+	w.since, w.outcome, w.due = now, o, now.Add(d)
 	if w.timer == nil {
-		w.timer = time.AfterFunc(patience, w.tick)
+		w.timer = time.AfterFunc(d, w.tick)
 	} else {
-		w.timer.Reset(patience)
+		w.timer.Reset(d)
 	}
 }
 
@@ -84,6 +115,28 @@ func (w *clientWait) end() {
 		w.since = time.Time{}
 		w.timer.Stop()
 	}
+	if w.paused {
+		w.paused = false
+		w.slot.Resume()
+	}
+}
+
+func (w *clientWait) ofSlot() bool { return w.slot != (pool.Slot{}) }
+
+func (w *clientWait) patience() time.Duration {
+	if w.ofSlot() {
+		return slotPatience
+	}
+	return patience
+}
+
+// give gives back what is given back while the lock is held, and reports whether it did. A permit has only a place taken yet.
+func (w *clientWait) give() bool {
+	if w.ofSlot() {
+		w.paused = w.slot.Pause()
+		return w.paused
+	}
+	return w.slow.take("")
 }
 
 // tick runs on the timer's goroutine.
@@ -92,13 +145,13 @@ func (w *clientWait) tick() {
 	w.mu.Lock()
 	now := time.Now()
 	late := now.Sub(w.due)
-	waits := w.given == nil && !w.over && !w.since.IsZero() && late >= 0
-	if waits && (now.Sub(w.since) < rounds*late || !w.slow.take("")) {
-		w.due = now.Add(patience)
-		w.timer.Reset(patience) // there may be one later
+	waits := w.given == nil && !w.paused && !w.over && !w.since.IsZero() && late >= 0
+	if waits && (now.Sub(w.since) < rounds*late || !w.give()) {
+		w.due = now.Add(w.patience())
+		w.timer.Reset(w.patience()) // there may be one later
 		waits = false
 	}
-	if !waits {
+	if !waits || w.paused {
 		w.mu.Unlock()
 		return
 	}
@@ -139,10 +192,10 @@ type fetching struct {
 	rec *recorder
 }
 
-// timed says that there is a permit to give back.
+// timed says that there is a permit or a slot to give back.
 func (h *holds) timed() bool {
 	for ; h != nil; h = h.more {
-		if x := h.permit.from; x != nil && x.slow != nil {
+		if h.permit.timed() || h.slot != (pool.Slot{}) {
 			return true
 		}
 	}

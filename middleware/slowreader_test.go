@@ -22,9 +22,11 @@ import (
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
 )
 
-// Whose client does not take the answer gives the permit of an adaptive limit back, however the handler writes, and the answer is whole in the end.
+// Whose client does not take the answer gives the permit of an adaptive limit back, and the slot of a pool, however the handler writes, and the answer is
+// whole in the end.
 func TestSlowReadersHoldNoPermit(t *testing.T) {
 	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<20) // more than all buffers on the way
 	text, sum := string(big), sha256.Sum256(big)
@@ -55,41 +57,53 @@ func TestSlowReadersHoldNoPermit(t *testing.T) {
 				if cached && name != "one write" {
 					continue
 				}
-				t.Run(fmt.Sprint(name, ", HTTP/2 ", h2, ", in a cache ", cached), func(t *testing.T) {
-					l := limiter.NewAdaptive(limiter.WithLimits(1, 1), limiter.WithQueue(0, 0))
-					layers := []middleware.Layer{middleware.Concurrency(l)}
-					if cached {
-						layers = append(layers, middleware.Cache(cache.New(1<<20)))
-					}
-					s, _ := serve(t, middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						if r.URL.Path == "/big" {
-							w.Header().Set("Cache-Control", "no-store")
-							write(w, r)
+				l := limiter.NewAdaptive(limiter.WithLimits(1, 1), limiter.WithQueue(0, 0))
+				p := pool.New(pool.WithSlots(1), pool.WithQueue(0, 0))
+				for what, c := range map[string]struct {
+					layer middleware.Layer
+					held  func() int
+				}{
+					"permit": {middleware.Concurrency(l), func() int { return l.Stats().InFlight }},
+					"slot":   {middleware.Pool(p), func() int { return p.Stats().Used }},
+				} {
+					t.Run(fmt.Sprint(what, ", ", name, ", HTTP/2 ", h2, ", in a cache ", cached), func(t *testing.T) {
+						layers := []middleware.Layer{c.layer}
+						if cached {
+							layers = append(layers, middleware.Cache(cache.New(1<<20)))
 						}
-					}), layers...), h2)
-					slow, err := s.Client().Get(s.URL + "/big")
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer slow.Body.Close()
-					for began := time.Now(); l.Stats().InFlight > 0; runtime.Gosched() {
-						if time.Since(began) > 2*time.Minute {
-							t.Fatal("the permit is held by a client that does not read")
+						s, _ := serve(t, middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							if r.URL.Path == "/big" {
+								w.Header().Set("Cache-Control", "no-store")
+								write(w, r)
+								if n := p.Stats().Used; what == "slot" && n != 1 {
+									t.Errorf("%d slots are held after the write, want 1", n)
+								}
+							}
+						}), layers...), h2)
+						slow, err := s.Client().Get(s.URL + "/big")
+						if err != nil {
+							t.Fatal(err)
 						}
-					}
-					other, err := s.Client().Get(s.URL + "/")
-					if err != nil {
-						t.Fatal(err)
-					}
-					other.Body.Close()
-					if other.StatusCode != http.StatusOK {
-						t.Errorf("another one's status is %d meanwhile", other.StatusCode)
-					}
-					got := sha256.New()
-					if n, err := io.Copy(got, slow.Body); err != nil || string(got.Sum(nil)) != string(sum[:]) {
-						t.Errorf("%d bytes and %v, or not those that were written", n, err)
-					}
-				})
+						defer slow.Body.Close()
+						for began := time.Now(); c.held() > 0; runtime.Gosched() {
+							if time.Since(began) > 2*time.Minute {
+								t.Fatal("it is held by a client that does not read")
+							}
+						}
+						other, err := s.Client().Get(s.URL + "/")
+						if err != nil {
+							t.Fatal(err)
+						}
+						other.Body.Close()
+						if other.StatusCode != http.StatusOK {
+							t.Errorf("another one's status is %d meanwhile", other.StatusCode)
+						}
+						got := sha256.New()
+						if n, err := io.Copy(got, slow.Body); err != nil || string(got.Sum(nil)) != string(sum[:]) {
+							t.Errorf("%d bytes and %v, or not those that were written", n, err)
+						}
+					})
+				}
 			}
 		}
 	}
@@ -245,27 +259,151 @@ func TestPermitsOfSlowReaders(t *testing.T) {
 	}
 }
 
-// computes is a writer that computes for a while with what it is given, as one that compresses.
+// looks is a client that takes each write after a while, and looks at something then.
+type looks struct {
+	takes
+	look func()
+}
+
+func (w looks) Write(b []byte) (int, error) {
+	defer w.look()
+	return w.takes.Write(b)
+}
+
+func (w looks) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
+
+func (w looks) ReadFrom(src io.Reader) (int64, error) { return io.Copy(struct{ io.Writer }{w}, src) }
+
+// seenSource is a source of two parts that looks at something when it is read.
+type seenSource struct {
+	slowSource
+	look func()
+}
+
+func (s *seenSource) Read(p []byte) (int, error) {
+	s.look()
+	return s.slowSource.Read(p)
+}
+
+// A slot is given back for the wait of one write, and is held again when that is over: the handler may compute again.
+func TestSlotsOfSlowReaders(t *testing.T) {
+	const long, short = middleware.SlotPatience + time.Millisecond, middleware.SlotPatience - time.Millisecond
+	for _, c := range []struct {
+		rule  string
+		after time.Duration // a write takes
+		copy  bool          // from a source that takes as long
+		plain bool          // the context does not carry the slot
+		lasts bool          // it is an event stream
+		want  []int         // slots that are held during the first write, after it, during the second and after that
+	}{
+		{"while a write waits it is not held", long, false, false, false, []int{0, 1, 0, 1}},
+		{"what is taken before gives none back", short, false, false, false, []int{1, 1, 1, 1}},
+		{"while a source is read it is held", long, true, false, false, []int{1, 0, 1, 0, 1}},
+		{"so it is with a plain context", long, false, true, false, []int{0, 1, 0, 1}},
+		{"what is long-lived has none any more", long, false, false, true, []int{0, 0, 0, 0}},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(1))
+				var got []int
+				look := func() { got = append(got, p.Stats().Used) }
+				var opts []middleware.PoolOption
+				if c.plain {
+					opts = append(opts, middleware.WithTask(pool.WithPlainContext()))
+				}
+				h := middleware.Pool(p, opts...).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					if c.lasts {
+						w.Header().Set("Content-Type", "text/event-stream")
+						w.(http.Flusher).Flush()
+					}
+					if c.copy {
+						io.Copy(w, &seenSource{slowSource{2, c.after}, look})
+						return
+					}
+					for range 2 {
+						w.Write(make([]byte, 4<<10))
+						look()
+					}
+				}))
+				h.ServeHTTP(looks{takes{httptest.NewRecorder(), c.after}, look}, httptest.NewRequest("GET", "/", nil))
+				if !slices.Equal(got, c.want) {
+					t.Errorf("slots held: %v, want %v", got, c.want)
+				}
+				if st := p.Stats(); st.Used != 0 || st.Kinds[0].Running != 0 {
+					t.Errorf("in the end %d slots are used and %d tasks run", st.Used, st.Kinds[0].Running)
+				}
+				pass(time.Minute) // no timer is left
+			})
+		})
+	}
+}
+
+// Two pools around one handler, and a limit, each have back what is theirs.
+func TestSlowReaderInAllOfThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, q := pool.New(pool.WithSlots(1)), pool.New(pool.WithSlots(1))
+		l := limiter.NewAdaptive(limiter.WithLimits(1, 1))
+		var got [][3]int
+		look := func() { got = append(got, [3]int{p.Stats().Used, q.Stats().Used, l.Stats().InFlight}) }
+		var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Write(make([]byte, 4<<10))
+			look()
+			panic(http.ErrAbortHandler)
+		})
+		h = middleware.Pool(p).Handler(middleware.Pool(p).Handler(middleware.Pool(q).Handler(middleware.Concurrency(l).Handler(h))))
+		func() {
+			defer func() { _ = recover() }()
+			h.ServeHTTP(looks{takes{httptest.NewRecorder(), time.Second}, look}, httptest.NewRequest("GET", "/", nil))
+		}()
+		look()
+		if want := [][3]int{{0, 0, 0}, {1, 1, 0}, {0, 0, 0}}; !slices.Equal(got, want) {
+			t.Errorf("slots and permits held: %v, want %v", got, want)
+		}
+	})
+}
+
+// A panic in a write, as of a layer outside, leaves no slot behind, whether it was given back or not.
+func TestPanicInASlowWrite(t *testing.T) {
+	for _, after := range []time.Duration{0, time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			p := pool.New(pool.WithSlots(1))
+			h := middleware.Pool(p).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 4<<10)) }))
+			func() {
+				defer func() { _ = recover() }()
+				h.ServeHTTP(looks{takes{httptest.NewRecorder(), after}, func() { panic("in a write") }}, httptest.NewRequest("GET", "/", nil))
+			}()
+			if st := p.Stats(); st.Used != 0 || st.Kinds[0].Running != 0 {
+				t.Errorf("%d slots are used and %d tasks run", st.Used, st.Kinds[0].Running)
+			}
+			if err := p.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			pass(time.Minute)
+		})
+	}
+}
+
+// computes is a writer that computes for a while with what it is given, as one that compresses, and looks at something then.
 type computes struct {
 	*httptest.ResponseRecorder
 	takes time.Duration
+	look  func() // then
 }
 
 func (w computes) Write(b []byte) (int, error) {
 	for began := time.Now(); time.Since(began) < w.takes; {
 	}
+	w.look()
 	return len(b), nil
 }
 
-// Where all processors are taken a write takes long without a client that does not read, and a permit given back would be more work for them.
+// Where all processors are taken a write takes long without a client that does not read, and a permit given back would be more work for them, or a slot.
 func TestBusyProcessorsAreNoSlowReader(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	l := limiter.NewAdaptive()
-	held := 0
-	h := middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Write(make([]byte, 4<<10))
-		held = l.Stats().InFlight
-	}))
+	p := pool.New()
+	seen := make(chan int, 1)
+	look := func() { seen <- l.Stats().InFlight + p.Stats().Used }
 	var done atomic.Bool
 	var others sync.WaitGroup
 	for range 50 {
@@ -274,12 +412,15 @@ func TestBusyProcessorsAreNoSlowReader(t *testing.T) {
 			}
 		})
 	}
-	h.ServeHTTP(computes{httptest.NewRecorder(), 8 * middleware.Patience}, httptest.NewRequest("GET", "/", nil))
+	for what, layer := range map[string]middleware.Layer{"permits": middleware.Concurrency(l), "slots": middleware.Pool(p)} {
+		h := layer.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 4<<10)) }))
+		h.ServeHTTP(computes{httptest.NewRecorder(), 8 * middleware.Patience, look}, httptest.NewRequest("GET", "/", nil))
+		if held := <-seen; held != 1 {
+			t.Errorf("%d %s are held, want 1", held, what)
+		}
+	}
 	done.Store(true)
 	others.Wait()
-	if held != 1 {
-		t.Errorf("%d permits are held, want 1", held)
-	}
 }
 
 // How many are without a permit so has a bound, and who ends makes room for the next.

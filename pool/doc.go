@@ -28,6 +28,10 @@
 // the task around it, where it was part of one that still runs; else it is an
 // ordinary one again, and work under it takes a slot of its own.
 //
+// With two pools the order matters: tasks of one that ask for a slot of the other, and tasks of that which ask for one of the first, can wait for
+// each other, until the line sends one of them away ([WithQueue]). Have all of them ask in the same order. A task that [Submit] starts and nobody waits for asks
+// as if it stood alone.
+//
 // # Work that waits
 //
 // A pool bounds work that waits for others just as well, such as the calls of a handler that asks ten backends: a Pool of its own,

@@ -131,3 +131,25 @@ func ExampleTrySubmit() {
 	fmt.Println(n, err, ok)
 	// Output: 1 <nil> false
 }
+
+// Others compute while a task waits for something that takes no core.
+func ExampleSlot_Pause() {
+	p := pool.New(pool.WithSlots(1))
+	_, slot, err := p.Enter(context.Background())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer slot.Leave()
+
+	slot.Pause()
+	_ = p.Do(context.Background(), func(context.Context) error { // a request that comes meanwhile
+		fmt.Println("another one in the only slot")
+		return nil
+	})
+	slot.Resume()
+	fmt.Println(p.Stats().Used, "used")
+	// Output:
+	// another one in the only slot
+	// 1 used
+}

@@ -41,6 +41,7 @@ type Pool struct {
 	shares  shares
 	late    atomic.Int64 // tasks that were late by their own deadline and that the line has not counted so
 	left    atomic.Int64 // tasks whose context ended before they had a slot; the line counts those too that are late or stood back
+	paused  atomic.Int32 // tasks that have given their slot up until they go on
 	crowded atomic.Int32 // how many waiters are not to make way: see makeWay
 }
 

@@ -33,6 +33,7 @@ type standing struct {
 	permit  limiter.Permit // zero while what TryTake gave is held as it is
 	arrived time.Duration  // or untimed
 	resumed time.Duration  // when the slot was last taken again after it was given up
+	paused  time.Duration  // when the task last paused
 	away    atomic.Int64   // how long it was given up for in all, ns
 }
 
@@ -87,9 +88,10 @@ const (
 	slotLost                  // given up for others and not taken again: the task goes on without
 
 	slotPhase  = 3
-	slotLocked = 4 // the goroutine was locked to its thread
-	slotApart  = 8 // the task that it belongs to does not wait for it with a slot in hand
-	slotShift  = 8 // above: the priority, a byte, off by the lowest and turned so that 0 is the middle
+	slotLocked = 4  // the goroutine was locked to its thread
+	slotApart  = 8  // the task that it belongs to does not wait for it with a slot in hand
+	slotPaused = 16 // it is slotYielded until the task goes on; set and taken away by whoever owns what stands below over
+	slotShift  = 8  // above: the priority, a byte, off by the lowest and turned so that 0 is the middle
 
 	slotThread = 16 // above: the thread that it was locked to, as much of it as there is room for
 )
@@ -180,10 +182,15 @@ func (s *slot) leave() {
 	for s.word.Load()&slotPhase != slotLeft {
 		if s.move(slotHeld, slotLeft) || s.move(slotLost, slotLeft) {
 			s.settle()
-		} else if !s.move(slotYielded, slotLeft) { // the one that yielded finds that out and settles
-			continue
+			break
 		}
-		break
+		w := s.word.Load()
+		if w&slotPhase == slotYielded && s.word.CompareAndSwap(w, w&^(slotPhase|slotPaused)|slotLeft) {
+			if w&slotPaused != 0 {
+				s.leftPaused()
+			} // else the one that yielded finds that out and settles
+			break
+		}
 	}
 	s.unlock()
 }

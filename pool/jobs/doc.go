@@ -19,5 +19,11 @@
 // second run does no harm. An engine in memory forgets its jobs when the process ends;
 // [Local.Shutdown] drains it and names what it could not finish.
 //
+// # Jobs that wait for jobs
+//
+// A handler may submit another job and wait for it by Watch, with the context that it was given. [Local] runs that one in the slot of the one that
+// waits where there may be no other for it. With the engines that outlive the process a job that waits holds its place in the worker: where all
+// places are held so, none of them goes on.
+//
 // The package does not import net/http.
 package jobs

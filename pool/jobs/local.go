@@ -61,6 +61,7 @@ type Local struct {
 	timer    *time.Timer
 	timerAt  time.Duration // 0: not armed
 	pause    time.Duration // no runner is started before this: the pool was full
+	knock    time.Duration // one that is started before this takes no place in the pool's line: that was full
 	refused  time.Time     // when the pool refused a runner first since one had a slot
 	look     time.Duration // when to see whether the pool has more slots by now, for the jobs that have no runner
 	closed   bool
@@ -95,6 +96,9 @@ type entry struct {
 	deadline                time.Time
 	due                     *due                    // set while it waits, where there is a deadline
 	cancel                  context.CancelCauseFunc // while it runs
+	task                    context.Context         // likewise: that of its slot
+	lends                   chan struct{}           // closed when the job that it waits for has no more of that; nil: there was none
+	lent                    time.Duration           // for how long the jobs that it waits for had the slot
 	changed                 chan struct{}           // closed at the next change; made for the first who watches
 	quiet                   time.Duration           // those who watch are told of progress no sooner
 	later                   *time.Timer             // and will be then; nil if there is nothing to be told
@@ -232,6 +236,6 @@ func (l *Local) shareFull(client string, size int64) bool {
 
 // wait is how long it takes until about n of the jobs have ended, between 1 s and 1 min.
 func (l *Local) wait(n int) time.Duration {
-	d := l.mean * time.Duration(n) / time.Duration(max(1, l.pool.Slots()))
-	return min(max(d, time.Second), time.Minute)
+	ns := float64(l.mean) * float64(n) / float64(max(1, l.pool.Slots())) // may be more than a Duration holds
+	return max(time.Duration(min(ns, float64(time.Minute))), time.Second)
 }

@@ -85,27 +85,34 @@ func (l *Local) Cancel(ctx context.Context, id string) (Job, error) {
 
 // withdraw takes a job that waits out of its heap.
 func (l *Local) withdraw(e *entry) {
-	if e.place < len(l.delayed) && l.delayed[e.place] == e {
+	if l.isDelayed(e) {
 		heap.Remove(&l.delayed, e.place)
 	} else {
 		l.ready.remove(e)
 	}
 }
 
-// Watch implements [Engine].
+// isDelayed says that a job that waits does so for a time.
+func (l *Local) isDelayed(e *entry) bool { return e.place < len(l.delayed) && l.delayed[e.place] == e }
+
+// Watch implements [Engine]. A job may wait so for another one of the same engine, with its own context: where there may be no slot for that one
+// it runs in the slot of the job that waits, and Watch returns no sooner than its attempt has ended, also where ctx has.
 func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
 		l.mu.Lock()
 		e, err := l.find(id)
+		h := l.helper(ctx)
 		l.mu.Unlock()
 		if err != nil {
 			yield(Job{}, err)
 			return
 		}
+		defer h.wait()
 		var seen uint64
 		for { // e is looked at also when it is forgotten: it is final then, and that is what was waited for
 			l.mu.Lock()
 			l.tidy(l.now())
+			l.help(ctx, &h, e)
 			j := l.view(e)
 			if e.changed == nil && !j.State.Final() {
 				e.changed = make(chan struct{})
@@ -123,7 +130,13 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			}
 			select {
 			case <-changed:
+			case <-h.again():
+			case <-h.other:
 			case <-ctx.Done():
+				if h.done != nil {
+					h.wait()
+					continue
+				}
 				yield(Job{}, context.Cause(ctx))
 				return
 			}

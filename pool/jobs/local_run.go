@@ -29,6 +29,7 @@ func (l *Local) tidy(now time.Duration) {
 		e := heap.Pop(&l.delayed).(*entry)
 		e.next = time.Time{}
 		l.ready.push(e, now)
+		l.tell(e) // a job that waits for it may have a slot for it
 	}
 }
 
@@ -101,32 +102,57 @@ func (l *Local) tick() {
 	l.goOn(now)
 }
 
-// start sends for as many runners as there are slots to run in and jobs to be run.
+const (
+	askEvery   = time.Second           // how long no runner joins the pool's line after it was full
+	knockEvery = 50 * time.Millisecond // and how often it is looked meanwhile whether there is a slot that nobody waits for
+)
+
+// start sends for as many runners as there are slots to run in and jobs to be run, or for one that looks whether there is a slot.
 func (l *Local) start(now time.Duration) {
 	if now < l.pause {
 		return
 	}
-	for slots := l.pool.Slots(); l.coming < l.ready.n && l.runners < slots && l.ctx.Err() == nil; {
-		l.runners++
-		l.coming++
-		l.runs.Add(1)
-		go l.runner(l.refused)
+	slots := l.pool.Slots()
+	more := func() bool { return l.coming < l.ready.n && l.runners < slots && l.ctx.Err() == nil }
+	if now < l.knock {
+		if l.coming == 0 && more() {
+			l.send(true)
+		}
+	} else {
+		for more() {
+			l.send(false)
+		}
 	}
 	if l.coming < l.ready.n && l.look <= now {
 		l.look = now + time.Second
 	}
 }
 
+// send starts a runner; knocks says that it does not wait for a slot.
+func (l *Local) send(knocks bool) {
+	l.runners++
+	l.coming++
+	l.runs.Add(1)
+	go l.runner(l.refused, knocks)
+}
+
 // runner waits for a slot and runs the job that is next when it has one. Where the pool has refused runners since
 // arrival it comes as one of them: else a line that is always full would never have one for so long that it has aged.
-func (l *Local) runner(arrival time.Time) {
+func (l *Local) runner(arrival time.Time, knocks bool) {
 	defer l.runs.Done()
 	begun := false
-	_, err := pool.Submit(l.ctx, l.pool, func(ctx context.Context) (struct{}, error) {
+	run := func(ctx context.Context) (struct{}, error) {
 		begun = true
 		l.work(ctx)
 		return struct{}{}, nil
-	}, pool.WithKind("jobs"), pool.WithPriority(l.conf.priority), pool.WithArrival(arrival)).Wait(context.Background())
+	}
+	opts := []pool.TaskOption{pool.WithKind("jobs"), pool.WithPriority(l.conf.priority), pool.WithArrival(arrival)}
+	var err error
+	if !knocks {
+		_, err = pool.Submit(l.ctx, l.pool, run, opts...).Wait(context.Background())
+	} else if f, ok := pool.TrySubmit(l.ctx, l.pool, run, opts...); ok {
+		_, err = f.Wait(context.Background())
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
@@ -138,10 +164,13 @@ func (l *Local) runner(arrival time.Time) {
 			l.closed = true // nothing will ever run there again
 			l.dropWaiting()
 		case err != nil:
-			l.pause = now + time.Second // the pool's line is full
+			l.knock = now + askEvery // the pool's line is full
 			if l.refused.IsZero() {
 				l.refused = time.Now()
 			}
+			fallthrough
+		case knocks:
+			l.pause = now + knockEvery
 		}
 	}
 	l.tidy(now)
@@ -169,9 +198,18 @@ func (l *Local) work(task context.Context) {
 		l.mu.Unlock()
 		return
 	}
+	run := l.begin(task, e, nil, now, charged)
+	l.mu.Unlock()
+	run()
+}
+
+// begin has an attempt of a job begin that is in no heap any more, in the slot of task, which is that of another job, by, or nil. Its
+// client was charged so much. The lock is held, and must not be for the func that it returns, which runs the attempt.
+func (l *Local) begin(task context.Context, e, by *entry, now, charged time.Duration) (run func()) {
 	l.waited(e)
 	ctx, stop := context.WithCancelCause(task)
-	e.cancel = stop
+	e.cancel, e.task, e.lends, e.lent = stop, task, nil, 0
+	stood := pool.StoodBack(task)
 	l.running[e] = struct{}{}
 	e.state, e.started, e.progress = Running, time.Now(), nil
 	e.attempt++
@@ -187,36 +225,41 @@ func (l *Local) work(task context.Context) {
 	}}
 	payload, deadline := e.payload, e.deadline
 	l.change(e)
-	l.mu.Unlock()
-
-	var result []byte
-	err := ErrGoexit
-	defer func() {
-		stop(nil)
-		if err == nil && len(result) > l.conf.result {
-			err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", ErrTooLarge, len(result), l.conf.result)
+	l.goOn(now) // there may be another slot
+	return func() {
+		var result []byte
+		err := ErrGoexit
+		defer func() {
+			stop(nil)
+			if err == nil && len(result) > l.conf.result {
+				err = fmt.Errorf("%w: the result has %d bytes, %d are allowed", ErrTooLarge, len(result), l.conf.result)
+			}
+			var failed *failure
+			if err != nil {
+				failed = failureOf(err)
+			}
+			l.mu.Lock()
+			over = true
+			took := l.now() - now
+			had := took - (pool.StoodBack(task) - stood)
+			if by != nil {
+				by.lent += had
+			}
+			l.ready.charge(e.client, had-e.lent-charged)
+			if l.mean == 0 {
+				l.mean = took
+			}
+			l.mean += (took - l.mean) / 8
+			l.finish(e, result, failed)
+			l.mu.Unlock()
+		}()
+		if !deadline.IsZero() {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, deadline)
+			defer cancel()
 		}
-		var failed *failure
-		if err != nil {
-			failed = failureOf(err)
-		}
-		l.mu.Lock()
-		over = true
-		took := l.now() - now
-		l.ready.charge(e.client, took-pool.StoodBack(task)-charged)
-		if l.mean == 0 {
-			l.mean = took
-		}
-		l.mean += (took - l.mean) / 8
-		l.finish(e, result, failed)
-		l.mu.Unlock()
-	}()
-	if !deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline)
-		defer cancel()
+		result, err = l.mux.Run(ctx, attempt, slices.Clone(payload))
 	}
-	result, err = l.mux.Run(ctx, attempt, slices.Clone(payload))
 }
 
 // failure is what the engine keeps of the error that an attempt ended with.
@@ -246,7 +289,7 @@ func failureOf(err error) (f *failure) {
 // finish takes in how an attempt ended; failed is nil if it did not fail. The lock is held.
 func (l *Local) finish(e *entry, result []byte, failed *failure) {
 	delete(l.running, e)
-	e.cancel = nil
+	e.cancel, e.task = nil, nil
 	if failed == nil {
 		l.end(e, Succeeded, "", "", result)
 		return

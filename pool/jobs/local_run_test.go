@@ -461,3 +461,60 @@ func TestPoolPriority(t *testing.T) {
 		})
 	}
 }
+
+// A pool without a line that is full at each whole second has a slot at other times, and jobs that wait for one find it.
+func TestJobsInAPoolWithoutALine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2), pool.WithQueue(0, 0))
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { return 0, nil })
+		l := jobs.NewLocal(m, p)
+		defer l.Close()
+		var others sync.WaitGroup
+		defer others.Wait()
+		for range 2 {
+			others.Go(func() {
+				for range 3 {
+					_ = p.Do(context.Background(), func(context.Context) error {
+						time.Sleep(900 * time.Millisecond) // in a synctest bubble
+						return nil
+					})
+					time.Sleep(100 * time.Millisecond) // in a synctest bubble
+				}
+			})
+		}
+		time.Sleep(500 * time.Millisecond) // in a synctest bubble
+		var all []string
+		for range 3 {
+			all = append(all, submit(t, l, `{}`, jobs.SubmitOptions{}).ID)
+		}
+		time.Sleep(time.Second) // in a synctest bubble
+		for _, id := range all {
+			if j, _ := l.Get(t.Context(), id); j.State != jobs.Succeeded {
+				t.Errorf("a second later the job is %v", j.State)
+			}
+		}
+		if got := p.Stats().Refused; got > 2 {
+			t.Errorf("%d refusals were counted, want at most one for each slot", got)
+		}
+	})
+}
+
+// When to ask again is not sooner the more jobs wait before, however many these are and however long they take.
+func TestRetryAfterOfVeryMuchWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := jobs.NewMux()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) {
+			time.Sleep(1000 * 24 * time.Hour) // in a synctest bubble
+			return 0, nil
+		})
+		l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+		defer l.Close()
+		final(t, l, submit(t, l, `{}`, jobs.SubmitOptions{}).ID)
+		for range 200 {
+			if j := submit(t, l, `{}`, jobs.SubmitOptions{}); j.RetryAfter != time.Minute {
+				t.Fatalf("ask again after %v, want 1m", j.RetryAfter)
+			}
+		}
+	})
+}

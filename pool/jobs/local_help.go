@@ -1,0 +1,81 @@
+package jobs
+
+import (
+	"context"
+	"time"
+)
+
+// helper is what a job that waits for another one knows of it. Where nobody else may come to run that one it runs in the slot of the one that waits:
+// in a pool of one slot, or of as many as there are jobs that wait for others, none of them would ever end.
+type helper struct {
+	by    *entry        // nil: who waits is no job, and has no slot for it
+	since time.Duration // when it began to wait
+	done  chan struct{} // closed when the attempt has ended that runs in the slot; nil while none does
+	other chan struct{} // likewise of another one, for which another goroutine of the job waits
+}
+
+// helpAfter is how long a job waits for another that could begin, where it may be that there is a slot for it: what has the others may go on for ever.
+const helpAfter = time.Second
+
+// helper returns one for whoever has ctx. The lock is held.
+func (l *Local) helper(ctx context.Context) helper {
+	if a, ok := Current(ctx); ok {
+		if by := l.jobs[a.ID]; by != nil && by.task != nil && by.attempt == a.Number {
+			return helper{by: by, since: l.now()}
+		}
+	}
+	return helper{}
+}
+
+// help has e begin in the slot, if it can and if that is the time. The lock is held.
+func (l *Local) help(ctx context.Context, h *helper, e *entry) {
+	if h.done != nil {
+		select {
+		case <-h.done:
+			h.done = nil
+		default:
+			return
+		}
+	}
+	h.other = nil
+	now := l.now()
+	if h.by == nil || h.by.task == nil || ctx.Err() != nil || e.state != Queued && e.state != Retrying || l.isDelayed(e) ||
+		len(l.running) < l.pool.Slots() && now-h.since < helpAfter {
+		return
+	}
+	if lends := h.by.lends; lends != nil {
+		select {
+		case <-lends:
+		default:
+			h.other = lends
+			return
+		}
+	}
+	charged := max(l.mean, 1)
+	l.ready.charge(e.client, charged)
+	l.ready.remove(e)
+	run := l.begin(h.by.task, e, h.by, now, charged)
+	done := make(chan struct{})
+	h.done, h.by.lends = done, done
+	l.runs.Add(1)
+	go func() { // the handler may end its goroutine
+		defer l.runs.Done()
+		defer close(done)
+		run()
+	}()
+}
+
+// again is when to look whether to help.
+func (h *helper) again() <-chan time.Time {
+	if h.by == nil || h.done != nil {
+		return nil
+	}
+	return time.After(helpAfter)
+}
+
+// wait returns when the slot is free for the job that has lent it.
+func (h *helper) wait() {
+	if h.done != nil {
+		<-h.done
+	}
+}

@@ -1,0 +1,86 @@
+package pool
+
+import "github.com/spillgate/spillgate/limiter"
+
+// maxPaused is how many tasks of a pool have paused at a time. They go on when they like, and not when there is room.
+const maxPaused = 1000
+
+// Pause gives the slot to others while the task waits for something that takes no core, as a client that does not read what is written
+// to it, and reports whether it did. [Slot.Resume] takes the slot again, and is to be called before the task computes. Where the slot is
+// given up already, to somebody more urgent ([Checkpoint]) or for good, Pause does nothing, and also where 1,000 tasks of the pool have
+// paused.
+//
+// While it has paused the task counts as running, and is waited for by [Pool.Shutdown]; the pause is no run time of its kind. Pause and
+// Resume may be called by any goroutine, one after the other.
+func (s Slot) Pause() bool { return s.s != nil && s.s.pause() }
+
+// Resume takes the slot again that [Slot.Pause] has given up, and does nothing if it has not. It does not wait: those who have the slots
+// meanwhile may wait for what this task holds, a lock or a connection. So more tasks may run for a while than there are slots, and until
+// they are no more than that nobody else begins.
+func (s Slot) Resume() {
+	if s.s != nil {
+		s.s.unpause()
+	}
+}
+
+func (s *slot) pause() bool {
+	p := s.kind.pool
+	if p.paused.Add(1) > maxPaused || !s.move(slotHeld, slotYielded) {
+		p.paused.Add(-1)
+		return false
+	}
+	w := s.stand()
+	w.paused = p.now()
+	if w.arrived == untimed {
+		w.arrived = s.began
+	}
+	if w.permit == (limiter.Permit{}) {
+		p.line.Give(int(s.weight))
+	} else {
+		w.permit.ReleaseAt(limiter.Success, p.at(w.paused))
+		w.permit = limiter.Permit{}
+	}
+	for {
+		word := s.word.Load()
+		if word&slotPhase == slotLeft { // in the meantime
+			s.leftPaused()
+			return false
+		}
+		if s.word.CompareAndSwap(word, word|slotPaused) {
+			p.spare()
+			return true
+		}
+	}
+}
+
+func (s *slot) unpause() {
+	for {
+		word := s.word.Load()
+		if word&slotPaused == 0 {
+			return
+		}
+		if s.word.CompareAndSwap(word, word&^slotPaused) {
+			break
+		}
+	}
+	p, w := s.kind.pool, s.standing.Load()
+	p.paused.Add(-1)
+	s.weight = int32(min(int(s.weight), p.line.Limit())) // what waited has only asked for it
+	p.line.Give(-int(s.weight))
+	away := p.now() - w.paused
+	if s.began != untimed {
+		s.began += away
+	}
+	w.away.Add(int64(away))
+	s.resume()
+}
+
+// leftPaused ends a task in the books that has paused and not gone on.
+func (s *slot) leftPaused() {
+	k := s.kind
+	k.pool.paused.Add(-1)
+	if s.began != untimed {
+		k.ran(s.standing.Load().paused - s.began)
+	}
+	k.pool.end(k, 0, untimed)
+}
