@@ -26,14 +26,17 @@ import (
 	"github.com/spillgate/spillgate/middleware"
 )
 
-// processOf names the server, in the processes that TestProcesses starts.
-const processOf = "REDISSTORE_SERVER"
+// processOf names the server, in the processes that TestProcesses starts, and processPrefix what keys begin with there.
+const (
+	processOf     = "REDISSTORE_SERVER"
+	processPrefix = "REDISSTORE_PREFIX"
+)
 
 // process asks for tokens from several goroutines until it is refused, and prints how many it had.
 func process() {
 	c := redis.NewClient(&redis.Options{Addr: os.Getenv(processOf), ContextTimeoutEnabled: true, MaxRetries: -1, ReadTimeout: 30 * time.Second})
 	var failures atomic.Int64
-	r := limiter.NewRate(rate.Every(24*time.Hour), 3000, limiter.WithStore(redisstore.New(c, redisstore.WithPrefix("processes:"))),
+	r := limiter.NewRate(rate.Every(24*time.Hour), 3000, limiter.WithStore(redisstore.New(c, redisstore.WithPrefix(os.Getenv(processPrefix)))),
 		limiter.WithStoreTimeout(30*time.Second), limiter.WithStoreFailure(limiter.FailClosed),
 		limiter.WithRateTrace(limiter.RateTrace{StoreFailed: func(error) { failures.Add(1) }}))
 	var had atomic.Int64
@@ -56,11 +59,11 @@ func TestProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	out := make([]string, 3)
+	out, prefix := make([]string, 3), prefix(t)
 	for i := range out {
 		wg.Go(func() {
 			cmd := exec.Command(self)
-			cmd.Env = append(os.Environ(), processOf+"="+shared.addr)
+			cmd.Env = append(os.Environ(), processOf+"="+shared.addr, processPrefix+"="+prefix)
 			b, err := cmd.CombinedOutput()
 			if err != nil {
 				t.Errorf("%v: %s", err, b)

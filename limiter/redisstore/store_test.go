@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,11 +35,10 @@ func TestStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c, n := c(t), 0
+			c := c(t)
 			limitertest.TestStore(t, limitertest.StoreConfig{
-				New: func(testing.TB) limiter.Store {
-					n++
-					return redisstore.New(c, redisstore.WithPrefix(fmt.Sprintf("suite %d:", n)))
+				New: func(t testing.TB) limiter.Store {
+					return redisstore.New(c, redisstore.WithPrefix(prefix(t)))
 				},
 			})
 		})
@@ -50,6 +50,11 @@ func one(burst int) []limiter.Policy {
 	return []limiter.Policy{{Name: "default", Limit: rate.Every(24 * time.Hour), Burst: burst}}
 }
 
+var prefixes atomic.Int64
+
+// prefix returns one that nobody has had on the shared server, whatever -count is.
+func prefix(t testing.TB) string { return fmt.Sprintf("%s %d:", t.Name(), prefixes.Add(1)) }
+
 // fixture is a store with a prefix of its own on the shared server.
 type fixture struct {
 	*testing.T
@@ -59,7 +64,7 @@ type fixture struct {
 }
 
 func newFixture(t *testing.T) fixture {
-	f := fixture{T: t, client: shared.client(t), prefix: t.Name() + ":"}
+	f := fixture{T: t, client: shared.client(t), prefix: prefix(t)}
 	f.Store = redisstore.New(f.client, redisstore.WithPrefix(f.prefix))
 	return f
 }
