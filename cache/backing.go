@@ -40,7 +40,8 @@ type Store interface {
 //
 // Purging a URL deletes it there. The store cannot be searched, so purging by prefix, by tag, by
 // group, by path alone or everything turns all that it holds invalid; other processes that share the
-// store notice within a second, but keep what they have in memory: [WithRelay] tells them as well.
+// store notice within a second, but keep what they have in memory: [WithRelay] tells them as well. A URL that could not be deleted turns all of it
+// invalid, too. Until the store is told of that it is tried beside requests, and by [Cache.Follow] once a second.
 func WithStore(s Store, timeout time.Duration) Option {
 	if s == nil {
 		panic("cache: WithStore(nil): give it a Store, or leave the option out")
@@ -128,6 +129,13 @@ func (r *rest) resting() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.pause != 0 && time.Now().Before(r.until)
+}
+
+// hurry ends a pause: the next call tries.
+func (r *rest) hurry() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.until = time.Time{}
 }
 
 // hanging is resting where calls are not refused but take their time.
@@ -239,8 +247,13 @@ func (b *backing) known(g *generation) (uint64, bool) {
 // renew begins a generation, in place of old. Generations are written one after the other, and none that is
 // not the newest by then: what the store has in the end must be.
 func (b *backing) renew(old *generation, id uint64, now time.Time) (uint64, bool) {
+	return b.renewWithin(context.Background(), old, id, now)
+}
+
+// renewWithin is renew for what ends with ctx.
+func (b *backing) renewWithin(ctx context.Context, old *generation, id uint64, now time.Time) (uint64, bool) {
 	next := &generation{id: id, read: now, unsaved: true, past: old.before(id)}
-	b.turn(b.renewing, &b.writes, func(ctx context.Context) {
+	b.turnWithin(ctx, b.renewing, &b.writes, func(ctx context.Context) {
 		if b.generation.Load() == old {
 			next.unsaved = b.failed(b.set(ctx, generationKey, strconv.AppendUint(nil, id, 16), 10*365*24*time.Hour))
 		}
@@ -257,6 +270,35 @@ func (b *backing) clear() bool {
 	b.renew(next, id, next.read)
 	g := b.generation.Load()
 	return g.id != id || !g.unsaved
+}
+
+// unsettled reports whether the store has not been told yet that everything in it is invalid: a server that does not know serves it.
+func (b *backing) unsettled() bool {
+	g := b.generation.Load()
+	return g != nil && g.unsaved
+}
+
+const settlePause = time.Second
+
+// settle sees to it that the store is told, also where it is left alone and nobody asks it for anything, until ctx ends or, with once, the store knows.
+func (b *backing) settle(ctx context.Context, once bool) {
+	for ctx.Err() == nil {
+		if g := b.generation.Load(); g != nil && g.unsaved {
+			b.writes.hurry()
+			b.renewWithin(ctx, g, rand.Uint64(), time.Now())
+		}
+		if once && !b.unsettled() {
+			return
+		}
+		pause(ctx, settlePause)
+	}
+}
+
+// remind has the store told beside a request that asks it for nothing, where it is not left alone.
+func (b *backing) remind(now time.Time) {
+	if g := b.generation.Load(); g != nil && g.unsaved && now.Sub(g.read) >= settlePause && !b.writes.resting() && !b.reading.Load() {
+		go b.current(now)
+	}
 }
 
 // outdated has the generation read before the store is used again.
@@ -415,10 +457,15 @@ func (p *rules) useful(e *entry, now time.Time) time.Duration {
 // turn runs f, which makes calls of a kind, while nobody else is in the same turn, unless the store is left alone. One that takes nothing more, since its
 // memory is full, still deletes.
 func (b *backing) turn(slot chan struct{}, kind *rest, f func(context.Context)) {
+	b.turnWithin(context.Background(), slot, kind, f)
+}
+
+// turnWithin is turn for what ends with ctx.
+func (b *backing) turnWithin(ctx context.Context, slot chan struct{}, kind *rest, f func(context.Context)) {
 	if kind.resting() || kind == &b.deletes && b.writes.hanging() {
 		return
 	}
-	ctx, cancel := b.context()
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	select {
 	case slot <- struct{}{}:

@@ -448,13 +448,13 @@ func TestStoreThatCannotBeWritten(t *testing.T) {
 		var calls atomic.Int64
 		handler := page(&calls, "x", "Cache-Control: max-age=6000")
 		get(cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(handler), "http://example.com/x")
-		s.readOnly = true
+		s.readOnly.Store(true)
 		c := cache.New(1<<20, cache.WithStore(s, time.Second))
 		h := c.Handler(handler)
 		for i := range 20 {
 			get(h, fmt.Sprint("http://example.com/", i))
 		}
-		want(t, "attempts", s.attempts, 5)
+		want(t, "attempts", s.attempts.Load(), 5)
 		calls.Store(0)
 		get(h, "http://example.com/x")
 		want(t, "calls", calls.Load(), 0)
@@ -488,7 +488,7 @@ func TestPurgeInAStoreThatIsFull(t *testing.T) {
 				get(h, "http://example.com/x")
 				time.Sleep(6000 * time.Second) // in a synctest bubble
 				get(h, "http://example.com/kept")
-				s.readOnly = true
+				s.readOnly.Store(true)
 				for i := range 20 {
 					get(h, fmt.Sprint("http://example.com/", i))
 				}
@@ -506,13 +506,13 @@ func TestPurgeInAStoreThatIsFull(t *testing.T) {
 
 type readOnlyStore struct {
 	*mapStore
-	readOnly bool
-	attempts int
+	readOnly atomic.Bool
+	attempts atomic.Int64
 }
 
 func (s *readOnlyStore) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	if s.readOnly {
-		s.attempts++
+	if s.readOnly.Load() {
+		s.attempts.Add(1)
 		return errBroken
 	}
 	return s.mapStore.Set(ctx, key, value, ttl)

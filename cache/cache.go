@@ -205,6 +205,9 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	extra := p.extra(r)
+	if c.backing != nil {
+		c.backing.remind(now)
+	}
 
 	for attempt := 0; ; attempt++ {
 		res := c.store.get(hash, key)

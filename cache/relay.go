@@ -257,8 +257,8 @@ func (q *queue) pending() int {
 }
 
 // Follow keeps in touch with the other servers through the [Relay] of [WithRelay], until ctx ends: it tells them what was purged here since the cache was made, and
-// purges what they have purged. What goes wrong is counted (see [Stats] and [Trace]) and tried again. When ctx has ended it sends what is left, for 5 s at most, and
-// returns an error if that did not succeed. Give it a context that ends after the server has been shut down; one that has ended already makes it send, and no more.
+// purges what they have purged. What goes wrong is counted (see [Stats] and [Trace]) and tried again, and so it is where a purge could not be carried out in the [Store]. When ctx has ended it sends
+// what is left, for 5 s at most, and returns an error if that did not succeed. Give it a context that ends after the server has been shut down; one that has ended already makes it send, and no more.
 //
 //	following := make(chan error, 1)
 //	go func() { following <- c.Follow(ctx) }()
@@ -277,11 +277,17 @@ func (c *Cache) Follow(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { r.tell(ctx) })
 	wg.Go(func() { c.hear(ctx) })
+	if c.backing != nil {
+		wg.Go(func() { c.backing.settle(ctx, false) })
+	}
 	c.watch(ctx)
 	wg.Wait()
 
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), relayTimeout)
 	defer cancel()
+	if c.backing != nil {
+		wg.Go(func() { c.backing.settle(last, true) })
+	}
 	var err error
 	for failures := 0; r.queue.pending() > 0 && last.Err() == nil; {
 		if _, err = r.send(last); err != nil {
@@ -290,7 +296,11 @@ func (c *Cache) Follow(ctx context.Context) error {
 		}
 	}
 	n := r.queue.pending()
+	wg.Wait()
 	if n == 0 {
+		if c.backing != nil && c.backing.unsettled() {
+			return errors.New("cache: Follow: the Store does not know that what it has was purged")
+		}
 		return nil
 	}
 	if err == nil {

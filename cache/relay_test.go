@@ -522,7 +522,7 @@ func TestGenerationsAcrossServers(t *testing.T) {
 			get(one.h, "http://example.com/x")
 			get(two.h, "http://example.com/y")
 			f.version.Store(1)
-			s.readOnly = broken
+			s.readOnly.Store(broken)
 			one.PurgeTag("tag")
 			synctest.Wait()
 			want(t, fmt.Sprint("store broken: ", broken), two.get(t, "http://example.com/x"), "1")
@@ -701,6 +701,84 @@ func TestPurgeThatTheStoreHasLostAsWell(t *testing.T) {
 			want(t, url, text(t, get(fresh.Handler(one.h), "http://example.com/x")), "1")
 		})
 	}
+}
+
+// A purge that the Store could not be told of holds there as soon as it is well again: whoever comes then does not have it from there what was purged. Nobody
+// need ask for anything that is not in memory.
+func TestPurgeThatTheStoreWasNotToldOf(t *testing.T) {
+	const url = "http://example.com/x"
+	for name, heals := range map[string]func(*mapStore, *fleet){
+		"while it is followed": func(s *mapStore, f *fleet) {
+			time.Sleep(100 * time.Second) // in a synctest bubble
+			s.fail.Store(false)
+			time.Sleep(2 * time.Second) // in a synctest bubble
+		},
+		"when Follow ends": func(s *mapStore, f *fleet) {
+			time.AfterFunc(3*time.Second, func() { s.fail.Store(false) })
+			f.stop()
+			time.Sleep(5 * time.Second) // in a synctest bubble
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newMapStore()
+				f := newFleet(t, 1, cache.WithStore(s, time.Second))
+				defer f.stop()
+				one := f.servers[0]
+				one.get(t, url)
+				want(t, "saved", s.has(url), true)
+				s.fail.Store(true)
+				f.version.Store(1)
+				one.Purge(url)
+				for i := range 20 { // so that the Store is left alone
+					one.get(t, fmt.Sprint("http://example.com/", i))
+				}
+				want(t, "here", one.get(t, url), "1")
+				heals(s, f)
+				want(t, "error of Follow", one.err, nil)
+				fresh := cache.New(1<<20, cache.WithStore(s, time.Second))
+				want(t, "on another server", text(t, get(fresh.Handler(one.h), url)), "1")
+			})
+		})
+	}
+	t.Run("by a request", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newMapStore()
+			c := cache.New(1<<20, cache.WithStore(s, time.Second))
+			version := "0"
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60000")
+				io.WriteString(w, version)
+			}))
+			get(h, url)
+			s.fail.Store(true)
+			version = "1"
+			c.Purge(url)
+			want(t, "here", text(t, get(h, url)), "1")
+			s.fail.Store(false)
+			time.Sleep(2 * time.Second) // in a synctest bubble
+			want(t, "a hit", text(t, get(h, url)), "1")
+			synctest.Wait()
+			fresh := cache.New(1<<20, cache.WithStore(s, time.Second))
+			want(t, "on another server", text(t, get(fresh.Handler(h), url)), "1")
+		})
+	})
+	t.Run("not at all", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newMapStore()
+			f := newFleet(t, 1, cache.WithStore(s, time.Hour))
+			f.servers[0].get(t, url)
+			s.fail.Store(true)
+			f.servers[0].Purge(url)
+			s.delay = time.Minute
+			begun := time.Now()
+			f.stop()
+			want(t, "Follow took", time.Since(begun), 5*time.Second)
+			if err := f.servers[0].err; err == nil || err.Error() != "cache: Follow: the Store does not know that what it has was purged" {
+				t.Error(err)
+			}
+		})
+	})
 }
 
 // Many purges are few messages, take bounded memory, and miss nothing.
