@@ -169,8 +169,8 @@ func (r *Rate) CallsOut() bool {
 }
 
 // AllowContext is AllowEach for a Rate that may have a store, which gets what ctx holds and its deadline. That ctx is canceled does not end the
-// question: it is with a client that has hung up, who could choose that way not to be counted. Where clients choose deadlines as well, as those
-// of gRPC do, give [context.WithoutCancel] of theirs: of an event whose deadline comes first only this process knows. Without a store ctx does not matter.
+// question: it is with a client that has hung up, who could choose that way not to be counted. Where its deadline comes first the event is decided without the store, which
+// is told of it all the same. Where clients choose deadlines, as those of gRPC do, give [context.WithoutCancel] of theirs: or they have at each server what its own buckets hold. Without a store ctx does not matter.
 func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n int, each []PolicyState) Decision {
 	if r.store == nil {
 		return r.AllowEach(now, key, n, each)
@@ -186,7 +186,7 @@ func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n in
 	}
 	q := r.question(now, key, n)
 	var a tableAnswer
-	r.takeStored(ctx, &q, now, each, &a)
+	r.takeStored(ctx, &q, now, each, &a, true)
 	r.store.count(&q, &a)
 	var d Decision
 	r.decide(&q, &a, &d)

@@ -81,7 +81,7 @@ func (r *Rate) waitStored(ctx context.Context, key string, n int) error {
 		now := time.Now()
 		q := r.question(now, key, n)
 		var a tableAnswer
-		r.takeStored(ctx, &q, now, nil, &a)
+		r.takeStored(ctx, &q, now, nil, &a, false)
 		if a.storeErr != nil && ctx.Err() != nil && !q.shadow {
 			if a.ok { // by the local buckets alone, for one who has gone
 				r.giveLocal(&q, now, &a)

@@ -164,16 +164,22 @@ func newStoreFront(c *rateConfig) *storeFront {
 	}
 }
 
-// ask returns what the store says. The breaker hears of every outcome, a panic too, so that no probe is lost.
-func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyState) (ok bool, err error) {
+var errStorePanicked = errors.New("limiter: the store panicked")
+
+// ask returns what the store says. The breaker hears of every outcome, a panic too, so that no probe is lost. With beyond the
+// question goes on where ctx ends before the store's time is up.
+func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyState, beyond bool) (ok bool, err error) {
 	done, err := f.breaker.Allow()
 	if err != nil {
 		f.skipped.Add(1)
 		return false, err
 	}
-	outcome := errors.New("limiter: the store panicked")
-	defer func() { done(outcome) }()
 	f.asked.Add(1)
+	if deadline, has := ctx.Deadline(); beyond && has && !f.prompt && time.Until(deadline) < f.timeout {
+		return f.askBeyond(ctx, req, states, done)
+	}
+	outcome := errStorePanicked
+	defer func() { done(outcome) }()
 	limited, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	ok, err = f.take(limited, req, states)
@@ -185,6 +191,36 @@ func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyS
 		}
 	}
 	return ok, err
+}
+
+// askBeyond is ask for one who has less time than the store: whether that is well is known when its own is up. Where nobody had as much, a
+// store that hangs took all of it from each. And the event is charged there, whatever its deadline.
+func (f *storeFront) askBeyond(ctx context.Context, req StoreRequest, states []PolicyState, done func(error)) (bool, error) {
+	answer := make(chan storeAnswer, 1)
+	go func() {
+		whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
+		defer cancel()
+		a := storeAnswer{err: errStorePanicked}
+		defer func() {
+			a.panicked = recover()
+			done(a.err)
+			answer <- a
+		}()
+		a.ok, a.err = f.take(whole, req, states)
+	}()
+	var a storeAnswer
+	select {
+	case a = <-answer:
+	case <-ctx.Done():
+		a.err = ctx.Err()
+	}
+	if a.err != nil {
+		f.failed.Add(1)
+	}
+	if a.panicked != nil {
+		panic(a.panicked)
+	}
+	return a.ok, a.err
 }
 
 // take calls the store, and returns soon after the end of ctx whatever the store does: many a client library goes by
@@ -226,8 +262,8 @@ type storeAnswer struct {
 	panicked any
 }
 
-// takeStored decides by the local buckets first and then by the store. The answer is as from the local buckets alone.
-func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each []PolicyState, a *tableAnswer) {
+// takeStored decides by the local buckets first and then by the store, which is asked beyond the end of ctx where that is said. The answer is as from the local buckets alone.
+func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each []PolicyState, a *tableAnswer, beyond bool) {
 	q.half = true
 	at := now
 	if r.single != nil {
@@ -250,7 +286,7 @@ func (r *Rate) takeStored(ctx context.Context, q *tableTake, now time.Time, each
 	}
 	// The store is free to move its arguments to the heap; the caller's array stays where it is.
 	states := make([]PolicyState, len(policies))
-	ok, err := r.store.ask(ctx, StoreRequest{Key: q.key, Cost: q.n, Policies: policies}, states)
+	ok, err := r.store.ask(ctx, StoreRequest{Key: q.key, Cost: q.n, Policies: policies}, states, beyond)
 	switch {
 	case err != nil && again:
 		copy(each, local)
@@ -389,7 +425,7 @@ func (r *Rate) forceStored(key string, n int, policies []Policy) {
 		key = "" // as in every question
 	}
 	states := make([]PolicyState, len(policies))
-	_, err := r.store.ask(context.Background(), StoreRequest{Key: key, Cost: n, Force: true, Policies: policies}, states)
+	_, err := r.store.ask(context.Background(), StoreRequest{Key: key, Cost: n, Force: true, Policies: policies}, states, false)
 	if err != nil && r.trace.StoreFailed != nil {
 		r.trace.StoreFailed(err)
 	}

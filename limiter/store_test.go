@@ -535,7 +535,9 @@ func TestStoreProbeIsNeverLost(t *testing.T) {
 		time.Sleep(3 * time.Second) // in a synctest bubble
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		r.AllowContext(ctx, time.Time{}, "key", 1, nil)
+		if err := r.Wait(ctx, "key"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
 		s.hang = false // and the next one is the probe
 		s.calls = 0
 		r.Allow("key")
@@ -677,20 +679,86 @@ func (s *storeSlow) Take(ctx context.Context, req limiter.StoreRequest, states [
 	return s.Store.Take(ctx, req, states)
 }
 
-// Callers that leave are no failures of the store.
+// Callers that have less time than the store are no failures of it, if it is well.
 func TestStoreCallersWhoLeave(t *testing.T) {
+	for front, opts := range storeFronts {
+		t.Run(front, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := limiter.NewRate(1000, 1000, append(opts, limiter.WithStore(&storeSlow{limiter.NewMemoryStore(1024)}))...)
+				for range 20 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+					if d := r.AllowContext(ctx, time.Time{}, "key", 1, nil); !d.OK {
+						t.Errorf("%+v", d)
+					}
+					cancel()
+				}
+				if st := r.Stats(); st.StoreAsked != 20 || st.StoreFailed != 20 {
+					t.Errorf("%+v, want 20 asked", st)
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+			})
+		})
+	}
+}
+
+// And yet a store that hangs does not take all the time that each of them has: it is left alone, and asked again when it is well.
+func TestStoreThatHangsForCallersWhoLeave(t *testing.T) {
 	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
 		r := limiter.NewRate(1000, 1000, opts...)
-		s.hang = true
-		for range 20 {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-			r.AllowContext(ctx, time.Time{}, "key", 1, nil)
-			cancel()
+		brief := func() time.Duration {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			if d := r.AllowContext(ctx, time.Time{}, "key", 1, nil); !d.OK {
+				t.Errorf("%+v", d)
+			}
+			synctest.Wait()
+			return time.Since(start)
 		}
-		if s.calls != 20 {
-			t.Errorf("%d calls, want 20", s.calls)
+		s.hang = true
+		took := time.Duration(0)
+		for range 100 {
+			took += brief()
+		}
+		if took > 200*time.Millisecond || s.calls > 8 {
+			t.Errorf("100 events took %v, %d of them asked", took, s.calls)
+		}
+		s.hang = false
+		time.Sleep(3 * time.Second) // in a synctest bubble
+		s.calls = 0
+		for range 10 {
+			took = brief()
+		}
+		if took != 0 || s.calls != 10 {
+			t.Errorf("once well again %d of 10 asked", s.calls)
 		}
 	})
+}
+
+// An event whose deadline comes before the answer is charged in the store all the same.
+func TestStoreChargesWhoHasNoTime(t *testing.T) {
+	for front, opts := range storeFronts {
+		t.Run(front, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &storeSlow{limiter.NewMemoryStore(1024)}
+				server := func() *limiter.Rate {
+					return limiter.NewRate(rate.Every(time.Hour), 3, append(opts, limiter.WithStore(s))...)
+				}
+				one := server()
+				for range 2 {
+					ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+					if d := one.AllowContext(ctx, time.Time{}, "key", 1, nil); !d.OK {
+						t.Errorf("%+v", d)
+					}
+					cancel()
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+				if d := server().Allow("key"); !d.OK || d.Remaining != 0 {
+					t.Errorf("on another server: %+v, want none left", d)
+				}
+			})
+		})
+	}
 }
 
 // Who sends a request and hangs up at once has the same quota as everybody, and not one for each server or none at all.
@@ -745,10 +813,12 @@ func TestStoreCallersWithoutTime(t *testing.T) {
 						ok++
 					}
 					cancel()
+					synctest.Wait()
 				}
 				if ok != want || time.Since(start) > 10*time.Millisecond {
 					t.Errorf("%d admitted in %v, want %d", ok, time.Since(start), want)
 				}
+				time.Sleep(time.Second) // in a synctest bubble
 			})
 		})
 	}
