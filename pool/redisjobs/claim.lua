@@ -40,6 +40,14 @@ while #jobs < n and bytes < enough and looked < batch do -- of any number that h
 		empty = true
 		break
 	end
+	-- Of another kind it may have one that goes before, behind somebody whose turn it is as well.
+	for i = 5, #ARGV > 5 and #ARGV or 4 do
+		local t = redis.call('ZSCORE', turnsKey(ARGV[i]), client)
+		local first = t and tonumber(t) <= turn and redis.call('ZRANGE', lineKey(ARGV[i], client), 0, 0, 'WITHSCORES')
+		if first and first[1] and tonumber(first[2]) < order then
+			kind, id, order = ARGV[i], first[1], tonumber(first[2])
+		end
+	end
 	-- Its next turn is after those whose turn it is, for all kinds; turns that nobody was there to serve are not made up for.
 	local served = math.max(turn, tonumber(redis.call('GET', P .. 'served') or 0))
 	redis.call('SET', P .. 'served', str(served))

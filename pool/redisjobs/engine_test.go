@@ -333,6 +333,20 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// So do those of different kinds, also where another client has the same turn and stands before it in one of them.
+func TestPrioritiesAmongTurns(t *testing.T) {
+	t.Parallel()
+	got := order(t, func(web *redisjobs.Engine, _ string) int {
+		submit(t, web, "other", "1", jobs.SubmitOptions{Client: "b"})
+		submit(t, web, "n", "2", jobs.SubmitOptions{Client: "a"})
+		submit(t, web, "n", "3", jobs.SubmitOptions{Client: "b", Priority: 7})
+		return 3
+	})
+	if slices.Index(got, 3) > slices.Index(got, 1) {
+		t.Errorf("ran in the order %v: 3 is more urgent than 1, of the same client", got)
+	}
+}
+
 // A kind that no worker has waits for one that has it, and holds nothing up.
 func TestKindsOfWorkers(t *testing.T) {
 	t.Parallel()
