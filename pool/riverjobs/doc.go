@@ -48,7 +48,8 @@
 // periodic maintenance goes by the settings of whichever client leads, and these leave the deletion and the rescue of jobs to this package. A worker
 // has one connection beside the pool, to say that it is alive, since handlers may have all of the pool's, and takes one out of it to listen, as any
 // engine does while somebody watches a job. Behind a proxy that gives connections to transactions, such as PgBouncer, say [WithPollOnly], and give pgx
-// the default_query_exec_mode exec, or another that the proxy takes. Leases and retention go by the clock of the database; when a retry is due, and whether
+// the default_query_exec_mode exec, or another that the proxy takes. Where the clock of the database is set back, what could begin still does, a quarter of a lease late;
+// retries are later by as much as it was set. Leases and retention go by the clock of the database; when a retry is due, and whether
 // a deadline has passed, also by that of the worker. A transaction that is open for hours, whatever its table, keeps what has ended from being
 // vacuumed, and submissions slow down by what they have to pass over.
 //

@@ -29,6 +29,15 @@ const age = `UPDATE {s}river_job SET priority = 1 WHERE id IN (SELECT r.id FROM 
 	JOIN {s}river_job AS r ON r.id = w.id
 	WHERE (w.place <= $3 OR w.client = '') AND r.priority > 1 AND r.state = 'available' FOR UPDATE OF r SKIP LOCKED)`
 
+// Where the clock was set back, as by a replica that takes over, what had waited for its turn or was put back before that is due in a time that is to come once more. Nobody
+// has asked for that: what waits for a time is not available until then.
+const redate = `UPDATE {s}river_job SET scheduled_at = now() WHERE id IN (SELECT r.id FROM {s}spillgate_job AS j JOIN {s}river_job AS r ON r.id = j.river_id
+	WHERE j.open AND r.state = 'available' AND r.queue = $1 AND r.scheduled_at > now() + $2::interval
+		AND greatest(r.created_at, r.attempted_at) > now() + $2::interval FOR UPDATE OF r SKIP LOCKED)`
+
+// setBack is by how much the clock has to be set back to be taken for that. Statements that run at the same time have times of their own.
+const setBack = time.Second
+
 // forgetAtOnce is how many jobs one statement forgets.
 const forgetAtOnce = 1000
 
@@ -41,6 +50,7 @@ const sweepTime = 10 * time.Second
 // What no worker that is alive says to be running has been lost: with the worker, with its answer to River, or on its way to it. A worker has a lease
 // to say so, and the job an attempt more, unless it has taken three workers with it. The one who asks has to have been heard last when it knows to have been, and not long
 // ago: while the question waited the others may have been silent because all did, or the clock was set, or this server lacks what they last said to another.
+// What is to come, by more than a lease, was said before the clock was set back.
 const reclaim = `UPDATE {s}river_job AS r SET
 		state = (CASE WHEN r.metadata ? 'cancel_attempted_at' THEN 'cancelled' WHEN n.lost >= 3 THEN 'discarded' ELSE 'available' END)::{s}river_job_state,
 		finalized_at = CASE WHEN n.lost >= 3 OR r.metadata ? 'cancel_attempted_at' THEN now() END,
@@ -49,9 +59,10 @@ const reclaim = `UPDATE {s}river_job AS r SET
 		errors = array_append(r.errors, jsonb_build_object('at', now(), 'attempt', r.attempt, 'error', 'riverjobs: the worker that ran the job was lost', 'trace', ''))
 	FROM (SELECT o.id, coalesce((o.metadata->>'spillgate_lost')::int, 0) + 1 AS lost FROM {s}river_job AS o JOIN {s}spillgate_job AS j ON j.river_id = o.id
 		WHERE EXISTS (SELECT FROM {s}spillgate_worker WHERE name = $2 AND seen = $3::timestamptz AND seen >= now() - $1::interval / 2)
-		AND j.open AND o.state = 'running' AND o.attempted_at < now() - $1::interval AND NOT EXISTS (
+		AND j.open AND o.state = 'running' AND o.attempted_at NOT BETWEEN now() - $1::interval AND now() + $1::interval AND NOT EXISTS (
 			SELECT FROM {s}spillgate_worker AS w
-			WHERE w.name = o.attempted_by[cardinality(o.attempted_by)] AND w.seen > now() - $1::interval AND o.id = ANY (w.running))
+			WHERE w.name = o.attempted_by[cardinality(o.attempted_by)] AND w.seen > now() - $1::interval
+				AND w.seen <= now() + $1::interval AND o.id = ANY (w.running))
 		FOR UPDATE OF o SKIP LOCKED) AS n
 	WHERE r.id = n.id`
 
@@ -208,6 +219,9 @@ func (e *Engine) sweep(ctx context.Context) error {
 		return err
 	}
 	if err := e.lapse(ctx, ""); err != nil {
+		return err
+	}
+	if _, err := e.pool.Exec(ctx, e.sql(redate), e.conf.queue, setBack); err != nil {
 		return err
 	}
 	for {

@@ -193,7 +193,23 @@ func TestNobodyIsLostAfterAPause(t *testing.T) {
 			web := engine(t, pool, kinds())
 			j := submit(t, web, "n", "3", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
 			exec("UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 hour', attempted_by = '{other}'")
-			exec("INSERT INTO spillgate_worker (name, seen, running) SELECT 'other', now() + interval '1 hour', array_agg(id) FROM river_job")
+			exec("INSERT INTO spillgate_worker (name, seen, running) SELECT 'other', now(), array_agg(id) FROM river_job")
+			// It says so until it is silenced.
+			alive, silence := context.WithCancel(t.Context())
+			var speaks sync.WaitGroup
+			t.Cleanup(speaks.Wait)
+			t.Cleanup(silence)
+			speaks.Go(func() {
+				tick := time.NewTicker(lease / 20)
+				defer tick.Stop()
+				for alive.Err() == nil {
+					_, _ = pool.Exec(alive, "UPDATE spillgate_worker SET seen = now() WHERE name = 'other'")
+					select {
+					case <-tick.C:
+					case <-alive.Done():
+					}
+				}
+			})
 
 			conf, err := pgxpool.ParseConfig(url)
 			if err != nil {
@@ -212,13 +228,19 @@ func TestNobodyIsLostAfterAPause(t *testing.T) {
 			t.Cleanup(letAll) // before it is closed
 			do(t, h, events{
 				pause: func() {
+					silence()
+					speaks.Wait()
 					exec("UPDATE spillgate_worker SET seen = now() WHERE name = 'other'")
 					until(t, "a lease has gone by", func() bool {
 						var silent bool
 						return pool.QueryRow(t.Context(), "SELECT seen < now() - $1::interval FROM spillgate_worker WHERE name = 'other'", lease).Scan(&silent) == nil && silent
 					})
 				},
-				set: func() { exec("UPDATE spillgate_worker SET seen = least(seen, now()) - 2 * $1::interval", lease) },
+				set: func() {
+					silence()
+					speaks.Wait()
+					exec("UPDATE spillgate_worker SET seen = seen - 2 * $1::interval", lease)
+				},
 			})
 			if j, err := web.Get(t.Context(), j.ID); err != nil || j.State != jobs.Running || j.Attempt != 1 {
 				t.Errorf("after it: %+v, %v", j, err)
@@ -228,5 +250,39 @@ func TestNobodyIsLostAfterAPause(t *testing.T) {
 				t.Errorf("that of a worker that is not heard of for a lease after that ended as %+v", end)
 			}
 		})
+	}
+}
+
+// Where the clock of the database is set back nothing waits until it is as late once more: neither what waited for its turn, nor what a worker had that was lost meanwhile.
+// What was to begin at a time does then. To set the clock back is the same as to have what stands there be later.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	pool := connect(t, shared.database(t))
+	web := engine(t, pool, kinds())
+	waits, lost := submit(t, web, "n", "1", jobs.SubmitOptions{}), submit(t, web, "n", "2", jobs.SubmitOptions{})
+	back := submit(t, web, "n", "3", jobs.SubmitOptions{}) // was put back by its worker
+	timed := submit(t, web, "n", "4", jobs.SubmitOptions{NotBefore: time.Now().Add(10 * time.Minute)})
+	exec := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of := " WHERE id = (SELECT river_id FROM spillgate_job WHERE id = $1)"
+	exec("UPDATE river_job SET state = 'running', attempt = 1, attempted_at = now(), attempted_by = '{other}'"+of, lost.ID)
+	exec("UPDATE river_job SET attempted_at = now()"+of, back.ID)
+	exec("INSERT INTO spillgate_worker (name, seen, running) SELECT 'other', now(), array_agg(id) FROM river_job")
+	exec("UPDATE river_job SET created_at = created_at + interval '1 hour', attempted_at = attempted_at + interval '1 hour', scheduled_at = scheduled_at + interval '1 hour'")
+	exec("UPDATE river_job SET created_at = now() - interval '1 hour'"+of, back.ID)
+	exec("UPDATE spillgate_worker SET seen = seen + interval '1 hour'")
+
+	engine(t, pool, kinds(), riverjobs.WithWorkers(2), riverjobs.WithLease(shortLease))
+	for _, j := range []jobs.Job{waits, lost, back} {
+		if end := final(t, web, j.ID); end.State != jobs.Succeeded {
+			t.Errorf("ended as %+v", end)
+		}
+	}
+	if j, err := web.Get(t.Context(), timed.ID); err != nil || j.State != jobs.Queued {
+		t.Errorf("not to begin yet: %+v, %v", j, err)
 	}
 }
