@@ -62,7 +62,7 @@ while #jobs < n and bytes < enough and looked < batch do -- of any number that h
 	elseif state then
 		redis.call('ZREM', P .. 'late', id)
 		redis.call('ZADD', P .. 'run', str(now + lease), id)
-		redis.call('HSET', jobKey(id), 'state', 'running', 'started', str(now), 'worker', token)
+		redis.call('HSET', jobKey(id), 'state', 'running', 'started', str(now), 'worker', token, 'lease', ARGV[4])
 		redis.call('HDEL', jobKey(id), 'next', 'done', 'total', 'note')
 		local attempt = redis.call('HINCRBY', jobKey(id), 'attempt', 1)
 		changed(id)

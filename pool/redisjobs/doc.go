@@ -46,7 +46,8 @@
 // with its worker, cancelled or not, runs until there is another worker to notice.
 //
 // Times are those of the server's clock, except that what NotBefore and Deadline mean is up to the clock of who submits. Nobody takes workers for lost in the lease after
-// an outage, a standstill of the server, or a jump of its clock, as when a replica takes over, since none could be heard; that holds where all engines of a prefix have the same [WithLease].
+// an outage, a standstill of the server, or a jump of its clock, as when a replica takes over, since none could be heard; that holds where all engines of a prefix have the same [WithLease]. Where it was set
+// back, retries and what is to be forgotten are later by as much.
 //
 // # What it needs of Redis
 //

@@ -75,7 +75,7 @@ end
 local function wait(id, at)
 	local _, kind, client, order, deadline = fields(id, 'kind', 'client', 'order', 'deadline')
 	redis.call('ZREM', P .. 'run', id)
-	redis.call('HDEL', jobKey(id), 'worker')
+	redis.call('HDEL', jobKey(id), 'worker', 'lease')
 	if deadline then redis.call('ZADD', P .. 'late', deadline, id) end
 	if at > now then
 		redis.call('ZADD', P .. 'later', str(at), id)
@@ -109,7 +109,7 @@ local function final(id, state)
 	unready(id, kind, client)
 	local expires = now + retain
 	redis.call('HSET', jobKey(id), 'state', state, 'finished', str(now), 'expires', str(expires))
-	redis.call('HDEL', jobKey(id), 'next', 'worker')
+	redis.call('HDEL', jobKey(id), 'next', 'worker', 'lease')
 	if state ~= 'failed' then redis.call('HDEL', jobKey(id), 'payload') end
 	if state == 'succeeded' then redis.call('HDEL', jobKey(id), 'why', 'error', 'detail', 'done', 'total', 'note') end
 	local at = str(math.ceil(expires / 1000))

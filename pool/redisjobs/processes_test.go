@@ -225,6 +225,33 @@ func TestWorkerKilled(t *testing.T) {
 	}
 }
 
+// Where the clock of the server is set back, as by a replica that takes over, the job of a worker that is lost does not wait until it is as late once more, and a worker that is
+// alive is not taken for lost. To set the clock back is the same as to have what stands there be later.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	c, prefix := shared.client(t), servicePrefix()
+	web := engine(t, c, workerKinds(), redisjobs.WithPrefix(prefix))
+	one := startWorker(t, shared, prefix, 1)
+	j := submit(t, web, "second time lucky", "0", jobs.SubmitOptions{})
+	seen(t, web, j.ID, func(j jobs.Job) bool { return j.Progress.Done == one.pid() })
+	one.kill()
+	two := startWorker(t, shared, prefix, 1)
+	other := submit(t, web, "wait", "0", jobs.SubmitOptions{})
+	seen(t, web, other.ID, func(j jobs.Job) bool { return j.Progress.Done == two.pid() })
+	for _, id := range []string{j.ID, other.ID} {
+		if err := c.ZIncrBy(t.Context(), "{"+prefix+"}:run", 3.6e9, id).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	startWorker(t, shared, prefix, 1)
+	if end := final(t, web, j.ID); end.State != jobs.Succeeded || end.Attempt != 2 {
+		t.Errorf("ended as %+v", end)
+	}
+	if j, err := web.Get(t.Context(), other.ID); err != nil || j.State != jobs.Running || j.Attempt != 1 {
+		t.Errorf("of a worker that is alive: %+v, %v", j, err)
+	}
+}
+
 // Workers are killed and connections cut in the middle of much work, and all of it is done.
 func TestWorkersKilledUnderLoad(t *testing.T) {
 	t.Parallel()

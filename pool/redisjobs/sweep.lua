@@ -13,6 +13,12 @@ local taken = 0
 if now - since > lease then
 	local ids = redis.call('ZRANGE', P .. 'run', '-inf', str(now), 'BYSCORE', 'LIMIT', 0, batch)
 	more = more or #ids == batch
+	-- What is to be over in more than its lease was said before the clock was set back, which is by more than a lease of ours: else it may not have been seen.
+	local ahead = redis.call('ZRANGE', P .. 'run', '+inf', '(' .. str(now + 2 * lease), 'BYSCORE', 'REV', 'LIMIT', 0, batch, 'WITHSCORES')
+	for i = 1, #ahead, 2 do
+		local _, its = fields(ahead[i], 'lease')
+		if its and tonumber(ahead[i + 1]) > now + its + math.max(its, lease) then ids[#ids + 1] = ahead[i] end
+	end
 	for _, id in ipairs(ids) do
 		local state, cancelling = fields(id, 'cancelling')
 		if state == 'running' then taken = taken + 1 end
