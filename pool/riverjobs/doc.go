@@ -26,7 +26,8 @@
 // not reach the database for so long that it is taken for lost ([WithLease]), in which case it may still be running the job
 // when another begins to. The last two are no failures of the job, and it runs again also where its kind allows one attempt; but a
 // job that three workers were lost with has failed. Nobody takes workers for lost in the lease after an outage, a standstill of the database, or a jump of its
-// clock, as when a replica takes over, since none could be heard; that holds where all workers of a schema have the same lease. What an engine knows of a job changes in one transaction: state,
+// clock, as when a replica takes over, since none could be heard; that holds where all workers of a schema have the same lease. What has ended is written together with what else ends at that moment: where
+// somebody's transaction holds the row of one of these for longer than a lease, or the database is away for as long, all of them may run again. What an engine knows of a job changes in one transaction: state,
 // version, result.
 //
 // [Engine.SubmitTx] submits as a part of the caller's own transaction: the job exists exactly if that commits.
