@@ -661,6 +661,8 @@ func TestR6WhoAskedForTheHeaderHasNotLeft(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/page":
+		case "/bytes":
+			w.Write(make([]byte, 10_000))
 		case "/error":
 			w.WriteHeader(http.StatusInternalServerError)
 		case "/panic":
@@ -668,6 +670,17 @@ func TestR6WhoAskedForTheHeaderHasNotLeft(t *testing.T) {
 		case "/gone":
 			untilGone(r)
 			return
+		case "/proxy":
+			untilGone(r)
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		case "/proxy/page":
+			untilGone(r)
+			w.WriteHeader(http.StatusBadGateway)
+			w.Write(make([]byte, 10_000))
+		case "/proxy/text":
+			untilGone(r)
+			w.WriteHeader(http.StatusBadGateway)
 		}
 		io.WriteString(w, strings.Repeat("x", 10_000))
 		if r.ProtoMajor == 2 {
@@ -677,15 +690,18 @@ func TestR6WhoAskedForTheHeaderHasNotLeft(t *testing.T) {
 	onEachProtocol(t, protocolsOfRules, nil, nil, h, func(s *guarded) {
 		head := func(r *http.Request) { r.Method = "HEAD" }
 		s.get("/page", head)
-		s.wantCounts(1, 0, 0)
+		s.get("/bytes", head)
+		s.wantCounts(2, 0, 0)
 		s.get("/error", head)
-		s.wantCounts(1, 1, 0)
+		s.wantCounts(2, 1, 0)
 		s.get("/panic", head)
-		s.wantCounts(1, 2, 0)
-		ctx, cancel := context.WithTimeout(s.Context(), time.Second)
-		defer cancel()
-		s.get("/gone", head, func(r *http.Request) { *r = *r.WithContext(ctx) })
-		s.wantCounts(1, 2, 1)
+		s.wantCounts(2, 2, 0)
+		for i, path := range []string{"/gone", "/proxy", "/proxy/page", "/proxy/text"} {
+			ctx, cancel := context.WithTimeout(s.Context(), time.Second)
+			s.get(path, head, func(r *http.Request) { *r = *r.WithContext(ctx) })
+			cancel()
+			s.wantCounts(2, 2, uint64(i+1))
+		}
 	})
 }
 

@@ -81,6 +81,10 @@ func failed(status int) bool {
 	return false
 }
 
+// headAfter is how much of a body a handler writes before net/http sends the header over HTTP/2, if it does not flush. Before that it is the client that
+// has ended the context, and a proxy answers 502 then.
+const headAfter = 4 << 10
+
 // ending is what made a request fail whatever its handler answered, nil if nothing did. gone says that its client
 // left, or did not send the body that it said it would, so that it says nothing about the handler.
 //
@@ -89,7 +93,7 @@ func failed(status int) bool {
 func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool) {
 	ctx := r.Context()
 	end := ctx.Err()
-	if end == context.Canceled && r.Method == http.MethodHead && r.ProtoMajor >= 2 && rec.status != 0 {
+	if end == context.Canceled && r.Method == http.MethodHead && r.ProtoMajor >= 2 && (rec.flushed || rec.bytes >= headAfter) && !rec.left {
 		end = nil // the header is all of the answer: net/http ends the context when it is sent
 	}
 	switch {

@@ -133,6 +133,16 @@ func (rec *recorder) goesOn(since time.Duration) {
 	}
 }
 
+// left says that the context of a call has ended.
+func (h *holds) left() bool {
+	for ; h != nil; h = h.more {
+		if r := h.call.request; r != nil && r.Context().Err() != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // hasCall says that the request, or the one for which this is a fill of the cache, has been let through by the breaker
 // of the key.
 func (rec *recorder) hasCall(g *breaker.Group, key string) bool {

@@ -29,6 +29,7 @@ type recorder struct {
 	bytes     int64         // of the body, as the handler wrote it
 	status    int16         // the first final status (>= 200, or 101); 0 before
 	connect   bool          // the request is a CONNECT: a final status of 2xx makes it a tunnel, as 101 does others
+	left      bool          // the client of a call was gone when the handler answered with an error
 	marks     atomic.Uint32 // ownTime, badBody and, above them, untaken: set by whatever goroutine
 
 	fresh     bool // at is still now: no foreign code has run since
@@ -178,6 +179,7 @@ func (rec *recorder) WriteHeader(code int) {
 		case code == http.StatusSwitchingProtocols:
 			rec.becameLong(streamSwitch)
 		case code >= 400:
+			rec.left = rec.holds.left()
 			rec.passRefusal()
 		}
 	} else if rec.status == 0 && code >= 100 { // goes out at once
