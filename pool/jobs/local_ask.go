@@ -131,6 +131,7 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			select {
 			case <-changed:
 			case <-h.again():
+			case <-h.done:
 			case <-h.other:
 			case <-ctx.Done():
 				if h.done != nil {

@@ -240,3 +240,74 @@ func TestJobThatWaitsForMany(t *testing.T) {
 		}
 	})
 }
+
+// A job that is ready again at once after an attempt in the slot of the one that waits has its next attempt, too.
+func TestJobThatIsReadyAgainAtOnce(t *testing.T) {
+	m := jobs.NewMux()
+	l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+	defer l.Close()
+	const attempts = 150
+	jobs.Register(m, "k", func(context.Context, args) (int, error) { return 0, errors.New("as always") },
+		jobs.WithAttempts(attempts), jobs.WithBackoff(1, 1))
+	jobs.Register(m, "parent", func(ctx context.Context, a args) (int, error) {
+		j, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{})
+		if err == nil {
+			j, err = end(ctx, l, j.ID)
+		}
+		return j.Attempt, err
+	})
+	var over atomic.Bool
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer over.Store(true)
+	for range 32 { // who wait for the lock, so that it is handed on with the processor
+		others.Go(func() {
+			for !over.Load() {
+				l.Stats()
+			}
+		})
+	}
+	j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if j, err = end(ctx, l, j.ID); string(j.Result) != "150" {
+		t.Errorf("%v and %v after %s attempts, want 150: %s", err, j.State, j.Result, j.Err)
+	}
+}
+
+// A job whose handler does not wait for what it has begun holds its slot until that has ended which runs there.
+func TestJobThatDoesNotWaitToTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		m := jobs.NewMux()
+		l := jobs.NewLocal(m, p)
+		defer l.Close()
+		used := make(chan int, 1)
+		jobs.Register(m, "k", func(context.Context, args) (int, error) {
+			time.Sleep(time.Second) // in a synctest bubble
+			used <- p.Stats().Used
+			return 0, nil
+		})
+		jobs.Register(m, "parent", func(ctx context.Context, a args) (int, error) {
+			j, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{})
+			if err == nil {
+				go end(ctx, l, j.ID)
+				time.Sleep(time.Millisecond) // in a synctest bubble
+			}
+			return 0, err
+		})
+		j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if j = final(t, l, j.ID); j.State != jobs.Succeeded {
+			t.Errorf("it is %v: %s", j.State, j.Err)
+		}
+		if n := <-used; n != 1 {
+			t.Errorf("%d slots are used while the other runs, want 1", n)
+		}
+	})
+}

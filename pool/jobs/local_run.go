@@ -251,7 +251,11 @@ func (l *Local) begin(task context.Context, e, by *entry, now, charged time.Dura
 			}
 			l.mean += (took - l.mean) / 8
 			l.finish(e, result, failed)
+			lends := e.lends
 			l.mu.Unlock()
+			if lends != nil { // the slot is not free before, where a goroutine that the handler has left behind waits for what runs in it
+				<-lends
+			}
 		}()
 		if !deadline.IsZero() {
 			var cancel context.CancelFunc
