@@ -188,6 +188,7 @@ func (h *holds) becameLong(rec *recorder, k streamKind) {
 		}
 		if k.lasts() {
 			h.slot.Leave() // what only stays open needs no CPU slot meanwhile
+			h.slot = pool.Slot{}
 		}
 	}
 }

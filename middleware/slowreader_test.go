@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"strings"
 	"sync"
@@ -58,7 +59,7 @@ func TestSlowReadersHoldNoPermit(t *testing.T) {
 					continue
 				}
 				l := limiter.NewAdaptive(limiter.WithLimits(1, 1), limiter.WithQueue(0, 0))
-				p := pool.New(pool.WithSlots(1), pool.WithQueue(0, 0))
+				p := pool.New(pool.WithSlots(1), pool.WithQueue(1, 2*time.Minute)) // a write that goes on has the slot for a moment
 				for what, c := range map[string]struct {
 					layer middleware.Layer
 					held  func() int
@@ -336,6 +337,25 @@ func TestSlotsOfSlowReaders(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nothing looks after a client of what is long-lived, which has no slot any more, however long it does not read.
+func TestLongLivedSlowReaderCostsNoTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := middleware.Pool(pool.New(pool.WithSlots(1))).Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.(http.Flusher).Flush()
+			w.Write(make([]byte, 4<<10))
+		}))
+		made := []metrics.Sample{{Name: "/sched/goroutines-created:goroutines"}}
+		metrics.Read(made)
+		before := made[0].Value.Uint64()
+		h.ServeHTTP(takes{httptest.NewRecorder(), time.Hour}, httptest.NewRequest("GET", "/", nil))
+		metrics.Read(made)
+		if n := made[0].Value.Uint64() - before; n > 10_000 {
+			t.Errorf("%d goroutines were started in an hour", n)
+		}
+	})
 }
 
 // Two pools around one handler, and a limit, each have back what is theirs.
