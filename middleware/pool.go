@@ -20,8 +20,9 @@ import (
 //
 // While a client does not take what the handler writes, beyond what the buffers on the way take, others have the slot: from when a single write or Flush
 // has waited for 50 ms, and for twenty times as long as work waits for a processor, until it ends ([pool.Slot.Pause]). After it the handler goes on at once, also where
-// no slot is free; nobody else gets one then before there is room again. A handler that computes for long between its writes calls [pool.Checkpoint], or
-// writes after a Do.
+// no slot is free; nobody else gets one then before there is room again. Where a handler
+// computes for long between its writes, have it compute in a [pool.Pool.Do] in place of this layer, and write outside of that: who goes on so lets
+// only the more urgent go first, in [pool.Checkpoint].
 //
 // The handler's context carries the slot: what it runs on p ([pool.Pool.Do], [pool.Submit], [pool.Map]) inherits it.
 // When p refuses, the response is 503 with Retry-After, or 429 where the client that the

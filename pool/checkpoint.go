@@ -39,8 +39,8 @@ func Checkpoint(ctx context.Context) error {
 	return s.standBack(ctx, false)
 }
 
-// StoodBack returns how long the task that ctx belongs to has given its slot to others so far, in [Checkpoint] or between
-// the elements of a [Map]. It is for those who measure what a task takes.
+// StoodBack returns how long the task that ctx belongs to has given its slot to others so far, in [Checkpoint], between
+// the elements of a [Map], or from a [Slot.Pause] to its Resume. It is for those who measure what a task takes.
 func StoodBack(ctx context.Context) time.Duration {
 	if s, _ := ctx.Value(anySlot{}).(*slot); s != nil {
 		if w := s.standing.Load(); w != nil {
