@@ -60,7 +60,12 @@ func (l *Local) help(ctx context.Context, h *helper, e *entry) {
 	l.runs.Add(1)
 	go func() { // the handler may end its goroutine
 		defer l.runs.Done()
-		defer close(done)
+		defer func() {
+			close(done)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.goOn(l.now()) // there may be another attempt to wait for
+		}()
 		run()
 	}()
 }

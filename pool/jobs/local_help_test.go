@@ -16,8 +16,11 @@ import (
 )
 
 // waiting is an engine with a kind "k" and a kind "parent", which submits a job of kind "k" with o and waits for it.
-func waiting(p *pool.Pool, o jobs.SubmitOptions, k func(ctx context.Context, a args) (int, error), watch func(context.Context, *jobs.Local, string) (jobs.Job, error)) *jobs.Local {
+func waiting(p *pool.Pool, o jobs.SubmitOptions, k func(ctx context.Context, a args) (int, error), watch func(context.Context, *jobs.Local, string) (jobs.Job, error), more ...func(*jobs.Mux)) *jobs.Local {
 	m := jobs.NewMux()
+	for _, register := range more {
+		register(m)
+	}
 	l := jobs.NewLocal(m, p)
 	jobs.Register(m, "k", k, jobs.WithAttempts(3), jobs.WithBackoff(time.Second, time.Second))
 	jobs.Register(m, "parent", func(ctx context.Context, a args) (jobs.State, error) {
@@ -241,41 +244,62 @@ func TestJobThatWaitsForMany(t *testing.T) {
 	})
 }
 
-// A job that is ready again at once after an attempt in the slot of the one that waits has its next attempt, too.
-func TestJobThatIsReadyAgainAtOnce(t *testing.T) {
-	m := jobs.NewMux()
-	l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
-	defer l.Close()
-	const attempts = 150
-	jobs.Register(m, "k", func(context.Context, args) (int, error) { return 0, errors.New("as always") },
-		jobs.WithAttempts(attempts), jobs.WithBackoff(1, 1))
-	jobs.Register(m, "parent", func(ctx context.Context, a args) (int, error) {
-		j, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{})
-		if err == nil {
-			j, err = end(ctx, l, j.ID)
-		}
-		return j.Attempt, err
-	})
-	var over atomic.Bool
-	var others sync.WaitGroup
-	defer others.Wait()
-	defer over.Store(true)
-	for range 32 { // who wait for the lock, so that it is handed on with the processor
-		others.Go(func() {
-			for !over.Load() {
-				l.Stats()
+// A job that failed in the slot of the one that waits for it has its next attempt there when its delay is over.
+func TestJobThatFailsOnceInTheSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := waiting(pool.New(pool.WithSlots(1)), jobs.SubmitOptions{}, func(ctx context.Context, a args) (int, error) {
+			if a, _ := jobs.Current(ctx); a.Number == 1 {
+				return 0, errors.New("once")
 			}
+			return 0, nil
+		}, end)
+		defer l.Close()
+		j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if j = final(t, l, j.ID); string(j.Result) != `"succeeded"` {
+			t.Errorf("the other was %s to it", j.Result)
+		}
+		if took := time.Since(began); took >= time.Second {
+			t.Errorf("it took %v, for a delay of less than a second", took)
+		}
+	})
+}
+
+// A job that is ready again before the slot is free that its attempt had, has the next one there when it is.
+func TestJobThatIsReadyBeforeTheSlot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l *jobs.Local
+		l = waiting(pool.New(pool.WithSlots(1)), jobs.SubmitOptions{}, func(ctx context.Context, a args) (int, error) {
+			if a, _ := jobs.Current(ctx); a.Number > 1 {
+				return 0, nil
+			}
+			j, _, err := l.Submit(ctx, "slow", []byte(`{}`), jobs.SubmitOptions{})
+			if err != nil {
+				return 0, err
+			}
+			go end(ctx, l, j.ID)
+			time.Sleep(time.Millisecond) // in a synctest bubble
+			return 0, errors.New("as long as that runs")
+		}, end, func(m *jobs.Mux) {
+			jobs.Register(m, "slow", func(context.Context, args) (int, error) {
+				time.Sleep(time.Minute) // in a synctest bubble
+				return 0, nil
+			})
 		})
-	}
-	j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if j, err = end(ctx, l, j.ID); string(j.Result) != "150" {
-		t.Errorf("%v and %v after %s attempts, want 150: %s", err, j.State, j.Result, j.Err)
-	}
+		defer l.Close()
+		j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if j, err = end(ctx, l, j.ID); string(j.Result) != `"succeeded"` {
+			t.Errorf("the other was %s to it, which is %v: %v", j.Result, j.State, err)
+		}
+	})
 }
 
 // A job whose handler does not wait for what it has begun holds its slot until that has ended which runs there.
