@@ -580,8 +580,8 @@ func (b *tableBudget) giveBack(q *tableTake, mark int64) {
 }
 
 // adjust adds n tokens to what is spent, or with n below 0 gives them back, at every policy, unasked. For a key that has to share
-// a bucket it is that one.
-func (t *table) adjust(q *tableTake) {
+// a bucket it is that one. It reports whether a live bucket was forgotten for it.
+func (t *table) adjust(q *tableTake) (evicted bool) {
 	hash := t.hash(q.key)
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
@@ -593,15 +593,15 @@ func (t *table) adjust(q *tableTake) {
 	known := cells != nil
 	if !known {
 		if q.n <= 0 && t.budget == nil || q.unlimited(sh.rules) {
-			return
+			return false
 		}
 		slot, live = t.victim(sh, set, q.ns)
 		if live && t.budget != nil {
 			t.budget.adjust(q)
-			return
+			return false
 		}
 		if q.n <= 0 {
-			return
+			return false
 		}
 		cells = fresh[:t.policies]
 	}
@@ -616,6 +616,7 @@ func (t *table) adjust(q *tableTake) {
 	if !known {
 		t.insert(sh, set, slot, hash, q.key, cells, live)
 	}
+	return live
 }
 
 // adjust is that of table for the bucket of new keys.
