@@ -137,7 +137,7 @@ func WithMaxWait(d time.Duration) RateOption {
 }
 
 // WithRateShadow decides and counts but refuses nothing: a Decision that would have been a refusal has OK and Shadow set. Nor does
-// [Rate.Wait] wait; where it would have been admitted after a wait, the tokens are taken.
+// [Rate.Wait] wait; where it would have been admitted after a wait, the tokens are taken, but not with [WithStore], which reserves none.
 func WithRateShadow() RateOption {
 	return rateOption(func(c *rateConfig) { c.shadow = true })
 }
