@@ -34,7 +34,7 @@ type Request struct {
 	// before Acquire. A time decades away from now counts as zero.
 	Arrived time.Time
 	// Work is how long the work is expected to take; 0 means not known. Acquire refuses a request whose
-	// context leaves less than this with [ErrWouldMissDeadline].
+	// context leaves less than this with [ErrWouldMissDeadline], also one that waits, as soon as it does.
 	Work time.Duration
 }
 
@@ -631,7 +631,13 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 	concWake(woken)
 	waited := time.Duration(0)
 	if err == nil && w != nil {
-		p, err = c.park(ctx, w)
+		var vain <-chan time.Time // where that is before ctx ends
+		if latest != 0 && r.Work > 0 {
+			timer := time.NewTimer(latest - now + 1)
+			defer timer.Stop()
+			vain = timer.C
+		}
+		p, err = c.park(ctx, w, vain)
 		if t := c.conf.trace; t.Admitted != nil || t.Shed != nil {
 			waited = time.Since(c.base) - now
 		}
@@ -739,11 +745,14 @@ func (c *Concurrency) takeLocked(weight int64, now time.Duration) (Permit, bool)
 	return Permit{s, s.gen.Load()}, true
 }
 
-// park waits for the decision about w.
-func (c *Concurrency) park(ctx context.Context, w *queueWaiter) (Permit, error) {
+// park waits for the decision about w, which waits in vain once something comes from vain.
+func (c *Concurrency) park(ctx context.Context, w *queueWaiter, vain <-chan time.Time) (Permit, error) {
 	var err error
 	select {
 	case <-w.ready:
+	case <-vain:
+		c.giveUp(w)
+		<-w.ready
 	case <-ctx.Done():
 		err = ctx.Err()
 		c.mu.Lock()
@@ -782,6 +791,19 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter) (Permit, error) 
 		return Permit{}, err
 	}
 	return Permit{s, s.gen.Load()}, nil
+}
+
+// giveUp sends w away, which could not begin in time any more, if that has not been decided yet.
+func (c *Concurrency) giveUp(w *queueWaiter) {
+	now := time.Since(c.base)
+	c.mu.Lock()
+	var woken *queueWaiter
+	if w.queued {
+		woken = c.drop(w, queueDeadline, nil)
+		woken = concJoin(c.dispatch(now), woken)
+	}
+	c.mu.Unlock()
+	concWake(woken)
 }
 
 // dispatch drops whoever has waited too long and grants permits to those who are next,

@@ -520,6 +520,63 @@ func TestConcurrencyWorkInVain(t *testing.T) {
 	}
 }
 
+// Who waits is sent away as soon as its work can not be done in time any more, wherever it stands in the line; the others wait on, and who
+// could still begin, even if at the last moment, does.
+func TestConcurrencyWaitsInVain(t *testing.T) {
+	for name, c := range map[string]func(...limiter.ConcurrencyOption) *limiter.Concurrency{
+		"fixed": func(o ...limiter.ConcurrencyOption) *limiter.Concurrency {
+			return limiter.NewConcurrency(2, append(o, limiter.WithQueue(10, time.Hour))...)
+		},
+		"adaptive": func(o ...limiter.ConcurrencyOption) *limiter.Concurrency {
+			return limiter.NewAdaptive(append(o, limiter.WithStart(2), limiter.WithLimits(2, 2), limiter.WithoutYield())...)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const second = time.Second
+				var told atomic.Int64
+				c := c(limiter.WithConcurrencyTrace(limiter.ConcurrencyTrace{
+					Shed: func(limiter.Request, error, time.Duration) { told.Add(1) },
+				}))
+				first, err := c.Acquire(t.Context(), limiter.Request{Weight: 2})
+				if err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				ask := func(deadline time.Duration, r limiter.Request, want error, after time.Duration) {
+					go func() {
+						ctx, cancel := context.WithDeadline(t.Context(), start.Add(deadline))
+						defer cancel()
+						p, err := c.Acquire(ctx, r)
+						if took := time.Since(start).Truncate(time.Millisecond); !errors.Is(err, want) || took != after {
+							t.Errorf("with work of %v and %v to go: %v after %v, want %v after %v", r.Work, deadline, err, took, want, after)
+						}
+						if err == nil {
+							p.Release(limiter.Success)
+						}
+					}()
+					synctest.Wait()
+				}
+				ask(4*second, limiter.Request{Work: second, Weight: 2}, nil, 3*second)
+				ask(4*second, limiter.Request{Work: 3 * second}, limiter.ErrWouldMissDeadline, second)
+				ask(4*second, limiter.Request{Work: 2 * second}, limiter.ErrWouldMissDeadline, 2*second)
+				ask(2*second, limiter.Request{}, context.DeadlineExceeded, 2*second)
+				ask(4*second, limiter.Request{}, nil, 3*second)
+				time.Sleep(2*second + second/2) // in a synctest bubble
+				if s := c.Stats(); s.Queued != 2 || s.Deadline != 2 || s.Left != 1 || told.Load() != 3 {
+					t.Errorf("told of %d: %+v", told.Load(), s)
+				}
+				time.Sleep(second / 2) // in a synctest bubble
+				first.Release(limiter.Success)
+				synctest.Wait()
+				if s := c.Stats(); s.Queued != 0 || s.InFlight != 0 || s.Admitted != 3 || s.Success != 3 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
 func TestConcurrencyNeverExceeds(t *testing.T) {
 	for name, c := range map[string]*limiter.Concurrency{
 		"fixed":         limiter.NewConcurrency(3),

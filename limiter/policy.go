@@ -191,7 +191,12 @@ func (p policyRule) forKey(limit rate.Limit, burst int) policyRule {
 		return p
 	}
 	p.tick = (1 << (policyTickBits - 1)) / float64(limit)
-	p.capacity = int64(math.Min(float64(burst)*p.tick, policyMost))
+	if ticks := float64(burst) * p.tick; ticks <= policyMost {
+		p.capacity = int64(ticks)
+	} else {
+		// An event of more than what is there would cost no more than all of it.
+		p.capacity, p.burst = policyMost, max(1, int(policyMost/p.tick))
+	}
 	p.setDebt()
 	return p
 }

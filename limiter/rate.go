@@ -327,13 +327,17 @@ func (r *Rate) takeLocal(q *tableTake, now time.Time, each []PolicyState, a *tab
 func (r *Rate) adjust(key string, n int) {
 	q := r.question(time.Time{}, key, 0)
 	q.n = n
+	evicted := false
 	if r.single != nil {
 		r.single.adjust(n, time.Now())
 	} else {
-		r.table.adjust(&q)
+		evicted = r.table.adjust(&q)
 	}
 	if r.store != nil {
 		r.forceStored(key, n, r.storePolicies(&q))
+	}
+	if evicted && r.trace.Evicted != nil {
+		r.trace.Evicted()
 	}
 }
 

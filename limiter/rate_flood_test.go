@@ -572,6 +572,31 @@ func TestRateNewKeyDisplacesTheFullest(t *testing.T) {
 	}
 }
 
+// The trace is told of each bucket that is displaced, also by a charge after the fact, as often as Stats counts.
+func TestRateTellsOfWhatIsDisplaced(t *testing.T) {
+	for kind, opts := range map[string][]limiter.RateOption{
+		"table": nil, "exact": {limiter.WithExactKeys()}, "store": {limiter.WithStore(limiter.NewMemoryStore(100))},
+	} {
+		for name, take := range map[string]func(*limiter.Rate, string){
+			"Allow":  func(r *limiter.Rate, key string) { r.Allow(key) },
+			"Wait":   func(r *limiter.Rate, key string) { r.Wait(context.Background(), key) },
+			"Charge": func(r *limiter.Rate, key string) { r.Charge(key, 1) },
+		} {
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				told := uint64(0)
+				r := limiter.NewRate(0, 10, append([]limiter.RateOption{limiter.WithMaxKeys(8),
+					limiter.WithRateTrace(limiter.RateTrace{Evicted: func() { told++ }})}, opts...)...)
+				for i := range 20 {
+					take(r, strconv.Itoa(i))
+				}
+				if s := r.Stats(); told != 12 || s.EvictedLive != 12 {
+					t.Errorf("told of %d, counted %d, want 12", told, s.EvictedLive)
+				}
+			})
+		}
+	}
+}
+
 // The keys that are live are told as a part of those that there is room for.
 func TestRateStatsTellTheRoom(t *testing.T) {
 	for kind, opts := range map[string][]limiter.RateOption{"table": nil, "exact": {limiter.WithExactKeys()}} {

@@ -118,7 +118,7 @@ func WithoutKeys() RateOption {
 // called for each decision, with no lock held, and must be fast and safe for concurrent use. [rate.Inf] exempts
 // a key from the policy; a limit that is not positive, or a burst below 1, refuses it. When a key's limit changes, the time until
 // its bucket is full stays, but where nobody can owe as much under the new limit the bucket is empty. Of a burst that takes more than two
-// years to flow in, the key gets no more than flows in within that time. The limit of NewRate serves in Policies only. [WithStore] says
+// years to flow in, the key has no more than flows in within that time, or 1. The limit of NewRate serves in Policies only. [WithStore] says
 // what is different with a store. It panics if fn is nil.
 func WithKeyLimit(fn func(key string) (rate.Limit, int)) RateOption {
 	if fn == nil {
@@ -137,7 +137,7 @@ func WithMaxWait(d time.Duration) RateOption {
 }
 
 // WithRateShadow decides and counts but refuses nothing: a Decision that would have been a refusal has OK and Shadow set. Nor does
-// [Rate.Wait] wait; where it would have been admitted after a wait, the tokens are taken.
+// [Rate.Wait] wait; where it would have been admitted after a wait, the tokens are taken, but not with [WithStore], which reserves none.
 func WithRateShadow() RateOption {
 	return rateOption(func(c *rateConfig) { c.shadow = true })
 }

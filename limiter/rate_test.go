@@ -703,6 +703,13 @@ func TestRateKeyLimitLongest(t *testing.T) {
 			if ok < c.least || ok > c.burst {
 				t.Errorf("%d admitted at once of one in %v, %d at once; want %d at least", ok, c.every, c.burst, c.least)
 			}
+			r.Reset("key")
+			if d := r.AllowN("key", ok+1); d.OK || d.RetryAfter != 0 || d.Limit != ok || d.Remaining != ok {
+				t.Errorf("more than all of %d at once: %+v", ok, d)
+			}
+			if d := r.AllowN("key", ok); !d.OK || d.Remaining != 0 {
+				t.Errorf("all of %d at once: %+v", ok, d)
+			}
 		})
 	}
 }

@@ -36,6 +36,9 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	} else {
 		r.table.take(&q, nil, &marks, &a)
 	}
+	if a.held != nil {
+		defer r.table.waited(key, a.held)
+	}
 	var d Decision
 	r.decide(&q, &a, &d)
 	switch {
@@ -66,7 +69,7 @@ func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	case a.shared:
 		r.table.budget.giveBack(&q, a.mark)
 	default:
-		r.table.giveBack(&q, a.rules, &marks)
+		r.table.giveBack(&q, &a, &marks)
 	}
 	return ctx.Err()
 }

@@ -232,3 +232,54 @@ func TestRateWaitGivesBackNothingOfWhatWasFilled(t *testing.T) {
 		})
 	}
 }
+
+// What was reserved of buckets that are full since, by Reset or as another key took their place, is not given back to those that the key has
+// now; what is reserved of these is.
+func TestRateWaitGivesBackNothingOfWhatWasForgotten(t *testing.T) {
+	displace := func(r *limiter.Rate) {
+		for i := range 200 {
+			r.Charge(strconv.Itoa(i), 100) // further from full than that of who waits
+		}
+	}
+	for kind, opts := range rateKinds {
+		for name, forget := range map[string]func(r *limiter.Rate){
+			"Reset":     func(r *limiter.Rate) { r.Reset("key") },
+			"displaced": displace,
+		} {
+			if kind == "unkeyed" && name == "displaced" {
+				continue
+			}
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := limiter.NewRate(1, 10, append([]limiter.RateOption{limiter.WithMaxKeys(8)}, opts...)...)
+					if kind == "unkeyed" {
+						r = limiter.NewRate(1, 10, opts...)
+					}
+					wait := func() context.CancelFunc {
+						ctx, cancel := context.WithCancel(t.Context())
+						go r.Wait(ctx, "key")
+						synctest.Wait()
+						return cancel
+					}
+					r.AllowN("key", 10)
+					first, second := wait(), wait()
+					forget(r)
+					if d := r.AllowN("key", 10); !d.OK {
+						t.Fatalf("forgotten: %+v", d)
+					}
+					third := wait()
+					for i, leave := range []struct {
+						who  context.CancelFunc
+						want time.Duration // until there is a token
+					}{{first, 2 * time.Second}, {third, time.Second}, {second, time.Second}} {
+						leave.who()
+						synctest.Wait()
+						if d := r.Peek("key", 1); d.OK || d.RetryAfter != leave.want {
+							t.Errorf("after %d have left: %+v, want %v", i+1, d, leave.want)
+						}
+					}
+				})
+			})
+		}
+	}
+}

@@ -41,6 +41,7 @@ type tableShard struct {
 	clock    tableClock
 	rules    *tableRules
 	exact    tableExact
+	held     map[uint64]*tableHeld // by hash, of those who wait
 	admitted uint64
 	rejected uint64
 	shadowed uint64
@@ -91,8 +92,9 @@ type tableAnswer struct {
 	state   PolicyState   // of policy
 	burst   int           // of policy
 	rules   *tableRules
-	mark    int64 // with shared, what was written to the bucket of new keys
-	asks    bool  // refused, and the store is to be asked all the same
+	mark    int64      // with shared, what was written to the bucket of new keys
+	held    *tableHeld // with marks, and not shared, if there is a wait
+	asks    bool       // refused, and the store is to be asked all the same
 
 	storeErr    error // the store's, if it did not decide
 	unavailable bool  // nor did the local buckets
@@ -283,6 +285,9 @@ func (t *table) take(q *tableTake, each []PolicyState, marks *[ratePolicyMax]int
 	if q.half && !a.ok && cells != nil {
 		a.asks = q.asksStore(a, &cells[:t.words][t.policies])
 	}
+	if marks != nil && a.ok && a.wait > 0 && !a.shared && !q.shadow {
+		a.held = sh.hold(t.heldHash(hash, q.key))
+	}
 	sh.count(q, a)
 }
 
@@ -327,12 +332,16 @@ func (t *table) insert(sh *tableShard, set uint64, slot int, hash uint64, key st
 		sh.evicted++
 	}
 	if t.exact {
+		if name, full := sh.exact.next(); full && len(sh.held) > 0 {
+			sh.forget(t.hash(name))
+		}
 		sh.exact.insert(key, cells)
 		return
 	}
 	if live {
 		t.ghosts.add(set, t.hashes[slot])
 	}
+	sh.forget(t.hashes[slot])
 	t.hashes[slot] = hash
 	clear(t.slot(slot)[:t.words])
 	copy(t.slot(slot), cells)
@@ -571,8 +580,8 @@ func (b *tableBudget) giveBack(q *tableTake, mark int64) {
 }
 
 // adjust adds n tokens to what is spent, or with n below 0 gives them back, at every policy, unasked. For a key that has to share
-// a bucket it is that one.
-func (t *table) adjust(q *tableTake) {
+// a bucket it is that one. It reports whether a live bucket was forgotten for it.
+func (t *table) adjust(q *tableTake) (evicted bool) {
 	hash := t.hash(q.key)
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
@@ -584,15 +593,15 @@ func (t *table) adjust(q *tableTake) {
 	known := cells != nil
 	if !known {
 		if q.n <= 0 && t.budget == nil || q.unlimited(sh.rules) {
-			return
+			return false
 		}
 		slot, live = t.victim(sh, set, q.ns)
 		if live && t.budget != nil {
 			t.budget.adjust(q)
-			return
+			return false
 		}
 		if q.n <= 0 {
-			return
+			return false
 		}
 		cells = fresh[:t.policies]
 	}
@@ -607,6 +616,7 @@ func (t *table) adjust(q *tableTake) {
 	if !known {
 		t.insert(sh, set, slot, hash, q.key, cells, live)
 	}
+	return live
 }
 
 // adjust is that of table for the bucket of new keys.
@@ -655,12 +665,15 @@ func (t *table) follow(q *tableTake, states []PolicyState, down bool) {
 
 // giveBack returns a reservation that will not be used, as far as nobody has reserved after it: those who did
 // know their time already, and tokens returned behind them would let others act at the same time.
-func (t *table) giveBack(q *tableTake, rules *tableRules, marks *[ratePolicyMax]int64) {
+func (t *table) giveBack(q *tableTake, a *tableAnswer, marks *[ratePolicyMax]int64) {
 	hash := t.hash(q.key)
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	cells := t.find(sh, set, hash, q.key)
+	if a.held.forgotten {
+		return
+	}
+	rules, cells := a.rules, t.find(sh, set, hash, q.key)
 	var filled [ratePolicyMax]bool // meanwhile, as there was no limit
 	for ; rules != sh.rules; rules = rules.next {
 		ns := rules.changed[t.shard(set)]
@@ -699,6 +712,7 @@ func (t *table) reset(key string) {
 	set, sh := t.locate(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.forget(t.heldHash(hash, key))
 	if t.exact {
 		sh.exact.remove(key)
 		return

@@ -60,6 +60,15 @@ func (e *tableExact) fullOfLive(rules *tableRules, ns int64, spare int) bool {
 	}
 }
 
+// next returns the name of the key that a new one displaces, if there is no room.
+func (e *tableExact) next() (name string, full bool) {
+	if e.lru.Len() < e.size {
+		return "", false
+	}
+	name, _, full = e.lru.GetOldest()
+	return name, full
+}
+
 func (e *tableExact) insert(key string, cells []int64) {
 	// The clone lets go of whatever the key was cut out of, such as a request's header.
 	e.lru.Add(strings.Clone(keyName(key)), append(make([]int64, 0, e.words), cells...))

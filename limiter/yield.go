@@ -41,7 +41,7 @@ func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 	w, granted := c.standBack(s, &r, arrived, now)
 	c.mu.Unlock()
 	concWake(concJoin(granted, woken))
-	return c.park(ctx, w)
+	return c.park(ctx, w, nil)
 }
 
 // standBack puts the permit in s, which belongs to the caller alone, back into the line and

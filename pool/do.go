@@ -319,7 +319,7 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 		defer p.shares.part(t.client)
 	}
 	usual := k.expected(p.now())
-	limited, stop := t.limit(ctx, usual)
+	limited, stop := t.limit(ctx)
 	defer stop()
 	permit, err := p.line.Acquire(limited, limiter.Request{
 		Priority: t.priority, Weight: t.weight, Client: t.client, Work: usual, Arrived: p.at(arrived),
@@ -346,23 +346,14 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 	return permit, err
 }
 
-// limit returns ctx with the task's own deadline, for the waiting line to look at. It ends with errLate when
-// work that usually takes so long can no longer be done by then: the line itself looks only when a slot comes free. stop
+// limit returns ctx with the task's own deadline, for the waiting line to look at, and as its cause, errLate. stop
 // is to be called after the wait.
-func (t *task) limit(ctx context.Context, usual time.Duration) (limited context.Context, stop context.CancelFunc) {
+func (t *task) limit(ctx context.Context) (limited context.Context, stop context.CancelFunc) {
 	if t.deadline.IsZero() {
 		return ctx, func() {}
 	}
 	if d, ok := ctx.Deadline(); ok && d.Before(t.deadline) {
 		return ctx, func() {}
 	}
-	ctx, stop = context.WithDeadlineCause(ctx, t.deadline.Add(1-usual), errLate) // at t.deadline-usual it is just in time
-	return &deadlined{ctx, t.deadline}, stop
+	return context.WithDeadlineCause(ctx, t.deadline.Add(1), errLate) // at t.deadline it is just in time
 }
-
-type deadlined struct {
-	context.Context
-	deadline time.Time
-}
-
-func (d *deadlined) Deadline() (time.Time, bool) { return d.deadline, true }

@@ -41,7 +41,7 @@ func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context
 	}
 	m.ctx, m.cancel = context.WithCancelCause(ctx)
 	defer m.cancel(nil)
-	limited, stop := m.task.limit(m.ctx, 0)
+	limited, stop := m.task.limit(m.ctx)
 	defer stop()
 	m.limited = limited
 	m.all(own)
