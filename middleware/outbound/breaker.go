@@ -149,10 +149,10 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 		began = t.clock.now()
 	}
 	out, up := req, uploading(req, t.clock, call, !passing)
-	returned := false
+	returned, lost := false, breaker.Failure
 	defer func() {
 		if !returned { // a panic, which travels on
-			up.ended(call).Done(breaker.Failure, -1)
+			up.ended(call).Done(lost, -1)
 		}
 	}()
 	if last := !passing && call != (breaker.Call{}) && t.mute.get(key).last(req); up != nil || last {
@@ -164,6 +164,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := t.next.RoundTrip(out)
 	now := t.clock.now()
+	lost = breaker.Ignored // a panic is one of WithOutcome now
 	o, took := t.judge(req, resp, err, up, now.Sub(began), b)
 	if o != breaker.Success {
 		t.mute.get(key).note(err)

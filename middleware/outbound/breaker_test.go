@@ -977,6 +977,22 @@ func TestPanicInAFunctionOfTheUsersLosesNothing(t *testing.T) {
 	}
 }
 
+// The host had answered when it was asked about.
+func TestPanicInWithOutcomeSaysNothingAboutTheHost(t *testing.T) {
+	boom := outbound.WithOutcome(func(*http.Request, *http.Response, error) breaker.Outcome { panic("boom") })
+	g := breaker.NewGroup(breaker.WithConsecutiveFailures(1))
+	set := newSet(t, urls("http://a.test"), boom, outbound.WithEjection(breaker.WithConsecutiveFailures(1)))
+	for name, layer := range map[string]outbound.Layer{"Breaker": outbound.Breaker(g, boom), "Balance": outbound.Balance(set)} {
+		t.Run(name, func(t *testing.T) { booms(t, outbound.New(world{"a.test": always(200)}, layer)) })
+	}
+	if s := g.Get("a.test").Stats(); s.Failures != 0 || s.Ignored != 1 {
+		t.Errorf("Breaker: %d failures, %d ignored", s.Failures, s.Ignored)
+	}
+	if s := set.Stats().Endpoints[0].Breaker; s.Failures != 0 || s.Ignored != 1 {
+		t.Errorf("Balance: %d failures, %d ignored", s.Failures, s.Ignored)
+	}
+}
+
 // So it is where the change comes with something else that ends a call.
 func TestPanicInOnChangeLosesNothing(t *testing.T) {
 	for name, host := range map[string]func(*http.Request) (*http.Response, error){

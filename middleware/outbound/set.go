@@ -251,12 +251,12 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	e.picked.Add(1)
 	s := sent{e: e, req: req}
 	var up *upload
-	returned := false
+	returned, lost := false, breaker.Failure
 	defer func() {
 		if !returned { // a panic, which travels on
 			s.failed = true
 			defer s.release() // whoever is told of a change by the call may panic, too
-			up.ended(call).Done(breaker.Failure, -1)
+			up.ended(call).Done(lost, -1)
 		}
 	}()
 	out := e.address(req, b.set.ownHost)
@@ -284,6 +284,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
+	lost = breaker.Ignored // a panic is one of WithOutcome now
 	o, took := b.set.judge(req, resp, err, up, now.Sub(began), e.breaker)
 	if o == breaker.Failure {
 		e.failed.Add(1)
