@@ -44,6 +44,9 @@ func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 	}
 	return Layer{
 		place: placeBreaker,
+		share: func(c *composition) {
+			c.shut = func(req *http.Request, wait time.Duration) bool { return shut(g.Get(cfg.key(req)), wait) }
+		},
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
 			return &breaking{breakerConfig: cfg, group: g, next: next, counts: c.counts, clock: newClock(), mute: newHosts(func() *mute { return new(mute) })}
 		},
@@ -105,6 +108,17 @@ func spares(b *breaker.Breaker) bool { return unwell(b.State()) && !inShadow(b) 
 
 func unwell(s breaker.State) bool {
 	return s == breaker.HalfOpen || s == breaker.Open || s == breaker.ForcedOpen
+}
+
+// shut reports whether b will still refuse whatever comes after wait.
+func shut(b *breaker.Breaker, wait time.Duration) bool {
+	switch b.State() {
+	case breaker.ForcedOpen:
+		return true
+	case breaker.Open:
+		return b.RetryAfter() > wait && !inShadow(b)
+	}
+	return false
 }
 
 // inShadow says that b refuses nothing in the state that it is in.

@@ -27,7 +27,7 @@ import (
 //   - the budget of the host allows it: each request adds a tenth of a try, each
 //     retry takes one out, 10 are there at the start and 100 at most. An outage
 //     thus adds 10 % to the load of a host and not a multiple of it;
-//   - the caller's deadline is not reached before the next try begins;
+//   - the caller's deadline is not reached before the next try begins, and [Breaker] is not still open then;
 //   - no Retry is at work outside this one: the tries of nested clients would
 //     multiply. The context says so, within one process.
 //
@@ -54,7 +54,7 @@ func Retry(opts ...RetryOption) Layer {
 		place: placeRetry,
 		share: func(c *composition) { c.budgets = b },
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
-			return &retry{retryConfig: cfg, next: next, budgets: b, counts: c.counts}
+			return &retry{retryConfig: cfg, next: next, budgets: b, counts: c.counts, shut: c.shut}
 		},
 	}
 }
@@ -140,6 +140,7 @@ type retry struct {
 	next    http.RoundTripper
 	budgets *budgets
 	counts  *counts
+	shut    func(*http.Request, time.Duration) bool // of Breaker; nil for none
 }
 
 func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -219,6 +220,9 @@ func (t *retry) again(req *http.Request, resp *http.Response, err error, tries *
 	}
 	wait := minimum + t.backoff(n)
 	if deadline, ok := req.Context().Deadline(); ok && !now.Add(wait).Before(deadline) {
+		return 0, false
+	}
+	if t.shut != nil && ask(func(*http.Request, *http.Response, error) bool { return t.shut(req, wait) }, req, resp, err) {
 		return 0, false
 	}
 	return wait, true
