@@ -807,3 +807,84 @@ func TestO5ReplayBufferIsTheCallersNumber(t *testing.T) {
 		})
 	}
 }
+
+// What was never sent is retried whatever its method, however the way there failed.
+func TestO5PostThatHadNoConnectionIsRetried(t *testing.T) {
+	silence := func(net.Conn) {}
+	certificate := httptest.NewTLSServer(nil)
+	secure := certificate.TLS.Clone()
+	certificate.Close()
+	for _, tc := range []struct {
+		name   string
+		url    string
+		first  func(net.Conn) // does what the host does with the first connection; nil if it never accepts
+		layers []outbound.Layer
+		tries  int64
+	}{
+		{"hung in connect", "http://a.test:80/", nil, []outbound.Layer{outbound.Timeout(time.Second)}, 2},
+		{"hung in the handshake of TLS", "https://a.test:80/", silence, []outbound.Layer{outbound.Timeout(time.Second)}, 2},
+		{"hung there for as long as the transport waits", "https://a.test:80/", silence, nil, 2},
+		{"reset in the handshake of TLS", "https://a.test:80/", func(c net.Conn) { c.Close() }, nil, 2},
+		{"sent, and no answer", "http://a.test:80/", silence, []outbound.Layer{outbound.Timeout(time.Second)}, 1},
+		{"sent, and reset", "http://a.test:80/", func(c net.Conn) { time.AfterFunc(time.Second, func() { c.Close() }) }, nil, 1},
+	} {
+		for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+			t.Run(tc.name+" "+protocol, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					config, n := secure.Clone(), newNetwork()
+					base := n.transport()
+					base.TLSHandshakeTimeout = 5 * time.Second
+					base.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+					base.Protocols = new(http.Protocols)
+					served := new(http.Protocols)
+					if protocol == "HTTP/2.0" {
+						base.Protocols.SetHTTP2(true)
+						base.Protocols.SetUnencryptedHTTP2(true)
+						served.SetHTTP2(true)
+						served.SetUnencryptedHTTP2(true)
+						config.NextProtos = []string{"h2"}
+					} else {
+						base.Protocols.SetHTTP1(true)
+						served.SetHTTP1(true)
+						config.NextProtos = []string{"http/1.1"}
+					}
+					defer base.CloseIdleConnections()
+					dial, tries := base.DialContext, new(atomic.Int64)
+					l := n.listen("a.test:80")
+					srv := &http.Server{Protocols: served, TLSConfig: config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						io.Copy(w, r.Body)
+					})}
+					defer srv.Close()
+					base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						if tries.Add(1) > 1 {
+							if strings.HasPrefix(tc.url, "https") {
+								go srv.ServeTLS(l, "", "")
+							} else {
+								go srv.Serve(l)
+							}
+						} else if tc.first != nil {
+							ours, theirs := net.Pipe()
+							go io.Copy(io.Discard, theirs)
+							t.Cleanup(func() { theirs.Close() })
+							tc.first(theirs)
+							return ours, nil
+						}
+						return dial(ctx, network, addr)
+					}
+					rt := outbound.New(base, append(tc.layers, outbound.Retry())...)
+					req := request(t.Context(), "POST", tc.url, io.MultiReader(strings.NewReader("body"))) // of unknown length: not kept
+					resp, err := rt.RoundTrip(req)
+					if tries := tries.Load(); tries != tc.tries || (err == nil) != (tc.tries == 2) {
+						t.Errorf("%d tries, want %d: %v", tries, tc.tries, err)
+					}
+					if err == nil {
+						if body, err := io.ReadAll(resp.Body); string(body) != "body" || resp.Proto != protocol {
+							t.Errorf("%s: %q, %v", resp.Proto, body, err)
+						}
+						resp.Body.Close()
+					}
+				})
+			})
+		}
+	}
+}
