@@ -403,6 +403,9 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		{name: "no file descriptor left: nothing", host: func(*http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
 		}},
+		{name: "no file descriptor left in the system: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.ENFILE)}
+		}},
 		{name: "500: failure", host: always(500), open: true},
 		{name: "502: failure", host: always(502), open: true},
 		{name: "503: failure", host: always(503), open: true},

@@ -70,7 +70,7 @@ func outcome(req *http.Request, resp *http.Response, err error, took time.Durati
 		}
 		return breaker.Failure
 	}
-	if refusedByUs(err) || malformed(req) || unsent(err) || errors.Is(err, syscall.EMFILE) {
+	if refusedByUs(err) || malformed(req) || unsent(err) || scarce(err) {
 		return breaker.Ignored
 	}
 	return breaker.Failure
@@ -160,6 +160,9 @@ func unsent(err error) bool {
 	}
 	return false
 }
+
+// scarce reports whether this process, or all of its system, had no file descriptor left for a connection.
+func scarce(err error) bool { return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) }
 
 func isControl(c rune) bool { return c < ' ' || c == 0x7f }
 
