@@ -1,6 +1,7 @@
 package outbound
 
 import (
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,7 @@ import (
 // read to its end or is not as long as its ContentLength, or whose request net/http
 // does not send, as for a line break in a header value, says nothing about the host, nor does one whose body
 // is waited for when the time is over (such waits are no part of what a try took, and it is not overdue meanwhile), for which this process
-// has no file descriptor left (where a name is looked up, that may look like a name that does not exist), and
+// or its system has no file descriptor left (where a name is looked up, that may look like a name that does not exist), and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
 //
@@ -29,12 +30,15 @@ import (
 // be taken for each probe, as long as the system sends again what is lost there, which can be a quarter of an hour.
 // Without a breaker [http.HTTP2Config.SendPingTimeout] of the base finds that out.
 //
+// A breaker here has one client: with [breaker.WithMinClients] above 1 it would never open, so that Breaker panics, as [NewSet] does.
+//
 // While the breaker is open the error is a [*breaker.OpenError] with the host
 // and RetryAfter; no response is made up.
 func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 	if g == nil {
 		g = breaker.NewGroup()
 	}
+	oneClient("Breaker", g.Settings())
 	cfg := breakerConfig{key: hostOf}
 	for i, o := range opts {
 		if o == nil {
@@ -108,6 +112,13 @@ func spares(b *breaker.Breaker) bool { return unwell(b.State()) && !inShadow(b) 
 
 func unwell(s breaker.State) bool {
 	return s == breaker.HalfOpen || s == breaker.Open || s == breaker.ForcedOpen
+}
+
+// oneClient panics where a breaker would wait for the failures of several clients: to a host all calls are of one, which is us.
+func oneClient(where string, s breaker.Settings) {
+	if s.MinClients > 1 {
+		panic(fmt.Sprintf("outbound: %s: breaker.WithMinClients(%d) would keep the breaker closed whatever fails, as all calls are ours; leave it out", where, s.MinClients))
+	}
 }
 
 // shut reports whether b will still refuse whatever comes after wait.

@@ -61,7 +61,8 @@ func NewSet(endpoints []Endpoint, opts ...SetOption) (*Set, error) {
 		}
 		o.applySet(&s.setConfig)
 	}
-	breaker.New(s.ejection...) // panics now if an option is wrong, and not when Update brings an endpoint
+	// It panics now if an option is wrong, and not when Update brings an endpoint.
+	oneClient("NewSet", breaker.New(s.ejection...).Settings())
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.list.Store(&roster{})
 	if err := s.update(endpoints, true); err != nil {
