@@ -18,7 +18,7 @@ import (
 // errors are failures; 429 says nothing about the host; every other response is
 // a success, and becomes a failure if its body breaks off, but not if the caller
 // closes it early. A caller that cancels, whose request body cannot be
-// read to its end or is not as long as its ContentLength, or whose request net/http
+// read to its end or is not as long as its ContentLength, as where a Request is used again, or whose request net/http
 // does not send, as for a line break in a header value, says nothing about the host, nor does one whose body
 // is waited for when the time is over (such waits are no part of what a try took, and it is not overdue meanwhile), for which this process
 // or its system has no file descriptor left (where a name is looked up, that may look like a name that does not exist), and

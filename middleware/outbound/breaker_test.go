@@ -406,6 +406,15 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		{name: "no file descriptor left in the system: nothing", host: func(*http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.ENFILE)}
 		}},
+		{name: "Request used again, whose body has been read: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, errors.New("http: ContentLength=4 with Body length 0") // so says net/http
+		}},
+		{name: "the same of a broken connection: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, errors.New("net/http: HTTP/1.x transport connection broken: http: ContentLength=4 with Body length 0")
+		}},
+		{name: "a host that says so: failure", host: func(*http.Request) (*http.Response, error) {
+			return nil, errors.New(`net/http: HTTP/1.x transport connection broken: malformed HTTP response "http: ContentLength=4"`)
+		}, open: true},
 		{name: "500: failure", host: always(500), open: true},
 		{name: "502: failure", host: always(502), open: true},
 		{name: "503: failure", host: always(503), open: true},

@@ -55,6 +55,7 @@ func TestO5WhatIsRetried(t *testing.T) {
 		{"DELETE", "DELETE", [2]string{}, failing(reset), 2},
 		{"POST, reset: may have been carried out", "POST", [2]string{}, failing(reset), 1},
 		{"POST, 503", "POST", [2]string{}, always(503), 1},
+		{"PUT, Request used again: GetBody has its body", "PUT", [2]string{}, failing(errors.New("http: ContentLength=4 with Body length 0")), 2},
 		{"PATCH", "PATCH", [2]string{}, failing(reset), 1},
 		{"POST with Idempotency-Key", "POST", [2]string{"Idempotency-Key", "7"}, failing(reset), 2},
 		{"POST, dial failed: nothing was sent", "POST", [2]string{}, failing(refusedDial()), 2},
