@@ -72,7 +72,7 @@ type composition struct {
 	counts  *counts
 	budgets *budgets // of Retry, for Hedge
 	limits  *limits  // of Limit, for Balance, which applies them to the endpoint chosen
-	// shut is of Breaker, for Retry: it reports whether the breaker for a request will still be open after a wait. nil for none.
+	// shut is of Breaker or Balance, for Retry: it reports whether they will still refuse a request after a wait. nil for none.
 	shut func(*http.Request, time.Duration) bool
 }
 

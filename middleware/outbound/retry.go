@@ -27,7 +27,7 @@ import (
 //   - the budget of the host allows it: each request adds a tenth of a try, each
 //     retry takes one out, 10 are there at the start and 100 at most. An outage
 //     thus adds 10 % to the load of a host and not a multiple of it;
-//   - the caller's deadline is not reached before the next try begins, and [Breaker] is not still open then;
+//   - the caller's deadline is not reached before the next try begins, and [Breaker] is not still open then, or all endpoints ejected;
 //   - no Retry is at work outside this one: the tries of nested clients would
 //     multiply. The context says so, within one process.
 //
@@ -140,7 +140,7 @@ type retry struct {
 	next    http.RoundTripper
 	budgets *budgets
 	counts  *counts
-	shut    func(*http.Request, time.Duration) bool // of Breaker; nil for none
+	shut    func(*http.Request, time.Duration) bool // of Breaker or Balance; nil for none
 }
 
 func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -524,11 +524,11 @@ func TestO6OpenBreakerIsNotRetried(t *testing.T) {
 	})
 }
 
-// A retry that Breaker will refuse is not waited for, and the caller gets what the host has said.
+// A retry that Breaker or Balance will refuse is not waited for, and the caller gets what the host has said.
 func TestO6RetryThatTheBreakerWouldRefuseIsNotWaitedFor(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
-		options []breaker.GroupOption
+		options []breaker.Option
 		header  []string
 		status  int
 		tries   int64
@@ -537,7 +537,7 @@ func TestO6RetryThatTheBreakerWouldRefuseIsNotWaitedFor(t *testing.T) {
 		{"the try opened it", nil, nil, 503, 1, 0},
 		{"it is open until after Retry-After", nil, []string{"Retry-After", "4"}, 503, 1, 0},
 		{"it is open no longer after Retry-After", nil, []string{"Retry-After", "5"}, 200, 2, 5 * time.Second},
-		{"in shadow it refuses nothing", []breaker.GroupOption{breaker.WithShadow(true)}, []string{"Retry-After", "1"}, 200, 2, time.Second},
+		{"in shadow it refuses nothing", []breaker.Option{breaker.WithShadow(true)}, []string{"Retry-After", "1"}, 200, 2, time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -548,13 +548,20 @@ func TestO6RetryThatTheBreakerWouldRefuseIsNotWaitedFor(t *testing.T) {
 					}
 					return answer(200)
 				}
-				options := append([]breaker.GroupOption{breaker.WithConsecutiveFailures(1), breaker.WithJitter(0)}, tc.options...)
-				rt := outbound.New(world{"a.test": counted(&tries, host)}, outbound.Breaker(breaker.NewGroup(options...)),
-					outbound.Retry(outbound.WithBackoff(0, 0)))
-				began := time.Now()
-				status, err := get(t, rt, "http://a.test/")
-				if took := time.Since(began); status != tc.status || err != nil || tries.Load() != tc.tries || took != tc.wait {
-					t.Errorf("%d, %v after %d tries and %v; want %d after %d and %v", status, err, tries.Load(), took, tc.status, tc.tries, tc.wait)
+				ejection := append([]breaker.Option{breaker.WithConsecutiveFailures(1), breaker.WithJitter(0)}, tc.options...)
+				var options []breaker.GroupOption
+				for _, o := range ejection {
+					options = append(options, o)
+				}
+				set := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1), outbound.WithEjection(ejection...))
+				for _, layer := range []outbound.Layer{outbound.Breaker(breaker.NewGroup(options...)), outbound.Balance(set)} {
+					tries.Store(0)
+					rt := outbound.New(world{"a.test": counted(&tries, host)}, layer, outbound.Retry(outbound.WithBackoff(0, 0)))
+					began := time.Now()
+					status, err := get(t, rt, "http://a.test/")
+					if took := time.Since(began); status != tc.status || err != nil || tries.Load() != tc.tries || took != tc.wait {
+						t.Errorf("%d, %v after %d tries and %v; want %d after %d and %v", status, err, tries.Load(), took, tc.status, tc.tries, tc.wait)
+					}
 				}
 			})
 		})

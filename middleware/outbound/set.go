@@ -164,6 +164,14 @@ func (s *Set) Close() error {
 	return nil
 }
 
+// shut reports whether every endpoint is ejected, and still will be after wait, where that is not suspended.
+func (s *Set) shut(wait time.Duration) bool {
+	if s.maxEjected < 1 {
+		return false
+	}
+	return !slices.ContainsFunc(s.list.Load().all, func(e *endpoint) bool { return !shut(e.breaker, wait) })
+}
+
 func (s *Set) now() time.Duration { return s.clock.since() }
 
 // warmUp begins the slow start of an endpoint.
@@ -226,6 +234,7 @@ func Balance(s *Set) Layer {
 	}
 	return Layer{
 		place: placeBalance,
+		share: func(c *composition) { c.shut = func(_ *http.Request, wait time.Duration) bool { return s.shut(wait) } },
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
 			return &balance{set: s, next: next, limits: c.limits, counts: c.counts}
 		},
