@@ -21,7 +21,7 @@ import (
 // read to its end or is not as long as its ContentLength, as where a Request is used again, or whose request net/http
 // does not send, as for a line break in a header value, says nothing about the host, nor does one whose body
 // is waited for when the time is over (such waits are no part of what a try took, and it is not overdue meanwhile), for which this process
-// or its system has no file descriptor left (where a name is looked up, that may look like a name that does not exist), and
+// or its system has no file descriptor left, or no port of IPv4 (where a name is looked up, that may look like a name that does not exist), and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
 //

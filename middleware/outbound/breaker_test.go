@@ -406,6 +406,12 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		{name: "no file descriptor left in the system: nothing", host: func(*http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.ENFILE)}
 		}},
+		{name: "no port left: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.ParseIP("192.0.2.1"), Port: 80}, Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)}
+		}},
+		{name: "no address for IPv6: failure", host: func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 80}, Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)}
+		}, open: true},
 		{name: "Request used again, whose body has been read: nothing", host: func(*http.Request) (*http.Response, error) {
 			return nil, errors.New("http: ContentLength=4 with Body length 0") // so says net/http
 		}},
@@ -878,6 +884,20 @@ func TestO4CallersBodyOfAnotherLengthSaysNothingAboutTheHost(t *testing.T) {
 				time.Sleep(time.Second) // in a synctest bubble: net/http lingers for half of that
 			})
 		})
+	}
+}
+
+// What the system says of an address that is not there is what is looked for.
+func TestO4NoAddressOfOursSaysNothingAboutTheHost(t *testing.T) {
+	srv := httptest.NewServer(http.NotFoundHandler())
+	defer srv.Close()
+	base := &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}}).DialContext}
+	g := breaker.NewGroup(breaker.WithConsecutiveFailures(1))
+	if _, err := get(t, outbound.New(base, outbound.Breaker(g)), srv.URL); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Skip(err)
+	}
+	if s := g.Get(strings.TrimPrefix(srv.URL, "http://")).Stats(); s.State != breaker.Closed || s.Ignored != 1 {
+		t.Errorf("%v, %d ignored", s.State, s.Ignored)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
@@ -172,9 +171,6 @@ func textOf(err error) string {
 	}
 	return err.Error()
 }
-
-// scarce reports whether this process, or all of its system, had no file descriptor left for a connection.
-func scarce(err error) bool { return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) }
 
 func isControl(c rune) bool { return c < ' ' || c == 0x7f }
 

@@ -12,7 +12,7 @@ import (
 
 // A Probe is an active check of the endpoints of a [Set]: each is asked at an
 // interval, out of band, whether it is up. An endpoint counts as up until it has
-// failed often enough. A probe for which this process or its system has no file descriptor left says
+// failed often enough. A probe for which this process or its system has no file descriptor left, or no port of IPv4, says
 // nothing: connections that are there already go on.
 type Probe struct {
 	// Path is requested with GET; it must begin with a slash, may have a query, and
