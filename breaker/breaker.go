@@ -245,6 +245,7 @@ func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error 
 	outcome := Failure // unless fn returns
 	defer func() { call.Done(outcome, -1) }()
 	err = fn(ctx)
+	outcome = Ignored // if what is asked now panics: fn has returned
 	if classify := b.cfg.Load().classify; classify != nil {
 		outcome = classify(ctx, err)
 	} else {

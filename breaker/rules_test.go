@@ -157,6 +157,22 @@ func TestR8ClassifyReplacesTheRules(t *testing.T) {
 	want(t, b, breaker.Open)
 }
 
+func TestR8ClassifyThatPanicsSaysNothing(t *testing.T) {
+	b := breaker.New(breaker.WithConsecutiveFailures(1), breaker.WithClassify(func(context.Context, error) breaker.Outcome { panic("boom") }))
+	func() {
+		defer func() {
+			if recover() != "boom" {
+				t.Error("the panic did not travel on")
+			}
+		}()
+		b.Do(t.Context(), func(context.Context) error { return nil })
+	}()
+	want(t, b, breaker.Closed)
+	if s := b.Stats(); s.Ignored != 1 || s.Failures != 0 {
+		t.Errorf("%d ignored, %d failures", s.Ignored, s.Failures)
+	}
+}
+
 func TestR9IgnoredProbeGivesItsPlaceBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := breaker.New(steady(breaker.WithProbes(1), breaker.WithConsecutiveFailures(1))...)

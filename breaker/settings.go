@@ -159,7 +159,7 @@ func WithOnChange(f func(Change)) Option {
 
 // WithClassify says what the error of a function means to [Breaker.Do]. The context is the one that
 // Do was given. It is asked about each return of the function, so also with a nil error, and not about panics,
-// which are failures.
+// which are failures; where f itself panics, the call is ignored.
 func WithClassify(f func(ctx context.Context, err error) Outcome) Option {
 	return option(func(c *config) { c.classify = f })
 }

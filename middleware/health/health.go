@@ -158,8 +158,10 @@ func (h *Health) Stats() Stats {
 //
 // Once draining has begun, each HTTP/1 response carries "Connection: close", so
 // that a proxy's kept connections end one by one, each after a response and
-// none under a request. HTTP/2 needs no header: Shutdown sends GOAWAY. The cost
-// before that is one atomic load.
+// none under a request. HTTP/2 needs no header: Shutdown sends GOAWAY, which
+// tells clients which of their requests were not carried out, being on their way
+// by then, and may be sent again; net/http does so where it has the body
+// ([http.Request.GetBody]). The cost before that is one atomic load.
 func (h *Health) Handler(next http.Handler) http.Handler {
 	if next == nil {
 		next = http.DefaultServeMux

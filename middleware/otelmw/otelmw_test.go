@@ -272,6 +272,26 @@ func TestOpeningOfNobody(t *testing.T) {
 	})
 }
 
+// Breakers of several routes may open before a request of any of them has ended.
+func TestOpeningsOfSeveralRoutes(t *testing.T) {
+	o := newTelemetry()
+	requests := must(otelmw.NewRequests(o.meters))(t)
+	mux := http.NewServeMux()
+	for _, route := range []string{"GET /a", "GET /b", "GET /c"} {
+		mux.HandleFunc(route, func(http.ResponseWriter, *http.Request) {})
+		requests.Changed(breaker.Change{Name: route, To: breaker.Open, Cause: breaker.CauseConsecutive, OpenFor: time.Second})
+	}
+	h := o.around(middleware.Wrap(mux, requests.Layer()))
+	for _, path := range []string{"/b", "/a", "/a", "/c"} {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil))
+	}
+	const event = "spillgate.breaker.opened route=GET %s cause=consecutive failures open_for=1"
+	want := []string{fmt.Sprintf(event, "/b"), fmt.Sprintf(event, "/a"), fmt.Sprintf(event, "/c")}
+	if got := o.events(); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // Every metric there is comes out, as what it is.
 func TestEverythingIsThere(t *testing.T) {
 	o := newTelemetry()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,8 +35,11 @@ import (
 type Requests struct {
 	wait              metric.Float64Histogram
 	concurrency, pool []metric.RecordOption // of wait, for the two layers that there are
-	opened            atomic.Pointer[opening]
 	trace             middleware.Trace
+
+	untold atomic.Int64 // how many are in opened
+	mu     sync.Mutex
+	opened map[string]opening // by route, what no request has been told of yet
 }
 
 // NewRequests returns Requests that measure with a meter of p; for events alone give that of package go.opentelemetry.io/otel/metric/noop.
@@ -44,7 +48,7 @@ func NewRequests(p metric.MeterProvider) (*Requests, error) {
 	if p == nil {
 		panic("otelmw: NewRequests: p is nil: give a provider, such as that of otel.GetMeterProvider")
 	}
-	q := new(Requests)
+	q := &Requests{opened: map[string]opening{}}
 	var err error
 	q.wait, err = p.Meter(ScopeName).Float64Histogram(metrics.Namespace+".request.time_in_queue", metric.WithUnit("s"),
 		metric.WithDescription("How long requests waited for a permit or a slot that they got, without those that waited for less than a millisecond."),
@@ -66,12 +70,35 @@ func (q *Requests) Layer() middleware.Layer { return middleware.WithTrace(&q.tra
 // Changed is for [breaker.WithOnChange] of a group that is keyed by route: the event goes to the request that ended as its breaker
 // opened, or to one of the same route that ended in that moment.
 func (q *Requests) Changed(c breaker.Change) {
-	if c.To == breaker.Open {
-		q.opened.Store(&opening{c, time.Now()})
+	if c.To != breaker.Open {
+		return
 	}
+	now := time.Now()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for route, o := range q.opened { // what nobody was told of does not stay
+		if now.Sub(o.at) >= openingLasts {
+			delete(q.opened, route)
+		}
+	}
+	q.opened[c.Name] = opening{c, now}
+	q.untold.Store(int64(len(q.opened)))
 }
 
-// opening is a change that no request has been told of yet.
+// openingOf takes what a request of a route is to be told of, if there is something.
+func (q *Requests) openingOf(route string) (opening, bool) {
+	if q.untold.Load() == 0 {
+		return opening{}, false
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	o, ok := q.opened[route]
+	delete(q.opened, route)
+	q.untold.Store(int64(len(q.opened)))
+	return o, ok && time.Since(o.at) < openingLasts
+}
+
+// opening is a change and when it was made.
 type opening struct {
 	breaker.Change
 	at time.Time
@@ -150,8 +177,8 @@ func (q *Requests) admitted(r *http.Request, layer string, waited time.Duration)
 }
 
 func (q *Requests) done(r *http.Request, res middleware.Result) {
-	if c := q.opened.Load(); c != nil && c.Name == res.Route && q.opened.CompareAndSwap(c, nil) {
-		if span := trace.SpanFromContext(r.Context()); span.IsRecording() && time.Since(c.at) < openingLasts {
+	if c, ok := q.openingOf(res.Route); ok {
+		if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
 			span.AddEvent("spillgate.breaker.opened", trace.WithAttributes(
 				keyRoute.String(metrics.Label(c.Name)), keyCause.String(c.Cause.String()), keyFor.Float64(c.OpenFor.Seconds())))
 		}

@@ -1,6 +1,7 @@
 package outbound
 
 import (
+	"fmt"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -17,10 +18,10 @@ import (
 // errors are failures; 429 says nothing about the host; every other response is
 // a success, and becomes a failure if its body breaks off, but not if the caller
 // closes it early. A caller that cancels, whose request body cannot be
-// read to its end or is not as long as its ContentLength, or whose request net/http
+// read to its end or is not as long as its ContentLength, as where a Request is used again, or whose request net/http
 // does not send, as for a line break in a header value, says nothing about the host, nor does one whose body
 // is waited for when the time is over (such waits are no part of what a try took, and it is not overdue meanwhile), for which this process
-// has no file descriptor left (where a name is looked up, that may look like a name that does not exist), and
+// or its system has no file descriptor left, or no port of IPv4 (where a name is looked up, that may look like a name that does not exist), and
 // one whose deadline passes only if the try took as long as a slow call (see
 // [breaker.WithSlowCalls]; without it, every such try is a failure).
 //
@@ -29,12 +30,15 @@ import (
 // be taken for each probe, as long as the system sends again what is lost there, which can be a quarter of an hour.
 // Without a breaker [http.HTTP2Config.SendPingTimeout] of the base finds that out.
 //
+// A breaker here has one client: with [breaker.WithMinClients] above 1 it would never open, so that Breaker panics, as [NewSet] does.
+//
 // While the breaker is open the error is a [*breaker.OpenError] with the host
 // and RetryAfter; no response is made up.
 func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 	if g == nil {
 		g = breaker.NewGroup()
 	}
+	oneClient("Breaker", g.Settings())
 	cfg := breakerConfig{key: hostOf}
 	for i, o := range opts {
 		if o == nil {
@@ -44,6 +48,9 @@ func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 	}
 	return Layer{
 		place: placeBreaker,
+		share: func(c *composition) {
+			c.shut = func(req *http.Request, wait time.Duration) bool { return shut(g.Get(cfg.key(req)), wait) }
+		},
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
 			return &breaking{breakerConfig: cfg, group: g, next: next, counts: c.counts, clock: newClock(), mute: newHosts(func() *mute { return new(mute) })}
 		},
@@ -107,6 +114,24 @@ func unwell(s breaker.State) bool {
 	return s == breaker.HalfOpen || s == breaker.Open || s == breaker.ForcedOpen
 }
 
+// oneClient panics where a breaker would wait for the failures of several clients: to a host all calls are of one, which is us.
+func oneClient(where string, s breaker.Settings) {
+	if s.MinClients > 1 {
+		panic(fmt.Sprintf("outbound: %s: breaker.WithMinClients(%d) would keep the breaker closed whatever fails, as all calls are ours; leave it out", where, s.MinClients))
+	}
+}
+
+// shut reports whether b will still refuse whatever comes after wait.
+func shut(b *breaker.Breaker, wait time.Duration) bool {
+	switch b.State() {
+	case breaker.ForcedOpen:
+		return true
+	case breaker.Open:
+		return b.RetryAfter() > wait && !inShadow(b)
+	}
+	return false
+}
+
 // inShadow says that b refuses nothing in the state that it is in.
 func inShadow(b *breaker.Breaker) bool {
 	return b.State() != breaker.ForcedOpen && b.Settings().Shadow
@@ -149,10 +174,10 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 		began = t.clock.now()
 	}
 	out, up := req, uploading(req, t.clock, call, !passing)
-	returned := false
+	returned, lost := false, breaker.Failure
 	defer func() {
 		if !returned { // a panic, which travels on
-			up.ended(call).Done(breaker.Failure, -1)
+			up.ended(call).Done(lost, -1)
 		}
 	}()
 	if last := !passing && call != (breaker.Call{}) && t.mute.get(key).last(req); up != nil || last {
@@ -164,6 +189,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := t.next.RoundTrip(out)
 	now := t.clock.now()
+	lost = breaker.Ignored // a panic is one of WithOutcome now
 	o, took := t.judge(req, resp, err, up, now.Sub(began), b)
 	if o != breaker.Success {
 		t.mute.get(key).note(err)

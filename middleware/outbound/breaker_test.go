@@ -403,6 +403,24 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		{name: "no file descriptor left: nothing", host: func(*http.Request) (*http.Response, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
 		}},
+		{name: "no file descriptor left in the system: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.ENFILE)}
+		}},
+		{name: "no port left: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.ParseIP("192.0.2.1"), Port: 80}, Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)}
+		}},
+		{name: "no address for IPv6: failure", host: func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 80}, Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)}
+		}, open: true},
+		{name: "Request used again, whose body has been read: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, errors.New("http: ContentLength=4 with Body length 0") // so says net/http
+		}},
+		{name: "the same of a broken connection: nothing", host: func(*http.Request) (*http.Response, error) {
+			return nil, errors.New("net/http: HTTP/1.x transport connection broken: http: ContentLength=4 with Body length 0")
+		}},
+		{name: "a host that says so: failure", host: func(*http.Request) (*http.Response, error) {
+			return nil, errors.New(`net/http: HTTP/1.x transport connection broken: malformed HTTP response "http: ContentLength=4"`)
+		}, open: true},
 		{name: "500: failure", host: always(500), open: true},
 		{name: "502: failure", host: always(502), open: true},
 		{name: "503: failure", host: always(503), open: true},
@@ -869,6 +887,20 @@ func TestO4CallersBodyOfAnotherLengthSaysNothingAboutTheHost(t *testing.T) {
 	}
 }
 
+// What the system says of an address that is not there is what is looked for.
+func TestO4NoAddressOfOursSaysNothingAboutTheHost(t *testing.T) {
+	srv := httptest.NewServer(http.NotFoundHandler())
+	defer srv.Close()
+	base := &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}}).DialContext}
+	g := breaker.NewGroup(breaker.WithConsecutiveFailures(1))
+	if _, err := get(t, outbound.New(base, outbound.Breaker(g)), srv.URL); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Skip(err)
+	}
+	if s := g.Get(strings.TrimPrefix(srv.URL, "http://")).Stats(); s.State != breaker.Closed || s.Ignored != 1 {
+		t.Errorf("%v, %d ignored", s.State, s.Ignored)
+	}
+}
+
 func TestBreakerHostThatNeverAnswersOpensBeforeAnyCallReturns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := breaker.NewGroup(breaker.WithSlowCalls(time.Second, 0.8))
@@ -974,6 +1006,22 @@ func TestPanicInAFunctionOfTheUsersLosesNothing(t *testing.T) {
 		if n := set.Stats().Endpoints[0].InFlight; n != 0 {
 			t.Errorf("%d are in flight at the endpoint", n)
 		}
+	}
+}
+
+// The host had answered when it was asked about.
+func TestPanicInWithOutcomeSaysNothingAboutTheHost(t *testing.T) {
+	boom := outbound.WithOutcome(func(*http.Request, *http.Response, error) breaker.Outcome { panic("boom") })
+	g := breaker.NewGroup(breaker.WithConsecutiveFailures(1))
+	set := newSet(t, urls("http://a.test"), boom, outbound.WithEjection(breaker.WithConsecutiveFailures(1)))
+	for name, layer := range map[string]outbound.Layer{"Breaker": outbound.Breaker(g, boom), "Balance": outbound.Balance(set)} {
+		t.Run(name, func(t *testing.T) { booms(t, outbound.New(world{"a.test": always(200)}, layer)) })
+	}
+	if s := g.Get("a.test").Stats(); s.Failures != 0 || s.Ignored != 1 {
+		t.Errorf("Breaker: %d failures, %d ignored", s.Failures, s.Ignored)
+	}
+	if s := set.Stats().Endpoints[0].Breaker; s.Failures != 0 || s.Ignored != 1 {
+		t.Errorf("Balance: %d failures, %d ignored", s.Failures, s.Ignored)
 	}
 }
 

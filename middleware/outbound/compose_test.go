@@ -52,6 +52,8 @@ func TestMisusePanicsWithARemedy(t *testing.T) {
 		"nil breaker option":  func() { outbound.Breaker(nil, nil) },
 		"nil set option":      func() { outbound.NewSet(nil, nil) },
 		"nil ejection option": func() { outbound.WithEjection(nil) },
+		"clients":             func() { outbound.Breaker(breaker.NewGroup(breaker.WithMinClients(2))) },
+		"clients of a set":    func() { outbound.NewSet(nil, outbound.WithEjection(breaker.WithMinClients(2))) },
 		"probe interval":      func() { outbound.WithProbe(outbound.Probe{Path: "/", Interval: -1}) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spillgate/spillgate/breaker"
@@ -70,7 +69,7 @@ func outcome(req *http.Request, resp *http.Response, err error, took time.Durati
 		}
 		return breaker.Failure
 	}
-	if refusedByUs(err) || malformed(req) || unsent(err) || errors.Is(err, syscall.EMFILE) {
+	if refusedByUs(err) || malformed(req) || unsent(err) || readBefore(err) || scarce(err) {
 		return breaker.Ignored
 	}
 	return breaker.Failure
@@ -149,16 +148,28 @@ var unsentTexts = [...]string{
 
 // unsent reports whether err is such an error.
 func unsent(err error) bool {
-	if _, ok := errors.AsType[*net.OpError](err); ok {
-		return false // it is of a connection, and cannot be printed where a fake has left Err out
-	}
-	text := strings.TrimPrefix(err.Error(), "http2: ")
+	text := strings.TrimPrefix(textOf(err), "http2: ")
 	for _, begin := range unsentTexts {
 		if strings.HasPrefix(text, begin) {
 			return true
 		}
 	}
 	return false
+}
+
+// readBefore reports whether err says that a body from memory was shorter than the one it was made with, as where a Request is
+// used again whose body has been read. Another try, which has it from GetBody, may well succeed.
+func readBefore(err error) bool {
+	text := strings.TrimPrefix(textOf(err), "net/http: HTTP/1.x transport connection broken: ")
+	return strings.HasPrefix(text, "http: ContentLength=")
+}
+
+// textOf returns what err says, and nothing if it is of a connection, which cannot be printed where a fake has left Err out.
+func textOf(err error) string {
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return ""
+	}
+	return err.Error()
 }
 
 func isControl(c rune) bool { return c < ' ' || c == 0x7f }

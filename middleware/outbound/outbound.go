@@ -37,6 +37,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 )
 
 // A Layer is one protection around calls that go out. Layers are values; make
@@ -71,6 +72,8 @@ type composition struct {
 	counts  *counts
 	budgets *budgets // of Retry, for Hedge
 	limits  *limits  // of Limit, for Balance, which applies them to the endpoint chosen
+	// shut is of Breaker or Balance, for Retry: it reports whether they will still refuse a request after a wait. nil for none.
+	shut func(*http.Request, time.Duration) bool
 }
 
 // RoundTripper puts the layer alone around next. It is what [New] with one layer

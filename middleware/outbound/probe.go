@@ -2,19 +2,17 @@ package outbound
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
-	"syscall"
 	"time"
 )
 
 // A Probe is an active check of the endpoints of a [Set]: each is asked at an
 // interval, out of band, whether it is up. An endpoint counts as up until it has
-// failed often enough. A probe for which this process has no file descriptor left says
+// failed often enough. A probe for which this process or its system has no file descriptor left, or no port of IPv4, says
 // nothing: connections that are there already go on.
 type Probe struct {
 	// Path is requested with GET; it must begin with a slash, may have a query, and
@@ -125,7 +123,7 @@ func (p *Probe) ask(ctx context.Context, e *endpoint) (up, known bool) {
 	}
 	resp, err := p.Transport.RoundTrip(req)
 	if err != nil {
-		return false, !errors.Is(err, syscall.EMFILE)
+		return false, !scarce(err)
 	}
 	defer discard(resp)
 	return p.OK(resp), true

@@ -15,8 +15,8 @@ import (
 //
 //   - the method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE (RFC 9110, section
 //     9.2.2), or the request has an Idempotency-Key header; or the error proves
-//     that nothing was sent (a dial that failed, also to a proxy, or HTTP/2
-//     REFUSED_STREAM), which is safe for every method;
+//     that nothing was sent (a dial that failed, also to a proxy, a connection that was not there yet, its TLS
+//     included, when it or the time of [Timeout] ended, or HTTP/2 REFUSED_STREAM), which is safe for every method;
 //   - the response was 502, 503 or 504, or 429 with Retry-After, or there was
 //     none. Not 500: that is an answer of the application, and likely to be the
 //     same again. Not a name that does not exist or a certificate that does not
@@ -27,7 +27,7 @@ import (
 //   - the budget of the host allows it: each request adds a tenth of a try, each
 //     retry takes one out, 10 are there at the start and 100 at most. An outage
 //     thus adds 10 % to the load of a host and not a multiple of it;
-//   - the caller's deadline is not reached before the next try begins;
+//   - the caller's deadline is not reached before the next try begins, and [Breaker] is not still open then, or all endpoints ejected;
 //   - no Retry is at work outside this one: the tries of nested clients would
 //     multiply. The context says so, within one process.
 //
@@ -54,7 +54,7 @@ func Retry(opts ...RetryOption) Layer {
 		place: placeRetry,
 		share: func(c *composition) { c.budgets = b },
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
-			return &retry{retryConfig: cfg, next: next, budgets: b, counts: c.counts}
+			return &retry{retryConfig: cfg, next: next, budgets: b, counts: c.counts, shut: c.shut}
 		},
 	}
 }
@@ -140,6 +140,7 @@ type retry struct {
 	next    http.RoundTripper
 	budgets *budgets
 	counts  *counts
+	shut    func(*http.Request, time.Duration) bool // of Breaker or Balance; nil for none
 }
 
 func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -157,6 +158,11 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	defer body.finish()
 	tries := &tries{retried: true}
 	inner := context.WithValue(ctx, triesKey{}, tries)
+	var conn *sighting
+	if t.tries > 1 && t.when == nil && !idempotent(req) {
+		conn = new(sighting)
+		inner = conn.see(inner)
+	}
 	out := req.WithContext(inner)
 	body.prepare(out, true)
 	for n := 1; ; n++ {
@@ -168,7 +174,7 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 		default:
 			t.counts.retries.Add(1)
 		}
-		wait, again := t.again(req, resp, err, tries, n)
+		wait, again := t.again(req, resp, err, tries, conn, n)
 		if !again || !body.again() {
 			return resp, err
 		}
@@ -187,12 +193,13 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 			return refuse(next, context.Cause(ctx))
 		}
 		out = next
+		conn.next()
 	}
 }
 
 // again reports whether and after which wait the next try should be made, as far
 // as it does not depend on the body and the budget.
-func (t *retry) again(req *http.Request, resp *http.Response, err error, tries *tries, n int) (time.Duration, bool) {
+func (t *retry) again(req *http.Request, resp *http.Response, err error, tries *tries, conn *sighting, n int) (time.Duration, bool) {
 	if n >= t.tries || req.Context().Err() != nil || err != nil && (refusedByUs(err) || callersEnd(req) != nil) {
 		return 0, false
 	}
@@ -207,7 +214,7 @@ func (t *retry) again(req *http.Request, resp *http.Response, err error, tries *
 		if !ask(t.when, req, resp, err) {
 			return 0, false
 		}
-	} else if !worthwhile(req, resp, err, asked, elsewhere) {
+	} else if !worthwhile(req, resp, err, asked, elsewhere, conn) {
 		return 0, false
 	}
 	// A 503 speaks for one endpoint. A 429 speaks about us, wherever we turn.
@@ -219,6 +226,9 @@ func (t *retry) again(req *http.Request, resp *http.Response, err error, tries *
 	}
 	wait := minimum + t.backoff(n)
 	if deadline, ok := req.Context().Deadline(); ok && !now.Add(wait).Before(deadline) {
+		return 0, false
+	}
+	if t.shut != nil && ask(func(*http.Request, *http.Response, error) bool { return t.shut(req, wait) }, req, resp, err) {
 		return 0, false
 	}
 	return wait, true
@@ -233,12 +243,12 @@ func (t *retry) backoff(n int) time.Duration {
 	return rand.N(most + 1)
 }
 
-func worthwhile(req *http.Request, resp *http.Response, err error, asked, elsewhere bool) bool {
+func worthwhile(req *http.Request, resp *http.Response, err error, asked, elsewhere bool, conn *sighting) bool {
 	if err != nil {
 		if malformed(req) || unsent(err) || certain(err) && !elsewhere {
 			return false
 		}
-		return idempotent(req) || notSent(err)
+		return idempotent(req) || notSent(err) || conn.none()
 	}
 	switch resp.StatusCode {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:

@@ -55,6 +55,7 @@ func TestO5WhatIsRetried(t *testing.T) {
 		{"DELETE", "DELETE", [2]string{}, failing(reset), 2},
 		{"POST, reset: may have been carried out", "POST", [2]string{}, failing(reset), 1},
 		{"POST, 503", "POST", [2]string{}, always(503), 1},
+		{"PUT, Request used again: GetBody has its body", "PUT", [2]string{}, failing(errors.New("http: ContentLength=4 with Body length 0")), 2},
 		{"PATCH", "PATCH", [2]string{}, failing(reset), 1},
 		{"POST with Idempotency-Key", "POST", [2]string{"Idempotency-Key", "7"}, failing(reset), 2},
 		{"POST, dial failed: nothing was sent", "POST", [2]string{}, failing(refusedDial()), 2},
@@ -523,6 +524,50 @@ func TestO6OpenBreakerIsNotRetried(t *testing.T) {
 	})
 }
 
+// A retry that Breaker or Balance will refuse is not waited for, and the caller gets what the host has said.
+func TestO6RetryThatTheBreakerWouldRefuseIsNotWaitedFor(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		options []breaker.Option
+		header  []string
+		status  int
+		tries   int64
+		wait    time.Duration
+	}{
+		{"the try opened it", nil, nil, 503, 1, 0},
+		{"it is open until after Retry-After", nil, []string{"Retry-After", "4"}, 503, 1, 0},
+		{"it is open no longer after Retry-After", nil, []string{"Retry-After", "5"}, 200, 2, 5 * time.Second},
+		{"in shadow it refuses nothing", []breaker.Option{breaker.WithShadow(true)}, []string{"Retry-After", "1"}, 200, 2, time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var tries atomic.Int64
+				host := func(*http.Request) (*http.Response, error) {
+					if tries.Load() == 1 {
+						return answer(503, tc.header...)
+					}
+					return answer(200)
+				}
+				ejection := append([]breaker.Option{breaker.WithConsecutiveFailures(1), breaker.WithJitter(0)}, tc.options...)
+				var options []breaker.GroupOption
+				for _, o := range ejection {
+					options = append(options, o)
+				}
+				set := newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1), outbound.WithEjection(ejection...))
+				for _, layer := range []outbound.Layer{outbound.Breaker(breaker.NewGroup(options...)), outbound.Balance(set)} {
+					tries.Store(0)
+					rt := outbound.New(world{"a.test": counted(&tries, host)}, layer, outbound.Retry(outbound.WithBackoff(0, 0)))
+					began := time.Now()
+					status, err := get(t, rt, "http://a.test/")
+					if took := time.Since(began); status != tc.status || err != nil || tries.Load() != tc.tries || took != tc.wait {
+						t.Errorf("%d, %v after %d tries and %v; want %d after %d and %v", status, err, tries.Load(), took, tc.status, tc.tries, tc.wait)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestO7Budget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var tries, other atomic.Int64
@@ -768,5 +813,86 @@ func TestO5ReplayBufferIsTheCallersNumber(t *testing.T) {
 				t.Errorf("a buffer of %d for 5 bytes: %d tries, want %d", buffer, calls.Load(), want)
 			}
 		})
+	}
+}
+
+// What was never sent is retried whatever its method, however the way there failed.
+func TestO5PostThatHadNoConnectionIsRetried(t *testing.T) {
+	silence := func(net.Conn) {}
+	certificate := httptest.NewTLSServer(nil)
+	secure := certificate.TLS.Clone()
+	certificate.Close()
+	for _, tc := range []struct {
+		name   string
+		url    string
+		first  func(net.Conn) // does what the host does with the first connection; nil if it never accepts
+		layers []outbound.Layer
+		tries  int64
+	}{
+		{"hung in connect", "http://a.test:80/", nil, []outbound.Layer{outbound.Timeout(time.Second)}, 2},
+		{"hung in the handshake of TLS", "https://a.test:80/", silence, []outbound.Layer{outbound.Timeout(time.Second)}, 2},
+		{"hung there for as long as the transport waits", "https://a.test:80/", silence, nil, 2},
+		{"reset in the handshake of TLS", "https://a.test:80/", func(c net.Conn) { c.Close() }, nil, 2},
+		{"sent, and no answer", "http://a.test:80/", silence, []outbound.Layer{outbound.Timeout(time.Second)}, 1},
+		{"sent, and reset", "http://a.test:80/", func(c net.Conn) { time.AfterFunc(time.Second, func() { c.Close() }) }, nil, 1},
+	} {
+		for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
+			t.Run(tc.name+" "+protocol, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					config, n := secure.Clone(), newNetwork()
+					base := n.transport()
+					base.TLSHandshakeTimeout = 5 * time.Second
+					base.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+					base.Protocols = new(http.Protocols)
+					served := new(http.Protocols)
+					if protocol == "HTTP/2.0" {
+						base.Protocols.SetHTTP2(true)
+						base.Protocols.SetUnencryptedHTTP2(true)
+						served.SetHTTP2(true)
+						served.SetUnencryptedHTTP2(true)
+						config.NextProtos = []string{"h2"}
+					} else {
+						base.Protocols.SetHTTP1(true)
+						served.SetHTTP1(true)
+						config.NextProtos = []string{"http/1.1"}
+					}
+					defer base.CloseIdleConnections()
+					dial, tries := base.DialContext, new(atomic.Int64)
+					l := n.listen("a.test:80")
+					srv := &http.Server{Protocols: served, TLSConfig: config, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						io.Copy(w, r.Body)
+					})}
+					defer srv.Close()
+					base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						if tries.Add(1) > 1 {
+							if strings.HasPrefix(tc.url, "https") {
+								go srv.ServeTLS(l, "", "")
+							} else {
+								go srv.Serve(l)
+							}
+						} else if tc.first != nil {
+							ours, theirs := net.Pipe()
+							go io.Copy(io.Discard, theirs)
+							t.Cleanup(func() { theirs.Close() })
+							tc.first(theirs)
+							return ours, nil
+						}
+						return dial(ctx, network, addr)
+					}
+					rt := outbound.New(base, append(tc.layers, outbound.Retry())...)
+					req := request(t.Context(), "POST", tc.url, io.MultiReader(strings.NewReader("body"))) // of unknown length: not kept
+					resp, err := rt.RoundTrip(req)
+					if tries := tries.Load(); tries != tc.tries || (err == nil) != (tc.tries == 2) {
+						t.Errorf("%d tries, want %d: %v", tries, tc.tries, err)
+					}
+					if err == nil {
+						if body, err := io.ReadAll(resp.Body); string(body) != "body" || resp.Proto != protocol {
+							t.Errorf("%s: %q, %v", resp.Proto, body, err)
+						}
+						resp.Body.Close()
+					}
+				})
+			})
+		}
 	}
 }

@@ -61,7 +61,8 @@ func NewSet(endpoints []Endpoint, opts ...SetOption) (*Set, error) {
 		}
 		o.applySet(&s.setConfig)
 	}
-	breaker.New(s.ejection...) // panics now if an option is wrong, and not when Update brings an endpoint
+	// It panics now if an option is wrong, and not when Update brings an endpoint.
+	oneClient("NewSet", breaker.New(s.ejection...).Settings())
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.list.Store(&roster{})
 	if err := s.update(endpoints, true); err != nil {
@@ -163,6 +164,14 @@ func (s *Set) Close() error {
 	return nil
 }
 
+// shut reports whether every endpoint is ejected, and still will be after wait, where that is not suspended.
+func (s *Set) shut(wait time.Duration) bool {
+	if s.maxEjected < 1 {
+		return false
+	}
+	return !slices.ContainsFunc(s.list.Load().all, func(e *endpoint) bool { return !shut(e.breaker, wait) })
+}
+
 func (s *Set) now() time.Duration { return s.clock.since() }
 
 // warmUp begins the slow start of an endpoint.
@@ -225,6 +234,7 @@ func Balance(s *Set) Layer {
 	}
 	return Layer{
 		place: placeBalance,
+		share: func(c *composition) { c.shut = func(_ *http.Request, wait time.Duration) bool { return s.shut(wait) } },
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
 			return &balance{set: s, next: next, limits: c.limits, counts: c.counts}
 		},
@@ -251,12 +261,12 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	e.picked.Add(1)
 	s := sent{e: e, req: req}
 	var up *upload
-	returned := false
+	returned, lost := false, breaker.Failure
 	defer func() {
 		if !returned { // a panic, which travels on
 			s.failed = true
 			defer s.release() // whoever is told of a change by the call may panic, too
-			up.ended(call).Done(breaker.Failure, -1)
+			up.ended(call).Done(lost, -1)
 		}
 	}()
 	out := e.address(req, b.set.ownHost)
@@ -284,6 +294,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
+	lost = breaker.Ignored // a panic is one of WithOutcome now
 	o, took := b.set.judge(req, resp, err, up, now.Sub(began), e.breaker)
 	if o == breaker.Failure {
 		e.failed.Add(1)
