@@ -272,10 +272,12 @@ func (b *backing) clear() bool {
 	return g.id != id || !g.unsaved
 }
 
-// unsettled reports whether the store has not been told yet that everything in it is invalid: a server that does not know serves it.
-func (b *backing) unsettled() bool {
-	g := b.generation.Load()
-	return g != nil && g.unsaved
+// unsettled returns the generation if the store has not been told yet that everything in it is invalid, and nil else: a server that does not know serves it.
+func (b *backing) unsettled() *generation {
+	if g := b.generation.Load(); g != nil && g.unsaved {
+		return g
+	}
+	return nil
 }
 
 const settlePause = time.Second
@@ -283,11 +285,11 @@ const settlePause = time.Second
 // settle sees to it that the store is told, also where it is left alone and nobody asks it for anything, until ctx ends or, with once, the store knows.
 func (b *backing) settle(ctx context.Context, once bool) {
 	for ctx.Err() == nil {
-		if g := b.generation.Load(); g != nil && g.unsaved {
+		if g := b.unsettled(); g != nil {
 			b.writes.hurry()
 			b.renewWithin(ctx, g, rand.Uint64(), time.Now())
 		}
-		if once && !b.unsettled() {
+		if once && b.unsettled() == nil {
 			return
 		}
 		pause(ctx, settlePause)
@@ -296,7 +298,7 @@ func (b *backing) settle(ctx context.Context, once bool) {
 
 // remind has the store told beside a request that asks it for nothing, where it is not left alone.
 func (b *backing) remind(now time.Time) {
-	if g := b.generation.Load(); g != nil && g.unsaved && now.Sub(g.read) >= settlePause && !b.writes.resting() && !b.reading.Load() {
+	if g := b.unsettled(); g != nil && now.Sub(g.read) >= settlePause && !b.writes.resting() && !b.reading.Load() {
 		go b.current(now)
 	}
 }

@@ -298,7 +298,7 @@ func (c *Cache) Follow(ctx context.Context) error {
 	n := r.queue.pending()
 	wg.Wait()
 	if n == 0 {
-		if c.backing != nil && c.backing.unsettled() {
+		if c.backing != nil && c.backing.unsettled() != nil {
 			return errors.New("cache: Follow: the Store does not know that what it has was purged")
 		}
 		return nil

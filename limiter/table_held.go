@@ -29,13 +29,6 @@ func (sh *tableShard) hold(hash uint64) *tableHeld {
 	return h
 }
 
-// letGo ends hold. The shard is locked.
-func (sh *tableShard) letGo(hash uint64, h *tableHeld) {
-	if h.calls--; h.calls == 0 && !h.forgotten {
-		delete(sh.held, hash)
-	}
-}
-
 // forget says that the buckets of a key are full now, or another key's. The shard is locked.
 func (sh *tableShard) forget(hash uint64) {
 	if h := sh.held[hash]; h != nil {
@@ -44,11 +37,13 @@ func (sh *tableShard) forget(hash uint64) {
 	}
 }
 
-// waited says that the wait for a reservation is over.
+// waited ends hold: the wait for a reservation is over.
 func (t *table) waited(key string, h *tableHeld) {
 	hash := t.hash(key)
 	_, sh := t.locate(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	sh.letGo(t.heldHash(hash, key), h)
+	if h.calls--; h.calls == 0 && !h.forgotten {
+		delete(sh.held, t.heldHash(hash, key))
+	}
 }

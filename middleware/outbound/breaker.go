@@ -107,13 +107,6 @@ type OutcomeOption struct {
 func (o OutcomeOption) applyBreaker(c *breakerConfig) { c.outcome = o.outcome }
 func (o OutcomeOption) applySet(c *setConfig)         { c.outcome = o.outcome }
 
-// spares reports whether a hedge is not to be sent to what b stands before: it is no probe.
-func spares(b *breaker.Breaker) bool { return unwell(b.State()) && !inShadow(b) }
-
-func unwell(s breaker.State) bool {
-	return s == breaker.HalfOpen || s == breaker.Open || s == breaker.ForcedOpen
-}
-
 // oneClient panics where a breaker would wait for the failures of several clients: to a host all calls are of one, which is us.
 func oneClient(where string, s breaker.Settings) {
 	if s.MinClients > 1 {
@@ -137,10 +130,16 @@ func inShadow(b *breaker.Breaker) bool {
 	return b.State() != breaker.ForcedOpen && b.Settings().Shadow
 }
 
-// admit asks b, but not for a hedge that passes in shadow only: it would be a probe.
+// admit asks b. A hedge is no probe: where b is open or half-open it is refused, or in shadow passes uncounted.
 func admit(b *breaker.Breaker, r breaker.Request, hedge bool) (breaker.Call, error) {
-	if hedge && unwell(b.State()) && inShadow(b) {
-		return breaker.Call{}, nil
+	if hedge {
+		switch b.State() {
+		case breaker.HalfOpen, breaker.Open, breaker.ForcedOpen:
+			if inShadow(b) {
+				return breaker.Call{}, nil
+			}
+			return breaker.Call{}, breaker.ErrOpen
+		}
 	}
 	return b.Admit(r)
 }
@@ -158,9 +157,6 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	key := t.key(req)
 	b := t.group.Get(key)
 	hedge := isHedge(req.Context())
-	if hedge && spares(b) {
-		return refuse(req, breaker.ErrOpen)
-	}
 	began := t.clock.now()
 	call, err := admit(b, breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil}, hedge)
 	if err != nil {
