@@ -190,34 +190,44 @@ const adaptInTime = .9
 // adaptInside is the part of the time in service beyond the base latency that is taken for a wait.
 const adaptInside = .7
 
-// NewAdaptive returns a limiter that finds its limit by experiment: it remembers how much throughput there was at
-// each limit that has been in force, weighs by Bayes' rule what curves of throughput over what is in flight that
-// leaves possible, and moves to where most is to be expected for least latency. How sure it has to be depends on the
-// measured variance of the times in service, without what it owes to a mixture of quick requests and slow ones. It
-// needs no target latency and no number at all. While requests neither wait for a permit nor are refused, it does nothing.
+// NewAdaptive returns a limiter that finds its limit by experiment. It needs no target latency, and no number at all.
 //
-// It takes all that asks it for permits to need what is short. Where a part does not, such as pages from memory beside a
-// database that is full, more of that comes through for a while after each rise of the limit: that is waited for where the two differ enough in the
-// time they take, but the limit may be several times what it has to be where nearly all passes by, or next to nothing is shed. A limiter for
-// each kind of work does not have to tell them apart. When work that took many times as long comes no more, and more comes than can be served,
-// the limit is too high until it shows that the quicker half takes many times as long as it did, mostly for some seconds; where work that varies
-// much shares processors it may stay several times too high for minutes: throughput is what it can be, and what is admitted takes as much longer.
+// It remembers the throughput that there was at each limit that has been in force, works out by Bayes' rule which curves of
+// throughput over requests in flight are left possible by that, and moves to the limit that promises the most throughput for the
+// least latency. The more the times in service vary, the more it has to see before it moves; what they vary by only because quick
+// requests are mixed with slow ones does not count. While requests neither wait for a permit nor are refused, it does nothing.
 //
-// Where processors are what is short, requests wait for them in the line too, and not in the run queue of
-// Go's scheduler, which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
+// # What it limits
 //
-// The waiting line in front of it is bounded in time by what the experiment found: about
-// the time of service while little is shed, or that in which a dozen are served, and while more is, as much as chance
-// demands for the service not to run dry, two fifths of that time at least. While little is shed it is longer in proportion to the
-// variance of the times in service, to many times their mean where a few take very long. Where little comes, one permit counts as
-// being at work all the time. Until something speaks against a higher limit it is several times that, up to 5 s. It is
-// never longer than a minute. In overload it is newest first.
+// It assumes that everything that asks it for a permit needs the same scarce resource. If a part does not, such as pages from
+// memory beside a database that is full, more of that part gets through for a while after each rise of the limit. The experiment
+// waits for that to pass if the two take times that differ enough. If nearly all requests do without the resource, or next to
+// nothing is shed, the limit may come to several times what it should be. With a limiter for each kind of work there is nothing to
+// tell apart.
 //
-// The time in service is the time between Acquire and Release of work that ends with
-// [Success]. Of work that does not end nothing is learned: give it a time. Where work turns into something else, such as a
-// connection that stays open, release its permit when it does, with Success too: that it came so far is the work that the limit is for.
+// If, in an overload, work that took many times as long as the rest comes no more, the limit is too high until the quicker half of
+// the rest shows it by taking many times as long as before: mostly for some seconds. If the work varies much and shares
+// processors, it may stay several times too high for minutes; throughput is not less for it, but what is admitted takes as much longer.
 //
-// It takes about 50 KB, and up to 350 KB on a machine with many processors: one for each service or route, not one for each client.
+// If processors are scarce, requests wait for them in the line too, and not in the run queue of Go's scheduler, which has
+// neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
+//
+// # Its waiting line
+//
+// How long a request may wait follows from the experiment. While little is shed it is about the time in service, or the time in
+// which a dozen requests are served if that is longer, and more in proportion to the variance of the times in service: many times
+// their mean if a few take very long. While more is shed it is as long as it has to be for the service not to run dry by chance, and
+// at least two fifths of the time in service. If few requests come, one permit counts as being at work all the time. Until something
+// speaks against a higher limit the line is several times as long, up to 5 s. Nobody ever waits for more than a minute. In overload
+// the newest request is served first.
+//
+// # What it learns from
+//
+// The time in service is the time between Acquire and Release of work that ends with [Success]. From work that never ends nothing
+// is learned: give it a timeout. If work turns into something else, such as a connection that stays open, release its permit at that
+// moment, also with Success: getting that far is the work that the limit is for.
+//
+// It takes about 50 KB, and up to 350 KB on a machine with many processors: make one for each service or route, not one for each client.
 func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 	c := concNew(ctrlStart, concConfig{least: 1, most: 1_000_000}, opts)
 	start := c.conf.start

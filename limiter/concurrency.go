@@ -23,10 +23,10 @@ type Request struct {
 	Weight int
 	// Client is who asks. Requests of different clients share the permits evenly while
 	// both wait, whatever each of them sends; priority orders the requests of one client.
-	// Empty is a client like any other. A client that comes waits for a turn of each that waits already: where
-	// that takes longer than anybody may wait in the line, or more clients come than it has places, it is refused
-	// like the others. With [WithCoDel] and on an adaptive limiter the line is short under overload, and few clients that flood it are
-	// enough for that; a fixed limit with a line that holds a few requests of each shares evenly.
+	// Empty is a client like any other. A client that joins the line waits until each client that is there already
+	// has had a turn. If that takes longer than anybody may wait, or if there are more clients than places, it is refused
+	// like the others. A few clients that flood the line are enough for that where it is short under overload: with [WithCoDel], and on
+	// an adaptive limiter. A fixed limit shares evenly if its line has room for a few requests of each client.
 	Client string
 	// Arrived is when the request arrived, with a monotonic reading; zero reads the clock
 	// if the time is needed. It spares a clock read where the caller has read it already. On an adaptive

@@ -29,8 +29,8 @@ func (f concOption) applyConcurrency(c *concConfig) { f(c) }
 
 // WithQueue gives the limiter a waiting line for at most length requests, each of which
 // waits maxWait at most. The line is first-in-first-out unless [WithCoDel] says
-// otherwise. When it is full, one of a client that has more than its share of the places goes, of the
-// newcomer's own if that has: the one that would be served last.
+// otherwise. When it is full, a request of a client that has more than its share of the places has to leave, of the
+// newcomer's own client if that has: the request that would be served last.
 //
 // An adaptive limiter has a line without this option; there it sets upper bounds for
 // what the limiter chooses, and length 0 takes the line away.
@@ -62,7 +62,7 @@ func WithCoDel(target time.Duration) ConcurrencyOption {
 
 // WithPriorityStep sets how much waiting time one level of [Request].Priority is worth;
 // the default is 100 ms. A waiting request is overtaken by one of a higher priority only
-// if that came less than step, times the difference in priority, after it. Years are as good as any more: a higher
+// if that came less than step, times the difference in priority, after it. With a step of years a higher
 // priority always goes first.
 //
 // WithPriorityStep panics if step is negative.
@@ -152,8 +152,8 @@ type ConcurrencyTrace struct {
 // whether it would shed, and from when on. In a lasting overload it counts far more than would be shed, up to all that comes, since
 // what is over the limit slows down the rest as it does without one.
 //
-// It holds for as long as the limiter is used. A server that is to go from one to the other without a restart has both, one with
-// WithShadow, each in a layer of its own, and lets requests pass one of them by (WithSkip of package middleware).
+// It cannot be switched off. A server that is to begin to refuse without a restart has two limiters, one of them with WithShadow,
+// each in a layer of its own, and has requests skip one of the two (WithSkip of package middleware).
 func WithShadow() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.shadow = true })
 }

@@ -15,8 +15,8 @@ func (c *Concurrency) TryTake(weight int) (taken int) {
 	return int(c.room(max(int64(weight), 1)))
 }
 
-// Give gives back what [Concurrency.TryTake] returned. A negative number takes as much again, whatever the limit: for work that has
-// given it back while it waited for something else and goes on now. Until there is room again nobody else is given any.
+// Give gives back what [Concurrency.TryTake] returned. A negative number takes that much again, even beyond the limit: it is for work
+// that gave its permits back while it waited for something else, and goes on now. Until there is room again nobody else is given any.
 func (c *Concurrency) Give(taken int) { c.giveBack(int64(taken)) }
 
 // Permit makes a [Permit] of what [Concurrency.TryTake] returned.
