@@ -385,6 +385,8 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			return true
 		case next == lookAgain && attempt < 8:
 			return false
+		case next == waitedOut && time.Since(now)/2 < c.collapseWait:
+			continue // the first of those who have waited runs the handler again, and the others wait for either
 		case next == otherVariant && round == 0:
 			names = vary
 			continue
@@ -443,7 +445,8 @@ const (
 	served       whatNext = iota
 	goAlone               // the other one's response is not for this request
 	otherVariant          // nor is it, but others may wait for the same one
-	lookAgain             // it was found in the Store, and is in memory now
+	lookAgain             // it was found in the Store, or made by another run, and is in memory now
+	waitedOut             // it took too long
 )
 
 // follow waits for the response of a flight, and answers with it if it may. What it answers is counted by reason.
@@ -468,7 +471,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 			if errors.Is(err, errWaited) {
 				// Whoever comes from now on waits for another run, and not for as long again for this one.
 				c.store.land(hash, f)
-				return nil, goAlone
+				return nil, waitedOut
 			}
 			reason.Add(1)
 			return nil, h.giveUp(w, r)

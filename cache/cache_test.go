@@ -443,6 +443,54 @@ func TestCollapseWait(t *testing.T) {
 	}
 }
 
+// Where the handler takes longer than anybody waits, one of those who wait asks it again, and not all of them; each has the first response that there
+// is, and nobody waits for more than twice as long.
+func TestCollapseWaitIsNoStampede(t *testing.T) {
+	const n = 50
+	for _, test := range []struct {
+		name    string
+		takes   []time.Duration // each call of the handler; the last one stands for all that follow
+		control string
+		calls   int64
+		longest time.Duration // that it takes until all but these have an answer
+		but     int64         // for whom the handler itself takes longer
+	}{
+		{"slow", []time.Duration{8 * time.Second}, "max-age=60", 2, 8 * time.Second, 1},
+		{"slow, then quick", []time.Duration{time.Minute, time.Second}, "max-age=60", 2, 6 * time.Second, 1},
+		{"slower", []time.Duration{9 * time.Second, 9500 * time.Millisecond}, "max-age=60", 2, 9 * time.Second, 1},
+		{"slow, and for nobody else", []time.Duration{8 * time.Second}, "private", n, 16 * time.Second, 0},
+		{"hangs twice", []time.Duration{time.Minute, time.Minute, time.Second}, "max-age=60", n, 11 * time.Second, 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				c := cache.New(1 << 20)
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					i := int(calls.Add(1)) - 1
+					time.Sleep(test.takes[min(i, len(test.takes)-1)]) // in a synctest bubble
+					w.Header().Set("Cache-Control", test.control)
+					io.WriteString(w, "body")
+				}))
+				began := time.Now()
+				var wg sync.WaitGroup
+				var late atomic.Int64
+				for range n {
+					wg.Go(func() {
+						want(t, "body", text(t, get(h, "http://example.com/x")), "body")
+						if time.Since(began) > test.longest {
+							late.Add(1)
+						}
+					})
+				}
+				wg.Wait()
+				want(t, "calls", calls.Load(), test.calls)
+				want(t, "answered later", late.Load(), test.but)
+				want(t, "fills", c.Stats().Fills, 0)
+			})
+		})
+	}
+}
+
 // Whoever says who he is does not wait: what the handler answers others may not be for him, nor what it answers him for others.
 func TestAuthorizationDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -752,7 +752,13 @@ func (fl *fill) flush() error {
 func (fl *fill) end(o outcome, e *entry, unwell bool) {
 	if fl.f != nil {
 		fl.f.end(o, e, unwell)
-		fl.h.cache.store.land(fl.hash, fl.f)
+		switch next := fl.h.cache.store.land(fl.hash, fl.f); {
+		case next == nil:
+		case fl.kept:
+			next.outrun(recalled)
+		case o == released:
+			next.outrun(released)
+		}
 	}
 }
 

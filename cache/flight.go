@@ -22,7 +22,7 @@ const (
 	complete         // the entry is there for everybody
 	released         // the response is not for sharing: everybody on his own, at once
 	failed           // the handler panicked, was refused, or broke the response off
-	recalled         // the handler was not asked: the Store had something, and memory has it now
+	recalled         // memory has something now: from the Store, without the handler, or from another run for the same response
 )
 
 // flight is one run of the handler that other requests for the same response wait for. The leader
@@ -80,17 +80,33 @@ func (s *store) join(fl *fill, flightKey string, seen *resource) (f *flight, lea
 	return f, true, false
 }
 
-// land takes the flight out of the store, so that nobody joins it any more.
-func (s *store) land(hash uint64, f *flight) {
+// land takes the flight out of the store, so that nobody joins it any more. It returns the one that has taken its place since it took too long, if
+// there is one.
+func (s *store) land(hash uint64, f *flight) (next *flight) {
 	sh := s.shard(hash)
 	sh.mu.Lock()
-	switch {
-	case f.since.key.first == f:
+	defer sh.mu.Unlock()
+	switch first := f.since.key.first; {
+	case first == f:
 		f.since.key.first = nil
-	case len(sh.flights) != 0 && sh.flights[f.key] == f:
+	case first != nil && first.key == f.key:
+		return first
+	case len(sh.flights) != 0:
+		if next = sh.flights[f.key]; next != f {
+			return next
+		}
 		delete(sh.flights, f.key)
 	}
-	sh.mu.Unlock()
+	return nil
+}
+
+// outrun ends the wait, by an outcome of another run for the same response, of those who have no part of this one yet.
+func (f *flight) outrun(o outcome) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.head == nil {
+		f.settle(o, nil, false)
+	}
 }
 
 // enter adds a reader. It reports false for a flight that can give nothing any more.
@@ -156,14 +172,20 @@ func (f *flight) waker() <-chan struct{} {
 // end settles the flight; the first outcome stays.
 func (f *flight) end(o outcome, e *entry, unwell bool) {
 	f.mu.Lock()
-	if f.outcome == pending {
-		f.outcome, f.entry, f.unwell = o, e, unwell
-		f.changed()
-		if f.finishing != nil {
-			f.finishing.Stop()
-		}
+	defer f.mu.Unlock()
+	f.settle(o, e, unwell)
+}
+
+// settle is end for a caller who holds the lock.
+func (f *flight) settle(o outcome, e *entry, unwell bool) {
+	if f.outcome != pending {
+		return
 	}
-	f.mu.Unlock()
+	f.outcome, f.entry, f.unwell = o, e, unwell
+	f.changed()
+	if f.finishing != nil {
+		f.finishing.Stop()
+	}
 }
 
 // publish makes the header known.

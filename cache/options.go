@@ -139,8 +139,9 @@ func WithMaxVariants(n int) Option {
 	return option(func(c *config) { c.maxVariants = n })
 }
 
-// WithCollapseWait sets how long a request waits for another one's response before it goes to the
-// handler itself. The default is 5 s; 0 turns collapsing off.
+// WithCollapseWait sets how long requests wait for another one's response. If it takes longer, one of those who wait goes to the handler as
+// well, and the others wait for either response; who has waited for twice as long goes to the handler itself. The default is 5 s; 0 turns
+// collapsing off.
 func WithCollapseWait(d time.Duration) Option {
 	atLeast("WithCollapseWait", d, 0)
 	return option(func(c *config) { c.collapseWait = d })
