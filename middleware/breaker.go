@@ -24,6 +24,8 @@ import (
 //     nor success, and a probe that ends so gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //
+// Who leaves with all of an answer, one that says its Content-Length, has not left in this sense, however long the handler goes on after it.
+//
 // A request is let through by a breaker once, and counts once: a layer with the same breaker further in lets it pass.
 //
 // Over HTTP/1 [http.Server.WriteTimeout] shows when a write fails. An answer of a few KiB waits in net/http's buffers until the handler

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -93,8 +94,12 @@ const headAfter = 4 << 10
 func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool) {
 	ctx := r.Context()
 	end := ctx.Err()
-	if end == context.Canceled && r.Method == http.MethodHead && r.ProtoMajor >= 2 && (rec.flushed || rec.bytes >= headAfter) && !rec.left {
+	switch {
+	case end != context.Canceled:
+	case r.Method == http.MethodHead && r.ProtoMajor >= 2 && (rec.flushed || rec.bytes >= headAfter) && rec.client != clientGone:
 		end = nil // the header is all of the answer: net/http ends the context when it is sent
+	case rec.client == clientThere && rec.whole() && !writeTimedOut(r, rec):
+		end = nil // who has all of the answer may leave, while the handler still has something to do
 	}
 	switch {
 	case end == context.Canceled && !writeTimedOut(r, rec):
@@ -109,6 +114,19 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 		return context.Cause(ctx), false
 	}
 	return nil, false
+}
+
+// whole reports that all of the answer was written, of which its client knows how long it is.
+func (rec *recorder) whole() bool {
+	if rec.flushed && (rec.status == http.StatusNoContent || rec.status == http.StatusNotModified) {
+		return true
+	}
+	v := rec.w.Header()["Content-Length"]
+	if len(v) != 1 || rec.bytes == 0 && !rec.flushed {
+		return false
+	}
+	n, err := strconv.ParseInt(v[0], 10, 64)
+	return err == nil && n == rec.bytes
 }
 
 // writeTimedOut tells a handler that was too slow from a client that left. Both look the same: a write

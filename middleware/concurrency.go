@@ -32,7 +32,7 @@ import (
 //   - a panic, a final status of 500, 502, 503 or 504, and a request that ran into the deadline of its context or into
 //     [http.Server.WriteTimeout] are a [limiter.Failure], as to [Breaker], which says what shows of the last: no
 //     throughput, however fast they are;
-//   - a request whose client left or sent a body that cannot be read, one that a layer of ours inside refused, one answered 429, and one that begins to wait for
+//   - a request whose client left, and not with all of its answer, or sent a body that cannot be read, one that a layer of ours inside refused, one answered 429, and one that begins to wait for
 //     a [Pool] are [limiter.Ignored]: no throughput, and nothing that failed;
 //   - all others are a [limiter.Success], 4xx, 501 and 505 among them.
 //
@@ -253,6 +253,9 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 	rec.holds.addPermit(permitHold{from, permit})
 	h.traceAdmitted(r, rec, "concurrency", arrived)
 	inner := rec.watchBody(r)
+	if rec.holds.call.request == nil {
+		rec.holds.call.request = inner
+	}
 	defer passBack(r, inner)
 	h.serve(w, inner, rec)
 	finished = true

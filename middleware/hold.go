@@ -51,7 +51,7 @@ type callHold struct {
 	layer   *breakerHandler
 	call    breaker.Call
 	begun   time.Duration // since the recorder's start
-	request *http.Request // what the breaker passed on, for when it has to judge before the end
+	request *http.Request // what the breaker passed on, for when it has to judge before the end; where there is no call, what a limit did
 }
 
 func (h *holds) addPermit(x permitHold) {
@@ -133,14 +133,18 @@ func (rec *recorder) goesOn(since time.Duration) {
 	}
 }
 
-// left says that the context of a call has ended.
-func (h *holds) left() bool {
+// client says whether the client is there: the contexts of its request have not ended.
+func (h *holds) client() presence {
+	p := clientUnknown
 	for ; h != nil; h = h.more {
-		if r := h.call.request; r != nil && r.Context().Err() != nil {
-			return true
+		if r := h.call.request; r != nil {
+			if r.Context().Err() != nil {
+				return clientGone
+			}
+			p = clientThere
 		}
 	}
-	return false
+	return p
 }
 
 // hasCall says that the request, or the one for which this is a fill of the cache, has been let through by the breaker

@@ -568,6 +568,166 @@ func TestClientThatLeavesIsNoFailure(t *testing.T) {
 	checkAtRest(t, s.stack)
 }
 
+// Who has all of an answer leaves, as every client does that sends Connection: close, while the handler still has something to do. The request is what
+// its answer was: while it was none at all, a breaker saw failures only, and an adaptive limit no throughput.
+func TestClientThatHasItsAnswerMayLeave(t *testing.T) {
+	answer := func(w http.ResponseWriter, status int) {
+		w.Header().Set("Content-Length", "4")
+		w.WriteHeader(status)
+		io.WriteString(w, "done")
+	}
+	for _, c := range []struct {
+		name    string
+		handler http.HandlerFunc
+		want    breaker.Outcome
+	}{
+		{"the answer is whole", func(w http.ResponseWriter, r *http.Request) {
+			answer(w, 200)
+			cancelOf(r)()
+		}, breaker.Success},
+		{"the answer is whole and a failure", func(w http.ResponseWriter, r *http.Request) {
+			answer(w, 500)
+			cancelOf(r)()
+		}, breaker.Failure},
+		{"the answer was copied", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			io.Copy(w, strings.NewReader("done"))
+			cancelOf(r)()
+		}, breaker.Success},
+		{"the answer is a length of 0", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "0")
+			http.NewResponseController(w).Flush()
+			cancelOf(r)()
+		}, breaker.Success},
+		{"the answer is 204", func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(204)
+			http.NewResponseController(w).Flush()
+			cancelOf(r)()
+		}, breaker.Success},
+		{"a panic after the answer", func(w http.ResponseWriter, r *http.Request) {
+			answer(w, 200)
+			cancelOf(r)()
+			panic("x")
+		}, breaker.Failure},
+		{"the client left first", func(w http.ResponseWriter, r *http.Request) {
+			cancelOf(r)()
+			answer(w, 500)
+		}, breaker.Ignored},
+		{"the client left amid the answer", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "5")
+			io.WriteString(w, "done")
+			cancelOf(r)()
+		}, breaker.Ignored},
+		{"nobody can know that it was all", func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "done")
+			cancelOf(r)()
+		}, breaker.Ignored},
+	} {
+		for name, below := range map[string]func() http.ResponseWriter{
+			"plain": func() http.ResponseWriter { return httptest.NewRecorder() },
+			"ReaderFrom": func() http.ResponseWriter {
+				rec := httptest.NewRecorder()
+				return struct {
+					wR
+					http.Flusher
+				}{wR{rec}, rec}
+			},
+		} {
+			for _, behind := range []bool{true, false} {
+				g, l := breaker.NewGroup(), limiter.NewAdaptive()
+				var res middleware.Result
+				layers := []middleware.Layer{middleware.Concurrency(l), middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, x middleware.Result) { res = x }})}
+				if behind {
+					layers = append(layers, middleware.Breaker(g))
+				}
+				h := middleware.Wrap(c.handler, layers...)
+				ctx, cancel := context.WithCancel(t.Context())
+				func() {
+					defer func() { _ = recover() }()
+					h.ServeHTTP(below(), httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel)))
+				}()
+				cancel()
+				got := breaker.Ignored
+				switch st := l.Stats(); {
+				case st.Success == 1:
+					got = breaker.Success
+				case st.Failure == 1:
+					got = breaker.Failure
+				}
+				if got != c.want || res.Left != (c.want == breaker.Ignored) {
+					t.Errorf("%s, %s: the limit saw %v, and the trace Left=%v; want %v", c.name, name, got, res.Left, c.want)
+				}
+				if !behind {
+					continue
+				}
+				got = breaker.Ignored
+				switch st := g.Get("").Stats(); {
+				case st.Successes == 1:
+					got = breaker.Success
+				case st.Failures == 1:
+					got = breaker.Failure
+				}
+				if got != c.want {
+					t.Errorf("%s, %s: the breaker saw %v, want %v", c.name, name, got, c.want)
+				}
+			}
+		}
+	}
+}
+
+// Whom the server's WriteTimeout cuts off does not have all of an answer, though all of it was written: it waited in a buffer.
+func TestWholeAnswerThatIsCutOffIsAFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, l := breaker.NewGroup(), limiter.NewAdaptive()
+		h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			io.WriteString(w, "done")
+			time.Sleep(time.Second) // in a synctest bubble
+			cancelOf(r)()           // as net/http does when it cannot flush
+		}), middleware.Concurrency(l), middleware.Breaker(g))
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{WriteTimeout: time.Second}))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel)))
+		if st, b := l.Stats(), g.Get("").Stats(); st.Failure != 1 || b.Failures != 1 {
+			t.Errorf("the limit saw %d failures, the breaker %d; want 1", st.Failure, b.Failures)
+		}
+	})
+}
+
+// So it is with clients of both protocols, as net/http tells of them.
+func TestClientThatHasItsAnswerHasLeft(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		g, l := breaker.NewGroup(), limiter.NewAdaptive()
+		var running sync.WaitGroup
+		wrapped := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			io.WriteString(w, "done")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done() // when the client has left
+		}), middleware.Concurrency(l), middleware.Breaker(g))
+		s, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer running.Done()
+			wrapped.ServeHTTP(w, r)
+		}), h2)
+		c := s.Client()
+		c.Transport.(*http.Transport).DisableKeepAlives = !h2
+		for range 3 {
+			running.Add(1)
+			res, err := c.Get(s.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(res.Body, make([]byte, 4)); err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+		}
+		running.Wait()
+		if st, b := l.Stats(), g.Get("").Stats(); st.Success != 3 || b.Successes != 3 {
+			t.Errorf("HTTP/2 %v: the limit saw %d successes and ignored %d, the breaker %d and %d; want 3 and 0", h2, st.Success, st.Ignored, b.Successes, b.Ignored)
+		}
+	}
+}
+
 type myPanic struct{ n int }
 
 func throw(v any) { panic(v) }

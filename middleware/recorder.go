@@ -29,7 +29,7 @@ type recorder struct {
 	bytes     int64         // of the body, as the handler wrote it
 	status    int16         // the first final status (>= 200, or 101); 0 before
 	connect   bool          // the request is a CONNECT: a final status of 2xx makes it a tunnel, as 101 does others
-	left      bool          // the client of a call was gone when the handler answered with an error
+	client    presence      // of the client, when the handler began to answer
 	marks     atomic.Uint32 // ownTime, badBody and, above them, untaken: set by whatever goroutine
 
 	fresh     bool // at is still now: no foreign code has run since
@@ -56,6 +56,15 @@ const (
 	ownTime uint32 = 1 << iota // the handler has set a deadline for its writes
 	badBody                    // the client has not sent the body that it said it would
 	untaken = iota             // from this bit on: when a write began that waited for the client and failed, in ms since start, and one more; 0 is never
+)
+
+// presence says whether a client was there.
+type presence uint8
+
+const (
+	clientUnknown presence = iota // no layer that asks is around the handler
+	clientThere
+	clientGone
 )
 
 type streamKind uint8
@@ -179,7 +188,6 @@ func (rec *recorder) WriteHeader(code int) {
 		case code == http.StatusSwitchingProtocols:
 			rec.becameLong(streamSwitch)
 		case code >= 400:
-			rec.left = rec.holds.left()
 			rec.passRefusal()
 		}
 	} else if rec.status == 0 && code >= 100 { // goes out at once
@@ -193,6 +201,7 @@ func (rec *recorder) WriteHeader(code int) {
 
 func (rec *recorder) wroteFinal(code int) {
 	rec.status = int16(code)
+	rec.client = rec.holds.client()
 	if rec.wantFirst {
 		rec.answered(rec.read())
 	}
@@ -320,6 +329,9 @@ func (rec *recorder) readFrom(src io.Reader) (n int64, err error) {
 	// may still answer with an error. So the status follows from n, but the time is now: what
 	// is copied is the answer, and it may take long.
 	open := rec.status == 0
+	if open {
+		rec.client = rec.holds.client()
+	}
 	if open && rec.wantFirst {
 		rec.answered(rec.read())
 	}

@@ -87,7 +87,8 @@ type Result struct {
 	Panicked bool
 	// Left says that the client had left before the handler returned, or that a [Breaker] or [Concurrency] saw a body come that cannot be
 	// read: no layer takes the request for a failure, whatever Status and Panicked say. A ReverseProxy panics when its client
-	// leaves amid a response, or answers 502 to nobody. A request that http.Server.WriteTimeout cut off is none whose client left.
+	// leaves amid a response, or answers 502 to nobody. A request that http.Server.WriteTimeout cut off is none whose client left, and neither is one
+	// whose client went with all of an answer that says its Content-Length.
 	Left bool
 	// Hijacked says that the connection was taken over.
 	Hijacked bool
