@@ -27,7 +27,8 @@ import (
 // POST takes the payload as application/json and answers 202 Accepted with the job's Location
 // and a Retry-After. "Prefer: wait=N" (RFC 7240) waits up to N seconds for the job to end, and
 // then answers 200 with what GET would give; "Prefer: respond-async" says that the client does
-// not want to wait. No wait is longer than the deadline of the request's context allows. What was honoured is in Preference-Applied. Idempotency-Key makes a
+// not want to wait. No wait is longer than the deadline of the request's context allows, nor, behind a writer of somebody else's without Unwrap,
+// than [http.Server.WriteTimeout]. What was honoured is in Preference-Applied. Idempotency-Key makes a
 // repeated POST give the same job, and is 422 with another payload. A malformed payload is 400,
 // one that is too large 413, one of another type than JSON 415, a kind that the engine does not know 404; an engine that is full
 // is 503, a client whose own share is full 429, both with Retry-After.
@@ -199,6 +200,7 @@ func (a *async) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *async) submit(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
 	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" && !strings.HasSuffix(t, "+json") {
 		asyncProblem(w, r, http.StatusUnsupportedMediaType, "The payload of a job is application/json.")
 		return
@@ -240,7 +242,7 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 		if a.waits.take(o.Client) {
 			defer a.waits.leave(o.Client) // not before the answer is written: that holds no permit either
 			var waited bool
-			j, waited = a.await(w, r, j, wait)
+			j, waited = a.await(w, r, j, began, wait)
 			p.hasWait = p.hasWait && waited
 		} else {
 			wait, p.hasWait = 0, false
@@ -268,21 +270,29 @@ func (a *async) submit(w http.ResponseWriter, r *http.Request) {
 
 // await returns the job as it is when it has ended or the time is over. waited is false where the engine failed before, or the request's own
 // time is over sooner.
-func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, wait time.Duration) (now jobs.Job, waited bool) {
-	if rec := recorderOf(w); rec != nil {
+func (a *async) await(w http.ResponseWriter, r *http.Request, j jobs.Job, began time.Time, wait time.Duration) (now jobs.Job, waited bool) {
+	rec := recorderOf(w)
+	if rec != nil {
 		rec.becameLong(streamJob)
 	}
-	if srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && srv.WriteTimeout > 0 {
-		// Else the server would cut off who waits for longer, with a job of which he does not know the id.
-		// Not every writer can be told so, and who waits before one that can not is answered all the same.
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait).Add(srv.WriteTimeout))
-	}
 	whole := true
-	if end, ok := r.Context().Deadline(); ok {
-		// Who has set it, as http.TimeoutHandler, may answer himself at that time, and the client would not know the id of the job either.
+	// Who has set an end to the request may answer himself then, or cut it off, and the client would not know the id of the job.
+	before := func(end time.Time) {
 		left := time.Until(end)
 		if left -= min(left/10, time.Second); left < wait {
 			wait, whole = left, false
+		}
+	}
+	if end, ok := r.Context().Deadline(); ok { // as of http.TimeoutHandler
+		before(end)
+	}
+	if srv, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && srv.WriteTimeout > 0 {
+		// The server's own end can be put off, but not every writer can be told so.
+		if http.NewResponseController(w).SetWriteDeadline(time.Now().Add(wait).Add(srv.WriteTimeout)) != nil {
+			if rec != nil {
+				began = rec.start
+			}
+			before(began.Add(srv.WriteTimeout))
 		}
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), wait)
