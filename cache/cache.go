@@ -175,7 +175,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !p.ignoreClient {
 		cc = parseRequest(r.Header)
 	}
-	if cc.noStore || r.ContentLength != 0 || len(r.TransferEncoding) != 0 || len(r.Header["Upgrade"]) != 0 ||
+	if cc.noStore || r.ContentLength != 0 || len(r.TransferEncoding) != 0 || upgrades(r.Header) ||
 		originConditional(r.Header) || otherUnit(r.Header["Range"]) || len(key) > maxKey {
 		if cc.onlyIfCached { // nothing stored answers this, and the handler is not to be asked
 			h.refuse(w, r)
@@ -249,6 +249,13 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// upgrades reports whether a request asks for another protocol. Some clients, as Java's and curl --http2, offer HTTP/2 without TLS (h2c) with each request, and
+// take any answer: it is not passed on with a fill, which is not for one connection alone.
+func upgrades(h http.Header) bool {
+	v := h["Upgrade"]
+	return len(v) > 1 || len(v) == 1 && !strings.EqualFold(v[0], "h2c")
 }
 
 // accepts reports whether a request is content with a response that is fresh (RFC 9111, section

@@ -17,6 +17,9 @@
 // allows it (RFC 5861), it is served while the handler fails, while an inner layer refuses
 // (see [ShedMarker]), or while it is validated in the background.
 //
+// A request for another protocol, as a websocket, is passed through. An offer of HTTP/2 without TLS (Upgrade: h2c), which some clients make with each request, is none: it
+// is answered like all others, and taken off what the handler is asked for others too. A handler that takes it up (golang.org/x/net/http2/h2c) goes around the cache.
+//
 // Memory is bounded by the byte budget given to [New]; entries are evicted least recently
 // used first. [Cache.Purge] and its relatives remove entries, and beat every fill that began
 // before them. A [Store] may stand behind the memory, and a [Relay] carry purges to other servers.

@@ -173,6 +173,10 @@ func (fl *fill) request() *http.Request {
 	for name, values := range fl.r.Header {
 		h[name] = values
 	}
+	if len(h["Upgrade"]) != 0 {
+		delete(h, "Upgrade")
+		delete(h, "Http2-Settings")
+	}
 	if p.surrogate != "" {
 		h["Surrogate-Capability"] = withStatus(h["Surrogate-Capability"], p.surrogate+`="Surrogate/1.0"`)
 	}

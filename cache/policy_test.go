@@ -232,6 +232,38 @@ func FuzzConditions(f *testing.F) {
 	})
 }
 
+// Java's HTTP client and others offer HTTP/2 without TLS (h2c) with each request. They are answered from the cache as all others are, and what they
+// offer is for nobody inside who fills it; websockets go their own way.
+func TestOfferOfH2CIsNoUpgrade(t *testing.T) {
+	var calls, offered int
+	h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls++
+		if r.Header.Get("Upgrade") != "" || r.Header.Get("HTTP2-Settings") != "" {
+			offered++
+		}
+		w.Header().Set("Cache-Control", "max-age=60")
+	}))
+	offer := func(method, protocol string) *http.Response {
+		return ask(h, method, "http://example.com/", "Connection: Upgrade, HTTP2-Settings", "Upgrade: "+protocol, "HTTP2-Settings: AAEAAEAAAAIAAAAB")
+	}
+	for i, c := range []struct {
+		method, protocol string
+		calls, offered   int
+	}{
+		{"GET", "h2c", 1, 0},
+		{"GET", "H2C", 1, 0},
+		{"HEAD", "h2c", 1, 0},
+		{"GET", "websocket", 2, 1},
+		{"GET", "h2c, websocket", 3, 2},
+		{"POST", "h2c", 4, 3},
+	} {
+		offer(c.method, c.protocol)
+		if calls != c.calls || offered != c.offered {
+			t.Errorf("after %s with Upgrade: %s (%d): %d calls, %d with the offer; want %d and %d", c.method, c.protocol, i, calls, offered, c.calls, c.offered)
+		}
+	}
+}
+
 // FuzzKey checks that two requests share a key only if they ask for the same thing.
 func FuzzKey(f *testing.F) {
 	f.Add("/a?b", "/a?c", "h", "h:80")

@@ -1415,6 +1415,32 @@ func TestR14ProbesAreFewAndShort(t *testing.T) {
 	})
 }
 
+// Where all clients offer h2c with each request, as Java's do, the next one is the probe all the same, and not the first after a lease.
+func TestR14AnOfferOfH2CIsAProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := breaker.NewGroup(breaker.WithProbes(1))
+		h := middleware.Breaker(g).Handler(http.HandlerFunc(statusByPath))
+		ask := func(path string) int {
+			r := httptest.NewRequest("GET", path, nil)
+			r.Header.Set("Connection", "Upgrade, HTTP2-Settings")
+			r.Header.Set("Upgrade", "h2c")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			return w.Code
+		}
+		for range 20 {
+			ask("/500")
+		}
+		if code := ask("/"); code != 503 {
+			t.Fatalf("%d, want 503 of an open breaker", code)
+		}
+		time.Sleep(g.Get("").RetryAfter() + time.Second) // in a synctest bubble
+		if code, state := ask("/"), g.Get("").State(); code != 200 || state != breaker.Closed {
+			t.Errorf("%d of a breaker that is %v then; want 200 and closed", code, state)
+		}
+	})
+}
+
 // A tunnel, by which HTTP/2 opens a websocket, may last as well.
 func TestR14ATunnelIsNoProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,7 +17,7 @@ func asksForLong(r *http.Request) bool {
 	if r.Method == http.MethodConnect { // RFC 8441 upgrades so, in HTTP/2
 		return true
 	}
-	if _, ok := r.Header["Upgrade"]; ok {
+	if v := r.Header["Upgrade"]; len(v) != 0 && !strings.EqualFold(v[0], "h2c") { // which Java's client and others offer with each request
 		return true
 	}
 	return isEventStreamType(r.Header["Accept"])
