@@ -40,6 +40,9 @@
 // too large only if its own ResponseWriter was given to the limit, which no wrapper can stand in for. [http.TimeoutHandler] goes inside: what it
 // answers is then seen as the failure that it is.
 //
+// The handler of golang.org/x/net/http2/h2c goes around the layers, too: h2c.NewHandler(Wrap(mux), s). Inside, all requests that come over a connection of HTTP/2 are one to the layers, which are done with
+// it as soon as it is let in: nothing is limited. What net/http has for it itself, [http.Protocols.SetUnencryptedHTTP2], has no such order.
+//
 // # Before anything is refused
 //
 // [limiter.WithRateShadow], [limiter.WithShadow] and [breaker.WithShadow] have a layer count what it would refuse, and refuse nothing; see the example
