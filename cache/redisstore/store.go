@@ -17,7 +17,9 @@
 // Responses expire in Redis when nobody has a use for them. It may evict them sooner: set its maxmemory, and maxmemory-policy
 // allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster. A client that reads from replicas (ReadOnly,
 // RouteByLatency, RouteRandomly) asks a primary all the same, which needs MULTI and EXEC: a replica may have what was purged. A failover forgets what had not been replicated, and may so bring back
-// what was purged by its URL a moment before, unless the Store carries purges as well, as follows: then it is purged again.
+// what was purged by its URL a moment before, unless the Store carries purges as well, as follows: then it is purged again. A Redis that was killed and is started
+// again from a snapshot, as it is set up by default, brings back all that was purged by its URL since: give one that only caches none (save ""). Where the Store
+// carries purges as well those who follow find that out in 2 s, and all in it is invalid then; of a cluster, where it was the server that holds "spillgate:cache:k:spillgate:mark".
 //
 // Purges go through a Redis stream, "spillgate:cache:purges" where the prefix is the default one, which needs XADD, XRANGE, XREAD, PEXPIRE, MULTI and EXEC besides, and
 // takes one connection of the client's pool for each cache that follows. It is cut off at some 10,000 messages ([WithMaxMessages]) and kept for an hour after the last server has
