@@ -228,6 +228,9 @@ func (s *Set) Stats() SetStats {
 // front; the Host header stays that of the request, unless [WithEndpointHost] is
 // given. [Retry] and [Hedge] go to an endpoint that had no try yet, if there is
 // one. The error is [ErrNoEndpoint] if the set is empty.
+//
+// All requests go to the set, whatever host they name: an [http.Client] also sends there what an answer redirects to another host, or from http to https of the
+// same, with all that stands in that URL. Where servers do that, give the client a CheckRedirect that returns [http.ErrUseLastResponse].
 func Balance(s *Set) Layer {
 	if s == nil {
 		panic("outbound: Balance: nil; make a set with NewSet")
