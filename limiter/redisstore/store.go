@@ -16,7 +16,8 @@
 //
 // What happens while the server does not answer says [limiter.WithStoreFailure]: by default the buckets of each process decide.
 // How long it may take says [limiter.WithStoreTimeout]; that go-redis keeps to it takes ContextTimeoutEnabled, without which it goes by
-// its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it repeat no question. DialerRetries 1 has it dial once: else it
+// its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it repeat no question, but for a client of a
+// cluster, which asks again after a connection was cut, as it follows a slot that has moved (MaxRedirects). DialerRetries 1 has it dial once: else it
 // dials five times in half a second, and where the server is down a question takes all of its time, though the connection is refused at once.
 //
 // It needs Redis 5 or newer, or Valkey, and of its commands EVALSHA, EVAL, TIME, GET, PTTL, SET and DEL. In a cluster each key is in one slot.
