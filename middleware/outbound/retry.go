@@ -262,12 +262,16 @@ func worthwhile(req *http.Request, resp *http.Response, err error, asked, elsewh
 // idempotent reports whether a request may be carried out twice. The header is
 // the one of draft-ietf-httpapi-idempotency-key-header; net/http goes by it too.
 func idempotent(req *http.Request) bool {
-	switch req.Method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace,
-		http.MethodPut, http.MethodDelete:
+	return safe(req.Method) || req.Method == http.MethodPut || req.Method == http.MethodDelete || req.Header.Get("Idempotency-Key") != ""
+}
+
+// safe reports whether a request asks for nothing to be changed (RFC 9110, section 9.2.1).
+func safe(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return true
 	}
-	return req.Header.Get("Idempotency-Key") != ""
+	return false
 }
 
 const year = 365 * 24 * time.Hour
