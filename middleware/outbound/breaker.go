@@ -15,7 +15,7 @@ import (
 // one each, use [WithKey].
 //
 // A try is judged when its header has come: 500, 502, 503, 504 and transport
-// errors are failures; 429 says nothing about the host; every other response is
+// errors are failures; 429, and 503 with Retry-After, say nothing about the host, which may do all that it can while it refuses what is too much; every other response is
 // a success, and becomes a failure if its body breaks off, but not if the caller
 // closes it early. A caller that cancels, whose request body cannot be
 // read to its end or is not as long as its ContentLength, as where a Request is used again, or whose request net/http
@@ -39,7 +39,7 @@ func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 		g = breaker.NewGroup()
 	}
 	oneClient("Breaker", g.Settings())
-	cfg := breakerConfig{key: hostOf}
+	cfg := breakerConfig{key: hostOf, spared: true}
 	for i, o := range opts {
 		if o == nil {
 			panic(nilOption("Breaker", i))
@@ -62,6 +62,7 @@ type BreakerOption interface{ applyBreaker(*breakerConfig) }
 
 type breakerConfig struct {
 	key     func(*http.Request) string
+	spared  bool // a host that refuses what is too much
 	outcome func(*http.Request, *http.Response, error) breaker.Outcome
 }
 
@@ -207,10 +208,17 @@ func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error,
 		return breaker.Ignored, own
 	case c.outcome != nil:
 		return ask(c.outcome, req, resp, err), own
+	case c.spared && err == nil && tooMuch(resp):
+		return breaker.Ignored, own
 	case late(req, err, took, own):
 		return breaker.Ignored, own
 	}
 	return outcome(req, resp, err, own, b), own
+}
+
+// tooMuch reports whether a response says that the host can not take the request now, and lives.
+func tooMuch(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != ""
 }
 
 // A mute host is one whose last try that was no success had no answer.

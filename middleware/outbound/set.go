@@ -223,7 +223,8 @@ func (s *Set) Stats() SetStats {
 }
 
 // Balance sends each try to an endpoint of s, and tells the breaker of the
-// endpoint what became of it, by the rules of [Breaker] or [WithOutcome]. Scheme
+// endpoint what became of it, by the rules of [Breaker] or [WithOutcome], but that a 503 with Retry-After is a failure: another one may do the work, and
+// one that refuses has little in flight and would draw all of it. Scheme
 // and host of the URL are replaced, and what the endpoint has of a path put in
 // front; the Host header stays that of the request, unless [WithEndpointHost] is
 // given. [Retry] and [Hedge] go to an endpoint that had no try yet, if there is
