@@ -22,6 +22,9 @@ import (
 // that of [Retry] if it is given. A hedge never waits for a limit, and is not sent to a host
 // whose breaker is open or half-open, nor by a set that has no other endpoint for it.
 //
+// Requests that always take longer than 95 % of those to their host, as reports among pages, would each be sent twice, as far as the budget goes: have [WithKey] tell
+// them apart.
+//
 // The first response below 500 that is not 429 wins; the other try is cancelled. Of a request that may change something (PUT, DELETE, an
 // Idempotency-Key) one of 400 and more does not win while the other try runs: it may say what that one has done, as that there is nothing left to
 // delete, or that it is at work on it. If neither wins the first try's is the answer. A panic in the

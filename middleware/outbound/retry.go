@@ -37,6 +37,9 @@ import (
 // against a retry, the caller gets the response or the error of the last try as it is. With [Balance],
 // retries go to an endpoint that had no try yet, and need not wait for a 503.
 //
+// What is carried out twice has the effect of once, but need not be answered as once: a try whose answer was lost may have done its work, and the next is told
+// that there is nothing left to delete (404), that a precondition no longer holds (412), or that the first one is at work still (409).
+//
 // It makes up to 2 tries; see [WithTries].
 func Retry(opts ...RetryOption) Layer {
 	cfg := retryConfig{
