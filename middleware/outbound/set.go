@@ -293,8 +293,9 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	if up = uploading(req, b.set.clock, call, !passing); up != nil {
 		out.Body = up
 	}
-	if !passing && call != (breaker.Call{}) && e.mute.last(req) {
-		out.Close = true
+	probe := !passing && call != (breaker.Call{})
+	if probe {
+		out = e.mute.probe(out)
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
@@ -303,7 +304,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	if o == breaker.Failure {
 		e.failed.Add(1)
 	}
-	if o != breaker.Success {
+	if o != breaker.Success || probe {
 		e.mute.note(err)
 	}
 	s.call, s.up = up.ended(call), up
