@@ -57,7 +57,9 @@ var ErrGap = errors.New("cache: the relay does not have all messages any more")
 // With a [Store] besides, what was made stale so is looked for there before the handler is asked. A URL that was purged is not looked for there for 15 s, in which another
 // server may save what it had asked for before it heard of the purge; when it hears of it, it deletes that. Before Follow has had a first word from the relay, and after 5 s without one, nothing is read
 // from the Store or saved in it. Two cases are left: a server that saves such a response in the moment in which it loses touch, and hears of the purge late or never;
-// and one that begins to follow, or finds messages gone, and reads it in the Store before it is deleted.
+// and one that begins to follow, or finds messages gone, and reads it in the Store before it is deleted. A Store that comes back as it was some time ago, as one that is
+// started again from a snapshot, has what was purged since: Follow finds that out after 2 s by a number that it raises there, and then all of it is invalid and everything
+// in memory stale.
 func WithRelay(r Relay) Option {
 	if r == nil {
 		panic("cache: WithRelay(nil): give it a Relay, or leave the option out")
@@ -279,6 +281,7 @@ func (c *Cache) Follow(ctx context.Context) error {
 	wg.Go(func() { c.hear(ctx) })
 	if c.backing != nil {
 		wg.Go(func() { c.backing.settle(ctx, false) })
+		wg.Go(func() { c.keepMark(ctx) })
 	}
 	c.watch(ctx)
 	wg.Wait()

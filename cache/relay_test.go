@@ -703,6 +703,61 @@ func TestPurgeThatTheStoreHasLostAsWell(t *testing.T) {
 	}
 }
 
+// A Store that comes back as it was long ago, as Redis does that is started again from a snapshot, has what was purged since. That
+// it has less than the messages that are sent again after a gap does not matter.
+func TestStoreThatComesBackAsItWas(t *testing.T) {
+	const url = "http://example.com/x"
+	for name, test := range map[string]struct {
+		ago, purged time.Duration // what it is again, and the purge
+		lost        bool          // everything in it is invalid then
+	}{
+		"a minute ago":  {time.Minute, 30 * time.Second, true},
+		"a moment ago":  {2 * time.Second, time.Second, false},
+		"a minute idle": {time.Minute, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newMapStore()
+				f := newFleet(t, 2, cache.WithStore(s, time.Second))
+				defer f.stop()
+				one, two := f.servers[0], f.servers[1]
+				one.get(t, url)
+				one.get(t, "http://example.com/other")
+				time.Sleep(time.Minute + time.Second) // in a synctest bubble
+				s.mu.Lock()
+				before := maps.Clone(s.m)
+				s.mu.Unlock()
+				time.Sleep(test.ago - test.purged) // in a synctest bubble
+				f.version.Store(1)
+				if test.purged > 0 {
+					one.Purge(url)
+					time.Sleep(test.purged) // in a synctest bubble
+				}
+				s.mu.Lock()
+				s.m = before
+				s.mu.Unlock()
+				f.lose()
+				two.get(t, url)              // has it from there
+				time.Sleep(20 * time.Second) // in a synctest bubble
+				other := map[bool]string{false: "0", true: "1"}[test.lost]
+				page := "1"
+				if test.purged == 0 {
+					page = other
+				}
+				for i, m := range f.servers {
+					want(t, fmt.Sprint("server ", i), m.get(t, url), page)
+				}
+				fresh := cache.New(1<<20, cache.WithStore(s, time.Second))
+				want(t, "another server", text(t, get(fresh.Handler(one.h), url)), page)
+				want(t, "what was not purged", two.get(t, "http://example.com/other"), other)
+				doubts := two.Stats().RelayDoubts
+				time.Sleep(time.Hour) // in a synctest bubble
+				want(t, "doubts later", two.Stats().RelayDoubts, doubts)
+			})
+		})
+	}
+}
+
 // A purge that the Store could not be told of holds there as soon as it is well again: whoever comes then does not have it from there what was purged. Nobody
 // need ask for anything that is not in memory.
 func TestPurgeThatTheStoreWasNotToldOf(t *testing.T) {

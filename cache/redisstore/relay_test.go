@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -284,6 +285,58 @@ func TestRelayRestart(t *testing.T) {
 		until(t, fmt.Sprintf("server %d knows that messages may be gone", i), func() bool { return f.Stats().RelayDoubts > 0 })
 	}
 	until(t, "it was sent", func() bool { return all[0].Stats().PurgesPending == 0 })
+}
+
+// A Redis that is killed, and started again from a snapshot, has what was purged since it was made: nobody serves that.
+func TestRelaySnapshot(t *testing.T) {
+	dir := t.TempDir()
+	srv, err := launch(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(srv.kill)
+	client := srv.client(t)
+	var version atomic.Int64
+	store := redisstore.New(client)
+	all := follow(t, 2, &version, func(int) cache.Relay { return store }, cache.WithStore(store, 10*time.Second))
+	fill(t, all, "0")
+	mark := func() uint64 {
+		n, err := strconv.ParseUint(client.Get(t.Context(), "spillgate:cache:k:spillgate:mark").Val(), 16, 64)
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	until(t, "the page and a mark are in Redis", func() bool {
+		return client.Exists(t.Context(), "spillgate:cache:k:http://example.com/x").Val() == 1 && mark() > 0
+	})
+	if err := client.Save(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	snapshot := mark()
+	version.Store(1)
+	all[0].Purge("http://example.com/x")
+	until(t, "it was sent", func() bool { return all[0].Stats().PurgesPending == 0 })
+	until(t, "the snapshot is old", func() bool { return mark() > snapshot+6 })
+	srv.kill()
+	again, err := launchAt(dir, srv.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(again.kill)
+	if client.Exists(t.Context(), "spillgate:cache:k:http://example.com/x").Val() != 1 {
+		t.Error("Redis has not come back as it was")
+	}
+	for i, f := range all {
+		until(t, fmt.Sprintf("server %d knows that messages may be gone", i), func() bool { return f.Stats().RelayDoubts > 0 })
+		until(t, fmt.Sprintf("server %d serves version 1", i), func() bool { return f.get() == "1" })
+	}
+	fresh := cache.New(1<<20, cache.WithStore(store, 10*time.Second))
+	w := httptest.NewRecorder()
+	fresh.Handler(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil))
+	if body := w.Body.String(); body == "0" {
+		t.Error("a new server has what was purged")
+	}
 }
 
 // Messages that are flushed, evicted or deleted are missed.

@@ -12,12 +12,15 @@
 //	go c.Follow(ctx) // ends with ctx; what it returns says whether the others have been told of everything
 //
 // The memory of each process stands before it, and is what a hit is served from; Redis is asked for what is not there. What happens
-// while it fails, and how it is purged, says [cache.WithStore]. That go-redis keeps to the timeout takes ContextTimeoutEnabled.
+// while it fails, and how it is purged, says [cache.WithStore]. That go-redis keeps to the timeout takes ContextTimeoutEnabled. A Get that nobody waits for any more goes
+// on for 5 s at most: to make a connection takes several round trips, for which a timeout of a few of them leaves no time.
 //
 // Responses expire in Redis when nobody has a use for them. It may evict them sooner: set its maxmemory, and maxmemory-policy
 // allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster. A client that reads from replicas (ReadOnly,
 // RouteByLatency, RouteRandomly) asks a primary all the same, which needs MULTI and EXEC: a replica may have what was purged. A failover forgets what had not been replicated, and may so bring back
-// what was purged by its URL a moment before, unless the Store carries purges as well, as follows: then it is purged again.
+// what was purged by its URL a moment before, unless the Store carries purges as well, as follows: then it is purged again. A Redis that was killed and is started
+// again from a snapshot, as it is set up by default, brings back all that was purged by its URL since: give one that only caches none (save ""). Where the Store
+// carries purges as well those who follow find that out in 2 s, and all in it is invalid then; of a cluster, where it was the server that holds "spillgate:cache:k:spillgate:mark".
 //
 // Purges go through a Redis stream, "spillgate:cache:purges" where the prefix is the default one, which needs XADD, XRANGE, XREAD, PEXPIRE, MULTI and EXEC besides, and
 // takes one connection of the client's pool for each cache that follows. It is cut off at some 10,000 messages ([WithMaxMessages]) and kept for an hour after the last server has
@@ -81,12 +84,38 @@ func (s *Store) Get(ctx context.Context, key string) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	value, err := s.get(ctx, s.name(key)).Bytes()
-	if errors.Is(err, redis.Nil) {
-		return nil, nil
+	type answer struct {
+		value    []byte
+		err      error
+		panicked any
 	}
-	return value, wrap(err)
+	answers := make(chan answer, 1)
+	go func() { // for longer than ctx: a connection that is given up is closed, also amid its handshake, and where that takes longer none would ever be made
+		whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), longest)
+		defer cancel()
+		var a answer
+		defer func() {
+			a.panicked = recover()
+			answers <- a
+		}()
+		a.value, a.err = s.get(whole, s.name(key)).Bytes()
+	}()
+	select {
+	case a := <-answers:
+		switch {
+		case a.panicked != nil:
+			panic(a.panicked)
+		case errors.Is(a.err, redis.Nil):
+			return nil, nil
+		}
+		return a.value, wrap(a.err)
+	case <-ctx.Done():
+		return nil, wrap(ctx.Err())
+	}
 }
+
+// longest is how long a Get may take that nobody waits for any more. What writes ends with its ctx: a later purge must not be overtaken.
+const longest = 5 * time.Second
 
 // get has a primary asked: a replica that lags has what was purged. Clients that read from replicas send it no transaction.
 func (s *Store) get(ctx context.Context, name string) (got *redis.StringCmd) {

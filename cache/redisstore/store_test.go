@@ -333,6 +333,41 @@ func TestHang(t *testing.T) {
 	}
 }
 
+// Where it takes longer to make a connection than a call may, it is made all the same, and the next call has it.
+func TestFarAway(t *testing.T) {
+	made := make(chan struct{})
+	var begun, givenUp atomic.Int64
+	client := redis.NewClient(&redis.Options{Addr: shared.addr, ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, OnConnect: func(ctx context.Context, _ *redis.Conn) error {
+		begun.Add(1)
+		select {
+		case <-made:
+			return nil
+		case <-ctx.Done():
+			givenUp.Add(1)
+			return ctx.Err()
+		}
+	}})
+	defer client.Close()
+	store := redisstore.New(client, redisstore.WithPrefix("far away:"))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := store.Get(ctx, "key"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v; want that the time is up", err)
+	}
+	until(t, "a connection is begun", func() bool { return begun.Load() > 0 })
+	if n := givenUp.Load(); n != 0 {
+		t.Errorf("%d connections were given up", n)
+	}
+	close(made)
+	until(t, "it is made", func() bool { return client.PoolStats().IdleConns > 0 })
+	if err := store.Set(t.Context(), "key", []byte("value"), time.Minute); err != nil {
+		t.Error(err)
+	}
+	if value, err := store.Get(t.Context(), "key"); string(value) != "value" || err != nil || begun.Load() != 1 {
+		t.Errorf("%q, %v with %d connections; want the one that was begun", value, err, begun.Load())
+	}
+}
+
 // until waits for something that another process does.
 func until(t testing.TB, what string, done func() bool) {
 	t.Helper()

@@ -4,6 +4,7 @@ package redisstore_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -171,6 +172,41 @@ func TestHang(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "it answers again", func() bool { return r.Allow("key").OK })
+}
+
+// Where it takes longer to make a connection than a question may, it is made all the same, and the next question has it.
+func TestFarAway(t *testing.T) {
+	made := make(chan struct{})
+	var begun, givenUp atomic.Int64
+	client := redis.NewClient(&redis.Options{Addr: shared.addr, ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, OnConnect: func(ctx context.Context, _ *redis.Conn) error {
+		begun.Add(1)
+		select {
+		case <-made:
+			return nil
+		case <-ctx.Done():
+			givenUp.Add(1)
+			return ctx.Err()
+		}
+	}})
+	defer client.Close()
+	store := redisstore.New(client, redisstore.WithPrefix("far away:"))
+	take := func(timeout time.Duration) (bool, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		return store.Take(ctx, limiter.StoreRequest{Key: rand.Text(), Cost: 1, Policies: one(1)}, make([]limiter.PolicyState, 1))
+	}
+	if _, err := take(20 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v; want that the time is up", err)
+	}
+	until(t, "a connection is begun", func() bool { return begun.Load() > 0 })
+	if n := givenUp.Load(); n != 0 {
+		t.Errorf("%d connections were given up", n)
+	}
+	close(made)
+	until(t, "it is made", func() bool { return client.PoolStats().IdleConns > 0 })
+	if ok, err := take(10 * time.Second); !ok || err != nil || begun.Load() != 1 {
+		t.Errorf("%v, %v with %d connections; want the one that was begun", ok, err, begun.Load())
+	}
 }
 
 // A replica that takes over has the buckets that had come to it.

@@ -15,8 +15,9 @@
 // neither they are one bucket.
 //
 // What happens while the server does not answer says [limiter.WithStoreFailure]: by default the buckets of each process decide.
-// How long it may take says [limiter.WithStoreTimeout]; that go-redis keeps to it takes ContextTimeoutEnabled, without which it goes by
-// its own ReadTimeout. What it retries may be charged twice; MaxRetries -1 has it repeat no question. DialerRetries 1 has it dial once: else it
+// How long it may take says [limiter.WithStoreTimeout]. A question that nobody waits for any more goes on for 5 s at most, or until the client's own timeouts: to make a
+// connection takes several round trips, and where those take longer than a question may, as to another region, it would never be made. What it retries may be charged twice; MaxRetries -1 has it repeat no question, but for a client of a
+// cluster, which asks again after a connection was cut, as it follows a slot that has moved (MaxRedirects). DialerRetries 1 has it dial once: else it
 // dials five times in half a second, and where the server is down a question takes all of its time, though the connection is refused at once.
 //
 // It needs Redis 5 or newer, or Valkey, and of its commands EVALSHA, EVAL, TIME, GET, PTTL, SET and DEL. In a cluster each key is in one slot.
@@ -102,7 +103,7 @@ func (s *Store) Take(ctx context.Context, req limiter.StoreRequest, states []lim
 			args = append(args, float64(p.Limit), p.Burst)
 		}
 	}
-	answer, err := takeScript.Run(ctx, s.client, []string{s.name(req.Key, req.Policies)}, args...).StringSlice()
+	answer, err := s.ask(ctx, []string{s.name(req.Key, req.Policies)}, args)
 	if err != nil {
 		return false, fmt.Errorf("redisstore: %w", err)
 	}
@@ -118,6 +119,39 @@ func (s *Store) Take(ctx context.Context, req limiter.StoreRequest, states []lim
 		states[i] = state(p, spent, req.Cost, ok)
 	}
 	return ok, nil
+}
+
+// longest is how long a question may take that nobody waits for any more.
+const longest = 5 * time.Second
+
+// ask has the script run. Where ctx ends before there is an answer the question goes on: go-redis closes a connection that is given up, also amid its handshake. That
+// takes several round trips, and where they took longer than a question may, none was ever made.
+func (s *Store) ask(ctx context.Context, keys []string, args []any) ([]string, error) {
+	type answer struct {
+		list     []string
+		err      error
+		panicked any
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), longest)
+		defer cancel()
+		var a answer
+		defer func() {
+			a.panicked = recover()
+			answers <- a
+		}()
+		a.list, a.err = takeScript.Run(whole, s.client, keys, args...).StringSlice()
+	}()
+	select {
+	case a := <-answers:
+		if a.panicked != nil {
+			panic(a.panicked)
+		}
+		return a.list, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 var errAnswer = errors.New("redisstore: the server's answer is not one of the script")

@@ -1,8 +1,11 @@
 package outbound
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +18,7 @@ import (
 // one each, use [WithKey].
 //
 // A try is judged when its header has come: 500, 502, 503, 504 and transport
-// errors are failures; 429 says nothing about the host; every other response is
+// errors are failures; 429, and 503 with Retry-After, say nothing about the host, which may do all that it can while it refuses what is too much; every other response is
 // a success, and becomes a failure if its body breaks off, but not if the caller
 // closes it early. A caller that cancels, whose request body cannot be
 // read to its end or is not as long as its ContentLength, as where a Request is used again, or whose request net/http
@@ -29,6 +32,8 @@ import (
 // ([http.Request.Close]). One of HTTP/2 that is dead without a word, as where something on the way has forgotten it, would else
 // be taken for each probe, as long as the system sends again what is lost there, which can be a quarter of an hour.
 // Without a breaker [http.HTTP2Config.SendPingTimeout] of the base finds that out.
+// Over HTTP/1.1, where there may be many such connections, the tries that probe it, but those whose body cannot be had again, close the idle ones that they
+// get and go by a new one.
 //
 // A breaker here has one client: with [breaker.WithMinClients] above 1 it would never open, so that Breaker panics, as [NewSet] does.
 //
@@ -39,7 +44,7 @@ func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 		g = breaker.NewGroup()
 	}
 	oneClient("Breaker", g.Settings())
-	cfg := breakerConfig{key: hostOf}
+	cfg := breakerConfig{key: hostOf, spared: true}
 	for i, o := range opts {
 		if o == nil {
 			panic(nilOption("Breaker", i))
@@ -62,6 +67,7 @@ type BreakerOption interface{ applyBreaker(*breakerConfig) }
 
 type breakerConfig struct {
 	key     func(*http.Request) string
+	spared  bool // a host that refuses what is too much
 	outcome func(*http.Request, *http.Response, error) breaker.Outcome
 }
 
@@ -176,18 +182,19 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 			up.ended(call).Done(lost, -1)
 		}
 	}()
-	if last := !passing && call != (breaker.Call{}) && t.mute.get(key).last(req); up != nil || last {
-		out = req.WithContext(req.Context())
-		out.Close = req.Close || last
-	}
 	if up != nil {
+		out = req.WithContext(req.Context())
 		out.Body = up
+	}
+	probe := !passing && call != (breaker.Call{})
+	if probe {
+		out = t.mute.get(key).probe(out)
 	}
 	resp, err := t.next.RoundTrip(out)
 	now := t.clock.now()
 	lost = breaker.Ignored // a panic is one of WithOutcome now
 	o, took := t.judge(req, resp, err, up, now.Sub(began), b)
-	if o != breaker.Success {
+	if o != breaker.Success || probe {
 		t.mute.get(key).note(err)
 	}
 	call = up.ended(call)
@@ -207,19 +214,55 @@ func (c *breakerConfig) judge(req *http.Request, resp *http.Response, err error,
 		return breaker.Ignored, own
 	case c.outcome != nil:
 		return ask(c.outcome, req, resp, err), own
+	case c.spared && err == nil && tooMuch(resp):
+		return breaker.Ignored, own
 	case late(req, err, took, own):
 		return breaker.Ignored, own
 	}
 	return outcome(req, resp, err, own, b), own
 }
 
-// A mute host is one whose last try that was no success had no answer.
-type mute struct{ atomic.Bool }
+// tooMuch reports whether a response says that the host can not take the request now, and lives.
+func tooMuch(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != ""
+}
 
-func (m *mute) note(err error) { m.Store(err != nil) }
+// A mute host is one whose last try that was no success had no answer, and that has answered no probe since.
+type mute struct{ silent, shared atomic.Bool }
 
-// last reports whether req, which is a probe, is to be the last one on its connection.
-func (m *mute) last(req *http.Request) bool { return req.Header["Upgrade"] == nil && m.Swap(false) }
+func (m *mute) note(err error) {
+	m.silent.Store(err != nil)
+	m.shared.Store(err != nil)
+}
+
+// probe returns the request to send as a probe in place of out, by a connection that is not dead if it can.
+func (m *mute) probe(out *http.Request) *http.Request {
+	if !m.silent.Load() {
+		return out
+	}
+	ctx := out.Context()
+	if out.Body == nil || out.Body == http.NoBody || out.GetBody != nil { // which net/http can send again
+		ctx = unused(ctx)
+	}
+	out = out.WithContext(ctx)
+	if out.Header["Upgrade"] == nil && m.shared.Swap(false) {
+		out.Close = true
+	}
+	return out
+}
+
+// unused returns a context for a try by a connection that nothing has been sent by: each that was idle is closed when the try has it, so that net/http takes
+// another. Of one that others use, as over HTTP/2, nothing is known.
+func unused(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+		if secure, ok := got.Conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {
+			return
+		}
+		if got.Reused && got.WasIdle {
+			got.Conn.Close()
+		}
+	}})
+}
 
 // judged makes a success a failure if its body breaks off.
 type judged struct {

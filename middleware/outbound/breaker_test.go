@@ -424,6 +424,7 @@ func TestO4WhatAnErrorSaysAboutTheHost(t *testing.T) {
 		{name: "500: failure", host: always(500), open: true},
 		{name: "502: failure", host: always(502), open: true},
 		{name: "503: failure", host: always(503), open: true},
+		{name: "503 with Retry-After: nothing", host: always(503, "Retry-After", "1")},
 		{name: "504: failure", host: always(504), open: true},
 		{name: "501: success", host: always(501)},
 		{name: "404: success", host: always(404)},

@@ -568,3 +568,71 @@ func TestProbeFindsAHostBehindADeadConnection(t *testing.T) {
 		})
 	}
 }
+
+// Over HTTP/1.1 a host has many connections. If those that are idle are dead, as after what stands before it was replaced, the host is there
+// all the same: a probe does not take one after the other, for as long as each opening lasts.
+func TestProbeFindsAHostBehindManyDeadConnections(t *testing.T) {
+	for name, layer := range map[string]func(*testing.T) outbound.Layer{
+		"Breaker": func(*testing.T) outbound.Layer {
+			return outbound.Breaker(breaker.NewGroup(breaker.WithConsecutiveFailures(5)))
+		},
+		"Balance": func(t *testing.T) outbound.Layer {
+			return outbound.Balance(newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				hold := make(chan struct{})
+				n.serve(t, "a.test:80", func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/hold" {
+						<-hold
+					}
+				})
+				base := n.transport()
+				base.MaxIdleConnsPerHost = 64
+				defer base.CloseIdleConnections()
+				dial := base.DialContext
+				var mu sync.Mutex
+				var conns []*forgotten
+				base.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					c, err := dial(ctx, network, addr)
+					if err != nil {
+						return nil, err
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					conns = append(conns, &forgotten{Conn: c})
+					return conns[len(conns)-1], nil
+				}
+				rt := outbound.New(base, layer(t), outbound.Timeout(time.Second))
+				var wg sync.WaitGroup
+				for range 64 {
+					wg.Go(func() { get(t, rt, "http://a.test/hold") })
+				}
+				synctest.Wait()
+				close(hold)
+				wg.Wait()
+				synctest.Wait()
+				mu.Lock()
+				for _, c := range conns {
+					c.gone.Store(true)
+				}
+				mu.Unlock()
+				began, err := time.Now(), error(nil)
+				for time.Since(began) < 10*time.Minute {
+					if _, err = get(t, rt, "http://a.test/"); err == nil {
+						break
+					}
+					time.Sleep(100 * time.Millisecond) // in a synctest bubble
+				}
+				if err != nil || time.Since(began) > 20*time.Second {
+					t.Errorf("after %v: %v", time.Since(began), err)
+				}
+				for _, c := range conns {
+					c.Conn.Close()
+				}
+			})
+		})
+	}
+}

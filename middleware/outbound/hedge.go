@@ -22,7 +22,12 @@ import (
 // that of [Retry] if it is given. A hedge never waits for a limit, and is not sent to a host
 // whose breaker is open or half-open, nor by a set that has no other endpoint for it.
 //
-// The first response below 500 that is not 429 wins; the other try is cancelled. A panic in the
+// Requests that always take longer than 95 % of those to their host, as reports among pages, would each be sent twice, as far as the budget goes: have [WithKey] tell
+// them apart.
+//
+// The first response below 500 that is not 429 wins; the other try is cancelled. Of a request that may change something (PUT, DELETE, an
+// Idempotency-Key) one of 400 and more does not win while the other try runs: it may say what that one has done, as that there is nothing left to
+// delete, or that it is at work on it. If neither wins the first try's is the answer. A panic in the
 // second try travels on in the caller's goroutine; one that comes when the first
 // has won is counted in [Stats], as the caller is gone.
 func Hedge(opts ...HedgeOption) Layer {
@@ -136,7 +141,7 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 		} else {
 			h.counts.hedges.Add(1)
 		}
-		if !good(resp, err) || !r.win(resp) {
+		if !wins(second, resp, err) || !r.win(resp) {
 			discard(resp)
 			return
 		}
@@ -158,7 +163,7 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 		seen.add(time.Since(began)) // or more, if it was cancelled
 	}
 	hedged := !timer.Stop()
-	if !hedged || ok && r.win(resp) {
+	if !hedged || wins(req, resp, err) && r.win(resp) {
 		returned = true
 		cancelSecond(errOtherWon)
 		return finishing(resp, err, cancelFirst)
@@ -241,6 +246,11 @@ func (r *race) die(v any) bool {
 func good(resp *http.Response, err error) bool {
 	return err == nil && resp.StatusCode < http.StatusInternalServerError &&
 		resp.StatusCode != http.StatusTooManyRequests
+}
+
+// wins reports whether a response is the answer to a request whatever the other try comes to. What has no effect is told the same twice.
+func wins(req *http.Request, resp *http.Response, err error) bool {
+	return good(resp, err) && (resp.StatusCode < http.StatusBadRequest || safe(req.Method))
 }
 
 // finishing lets the context of a try go when its response is over.

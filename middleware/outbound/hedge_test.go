@@ -124,6 +124,46 @@ func TestO8FailureWaitsForTheOther(t *testing.T) {
 	}
 }
 
+// What changes something is done once, and whichever try comes later may be told so: that it is gone, is another than the precondition
+// says, or is being worked on. That is not the answer to the request.
+func TestO8WhatIsSaidOfTheOtherTryDoesNotWin(t *testing.T) {
+	const first, second = 100 * time.Millisecond, 20 * time.Millisecond // the second begins after 50 ms
+	for _, tc := range []struct {
+		name       string
+		method     string
+		header     string
+		slow, fast func(*http.Request) (*http.Response, error)
+		status     int
+		after      time.Duration
+	}{
+		{"DELETE: the first has done it", "DELETE", "", sleepy(first, 204), sleepy(second, 404), 204, first},
+		{"DELETE: the second has done it", "DELETE", "", sleepy(60*time.Millisecond, 404), sleepy(second, 204), 204, 50*time.Millisecond + second},
+		{"PUT: the first has done it", "PUT", "If-Match", sleepy(first, 200), sleepy(second, 412), 200, first},
+		{"POST: the first is at it", "POST", "Idempotency-Key", sleepy(first, 201), sleepy(second, 409), 201, first},
+		{"POST: both say so", "POST", "Idempotency-Key", sleepy(first, 422), sleepy(second, 409), 422, first},
+		{"POST: the first is lost", "POST", "Idempotency-Key", sleepy(first, 502), sleepy(second, 409), 502, first},
+		{"POST: the second has done it", "POST", "Idempotency-Key", sleepy(first, 201), sleepy(second, 200), 200, 50*time.Millisecond + second},
+		{"GET changes nothing", "GET", "", sleepy(first, 200), sleepy(second, 404), 404, 50*time.Millisecond + second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newHedgeWorld(tc.slow, tc.fast)
+				set := newSet(t, []outbound.Endpoint{{URL: "http://slow.test", Weight: 100}, {URL: "http://fast.test"}})
+				rt := outbound.New(w, outbound.Balance(set), outbound.Hedge(outbound.WithHedgeAfter(50*time.Millisecond)))
+				req := request(t.Context(), tc.method, "http://svc/", nil)
+				if tc.header != "" {
+					req.Header.Set(tc.header, `"x"`)
+				}
+				began := time.Now()
+				status, err := do(rt, req)
+				if d := time.Since(began); status != tc.status || d != tc.after {
+					t.Errorf("%d %v after %v, want %d after %v", status, err, d, tc.status, tc.after)
+				}
+			})
+		})
+	}
+}
+
 // The second try answers with a failure whose body hangs; so does the first, later.
 func TestO8FailureThatHangsIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

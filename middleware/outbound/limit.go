@@ -21,6 +21,10 @@ import (
 // about, those that have their tokens would wait for permits, and go out together
 // when a host that hung comes back, however low the rate is.
 //
+// [WithConcurrency] is also what to bound the connections to a host by, in place of [http.Transport.MaxConnsPerHost]: a try that waits for one there has begun, so that
+// [Timeout] and the caller's deadline cut it off when it has come to its turn, and its connection with it, and [Breaker] counts that against the host. Where
+// somewhat more comes than fits, next to nothing is answered then.
+//
 // It panics if neither option is given.
 func Limit(opts ...LimitOption) Layer {
 	cfg := limitConfig{key: hostOf}

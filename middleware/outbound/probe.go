@@ -31,7 +31,9 @@ type Probe struct {
 	// of 200 to 299. A panic in it ends the program, as in any goroutine.
 	OK func(*http.Response) bool
 	// Transport sends the probes. The default opens a connection for each, so that
-	// a server that accepts no more is found out.
+	// a server that accepts no more is found out. It knows nothing of the transport that
+	// requests go by: where that has certificates or a dialer of its own, give one
+	// that has them too, with DisableKeepAlives, or every endpoint is down to its probes.
 	Transport http.RoundTripper
 
 	path *url.URL // Path

@@ -37,6 +37,9 @@ import (
 // against a retry, the caller gets the response or the error of the last try as it is. With [Balance],
 // retries go to an endpoint that had no try yet, and need not wait for a 503.
 //
+// What is carried out twice has the effect of once, but need not be answered as once: a try whose answer was lost may have done its work, and the next is told
+// that there is nothing left to delete (404), that a precondition no longer holds (412), or that the first one is at work still (409).
+//
 // It makes up to 2 tries; see [WithTries].
 func Retry(opts ...RetryOption) Layer {
 	cfg := retryConfig{
@@ -262,12 +265,16 @@ func worthwhile(req *http.Request, resp *http.Response, err error, asked, elsewh
 // idempotent reports whether a request may be carried out twice. The header is
 // the one of draft-ietf-httpapi-idempotency-key-header; net/http goes by it too.
 func idempotent(req *http.Request) bool {
-	switch req.Method {
-	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace,
-		http.MethodPut, http.MethodDelete:
+	return safe(req.Method) || req.Method == http.MethodPut || req.Method == http.MethodDelete || req.Header.Get("Idempotency-Key") != ""
+}
+
+// safe reports whether a request asks for nothing to be changed (RFC 9110, section 9.2.1).
+func safe(method string) bool {
+	switch method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return true
 	}
-	return req.Header.Get("Idempotency-Key") != ""
+	return false
 }
 
 const year = 365 * 24 * time.Hour

@@ -534,8 +534,8 @@ func TestO6RetryThatTheBreakerWouldRefuseIsNotWaitedFor(t *testing.T) {
 		tries   int64
 		wait    time.Duration
 	}{
-		{"the try opened it", nil, nil, 503, 1, 0},
-		{"it is open until after Retry-After", nil, []string{"Retry-After", "4"}, 503, 1, 0},
+		{"the try opened it", nil, nil, 502, 1, 0},
+		{"it is open until after Retry-After", nil, []string{"Retry-After", "4"}, 502, 1, 0},
 		{"it is open no longer after Retry-After", nil, []string{"Retry-After", "5"}, 200, 2, 5 * time.Second},
 		{"in shadow it refuses nothing", []breaker.Option{breaker.WithShadow(true)}, []string{"Retry-After", "1"}, 200, 2, time.Second},
 	} {
@@ -544,7 +544,7 @@ func TestO6RetryThatTheBreakerWouldRefuseIsNotWaitedFor(t *testing.T) {
 				var tries atomic.Int64
 				host := func(*http.Request) (*http.Response, error) {
 					if tries.Load() == 1 {
-						return answer(503, tc.header...)
+						return answer(502, tc.header...)
 					}
 					return answer(200)
 				}

@@ -223,11 +223,15 @@ func (s *Set) Stats() SetStats {
 }
 
 // Balance sends each try to an endpoint of s, and tells the breaker of the
-// endpoint what became of it, by the rules of [Breaker] or [WithOutcome]. Scheme
+// endpoint what became of it, by the rules of [Breaker] or [WithOutcome], but that a 503 with Retry-After is a failure: another one may do the work, and
+// one that refuses has little in flight and would draw all of it. Scheme
 // and host of the URL are replaced, and what the endpoint has of a path put in
 // front; the Host header stays that of the request, unless [WithEndpointHost] is
 // given. [Retry] and [Hedge] go to an endpoint that had no try yet, if there is
 // one. The error is [ErrNoEndpoint] if the set is empty.
+//
+// All requests go to the set, whatever host they name: an [http.Client] also sends there what an answer redirects to another host, or from http to https of the
+// same, with all that stands in that URL. Where servers do that, give the client a CheckRedirect that returns [http.ErrUseLastResponse].
 func Balance(s *Set) Layer {
 	if s == nil {
 		panic("outbound: Balance: nil; make a set with NewSet")
@@ -289,8 +293,9 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	if up = uploading(req, b.set.clock, call, !passing); up != nil {
 		out.Body = up
 	}
-	if !passing && call != (breaker.Call{}) && e.mute.last(req) {
-		out.Close = true
+	probe := !passing && call != (breaker.Call{})
+	if probe {
+		out = e.mute.probe(out)
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
@@ -299,7 +304,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	if o == breaker.Failure {
 		e.failed.Add(1)
 	}
-	if o != breaker.Success {
+	if o != breaker.Success || probe {
 		e.mute.note(err)
 	}
 	s.call, s.up = up.ended(call), up

@@ -432,7 +432,7 @@ func TestEjection(t *testing.T) {
 		broken.Store(true)
 		w := world{"good.test": counted(&good, always(200)), "bad.test": counted(&bad, func(*http.Request) (*http.Response, error) {
 			if broken.Load() {
-				return answer(503)
+				return answer(503, "Retry-After", "1") // it would draw all requests
 			}
 			return answer(200)
 		})}

@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/middleware/outbound"
 )
@@ -259,4 +261,33 @@ func (n *threeTries) RoundTrip(req *http.Request) (resp *http.Response, err erro
 		}
 	}
 	return resp, err
+}
+
+// A host that refuses what is more than it can do goes on doing that.
+func TestSimulationHostThatSheds(t *testing.T) {
+	const capacity, seconds = 100, 60
+	for _, load := range []int{150, 220, 300, 1000} { // requests a second
+		synctest.Test(t, func(t *testing.T) {
+			can := rate.NewLimiter(capacity, 10)
+			var done atomic.Int64
+			rt := outbound.New(world{"a.test": func(req *http.Request) (*http.Response, error) {
+				if !can.Allow() {
+					return answer(503, "Retry-After", "1")
+				}
+				time.Sleep(20 * time.Millisecond) // in a synctest bubble
+				done.Add(1)
+				return answer(200)
+			}})
+			var wg sync.WaitGroup
+			for range load * seconds {
+				wg.Go(func() { get(t, rt, "http://a.test/") })
+				time.Sleep(time.Second / time.Duration(load)) // in a synctest bubble
+			}
+			wg.Wait()
+			t.Logf("%d a second: %d of %d a second", load, done.Load()/seconds, capacity)
+			if done.Load() < capacity*seconds*95/100 {
+				t.Errorf("%d a second: %d done in %d s, want what a host can do that does %d a second", load, done.Load(), seconds, capacity)
+			}
+		})
+	}
 }
