@@ -127,9 +127,12 @@ func (s *suite) burst() {
 	if st := states[0]; !st.Refused || !about(st.RetryAfter, 2*time.Second) || !about(st.ResetAfter, 5*time.Second) {
 		s.Fatalf("refused: %+v", st)
 	}
+	s.want(limiter.StoreRequest{Key: "idle", Cost: 1}, true, 4)
 	s.wait(2 * time.Second)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 2}, true, 0)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 1}, false, 0)
+	s.want(limiter.StoreRequest{Key: "idle", Cost: 5}, true, 0) // full after one second, and no more than full after two
+	s.want(limiter.StoreRequest{Key: "idle", Cost: 1}, false, 0)
 }
 
 // parts asks more often than tokens flow in, and when a bucket without a debt would be full.
@@ -195,6 +198,18 @@ func (s *suite) keys() {
 	for _, key := range []string{"", " ", "a", "A", "a ", "a\x00", "ä", "a\xff", "a:b", "a b", "{a}", "a*", "a\r\nb", strings.Repeat("x", 1<<16), strings.Repeat("x", 1<<16) + "y"} {
 		s.want(limiter.StoreRequest{Key: key, Cost: 5}, true, 0)
 		s.want(limiter.StoreRequest{Key: key, Cost: 1}, false, 0)
+	}
+	// A name made of key and policy, in either order: who chooses the key must not get to the bucket of another.
+	for _, by := range []string{"", ":", "/", "|", ",", ";", ".", "-", "_", " ", "#", "{", "}"} {
+		for _, same := range [][2]struct{ key, policy string }{
+			{{"x" + by + "y", "z"}, {"x", "y" + by + "z"}},
+			{{"y" + by + "z", "x"}, {"z", "x" + by + "y"}},
+		} {
+			for _, one := range same {
+				named := []limiter.Policy{{Name: one.policy, Limit: policy[0].Limit, Burst: 5}}
+				s.want(limiter.StoreRequest{Key: one.key, Cost: 5, Policies: named}, true, 0)
+			}
+		}
 	}
 }
 

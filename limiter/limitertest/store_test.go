@@ -79,6 +79,12 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 	var buckets []*plainBucket
 	for i, policy := range req.Policies {
 		name := [2]string{policy.Name, req.Key}
+		switch p.fault {
+		case "joins key and policy":
+			name = [2]string{req.Key + ":" + policy.Name}
+		case "joins policy and key":
+			name = [2]string{policy.Name + "/" + req.Key}
+		}
 		if p.spent[name] == nil {
 			p.spent[name] = &plainBucket{at: now}
 		}
@@ -97,7 +103,10 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 		case p.fault == "keeps a bucket for as long as it took to fill" && now.After(b.full):
 			in = b.tokens
 		}
-		b.tokens, b.at = max(0, b.tokens-in), now
+		if b.at = now; p.fault != "holds what flows into a full bucket" {
+			b.tokens = max(b.tokens, in)
+		}
+		b.tokens -= in
 		states[i].Refused = !req.Force && policy.Limit != rate.Inf && b.tokens+float64(req.Cost) > float64(policy.Burst)+1e-9
 		ok = ok && !states[i].Refused
 	}
@@ -141,6 +150,9 @@ func TestFaultsAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	for fault, rule := range map[string]string{
+		"holds what flows into a full bucket":           "burst,_then_what_flows_in",
+		"joins key and policy":                          "keys_are_apart",
+		"joins policy and key":                          "keys_are_apart",
 		"whole tokens flow in":                          "parts_of_a_token",
 		"forgets debts":                                 "parts_of_a_token",
 		"has one limit for all keys":                    "limits_differ_from_key_to_key",
