@@ -377,6 +377,9 @@ func TestAlerts(t *testing.T) {
 		"SpillgateEndpointOut":  {"a server of the inventory fails"},
 		"SpillgateCheckFails":   {"all servers of the inventory fail"},
 	}
+	spare := map[string][]string{
+		"SpillgateRefusing": {"all servers of the inventory fail"}, // what its breaker refuses the cache has
+	}
 	for _, g := range groups.Groups {
 		for _, r := range g.Rules {
 			h.check(t, r.Alert, r.Expr)
@@ -411,6 +414,11 @@ func TestAlerts(t *testing.T) {
 			for _, name := range fire[r.Alert] {
 				if !during[name] {
 					t.Errorf("%s does not fire while %s; it does in %v", r.Alert, name, during)
+				}
+			}
+			for _, name := range spare[r.Alert] {
+				if during[name] {
+					t.Errorf("%s fires while %s", r.Alert, name)
 				}
 			}
 			delete(fire, r.Alert)
