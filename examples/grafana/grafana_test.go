@@ -429,16 +429,43 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// A stack may have a cache and no rate limit, as that of the defaults, or the other way round: what is asked of both is known of either.
-func TestStoreAlertOfEitherLayer(t *testing.T) {
-	all := recording(t)
+// ruleOf returns the expression of an alert.
+func ruleOf(t *testing.T, alert string) string {
+	t.Helper()
 	groups, errs := rulefmt.ParseFile("prometheus/rules.yml", false, model.UTF8Validation, promQL, slog.New(slog.DiscardHandler))
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
 	rules := groups.Groups[0].Rules
-	i := slices.IndexFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == "SpillgateStoreFails" })
-	e, err := promQL.ParseExpr(rules[i].Expr)
+	return rules[slices.IndexFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == alert })].Expr
+}
+
+// Who tries a breaker in shadow is not called for what it would do.
+func TestNoCallForAShadow(t *testing.T) {
+	all := recording(t)
+	rule := ruleOf(t, "SpillgateBreakerOpen")
+	if len(all.query(t, rule)) == 0 {
+		t.Fatal("no breaker opened")
+	}
+	h := &history{series: maps.Clone(all.series), began: all.began, end: all.end}
+	for name, s := range h.series {
+		if strings.HasPrefix(name, "spillgate_breaker_shadow{") {
+			in := &series{labels: s.labels}
+			for _, was := range s.samples {
+				in.samples = append(in.samples, sample{was.T(), 1})
+			}
+			h.series[name] = in
+		}
+	}
+	if got := h.query(t, rule); len(got) > 0 {
+		t.Errorf("in shadow: %v", got)
+	}
+}
+
+// A stack may have a cache and no rate limit, as that of the defaults, or the other way round: what is asked of both is known of either.
+func TestStoreAlertOfEitherLayer(t *testing.T) {
+	all := recording(t)
+	e, err := promQL.ParseExpr(ruleOf(t, "SpillgateStoreFails"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -241,6 +241,35 @@ func TestBreakerOpen(t *testing.T) {
 	}
 }
 
+// One in shadow tells what it would do, and that it does not: but for one that is forced open.
+func TestBreakerInShadow(t *testing.T) {
+	g := breaker.NewGroup(breaker.WithConsecutiveFailures(1), breaker.WithShadow(true))
+	stack := middleware.New(middleware.Breaker(g))
+	h := stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
+	reg := registry(t, prommw.Stack(stack))
+	check := func(open, shadow, rejected string) {
+		t.Helper()
+		got := scrape(t, reg)
+		for name, want := range map[string]string{"open": open, "shadow": shadow, "rejected_total": rejected} {
+			if name = "spillgate_breaker_" + name + `{for="",nth="1",route=""}`; got[name] != want {
+				t.Errorf("%s is %q, want %s", name, got[name], want)
+			}
+		}
+	}
+	send(h, "GET", "/")
+	send(h, "GET", "/")
+	check("1", "1", "1")
+	for _, b := range g.All() {
+		b.ForceOpen()
+	}
+	send(h, "GET", "/")
+	check("1", "0", "2")
+	if err := g.Set(breaker.WithShadow(false)); err != nil {
+		t.Fatal(err)
+	}
+	check("1", "0", "2")
+}
+
 // Where clients choose the keys of breakers, no label may hold them.
 func TestWithoutRoutes(t *testing.T) {
 	stack := middleware.New(middleware.Breaker(breaker.NewGroup(), middleware.WithBreakerKey(func(r *http.Request) string { return r.Header.Get("Key") })))
