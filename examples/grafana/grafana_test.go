@@ -429,6 +429,46 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
+// A cache, or a pool, that stands in two layers is exported for both, and counts once.
+func TestSharedByTwoLayers(t *testing.T) {
+	all := recording(t)
+	h := &history{series: maps.Clone(all.series), began: all.began, end: all.end}
+	shared := regexp.MustCompile("spillgate_(cache|pool)_")
+	for name, s := range all.series {
+		if shared.MatchString(name) {
+			h.series["copy of "+name] = &series{labels.NewBuilder(s.labels).Set("for", "GET /copy").Labels(), s.samples}
+		}
+	}
+	panels, _ := dashboard(t)
+	queries := 0
+	for _, p := range panels {
+		for _, target := range p.Targets {
+			if !shared.MatchString(target.Expr) {
+				continue
+			}
+			queries++
+			want := map[string][]promql.FPoint{}
+			for _, s := range all.query(t, asked(target.Expr)) {
+				want[s.Metric.String()] = s.Floats
+			}
+			for _, s := range h.query(t, asked(target.Expr)) {
+				if s.Metric.Get("for") == "GET /copy" {
+					continue
+				}
+				for i, f := range s.Floats {
+					if w := want[s.Metric.String()][i]; f.T != w.T || f.F != w.F && math.Abs(f.F-w.F) > 1e-9*math.Abs(w.F) {
+						t.Errorf("%s: %s: %v is %v and not %v", p.Title, target.LegendFormat, s.Metric, f, w)
+						break
+					}
+				}
+			}
+		}
+	}
+	if queries < 10 {
+		t.Errorf("%d queries", queries)
+	}
+}
+
 // ruleOf returns the expression of an alert.
 func ruleOf(t *testing.T, alert string) string {
 	t.Helper()
