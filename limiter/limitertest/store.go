@@ -223,6 +223,18 @@ func (s *suite) debt() {
 	s.want(limiter.StoreRequest{Key: "a"}, false, 0)
 	s.want(limiter.StoreRequest{Key: "new", Cost: 5, Force: true}, true, 0)
 	s.want(limiter.StoreRequest{Key: "new", Cost: 1}, false, 0)
+
+	hourly := []limiter.Policy{{Name: "default", Limit: rate.Every(time.Hour), Burst: 5}}
+	s.want(limiter.StoreRequest{Key: "pays", Cost: 7, Force: true, Policies: hourly}, true, 0)
+	s.want(limiter.StoreRequest{Key: "pays", Cost: -1, Force: true, Policies: hourly}, true, 0)
+	s.want(limiter.StoreRequest{Key: "pays", Policies: hourly}, false, 0) // 1 in debt still
+	s.want(limiter.StoreRequest{Key: "pays", Cost: -1, Force: true, Policies: hourly}, true, 0)
+	s.want(limiter.StoreRequest{Key: "pays", Policies: hourly}, true, 0)
+	s.want(limiter.StoreRequest{Key: "pays", Cost: 1, Policies: hourly}, false, 0)
+	for range 2 { // what is spent then is more than an int holds
+		s.want(limiter.StoreRequest{Key: "owes", Cost: math.MaxInt, Force: true, Policies: hourly}, true, 0)
+		s.want(limiter.StoreRequest{Key: "owes", Policies: hourly}, false, 0)
+	}
 }
 
 func (s *suite) giveBack() {

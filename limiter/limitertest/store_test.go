@@ -117,7 +117,15 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 			continue
 		}
 		if ok {
+			if p.fault == "forgives a debt where something is given back" && req.Cost < 0 {
+				b.tokens = min(b.tokens, float64(policy.Burst))
+			}
+			most := max(b.tokens, 2*float64(policy.Burst)) // of debts
 			b.tokens = max(0, b.tokens+float64(req.Cost))
+			if p.fault == "counts in 64 bits" && b.tokens >= 1<<63 {
+				b.tokens = 0 // what 64 bits make of it is negative
+			}
+			b.tokens = min(b.tokens, most)
 			b.full = now.Add(time.Duration(b.tokens / float64(policy.Limit) * 1e9))
 		}
 		left := float64(policy.Burst) - b.tokens
@@ -153,6 +161,8 @@ func TestFaultsAreFound(t *testing.T) {
 		"holds what flows into a full bucket":           "burst,_then_what_flows_in",
 		"joins key and policy":                          "keys_are_apart",
 		"joins policy and key":                          "keys_are_apart",
+		"forgives a debt where something is given back": "force_takes_what_is_not_there",
+		"counts in 64 bits":                             "force_takes_what_is_not_there",
 		"whole tokens flow in":                          "parts_of_a_token",
 		"forgets debts":                                 "parts_of_a_token",
 		"has one limit for all keys":                    "limits_differ_from_key_to_key",
