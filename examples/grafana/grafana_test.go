@@ -429,6 +429,22 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
+// Nor is anybody for refusals in whose place a fallback has answered.
+func TestNoCallForAFallback(t *testing.T) {
+	all := recording(t)
+	rule := ruleOf(t, "SpillgateRefusing")
+	h := &history{series: map[string]*series{}, began: all.began, end: all.end}
+	for name, s := range all.series {
+		if s.labels.Get("shed") != "" {
+			s = &series{labels.NewBuilder(s.labels).Set("code", "200").Labels(), s.samples}
+		}
+		h.series[name] = s
+	}
+	if got := h.query(t, rule); len(all.query(t, rule)) == 0 || len(got) > 0 {
+		t.Errorf("with a fallback: %v", got)
+	}
+}
+
 // A cache, or a pool, that stands in two layers is exported for both, and counts once.
 func TestSharedByTwoLayers(t *testing.T) {
 	all := recording(t)
