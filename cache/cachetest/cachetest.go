@@ -59,7 +59,7 @@ func keys() []string {
 	long := site + strings.Repeat("x", 4<<10-len(site)-1)
 	return []string{site, site + "a%2fb?c=d&e=\x01", site + "a/b?c=d&e=\x01", "https://münchen.example/ü", "spillgate:x",
 		long + "1", long + "2", site + "../../x", site + "x", site + "A", site + "a", site + "a?", site + "/a",
-		site + "?\xfe", site + "?\xff"}
+		site + "?\xfe", site + "?\xff", site + "u", site + "\u00fc", site + "u\u0308"}
 }
 
 func set(t *testing.T, s cache.Store, key string, value []byte) {

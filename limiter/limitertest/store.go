@@ -195,7 +195,7 @@ func (s *suite) zero() {
 }
 
 func (s *suite) keys() {
-	for _, key := range []string{"", " ", "a", "A", "a ", "a\x00", "ä", "a\xff", "a:b", "a b", "{a}", "a*", "a\r\nb", strings.Repeat("x", 1<<16), strings.Repeat("x", 1<<16) + "y"} {
+	for _, key := range []string{"", " ", "a", "A", "a ", "a\x00", "ä", "a\u0308", "a\xff", "a:b", "a b", "{a}", "a*", "a\r\nb", strings.Repeat("x", 1<<16), strings.Repeat("x", 1<<16) + "y"} {
 		s.want(limiter.StoreRequest{Key: key, Cost: 5}, true, 0)
 		s.want(limiter.StoreRequest{Key: key, Cost: 1}, false, 0)
 	}
