@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -69,31 +70,102 @@ func (p *plainStore) Delete(ctx context.Context, key string) error {
 	return ctx.Err()
 }
 
-const faultOfStore = "CACHETEST_FAULT" // for the process that TestFaultsAreFound starts
+// plainRelay is a Relay as its documentation asks for, but for a fault.
+type plainRelay struct {
+	fault string
+
+	mu      sync.Mutex
+	log     [][]byte
+	epoch   int
+	changed chan struct{}
+}
+
+func (p *plainRelay) Send(ctx context.Context, message []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log = append(p.log, bytes.Clone(message))
+	close(p.changed)
+	p.changed = make(chan struct{})
+	return ctx.Err()
+}
+
+func (p *plainRelay) lose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.epoch, p.log = p.epoch+1, nil
+}
+
+func (p *plainRelay) End(ctx context.Context) (string, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return fmt.Sprint(p.epoch, " ", len(p.log)), ctx.Err()
+}
+
+func (p *plainRelay) Receive(ctx context.Context, place string, wait time.Duration) (m cache.Messages, err error) {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for over := false; ; {
+		p.mu.Lock()
+		var epoch, n int
+		if _, err := fmt.Sscan(place, &epoch, &n); err != nil || epoch != p.epoch {
+			p.mu.Unlock()
+			return m, cache.ErrGap
+		}
+		for _, text := range p.log[n:min(n+100, len(p.log))] {
+			m.List = append(m.List, bytes.Clone(text))
+		}
+		n += len(m.List)
+		m.Next, m.More = fmt.Sprint(epoch, " ", n), n < len(p.log) && p.fault != "hides that there is more"
+		changed := p.changed
+		p.mu.Unlock()
+		if err := ctx.Err(); err != nil || over || len(m.List) > 0 {
+			return m, err
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			over = true
+		case <-ctx.Done():
+		}
+	}
+}
+
+const faultOf = "CACHETEST_FAULT" // for the process that TestFaultsAreFound starts
 
 func TestPlainStore(t *testing.T) {
 	cachetest.TestStore(t, cachetest.StoreConfig{New: func(testing.TB) cache.Store {
-		return &plainStore{fault: os.Getenv(faultOfStore), values: map[string]plainValue{}}
+		return &plainStore{fault: os.Getenv(faultOf), values: map[string]plainValue{}}
 	}})
 }
 
-// What a store written to the documentation passes, one with a fault does not.
+func TestPlainRelay(t *testing.T) {
+	cachetest.TestRelay(t, cachetest.RelayConfig{
+		New: func(testing.TB) cache.Relay {
+			return &plainRelay{fault: os.Getenv(faultOf), changed: make(chan struct{})}
+		},
+		Lose: func(_ testing.TB, r cache.Relay) { r.(*plainRelay).lose() },
+	})
+}
+
+// What one written to the documentation passes, one with a fault does not.
 func TestFaultsAreFound(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for fault, rule := range map[string]string{
-		"knows no marks":             "what_was_set_is_there",
-		"composes":                   "what_was_set_is_there",
-		"counts in seconds":          "for_a_moment",
-		"takes long times for dates": "for_a_moment",
+	for fault, found := range map[string]string{
+		"knows no marks":             "TestPlainStore/what_was_set_is_there",
+		"composes":                   "TestPlainStore/what_was_set_is_there",
+		"counts in seconds":          "TestPlainStore/for_a_moment",
+		"takes long times for dates": "TestPlainStore/for_a_moment",
+		"hides that there is more":   "TestPlainRelay/what_was_sent_is_received",
 	} {
-		cmd := exec.Command(self, "-test.run=^TestPlainStore$")
-		cmd.Env = append(os.Environ(), faultOfStore+"="+fault)
+		test, _, _ := strings.Cut(found, "/")
+		cmd := exec.Command(self, "-test.run=^"+test+"$")
+		cmd.Env = append(os.Environ(), faultOf+"="+fault)
 		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "--- FAIL: TestPlainStore/"+rule) {
-			t.Errorf("a store that %s: %v\n%s", fault, err, out)
+		if err == nil || !strings.Contains(string(out), "--- FAIL: "+found) {
+			t.Errorf("one that %s: %v\n%s", fault, err, out)
 		}
 	}
 }
