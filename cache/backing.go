@@ -24,7 +24,8 @@ import (
 type Store interface {
 	// Get returns what was set under a key, or nil if there is nothing.
 	Get(ctx context.Context, key string) ([]byte, error)
-	// Set keeps a value under a key in place of what was there. After ttl nobody has a use for it.
+	// Set keeps a value under a key in place of what was there. After ttl nobody has a use for it; that may be less than a
+	// millisecond, or more than a century.
 	// Keys are URLs as clients write them: up to 4 KiB of any bytes, each of which tells two keys apart.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 	// Delete forgets what is under a key. That there is nothing is no error.

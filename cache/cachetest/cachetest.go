@@ -42,6 +42,7 @@ func TestStore(t *testing.T, c StoreConfig) {
 		{"what was set is there, byte for byte", testSet},
 		{"the newest value counts", testReplace},
 		{"what was deleted is gone", testDelete},
+		{"for a moment, or for a century", testTimes},
 		{"slices belong to who made them", testSlices},
 		{"a context that has ended ends the call", testContext},
 		{"many at once", testConcurrent},
@@ -58,7 +59,7 @@ func keys() []string {
 	long := site + strings.Repeat("x", 4<<10-len(site)-1)
 	return []string{site, site + "a%2fb?c=d&e=\x01", site + "a/b?c=d&e=\x01", "https://münchen.example/ü", "spillgate:x",
 		long + "1", long + "2", site + "../../x", site + "x", site + "A", site + "a", site + "a?", site + "/a",
-		site + "?\xfe", site + "?\xff"}
+		site + "?\xfe", site + "?\xff", site + "u", site + "\u00fc", site + "u\u0308"}
 }
 
 func set(t *testing.T, s cache.Store, key string, value []byte) {
@@ -125,6 +126,24 @@ func testDelete(t *testing.T, s cache.Store, _ StoreConfig) {
 	}
 	if v := get(t, s, "b"); string(v) != "2" {
 		t.Errorf("Delete of one key changed another: %q", v)
+	}
+}
+
+// testTimes has what a store may count in whole seconds, of which a moment is none, and in 32 bits; memcached takes more than 30 days for a date.
+func testTimes(t *testing.T, s cache.Store, _ StoreConfig) {
+	for _, ttl := range []time.Duration{1, time.Millisecond, 999 * time.Millisecond} {
+		if err := s.Set(t.Context(), "brief", []byte("value"), ttl); err != nil {
+			t.Errorf("Set for %v: %v", ttl, err)
+		}
+	}
+	for _, ttl := range []time.Duration{31 * 24 * time.Hour, 10 * 365 * 24 * time.Hour, 1 << 32 * time.Second} {
+		if err := s.Set(t.Context(), "long", []byte(ttl.String()), ttl); err != nil {
+			t.Errorf("Set for %v: %v", ttl, err)
+			continue
+		}
+		if got := get(t, s, "long"); string(got) != ttl.String() {
+			t.Errorf("Get of what was set for %v: %q", ttl, got)
+		}
 	}
 }
 

@@ -377,6 +377,9 @@ func TestAlerts(t *testing.T) {
 		"SpillgateEndpointOut":  {"a server of the inventory fails"},
 		"SpillgateCheckFails":   {"all servers of the inventory fail"},
 	}
+	spare := map[string][]string{
+		"SpillgateRefusing": {"all servers of the inventory fail"}, // what its breaker refuses the cache has
+	}
 	for _, g := range groups.Groups {
 		for _, r := range g.Rules {
 			h.check(t, r.Alert, r.Expr)
@@ -413,6 +416,11 @@ func TestAlerts(t *testing.T) {
 					t.Errorf("%s does not fire while %s; it does in %v", r.Alert, name, during)
 				}
 			}
+			for _, name := range spare[r.Alert] {
+				if during[name] {
+					t.Errorf("%s fires while %s", r.Alert, name)
+				}
+			}
 			delete(fire, r.Alert)
 		}
 	}
@@ -421,16 +429,99 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// A stack may have a cache and no rate limit, as that of the defaults, or the other way round: what is asked of both is known of either.
-func TestStoreAlertOfEitherLayer(t *testing.T) {
+// Nor is anybody for refusals in whose place a fallback has answered.
+func TestNoCallForAFallback(t *testing.T) {
 	all := recording(t)
+	rule := ruleOf(t, "SpillgateRefusing")
+	h := &history{series: map[string]*series{}, began: all.began, end: all.end}
+	for name, s := range all.series {
+		if s.labels.Get("shed") != "" {
+			s = &series{labels.NewBuilder(s.labels).Set("code", "200").Labels(), s.samples}
+		}
+		h.series[name] = s
+	}
+	if got := h.query(t, rule); len(all.query(t, rule)) == 0 || len(got) > 0 {
+		t.Errorf("with a fallback: %v", got)
+	}
+}
+
+// A cache, or a pool, that stands in two layers is exported for both, and counts once.
+func TestSharedByTwoLayers(t *testing.T) {
+	all := recording(t)
+	h := &history{series: maps.Clone(all.series), began: all.began, end: all.end}
+	shared := regexp.MustCompile("spillgate_(cache|pool)_")
+	for name, s := range all.series {
+		if shared.MatchString(name) {
+			h.series["copy of "+name] = &series{labels.NewBuilder(s.labels).Set("for", "GET /copy").Labels(), s.samples}
+		}
+	}
+	panels, _ := dashboard(t)
+	queries := 0
+	for _, p := range panels {
+		for _, target := range p.Targets {
+			if !shared.MatchString(target.Expr) {
+				continue
+			}
+			queries++
+			want := map[string][]promql.FPoint{}
+			for _, s := range all.query(t, asked(target.Expr)) {
+				want[s.Metric.String()] = s.Floats
+			}
+			for _, s := range h.query(t, asked(target.Expr)) {
+				if s.Metric.Get("for") == "GET /copy" {
+					continue
+				}
+				for i, f := range s.Floats {
+					if w := want[s.Metric.String()][i]; f.T != w.T || f.F != w.F && math.Abs(f.F-w.F) > 1e-9*math.Abs(w.F) {
+						t.Errorf("%s: %s: %v is %v and not %v", p.Title, target.LegendFormat, s.Metric, f, w)
+						break
+					}
+				}
+			}
+		}
+	}
+	if queries < 10 {
+		t.Errorf("%d queries", queries)
+	}
+}
+
+// ruleOf returns the expression of an alert.
+func ruleOf(t *testing.T, alert string) string {
+	t.Helper()
 	groups, errs := rulefmt.ParseFile("prometheus/rules.yml", false, model.UTF8Validation, promQL, slog.New(slog.DiscardHandler))
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
 	rules := groups.Groups[0].Rules
-	i := slices.IndexFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == "SpillgateStoreFails" })
-	e, err := promQL.ParseExpr(rules[i].Expr)
+	return rules[slices.IndexFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == alert })].Expr
+}
+
+// Who tries a breaker in shadow is not called for what it would do.
+func TestNoCallForAShadow(t *testing.T) {
+	all := recording(t)
+	rule := ruleOf(t, "SpillgateBreakerOpen")
+	if len(all.query(t, rule)) == 0 {
+		t.Fatal("no breaker opened")
+	}
+	h := &history{series: maps.Clone(all.series), began: all.began, end: all.end}
+	for name, s := range h.series {
+		if strings.HasPrefix(name, "spillgate_breaker_shadow{") {
+			in := &series{labels: s.labels}
+			for _, was := range s.samples {
+				in.samples = append(in.samples, sample{was.T(), 1})
+			}
+			h.series[name] = in
+		}
+	}
+	if got := h.query(t, rule); len(got) > 0 {
+		t.Errorf("in shadow: %v", got)
+	}
+}
+
+// A stack may have a cache and no rate limit, as that of the defaults, or the other way round: what is asked of both is known of either.
+func TestStoreAlertOfEitherLayer(t *testing.T) {
+	all := recording(t)
+	e, err := promQL.ParseExpr(ruleOf(t, "SpillgateStoreFails"))
 	if err != nil {
 		t.Fatal(err)
 	}

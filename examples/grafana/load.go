@@ -49,7 +49,13 @@ func (s *site) load(ctx context.Context) {
 			rate float64
 			send func(n int)
 		}{
-			{30, func(n int) { s.send(ctx, "GET", fmt.Sprintf("/items/%d", n*n%1000), "192.0.2.1", "") }},
+			{30, func(n int) {
+				id := n * n % 1000
+				if n%16 == 0 {
+					id = 1000 + n // which nobody has asked for yet
+				}
+				s.send(ctx, "GET", fmt.Sprintf("/items/%d", id), "192.0.2.1", "")
+			}},
 			{t.search, func(n int) { s.send(ctx, "GET", fmt.Sprintf("/search?q=%d", n), "192.0.2.1", "") }},
 			{t.reports, func(int) { s.send(ctx, "POST", "/report", "192.0.2.1", "") }},
 			{6, func(n int) { s.send(ctx, "POST", "/login", fmt.Sprintf("192.0.2.%d", 2+n%4*(n%60)), "") }}, // each fourth from one client

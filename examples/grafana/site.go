@@ -77,7 +77,7 @@ func newSite() (*site, error) {
 			return
 		}
 		defer res.Body.Close()
-		w.Header().Set("Cache-Control", "public, max-age=5, stale-while-revalidate=5")
+		w.Header().Set("Cache-Control", "public, max-age=5, stale-while-revalidate=5, stale-if-error=600")
 		io.Copy(w, res.Body)
 	})
 	database := make(chan struct{}, 8) // connections: 100 searches a second

@@ -44,6 +44,7 @@ func (s *Simulation) RunFunc(do func(work func())) {
 		}
 		s.step()
 	}
+	s.running = false
 	timer.Stop()
 	b.mu.Lock()
 	b.over = true

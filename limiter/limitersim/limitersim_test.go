@@ -328,6 +328,11 @@ func TestMisusePanics(t *testing.T) {
 		svc.Demand = func(*rand.Rand) float64 { return v }
 		limitersim.New(svc, 1, 1, to).Run(nil)
 	}
+	capacity := func(v float64) {
+		svc := svc
+		svc.Capacity = v
+		limitersim.New(svc, 1, 1, to)
+	}
 	ran := limitersim.New(svc, 1, 1, to)
 	ran.Run(nil)
 	for name, f := range map[string]func(){
@@ -359,6 +364,17 @@ func TestMisusePanics(t *testing.T) {
 		"negative demand":             func() { demand(-1) },
 		"demand that is no number":    func() { demand(math.NaN()) },
 		"infinite demand":             func() { demand(math.Inf(1)) },
+		"a service of one's own":      func() { limitersim.New(limitersim.Service{Capacity: 1}, 1, 1, to) },
+		"the baseline of one":         func() { limitersim.Service{Capacity: 1}.Baseline(1) },
+		"no capacity":                 func() { capacity(0) },
+		"negative capacity":           func() { capacity(-1) },
+		"capacity that is no number":  func() { capacity(math.NaN()) },
+		"infinite capacity":           func() { capacity(math.Inf(1)) },
+		"a load infinite in requests": func() { limitersim.New(svc, math.MaxFloat64, 1, to) },
+		"a burst before the run":      func() { limitersim.New(svc, 1, 1, to).Burst(1) },
+		"a burst after the run":       func() { ran.Burst(1) },
+		"nothing at a time":           func() { limitersim.New(svc, 1, 1, to).At(0, nil) },
+		"random, nothing of a limit":  func() { limitersim.Random(3).New(nil) },
 		"negative rate":               func() { rate(svc, -1) },
 		"rate that is no number":      func() { rate(svc, math.NaN()) },
 		"infinite rate":               func() { rate(svc, math.Inf(1)) },

@@ -81,8 +81,11 @@ func (k *RandomService) changed() Service {
 
 // New returns a simulation of k. limit tells the limit at the time the load begins or the service changes: the further it
 // is from the optimum, and the fewer and more varied the answers are that it can be found from, the later counting begins.
-// A limiter that has no limit says 1. The run panics if it is below that.
+// A limiter that has no limit says 1. The run panics if it is below that, and New if limit is nil.
 func (k *RandomService) New(limit func() int) *Simulation {
+	if limit == nil {
+		panic("limitersim: RandomService.New: limit is nil; give a function that tells the limit, or one that says 1")
+	}
 	begin := k.calm
 	if k.event > 0 {
 		begin = k.event

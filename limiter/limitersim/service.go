@@ -26,11 +26,22 @@ type Service struct {
 }
 
 // Baseline returns the 99th percentile of the time to answer at half the capacity without a limiter:
-// what a latency under overload is measured by.
+// what a latency under overload is measured by. It panics where [New] does.
 func (svc Service) Baseline(seed uint64) time.Duration {
+	svc.check("Baseline")
 	s := newSimulation(svc, .5, seed, 30)
 	s.Run(nil)
 	return s.score(2, 30).P99
+}
+
+// check panics where no run of the service could begin, or would end.
+func (svc Service) check(caller string) {
+	switch {
+	case svc.build == nil:
+		panic("limitersim: " + caller + ": the Service runs on nothing; take one from Profiles, SlowDependency, Store or Processors, and change that")
+	case !(svc.Capacity > 0) || math.IsInf(svc.Capacity, 1):
+		panic(fmt.Sprintf("limitersim: %s: Service.Capacity is %v; give a positive number of requests a second, and finite", caller, svc.Capacity))
+	}
 }
 
 // Profiles returns the seven kinds of service, each with a deadline of 250 ms:

@@ -108,7 +108,8 @@ type Simulation struct {
 	seconds []second
 	tenth   func() // called about ten times a second
 	tenths  float64
-	run     bool
+	run     bool // has begun
+	running bool
 }
 
 // second is what happened in one second, and what was rejected of those who arrived in it.
@@ -135,10 +136,15 @@ func (e *events) Pop() any {
 }
 
 // New returns a simulation of svc for a time d, under a load in multiples of its capacity. Runs
-// with the same seed have the same arrivals with the same work. It panics unless load is 0 or more, and finite, and d is positive.
+// with the same seed have the same arrivals with the same work. It panics unless load is 0 or more, and finite, and d is positive, and
+// if svc is not one of those that [Service] names, with a Capacity that is positive and finite.
 func New(svc Service, load float64, seed uint64, d time.Duration) *Simulation {
 	if !(load >= 0) || math.IsInf(load, 1) || d <= 0 {
 		panic(fmt.Sprintf("limitersim: New: load is %v for %v; give 0 or more, and finite, for a positive time", load, d))
+	}
+	svc.check("New")
+	if math.IsInf(load*svc.Capacity, 1) {
+		panic(fmt.Sprintf("limitersim: New: load is %v times a capacity of %v a second, which is infinite; give less", load, svc.Capacity))
 	}
 	return newSimulation(svc, load, seed, d.Seconds())
 }
@@ -157,11 +163,21 @@ func newSimulation(svc Service, load float64, seed uint64, secs float64) *Simula
 // Now returns the time since the beginning of the run.
 func (s *Simulation) Now() time.Duration { return toDuration(s.now) }
 
-// At has f called when the simulation has come to a time, or next if that has passed. It is the timer of a [Limiter].
-func (s *Simulation) At(t time.Duration, f func()) { s.at(max(t.Seconds(), s.now), f) }
+// At has f called when the simulation has come to a time, or next if that has passed. It is the timer of a [Limiter], and may be called
+// before the run. It panics if f is nil.
+func (s *Simulation) At(t time.Duration, f func()) {
+	if f == nil {
+		panic("limitersim: At: f is nil; give what is to be called")
+	}
+	s.at(max(t.Seconds(), s.now), f)
+}
 
-// Burst has n requests arrive now, besides those that arrive by Rate or the load. It may be called in what was given to At.
+// Burst has n requests arrive now, besides those that arrive by Rate or the load. It may be called in what was given to At: what is to
+// arrive when the run begins is At(0, ...). It panics before the run and after it.
 func (s *Simulation) Burst(n int) {
+	if !s.running {
+		panic("limitersim: Burst: the run has not begun or is over; call it in what is given to At")
+	}
 	for range n {
 		s.arrive()
 	}
@@ -177,13 +193,14 @@ func (s *Simulation) Run(l Limiter) {
 	for s.next() {
 		s.step()
 	}
+	s.running = false
 }
 
 func (s *Simulation) begin(l Limiter) {
 	if s.run {
 		panic("limitersim: Run: the simulation has run before; make a new one")
 	}
-	s.run = true
+	s.run, s.running = true, true
 	s.lim = l
 	s.stages = s.svc.build(s)
 	s.seconds = make([]second, int(math.Ceil(s.end))+1)

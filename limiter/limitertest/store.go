@@ -127,9 +127,12 @@ func (s *suite) burst() {
 	if st := states[0]; !st.Refused || !about(st.RetryAfter, 2*time.Second) || !about(st.ResetAfter, 5*time.Second) {
 		s.Fatalf("refused: %+v", st)
 	}
+	s.want(limiter.StoreRequest{Key: "idle", Cost: 1}, true, 4)
 	s.wait(2 * time.Second)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 2}, true, 0)
 	s.want(limiter.StoreRequest{Key: "a", Cost: 1}, false, 0)
+	s.want(limiter.StoreRequest{Key: "idle", Cost: 5}, true, 0) // full after one second, and no more than full after two
+	s.want(limiter.StoreRequest{Key: "idle", Cost: 1}, false, 0)
 }
 
 // parts asks more often than tokens flow in, and when a bucket without a debt would be full.
@@ -192,9 +195,21 @@ func (s *suite) zero() {
 }
 
 func (s *suite) keys() {
-	for _, key := range []string{"", " ", "a", "A", "a ", "a\x00", "ä", "a\xff", "a:b", "a b", "{a}", "a*", "a\r\nb", strings.Repeat("x", 1<<16), strings.Repeat("x", 1<<16) + "y"} {
+	for _, key := range []string{"", " ", "a", "A", "a ", "a\x00", "ä", "a\u0308", "a\xff", "a:b", "a b", "{a}", "a*", "a\r\nb", strings.Repeat("x", 1<<16), strings.Repeat("x", 1<<16) + "y"} {
 		s.want(limiter.StoreRequest{Key: key, Cost: 5}, true, 0)
 		s.want(limiter.StoreRequest{Key: key, Cost: 1}, false, 0)
+	}
+	// A name made of key and policy, in either order: who chooses the key must not get to the bucket of another.
+	for _, by := range []string{"", ":", "/", "|", ",", ";", ".", "-", "_", " ", "#", "{", "}"} {
+		for _, same := range [][2]struct{ key, policy string }{
+			{{"x" + by + "y", "z"}, {"x", "y" + by + "z"}},
+			{{"y" + by + "z", "x"}, {"z", "x" + by + "y"}},
+		} {
+			for _, one := range same {
+				named := []limiter.Policy{{Name: one.policy, Limit: policy[0].Limit, Burst: 5}}
+				s.want(limiter.StoreRequest{Key: one.key, Cost: 5, Policies: named}, true, 0)
+			}
+		}
 	}
 }
 
@@ -208,6 +223,18 @@ func (s *suite) debt() {
 	s.want(limiter.StoreRequest{Key: "a"}, false, 0)
 	s.want(limiter.StoreRequest{Key: "new", Cost: 5, Force: true}, true, 0)
 	s.want(limiter.StoreRequest{Key: "new", Cost: 1}, false, 0)
+
+	hourly := []limiter.Policy{{Name: "default", Limit: rate.Every(time.Hour), Burst: 5}}
+	s.want(limiter.StoreRequest{Key: "pays", Cost: 7, Force: true, Policies: hourly}, true, 0)
+	s.want(limiter.StoreRequest{Key: "pays", Cost: -1, Force: true, Policies: hourly}, true, 0)
+	s.want(limiter.StoreRequest{Key: "pays", Policies: hourly}, false, 0) // 1 in debt still
+	s.want(limiter.StoreRequest{Key: "pays", Cost: -1, Force: true, Policies: hourly}, true, 0)
+	s.want(limiter.StoreRequest{Key: "pays", Policies: hourly}, true, 0)
+	s.want(limiter.StoreRequest{Key: "pays", Cost: 1, Policies: hourly}, false, 0)
+	for range 2 { // what is spent then is more than an int holds
+		s.want(limiter.StoreRequest{Key: "owes", Cost: math.MaxInt, Force: true, Policies: hourly}, true, 0)
+		s.want(limiter.StoreRequest{Key: "owes", Policies: hourly}, false, 0)
+	}
 }
 
 func (s *suite) giveBack() {

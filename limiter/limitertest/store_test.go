@@ -79,6 +79,12 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 	var buckets []*plainBucket
 	for i, policy := range req.Policies {
 		name := [2]string{policy.Name, req.Key}
+		switch p.fault {
+		case "joins key and policy":
+			name = [2]string{req.Key + ":" + policy.Name}
+		case "joins policy and key":
+			name = [2]string{policy.Name + "/" + req.Key}
+		}
 		if p.spent[name] == nil {
 			p.spent[name] = &plainBucket{at: now}
 		}
@@ -97,7 +103,10 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 		case p.fault == "keeps a bucket for as long as it took to fill" && now.After(b.full):
 			in = b.tokens
 		}
-		b.tokens, b.at = max(0, b.tokens-in), now
+		if b.at = now; p.fault != "holds what flows into a full bucket" {
+			b.tokens = max(b.tokens, in)
+		}
+		b.tokens -= in
 		states[i].Refused = !req.Force && policy.Limit != rate.Inf && b.tokens+float64(req.Cost) > float64(policy.Burst)+1e-9
 		ok = ok && !states[i].Refused
 	}
@@ -108,7 +117,15 @@ func (p *plainStore) Take(ctx context.Context, req limiter.StoreRequest, states 
 			continue
 		}
 		if ok {
+			if p.fault == "forgives a debt where something is given back" && req.Cost < 0 {
+				b.tokens = min(b.tokens, float64(policy.Burst))
+			}
+			most := max(b.tokens, 2*float64(policy.Burst)) // of debts
 			b.tokens = max(0, b.tokens+float64(req.Cost))
+			if p.fault == "counts in 64 bits" && b.tokens >= 1<<63 {
+				b.tokens = 0 // what 64 bits make of it is negative
+			}
+			b.tokens = min(b.tokens, most)
 			b.full = now.Add(time.Duration(b.tokens / float64(policy.Limit) * 1e9))
 		}
 		left := float64(policy.Burst) - b.tokens
@@ -141,6 +158,11 @@ func TestFaultsAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	for fault, rule := range map[string]string{
+		"holds what flows into a full bucket":           "burst,_then_what_flows_in",
+		"joins key and policy":                          "keys_are_apart",
+		"joins policy and key":                          "keys_are_apart",
+		"forgives a debt where something is given back": "force_takes_what_is_not_there",
+		"counts in 64 bits":                             "force_takes_what_is_not_there",
 		"whole tokens flow in":                          "parts_of_a_token",
 		"forgets debts":                                 "parts_of_a_token",
 		"has one limit for all keys":                    "limits_differ_from_key_to_key",

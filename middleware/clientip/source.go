@@ -19,6 +19,8 @@
 //     CF-Connecting-IP, Akamai with True-Client-IP): [FromHeader].
 //   - A proxy on the same machine that connects over a unix socket: any of the
 //     three with [WithTrustedUnixPeer].
+//   - A load balancer that speaks the PROXY protocol: the zero [Source], on a
+//     listener that reads it, and from that balancer alone.
 //
 // List the proxies, not the networks in which clients live too: whoever has an
 // address in a trusted prefix can name itself as it likes.
@@ -103,6 +105,10 @@ func FromPeer(opts ...Option) *Source {
 // client. What stands further left is the client's own invention and is never
 // looked at. If all entries are trusted, the leftmost is the client. Several
 // lines are one list, in their order.
+//
+// So each of them has to append. One that passes the field on as it came, such as
+// HAProxy with "option forwardfor if-none", or an AWS load balancer whose mode
+// for it is "preserve", lets any client choose its address.
 //
 // A trusted peer that sends no such field is itself the client (a health
 // check). An entry that is not an address, where one is looked for, makes the

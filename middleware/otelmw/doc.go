@@ -11,8 +11,9 @@
 // adds an event to the span that is in the context of a request where a layer decides something about it: otelhttp around the stack puts one there, and
 // measures how long requests take, which nothing here does again.
 //
-// Names are those of package prommw, which a dashboard knows, with dots: spillgate_concurrency_active_requests is spillgate.concurrency.active_requests, with
-// the attributes spillgate.for and spillgate.nth. Times are in seconds. What is a summary there is two counters, of the seconds and of how many there were
+// Names are those of package prommw with dots: spillgate_concurrency_active_requests is spillgate.concurrency.active_requests, with
+// the attributes spillgate.for and spillgate.nth. The dashboard and the alerts of examples/grafana ask for what prommw exports: on the way from here to a Prometheus
+// the labels become spillgate_for and the like, and how long requests take has the names of otelhttp. Times are in seconds. What is a summary there is two counters, of the seconds and of how many there were
 // (spillgate.pool.kind_run and spillgate.pool.kind_run_count). Attributes are bounded by construction and come from the source of the server, but for the
 // keys of breakers where a [middleware.WithBreakerKey] takes them from a request: [WithoutRoutes] is for that, and for groups of more than 500 keys,
 // since the SDK keeps 2,000 sets of attributes apart for an instrument by default, and a breaker has four for the calls in its window.

@@ -31,7 +31,7 @@ import (
 //     [Requests.Changed] is told.
 //
 // A span that does not record costs nothing, and neither does a request about which nothing is decided. How long requests waited is measured besides, by a
-// histogram (spillgate.request.time_in_queue). Make one with [NewRequests]. It is safe for concurrent use.
+// histogram (spillgate.request.time_in_queue), of those waits alone: prommw counts those of no time as well. Make one with [NewRequests]. It is safe for concurrent use.
 type Requests struct {
 	wait              metric.Float64Histogram
 	concurrency, pool []metric.RecordOption // of wait, for the two layers that there are

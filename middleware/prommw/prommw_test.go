@@ -241,6 +241,35 @@ func TestBreakerOpen(t *testing.T) {
 	}
 }
 
+// One in shadow tells what it would do, and that it does not: but for one that is forced open.
+func TestBreakerInShadow(t *testing.T) {
+	g := breaker.NewGroup(breaker.WithConsecutiveFailures(1), breaker.WithShadow(true))
+	stack := middleware.New(middleware.Breaker(g))
+	h := stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusInternalServerError) }))
+	reg := registry(t, prommw.Stack(stack))
+	check := func(open, shadow, rejected string) {
+		t.Helper()
+		got := scrape(t, reg)
+		for name, want := range map[string]string{"open": open, "shadow": shadow, "rejected_total": rejected} {
+			if name = "spillgate_breaker_" + name + `{for="",nth="1",route=""}`; got[name] != want {
+				t.Errorf("%s is %q, want %s", name, got[name], want)
+			}
+		}
+	}
+	send(h, "GET", "/")
+	send(h, "GET", "/")
+	check("1", "1", "1")
+	for _, b := range g.All() {
+		b.ForceOpen()
+	}
+	send(h, "GET", "/")
+	check("1", "0", "2")
+	if err := g.Set(breaker.WithShadow(false)); err != nil {
+		t.Fatal(err)
+	}
+	check("1", "0", "2")
+}
+
 // Where clients choose the keys of breakers, no label may hold them.
 func TestWithoutRoutes(t *testing.T) {
 	stack := middleware.New(middleware.Breaker(breaker.NewGroup(), middleware.WithBreakerKey(func(r *http.Request) string { return r.Header.Get("Key") })))
@@ -338,6 +367,34 @@ func TestRequestsOpts(t *testing.T) {
 }
 
 // Nor does a name.
+// Exemplars come in the format of OpenMetrics, where it is turned on, and names are the same in that.
+func TestExemplarsOverHTTP(t *testing.T) {
+	q := prommw.NewRequestsOpts(prommw.RequestsOpts{Exemplar: func(*http.Request) prometheus.Labels { return prometheus.Labels{"trace_id": "4bf92f"} }})
+	stack := middleware.New(append(middleware.Defaults(), q.Layer())...)
+	send(stack.Handler(http.NotFoundHandler()), "GET", "/")
+	reg := registry(t, q, prommw.Stack(stack))
+	names := map[bool]map[string]bool{}
+	for _, on := range []bool{false, true} {
+		r := httptest.NewRequest("GET", "/metrics", nil)
+		r.Header.Set("Accept", "application/openmetrics-text; version=1.0.0; charset=utf-8")
+		w := httptest.NewRecorder()
+		promhttp.HandlerFor(reg, promhttp.HandlerOpts{EnableOpenMetrics: on}).ServeHTTP(w, r)
+		if w.Code != http.StatusOK || strings.Contains(w.Body.String(), "4bf92f") != on {
+			t.Errorf("OpenMetrics %t: %d\n%s", on, w.Code, w.Body)
+		}
+		names[on] = map[string]bool{}
+		for line := range strings.Lines(w.Body.String()) {
+			if name, _, _ := strings.Cut(line, "{"); !strings.HasPrefix(line, "#") {
+				name, _, _ = strings.Cut(name, " ")
+				names[on][name] = true
+			}
+		}
+	}
+	if !maps.Equal(names[false], names[true]) {
+		t.Errorf("names differ: %v and %v", names[false], names[true])
+	}
+}
+
 func TestExemplarNames(t *testing.T) {
 	for _, name := range []string{"", "__trace", "\xff"} {
 		q := prommw.NewRequestsOpts(prommw.RequestsOpts{Exemplar: func(*http.Request) prometheus.Labels { return prometheus.Labels{name: "x"} }})

@@ -34,11 +34,13 @@ func NewRequests(buckets ...float64) *Requests {
 // RequestsOpts are for [NewRequestsOpts]. The zero value is that of [NewRequests].
 type RequestsOpts struct {
 	// Histogram is what both histograms are made by: buckets, native ones among them (NativeHistogramBucketFactor), and
-	// ConstLabels. Names and help texts are not for it to say.
+	// ConstLabels. Names and help texts are not for it to say. A Prometheus that takes native ones keeps none of the others beside them, and
+	// the dashboard and the alerts of examples/grafana ask for those: always_scrape_classic_histograms has it keep both.
 	Histogram prometheus.HistogramOpts
 	// Exemplar, if not nil, returns what leads from a measured duration to its request, such as the id of a trace that is kept, or nil
 	// for nothing. Labels that Prometheus does not take (more than 128 characters in all, no UTF-8, a name that is empty or begins with two underscores) are left out. It is called when the request has ended,
-	// on its goroutine. For a wait there is none.
+	// on its goroutine. For a wait there is none. The usual format has no place for exemplars; that of OpenMetrics has, and is served where
+	// promhttp.HandlerOpts has EnableOpenMetrics, which those of promhttp.Handler have not.
 	Exemplar func(*http.Request) prometheus.Labels
 }
 

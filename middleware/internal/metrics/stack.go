@@ -65,10 +65,11 @@ var (
 	breakerGone      = OfStack.counter("breaker_keys_gone_total", "Breakers that made room, were idle, or were forgotten long after they had opened.", labelFor, labelNth, "reason")
 	breakerUntracked = OfStack.counter("breaker_untracked_total", "Requests for a key that found no place.", labelFor, labelNth)
 	breakerOpen      = OfStack.gauge("breaker_open", "1 if the breaker is open, half-open or forced open, by route.", labelFor, labelNth, "route")
+	breakerShadow    = OfStack.gauge("breaker_shadow", "1 if nothing is refused, and only counted, by route.", labelFor, labelNth, "route")
 	breakerShare     = OfStack.gauge("breaker_passing_ratio", "Part of the calls that pass, by route.", labelFor, labelNth, "route")
 	breakerWindow    = OfStack.upDown("breaker_window_calls", "Calls in the window: successes, failures, slow of either, and overdue.", labelFor, labelNth, "route", "outcome")
 	breakerOpenings  = OfStack.counter("breaker_openings_total", "How often it opened, by route. It begins at 0 again when a key comes back.", labelFor, labelNth, "route")
-	breakerRejected  = OfStack.counter("breaker_rejected_total", "Calls refused, by route.", labelFor, labelNth, "route")
+	breakerRejected  = OfStack.counter("breaker_rejected_total", "Calls refused, or that a shadow mode let pass, by route.", labelFor, labelNth, "route")
 	breakerIgnored   = OfStack.counter("breaker_ignored_total", "Calls that said nothing of the handler, by route.", labelFor, labelNth, "route")
 	breakerLost      = OfStack.counter("breaker_probes_lost_total", "Probes not heard of in time, by route.", labelFor, labelNth, "route")
 
@@ -198,6 +199,7 @@ func (e Emit) breaker(s *middleware.BreakerStats) {
 	for route, b := range s.Routes {
 		e := e.with(route)
 		e.flag(breakerOpen, b.State == breaker.Open || b.State == breaker.HalfOpen || b.State == breaker.ForcedOpen)
+		e.flag(breakerShadow, b.Settings.Shadow && b.State != breaker.ForcedOpen)
 		e.value(breakerShare, b.Ramp)
 		count(e, breakerWindow, "success", b.Successes)
 		count(e, breakerWindow, "failure", b.Failures)
