@@ -11,6 +11,9 @@
 // the time since then, 24 h at most (RFC 9111, section 4.2.2), unless its request carried a cookie or
 // credentials. A response that says no-cache is not, and with [WithOnlyExplicit] only one that says public is.
 //
+// What is stored gets older by the monotonic clock, or by that on the wall where this has gone on further, as it has when a machine
+// was suspended. A clock that is set back makes nothing younger.
+//
 // Requests for the same response are collapsed: one of them runs the handler, on its own
 // goroutine, and the others read what it records, while it is being written if its length
 // is known. A stale response is validated with the handler; where the response or an option

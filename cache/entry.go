@@ -200,9 +200,11 @@ func (e *entry) complete(body []byte) {
 	e.counted = int64(cost)
 }
 
-// age is the current age (RFC 9111, section 4.2.3).
+// age is the current age (RFC 9111, section 4.2.3). It has grown by what the monotonic clock has gone on, or the one on the wall if that is more: the
+// first may stand still while the machine is suspended, and the second be set back.
 func (e *entry) age(now time.Time) time.Duration {
-	return min(e.initialAge+max(0, now.Sub(e.stored)), maxDelta*time.Second)
+	const most = maxDelta * time.Second
+	return min(e.initialAge+min(max(0, now.Sub(e.stored), now.Round(0).Sub(e.stored.Round(0))), most), most)
 }
 
 func (e *entry) fresh(now time.Time) bool {

@@ -1,7 +1,10 @@
 package cache_test
 
 import (
+	"net/http"
 	"net/http/httptest"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -63,5 +66,51 @@ func TestLifetimeAndAge(t *testing.T) {
 		want(t, test.name+": stored", v.Store, true)
 		want(t, test.name+": lifetime", v.Lifetime, test.lifetime)
 		want(t, test.name+": age", v.InitialAge, test.age)
+	}
+}
+
+// clocked is a writer that knows the time.
+type clocked struct {
+	*httptest.ResponseRecorder
+	now time.Time
+}
+
+func (w clocked) Now() time.Time { return w.now }
+
+// While a machine is suspended the monotonic clock of many systems stands still, and what is stored gets older all the same. A clock on the wall
+// that is set back makes nothing younger.
+func TestAgeByBothClocks(t *testing.T) {
+	const minute, hour = 60, 60 * 60
+	for _, c := range []struct {
+		later time.Duration // by the monotonic clock
+		more  int64         // on the wall
+		age   int           // in seconds, or somewhat more; -1 is that it is not fresh
+	}{
+		{10 * time.Minute, 0, 10 * minute},
+		{10 * time.Minute, 30 * minute, 40 * minute},
+		{10 * time.Minute, 8 * hour, -1},
+		{10 * time.Minute, 40 * 365 * 24 * hour, -1},
+		{10 * time.Minute, -8 * hour, 10 * minute},
+		{2 * time.Hour, -8 * hour, -1},
+	} {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=3600")
+			w.Header().Set("ETag", `"1"`)
+			if r.Header.Get("If-None-Match") != "" {
+				w.WriteHeader(http.StatusNotModified)
+			}
+		}))
+		get(h, "http://example.com/x")
+		now, ok := cache.OnTheWall(time.Now().Add(c.later), c.more)
+		if !ok {
+			t.Fatal("time.Time is laid out otherwise: this says nothing")
+		}
+		w := clocked{httptest.NewRecorder(), now}
+		h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil))
+		age, err := strconv.Atoi(w.Header().Get("Age"))
+		hit := strings.HasPrefix(w.Header().Get("Cache-Status"), "spillgate; hit; ttl=")
+		if err != nil || hit != (c.age >= 0) || hit && (age < c.age || age > c.age+5*minute) {
+			t.Errorf("%v later, and %ds more on the wall: Cache-Status %q, Age %d, %v; want an age of %d", c.later, c.more, w.Header().Get("Cache-Status"), age, err, c.age)
+		}
 	}
 }

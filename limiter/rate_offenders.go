@@ -6,17 +6,21 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"time"
 )
 
 // rateOffenderCells is how many keys are watched for each that is reported.
 const rateOffenderCells = 8
 
-// RateOffender is a key that was refused often.
+// rateOffenderHalf is after what time a refusal counts half. Those of months ago would else keep whoever is refused now out of what is reported.
+const rateOffenderHalf = time.Hour
+
+// RateOffender is a key that was refused often of late.
 type RateOffender struct {
 	// Hash is what [Rate.KeyHash] returns for the key. It means nothing outside of this Rate.
 	Hash uint64 `json:"hash,string"`
 	// Rejected is how often it was refused, or would have been but for [WithRateShadow]: at most
-	// this often, and at least Rejected - Slack.
+	// this often, and at least Rejected - Slack. Each hour halves both, so that what counts is who is refused now.
 	Rejected uint64 `json:"rejected"`
 	Slack    uint64 `json:"slack"`
 }
@@ -30,11 +34,12 @@ type rateOffenders struct {
 	seed   maphash.Seed
 	hashes []uint64
 	counts []rateOffenderCount
+	halved time.Time // when all counts last were
 }
 
 type rateOffenderCount struct{ count, slack uint64 }
 
-// WithOffenders has Stats report the n keys that were refused most, by hash. It costs a refusal some
+// WithOffenders has Stats report the n keys that were refused most of late, by hash: a refusal counts half after an hour. It costs a refusal some
 // 100 ns more, and a lock that all refusals share. It panics if n is not in 1 to 64.
 func WithOffenders(n int) RateOption {
 	if n < 1 || n > 64 {
@@ -49,6 +54,7 @@ func newRateOffenders(n int) *rateOffenders {
 		seed:   maphash.MakeSeed(),
 		hashes: make([]uint64, 0, n*rateOffenderCells),
 		counts: make([]rateOffenderCount, 0, n*rateOffenderCells),
+		halved: time.Now(),
 	}
 }
 
@@ -65,6 +71,7 @@ func (o *rateOffenders) refused(key string) {
 	hash := maphash.String(o.seed, key)
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.age()
 	if i := slices.Index(o.hashes, hash); i >= 0 {
 		o.counts[i].count++
 		return
@@ -85,9 +92,28 @@ func (o *rateOffenders) refused(key string) {
 	o.counts[least].count++
 }
 
+// age halves all counts once for each hour that has gone by, and forgets what is none any more. The lock is held.
+func (o *rateOffenders) age() {
+	halves := time.Since(o.halved) / rateOffenderHalf
+	if halves <= 0 {
+		return
+	}
+	o.halved = o.halved.Add(halves * rateOffenderHalf)
+	left := 0
+	for i, c := range o.counts {
+		if c.count >>= halves; c.count == 0 {
+			continue
+		}
+		o.hashes[left], o.counts[left] = o.hashes[i], rateOffenderCount{c.count, c.slack >> halves}
+		left++
+	}
+	o.hashes, o.counts = o.hashes[:left], o.counts[:left]
+}
+
 // top returns the keys refused most, most first.
 func (o *rateOffenders) top() []RateOffender {
 	o.mu.Lock()
+	o.age()
 	all := make([]RateOffender, len(o.hashes))
 	for i, h := range o.hashes {
 		all[i] = RateOffender{Hash: h, Rejected: o.counts[i].count, Slack: o.counts[i].slack}

@@ -28,7 +28,7 @@ type RateStats struct {
 	StoreSkipped uint64 `json:"store_skipped"`
 	// Policies are the present policies.
 	Policies []Policy `json:"policies"`
-	// Offenders are the keys refused most, most first, if [WithOffenders] is set.
+	// Offenders are the keys refused most of late, most first, if [WithOffenders] is set.
 	Offenders []RateOffender `json:"offenders,omitempty"`
 }
 

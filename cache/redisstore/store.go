@@ -13,7 +13,9 @@
 //
 // The memory of each process stands before it, and is what a hit is served from; Redis is asked for what is not there. What happens
 // while it fails, and how it is purged, says [cache.WithStore]. That go-redis keeps to the timeout takes ContextTimeoutEnabled. A Get that nobody waits for any more goes
-// on for 5 s at most: to make a connection takes several round trips, for which a timeout of a few of them leaves no time.
+// on for 5 s at most: to make a connection takes several round trips, for which a timeout of a few of them leaves no time. ConnMaxIdleTime of some
+// seconds, in place of half an hour, has it give up connections that are not needed: where the machine of the server is gone without a word, as in a failover, each
+// of them is found dead by a call that takes all of its time, of which there is one in up to 32 seconds while the store is left alone.
 //
 // Responses expire in Redis when nobody has a use for them. It may evict them sooner: set its maxmemory, and maxmemory-policy
 // allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster. A client that reads from replicas (ReadOnly,

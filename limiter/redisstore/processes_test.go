@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -207,6 +208,75 @@ func TestFarAway(t *testing.T) {
 	if ok, err := take(10 * time.Second); !ok || err != nil || begun.Load() != 1 {
 		t.Errorf("%v, %v with %d connections; want the one that was begun", ok, err, begun.Load())
 	}
+}
+
+// front stands before a server as the way to its machine does, which may be gone without a word. What it returns has nothing come any more on the
+// connections that there are.
+func front(t *testing.T, s *server) (addr string, gone func()) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	var last atomic.Int64 // of the connections that are silent
+	pass := func(to, from net.Conn, n int64) {
+		b := make([]byte, 64<<10)
+		for {
+			read, err := from.Read(b)
+			switch {
+			case n <= last.Load():
+			case err != nil:
+				to.Close()
+			default:
+				to.Write(b[:read])
+			}
+			if err != nil {
+				return
+			}
+		}
+	}
+	var all atomic.Int64
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", s.addr)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			t.Cleanup(func() { client.Close(); server.Close() })
+			n := all.Add(1)
+			go pass(client, server, n)
+			go pass(server, client, n)
+		}
+	}()
+	return l.Addr().String(), func() { last.Store(all.Load()) }
+}
+
+// Where the machine of the server is gone without a word and has been replaced, the connections that were idle are not found dead one by one.
+func TestMachineIsGone(t *testing.T) {
+	addr, gone := front(t, shared)
+	c := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1, PoolSize: 50, ConnMaxIdleTime: time.Second})
+	defer c.Close()
+	var wg sync.WaitGroup
+	for range 40 { // at a time, so that each has a connection
+		wg.Go(func() { c.BLPop(t.Context(), time.Second, prefix(t)) })
+	}
+	wg.Wait()
+	r := limiter.NewRate(rate.Every(time.Hour), 1000, limiter.WithStore(redisstore.New(c, redisstore.WithPrefix(prefix(t)))))
+	answers := func() bool {
+		before := r.Stats()
+		r.Allow("key")
+		after := r.Stats()
+		return after.StoreAsked > before.StoreAsked && after.StoreFailed == before.StoreFailed
+	}
+	until(t, "it answers", answers)
+	gone()
+	until(t, "it does not answer", func() bool { return !answers() })
+	until(t, "it answers again", answers)
 }
 
 // A replica that takes over has the buckets that had come to it.

@@ -54,7 +54,8 @@
 // Redis 7 or newer, or Valkey: scripts with flags. A worker has three connections at least: one listens, as that of any engine does while somebody
 // watches a job, and one says that it is alive, for handlers may have all others of the client. (With a PoolSize of less than three it has none for that alone.) Messages only make things faster: what none came of is noticed all the same, a cancelled job after a quarter of the lease, a job that may begin after the
 // poll interval, and a change by watchers after ten seconds. In a cluster all jobs of a prefix are in one slot: a second prefix is how to use a second node, and a slot must not be moved to another while
-// engines use it, since a script finds only a part of its keys meanwhile. ContextTimeoutEnabled has go-redis keep to deadlines; what it repeats by itself, because an answer was lost,
+// engines use it, since a script finds only a part of its keys meanwhile. ContextTimeoutEnabled has go-redis keep to deadlines, and ConnMaxIdleTime of some seconds, in place of half
+// an hour, has it not find idle connections dead one by one where the machine of the server is gone without a word, as in a failover; what it repeats by itself, because an answer was lost,
 // is recognised: a submission is accepted once, the worker that asks for jobs gets those that had begun for it, and who has cancelled a job, or queued it again, is told that he has.
 //
 // A user of the server may be bound to the keys ~{PREFIX}:*, the channels &{PREFIX}:* (new users have none, and it is slower without), and the commands eval, evalsha, get, set, setnx,

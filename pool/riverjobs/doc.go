@@ -54,6 +54,10 @@
 // a deadline has passed, also by that of the worker. A transaction that is open for hours, whatever its table, keeps what has ended from being
 // vacuumed, and submissions slow down by what they have to pass over.
 //
+// Where the machine of the database is gone without a word, as in a failover, a statement on a connection that there was waits for its context, or until TCP gives
+// the connection up, which may take a quarter of an hour: submit and ask with a deadline, and give the pool a PingTimeout. Workers and those who watch
+// find out after ten seconds.
+//
 // Tables: those of River, and spillgate_job (one row for each job: id, client, key, version, progress), spillgate_worker (who is alive) and
 // spillgate_key (what ids are recognised by). A trigger on river_job counts versions and notifies watchers, so that what River UI or another tool
 // does to a job is seen here too; another passes over what a worker says too late that was taken for lost. There a job has the kind "spillgate:" and its own, the id and the payload in its arguments, the latter

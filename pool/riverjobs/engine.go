@@ -59,7 +59,7 @@ func New(pool *pgxpool.Pool, m *jobs.Mux, opts ...Option) *Engine {
 	}
 	c := config{
 		queue: "spillgate", unfinished: 10000, payload: 64 << 10, result: 1 << 20, shareBytes: 16 << 20,
-		retain: time.Hour, poll: time.Second, lease: 30 * time.Second,
+		retain: time.Hour, poll: time.Second, lease: 30 * time.Second, idle: listenIdle,
 		logger: slog.New(slog.DiscardHandler),
 	}
 	c.share = c.unfinished / 4

@@ -7,29 +7,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// listenIdle is how long the connection is kept that nobody needs.
+// listenIdle is how long nothing may be heard until it is seen whether the connection is there, and how long one is kept that nobody needs.
 const listenIdle = time.Minute
+
+// answerTime is how long the database may take to answer where nobody has a deadline. If its machine is gone without a word, as in a failover, TCP does not
+// know for a quarter of an hour.
+const answerTime = 10 * time.Second
 
 // hear listens to the database: see remote.Hear.
 func (e *Engine) hear(ctx context.Context, heard func(id string, began bool) bool) bool {
-	pooled, err := e.pool.Acquire(ctx)
+	conn, err := e.listen(ctx)
 	if err != nil {
 		return false
 	}
-	conn := pooled.Hijack() // since one that listens must not come back
 	defer conn.Close(context.WithoutCancel(ctx))
-	schema := e.conf.schema
-	if schema == "" {
-		if err := conn.QueryRow(ctx, "SELECT current_schema()").Scan(&schema); err != nil {
-			return false
-		}
-	}
-	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{schema + ".spillgate_job"}.Sanitize()); err != nil {
-		return false
-	}
 	heard("", true)
 	for {
-		waits, cancel := context.WithTimeout(ctx, listenIdle)
+		waits, cancel := context.WithTimeout(ctx, e.conf.idle)
 		said, err := conn.WaitForNotification(waits)
 		idle := waits.Err() != nil
 		cancel()
@@ -37,11 +31,37 @@ func (e *Engine) hear(ctx context.Context, heard func(id string, began bool) boo
 		case err == nil:
 			heard(said.Payload, false)
 		case idle && ctx.Err() == nil && heard("", false):
-			if conn.Ping(ctx) != nil {
+			asks, cancel := context.WithTimeout(ctx, answerTime)
+			err := conn.Ping(asks)
+			cancel()
+			if err != nil {
 				return true
 			}
 		default:
 			return true
 		}
 	}
+}
+
+// listen returns a connection that listens, and is none of the pool's any more: it must not come back.
+func (e *Engine) listen(ctx context.Context) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	pooled, err := e.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn := pooled.Hijack()
+	schema := e.conf.schema
+	if schema == "" {
+		err = conn.QueryRow(ctx, "SELECT current_schema()").Scan(&schema)
+	}
+	if err == nil {
+		_, err = conn.Exec(ctx, "LISTEN "+pgx.Identifier{schema + ".spillgate_job"}.Sanitize())
+	}
+	if err != nil {
+		conn.Close(ctx)
+		return nil, err
+	}
+	return conn, nil
 }

@@ -17,6 +17,7 @@ type config struct {
 	payload, result     int
 	shareBytes          int64
 	retain, poll, lease time.Duration
+	idle                time.Duration // of the connection that listens
 	pollOnly            bool
 	logger              *slog.Logger
 }

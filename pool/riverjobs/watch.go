@@ -2,6 +2,7 @@ package riverjobs
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 const askTold = 30 * time.Second
 
 // Watch implements [jobs.Engine]. It learns of changes by LISTEN, on one connection of the pool for all watchers, and asks by itself while there is
-// none. It ends with an error when the database fails; the job goes on all the same.
+// none. It ends with an error when the database fails, and asks again where that has not answered for ten seconds; the job goes on all the same.
 func (e *Engine) Watch(ctx context.Context, id string) iter.Seq2[jobs.Job, error] {
 	return func(yield func(jobs.Job, error) bool) {
 		if err := e.known(ctx, id); err != nil {
@@ -30,18 +31,22 @@ func (e *Engine) Watch(ctx context.Context, id string) iter.Seq2[jobs.Job, error
 		defer timer.Stop()
 		wait := remote.AskFirst
 		for seen := uint64(0); ; {
-			r, err := e.find(ctx, id)
-			if err != nil {
+			r, err := e.look(ctx, id)
+			switch {
+			case err == errNoAnswer:
+				timer.Reset(remote.AskFirst) // by another connection there may be one
+			case err != nil:
 				yield(jobs.Job{}, err)
 				return
-			}
-			if j := r.job(); j.Version != seen {
-				seen, wait = j.Version, remote.AskFirst
-				if !yield(j, nil) || j.State.Final() {
-					return
+			default:
+				if j := r.job(); j.Version != seen {
+					seen, wait = j.Version, remote.AskFirst
+					if !yield(j, nil) || j.State.Final() {
+						return
+					}
 				}
+				timer.Reset(r.until(e.watch.Pause(&wait)))
 			}
-			timer.Reset(r.until(e.watch.Pause(&wait)))
 			select {
 			case <-changed:
 			case <-timer.C:
@@ -51,6 +56,21 @@ func (e *Engine) Watch(ctx context.Context, id string) iter.Seq2[jobs.Job, error
 			}
 		}
 	}
+}
+
+var errNoAnswer = errors.New("riverjobs: the database has not answered in time")
+
+// look is find for who may wait for ever: it is errNoAnswer where the database takes too long.
+func (e *Engine) look(ctx context.Context, id string) (*record, error) {
+	limited, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	r, err := e.find(limited, id)
+	if err != nil && limited.Err() != nil {
+		if err = errNoAnswer; ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}
+	return r, err
 }
 
 // until is when to look next: at the deadline of a job that waits, if that is before.

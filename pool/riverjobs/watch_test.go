@@ -3,11 +3,16 @@
 package riverjobs_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
+	"net"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,6 +88,127 @@ func TestListenerIsCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	listening(t, url)
+}
+
+// front stands before a server as the way to its machine does, which may be gone without a word.
+type front struct {
+	port string
+	mu   sync.Mutex
+	all  []*passage
+}
+
+// passage is one connection through a front.
+type passage struct {
+	asks, listens, silent atomic.Bool
+}
+
+func newFront(t *testing.T, s *server) *front {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	f := &front{port: strconv.Itoa(l.Addr().(*net.TCPAddr).Port)}
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", "127.0.0.1:"+s.port)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			t.Cleanup(func() { client.Close(); server.Close() })
+			p := new(passage)
+			f.mu.Lock()
+			f.all = append(f.all, p)
+			f.mu.Unlock()
+			go p.pass(server, client, func(b []byte) {
+				if bytes.Contains(b, []byte("LISTEN ")) {
+					p.asks.Store(true)
+				}
+			})
+			go p.pass(client, server, func([]byte) { p.listens.Store(p.asks.Load()) })
+		}
+	}()
+	return f
+}
+
+func (p *passage) pass(to, from net.Conn, sees func([]byte)) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(b)
+		sees(b[:n])
+		switch {
+		case p.silent.Load():
+		case err != nil:
+			to.Close()
+		default:
+			to.Write(b[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// loses has nothing come any more on some connections that there are.
+func (f *front) loses(which func(*passage) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.all {
+		if which(p) {
+			p.silent.Store(true)
+		}
+	}
+}
+
+// listens reports whether somebody listens.
+func (f *front) listens() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.all, func(p *passage) bool { return p.listens.Load() && !p.silent.Load() })
+}
+
+// Where nothing comes any more on connections that there are, as from a machine that is gone without a word and has been replaced, whoever watches
+// sees what changes, and somebody listens again: soon, and not only when TCP gives them up.
+func TestMachineIsGone(t *testing.T) {
+	t.Parallel()
+	for name, which := range map[string]func(*passage) bool{
+		"the connection that listens": func(p *passage) bool { return p.listens.Load() },
+		"all":                         func(*passage) bool { return true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, url := newFront(t, shared), shared.database(t)
+			there := engine(t, connect(t, url), kinds())
+			web := engine(t, connect(t, strings.Replace(url, ":"+shared.port+"/", ":"+f.port+"/", 1)), kinds())
+			web.ListenIdle(200 * time.Millisecond)
+			j := submit(t, there, "n", "1", jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+			saw := make(chan jobs.Job, 2)
+			go func() {
+				for j, err := range web.Watch(t.Context(), j.ID) {
+					if err != nil && t.Context().Err() == nil {
+						t.Errorf("Watch: %v", err)
+					}
+					saw <- j
+				}
+			}()
+			<-saw
+			until(t, "somebody listens", f.listens)
+			f.loses(which)
+			until(t, "somebody listens again", f.listens)
+			if _, err := there.Cancel(t.Context(), j.ID); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "the change is seen", func() bool { return len(saw) > 0 })
+			if j := <-saw; j.State != jobs.Cancelled {
+				t.Errorf("%+v", j)
+			}
+		})
+	}
 }
 
 // Many watch the same jobs, some do not read, some leave; each that reads sees the end.
