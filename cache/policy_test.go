@@ -193,7 +193,7 @@ func FuzzPolicy(f *testing.F) {
 // gets must be right.
 func FuzzConditions(f *testing.F) {
 	for _, s := range []string{`If-None-Match: "v1"`, "Range: bytes=0-4", "Range: bytes=-3\nIf-Range: \"v1\"", "Range: bytes=4-2", "Range: bytes=0-0,2-3,9-",
-		"Range: bytes=99999999999999999999-", "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT", "Range: bytes = 0 - 1", "Range: lines=0-1", "Range: bytes=", "Range: bytes=--1"} {
+		"Range: bytes=99999999999999999999-", "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT", "Range: bytes = 0 - 1", "Range: lines=0-1", "Range: bytes=", "Range: bytes=--1", "Range: bytes=-0", "Range: bytes=0-1,-0", "Range: bytes=- 0", "Range: bytes=-0,-0", "Range: bytes=--0,0-"} {
 		f.Add(s)
 	}
 	const body = "0123456789"
@@ -220,7 +220,15 @@ func FuzzConditions(f *testing.F) {
 			return // more ranges than the cache answers: the whole
 		}
 		if expected.Code == 206 && strings.HasPrefix(expected.Header().Get("Content-Type"), "multipart") {
-			want(t, "status", got.Code, 206) // the boundary is random
+			status, parts := 206, expected.Body.String() // the boundary is random
+			if strings.Count(parts, "Content-Range: ") == strings.Count(parts, "Content-Range: bytes 10-") {
+				status = 416 // the last 0 bytes, more than once
+			}
+			want(t, "status", got.Code, status)
+			return
+		}
+		if strings.HasPrefix(expected.Header().Get("Content-Range"), "bytes 10-") { // of the last 0 bytes net/http makes a part that is none
+			want(t, "status", got.Code, 416)
 			return
 		}
 		if got.Code != expected.Code && !(len(r.Header["If-Modified-Since"]) > 0 || len(r.Header["If-None-Match"]) > 0) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/textproto"
 	"strconv"
 	"strings"
 	"time"
@@ -119,7 +120,9 @@ func withoutLastNone(line string, size int) (out string, changed bool) {
 	}
 	specs := strings.Split(set, ",")
 	for i, spec := range specs {
-		if n, ok := strings.CutPrefix(strings.Trim(spec, " \t"), "-"); ok && n != "" && strings.Trim(n, "0") == "" {
+		last, ok := strings.CutPrefix(textproto.TrimString(spec), "-")
+		last = textproto.TrimString(last)
+		if n, err := strconv.ParseInt(last, 10, 64); ok && err == nil && n == 0 && last[0] != '-' { // as net/http reads it
 			specs[i], changed = strconv.Itoa(size)+"-", true
 		}
 	}
