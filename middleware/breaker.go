@@ -24,7 +24,8 @@ import (
 //     nor success, and a probe that ends so gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //
-// Who leaves with all of an answer, one that says its Content-Length, has not left in this sense, however long the handler goes on after it.
+// Who leaves with all of an answer, one that says its Content-Length, has not left in this sense, however long the handler goes on after it, unless that
+// panics. Before the handler has returned a client has all of an answer that is flushed, copied from a reader, or long and written at once: of others net/http holds some KiB back.
 //
 // A request is let through by a breaker once, and counts once: a layer with the same breaker further in lets it pass.
 //

@@ -98,8 +98,8 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 	case end != context.Canceled:
 	case r.Method == http.MethodHead && r.ProtoMajor >= 2 && (rec.flushed || rec.bytes >= headAfter) && rec.client != clientGone:
 		end = nil // the header is all of the answer: net/http ends the context when it is sent
-	case rec.client == clientThere && rec.whole() && !writeTimedOut(r, rec):
-		end = nil // who has all of the answer may leave, while the handler still has something to do
+	case rec.client == clientServed && finished && rec.whole():
+		end = nil // who has all of the answer may leave, while the handler still has something to do; a proxy panics then
 	}
 	switch {
 	case end == context.Canceled && !writeTimedOut(r, rec):
@@ -116,13 +116,13 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 	return nil, false
 }
 
-// whole reports that all of the answer was written, of which its client knows how long it is.
+// whole reports that what was written is all of the answer, of which its client knows how long it is.
 func (rec *recorder) whole() bool {
-	if rec.flushed && (rec.status == http.StatusNoContent || rec.status == http.StatusNotModified) {
+	if rec.status == http.StatusNoContent || rec.status == http.StatusNotModified {
 		return true
 	}
 	v := rec.w.Header()["Content-Length"]
-	if len(v) != 1 || rec.bytes == 0 && !rec.flushed {
+	if len(v) != 1 {
 		return false
 	}
 	n, err := strconv.ParseInt(v[0], 10, 64)

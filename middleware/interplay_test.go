@@ -12,7 +12,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/rpc"
+	"net/url"
 	"runtime"
 	"strconv"
 	"strings"
@@ -575,7 +577,9 @@ func TestClientThatHasItsAnswerMayLeave(t *testing.T) {
 		w.Header().Set("Content-Length", "4")
 		w.WriteHeader(status)
 		io.WriteString(w, "done")
+		http.NewResponseController(w).Flush()
 	}
+	long := strings.Repeat("done", 4<<10)
 	for _, c := range []struct {
 		name    string
 		handler http.HandlerFunc
@@ -590,8 +594,13 @@ func TestClientThatHasItsAnswerMayLeave(t *testing.T) {
 			cancelOf(r)()
 		}, breaker.Failure},
 		{"the answer was copied", func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Length", "4")
-			io.Copy(w, strings.NewReader("done"))
+			w.Header().Set("Content-Length", strconv.Itoa(len(long)))
+			io.Copy(w, struct{ io.Reader }{strings.NewReader(long)})
+			cancelOf(r)()
+		}, breaker.Success},
+		{"the answer was written at once", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(long)))
+			w.Write([]byte(long))
 			cancelOf(r)()
 		}, breaker.Success},
 		{"the answer is a length of 0", func(w http.ResponseWriter, r *http.Request) {
@@ -608,7 +617,13 @@ func TestClientThatHasItsAnswerMayLeave(t *testing.T) {
 			answer(w, 200)
 			cancelOf(r)()
 			panic("x")
-		}, breaker.Failure},
+		}, breaker.Ignored},
+		{"a part of the answer is held back", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(long)+4))
+			w.Write([]byte(long))
+			io.WriteString(w, "done")
+			cancelOf(r)()
+		}, breaker.Ignored},
 		{"the client left first", func(w http.ResponseWriter, r *http.Request) {
 			cancelOf(r)()
 			answer(w, 500)
@@ -691,6 +706,106 @@ func TestWholeAnswerThatIsCutOffIsAFailure(t *testing.T) {
 			t.Errorf("the limit saw %d failures, the breaker %d; want 1", st.Failure, b.Failures)
 		}
 	})
+}
+
+// The server's WriteTimeout cuts nothing off that was sent before: a handler may go on for longer, with the client gone.
+func TestClientThatHasItsAnswerIsCutOffFromNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, l := breaker.NewGroup(), limiter.NewAdaptive()
+		h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			io.WriteString(w, "done")
+			http.NewResponseController(w).Flush()
+			cancelOf(r)()
+			time.Sleep(2 * time.Second) // in a synctest bubble
+		}), middleware.Concurrency(l), middleware.Breaker(g))
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{WriteTimeout: time.Second}))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel)))
+		if st, b := l.Stats(), g.Get("").Stats(); st.Success != 1 || b.Successes != 1 {
+			t.Errorf("the limit saw %d successes, the breaker %d; want 1", st.Success, b.Successes)
+		}
+	})
+}
+
+// What net/http holds back until the handler is done no client has: one that is tired of waiting for it has left amid the answer. A handler that hung after
+// it had written one was a success to every breaker.
+func TestClientThatLeavesBeforeItsAnswerIsSent(t *testing.T) {
+	for _, h2 := range []bool{false, true} {
+		for _, flushed := range []bool{false, true} {
+			g, l := breaker.NewGroup(), limiter.NewAdaptive()
+			wrote, done := make(chan struct{}), make(chan struct{})
+			wrapped := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", "8")
+				io.WriteString(w, "half")
+				if flushed {
+					w.(http.Flusher).Flush()
+				}
+				io.WriteString(w, "done")
+				close(wrote)
+				<-r.Context().Done()
+			}), middleware.Concurrency(l), middleware.Breaker(g))
+			s, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(done)
+				wrapped.ServeHTTP(w, r)
+			}), h2)
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				<-wrote
+				cancel()
+			}()
+			r, err := http.NewRequestWithContext(ctx, "GET", s.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res, err := s.Client().Do(r); err == nil {
+				if _, err := io.ReadAll(res.Body); err == nil {
+					t.Error("the client has all of the answer")
+				}
+				res.Body.Close()
+			}
+			<-done
+			if st, b := l.Stats(), g.Get("").Stats(); st.Ignored != 1 || b.Ignored != 1 {
+				t.Errorf("HTTP/2 %v, flushed before %v: the limit ignored %d and saw %d successes, the breaker %d and %d; want 1 and 0", h2, flushed, st.Ignored, st.Success, b.Ignored, b.Successes)
+			}
+		}
+	}
+}
+
+// A ReverseProxy that has passed on all of an answer whose end has not come yet, as HTTP/2 tells it apart from the last byte, panics when its client leaves with that.
+func TestClientThatHasItsAnswerOfAProxyIsNoFailure(t *testing.T) {
+	up, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "4")
+		io.WriteString(w, "done")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done() // when the proxy has left
+	}), true)
+	target, err := url.Parse(up.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.Transport, proxy.FlushInterval = up.Client().Transport, -1
+	g, l := breaker.NewGroup(), limiter.NewAdaptive()
+	wrapped := middleware.Wrap(proxy, middleware.Concurrency(l), middleware.Breaker(g))
+	done := make(chan struct{})
+	s, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
+		wrapped.ServeHTTP(w, r)
+	}), false)
+	c := s.Client()
+	c.Transport.(*http.Transport).DisableKeepAlives = true
+	res, err := c.Get(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(res.Body); string(b) != "done" || err != nil {
+		t.Fatalf("%q, %v", b, err)
+	}
+	res.Body.Close()
+	<-done
+	if st, b := l.Stats(), g.Get("").Stats(); st.Failure != 0 || b.Failures != 0 {
+		t.Errorf("the limit saw %d failures, the breaker %d; want none", st.Failure, b.Failures)
+	}
 }
 
 // So it is with clients of both protocols, as net/http tells of them.

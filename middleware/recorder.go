@@ -29,7 +29,7 @@ type recorder struct {
 	bytes     int64         // of the body, as the handler wrote it
 	status    int16         // the first final status (>= 200, or 101); 0 before
 	connect   bool          // the request is a CONNECT: a final status of 2xx makes it a tunnel, as 101 does others
-	client    presence      // of the client, when the handler began to answer
+	client    presence      // of the client, when the handler began to answer, and whether net/http holds nothing of that back
 	marks     atomic.Uint32 // ownTime, badBody and, above them, untaken: set by whatever goroutine
 
 	fresh     bool // at is still now: no foreign code has run since
@@ -64,8 +64,23 @@ type presence uint8
 const (
 	clientUnknown presence = iota // no layer that asks is around the handler
 	clientThere
+	clientServed // and all that was written has been sent
 	clientGone
 )
+
+// heldBack is what a write has to come to more than for net/http to hold nothing of it back: it fills both buffers, of 2 and 4 KiB, and the rest does
+// not fit into one.
+const heldBack = 10 << 10
+
+// sent is called after each write to say whether net/http holds nothing back now.
+func (rec *recorder) sent(all bool) {
+	switch {
+	case rec.client == clientThere && all:
+		rec.client = clientServed
+	case rec.client == clientServed && !all:
+		rec.client = clientThere
+	}
+}
 
 type streamKind uint8
 
@@ -221,6 +236,7 @@ func (rec *recorder) Write(b []byte) (int, error) {
 	began := rec.mayWait(len(b), first)
 	n, err := rec.w.Write(b)
 	rec.bytes += int64(n)
+	rec.sent(n > heldBack && err == nil)
 	rec.written(began, err)
 	return n, err
 }
@@ -234,6 +250,7 @@ func (rec *recorder) WriteString(s string) (int, error) {
 	began := rec.mayWait(len(s), first)
 	n, err := io.WriteString(rec.w, s)
 	rec.bytes += int64(n)
+	rec.sent(false) // a string goes through the buffers, however long it is
 	rec.written(began, err)
 	return n, err
 }
@@ -291,6 +308,7 @@ func (rec *recorder) flush() error {
 	}
 	began := rec.mayWait(atOnce+1, false) // also for a header alone: the client may have left others before it
 	err := http.NewResponseController(rec.w).Flush()
+	rec.sent(err == nil)
 	rec.written(began, err)
 	return err
 }
@@ -354,8 +372,14 @@ func (rec *recorder) readFrom(src io.Reader) (n int64, err error) {
 		}
 	}
 	rec.bytes += n
+	if n > 0 {
+		rec.sent(n >= sniffed && err == nil)
+	}
 	return n, err
 }
+
+// sniffed is how much net/http reads of what is copied before it empties its buffers, and copies the rest past them.
+const sniffed = 512
 
 // atHand reports whether a copy from src is taken to wait for nobody but the client: src is a file, or in memory.
 func atHand(src io.Reader) bool {
