@@ -33,7 +33,7 @@ import (
 // be taken for each probe, as long as the system sends again what is lost there, which can be a quarter of an hour.
 // Without a breaker [http.HTTP2Config.SendPingTimeout] of the base finds that out.
 // Over HTTP/1.1, where there may be many such connections, the tries that probe it, but those whose body cannot be had again, close the idle ones that they
-// get and go by a new one.
+// get and go by a new one. Where a base that is not an [http.Transport] speaks HTTP/2 without TLS, such a try closes its connection, and fails.
 //
 // A breaker here has one client: with [breaker.WithMinClients] above 1 it would never open, so that Breaker panics, as [NewSet] does.
 //
@@ -57,7 +57,7 @@ func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 			c.shut = func(req *http.Request, wait time.Duration) bool { return shut(g.Get(cfg.key(req)), wait) }
 		},
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
-			return &breaking{breakerConfig: cfg, group: g, next: next, counts: c.counts, clock: newClock(), mute: newHosts(func() *mute { return new(mute) })}
+			return &breaking{breakerConfig: cfg, group: g, next: next, counts: c.counts, clock: newClock(), shared: c.shared, mute: newHosts(func() *mute { return new(mute) })}
 		},
 	}
 }
@@ -156,6 +156,7 @@ type breaking struct {
 	next   http.RoundTripper
 	counts *counts
 	clock  clock
+	shared bool // connections are: see composition
 	mute   *hosts[*mute]
 }
 
@@ -188,7 +189,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	probe := !passing && call != (breaker.Call{})
 	if probe {
-		out = t.mute.get(key).probe(out)
+		out = t.mute.get(key).probe(out, t.shared)
 	}
 	resp, err := t.next.RoundTrip(out)
 	now := t.clock.now()
@@ -235,13 +236,14 @@ func (m *mute) note(err error) {
 	m.shared.Store(err != nil)
 }
 
-// probe returns the request to send as a probe in place of out, by a connection that is not dead if it can.
-func (m *mute) probe(out *http.Request) *http.Request {
+// probe returns the request to send as a probe in place of out, by a connection that is not dead if it can. shared says that
+// connections are.
+func (m *mute) probe(out *http.Request, shared bool) *http.Request {
 	if !m.silent.Load() {
 		return out
 	}
 	ctx := out.Context()
-	if out.Body == nil || out.Body == http.NoBody || out.GetBody != nil { // which net/http can send again
+	if !shared && (out.Body == nil || out.Body == http.NoBody || out.GetBody != nil) { // which net/http can send again
 		ctx = unused(ctx)
 	}
 	out = out.WithContext(ctx)
@@ -252,7 +254,8 @@ func (m *mute) probe(out *http.Request) *http.Request {
 }
 
 // unused returns a context for a try by a connection that nothing has been sent by: each that was idle is closed when the try has it, so that net/http takes
-// another. Of one that others use, as over HTTP/2, nothing is known.
+// another. Of one that others use, as over HTTP/2, nothing is known, and
+// net/http takes no other for it: without TLS that protocol does not show here.
 func unused(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
 		if secure, ok := got.Conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol == "h2" {

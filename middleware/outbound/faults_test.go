@@ -636,3 +636,57 @@ func TestProbeFindsAHostBehindManyDeadConnections(t *testing.T) {
 		})
 	}
 }
+
+// Over HTTP/2 without TLS, too, a connection is not closed beneath a probe, which net/http does not send again then: where a host that hung is there again, the
+// first probe finds it.
+func TestProbeKeepsAConnectionOfH2C(t *testing.T) {
+	for name, layer := range map[string]func(*testing.T) outbound.Layer{
+		"Breaker": func(*testing.T) outbound.Layer { return outbound.Breaker(group()) },
+		"Balance": func(t *testing.T) outbound.Layer {
+			return outbound.Balance(newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				l := n.listen("a.test:80")
+				var hangs atomic.Bool
+				srv := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					if hangs.Load() {
+						<-r.Context().Done()
+					}
+				}), Protocols: new(http.Protocols)}
+				srv.Protocols.SetUnencryptedHTTP2(true)
+				go srv.Serve(l)
+				defer srv.Close()
+				base := n.transport()
+				base.Protocols = srv.Protocols
+				defer base.CloseIdleConnections()
+				rt := outbound.New(base, layer(t), outbound.Timeout(time.Second))
+				if _, err := get(t, rt, "http://a.test/"); err != nil {
+					t.Fatal(err)
+				}
+				hangs.Store(true)
+				refused := func(err error) bool {
+					return errors.Is(err, breaker.ErrOpen) || errors.Is(err, outbound.ErrNoEndpoint)
+				}
+				for {
+					if _, err := get(t, rt, "http://a.test/"); refused(err) {
+						break
+					}
+				}
+				hangs.Store(false)
+				for {
+					_, err := get(t, rt, "http://a.test/")
+					if err == nil {
+						break
+					}
+					if !refused(err) {
+						t.Fatalf("the first probe: %v", err)
+					}
+					time.Sleep(100 * time.Millisecond) // in a synctest bubble
+				}
+			})
+		})
+	}
+}

@@ -70,6 +70,7 @@ var placeNames = map[place]string{
 // A composition is what the layers of one transport know of each other.
 type composition struct {
 	counts  *counts
+	shared  bool     // connections are: the base speaks HTTP/2 alone
 	budgets *budgets // of Retry, for Hedge
 	limits  *limits  // of Limit, for Balance, which applies them to the endpoint chosen
 	// shut is of Breaker or Balance, for Retry: it reports whether they will still refuse a request after a wait. nil for none.
@@ -107,7 +108,7 @@ func New(base http.RoundTripper, layers ...Layer) *Transport {
 	layers = slices.Clone(layers)
 	slices.SortStableFunc(layers, func(a, b Layer) int { return int(b.place - a.place) })
 	t := &Transport{base: base, outer: base}
-	c := &composition{counts: &t.counts}
+	c := &composition{counts: &t.counts, shared: sharesOnly(base)}
 	given := map[place]bool{}
 	for _, l := range layers {
 		if l.wrap == nil {
@@ -131,6 +132,17 @@ func New(base http.RoundTripper, layers ...Layer) *Transport {
 		t.outer = l.wrap(t.outer, c)
 	}
 	return t
+}
+
+// sharesOnly reports whether base is known to have no connections but of HTTP/2, also without TLS.
+func sharesOnly(base http.RoundTripper) bool {
+	switch t := base.(type) {
+	case *Transport:
+		return sharesOnly(t.base)
+	case *http.Transport:
+		return t.Protocols != nil && !t.Protocols.HTTP1() && (t.Protocols.HTTP2() || t.Protocols.UnencryptedHTTP2())
+	}
+	return false
 }
 
 // nilOption is the text of a panic.

@@ -240,7 +240,7 @@ func Balance(s *Set) Layer {
 		place: placeBalance,
 		share: func(c *composition) { c.shut = func(_ *http.Request, wait time.Duration) bool { return s.shut(wait) } },
 		wrap: func(next http.RoundTripper, c *composition) http.RoundTripper {
-			return &balance{set: s, next: next, limits: c.limits, counts: c.counts}
+			return &balance{set: s, next: next, limits: c.limits, counts: c.counts, shared: c.shared}
 		},
 	}
 }
@@ -250,6 +250,7 @@ type balance struct {
 	next   http.RoundTripper
 	limits *limits // nil for none
 	counts *counts
+	shared bool // connections are: see composition
 }
 
 func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -295,7 +296,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	probe := !passing && call != (breaker.Call{})
 	if probe {
-		out = e.mute.probe(out)
+		out = e.mute.probe(out, b.shared)
 	}
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
