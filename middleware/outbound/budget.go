@@ -49,6 +49,9 @@ func (b *budgets) deposit(of *budget) {
 	}
 }
 
+// takeBack undoes the deposit of a request that its host has refused.
+func (b *budgets) takeBack(of *budget) { of.micro.Add(-b.pay) }
+
 // withdraw reports whether another try may be made, and pays for it.
 func (b *budgets) withdraw(of *budget) bool {
 	for {

@@ -26,7 +26,8 @@ import (
 //     64 KiB of known length, or because no try has read from it;
 //   - the budget of the host allows it: each request adds a tenth of a try, each
 //     retry takes one out, 10 are there at the start and 100 at most. An outage
-//     thus adds 10 % to the load of a host and not a multiple of it;
+//     thus adds 10 % to the load of a host and not a multiple of it. A request whose first try is answered 503 with Retry-After adds nothing, unless [Balance] has
+//     another endpoint: a host that refuses all that comes is left alone with it, though to Breaker that is no failure;
 //   - the caller's deadline is not reached before the next try begins, and [Breaker] is not still open then, or all endpoints ejected;
 //   - no Retry is at work outside this one: the tries of nested clients would
 //     multiply. The context says so, within one process.
@@ -171,6 +172,8 @@ func (t *retry) RoundTrip(req *http.Request) (*http.Response, error) {
 	for n := 1; ; n++ {
 		resp, err := t.next.RoundTrip(out)
 		switch {
+		case n == 1 && err == nil && tooMuch(resp) && !tries.elsewhere():
+			t.budgets.takeBack(budget) // no breaker opens where a host refuses all that comes
 		case n == 1:
 		case err != nil && refusedByUs(err):
 			t.budgets.refund(budget) // it was not sent

@@ -229,6 +229,43 @@ func TestSimulationRetryAmplification(t *testing.T) {
 	}
 }
 
+// So it is where each service says with Retry-After that it refuses, as one whose own breaker is open does: to the breakers that is no failure, and the budgets
+// alone came to a third more.
+func TestSimulationRetryAmplificationOfRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const requests = 3000
+		var calls [3]atomic.Int64
+		services := direct{}
+		refused := func(w http.ResponseWriter) {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(503)
+		}
+		for i := range 3 {
+			down := outbound.New(services)
+			services[fmt.Sprintf("s%d", i)] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				calls[i].Add(1)
+				if i < 2 {
+					if resp, err := down.RoundTrip(request(r.Context(), "GET", fmt.Sprintf("http://s%d/", i+1), nil)); err == nil {
+						resp.Body.Close()
+					}
+				}
+				refused(w)
+			})
+		}
+		top := outbound.New(services)
+		for range requests {
+			get(t, top, "http://s0/")
+		}
+		for i := range calls {
+			n := calls[i].Load()
+			t.Logf("service %d: %.3fx", i, float64(n)/requests)
+			if n > requests+requests/10+10 {
+				t.Errorf("service %d: %d calls, want at most 1.10x and a burst of 10", i, n)
+			}
+		}
+	})
+}
+
 // Within one process, where the context tells them of each other, three layers
 // of clients amplify no more than one.
 func TestSimulationRetryAmplificationInOneProcess(t *testing.T) {
