@@ -98,7 +98,7 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 	case end != context.Canceled:
 	case r.Method == http.MethodHead && r.ProtoMajor >= 2 && (rec.flushed || rec.bytes >= headAfter) && rec.client != clientGone:
 		end = nil // the header is all of the answer: net/http ends the context when it is sent
-	case rec.client == clientServed && finished && rec.whole():
+	case rec.client == clientServed && finished && rec.whole(r):
 		end = nil // who has all of the answer may leave, while the handler still has something to do; a proxy panics then
 	}
 	switch {
@@ -117,7 +117,10 @@ func ending(r *http.Request, rec *recorder, finished bool) (err error, gone bool
 }
 
 // whole reports that what was written is all of the answer, of which its client knows how long it is.
-func (rec *recorder) whole() bool {
+func (rec *recorder) whole(r *http.Request) bool {
+	if r.Method == http.MethodHead {
+		return rec.flushed // its header
+	}
 	if rec.status == http.StatusNoContent || rec.status == http.StatusNotModified {
 		return true
 	}

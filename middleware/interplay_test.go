@@ -771,6 +771,31 @@ func TestClientThatLeavesBeforeItsAnswerIsSent(t *testing.T) {
 	}
 }
 
+// Of an answer to HEAD the header is all, and is sent when it is flushed; the body goes nowhere, however long it is.
+func TestClientOfHEADThatLeaves(t *testing.T) {
+	for flushed, want := range map[bool]breaker.Outcome{false: breaker.Ignored, true: breaker.Success} {
+		g := breaker.NewGroup()
+		h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "20000")
+			if flushed {
+				http.NewResponseController(w).Flush()
+			} else {
+				w.Write(make([]byte, 20000))
+			}
+			cancelOf(r)()
+		}), middleware.Breaker(g))
+		ctx, cancel := context.WithCancel(t.Context())
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("HEAD", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel)))
+		got := breaker.Ignored
+		if g.Get("").Stats().Successes == 1 {
+			got = breaker.Success
+		}
+		if got != want {
+			t.Errorf("flushed %v: %v, want %v", flushed, got, want)
+		}
+	}
+}
+
 // A ReverseProxy that has passed on all of an answer whose end has not come yet, as HTTP/2 tells it apart from the last byte, panics when its client leaves with that.
 func TestClientThatHasItsAnswerOfAProxyIsNoFailure(t *testing.T) {
 	up, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
