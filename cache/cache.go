@@ -477,7 +477,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 			leave(err)
 			if errors.Is(err, errWaited) {
 				// Whoever comes from now on waits for another run, and not for as long again for this one.
-				c.store.land(hash, f)
+				c.store.land(hash, f, pending)
 				return nil, waitedOut
 			}
 			reason.Add(1)

@@ -491,6 +491,41 @@ func TestCollapseWaitIsNoStampede(t *testing.T) {
 	}
 }
 
+// A run that another one for the same response has outrun serves its own client all the same: to the end.
+func TestOutrunIsWhole(t *testing.T) {
+	for _, control := range []string{"max-age=60", "private"} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			c := cache.New(1 << 20)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if calls.Add(1) == 1 {
+					time.Sleep(8 * time.Second) // in a synctest bubble
+					w.Header().Set("Cache-Control", control)
+					io.WriteString(w, "quick")
+					return
+				}
+				time.Sleep(10 * time.Second) // in a synctest bubble
+				w.Header().Set("Cache-Control", "max-age=60")
+				for range 4 {
+					io.WriteString(w, strings.Repeat("x", 5000))
+					http.NewResponseController(w).Flush()
+					time.Sleep(time.Second) // in a synctest bubble
+				}
+			}))
+			var wg sync.WaitGroup
+			for range 3 {
+				wg.Go(func() {
+					if body := text(t, get(h, "http://example.com/x")); body != "quick" && body != strings.Repeat("x", 20000) {
+						t.Errorf("%s: %d bytes, which is neither response", control, len(body))
+					}
+				})
+			}
+			wg.Wait()
+			want(t, "fills", c.Stats().Fills, 0)
+		})
+	}
+}
+
 // Whoever says who he is does not wait: what the handler answers others may not be for him, nor what it answers him for others.
 func TestAuthorizationDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
