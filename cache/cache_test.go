@@ -526,6 +526,55 @@ func TestOutrunIsWhole(t *testing.T) {
 	}
 }
 
+// What was purged while a request waited is not read from the Store by what was known when it came.
+func TestWaitedIsLongAgoForTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		handler := func(body string, d time.Duration) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(d) // in a synctest bubble
+				w.Header().Set("Cache-Control", "max-age=60")
+				io.WriteString(w, body)
+			})
+		}
+		other := cache.New(1<<20, cache.WithStore(s, time.Second))
+		there := other.Handler(handler("old", 0))
+		here := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(handler("new", 20*time.Second))
+		get(there, "http://example.com/") // there is a generation
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { want(t, "body", text(t, get(here, "http://example.com/x")), "new") })
+		}
+		time.Sleep(time.Second) // in a synctest bubble
+		want(t, "body", text(t, get(there, "http://example.com/x")), "old")
+		time.Sleep(time.Second) // in a synctest bubble
+		other.PurgeAll()
+		wg.Wait()
+	})
+}
+
+// Who has waited is answered with what is fresh when he is, and not with what was when he came.
+func TestWaitedIsLongAgoForMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "public, max-age=2")
+			if r.Header.Get("Authorization") == "" {
+				time.Sleep(8 * time.Second) // in a synctest bubble
+				io.WriteString(w, "new")
+				return
+			}
+			io.WriteString(w, "old")
+		}))
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { want(t, "body", text(t, get(h, "http://example.com/x")), "new") })
+		}
+		time.Sleep(time.Second) // in a synctest bubble
+		want(t, "body", text(t, get(h, "http://example.com/x", "Authorization: Basic Og==")), "old")
+		wg.Wait()
+	})
+}
+
 // Whoever says who he is does not wait: what the handler answers others may not be for him, nor what it answers him for others.
 func TestAuthorizationDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
