@@ -526,6 +526,37 @@ func TestOutrunIsWhole(t *testing.T) {
 	}
 }
 
+// That one run fails is no reason not to wait for the other: all of them would come to a handler that is overloaded.
+func TestFailureOutrunsNothing(t *testing.T) {
+	for _, status := range []int{http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls, failures atomic.Int64
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if calls.Add(1) == 1 {
+					time.Sleep(7 * time.Second) // in a synctest bubble
+					w.Header().Set("Cache-Control", "no-store")
+					w.WriteHeader(status)
+					return
+				}
+				time.Sleep(4 * time.Second) // in a synctest bubble
+				io.WriteString(w, "body")
+			}))
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() {
+					if get(h, "http://example.com/x").StatusCode != http.StatusOK {
+						failures.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			want(t, "calls", calls.Load(), 2)
+			want(t, "failures", failures.Load(), 1)
+		})
+	}
+}
+
 // What was purged while a request waited is not read from the Store by what was known when it came.
 func TestWaitedIsLongAgoForTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -760,7 +760,7 @@ func (fl *fill) end(o outcome, e *entry, unwell bool) {
 		switch {
 		case fl.kept:
 			theirs = recalled
-		case o == released:
+		case o == released && fl.shed == nil && !fl.spare && !passing(fl.status): // a failure says nothing of what the other run brings
 			theirs = released
 		}
 		fl.h.cache.store.land(fl.hash, fl.f, theirs)
