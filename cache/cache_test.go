@@ -526,6 +526,29 @@ func TestOutrunIsWhole(t *testing.T) {
 	}
 }
 
+// Who waits for a response without a length, which is of use to him when it is whole, has the other one if that is there sooner.
+func TestOutrunBeyondTheHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			if calls.Add(1) == 1 {
+				time.Sleep(8 * time.Second) // in a synctest bubble
+			} else {
+				http.NewResponseController(w).Flush()
+				time.Sleep(time.Minute) // in a synctest bubble
+			}
+			io.WriteString(w, "body")
+		}))
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() { want(t, "body", text(t, get(h, "http://example.com/x")), "body") })
+		}
+		wg.Wait()
+		want(t, "calls", calls.Load(), 2)
+	})
+}
+
 // That one run fails is no reason not to wait for the other: all of them would come to a handler that is overloaded.
 func TestFailureOutrunsNothing(t *testing.T) {
 	for _, status := range []int{http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests} {

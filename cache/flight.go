@@ -106,12 +106,12 @@ func (s *store) land(hash uint64, f *flight, theirs outcome) {
 	}
 }
 
-// outrun ends the wait, by an outcome of another run for the same response, of those who have no part of this one yet. For who has, as the
-// client that it is for, it goes on.
+// outrun ends the wait, by an outcome of another run for the same response, of those who get no part of this one yet. For who does, as the
+// client that it is for, it goes on. That the other one is not for sharing does not matter where this one is.
 func (f *flight) outrun(o outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.head == nil && f.outcome == pending && f.other == pending {
+	if f.outcome == pending && f.other == pending && (f.head == nil || o != released) {
 		f.other = o
 		f.changed()
 	}
@@ -246,7 +246,7 @@ func (f *flight) await(ctx context.Context, timeout <-chan time.Time, r *reader)
 	offset := r.offset
 	for {
 		f.mu.Lock()
-		if f.other != pending && !r.head {
+		if f.other != pending && r.offset < 0 {
 			defer f.mu.Unlock()
 			return news{outcome: f.other}, nil
 		}
