@@ -213,20 +213,26 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		res := c.store.get(hash, key)
 		e := res.variant(extra, r.Header)
 		if e != nil {
-			age := e.age(now)
+			at, age := now, e.age(now)
 			if e.fresh(now) && cc.accepts(e, age) {
-				h.serveHit(w, r, e, age)
-				return
+				if attempt > 0 {
+					at = time.Now() // it has waited, maybe for longer than this lasts
+					age = e.age(at)
+				}
+				if e.fresh(at) {
+					h.serveHit(w, r, e, age)
+					return
+				}
 			}
 			if cc.acceptsStale(e, age) {
 				c.count(w, r, Stale)
-				h.serveStale(w, r, e, now, "hit", "max-stale")
+				h.serveStale(w, r, e, at, "hit", "max-stale")
 				return
 			}
-			if cc == plainRequest && p.staleAllowed(e, now, revalidating) {
+			if cc == plainRequest && p.staleAllowed(e, at, revalidating) {
 				c.count(w, r, Stale)
-				h.serveStale(w, r, e, now, "hit", "stale-while-revalidate")
-				h.revalidate(r, hash, key, extra, res, e, now)
+				h.serveStale(w, r, e, at, "hit", "stale-while-revalidate")
+				h.revalidate(r, hash, key, extra, res, e, at)
 				return
 			}
 		}
@@ -372,13 +378,13 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 			break
 		}
 		if leader {
-			if attempt == 0 && !cc.noCache && c.mayRecall(res, e, now) && fl.recall() {
+			if waited {
+				fl.asked = time.Now() // also for the Store, of which more may have been purged meanwhile
+			}
+			if attempt == 0 && !cc.noCache && c.mayRecall(res, e, fl.asked) && fl.recall() {
 				fl.end(recalled, nil, false)
 				c.store.over(hash, fl.since)
 				return false
-			}
-			if waited {
-				fl.asked = time.Now()
 			}
 			fl.prompt = round == 0 && attempt == 0 && c.backing == nil && h.rules.keyFunc == nil
 			reason.Add(1)
@@ -477,7 +483,7 @@ func (h *route) follow(w http.ResponseWriter, r *http.Request, hash uint64, f *f
 			leave(err)
 			if errors.Is(err, errWaited) {
 				// Whoever comes from now on waits for another run, and not for as long again for this one.
-				c.store.land(hash, f)
+				c.store.land(hash, f, pending)
 				return nil, waitedOut
 			}
 			reason.Add(1)

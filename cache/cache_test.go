@@ -491,6 +491,144 @@ func TestCollapseWaitIsNoStampede(t *testing.T) {
 	}
 }
 
+// A run that another one for the same response has outrun serves its own client all the same: to the end.
+func TestOutrunIsWhole(t *testing.T) {
+	for _, control := range []string{"max-age=60", "private"} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls atomic.Int64
+			c := cache.New(1 << 20)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if calls.Add(1) == 1 {
+					time.Sleep(8 * time.Second) // in a synctest bubble
+					w.Header().Set("Cache-Control", control)
+					io.WriteString(w, "quick")
+					return
+				}
+				time.Sleep(10 * time.Second) // in a synctest bubble
+				w.Header().Set("Cache-Control", "max-age=60")
+				for range 4 {
+					io.WriteString(w, strings.Repeat("x", 5000))
+					http.NewResponseController(w).Flush()
+					time.Sleep(time.Second) // in a synctest bubble
+				}
+			}))
+			var wg sync.WaitGroup
+			for range 3 {
+				wg.Go(func() {
+					if body := text(t, get(h, "http://example.com/x")); body != "quick" && body != strings.Repeat("x", 20000) {
+						t.Errorf("%s: %d bytes, which is neither response", control, len(body))
+					}
+				})
+			}
+			wg.Wait()
+			want(t, "fills", c.Stats().Fills, 0)
+		})
+	}
+}
+
+// Who waits for a response without a length, which is of use to him when it is whole, has the other one if that is there sooner.
+func TestOutrunBeyondTheHeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int64
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			if calls.Add(1) == 1 {
+				time.Sleep(8 * time.Second) // in a synctest bubble
+			} else {
+				http.NewResponseController(w).Flush()
+				time.Sleep(time.Minute) // in a synctest bubble
+			}
+			io.WriteString(w, "body")
+		}))
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() { want(t, "body", text(t, get(h, "http://example.com/x")), "body") })
+		}
+		wg.Wait()
+		want(t, "calls", calls.Load(), 2)
+	})
+}
+
+// That one run fails is no reason not to wait for the other: all of them would come to a handler that is overloaded.
+func TestFailureOutrunsNothing(t *testing.T) {
+	for _, status := range []int{http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusTooManyRequests} {
+		synctest.Test(t, func(t *testing.T) {
+			var calls, failures atomic.Int64
+			h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if calls.Add(1) == 1 {
+					time.Sleep(7 * time.Second) // in a synctest bubble
+					w.Header().Set("Cache-Control", "no-store")
+					w.WriteHeader(status)
+					return
+				}
+				time.Sleep(4 * time.Second) // in a synctest bubble
+				io.WriteString(w, "body")
+			}))
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() {
+					if get(h, "http://example.com/x").StatusCode != http.StatusOK {
+						failures.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			want(t, "calls", calls.Load(), 2)
+			want(t, "failures", failures.Load(), 1)
+		})
+	}
+}
+
+// What was purged while a request waited is not read from the Store by what was known when it came.
+func TestWaitedIsLongAgoForTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMapStore()
+		handler := func(body string, d time.Duration) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(d) // in a synctest bubble
+				w.Header().Set("Cache-Control", "max-age=60")
+				io.WriteString(w, body)
+			})
+		}
+		other := cache.New(1<<20, cache.WithStore(s, time.Second))
+		there := other.Handler(handler("old", 0))
+		here := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(handler("new", 20*time.Second))
+		get(there, "http://example.com/") // there is a generation
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { want(t, "body", text(t, get(here, "http://example.com/x")), "new") })
+		}
+		time.Sleep(time.Second) // in a synctest bubble
+		want(t, "body", text(t, get(there, "http://example.com/x")), "old")
+		time.Sleep(time.Second) // in a synctest bubble
+		other.PurgeAll()
+		wg.Wait()
+	})
+}
+
+// Who has waited is answered with what is fresh when he is, and not with what was when he came.
+func TestWaitedIsLongAgoForMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "public, max-age=2")
+			if r.Header.Get("Authorization") == "" {
+				time.Sleep(8 * time.Second) // in a synctest bubble
+				io.WriteString(w, "new")
+				return
+			}
+			io.WriteString(w, "old")
+		}))
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { want(t, "body", text(t, get(h, "http://example.com/x")), "new") })
+		}
+		time.Sleep(time.Second) // in a synctest bubble
+		want(t, "body", text(t, get(h, "http://example.com/x", "Authorization: Basic Og==")), "old")
+		wg.Wait()
+	})
+}
+
 // Whoever says who he is does not wait: what the handler answers others may not be for him, nor what it answers him for others.
 func TestAuthorizationDoesNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -756,13 +756,14 @@ func (fl *fill) flush() error {
 func (fl *fill) end(o outcome, e *entry, unwell bool) {
 	if fl.f != nil {
 		fl.f.end(o, e, unwell)
-		switch next := fl.h.cache.store.land(fl.hash, fl.f); {
-		case next == nil:
+		theirs := pending
+		switch {
 		case fl.kept:
-			next.outrun(recalled)
-		case o == released:
-			next.outrun(released)
+			theirs = recalled
+		case o == released && fl.shed == nil && !fl.spare && !passing(fl.status): // a failure says nothing of what the other run brings
+			theirs = released
 		}
+		fl.h.cache.store.land(fl.hash, fl.f, theirs)
 	}
 }
 

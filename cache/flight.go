@@ -34,15 +34,16 @@ type flight struct {
 	mu      sync.Mutex
 	wake    chan struct{} // closed at the next change; nil while nobody waits
 	outcome outcome
-	head    *entry // the header, once it is known and the response may be shared
-	length  int64  // declared, or -1
-	body    []byte // grows; what a reader has seen of it never changes
-	entry   *entry // the result
-	unwell  bool   // failed in a way that allows stale answers
-	readers int    // the leader's client and those who wait
-	joined  bool   // somebody has waited
-	gone    bool   // the context was cancelled
-	nudged  int    // counts requests to flush
+	head    *entry  // the header, once it is known and the response may be shared
+	length  int64   // declared, or -1
+	body    []byte  // grows; what a reader has seen of it never changes
+	entry   *entry  // the result
+	unwell  bool    // failed in a way that allows stale answers
+	readers int     // the leader's client and those who wait
+	joined  bool    // somebody has waited
+	gone    bool    // the context was cancelled
+	other   outcome // of another run for the same response, which was there first: for those who wait, and not for the leader's client
+	nudged  int     // counts requests to flush
 	cancel  context.CancelCauseFunc
 
 	finishing *time.Timer // runs while nobody reads
@@ -80,32 +81,39 @@ func (s *store) join(fl *fill, flightKey string, seen *resource) (f *flight, lea
 	return f, true, false
 }
 
-// land takes the flight out of the store, so that nobody joins it any more. It returns the one that has taken its place since it took too long, if
-// there is one.
-func (s *store) land(hash uint64, f *flight) (next *flight) {
+// land takes the flight out of the store, so that nobody joins it any more. Those who wait for the one that has taken its place since it took too
+// long, if there is one, are told of an outcome that is theirs as well. That is under the lock: the other one is not over, and may not be used again.
+func (s *store) land(hash uint64, f *flight, theirs outcome) {
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	switch first := f.since.key.first; {
-	case first == f:
+	next := f.since.key.first
+	switch {
+	case next == f:
 		f.since.key.first = nil
-	case first != nil && first.key == f.key:
-		return first
+		return
+	case next != nil && next.key == f.key:
 	case len(sh.flights) != 0:
-		if next = sh.flights[f.key]; next != f {
-			return next
+		if next = sh.flights[f.key]; next == f {
+			delete(sh.flights, f.key)
+			return
 		}
-		delete(sh.flights, f.key)
+	default:
+		return
 	}
-	return nil
+	if next != nil && theirs != pending {
+		next.outrun(theirs)
+	}
 }
 
-// outrun ends the wait, by an outcome of another run for the same response, of those who have no part of this one yet.
+// outrun ends the wait, by an outcome of another run for the same response, of those who get no part of this one yet. For who does, as the
+// client that it is for, it goes on. That the other one is not for sharing does not matter where this one is.
 func (f *flight) outrun(o outcome) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.head == nil {
-		f.settle(o, nil, false)
+	if f.outcome == pending && f.other == pending && (f.head == nil || o != released) {
+		f.other = o
+		f.changed()
 	}
 }
 
@@ -113,7 +121,7 @@ func (f *flight) outrun(o outcome) {
 func (f *flight) enter() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.gone || f.outcome != pending && f.outcome != complete {
+	if f.gone || f.other != pending || f.outcome != pending && f.outcome != complete {
 		return false
 	}
 	f.readers++
@@ -238,6 +246,10 @@ func (f *flight) await(ctx context.Context, timeout <-chan time.Time, r *reader)
 	offset := r.offset
 	for {
 		f.mu.Lock()
+		if f.other != pending && r.offset < 0 {
+			defer f.mu.Unlock()
+			return news{outcome: f.other}, nil
+		}
 		if f.outcome != pending || f.head != nil && !r.head || offset >= 0 && len(f.body) > offset ||
 			r.nudged >= 0 && f.nudged != r.nudged {
 			n := news{outcome: f.outcome, head: f.head, length: f.length, entry: f.entry, unwell: f.unwell}

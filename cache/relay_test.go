@@ -758,6 +758,41 @@ func TestStoreThatComesBackAsItWas(t *testing.T) {
 	}
 }
 
+// That a Store is slow for one server, while others raise the mark on and on, is no sign that it has gone back.
+func TestSlowMarkIsNoAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowMarks{mapStore: newMapStore()}
+		f := newFleet(t, 10, cache.WithStore(s, 20*time.Second))
+		defer f.stop()
+		f.servers[0].get(t, "http://example.com/x")
+		for range 10 {
+			time.Sleep(time.Minute) // in a synctest bubble
+			s.slow.Store(true)
+		}
+		f.version.Store(1)
+		for i, m := range f.servers {
+			want(t, fmt.Sprint("doubts of ", i), m.Stats().RelayDoubts, 0)
+		}
+		want(t, "what is stored", f.servers[1].get(t, "http://example.com/x"), "0")
+	})
+}
+
+// slowMarks takes 15 s for the next mark, where it may.
+type slowMarks struct {
+	*mapStore
+	slow atomic.Bool
+}
+
+func (s *slowMarks) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if key == "spillgate:mark" && s.slow.CompareAndSwap(true, false) {
+		select {
+		case <-time.After(15 * time.Second):
+		case <-ctx.Done():
+		}
+	}
+	return s.mapStore.Set(ctx, key, value, ttl)
+}
+
 // A purge that the Store could not be told of holds there as soon as it is well again: whoever comes then does not have it from there what was purged. Nobody
 // need ask for anything that is not in memory.
 func TestPurgeThatTheStoreWasNotToldOf(t *testing.T) {

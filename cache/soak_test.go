@@ -37,7 +37,8 @@ func TestSoak(t *testing.T) {
 				}
 				return r.Header.Get("Cookie")
 			}
-			c := cache.New(256<<10, cache.WithMaxObject(16<<10), cache.WithRevalidations(4, 5*time.Second, time.Second))
+			c := cache.New(256<<10, cache.WithMaxObject(16<<10), cache.WithRevalidations(4, 5*time.Second, time.Second),
+				cache.WithCollapseWait([]time.Duration{300 * time.Millisecond, 5 * time.Second}[seed%2])) // shorter than some handlers take, and longer
 			origin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				n, _ := strconv.Atoi(r.URL.Path[1:])
 				b := body(n, user(n, r))
