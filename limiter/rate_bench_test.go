@@ -86,6 +86,31 @@ func BenchmarkRateReject(b *testing.B) {
 	}
 }
 
+// BenchmarkRateOffenders refuses one key, and many in turn, of which most are not watched.
+func BenchmarkRateOffenders(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		keys := rateKeys(n)
+		for _, c := range []struct {
+			name string
+			opts []limiter.RateOption
+		}{
+			{"baseline", nil}, {"offenders=10", []limiter.RateOption{limiter.WithOffenders(10)}}, {"offenders=64", []limiter.RateOption{limiter.WithOffenders(64)}},
+		} {
+			b.Run("keys="+strconv.Itoa(n)+"/"+c.name, func(b *testing.B) {
+				r := limiter.NewRate(1e-6, 1, c.opts...)
+				b.ReportAllocs()
+				i := 0
+				for b.Loop() {
+					r.Allow(keys[i])
+					if i++; i == n {
+						i = 0
+					}
+				}
+			})
+		}
+	}
+}
+
 func BenchmarkRateKnownKeys(b *testing.B) {
 	keys := rateKeys(100_000)
 	zipf := rand.NewZipf(rand.New(rand.NewPCG(1, 1)), 1.1, 1, uint64(len(keys)-1))

@@ -50,7 +50,7 @@ type RateTrace struct {
 func (r *Rate) Stats() RateStats {
 	s := RateStats{Waiting: int(r.waiting.Load()), Policies: r.Policies()}
 	if r.offenders != nil {
-		s.Offenders = r.offenders.top()
+		s.Offenders = r.offenders.top(r.reading(time.Time{}))
 	}
 	if r.single != nil {
 		r.single.stats(&s)
@@ -67,7 +67,7 @@ func (r *Rate) Stats() RateStats {
 func (r *Rate) traceDecision(q *tableTake, a *tableAnswer, d *Decision) {
 	refused := !a.ok && !q.again
 	if r.offenders != nil && refused {
-		r.offenders.refused(q.key)
+		r.offenders.refused(q.key, q.ns)
 	}
 	if r.trace.Rejected != nil && refused {
 		r.trace.Rejected(q.key, *d)

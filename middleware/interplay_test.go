@@ -690,20 +690,26 @@ func TestClientThatHasItsAnswerMayLeave(t *testing.T) {
 	}
 }
 
+// cutOff has a request to a server with a WriteTimeout of a second, and returns what a limit and a breaker made of it.
+func cutOff(t *testing.T, h http.HandlerFunc) (limiter.ConcurrencyStats, breaker.Stats) {
+	g, l := breaker.NewGroup(), limiter.NewAdaptive()
+	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{WriteTimeout: time.Second}))
+	r := httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel))
+	middleware.Wrap(h, middleware.Concurrency(l), middleware.Breaker(g)).ServeHTTP(httptest.NewRecorder(), r)
+	return l.Stats(), g.Get("").Stats()
+}
+
 // Whom the server's WriteTimeout cuts off does not have all of an answer, though all of it was written: it waited in a buffer.
 func TestWholeAnswerThatIsCutOffIsAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g, l := breaker.NewGroup(), limiter.NewAdaptive()
-		h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		l, b := cutOff(t, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "4")
 			io.WriteString(w, "done")
 			time.Sleep(time.Second) // in a synctest bubble
 			cancelOf(r)()           // as net/http does when it cannot flush
-		}), middleware.Concurrency(l), middleware.Breaker(g))
-		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{WriteTimeout: time.Second}))
-		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel)))
-		if st, b := l.Stats(), g.Get("").Stats(); st.Failure != 1 || b.Failures != 1 {
-			t.Errorf("the limit saw %d failures, the breaker %d; want 1", st.Failure, b.Failures)
+		})
+		if l.Failure != 1 || b.Failures != 1 {
+			t.Errorf("the limit saw %d failures, the breaker %d; want 1", l.Failure, b.Failures)
 		}
 	})
 }
@@ -711,18 +717,15 @@ func TestWholeAnswerThatIsCutOffIsAFailure(t *testing.T) {
 // The server's WriteTimeout cuts nothing off that was sent before: a handler may go on for longer, with the client gone.
 func TestClientThatHasItsAnswerIsCutOffFromNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g, l := breaker.NewGroup(), limiter.NewAdaptive()
-		h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		l, b := cutOff(t, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "4")
 			io.WriteString(w, "done")
 			http.NewResponseController(w).Flush()
 			cancelOf(r)()
 			time.Sleep(2 * time.Second) // in a synctest bubble
-		}), middleware.Concurrency(l), middleware.Breaker(g))
-		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{WriteTimeout: time.Second}))
-		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(ctx, cancelKey{}, cancel)))
-		if st, b := l.Stats(), g.Get("").Stats(); st.Success != 1 || b.Successes != 1 {
-			t.Errorf("the limit saw %d successes, the breaker %d; want 1", st.Success, b.Successes)
+		})
+		if l.Success != 1 || b.Successes != 1 {
+			t.Errorf("the limit saw %d successes, the breaker %d; want 1", l.Success, b.Successes)
 		}
 	})
 }

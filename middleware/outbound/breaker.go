@@ -229,11 +229,11 @@ func tooMuch(resp *http.Response) bool {
 }
 
 // A mute host is one whose last try that was no success had no answer, and that has answered no probe since.
-type mute struct{ silent, shared atomic.Bool }
+type mute struct{ silent, last atomic.Bool } // last: the next probe is to be the last on its connection
 
 func (m *mute) note(err error) {
 	m.silent.Store(err != nil)
-	m.shared.Store(err != nil)
+	m.last.Store(err != nil)
 }
 
 // probe returns the request to send as a probe in place of out, by a connection that is not dead if it can. shared says that
@@ -247,7 +247,7 @@ func (m *mute) probe(out *http.Request, shared bool) *http.Request {
 		ctx = unused(ctx)
 	}
 	out = out.WithContext(ctx)
-	if out.Header["Upgrade"] == nil && m.shared.Swap(false) {
+	if out.Header["Upgrade"] == nil && m.last.Swap(false) {
 		out.Close = true
 	}
 	return out
