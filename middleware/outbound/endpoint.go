@@ -84,7 +84,7 @@ type endpoint struct {
 	down     atomic.Bool  // its active check says so
 	mute     mute
 
-	picked, failed atomic.Uint64
+	sent, failed atomic.Uint64
 
 	turn float64 // of smooth round robin, guarded by Set.turns
 }

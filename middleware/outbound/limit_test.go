@@ -229,7 +229,7 @@ func TestLimitHoldsNoPermitWhereTheRatePanics(t *testing.T) {
 }
 
 // Being held back by ourselves is neither a reason to try again nor a failure of
-// the host.
+// the host, and nothing that was sent to it.
 func TestLimitRefusalIsNotRetriedNorJudged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		set := newSet(t, urls("http://a.test"))
@@ -252,8 +252,8 @@ func TestLimitRefusalIsNotRetriedNorJudged(t *testing.T) {
 				t.Errorf("%d retries", n)
 			}
 		}
-		if e := set.Stats().Endpoints[0]; e.Failures != 0 || e.InFlight != 0 {
-			t.Errorf("%+v", e)
+		if e := set.Stats().Endpoints[0]; e.Failures != 0 || e.InFlight != 0 || e.Requests != 1 {
+			t.Errorf("%d failures of %d requests and %d in flight, want one request that is over: %+v", e.Failures, e.Requests, e.InFlight, e)
 		}
 	})
 }

@@ -187,7 +187,7 @@ type EndpointStats struct {
 	Weight   int    `json:"weight"`
 	Tier     int    `json:"tier"`
 	InFlight int64  `json:"in_flight"`
-	Requests uint64 `json:"requests"`
+	Requests uint64 `json:"requests"` // tries sent: one that Limit refused is none
 	Failures uint64 `json:"failures"` // tries that its breaker took for failures
 	// Ejected says that its breaker keeps requests away.
 	Ejected bool `json:"ejected"`
@@ -214,7 +214,7 @@ func (s *Set) Stats() SetStats {
 	for _, e := range list.all {
 		stats.Endpoints = append(stats.Endpoints, EndpointStats{
 			URL: e.name, Weight: int(e.weight.Load()), Tier: int(e.tier.Load()),
-			InFlight: e.inflight.Load(), Requests: e.picked.Load(), Failures: e.failed.Load(),
+			InFlight: e.inflight.Load(), Requests: e.sent.Load(), Failures: e.failed.Load(),
 			Ejected: int64(at) < e.out.Load() || e.breaker.State() == breaker.Open && !inShadow(e.breaker), Down: e.down.Load(),
 			Share: e.share(at, s.slowStart), Breaker: e.breaker.Stats(),
 		})
@@ -263,7 +263,6 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		return refuse(req, err)
 	}
 	e.inflight.Add(1)
-	e.picked.Add(1)
 	s := sent{e: e, req: req}
 	var up *upload
 	returned, lost := false, breaker.Failure
@@ -298,6 +297,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	if probe {
 		out = e.mute.probe(out, b.shared)
 	}
+	e.sent.Add(1)
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
 	lost = breaker.Ignored // a panic is one of WithOutcome now
