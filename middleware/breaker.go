@@ -151,6 +151,8 @@ func (b *breakerLayer) wrap(next http.Handler, e env) http.Handler {
 	return h
 }
 
+func (b *breakerLayer) subject() any { return b.group }
+
 func (b *breakerLayer) stats() LayerStats {
 	s := BreakerStats{Group: b.group.Stats(), Routes: map[string]breaker.Stats{}}
 	for key, b := range b.group.All() {

@@ -74,6 +74,8 @@ func (c *cacheLayer) wrap(next http.Handler, e env) http.Handler {
 	return &cacheHandler{base: b, cached: c.c.Handler(inside, c.config.route...), tracer: tracer{t: b.rejecter.trace}}
 }
 
+func (c *cacheLayer) subject() any { return c.c }
+
 func (c *cacheLayer) stats() LayerStats {
 	s := c.c.Stats()
 	return LayerStats{Layer: "cache", Cache: &s}

@@ -154,6 +154,8 @@ func (c *concurrencyLayer) wrap(next http.Handler, e env) http.Handler {
 	return h
 }
 
+func (c *concurrencyLayer) subject() any { return c.l }
+
 func (c *concurrencyLayer) stats() LayerStats {
 	s := c.l.Stats()
 	return LayerStats{Layer: "concurrency", Concurrency: &s}

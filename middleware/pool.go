@@ -88,6 +88,8 @@ func (p *poolLayer) wrap(next http.Handler, e env) http.Handler {
 	}
 }
 
+func (p *poolLayer) subject() any { return p.p }
+
 func (p *poolLayer) stats() LayerStats {
 	s := p.p.Stats()
 	return LayerStats{Layer: "pool", Pool: &s}

@@ -183,6 +183,8 @@ func (l *rateLayer) wrap(next http.Handler, e env) http.Handler {
 	return h
 }
 
+func (l *rateLayer) subject() any { return l.l }
+
 func (l *rateLayer) stats() LayerStats {
 	s := l.l.Stats()
 	return LayerStats{Layer: "rate", Rate: &s}

@@ -183,8 +183,8 @@ func buildCaches(next http.Handler, all []placed, e env) http.Handler {
 }
 
 // Stats is a reading of a stack; the parts are in the order in which the layers were given to [New]. What stands in
-// several layers, such as a cache with rules for some routes, is read in each of them: count it once. In JSON, times are
-// in nanoseconds.
+// several layers, such as a limit that two routes share or a cache with rules for some, is read once, and each of these layers
+// has the same pointer: count it once. In JSON, times are in nanoseconds.
 type Stats struct {
 	InFlight int64        `json:"in_flight"` // requests inside the stack, and validations in the background; an upgraded connection is none
 	Rejected RejectStats  `json:"rejected"`  // by the layer that refused
@@ -228,12 +228,20 @@ func (s *Stack) Stats() Stats {
 		Rejected: RejectStats{c.rate.Load(), c.concurrency.Load(), c.breaker.Load(), c.pool.Load(), c.drain.Load()},
 		Layers:   []LayerStats{}, // a list in JSON without layers, too
 	}
+	read := map[any]LayerStats{}
 	for _, p := range flatten(nil, s.layers, nil) {
-		l, ok := p.l.(interface{ stats() LayerStats })
+		l, ok := p.l.(interface {
+			subject() any // what the layer goes by: a limiter, a group, a cache or a pool
+			stats() LayerStats
+		})
 		if !ok {
 			continue
 		}
-		st := l.stats()
+		st, ok := read[l.subject()]
+		if !ok {
+			st = l.stats()
+			read[l.subject()] = st
+		}
 		for _, m := range p.on {
 			if st.For != "" {
 				st.For += ", "

@@ -901,7 +901,32 @@ func TestCacheRulesByRoute(t *testing.T) {
 	}
 }
 
-// The parts of Stats are in the order given, and one cache in two layers is read twice.
+// What stands in several layers is read once: whoever adds up what is in flight tells it by the pointer.
+func TestStatsOfWhatLayersShare(t *testing.T) {
+	limit, routes := limiter.NewConcurrency(4), breaker.NewGroup()
+	shared, p, own := limiter.NewRate(10, 10), pool.New(), cache.New(1<<20)
+	s := middleware.New(
+		middleware.For("/a", middleware.Concurrency(limit), middleware.Breaker(routes), middleware.Rate(shared), middleware.Pool(p), middleware.Cache(own)),
+		middleware.For("/b", middleware.Concurrency(limit), middleware.Breaker(routes), middleware.Rate(shared), middleware.Pool(p), middleware.Cache(own)),
+		middleware.Concurrency(limiter.NewConcurrency(4)), middleware.Breaker(breaker.NewGroup()), middleware.Rate(limiter.NewRate(10, 10)),
+		middleware.Cache(cache.New(1<<20)), middleware.For("/c", middleware.Pool(pool.New())),
+	)
+	l := s.Stats().Layers
+	for i := range 5 {
+		one, two, other := l[i], l[i+5], l[i+10]
+		if one.For != "/a" || two.For != "/b" {
+			t.Errorf("%s for %q and %q, want /a and /b", one.Layer, one.For, two.For)
+		}
+		if one.For, two.For = "", ""; one != two {
+			t.Errorf("%s is read twice", one.Layer)
+		}
+		if other.For = ""; other == one {
+			t.Errorf("two %s layers have the same numbers", one.Layer)
+		}
+	}
+}
+
+// The parts of Stats are in the order given, and one cache in two layers is a part for each.
 func TestStatsAreInTheOrderGiven(t *testing.T) {
 	c := cache.New(1 << 20)
 	s := middleware.New(

@@ -11,6 +11,9 @@
 // adds an event to the span that is in the context of a request where a layer decides something about it: otelhttp around the stack puts one there, and
 // measures how long requests take, which nothing here does again.
 //
+// What is in no stack of a server, such as the breakers of the hosts that [outbound.Breaker] calls or the pool that jobs run in, is exported by a stack that
+// nothing goes through, as package prommw shows it: Stack(provider, middleware.New(middleware.Breaker(hosts)), WithAttributes(...)).
+//
 // Names are those of package prommw with dots: spillgate_concurrency_active_requests is spillgate.concurrency.active_requests, with
 // the attributes spillgate.for and spillgate.nth. The dashboard and the alerts of examples/grafana ask for what prommw exports: on the way from here to a Prometheus
 // the labels become spillgate_for and the like, and how long requests take has the names of otelhttp. Times are in seconds. What is a summary there is two counters, of the seconds and of how many there were

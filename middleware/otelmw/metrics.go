@@ -39,8 +39,8 @@ func WithAttributes(a ...attribute.KeyValue) Option {
 func WithoutRoutes() Option { return option(func(c *config) { c.noRoutes = true }) }
 
 // Stack registers metrics of what [middleware.Stack.Stats] says. Layers are told apart by the attributes spillgate.for, the pattern of the layer's
-// For, and spillgate.nth, which of its kind it is with this pattern, from 1. What stands in several layers is told of for each, so that a sum over
-// them counts it as often. The registration that is returned ends it. The error is the meter's. It panics if p, s or an option is nil.
+// For, and spillgate.nth, which of its kind it is with this pattern, from 1. What stands in several layers is told of once, so that a sum counts it
+// once: spillgate.for is the patterns of all, as "GET /a | GET /b", or empty if one of the layers is for every request. The registration that is returned ends it. The error is the meter's. It panics if p, s or an option is nil.
 func Stack(p metric.MeterProvider, s *middleware.Stack, opts ...Option) (metric.Registration, error) {
 	if s == nil {
 		panic("otelmw: Stack: s is nil: give one that middleware.New has made")

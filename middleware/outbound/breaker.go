@@ -37,6 +37,8 @@ import (
 //
 // A breaker here has one client: with [breaker.WithMinClients] above 1 it would never open, so that Breaker panics, as [NewSet] does.
 //
+// Which hosts are given up, and how often they were, says g: packages prommw and otelmw show how to export it.
+//
 // While the breaker is open the error is a [*breaker.OpenError] with the host
 // and RetryAfter; no response is made up.
 func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {

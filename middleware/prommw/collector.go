@@ -79,8 +79,8 @@ func (withoutRoutes) applyStack(r *stackReader) { r.routes = false }
 func WithoutRoutes() StackOption { return withoutRoutes{} }
 
 // Stack returns a collector of what [middleware.Stack.Stats] says. Layers are told apart by the labels for, the pattern of the layer's
-// For, and nth, which of its kind it is with this pattern, from 1. What stands in several layers is exported for each, so that a sum over them counts it
-// as often. It panics if s or an option is nil.
+// For, and nth, which of its kind it is with this pattern, from 1. What stands in several layers is exported once, so that a sum counts it once: for is the patterns of
+// all, as "GET /a | GET /b", or empty if one of the layers is for every request. It panics if s or an option is nil.
 func Stack(s *middleware.Stack, opts ...StackOption) prometheus.Collector {
 	if s == nil {
 		panic("prommw: Stack: s is nil: give one that middleware.New has made")

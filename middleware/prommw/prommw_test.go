@@ -270,6 +270,64 @@ func TestBreakerInShadow(t *testing.T) {
 	check("1", "0", "2")
 }
 
+// What stands in several layers is exported once, so that it is so often in a sum.
+func TestOfSeveralLayers(t *testing.T) {
+	limit, routes, c := limiter.NewConcurrency(4), breaker.NewGroup(breaker.WithConsecutiveFailures(1)), cache.New(1<<20)
+	stack := middleware.New(
+		middleware.For("GET /a", middleware.Concurrency(limit), middleware.Breaker(routes)),
+		middleware.For("GET /b", middleware.Concurrency(limit), middleware.Breaker(routes)),
+		middleware.For("GET /b", middleware.Concurrency(limiter.NewConcurrency(1))),
+		middleware.For("GET /b", middleware.Cache(c, middleware.WithRoute(cache.WithOnlyExplicit()))),
+		middleware.Cache(c),
+	)
+	send(stack.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })), "GET", "/a")
+	got := scrape(t, registry(t, prommw.Stack(stack)))
+	for name, want := range map[string]string{
+		"spillgate_concurrency_admitted_total": `{for="GET /a | GET /b",nth="1"} 1 {for="GET /b",nth="1"} 0`,
+		"spillgate_breaker_openings_total":     `{for="GET /a | GET /b",nth="1",route=""} 1`,
+		"spillgate_breaker_keys_open":          `{for="GET /a | GET /b",nth="1"} 1`,
+		"spillgate_cache_max_bytes":            `{for="",nth="1"} 1.048576e+06`,
+	} {
+		var all []string
+		for sample, v := range got {
+			if labels, ok := strings.CutPrefix(sample, name+"{"); ok {
+				all = append(all, "{"+labels+" "+v)
+			}
+		}
+		slices.Sort(all)
+		if got := strings.Join(all, " "); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+// What is in no stack is exported by one that nothing goes through: the hosts that are called, a pool that jobs run in.
+func TestOutsideOfAStack(t *testing.T) {
+	hosts, p := breaker.NewGroup(breaker.WithConsecutiveFailures(1)), pool.New(pool.WithSlots(3))
+	api := httptest.NewServer(nil)
+	api.Close()
+	if _, err := (&http.Client{Transport: outbound.New(nil, outbound.Breaker(hosts))}).Get(api.URL); err == nil {
+		t.Fatal("an answer of a server that is closed")
+	}
+	reg := prometheus.NewPedanticRegistry()
+	for name, s := range map[string]*middleware.Stack{
+		"server": middleware.New(),
+		"others": middleware.New(middleware.Breaker(hosts), middleware.Pool(p)),
+	} {
+		prometheus.WrapRegistererWith(prometheus.Labels{"stack": name}, reg).MustRegister(prommw.Stack(s))
+	}
+	got := scrape(t, reg)
+	for name, want := range map[string]string{
+		`spillgate_breaker_open{for="",nth="1",route="` + api.Listener.Addr().String() + `",stack="others"}`: "1",
+		`spillgate_pool_slots{for="",nth="1",stack="others"}`:                                                "3",
+		`spillgate_concurrency_limit{for="",nth="1",stack="server"}`:                                         "8",
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %s", name, got[name], want)
+		}
+	}
+}
+
 // Where clients choose the keys of breakers, no label may hold them.
 func TestWithoutRoutes(t *testing.T) {
 	stack := middleware.New(middleware.Breaker(breaker.NewGroup(), middleware.WithBreakerKey(func(r *http.Request) string { return r.Header.Get("Key") })))

@@ -13,7 +13,8 @@ import (
 	"github.com/spillgate/spillgate/pool"
 )
 
-// A layer is told by the pattern of its For, and by which it is of the layers of its kind with this pattern.
+// A layer is told by the pattern of its For, and by which it is of the layers of its kind with this pattern. What stands in several has
+// the patterns of all, or none if one of them is for every request.
 const (
 	labelFor = "for"
 	labelNth = "nth"
@@ -114,7 +115,7 @@ func (e Emit) Stack(s middleware.Stats) {
 	count(e, stackRejected, "pool", s.Rejected.Pool)
 	count(e, stackRejected, "drain", s.Rejected.Drain)
 	nth := map[[2]string]int{}
-	for _, l := range s.Layers {
+	for _, l := range once(s.Layers) {
 		is := [2]string{l.Layer, l.For}
 		nth[is]++
 		e := e.with(l.For, strconv.Itoa(nth[is]))
@@ -131,6 +132,27 @@ func (e Emit) Stack(s middleware.Stats) {
 			e.pool(l.Pool)
 		}
 	}
+}
+
+// once returns the layers without those that go by what an earlier one does, which is for the requests of all of them.
+func once(layers []middleware.LayerStats) []middleware.LayerStats {
+	var out []middleware.LayerStats
+	at := map[middleware.LayerStats]int{}
+	for _, l := range layers {
+		is := l
+		is.For = "" // its pointers are left, which tell
+		i, ok := at[is]
+		switch {
+		case !ok:
+			at[is] = len(out)
+			out = append(out, l)
+		case l.For == "" || out[i].For == "":
+			out[i].For = ""
+		default:
+			out[i].For += " | " + l.For
+		}
+	}
+	return out
 }
 
 func (e Emit) rate(s *limiter.RateStats) {
