@@ -24,7 +24,7 @@ type Stats struct {
 	Consecutive int    `json:"consecutive"` // failures in a row
 	Clients     int    `json:"clients"`     // who met failures; counted with WithMinClients only
 	ProbesOut   int    `json:"probes_out"`  // probes under way
-	Openings    uint64 `json:"openings"`    // total of times it opened
+	Openings    uint64 `json:"openings"`    // total of times it opened, and again after a probe
 	Rejected    uint64 `json:"rejected"`    // total of calls refused, or not in shadow only
 	Ignored     uint64 `json:"ignored"`     // total of calls reported as Ignored that were not slow
 	Dropped     uint64 `json:"dropped"`     // total of results that came after a change of state

@@ -378,7 +378,8 @@ func TestAlerts(t *testing.T) {
 		"SpillgateCheckFails":   {"all servers of the inventory fail"},
 	}
 	spare := map[string][]string{
-		"SpillgateRefusing": {"all servers of the inventory fail"}, // what its breaker refuses the cache has
+		"SpillgateRefusing":     {"all servers of the inventory fail"}, // what its breaker refuses the cache has
+		"SpillgateBreakerFlaps": {"all servers of the inventory fail"}, // and do not recover, though each probe opens it again
 	}
 	for _, g := range groups.Groups {
 		for _, r := range g.Rules {
@@ -426,6 +427,25 @@ func TestAlerts(t *testing.T) {
 	}
 	for name := range fire {
 		t.Errorf("no alert %s", name)
+	}
+}
+
+// A handler that recovers for a minute and fails again is one that flaps.
+func TestAlertOfABreakerThatFlaps(t *testing.T) {
+	all := recording(t)
+	h := &history{series: maps.Clone(all.series), began: all.began, end: all.end}
+	for name, s := range h.series {
+		if strings.HasPrefix(name, "spillgate_breaker_open{") && s.labels.Get("route") == "GET /search" {
+			in := &series{labels: s.labels}
+			for _, was := range s.samples {
+				in.samples = append(in.samples, sample{was.T(), float64(was.T() / 60_000 % 2)})
+			}
+			h.series[name] = in
+		}
+	}
+	got := h.query(t, ruleOf(t, "SpillgateBreakerFlaps"))
+	if len(got) != 1 || got[0].Metric.Get("route") != "GET /search" {
+		t.Errorf("%v, want an alert for GET /search alone", got)
 	}
 }
 

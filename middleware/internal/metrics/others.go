@@ -77,7 +77,7 @@ var (
 	setInFlight = OfSet.upDown("endpoint_in_flight", "Tries under way.", "url")
 	setRequests = OfSet.counter("endpoint_requests_total", "Tries sent.", "url")
 	setFailures = OfSet.counter("endpoint_failures_total", "Tries that its breaker took for failures.", "url")
-	setOpenings = OfSet.counter("endpoint_ejections_total", "How often its breaker opened.", "url")
+	setOpenings = OfSet.counter("endpoint_ejections_total", "How often its breaker opened, and again after a probe.", "url")
 )
 
 // Set sends what that says.

@@ -69,7 +69,7 @@ var (
 	breakerShadow    = OfStack.gauge("breaker_shadow", "1 if nothing is refused, and only counted, by route.", labelFor, labelNth, "route")
 	breakerShare     = OfStack.gauge("breaker_passing_ratio", "Part of the calls that pass, by route.", labelFor, labelNth, "route")
 	breakerWindow    = OfStack.upDown("breaker_window_calls", "Calls in the window: successes, failures, slow of either, and overdue.", labelFor, labelNth, "route", "outcome")
-	breakerOpenings  = OfStack.counter("breaker_openings_total", "How often it opened, by route. It begins at 0 again when a key comes back.", labelFor, labelNth, "route")
+	breakerOpenings  = OfStack.counter("breaker_openings_total", "How often it opened, by route, and again after a probe. It begins at 0 again when a key comes back.", labelFor, labelNth, "route")
 	breakerRejected  = OfStack.counter("breaker_rejected_total", "Calls refused, or that a shadow mode let pass, by route.", labelFor, labelNth, "route")
 	breakerIgnored   = OfStack.counter("breaker_ignored_total", "Calls that said nothing of the handler, by route.", labelFor, labelNth, "route")
 	breakerLost      = OfStack.counter("breaker_probes_lost_total", "Probes not heard of in time, by route.", labelFor, labelNth, "route")
