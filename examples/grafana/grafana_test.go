@@ -396,19 +396,7 @@ func TestAlerts(t *testing.T) {
 			if got := h.query(t, compared.LHS.String()); len(got) == 0 {
 				t.Errorf("%s: no data from %s", r.Alert, compared.LHS)
 			}
-			during := map[string]bool{}
-			for _, s := range h.query(t, r.Expr) {
-				held := time.Duration(0)
-				for i, f := range s.Floats {
-					if i > 0 && f.T-s.Floats[i-1].T > 15000 {
-						held = 0
-					}
-					if held >= time.Duration(r.For) {
-						during[h.troubleAt(f.T)] = true
-					}
-					held += 15 * time.Second
-				}
-			}
+			during := h.fires(t, r)
 			if during["none"] {
 				t.Errorf("%s: fires without trouble", r.Alert)
 			}
@@ -430,6 +418,47 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
+// fires says in which troubles an alert does.
+func (h *history) fires(t *testing.T, r rulefmt.Rule) map[string]bool {
+	t.Helper()
+	during := map[string]bool{}
+	for _, s := range h.query(t, r.Expr) {
+		held := time.Duration(0)
+		for i, f := range s.Floats {
+			if i > 0 && f.T-s.Floats[i-1].T > 15000 {
+				held = 0
+			}
+			if held >= time.Duration(r.For) {
+				during[h.troubleAt(f.T)] = true
+			}
+			held += 15 * time.Second
+		}
+	}
+	return during
+}
+
+// Of jobs that wait for ten minutes nothing is known of an instance that is younger.
+func TestAlertOfJobsThatPileUp(t *testing.T) {
+	all := recording(t)
+	for began, want := range map[time.Duration]bool{0: true, 9 * time.Minute: false} {
+		h := &history{series: map[string]*series{}, began: all.began, end: all.end}
+		for name, s := range all.series {
+			if strings.HasPrefix(name, `spillgate_jobs_held{state="queued"`) {
+				in := &series{labels: s.labels}
+				for _, was := range s.samples {
+					if time.UnixMilli(was.T()).Sub(h.began) >= began {
+						in.samples = append(in.samples, sample{was.T(), 150})
+					}
+				}
+				h.series[name] = in
+			}
+		}
+		if got := len(h.fires(t, ruleOf(t, "SpillgateJobsPileUp"))) > 0; got != want {
+			t.Errorf("150 jobs wait from %v to %v: fires %t, want %t", began, h.end.Sub(h.began), got, want)
+		}
+	}
+}
+
 // A handler that recovers for a minute and fails again is one that flaps.
 func TestAlertOfABreakerThatFlaps(t *testing.T) {
 	all := recording(t)
@@ -443,7 +472,7 @@ func TestAlertOfABreakerThatFlaps(t *testing.T) {
 			h.series[name] = in
 		}
 	}
-	got := h.query(t, ruleOf(t, "SpillgateBreakerFlaps"))
+	got := h.query(t, ruleOf(t, "SpillgateBreakerFlaps").Expr)
 	if len(got) != 1 || got[0].Metric.Get("route") != "GET /search" {
 		t.Errorf("%v, want an alert for GET /search alone", got)
 	}
@@ -452,7 +481,7 @@ func TestAlertOfABreakerThatFlaps(t *testing.T) {
 // Nor is anybody for refusals in whose place a fallback has answered.
 func TestNoCallForAFallback(t *testing.T) {
 	all := recording(t)
-	rule := ruleOf(t, "SpillgateRefusing")
+	rule := ruleOf(t, "SpillgateRefusing").Expr
 	h := &history{series: map[string]*series{}, began: all.began, end: all.end}
 	for name, s := range all.series {
 		if s.labels.Get("shed") != "" {
@@ -505,21 +534,21 @@ func TestTwoCaches(t *testing.T) {
 	}
 }
 
-// ruleOf returns the expression of an alert.
-func ruleOf(t *testing.T, alert string) string {
+// ruleOf returns an alert.
+func ruleOf(t *testing.T, alert string) rulefmt.Rule {
 	t.Helper()
 	groups, errs := rulefmt.ParseFile("prometheus/rules.yml", false, model.UTF8Validation, promQL, slog.New(slog.DiscardHandler))
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
 	rules := groups.Groups[0].Rules
-	return rules[slices.IndexFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == alert })].Expr
+	return rules[slices.IndexFunc(rules, func(r rulefmt.Rule) bool { return r.Alert == alert })]
 }
 
 // Who tries a breaker in shadow is not called for what it would do.
 func TestNoCallForAShadow(t *testing.T) {
 	all := recording(t)
-	rule := ruleOf(t, "SpillgateBreakerOpen")
+	rule := ruleOf(t, "SpillgateBreakerOpen").Expr
 	if len(all.query(t, rule)) == 0 {
 		t.Fatal("no breaker opened")
 	}
@@ -541,7 +570,7 @@ func TestNoCallForAShadow(t *testing.T) {
 // A stack may have a cache and no rate limit, as that of the defaults, or the other way round: what is asked of both is known of either.
 func TestStoreAlertOfEitherLayer(t *testing.T) {
 	all := recording(t)
-	e, err := promQL.ParseExpr(ruleOf(t, "SpillgateStoreFails"))
+	e, err := promQL.ParseExpr(ruleOf(t, "SpillgateStoreFails").Expr)
 	if err != nil {
 		t.Fatal(err)
 	}
