@@ -34,6 +34,18 @@ type Rejection struct {
 // Write writes the response that would have been written without [WithReject]: the status and
 // a problem document (RFC 9457). It sets Content-Type and, where no Content-Encoding is set, Content-Length, and writes no body in answer to
 // HEAD. A Status that was changed before is that of both. The zero Rejection writes 503.
+//
+// A handler that is kept from its work, as by the breaker of a transport (package outbound), says so by a Rejection of its own. Where that has a Layer, Write sets Retry-After
+// and Cache-Control as well, and the layers around the handler take the answer for a refusal, which says nothing of its health. With a 502 in its place a
+// breaker of the route counts as failures what the other one refuses, also while that lets calls in slowly after an outage, and opens anew:
+//
+//	proxy.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
+//		if open, ok := errors.AsType[*breaker.OpenError](err); ok {
+//			(&middleware.Rejection{Layer: "breaker", RetryAfter: open.RetryAfter, Err: err}).Write(w, r)
+//			return
+//		}
+//		w.WriteHeader(http.StatusBadGateway)
+//	}
 func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 	b, status := j.body, j.Status
 	if b == nil {
@@ -46,6 +58,10 @@ func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 		b = newRejectBody(d.Type, d.Title, status, d.Detail, d.Violated) // RFC 9457, section 3.1.2: it is that of the response
 	}
 	h := w.Header()
+	if j.body == nil && j.Layer != "" { // made by a handler
+		by := rejecter{layer: j.Layer, spread: -1}
+		by.setHeader(h, j.RetryAfter)
+	}
 	h["Content-Type"] = slices.Clone(problemType) // see own
 	if !encodesOutside(h) {
 		h["Content-Length"] = slices.Clone(b.length)

@@ -462,6 +462,75 @@ func TestRejectionWritesItsStatus(t *testing.T) {
 	})
 }
 
+// A handler that is kept from its work says so by a rejection of its own, which the layers around take for one of theirs.
+func TestRejectionOfAHandler(t *testing.T) {
+	refuse := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		(&middleware.Rejection{Layer: "breaker", RetryAfter: 3 * time.Second, Err: breaker.ErrOpen}).Write(w, r)
+	})
+	for name, h := range map[string]http.Handler{
+		"the layers' own writer":    refuse,
+		"a writer of somebody else": http.TimeoutHandler(refuse, time.Minute, ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, l := breaker.NewGroup(), limiter.NewConcurrency(1)
+			var shed []string
+			s := middleware.New(middleware.Breaker(g), middleware.Concurrency(l), middleware.WithTrace(&middleware.Trace{
+				Done: func(_ *http.Request, res middleware.Result) { shed = append(shed, res.Shed) },
+			}))
+			res := get(s.Handler(h), "GET", "/")
+			if after, _ := strconv.Atoi(res.Header.Get("Retry-After")); res.StatusCode != 503 || after < 3 || res.Header.Get("Cache-Control") != "no-store" {
+				t.Errorf("status %d, %v", res.StatusCode, res.Header)
+			}
+			if b := g.Get("").Stats(); b.Ignored != 1 || b.Failures != 0 {
+				t.Errorf("the breaker counts %d failures and ignores %d, want 0 and 1", b.Failures, b.Ignored)
+			}
+			if c := l.Stats(); c.Ignored != 1 {
+				t.Errorf("the limit is told of %d successes and %d failures", c.Success, c.Failure)
+			}
+			if fmt.Sprint(shed) != "[breaker]" {
+				t.Errorf("refused by %v, want breaker", shed)
+			}
+		})
+	}
+}
+
+// A breaker within the handler lets calls in slowly after an outage, and what it refuses then is no reason for that of the route to open again: after that
+// it would have been open for most of a minute in which all was well.
+func TestRejectionOfAHandlerOnARamp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		fails := func() bool { return time.Since(began) < 30*time.Second }
+		calls := breaker.New(breaker.WithJitter(0))
+		h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			call, err := calls.Allow()
+			if err != nil {
+				after, _ := errors.AsType[*breaker.OpenError](err)
+				(&middleware.Rejection{Layer: "breaker", RetryAfter: after.RetryAfter, Err: err}).Write(w, r)
+				return
+			}
+			if fails() {
+				call.Done(breaker.Failure, 0)
+				w.WriteHeader(500)
+				return
+			}
+			call.Done(breaker.Success, 0)
+		}), middleware.Breaker(breaker.NewGroup(breaker.WithJitter(0))))
+		good, all := 0, 0
+		for time.Since(began) < 90*time.Second {
+			time.Sleep(20 * time.Millisecond) // in a synctest bubble
+			status := get(h, "GET", "/").StatusCode
+			if time.Since(began) > 65*time.Second { // either breaker was open for 20 s at most when all was well, and let calls in for 10 s
+				if all++; status == 200 {
+					good++
+				}
+			}
+		}
+		if good != all {
+			t.Errorf("%d of %d requests were refused between 35 s and a minute after the outage", all-good, all)
+		}
+	})
+}
+
 func TestSkipPassesLayersBy(t *testing.T) {
 	health := middleware.WithSkip(func(r *http.Request) bool { return r.URL.Path == "/livez" })
 	for name, layer := range refusing(t) {

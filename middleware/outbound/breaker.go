@@ -37,6 +37,9 @@ import (
 //
 // A breaker here has one client: with [breaker.WithMinClients] above 1 it would never open, so that Breaker panics, as [NewSet] does.
 //
+// A server that answers its own requests by such calls, and has a breaker around the handler, tells that of the refusals of this one by a Rejection of package middleware, as shown
+// there. By any 5xx it would open that one for what this one refuses.
+//
 // Which hosts are given up, and how often they were, says g: packages prommw and otelmw show how to export it.
 //
 // While the breaker is open the error is a [*breaker.OpenError] with the host
