@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -155,6 +156,12 @@ func admit(b *breaker.Breaker, r breaker.Request, hedge bool) (breaker.Call, err
 	return b.Admit(r)
 }
 
+// asksForLong says that a request wants a connection that lasts, and not the offer of HTTP/2 that Java's client and others make with each and a reverse proxy hands on.
+func asksForLong(req *http.Request) bool {
+	v := req.Header["Upgrade"]
+	return len(v) != 0 && !strings.EqualFold(v[0], "h2c")
+}
+
 type breaking struct {
 	breakerConfig
 	group  *breaker.Group
@@ -170,7 +177,7 @@ func (t *breaking) RoundTrip(req *http.Request) (*http.Response, error) {
 	b := t.group.Get(key)
 	hedge := isHedge(req.Context())
 	began := t.clock.now()
-	call, err := admit(b, breaker.Request{Arrived: began, Long: req.Header["Upgrade"] != nil}, hedge)
+	call, err := admit(b, breaker.Request{Arrived: began, Long: asksForLong(req)}, hedge)
 	if err != nil {
 		if !hedge { // one is held back on the ramp, too
 			t.counts.open.Add(1)

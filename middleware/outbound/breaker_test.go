@@ -1156,6 +1156,39 @@ func TestProbeIsNotSlowForWhatOnChangeTakes(t *testing.T) {
 	}
 }
 
+// Of clients that offer HTTP/2 with each request, as Java's, the first that comes when the open time is over is a probe.
+func TestOfferOfHTTP2IsAProbe(t *testing.T) {
+	for name, layer := range map[string]func(t *testing.T) outbound.Layer{
+		"Breaker": func(*testing.T) outbound.Layer { return outbound.Breaker(group()) },
+		"Balance": func(t *testing.T) outbound.Layer {
+			return outbound.Balance(newSet(t, urls("http://a.test"), outbound.WithMaxEjected(1)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				status := 500
+				rt := outbound.New(world{"a.test": func(*http.Request) (*http.Response, error) { return answer(status) }}, layer(t))
+				offer := func() (int, error) {
+					req := request(t.Context(), "GET", "http://a.test/", nil)
+					req.Header.Set("Upgrade", "h2c")
+					return do(rt, req)
+				}
+				for range 5 {
+					offer()
+				}
+				if got, err := offer(); err == nil {
+					t.Fatalf("status %d of a host that failed", got)
+				}
+				status = 200
+				time.Sleep(6 * time.Second) // in a synctest bubble: open for 5 s and a fifth of it at most
+				if got, err := offer(); got != 200 {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 // A host that is asked for nothing but upgrades has no other probes.
 func TestUpgradesAloneBringAHostBack(t *testing.T) {
 	for name, layer := range map[string]func(t *testing.T) outbound.Layer{

@@ -46,7 +46,7 @@ func (p Policy) String() string {
 func (s *Set) pick(req *http.Request, now time.Time, waits bool) (*endpoint, breaker.Call, error) {
 	list := s.list.Load()
 	at := now.Sub(s.clock.start)
-	ask := breaker.Request{Arrived: now, Long: req.Header["Upgrade"] != nil, Waits: waits}
+	ask := breaker.Request{Arrived: now, Long: asksForLong(req), Waits: waits}
 	t := triesIn(req.Context())
 	if t != nil && !t.of(s) {
 		t = nil
