@@ -193,7 +193,7 @@ type Stats struct {
 
 // RejectStats counts the requests refused since the start, among them what a cache was to validate in the background: no request of
 // a client, and so a [Trace] of the stack is told nothing of it. What the engine of an [Async] refuses is in none of them: that is a
-// handler, which [Trace] is told of, with the layer "pool".
+// handler, which [Trace] is told of, with the layer "pool". Nor is what a handler refuses by a [Rejection] of its own, which Done of a Trace is told of.
 type RejectStats struct {
 	Rate        uint64 `json:"rate"`
 	Concurrency uint64 `json:"concurrency"`
