@@ -418,6 +418,34 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
+// A route that nobody asks for after an outage, as at night, is half-open until the morning, and keeps nobody out.
+func TestNoCallForARouteThatNobodyAsks(t *testing.T) {
+	all := recording(t)
+	rule := ruleOf(t, "SpillgateBreakerOpen").Expr
+	for refuses, want := range map[bool]int{true: 1, false: 0} {
+		h := &history{series: map[string]*series{}, began: all.began, end: all.end}
+		for name, s := range all.series {
+			in := &series{labels: s.labels}
+			for i, was := range s.samples {
+				switch {
+				case s.labels.Get("route") != "GET /search":
+					continue
+				case strings.HasPrefix(name, "spillgate_breaker_open{"):
+					in.samples = append(in.samples, sample{was.T(), 1})
+				case strings.HasPrefix(name, "spillgate_breaker_rejected_total{") && refuses:
+					in.samples = append(in.samples, sample{was.T(), float64(i)})
+				default:
+					in.samples = append(in.samples, was)
+				}
+			}
+			h.series[name] = in
+		}
+		if got := h.query(t, rule); len(got) != want {
+			t.Errorf("it refuses requests: %t; %v", refuses, got)
+		}
+	}
+}
+
 // fires says in which troubles an alert does.
 func (h *history) fires(t *testing.T, r rulefmt.Rule) map[string]bool {
 	t.Helper()
