@@ -67,12 +67,12 @@ func newGateway() (*gateway, error) {
 // explain answers a request for which no replica did, also where the client seems to have left: to write nothing
 // would be status 200, and a client that only closes its half of the connection reads on.
 func explain(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, outbound.ErrNoEndpoint) { // no replica was asked: to the layers around it is a refusal, and no failure
+		(&middleware.Rejection{Layer: "breaker", RetryAfter: time.Second, Err: err}).Write(w, r)
+		return
+	}
 	status := http.StatusBadGateway
-	switch {
-	case errors.Is(err, outbound.ErrNoEndpoint):
-		w.Header().Set("Retry-After", "1")
-		status = http.StatusServiceUnavailable
-	case errors.Is(err, context.DeadlineExceeded):
+	if errors.Is(err, context.DeadlineExceeded) {
 		status = http.StatusGatewayTimeout
 	}
 	http.Error(w, http.StatusText(status), status)

@@ -115,6 +115,23 @@ func TestClientsOutOfRange(t *testing.T) {
 	}
 }
 
+// Where there is no replica to ask, the answer says when to come back.
+func TestNoReplica(t *testing.T) {
+	g, err := newGateway()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	if err := g.set.Update(nil); err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	g.handler.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+		t.Errorf("%d, %v", w.Code, w.Header())
+	}
+}
+
 // A client that says that it has no more to say may still wait for its answer: that no replica gave one must not look
 // like one that is empty.
 func TestNoAnswerIsNoSuccess(t *testing.T) {
