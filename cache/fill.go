@@ -74,6 +74,7 @@ type fill struct {
 	implied    bool   // the handler has written without a status: so does what goes to the client
 	untyped    bool   // net/http has to find a Content-Type
 	sniffed    string // and finds this one
+	typeless   bool   // or none, since the header went out before the first byte
 	reason     string // detail for a stale answer
 }
 
@@ -564,7 +565,7 @@ func (fl *fill) write(p []byte) (int, error) {
 		return 0, http.ErrContentLength
 	}
 	if size == 0 {
-		fl.untyped = fl.isUntyped()
+		fl.untyped = !fl.typeless && fl.isUntyped()
 	}
 	if fl.length < 0 && (int64(size+len(p)) > fl.h.cache.maxObject.Load() || !fl.reserve(int64(len(p)))) {
 		fl.overflow()
@@ -737,6 +738,7 @@ func (fl *fill) flush() error {
 		fl.decide(http.StatusOK) // the header goes out, whatever is written before the pump gets to it
 	}
 	if fl.mode == recording {
+		fl.typeless = fl.typeless || fl.size() == 0 && fl.isUntyped()
 		fl.sniffType()
 	}
 	switch {
@@ -834,8 +836,11 @@ func (fl *fill) finishRecording() {
 		// The flight has published the header and readers hold it; the stored entry is another.
 		e = fl.head.clone()
 	}
-	if fl.sniffType(); fl.sniffed != "" {
+	switch fl.sniffType(); {
+	case fl.sniffed != "":
 		e.set("Content-Type", fl.sniffed)
+	case fl.typeless && bodyAllowed(e.status):
+		e.set("Content-Type") // else net/http would find one in a hit
 	}
 	if cap(body)-len(body) > len(body)/8 {
 		body = slices.Clone(body)

@@ -18,6 +18,7 @@ type pump struct {
 	done chan struct{}
 
 	mu      sync.Mutex
+	opening int  // how much there was at the first flush of the handler, until that is done; -1: there is none to do
 	flushed int  // the handler had this much flushed
 	pending bool // and it is not done yet
 	died    any  // a panic of the writer below, for the leader to carry on
@@ -27,7 +28,7 @@ func (fl *fill) startPump() {
 	if fl.handed == nil {
 		fl.handHeader()
 	}
-	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{})}
+	fl.pump = &pump{f: fl.f, w: fl.w, done: make(chan struct{}), opening: -1}
 	go fl.pump.run(context.WithoutCancel(fl.r.Context()), fl.sent)
 }
 
@@ -47,18 +48,27 @@ func (p *pump) run(ctx context.Context, sent int) {
 		if err != nil {
 			return
 		}
-		if len(n.body) > 0 {
-			m, err := p.w.Write(n.body)
+		body := n.body
+		p.mu.Lock()
+		// net/http sends the header at the first flush, and finds a type by what there is then: no more may be written before.
+		opens := p.opening >= seen.offset && p.opening <= seen.offset+len(body)
+		if opens {
+			body = body[:p.opening-seen.offset]
+			p.opening = -1
+		}
+		p.mu.Unlock()
+		if len(body) > 0 {
+			m, err := p.w.Write(body)
 			if err != nil {
 				return // the client is gone
 			}
 			seen.offset += m
 		}
 		p.mu.Lock()
-		flush := p.pending && seen.offset >= p.flushed
-		p.pending = p.pending && !flush
+		due := p.pending && seen.offset >= p.flushed
+		p.pending = p.pending && !due
 		p.mu.Unlock()
-		if flush {
+		if due || opens {
 			rc.Flush()
 		}
 		if n.outcome != pending && len(n.body) == 0 {
@@ -70,6 +80,9 @@ func (p *pump) run(ctx context.Context, sent int) {
 // flush has everything recorded so far sent and flushed.
 func (p *pump) flush() {
 	p.mu.Lock()
+	if p.flushed == 0 && !p.pending {
+		p.opening = len(p.f.body)
+	}
 	p.flushed, p.pending = len(p.f.body), true
 	p.mu.Unlock()
 	p.f.mu.Lock()

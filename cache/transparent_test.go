@@ -253,26 +253,43 @@ func TestStoredLooksTheSame(t *testing.T) {
 	}
 }
 
-// The type of a response that states none goes by what net/http would have had of it when it had to send the header.
+// The type of a response that states none goes by what net/http would have had of it when it had to send the header, for
+// its own client and with a hit.
 func TestTypeOfAResponseInPieces(t *testing.T) {
 	for _, test := range []struct {
-		name    string
-		flushed bool
-		typ     string
+		name, first, rest string
+		flushed           bool
+		typ               string
 	}{
-		{"the first 512 bytes", false, "text/html; charset=utf-8"},
-		{"what was there at the first flush", true, "text/plain; charset=utf-8"},
+		{"the first 512 bytes", "<", "html>", false, "text/html; charset=utf-8"},
+		{"what was there at the first flush", "<", "html>", true, "text/plain; charset=utf-8"},
+		{"none where that was nothing", "", "<html>", true, ""},
 	} {
-		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Cache-Control", "max-age=60")
-			io.WriteString(w, "<")
-			if test.flushed {
+		t.Run(test.name, func(t *testing.T) {
+			handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				io.WriteString(w, test.first)
+				if test.flushed {
+					w.(http.Flusher).Flush()
+				}
+				io.WriteString(w, test.rest)
 				w.(http.Flusher).Flush()
+			})
+			bare := httptest.NewServer(handler)
+			defer bare.Close()
+			s := httptest.NewServer(cache.New(1 << 20).Handler(handler))
+			defer s.Close()
+			for _, url := range []string{bare.URL, s.URL, s.URL} {
+				res, err := http.Get(url)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(res.Body)
+				res.Body.Close()
+				want(t, "Content-Type, "+res.Header.Get("Cache-Status"), res.Header.Get("Content-Type"), test.typ)
+				want(t, "body", string(body), "<html>")
 			}
-			io.WriteString(w, "html>")
-		}))
-		get(h, "http://example.com/x")
-		want(t, test.name, get(h, "http://example.com/x").Header.Get("Content-Type"), test.typ)
+		})
 	}
 }
 
