@@ -125,6 +125,9 @@ type Concurrency struct {
 	timerAt time.Duration // when timer fires; 0 is not armed
 	emptied time.Duration // when the line was last seen empty
 
+	stillAt  time.Duration // since when the process last stood still, as far as that has shown; 0 is never
+	stillFor time.Duration
+
 	// gap is the mean time between two grants to the line, per weight, over about the
 	// last 32, as far as the line has been there since; service is the mean cost, per weight, of work that was granted from the line.
 	gap       float64
@@ -537,6 +540,7 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	took := max(now-start, 0)
 	lag, lags := int64(s.lag), int64(s.lags)
 	var cost, guess float64
+	charged := s.charged
 	if client != nil {
 		cost, guess = s.had(took), float64(s.guess)
 	}
@@ -582,7 +586,13 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 		}
 		c.mu.Lock()
 	}
+	if c.stoodStill(now) {
+		due = false
+	}
 	if client != nil {
+		if !charged {
+			cost = max(cost-float64(weight)*float64(c.stood(start)), 0)
+		}
 		c.line.charge(client, cost-guess)
 		if o != Ignored {
 			if c.service == 0 {
@@ -667,6 +677,7 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 // enter decides about a request that found no room at first: it gets a permit after all,
 // a place in the line (the waiter), or an error. The lock is held.
 func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (w *queueWaiter, p Permit, woken *queueWaiter, err error) {
+	c.stoodStill(now)
 	woken = c.dispatch(now)
 	weight := concWeight(r)
 	if c.line.n == 0 {
@@ -1028,10 +1039,44 @@ func (c *Concurrency) arm(now time.Duration) {
 func (c *Concurrency) expire() {
 	now := time.Since(c.base)
 	c.mu.Lock()
+	c.stoodStill(now)
 	c.timerAt = 0
 	woken := c.dispatch(now)
 	c.mu.Unlock()
 	concWake(woken)
+}
+
+// concStill is by how much the timer of the line is late, at least, if the process has stood still: stopped by a signal or a debugger, frozen with its
+// container, or moved with its machine. No processor that runs is too busy for that long to look at its timers.
+const concStill = 500 * time.Millisecond
+
+// concStirs is how many times as long as it stood still the process has to have run since for an adaptive limit to pass over the next time. If it hardly
+// ever runs, that is what it is like.
+const concStirs = 4
+
+// stoodStill reports that the process has stood still, which is found out once. What shows it is that the timer of the line is overdue: all else
+// could be a service that hangs. The lock is held.
+func (c *Concurrency) stoodStill(now time.Duration) bool {
+	due := c.timerAt
+	if now-due < concStill || due == 0 || due == c.stillAt || c.timer == nil {
+		return false
+	}
+	again := due-c.stillAt-c.stillFor < concStirs*c.stillFor
+	c.stillAt, c.stillFor = due, now-due
+	c.lastGrant = max(c.lastGrant, now)
+	if c.adapt == nil || again {
+		return false
+	}
+	c.adapt.stoodStill(c)
+	return true
+}
+
+// stood returns for how much of the time since start the process has stood still. The lock is held.
+func (c *Concurrency) stood(start time.Duration) time.Duration {
+	if start < c.stillAt {
+		return c.stillFor
+	}
+	return 0
 }
 
 // Limit returns the limit as it is now.

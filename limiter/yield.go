@@ -48,7 +48,7 @@ func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 // gives what it held to the head of the line. The lock is held.
 func (c *Concurrency) standBack(s *concSlot, r *Request, arrived, now time.Duration) (w, woken *queueWaiter) {
 	if s.client != nil {
-		c.line.charge(s.client, s.had(max(now-s.start, 0))-float64(s.guess))
+		c.line.charge(s.client, s.had(max(now-s.start-c.stood(s.start), 0))-float64(s.guess))
 		s.client = nil
 	}
 	if c.adapt != nil {
