@@ -169,7 +169,7 @@ type breakerHandler struct {
 }
 
 func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h.skip != nil && h.skips(r) {
+	if h.skip != nil && h.skips(w, r) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}

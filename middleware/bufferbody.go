@@ -60,7 +60,7 @@ type bufferHandler struct {
 }
 
 func (h *bufferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h.skip != nil && h.skips(r) {
+	if h.skip != nil && h.skips(w, r) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}
@@ -80,7 +80,7 @@ func (h *bufferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // ServeFill implements [cache.Gate] for what is inside: what a cache fills has no body.
 func (h *bufferHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cache.Fill) {
-	if h.skip != nil && h.skips(r) {
+	if h.skip != nil && h.skips(w, r) {
 		h.skipped.ServeHTTP(w, f.Request())
 		return
 	}

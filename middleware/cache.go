@@ -88,7 +88,7 @@ type cacheHandler struct {
 }
 
 func (h *cacheHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h.skip != nil && h.skips(r) {
+	if h.skip != nil && h.skips(w, r) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}

@@ -172,7 +172,7 @@ type concurrencyHandler struct {
 }
 
 func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h.skip != nil && h.skips(r) {
+	if h.skip != nil && h.skips(w, r) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}
@@ -181,7 +181,11 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serve(w, r, rec)
 		return
 	}
-	req := h.request(r, rec.now())
+	req := h.request(r)
+	if h.asks {
+		rec.fresh = false
+	}
+	req.Arrived = rec.now()
 	waits := rec.waits()
 	permit, err := h.l.Acquire(r.Context(), req)
 	if err != nil {
@@ -195,7 +199,7 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // ServeFill implements [cache.Gate]: what the cache inside which h is has no answer for needs a recorder
 // besides the client's only if it is let pass.
 func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cache.Fill) {
-	if h.skip != nil && h.skips(r) {
+	if h.skip != nil && h.skips(w, r) {
 		h.skipped.ServeHTTP(w, f.Request())
 		return
 	}
@@ -205,7 +209,10 @@ func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f
 		h.serve(w, f.Request(), rec)
 		return
 	}
-	req := h.request(r, f.Now())
+	req := h.request(r)
+	if req.Arrived = f.Now(); h.asks || h.skip != nil {
+		req.Arrived = time.Now()
+	}
 	permit, err := h.l.Acquire(f.Context(), req)
 	if err != nil && h.rejecter.rejectFill(w, r, f, out, err, retryAfterOf(err), reducedCapacity) {
 		return
@@ -218,9 +225,9 @@ func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f
 	h.admitted(w, f.Request(), rec, permit, req.Arrived)
 }
 
-// request is what the limiter is asked for.
-func (h *concurrencyHandler) request(r *http.Request, arrived time.Time) limiter.Request {
-	req := limiter.Request{Arrived: arrived}
+// request is what the limiter is asked for, but for when it arrived: that is read when the functions of the user's have returned, which may have taken
+// any time. An adaptive limit takes what comes after it for work.
+func (h *concurrencyHandler) request(r *http.Request) (req limiter.Request) {
 	if h.config.priority != nil {
 		req.Priority = h.config.priority(r)
 	}

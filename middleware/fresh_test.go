@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
 )
@@ -91,6 +92,42 @@ func TestAPanicOfForeignCodeTakesItsTime(t *testing.T) {
 				wg.Wait()
 				if !slices.Equal(order, []string{"long", "brief", "brief", "brief", "long"}) {
 					t.Errorf("served %v, want as much of the time for each", order)
+				}
+			})
+		})
+	}
+}
+
+// What the user's functions take to tell who asks is over before the permit is there: it is no work to the limit.
+func TestFunctionsOfTheUsersAreNoWork(t *testing.T) {
+	const took, work = 50 * time.Millisecond, 10 * time.Millisecond
+	slow := func() { time.Sleep(took) } // in a synctest bubble
+	client := middleware.WithClient(func(*http.Request) string { slow(); return "" })
+	skip := middleware.WithSkip(func(*http.Request) bool { slow(); return false })
+	trace := middleware.WithTrace(&middleware.Trace{Done: func(*http.Request, middleware.Result) {}})
+	for _, test := range []struct {
+		name   string
+		around []middleware.Layer
+		opts   []middleware.ConcurrencyOption
+	}{
+		{"client", nil, []middleware.ConcurrencyOption{client}},
+		{"priority", nil, []middleware.ConcurrencyOption{middleware.WithPriority(func(*http.Request) int { slow(); return 0 })}},
+		{"weight", nil, []middleware.ConcurrencyOption{middleware.WithWeight(func(*http.Request) int { slow(); return 1 })}},
+		{"client, inside a cache", []middleware.Layer{middleware.Cache(cache.New(1 << 20))}, []middleware.ConcurrencyOption{client}},
+		{"skip of the layer", []middleware.Layer{trace}, []middleware.ConcurrencyOption{skip}},
+		{"skip of the layer, inside a cache", []middleware.Layer{middleware.Cache(cache.New(1 << 20))}, []middleware.ConcurrencyOption{skip}},
+		{"skip of the stack", []middleware.Layer{trace, skip}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := limiter.NewAdaptive()
+				h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(work) }), // in a synctest bubble
+					append(test.around, middleware.Concurrency(l, test.opts...))...)
+				for range 200 {
+					h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+				}
+				if s := l.Stats(); s.Success != 200 || s.Latency != work {
+					t.Errorf("%d successes took %v, want %v", s.Success, s.Latency, work)
 				}
 			})
 		})

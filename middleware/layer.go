@@ -117,7 +117,11 @@ func findMux(h http.Handler) *http.ServeMux {
 	}
 }
 
-func (b *base) skips(r *http.Request) bool {
+// skips asks the functions of the user's. They may take any time.
+func (b *base) skips(w http.ResponseWriter, r *http.Request) bool {
+	if in, ok := w.(recorded); ok {
+		in.record().fresh = false
+	}
 	for _, f := range b.skip {
 		if f(r) {
 			return true

@@ -107,7 +107,7 @@ type poolHandler struct {
 }
 
 func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h.skip != nil && h.skips(r) {
+	if h.skip != nil && h.skips(w, r) {
 		h.skipped.ServeHTTP(w, r)
 		return
 	}
