@@ -72,14 +72,16 @@ const (
 	storeTrip    = 5               // failures in a row until the store is left alone
 	storeRest    = 2 * time.Second // how long
 	storeGrace   = 10 * time.Millisecond
-	storeAgain   = time.Second // between two questions about what the local buckets refuse
+	storeApart   = 20 * time.Millisecond // between two failures of questions that were under way together
+	storeAgain   = time.Second           // between two questions about what the local buckets refuse
 )
 
 // WithStore keeps the buckets in a store. Those of this process stand before it: an event that they refuse
 // is not asked for, since the store would refuse it too. Where they refuse for longer than a second, one event a second of the
 // key is asked for nevertheless: another process may have given tokens back, or reset the key. To know when takes 8 bytes more in every
 // slot of the table. After 5 failures in a row the store is left alone for
-// 2 seconds, and then asked about one event. What becomes of events that the store does not decide about says
+// 2 seconds, and then asked about one event. What fails at once with others that were under way with it, as after a moment in which the process had no
+// processor, is one failure. What becomes of events that the store does not decide about says
 // [WithStoreFailure].
 //
 // Rates that share a store share the buckets of a key where their policies have the same names, as "default" is: by one the key is charged for the other,
@@ -124,6 +126,9 @@ type storeFront struct {
 	failure StoreFailure
 	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
 
+	base time.Time
+	last atomic.Int64 // when it failed last, since base
+
 	asked    atomic.Uint64
 	failed   atomic.Uint64 // asked and no answer
 	skipped  atomic.Uint64 // not asked, as the store is left alone
@@ -149,17 +154,21 @@ var errStoreExit = errors.New("limiter: the store ended its goroutine")
 // errStoreLeft is what a caller's own end of ctx is to the breaker: no failure of the store.
 var errStoreLeft = errors.New("limiter: the caller left")
 
+// errStoreSame is the rest of a failure that has been told of.
+var errStoreSame = errors.New("limiter: the same failure of the store")
+
 func newStoreFront(c *rateConfig) *storeFront {
 	_, prompt := c.store.(*MemoryStore)
 	return &storeFront{
 		store:   c.store,
+		base:    time.Now(),
 		prompt:  prompt,
 		timeout: c.storeTimeout,
 		failure: c.storeFailure,
 		breaker: gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 			Timeout:     storeRest,
 			ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= storeTrip },
-			IsExcluded:  func(err error) bool { return err == errStoreLeft },
+			IsExcluded:  func(err error) bool { return err == errStoreLeft || err == errStoreSame },
 		}),
 	}
 }
@@ -169,12 +178,19 @@ var errStorePanicked = errors.New("limiter: the store panicked")
 // ask returns what the store says. The breaker hears of every outcome, a panic too, so that no probe is lost. With beyond the
 // question goes on where ctx ends before the store's time is up.
 func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyState, beyond bool) (ok bool, err error) {
-	done, err := f.breaker.Allow()
+	report, err := f.breaker.Allow()
 	if err != nil {
 		f.skipped.Add(1)
 		return false, err
 	}
 	f.asked.Add(1)
+	begun := time.Since(f.base)
+	done := func(err error) {
+		if err != nil && err != errStoreLeft && !f.failsAnew(begun) {
+			err = errStoreSame
+		}
+		report(err)
+	}
 	if deadline, has := ctx.Deadline(); beyond && has && !f.prompt && time.Until(deadline) < f.timeout {
 		return f.askBeyond(ctx, req, states, done)
 	}
@@ -191,6 +207,22 @@ func (f *storeFront) ask(ctx context.Context, req StoreRequest, states []PolicyS
 		}
 	}
 	return ok, err
+}
+
+// failsAnew notes that a question has failed that began then, and reports whether that is news: it was asked after the last failure, or fails well after it. A
+// process that is short of a processor for longer than the store may take, as in a container that has used up its quota, finds all questions late that were
+// under way, and the answers there.
+func (f *storeFront) failsAnew(begun time.Duration) bool {
+	now := time.Since(f.base)
+	for {
+		last := f.last.Load()
+		if int64(begun) < last && int64(now) < last+int64(storeApart) {
+			return false
+		}
+		if f.last.CompareAndSwap(last, int64(now)) {
+			return true
+		}
+	}
 }
 
 // askBeyond is ask for one who has less time than the store: whether that is well is known when its own is up. Where nobody had as much, a

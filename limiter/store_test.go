@@ -401,6 +401,66 @@ func TestStoreFailure(t *testing.T) {
 	}
 }
 
+// storeLate is a store that answers none of the questions that are under way before it is told to; with the error of their context then, as if the
+// process had not run meanwhile.
+type storeLate struct {
+	limiter.Store
+	late atomic.Pointer[chan struct{}]
+}
+
+func (s *storeLate) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
+	if late := s.late.Load(); late != nil {
+		<-*late
+		return false, context.DeadlineExceeded
+	}
+	return s.Store.Take(ctx, req, states)
+}
+
+// Questions that fail at once since the process was short of a processor, as in a container with a quota, do not have the store left alone.
+func TestStoreFailsOnceForAllUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &storeLate{Store: limiter.NewMemoryStore(1024)}
+		r := limiter.NewRate(1000, 1000, limiter.WithStore(s), limiter.WithStoreFailure(limiter.FailClosed))
+		for range 10 {
+			late := make(chan struct{})
+			s.late.Store(&late)
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() { r.Allow("key") })
+				time.Sleep(time.Millisecond) // in a synctest bubble
+			}
+			s.late.Store(nil)
+			close(late)
+			wg.Wait()
+			if d := r.Allow("key"); !d.OK {
+				t.Errorf("well again: %+v", d)
+			}
+		}
+		if st := r.Stats(); st.StoreFailed != 80 || st.StoreSkipped != 0 {
+			t.Errorf("%d failed, %d were not asked", st.StoreFailed, st.StoreSkipped)
+		}
+	})
+}
+
+// However long the store may take: one that hangs is left alone soon after the first question has failed.
+func TestStoreThatHangsForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, late := &storeLate{Store: limiter.NewMemoryStore(1024)}, make(chan struct{})
+		s.late.Store(&late)
+		r := limiter.NewRate(1000, 1000, limiter.WithStore(s), limiter.WithStoreTimeout(time.Second))
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer close(late)
+		for range 1200 {
+			wg.Go(func() { r.Allow("key") })
+			time.Sleep(time.Millisecond) // in a synctest bubble
+		}
+		if st := r.Stats(); st.StoreSkipped < 100 || st.StoreSkipped > 150 {
+			t.Errorf("of 200 that came since the first had failed %d were not asked", st.StoreSkipped)
+		}
+	})
+}
+
 // What was admitted here while the store was away is not told to be left when that is back: it would be refused here.
 func TestStoreRemainingAfterAnOutage(t *testing.T) {
 	storeTest(t, func(t *testing.T, s *storeStub, opts ...limiter.RateOption) {
