@@ -35,7 +35,7 @@ type Store interface {
 // WithStore puts a [Store] behind the memory of the cache. Each call of it may take as long as
 // timeout; one that fails is counted, and the request goes on as if there were nothing. When five calls in
 // a row have failed the store is left alone for a second, and then for twice as long each time that one
-// call finds it failing still, up to 32 s; reading, writing and deleting are apart in this, so
+// call finds it failing still, up to 32 s; calls that fail at once and were under way together are one. Reading, writing and deleting are apart in this, so
 // that a store which is full, and refuses what it is to keep, still forgets what is purged. Where memory has a URL, but not the variant that a request
 // selects, the store is asked once a second: it may have none that is for that request.
 //
@@ -76,6 +76,7 @@ type backing struct {
 type rest struct {
 	mu       sync.Mutex
 	failures int           // calls that failed in a row
+	failed   time.Time     // when the last of them did
 	hangs    bool          // the last of them took the time it had
 	pause    time.Duration // 0 as long as the store works
 	until    time.Time     // when the pause ends: the first call after it tries
@@ -83,6 +84,7 @@ type rest struct {
 
 const (
 	restAfter = 5
+	restApart = 20 * time.Millisecond // between two failures of calls that were under way together
 	minRest   = time.Second
 	maxRest   = 32 * time.Second
 )
@@ -115,7 +117,10 @@ func (r *rest) call(timeout time.Duration, f func() error) error {
 		r.pause = min(2*r.pause, maxRest)
 	case r.pause != 0: // this one began before the pause
 		return err
+	case begun.Before(r.failed) && ended.Sub(r.failed) < restApart:
+		return err
 	default:
+		r.failed = ended
 		if r.failures++; r.failures < restAfter {
 			return err
 		}

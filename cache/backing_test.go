@@ -441,6 +441,50 @@ func TestStoreThatHangsIsLeftAlone(t *testing.T) {
 	})
 }
 
+// lateStore is a store that answers none of the reads that are under way before it is told to; with the error of their context then, as if the
+// process had not run meanwhile.
+type lateStore struct {
+	*mapStore
+	late atomic.Pointer[chan struct{}]
+}
+
+func (s *lateStore) Get(ctx context.Context, key string) ([]byte, error) {
+	if late := s.late.Load(); late != nil {
+		<-*late
+		return nil, context.DeadlineExceeded
+	}
+	return s.mapStore.Get(ctx, key)
+}
+
+// Reads that fail at once since the process was short of a processor, as in a container with a quota, do not have the store left alone.
+func TestStoreFailsOnceForAllUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &lateStore{mapStore: newMapStore()}
+		var calls atomic.Int64
+		origin := page(&calls, "x", "Cache-Control: max-age=6000")
+		h := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
+		url := func(i int) string { return fmt.Sprint("http://example.com/", i) }
+		for i := range 9 {
+			get(h, url(i))
+		}
+		calls.Store(0)
+		h = cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(origin)
+		get(h, "http://example.com/new")
+		late := make(chan struct{})
+		s.late.Store(&late)
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() { get(h, url(i)) })
+			time.Sleep(time.Millisecond) // in a synctest bubble
+		}
+		s.late.Store(nil)
+		close(late)
+		wg.Wait()
+		get(h, url(8))
+		want(t, "calls", calls.Load(), 1+8)
+	})
+}
+
 // A store that can be read and not written is read.
 func TestStoreThatCannotBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
