@@ -917,3 +917,37 @@ func TestLayersOutsideAtAnInterimResponse(t *testing.T) {
 	}
 	want(t, "header", fmt.Sprint(ask(cache.New(1<<20).Handler(handler))), fmt.Sprint(ask(handler)))
 }
+
+// The deprecated method of net/http's writers is there behind a cache, too, whatever the method of the request, and in each shape of a writer that has it:
+// gin calls it for each stream, and panics where it is missing.
+func TestWritersThatNotify(t *testing.T) {
+	recorded := httptest.NewRecorder
+	for name, w := range map[string]http.ResponseWriter{
+		"HTTP/1": struct {
+			*httptest.ResponseRecorder
+			http.Hijacker
+			notifies
+		}{recorded(), nil, nil},
+		"HTTP/2": struct {
+			*httptest.ResponseRecorder
+			http.Pusher
+			notifies
+		}{recorded(), nil, nil},
+		"one that can flush": struct {
+			*httptest.ResponseRecorder
+			notifies
+		}{recorded(), nil},
+	} {
+		for _, method := range []string{"GET", "POST"} {
+			has := false
+			cache.New(1<<20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, has = w.(interface{ CloseNotify() <-chan bool })
+			})).ServeHTTP(w, httptest.NewRequest(method, "http://example.com/", nil))
+			want(t, name+", "+method+": CloseNotify", has, true)
+		}
+	}
+}
+
+type notifies chan bool
+
+func (n notifies) CloseNotify() <-chan bool { return n }
