@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -56,15 +57,22 @@ type closeNotifier interface{ CloseNotify() <-chan bool }
 
 type flushNotifier struct{ flushWriter }
 
-func (w flushNotifier) CloseNotify() <-chan bool { return w.fl.w.(closeNotifier).CloseNotify() }
+func (w flushNotifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
 
 type http1Notifier struct{ http1Writer }
 
-func (w http1Notifier) CloseNotify() <-chan bool { return w.fl.w.(closeNotifier).CloseNotify() }
+func (w http1Notifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
 
 type http2Notifier struct{ http2Writer }
 
-func (w http2Notifier) CloseNotify() <-chan bool { return w.fl.w.(closeNotifier).CloseNotify() }
+func (w http2Notifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
+
+// closeNotify tells the handler when its context has ended, and not when the client of the run leaves: others may read what it would end there.
+func (fl *fill) closeNotify() <-chan bool {
+	told := make(chan bool, 1)
+	context.AfterFunc(fl.ctx, func() { told <- true })
+	return told
+}
 
 // wrap gives a fill the shape of the writer below.
 func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
