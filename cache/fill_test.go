@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,5 +186,52 @@ func TestSurrogateIsAnnounced(t *testing.T) {
 			request = append(request, "Surrogate-Capability: "+test.outer)
 		}
 		want(t, test.name+" behind "+test.outer, text(t, get(h, "http://example.com/x", request...)), test.want)
+	}
+}
+
+// A handler that copies from somewhere and does not look at the error ends its response as if it were whole, where it has said no length. Whoever asked gets it so,
+// as without a cache, but it is not stored for others. What a length says is whole, is.
+func TestCopyThatBreaksOffIsNotStored(t *testing.T) {
+	for name, length := range map[string]string{"without a length": "", "with a length, and the rest from elsewhere": "50004"} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int64
+			c := cache.New(16 << 20)
+			srv := httptest.NewServer(c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if calls.Add(1) > 1 {
+					io.WriteString(w, "whole")
+					return
+				}
+				if length != "" {
+					w.Header().Set("Content-Length", length)
+				}
+				io.Copy(w, io.MultiReader(strings.NewReader(strings.Repeat("x", 50_000)), broken{}))
+				if length != "" {
+					io.WriteString(w, "rest")
+				}
+			})))
+			defer srv.Close()
+			ask := func() string {
+				res, err := srv.Client().Get(srv.URL)
+				if err != nil {
+					t.Error(err)
+					return ""
+				}
+				defer res.Body.Close()
+				b, err := io.ReadAll(res.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				return string(b)
+			}
+			first := strings.Repeat("x", 50_000)
+			if length != "" {
+				want(t, "first", ask() == first+"rest", true)
+				want(t, "next", ask() == first+"rest", true)
+				return
+			}
+			want(t, "first", ask() == first, true)
+			want(t, "next", ask(), "whole")
+		})
 	}
 }
