@@ -1003,6 +1003,8 @@ func (fl *fill) abort() {
 		fl.mark(Miss)
 		if fl.mode == undecided {
 			fl.tell()
+		} else { // nor will the header of what there was to be, and whoever recovers outside answers with an error
+			fl.outer.restore(fl.w.Header())
 		}
 		return
 	}
