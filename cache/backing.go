@@ -38,6 +38,8 @@ type Store interface {
 // call finds it failing still, up to 32 s; calls that fail at once and were under way together are one. Reading, writing and deleting are apart in this, so
 // that a store which is full, and refuses what it is to keep, still forgets what is purged. Where memory has a URL, but not the variant that a request
 // selects, the store is asked once a second: it may have none that is for that request.
+// All variants of a URL are one value there. Where one is stored and memory has others, the store is asked for that value, and those that it has no more, since
+// another process has purged them, are not put back.
 //
 // Purging a URL deletes it there. The store cannot be searched, so purging by prefix, by tag, by
 // group, by path alone or everything turns all that it holds invalid; other processes that share the
@@ -419,11 +421,12 @@ func decodeRecord(value []byte, generation uint64, now time.Time) ([]*entry, err
 	return out, nil
 }
 
-// save writes what memory holds under the key of a fill to the store, unless a purge came since the
-// fill began.
+// save writes the variant that a fill has made to the store, unless a purge came since the fill began, and with it those that are there already,
+// where memory has them as well. What memory alone has was purged by another server, or is about to be here.
 func (fl *fill) save() {
 	c := fl.h.cache
 	b, id := c.backing, fl.generation
+	there := fl.othersThere()
 	b.turn(b.turnOf(fl.hash), &b.writes, func(ctx context.Context) {
 		if c.relayed != nil && !c.relayed.saves(fl.hash) { // before it is looked whether a purge came
 			return
@@ -432,20 +435,58 @@ func (fl *fill) save() {
 		if res == nil || !c.store.stands(fl.hash, fl.since) {
 			return
 		}
+		own := res.variant(fl.extra, fl.r.Header)
 		rec := record{generation: id}
 		now := time.Now()
 		var keep time.Duration
 		for _, e := range res.variants {
-			if e.part == nil && !e.purged() {
-				rec.variants = append(rec.variants, e.record())
-				keep = max(keep, fl.h.rules.useful(e, now))
+			if e.part != nil || e.purged() {
+				continue
 			}
+			if e != own {
+				i := slices.IndexFunc(there, e.sameVariant)
+				if i < 0 {
+					continue
+				}
+				e = there[i] // which may be a newer one
+			}
+			rec.variants = append(rec.variants, e.record())
+			keep = max(keep, fl.h.rules.useful(e, now))
 		}
 		if len(rec.variants) > 0 && keep > 0 {
 			b.failed(b.set(ctx, fl.key, rec.encode(), keep))
 		}
 	})
 }
+
+// othersThere are the variants that the store has under the key of a fill, if memory has any beside that of the fill.
+func (fl *fill) othersThere() []*entry {
+	c := fl.h.cache
+	b := c.backing
+	res := c.store.get(fl.hash, []byte(fl.key))
+	if res == nil {
+		return nil
+	}
+	own := res.variant(fl.extra, fl.r.Header)
+	if !slices.ContainsFunc(res.variants, func(e *entry) bool { return e != own && e.part == nil && !e.purged() }) {
+		return nil
+	}
+	if c.relayed != nil && !c.relayed.trusts(fl.hash, time.Now()) {
+		return nil // another server may have saved what it had asked for before the purge
+	}
+	ctx, cancel := b.context()
+	defer cancel()
+	value, err := b.get(ctx, fl.key)
+	if b.failed(err) || len(value) == 0 {
+		return nil
+	}
+	entries, err := decodeRecord(value, fl.generation, time.Now())
+	b.failed(err)
+	return entries
+}
+
+// sameVariant reports whether another entry is for the same requests.
+func (e *entry) sameVariant(o *entry) bool { return e.extra == o.extra && sameChoice(e, o) }
 
 // unsave deletes from the store what memory no longer has.
 func (fl *fill) unsave() {

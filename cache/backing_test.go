@@ -898,3 +898,81 @@ func TestOneVariantOfARecordKeepsNoOther(t *testing.T) {
 	want(t, "what the Store returned is free", s.free.Load(), 1)
 	want(t, "body", text(t, get(second, "http://example.com/x", "Accept: c")), strings.Repeat("c", 10<<10))
 }
+
+// A record holds all variants of a URL, and memory may have some that are valid no more in the Store: purged by another server that shares it, of which nobody
+// tells this one, or about to be purged here. They are not brought back with the variant that is saved.
+func TestSavingOneVariantBringsNoOtherBack(t *testing.T) {
+	version := 1
+	site := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		w.Header().Set("Vary", "Accept-Language")
+		w.Header().Set("Cache-Tag", "t")
+		fmt.Fprint(w, r.Header.Get("Accept-Language"), version)
+	})
+	for name, purge := range map[string]func(*cache.Cache){
+		"by tag":  func(c *cache.Cache) { c.PurgeTag("t") },
+		"by URL":  func(c *cache.Cache) { c.Purge("http://example.com/a") },
+		"by path": func(c *cache.Cache) { c.Purge("/a") },
+		"POST": func(c *cache.Cache) {
+			c.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "http://example.com/a", nil))
+		},
+	} {
+		t.Run("purged by another server, "+name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				version = 1
+				s := newMapStore()
+				one, two := cache.New(1<<20, cache.WithStore(s, time.Second)), cache.New(1<<20, cache.WithStore(s, time.Second))
+				want(t, "at the first server", language(one.Handler(site), "de"), "de1")
+				want(t, "at the second one", language(two.Handler(site), "de"), "de1")
+				version = 2
+				purge(one)
+				time.Sleep(2 * time.Second) // in a synctest bubble
+				want(t, "another variant, which the second one stores", language(two.Handler(site), "en"), "en2")
+				want(t, "where it was purged", language(one.Handler(site), "de"), "de2")
+				want(t, "what the second one has stored", language(one.Handler(site), "en"), "en2")
+				want(t, "one more, with a newer one there", language(two.Handler(site), "fr"), "fr2")
+				want(t, "a third server", language(cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(site), "de"), "de2")
+			})
+		})
+	}
+	t.Run("while it is purged here", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			version = 1
+			s := &slowGenerations{mapStore: newMapStore()}
+			c := cache.New(1<<20, cache.WithStore(s, 2*time.Second))
+			h := c.Handler(site)
+			want(t, "before", language(h, "de"), "de1")
+			version = 2
+			s.delays.Store(1)
+			go c.PurgeTag("t")
+			synctest.Wait()
+			want(t, "another variant", language(h, "en"), "en2")
+			time.Sleep(2 * time.Second) // in a synctest bubble
+			want(t, "what was purged", language(h, "de"), "de2")
+		})
+	})
+	t.Run("a record keeps what is valid", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			version = 1
+			s := newMapStore()
+			h := cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(site)
+			for _, l := range []string{"de", "en", "fr"} {
+				language(h, l)
+			}
+			version = 2
+			h = cache.New(1<<20, cache.WithStore(s, time.Second)).Handler(site)
+			for _, l := range []string{"de", "en", "fr"} {
+				want(t, "another server", language(h, l), l+"1")
+			}
+		})
+	})
+}
+
+// language is what a handler answers for http://example.com/a in a language.
+func language(h http.Handler, l string) string {
+	r := httptest.NewRequest("GET", "http://example.com/a", nil)
+	r.Header.Set("Accept-Language", l)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Body.String()
+}

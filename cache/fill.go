@@ -71,6 +71,7 @@ type fill struct {
 	// under the generation of when the handler was asked: one that a purge began since is not for it
 	generation uint64
 	broken     bool   // wrote more than it declared, or in the end less
+	cut        bool   // was told that a copy had failed, and may have ended there
 	implied    bool   // the handler has written without a status: so does what goes to the client
 	untyped    bool   // net/http has to find a Content-Type
 	sniffed    string // and finds this one
@@ -691,6 +692,7 @@ func (fl *fill) readFrom(src io.Reader) (int64, error) {
 			return n, nil
 		}
 		if err != nil {
+			fl.cut = fl.mode != undecided // else it may still answer with an error
 			return n, err
 		}
 	}
@@ -718,6 +720,7 @@ func (fl *fill) readFrom(src io.Reader) (int64, error) {
 			return n, nil
 		}
 		if err != nil {
+			fl.cut = true
 			return n, err
 		}
 	}
@@ -807,14 +810,14 @@ func (fl *fill) finishRecording() {
 	c := fl.h.cache
 	body := fl.recordedBody()
 	short := fl.length >= 0 && int64(len(body)) != fl.length
-	// A handler whose context ended may have stopped early; only a declared length tells.
+	// A handler whose context ended, or what it copied from, may have stopped early; only a declared length tells.
 	if fl.status == http.StatusPartialContent {
 		if first, last, _, _ := parseContentRange(fl.fields()["Content-Range"]); int64(len(body)) > last-first+1 {
 			short = true // more than it says it is
 		}
 	}
 	trailers := hasTrailers(fl.fields())
-	whole := !short && !fl.broken && (fl.length >= 0 || fl.ctx.Err() == nil) && !trailers
+	whole := !short && !fl.broken && (fl.length >= 0 || fl.ctx.Err() == nil && !fl.cut) && !trailers
 	if !whole {
 		if trailers && !fl.special {
 			fl.markKey() // the next ones need not wait to the end to hear of it
@@ -1000,6 +1003,8 @@ func (fl *fill) abort() {
 		fl.mark(Miss)
 		if fl.mode == undecided {
 			fl.tell()
+		} else { // nor will the header of what there was to be, and whoever recovers outside answers with an error
+			fl.outer.restore(fl.w.Header())
 		}
 		return
 	}

@@ -2,10 +2,12 @@ package cache_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,5 +187,104 @@ func TestSurrogateIsAnnounced(t *testing.T) {
 			request = append(request, "Surrogate-Capability: "+test.outer)
 		}
 		want(t, test.name+" behind "+test.outer, text(t, get(h, "http://example.com/x", request...)), test.want)
+	}
+}
+
+// A handler that copies from somewhere and does not look at the error ends its response as if it were whole, where it has said no length. Whoever asked gets it so,
+// as without a cache, but it is not stored for others. What a length says is whole, is.
+func TestCopyThatBreaksOffIsNotStored(t *testing.T) {
+	for name, length := range map[string]string{"without a length": "", "with a length, and the rest from elsewhere": "50004"} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int64
+			c := cache.New(16 << 20)
+			srv := httptest.NewServer(c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if calls.Add(1) > 1 {
+					io.WriteString(w, "whole")
+					return
+				}
+				if length != "" {
+					w.Header().Set("Content-Length", length)
+				}
+				io.Copy(w, io.MultiReader(strings.NewReader(strings.Repeat("x", 50_000)), broken{}))
+				if length != "" {
+					io.WriteString(w, "rest")
+				}
+			})))
+			defer srv.Close()
+			ask := func() string {
+				res, err := srv.Client().Get(srv.URL)
+				if err != nil {
+					t.Error(err)
+					return ""
+				}
+				defer res.Body.Close()
+				b, err := io.ReadAll(res.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				return string(b)
+			}
+			first := strings.Repeat("x", 50_000)
+			if length != "" {
+				want(t, "first", ask() == first+"rest", true)
+				want(t, "next", ask() == first+"rest", true)
+				return
+			}
+			want(t, "first", ask() == first, true)
+			want(t, "next", ask(), "whole")
+		})
+	}
+}
+
+// A handler that is asked to validate for a client with conditions, or a range, of its own is recorded before anything is sent. Where it panics then, a layer outside that recovers
+// answers with an error, which is not to have the length and the lifetime of the response that there was to be.
+func TestPanicOfWhatIsAnsweredLaterLeavesNoHeader(t *testing.T) {
+	for name, fields := range map[string]map[string]string{
+		"condition":        {"If-None-Match": `"other"`},
+		"range":            {"Range": "bytes=0-1"},
+		"range, for one":   {"Range": "bytes=0-1", "Authorization": "Basic eA=="},
+		"panic before 304": {"If-None-Match": `"other"`, "X-Same": "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				calls := 0
+				cached := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					calls++
+					w.Header().Set("Cache-Control", "public, max-age=1, must-revalidate")
+					w.Header().Set("Etag", fmt.Sprintf(`"%d"`, calls))
+					if r.Header.Get("X-Same") != "" {
+						w.Header().Set("Etag", r.Header.Get("If-None-Match"))
+						w.WriteHeader(http.StatusNotModified)
+						panic("handler")
+					}
+					w.Header().Set("Content-Length", "6")
+					if calls > 1 {
+						io.WriteString(w, "bod")
+						panic("handler")
+					}
+					io.WriteString(w, "body, ")
+				}))
+				h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer func() {
+						if v := recover(); v != nil {
+							w.WriteHeader(http.StatusInternalServerError)
+						}
+					}()
+					w.Header().Set("X-Outside", "1")
+					cached.ServeHTTP(w, r)
+				})
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://example.com/", nil))
+				time.Sleep(2 * time.Second) // in a synctest bubble
+				r := httptest.NewRequest("GET", "http://example.com/", nil)
+				for k, v := range fields {
+					r.Header.Set(k, v)
+				}
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, r)
+				want(t, "status", w.Code, http.StatusInternalServerError)
+				want(t, "header", fmt.Sprint(w.Result().Header), "map[X-Outside:[1]]")
+			})
+		})
 	}
 }

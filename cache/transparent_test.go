@@ -917,3 +917,86 @@ func TestLayersOutsideAtAnInterimResponse(t *testing.T) {
 	}
 	want(t, "header", fmt.Sprint(ask(cache.New(1<<20).Handler(handler))), fmt.Sprint(ask(handler)))
 }
+
+// The deprecated method of net/http's writers is there behind a cache, too, whatever the method of the request, and in each shape of a writer that has it:
+// gin calls it for each stream, and panics where it is missing.
+func TestWritersThatNotify(t *testing.T) {
+	recorded := httptest.NewRecorder
+	for name, w := range map[string]http.ResponseWriter{
+		"HTTP/1": struct {
+			*httptest.ResponseRecorder
+			http.Hijacker
+			notifies
+		}{recorded(), nil, nil},
+		"HTTP/2": struct {
+			*httptest.ResponseRecorder
+			http.Pusher
+			notifies
+		}{recorded(), nil, nil},
+		"one that can flush": struct {
+			*httptest.ResponseRecorder
+			notifies
+		}{recorded(), nil},
+	} {
+		for _, method := range []string{"GET", "POST"} {
+			has := false
+			cache.New(1<<20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, has = w.(interface{ CloseNotify() <-chan bool })
+			})).ServeHTTP(w, httptest.NewRequest(method, "http://example.com/", nil))
+			want(t, name+", "+method+": CloseNotify", has, true)
+		}
+	}
+}
+
+type notifies chan bool
+
+func (n notifies) CloseNotify() <-chan bool { return n }
+
+// The client of a run leaves while another one waits for its response: a handler that goes by CloseNotify is not told, as one that goes by the context is not. It would
+// end its response there, which is stored and sent as if it were whole. It is told when nobody is left.
+func TestNotifiedWhenNobodyIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := 0
+		h := cache.New(1<<20, cache.WithCollapseWait(time.Minute)).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			left := w.(interface{ CloseNotify() <-chan bool }).CloseNotify()
+			for range 10 {
+				io.WriteString(w, "piece,")
+				select {
+				case <-left:
+					told++
+					return
+				case <-time.After(time.Second):
+				}
+			}
+		}))
+		ask := func(url string, leaveAfter time.Duration) *httptest.ResponseRecorder {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			w := struct {
+				*httptest.ResponseRecorder
+				notifies
+			}{httptest.NewRecorder(), make(notifies, 1)}
+			defer time.AfterFunc(leaveAfter, func() {
+				cancel() // as net/http does
+				w.notifies <- true
+			}).Stop()
+			h.ServeHTTP(w, httptest.NewRequest("GET", url, nil).WithContext(ctx))
+			return w.ResponseRecorder
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { ask("http://example.com/", 2500*time.Millisecond) })
+		synctest.Wait()
+		want(t, "who waits", ask("http://example.com/", time.Hour).Body.String(), strings.Repeat("piece,", 10))
+		wg.Wait()
+		w := ask("http://example.com/", time.Hour)
+		want(t, "stored", w.Body.String(), strings.Repeat("piece,", 10))
+		want(t, "and asked for once", w.Header().Get("Cache-Status"), "spillgate; hit; ttl=50")
+		want(t, "told of the client that left", told, 0)
+
+		wg.Go(func() { ask("http://example.com/alone", 2500*time.Millisecond) })
+		wg.Wait()
+		want(t, "told when nobody was left", told, 1)
+		want(t, "not stored", ask("http://example.com/alone", time.Hour).Body.String(), strings.Repeat("piece,", 10))
+	})
+}

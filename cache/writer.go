@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -51,16 +52,27 @@ func (w pushWriter) Push(target string, opts *http.PushOptions) error {
 	return w.fl.w.(http.Pusher).Push(target, opts)
 }
 
-// closeNotifier is http.CloseNotifier, which is deprecated; old handlers still ask for it.
+// closeNotifier is http.CloseNotifier, which is deprecated; old handlers still ask for it, and gin does for each stream.
 type closeNotifier interface{ CloseNotify() <-chan bool }
+
+type flushNotifier struct{ flushWriter }
+
+func (w flushNotifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
 
 type http1Notifier struct{ http1Writer }
 
-func (w http1Notifier) CloseNotify() <-chan bool { return w.fl.w.(closeNotifier).CloseNotify() }
+func (w http1Notifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
 
 type http2Notifier struct{ http2Writer }
 
-func (w http2Notifier) CloseNotify() <-chan bool { return w.fl.w.(closeNotifier).CloseNotify() }
+func (w http2Notifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
+
+// closeNotify tells the handler when its context has ended, and not when the client of the run leaves: others may read what it would end there.
+func (fl *fill) closeNotify() <-chan bool {
+	told := make(chan bool, 1)
+	context.AfterFunc(fl.ctx, func() { told <- true })
+	return told
+}
 
 // wrap gives a fill the shape of the writer below.
 func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
@@ -81,6 +93,8 @@ func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
 		return http2Writer{flushWriter{plain}}
 	case pushes:
 		return pushWriter{plain}
+	case flushes && notifies:
+		return flushNotifier{flushWriter{plain}}
 	case flushes:
 		return flushWriter{plain}
 	}
@@ -217,18 +231,40 @@ func (w watch2) Push(target string, opts *http.PushOptions) error {
 	return w.ResponseWriter.(http.Pusher).Push(target, opts)
 }
 
+func (w *watch) closeNotify() <-chan bool { return w.ResponseWriter.(closeNotifier).CloseNotify() }
+
+type flushWatchNotifier struct{ *watch }
+
+func (w flushWatchNotifier) CloseNotify() <-chan bool { return w.closeNotify() }
+
+type watch1Notifier struct{ watch1 }
+
+func (w watch1Notifier) CloseNotify() <-chan bool { return w.closeNotify() }
+
+type watch2Notifier struct{ watch2 }
+
+func (w watch2Notifier) CloseNotify() <-chan bool { return w.closeNotify() }
+
 // watchFor gives a watch the shape of the writer below.
 func watchFor(ww *watch) http.ResponseWriter {
+	_, notifies := ww.ResponseWriter.(closeNotifier)
 	if _, ok := ww.ResponseWriter.(http.Hijacker); ok {
+		if notifies {
+			return watch1Notifier{watch1{ww}}
+		}
 		return watch1{ww}
 	}
 	_, flushes := ww.ResponseWriter.(http.Flusher)
 	_, pushes := ww.ResponseWriter.(http.Pusher)
 	switch {
+	case pushes && flushes && notifies:
+		return watch2Notifier{watch2{ww}}
 	case pushes && flushes:
 		return watch2{ww}
 	case pushes:
 		return pushWatch{plainWatch{ww}}
+	case flushes && notifies:
+		return flushWatchNotifier{ww}
 	case flushes:
 		return ww
 	}

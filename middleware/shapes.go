@@ -30,8 +30,16 @@ type (
 	recFRP  struct{ recFR }
 	recHRP  struct{ recHR }
 	recFHRP struct{ recFHR }
-	recFHRN struct{ recFHR } // net/http's HTTP/1
-	recFPN  struct{ recFP }  // net/http's HTTP/2
+
+	// and those with N; of net/http FHRN is the writer of HTTP/1, and FPN that of HTTP/2
+	recFN    struct{ recF }
+	recFHN   struct{ recFH }
+	recFRN   struct{ recFR }
+	recFPN   struct{ recFP }
+	recFHRN  struct{ recFHR }
+	recFHPN  struct{ recFHP }
+	recFRPN  struct{ recFRP }
+	recFHRPN struct{ recFHRP }
 )
 
 func (r recF) Flush()            { _ = r.flush() }
@@ -58,11 +66,20 @@ func (r recFRP) Push(target string, o *http.PushOptions) error  { return r.push(
 func (r recHRP) Push(target string, o *http.PushOptions) error  { return r.push(target, o) }
 func (r recFHRP) Push(target string, o *http.PushOptions) error { return r.push(target, o) }
 
-// closeNotifier is http.CloseNotifier, which is deprecated but still asserted by old handlers.
+// closeNotifier is http.CloseNotifier, which is deprecated but still asserted by old handlers, and by gin for each stream: without it
+// that panics. Writers that compress have it where the one below has, and no ReadFrom.
 type closeNotifier interface{ CloseNotify() <-chan bool }
 
-func (r recFHRN) CloseNotify() <-chan bool { return r.w.(closeNotifier).CloseNotify() }
-func (r recFPN) CloseNotify() <-chan bool  { return r.w.(closeNotifier).CloseNotify() }
+func (rec *recorder) closeNotify() <-chan bool { return rec.w.(closeNotifier).CloseNotify() }
+
+func (r recFN) CloseNotify() <-chan bool    { return r.closeNotify() }
+func (r recFHN) CloseNotify() <-chan bool   { return r.closeNotify() }
+func (r recFRN) CloseNotify() <-chan bool   { return r.closeNotify() }
+func (r recFPN) CloseNotify() <-chan bool   { return r.closeNotify() }
+func (r recFHRN) CloseNotify() <-chan bool  { return r.closeNotify() }
+func (r recFHPN) CloseNotify() <-chan bool  { return r.closeNotify() }
+func (r recFRPN) CloseNotify() <-chan bool  { return r.closeNotify() }
+func (r recFHRPN) CloseNotify() <-chan bool { return r.closeNotify() }
 
 // shape returns rec with the optional methods of the writer it wraps.
 func shape(rec *recorder) http.ResponseWriter {
@@ -71,15 +88,27 @@ func shape(rec *recorder) http.ResponseWriter {
 	_, h := w.(http.Hijacker)
 	_, r := w.(io.ReaderFrom)
 	_, p := w.(http.Pusher)
-	if f && (h && r && !p || p && !h && !r) {
-		if _, n := w.(closeNotifier); n {
-			if h {
-				return recFHRN{recFHR{recFH{recF{rec}}}}
-			}
-			return recFPN{recFP{recF{rec}}}
-		}
+	n := false
+	if f {
+		_, n = w.(closeNotifier)
 	}
 	switch {
+	case n && h && r && p:
+		return recFHRPN{recFHRP{recFHR{recFH{recF{rec}}}}}
+	case n && h && r:
+		return recFHRN{recFHR{recFH{recF{rec}}}}
+	case n && h && p:
+		return recFHPN{recFHP{recFH{recF{rec}}}}
+	case n && r && p:
+		return recFRPN{recFRP{recFR{recF{rec}}}}
+	case n && h:
+		return recFHN{recFH{recF{rec}}}
+	case n && r:
+		return recFRN{recFR{recF{rec}}}
+	case n && p:
+		return recFPN{recFP{recF{rec}}}
+	case n:
+		return recFN{recF{rec}}
 	case f && h && r && p:
 		return recFHRP{recFHR{recFH{recF{rec}}}}
 	case f && h && r:
