@@ -3,6 +3,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -305,4 +306,78 @@ func mapsAtRandom(t *testing.T, rng *rand.Rand) {
 	}
 	synctest.Wait()
 	empty(t, m.p)
+}
+
+// A Map goes on in as many slots as there are, also where these become fewer while nobody waits for one.
+func TestMapMakesDoWithFewerSlots(t *testing.T) {
+	for name, c := range map[string]struct {
+		fewer func(p *pool.Pool) (back func())
+		want  int64 // elements at a time, meanwhile
+	}{
+		"Resize": {func(p *pool.Pool) func() {
+			p.Resize(2)
+			return func() { p.Resize(4) }
+		}, 2},
+		"a single one": {func(p *pool.Pool) func() {
+			p.Resize(1)
+			return func() { p.Resize(4) }
+		}, 1},
+		"fewer, and fewer again": {func(p *pool.Pool) func() {
+			p.Resize(3)
+			p.Resize(2)
+			return func() { p.Resize(4) }
+		}, 2},
+		"a task that goes on after a pause": {func(p *pool.Pool) func() {
+			p.Resize(5)
+			_, slot, _ := p.Enter(context.Background())
+			slot.Pause()
+			p.Resize(4)
+			slot.Resume()
+			return slot.Leave
+		}, 3},
+	} {
+		for _, inside := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", inside ", inside), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pool.New(pool.WithSlots(4))
+					var running atomic.Int64
+					work := func(ctx context.Context) error {
+						_, err := pool.Map(ctx, p, make([]int, 40), func(context.Context, int) (int, error) {
+							running.Add(1)
+							time.Sleep(time.Second) // in a synctest bubble
+							running.Add(-1)
+							return 0, nil
+						})
+						return err
+					}
+					done := make(chan error)
+					go func() {
+						if inside {
+							done <- p.Do(context.Background(), work)
+						} else {
+							done <- work(context.Background())
+						}
+					}()
+					time.Sleep(1500 * time.Millisecond) // in a synctest bubble
+					back := c.fewer(p)
+					for range 3 {
+						time.Sleep(time.Second) // in a synctest bubble
+						synctest.Wait()
+						if n := running.Load(); n != c.want {
+							t.Errorf("%d elements run at a time, want %d", n, c.want)
+						}
+					}
+					back()
+					synctest.Wait()
+					if n := running.Load(); n != 4 {
+						t.Errorf("%d elements run at a time in 4 slots again", n)
+					}
+					if err := <-done; err != nil {
+						t.Fatal(err)
+					}
+					empty(t, p)
+				})
+			})
+		}
+	}
 }

@@ -9,8 +9,8 @@ import (
 
 // Map calls fn for every element of in and returns the results in the order of in. The
 // elements run in the caller's slot, one after the other, and at the same time in
-// as many other slots as are free while nobody waits for them. It gives these back, between elements, to whoever waits, and to
-// a Map that has fewer until both have as many; under load Map is one task among
+// as many other slots as are free while nobody waits for them. It gives these back, between elements, to whoever waits, to
+// a Map that has fewer until both have as many, and where the pool has become smaller ([Pool.Resize]); under load Map is one task among
 // others and goes to the end of the line after each element. Inside a task Map uses the
 // slot of that task, so that it cannot deadlock at any size.
 //
@@ -147,14 +147,15 @@ func (m *mapping[A, R]) late() bool {
 	return !d.IsZero() && (passed(d) || context.Cause(m.limited) == errLate)
 }
 
-// wanted reports whether a helper's slot is of more use to others: to whoever waits and is as urgent, or to another Map.
+// wanted reports whether a helper's slot is of more use to others: to whoever waits and is as urgent, or to another Map; or there is none any more
+// for it.
 func (m *mapping[A, R]) wanted(s *slot) bool {
 	level := s.level()
 	if m.inside {
 		level = 0 // the task that Map was called in waits for its helpers, and they must not wait for a slot
 	}
 	between := m.between.Load()
-	return m.pool.waiters(level) > between || m.pool.crews.poorer(&m.crew)
+	return m.pool.waiters(level) > between || m.pool.exceeded() || m.pool.crews.poorer(&m.crew)
 }
 
 // one runs element i and turns a panic into an error.

@@ -127,7 +127,7 @@ func (x *Overcommitted) set() {
 		slots = x.cores
 	}
 	runtime.GOMAXPROCS(x.cores + slots)
-	x.pool.line.SetLimit(slots)
+	x.pool.setLimit(slots)
 }
 
 // refresh finds out how many cores there are now.
@@ -168,9 +168,9 @@ func (x *Overcommitted) Close() {
 	p.extra.Store(nil)
 	if !p.stopped.Load() {
 		if p.fixed {
-			p.line.SetLimit(x.slots)
+			p.setLimit(x.slots)
 		} else {
-			p.line.SetLimit(p.wanted())
+			p.setLimit(p.wanted())
 			p.look.Store(0)
 		}
 	}

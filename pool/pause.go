@@ -67,6 +67,7 @@ func (s *slot) unpause() {
 	p.paused.Add(-1)
 	s.weight = int32(min(int(s.weight), p.line.Limit())) // what waited has only asked for it
 	p.line.Give(-int(s.weight))
+	p.beyond.Store(true)
 	away := p.now() - w.paused
 	if s.began != untimed {
 		s.began += away

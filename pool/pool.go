@@ -18,14 +18,15 @@ import (
 // A Pool has no goroutine of its own and needs no Close. The zero value does not work; use
 // [New]. Safe for concurrent use.
 type Pool struct {
-	line  *limiter.Concurrency
-	base  time.Time
-	kinds kinds
-	conf  config
-	fixed bool                          // the number of slots was set and does not follow GOMAXPROCS; under mu
-	extra atomic.Pointer[Overcommitted] // work runs on threads of its own
-	look  atomic.Int64                  // ns since base: when GOMAXPROCS is to be read again
-	mu    sync.Mutex                    // held to change the number of slots
+	line   *limiter.Concurrency
+	base   time.Time
+	kinds  kinds
+	conf   config
+	fixed  bool                          // the number of slots was set and does not follow GOMAXPROCS; under mu
+	extra  atomic.Pointer[Overcommitted] // work runs on threads of its own
+	look   atomic.Int64                  // ns since base: when GOMAXPROCS is to be read again
+	beyond atomic.Bool                   // more may be taken than there are slots: see exceeded
+	mu     sync.Mutex                    // held to change the number of slots
 
 	draining atomic.Bool   // Shutdown was called
 	stopped  atomic.Bool   // the time for draining is over
@@ -180,12 +181,36 @@ func (p *Pool) follow(now time.Duration) {
 	}
 	p.look.Store(int64(now + lookEvery))
 	if n := p.wanted(); n != p.line.Limit() {
-		p.line.SetLimit(n)
+		p.setLimit(n)
 	}
 }
 
+func (p *Pool) setLimit(slots int) error {
+	err := p.line.SetLimit(slots)
+	p.beyond.Store(true)
+	return err
+}
+
+// exceeded reports whether more is taken than there are slots, as where these became fewer. What is taken is only looked at after something that
+// can have brought that about.
+func (p *Pool) exceeded() bool {
+	if !p.beyond.Load() {
+		return false
+	}
+	is := func() bool { return p.line.Stats().InFlight > p.line.Limit() }
+	if is() {
+		return true
+	}
+	p.beyond.Store(false)
+	if !is() {
+		return false
+	}
+	p.beyond.Store(true) // since
+	return true
+}
+
 // Resize sets the number of slots, which then no longer follows GOMAXPROCS. More slots are
-// given to the waiting line at once; fewer are reached as tasks end. It returns an error
+// given to the waiting line at once; fewer are reached as tasks end, or elements of a [Map] besides those in its caller's slot. It returns an error
 // and changes nothing if slots is less than 1, or 2^30 or more, or while [Overcommit] decides,
 // and [ErrShutdown] once [Pool.Shutdown] has dropped its tasks.
 func (p *Pool) Resize(slots int) error {
@@ -210,7 +235,7 @@ func (p *Pool) resize(slots int) error {
 	}
 	p.fixed = true
 	p.look.Store(math.MaxInt64)
-	return p.line.SetLimit(slots)
+	return p.setLimit(slots)
 }
 
 // Slots returns how many slots the pool has now, or had when [Pool.Shutdown] dropped its tasks.
