@@ -15,6 +15,9 @@ import (
 //
 //	middleware.Wrap(mux, append(middleware.Defaults(), middleware.BufferBody(64<<10))...)
 //
+// Over HTTP/1 net/http does not see a client leave before the body has been read. So a request whose body has at most n bytes also gives up its place in the line where
+// its client has no more patience; without this layer it would be worked on for nobody when it is its turn.
+//
 // What is beyond n bytes the handler reads as it comes, with the permit: give n the size of the bodies that there are, and those that are larger a route
 // and a limit of their own. A body that cannot be read is passed on as far as it came, and the handler has the error after that. Set
 // [http.Server.ReadTimeout], without which a body may come for ever.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -158,6 +159,33 @@ func TestBufferBodyHoldsNothing(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A client that leaves while its request waits gives up its place in the line, once its body has been read.
+func TestBufferBodyTellsThatClientsLeave(t *testing.T) {
+	for _, size := range []int{1, 1 << 10} {
+		p := pool.New(pool.WithSlots(1))
+		_, slot, err := p.Enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, _ := serve(t, middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			t.Error("the handler runs")
+		}), middleware.Pool(p), middleware.BufferBody(1<<10)), false)
+		conn := dial(t, s)
+		fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("x", size))
+		for p.Stats().Waiting == 0 {
+			runtime.Gosched()
+		}
+		conn.Close()
+		for p.Stats().Waiting > 0 {
+			runtime.Gosched()
+		}
+		if n := p.Stats().Left; n != 1 {
+			t.Errorf("%d have left, want 1", n)
+		}
+		slot.Leave()
 	}
 }
 

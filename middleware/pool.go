@@ -18,6 +18,10 @@ import (
 // The slot is held while the handler reads the body as well, however slowly that comes: have [BufferBody] read it before, bound it by
 // the server's ReadTimeout, or read it before a [pool.Pool.Do] around the work alone.
 //
+// A client that leaves gives up its place in the line at once, if net/http sees it leave. Over HTTP/1 it does not before the body has been read: where that is
+// left to the handler a request keeps its place, and has a slot for an answer that nobody takes. Where clients have less patience than the line, [BufferBody] is
+// for that, too, or a [pool.Pool.Do] after the body was read.
+//
 // While a client does not take what the handler writes, beyond what the buffers on the way take, others have the slot: from when a single write or Flush
 // has waited for 50 ms, and for twenty times as long as work waits for a processor, until it ends ([pool.Slot.Pause]). After it the handler goes on at once, also where
 // no slot is free; nobody else gets one then before there is room again. Where a handler
