@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/spillgate/spillgate/breaker"
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
@@ -484,6 +486,9 @@ func h2Call(t *testing.T, st *stage, c call, path string) (x exchange) {
 	}
 	sn := see(res)
 	res.Body.Close()
+	if ctx.Err() != nil {
+		x.Err = ctx.Err().Error()
+	}
 	sn.BodyErr = stripStream(sn.BodyErr)
 	x.Responses = append(x.Responses, sn)
 	return x
@@ -499,25 +504,23 @@ func FuzzTransparency(f *testing.F) {
 		}
 		f.Add(b)
 	}
+	shadow := func() middleware.Layer { return middleware.Breaker(breaker.NewGroup(breaker.WithShadow(true))) } // handlers fail more than they do not
 	stacks := []struct {
-		name string
-		wrap func(http.Handler) http.Handler
+		name   string
+		layers []middleware.Layer
 	}{
-		{"all five", func(h http.Handler) http.Handler { return allFive().Handler(h) }},
-		{"defaults", func(h http.Handler) http.Handler { return middleware.Wrap(h) }},
-		{"no cache", func(h http.Handler) http.Handler {
-			return middleware.Wrap(h, middleware.Concurrency(limiter.NewConcurrency(10)), middleware.Breaker(breaker.NewGroup()), middleware.Pool(pool.New(pool.WithSlots(10))))
-		}},
-		{"cache that stores much", func(h http.Handler) http.Handler {
-			return middleware.Wrap(h, middleware.Cache(cache.New(8<<20, cache.WithStoreSetCookie())))
-		}},
+		{"all five", []middleware.Layer{middleware.Rate(limiter.NewRate(rate.Limit(1e6), 1e6)), middleware.Cache(cache.New(8 << 20)),
+			middleware.Concurrency(limiter.NewConcurrency(10)), shadow(), middleware.Pool(pool.New(pool.WithSlots(10)))}},
+		{"much as the defaults", []middleware.Layer{middleware.Cache(cache.New(8<<20, cache.WithOnlyExplicit())), middleware.Concurrency(limiter.NewAdaptive()), shadow()}},
+		{"no cache", []middleware.Layer{middleware.Concurrency(limiter.NewConcurrency(10)), shadow(), middleware.Pool(pool.New(pool.WithSlots(10)))}},
+		{"a cache that stores much", []middleware.Layer{middleware.Cache(cache.New(8<<20, cache.WithStoreSetCookie()))}},
 	}
 	none := func(h http.Handler) http.Handler { return h }
 	bare, bare2 := newStage(f, "bare", false, none), newStage(f, "bare", true, none)
 	var all, all2 []*stage
 	for _, s := range stacks {
-		all = append(all, newStage(f, s.name, false, s.wrap))
-		all2 = append(all2, newStage(f, s.name, true, s.wrap))
+		all = append(all, newStage(f, s.name, false, middleware.New(s.layers...).Handler))
+		all2 = append(all2, newStage(f, s.name, true, middleware.New(s.layers...).Handler))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := script{slices.Clone(b)}
