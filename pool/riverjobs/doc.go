@@ -52,7 +52,8 @@
 // the default_query_exec_mode exec, or another that the proxy takes. Where the clock of the database is set back, what could begin still does, a quarter of a lease late;
 // retries are later by as much as it was set. Leases and retention go by the clock of the database; when a retry is due, and whether
 // a deadline has passed, also by that of the worker. A transaction that is open for hours, whatever its table, keeps what has ended from being
-// vacuumed, and submissions slow down by what they have to pass over.
+// vacuumed, and submissions slow down by what they have to pass over. Transactions are read committed, which is the default of Postgres: where another one is
+// set for the server or the role, as serializable, give the pool's connections default_transaction_isolation "read committed".
 //
 // Where the machine of the database is gone without a word, as in a failover, a statement on a connection that there was waits for its context, or until TCP gives
 // the connection up, which may take a quarter of an hour: submit and ask with a deadline, and give the pool a PingTimeout. Workers and those who watch
