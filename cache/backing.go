@@ -426,8 +426,9 @@ func decodeRecord(value []byte, generation uint64, now time.Time) ([]*entry, err
 func (fl *fill) save() {
 	c := fl.h.cache
 	b, id := c.backing, fl.generation
-	there := fl.othersThere()
-	b.turn(b.turnOf(fl.hash), &b.writes, func(ctx context.Context) {
+	b.turn(b.turnOf(fl.hash), &b.writes, func(context.Context) {
+		// Within the turn, or two that are stored at once would leave each other out.
+		there := fl.othersThere()
 		if c.relayed != nil && !c.relayed.saves(fl.hash) { // before it is looked whether a purge came
 			return
 		}
@@ -454,6 +455,8 @@ func (fl *fill) save() {
 			keep = max(keep, fl.h.rules.useful(e, now))
 		}
 		if len(rec.variants) > 0 && keep > 0 {
+			ctx, cancel := b.context() // not the turn's, of which the Get may have taken most
+			defer cancel()
 			b.failed(b.set(ctx, fl.key, rec.encode(), keep))
 		}
 	})

@@ -951,6 +951,24 @@ func TestSavingOneVariantBringsNoOtherBack(t *testing.T) {
 			want(t, "what was purged", language(h, "de"), "de2")
 		})
 	})
+	t.Run("two are stored at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			version = 1
+			s := newMapStore()
+			h := cache.New(1<<20, cache.WithStore(slowGets{s}, time.Minute)).Handler(site)
+			language(h, "fr")
+			var wg sync.WaitGroup
+			wg.Go(func() { language(h, "de") })
+			time.Sleep(500 * time.Millisecond) // in a synctest bubble
+			wg.Go(func() { language(h, "en") })
+			wg.Wait()
+			version = 2
+			h = cache.New(1<<20, cache.WithStore(s, time.Minute)).Handler(site)
+			for _, l := range []string{"de", "en", "fr"} {
+				want(t, "another server", language(h, l), l+"1")
+			}
+		})
+	})
 	t.Run("a record keeps what is valid", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			version = 1
@@ -966,6 +984,17 @@ func TestSavingOneVariantBringsNoOtherBack(t *testing.T) {
 			}
 		})
 	})
+}
+
+// slowGets is a store whose reads of responses take a second.
+type slowGets struct{ cache.Store }
+
+func (s slowGets) Get(ctx context.Context, key string) ([]byte, error) {
+	b, err := s.Store.Get(ctx, key)
+	if strings.HasPrefix(key, "http://") {
+		time.Sleep(time.Second) // in a synctest bubble
+	}
+	return b, err
 }
 
 // language is what a handler answers for http://example.com/a in a language.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -77,6 +78,9 @@ type fill struct {
 	sniffed    string // and finds this one
 	typeless   bool   // or none, since the header went out before the first byte
 	reason     string // detail for a stale answer
+
+	notifies sync.Once
+	notified <-chan bool // what closeNotify has given the handler
 }
 
 // run lets the handler make the response. A panic in it travels on as it is.

@@ -941,7 +941,13 @@ func TestWritersThatNotify(t *testing.T) {
 		for _, method := range []string{"GET", "POST"} {
 			has := false
 			cache.New(1<<20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				_, has = w.(interface{ CloseNotify() <-chan bool })
+				n, ok := w.(interface{ CloseNotify() <-chan bool })
+				if has = ok; !ok {
+					return
+				}
+				if first := n.CloseNotify(); method == "GET" && n.CloseNotify() != first {
+					t.Errorf("%s: another channel each time", name)
+				}
 			})).ServeHTTP(w, httptest.NewRequest(method, "http://example.com/", nil))
 			want(t, name+", "+method+": CloseNotify", has, true)
 		}

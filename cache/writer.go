@@ -68,10 +68,14 @@ type http2Notifier struct{ http2Writer }
 func (w http2Notifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
 
 // closeNotify tells the handler when its context has ended, and not when the client of the run leaves: others may read what it would end there.
+// It is the same channel each time, as net/http's is.
 func (fl *fill) closeNotify() <-chan bool {
-	told := make(chan bool, 1)
-	context.AfterFunc(fl.ctx, func() { told <- true })
-	return told
+	fl.notifies.Do(func() {
+		told := make(chan bool, 1)
+		context.AfterFunc(fl.ctx, func() { told <- true })
+		fl.notified = told
+	})
+	return fl.notified
 }
 
 // wrap gives a fill the shape of the writer below.

@@ -221,7 +221,7 @@ func (s *script) play(w http.ResponseWriter, r *http.Request, note func(...any))
 			}
 		case 9:
 			if size, ok := size(sizes); ok {
-				n, err := io.WriteString(w, string(text(size)))
+				n, err := io.WriteString(w, strings.Repeat("s", size))
 				wrote("string", int64(n), err)
 			}
 		case 10:
