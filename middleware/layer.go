@@ -117,12 +117,14 @@ func findMux(h http.Handler) *http.ServeMux {
 	}
 }
 
+func (b *base) skips(w http.ResponseWriter, r *http.Request) bool { return skips(b.skip, w, r) }
+
 // skips asks the functions of the user's. They may take any time.
-func (b *base) skips(w http.ResponseWriter, r *http.Request) bool {
+func skips(skip []func(*http.Request) bool, w http.ResponseWriter, r *http.Request) bool {
 	if in, ok := w.(recorded); ok {
 		in.record().fresh = false
 	}
-	for _, f := range b.skip {
+	for _, f := range skip {
 		if f(r) {
 			return true
 		}

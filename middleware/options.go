@@ -113,14 +113,9 @@ type settingHandler struct {
 func (h *settingHandler) inner() http.Handler { return h.next }
 
 func (h *settingHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if in, ok := w.(recorded); ok && h.common.skip != nil {
-		in.record().fresh = false // they may take any time
-	}
-	for _, f := range h.common.skip {
-		if f(r) {
-			h.bare.ServeHTTP(w, r)
-			return
-		}
+	if h.common.skip != nil && skips(h.common.skip, w, r) {
+		h.bare.ServeHTTP(w, r)
+		return
 	}
 	if h.common.trace == nil && h.common.reject == nil {
 		h.next.ServeHTTP(w, r)

@@ -12,8 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httptrace"
-	"net/textproto"
 	"reflect"
 	"runtime"
 	"slices"
@@ -452,13 +450,7 @@ func rawCall(t *testing.T, st *stage, c call, path string) (x exchange) {
 func h2Call(t *testing.T, st *stage, c call, path string) (x exchange) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-		for _, f := range added {
-			http.Header(h).Del(f)
-		}
-		x.Responses = append(x.Responses, seen{Status: fmt.Sprint(code), Header: http.Header(h)})
-		return nil
-	}})
+	ctx = seeInterims(ctx, &x)
 	var body io.Reader
 	if c.body != "" {
 		if body = strings.NewReader(c.body); c.chunked {

@@ -424,18 +424,23 @@ func rawExchange(t *testing.T, h http.Handler, c transparent) exchange {
 	return x
 }
 
-func h2Exchange(t *testing.T, h http.Handler, c transparent) exchange {
-	s, _ := serve(t, h, true)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	var x exchange
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+// seeInterims returns a context with which the interim responses to a request are put into x.
+func seeInterims(ctx context.Context, x *exchange) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 		for _, f := range added {
 			http.Header(h).Del(f)
 		}
 		x.Responses = append(x.Responses, seen{Status: fmt.Sprint(code), Header: http.Header(h)})
 		return nil
 	}})
+}
+
+func h2Exchange(t *testing.T, h http.Handler, c transparent) exchange {
+	s, _ := serve(t, h, true)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var x exchange
+	ctx = seeInterims(ctx, &x)
 	method := c.method
 	if method == "" {
 		method = "GET"
