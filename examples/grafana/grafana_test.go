@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
@@ -467,24 +468,32 @@ func (h *history) fires(t *testing.T, r rulefmt.Rule) map[string]bool {
 	return during
 }
 
-// Of jobs that wait for ten minutes nothing is known of an instance that is younger.
+// Of jobs that wait for ten minutes nothing is known of an instance that is younger. One that is so busy that a scrape of it fails now and then has them all the same.
 func TestAlertOfJobsThatPileUp(t *testing.T) {
 	all := recording(t)
-	for began, want := range map[time.Duration]bool{0: true, 9 * time.Minute: false} {
+	for _, x := range []struct {
+		began time.Duration
+		fails int // one scrape in so many
+		want  bool
+	}{{0, 0, true}, {9 * time.Minute, 0, false}, {0, 10, true}} {
 		h := &history{series: map[string]*series{}, began: all.began, end: all.end}
 		for name, s := range all.series {
 			if strings.HasPrefix(name, `spillgate_jobs_held{state="queued"`) {
 				in := &series{labels: s.labels}
-				for _, was := range s.samples {
-					if time.UnixMilli(was.T()).Sub(h.began) >= began {
-						in.samples = append(in.samples, sample{was.T(), 150})
+				for i, was := range s.samples {
+					v := 150.
+					if x.fails > 0 && i%x.fails == 0 {
+						v = math.Float64frombits(value.StaleNaN) // as Prometheus puts down a scrape that failed
+					}
+					if time.UnixMilli(was.T()).Sub(h.began) >= x.began {
+						in.samples = append(in.samples, sample{was.T(), v})
 					}
 				}
 				h.series[name] = in
 			}
 		}
-		if got := len(h.fires(t, ruleOf(t, "SpillgateJobsPileUp"))) > 0; got != want {
-			t.Errorf("150 jobs wait from %v to %v: fires %t, want %t", began, h.end.Sub(h.began), got, want)
+		if got := len(h.fires(t, ruleOf(t, "SpillgateJobsPileUp"))) > 0; got != x.want {
+			t.Errorf("150 jobs wait from %v to %v, and one scrape in %d fails: fires %t, want %t", x.began, h.end.Sub(h.began), x.fails, got, x.want)
 		}
 	}
 }
