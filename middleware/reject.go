@@ -36,7 +36,8 @@ type Rejection struct {
 // HEAD. A Status that was changed before is that of both. The zero Rejection writes 503.
 //
 // A handler that is kept from its work, as by the breaker of a transport (package outbound), says so by a Rejection of its own. Where that has a Layer, Write sets Retry-After
-// and Cache-Control as well, and the layers around the handler take the answer for a refusal, which says nothing of its health. With a 502 in its place a
+// and Cache-Control as well, and where that is one of those named above the layers around the handler take the answer for a refusal, which says nothing of its health: not so
+// with any other name. With a 502 in its place a
 // breaker of the route counts as failures what the other one refuses, also while that lets calls in slowly after an outage, and opens anew. So it is with a set
 // that has no endpoint, and with "concurrency" for a limit:
 //
