@@ -20,7 +20,7 @@ import (
 //   - a panic and a final status of 500, 502, 503 or 504 are failures, and so is a request that ran into
 //     the deadline of its context or into [http.Server.WriteTimeout]; see [WithClassify];
 //   - a request whose client left or sent a body that cannot be read, one that a layer of ours refused, or its handler by a [Rejection] of its own, one answered 429, and one that is answered
-//     as a failure and has a method or a host that cannot be (net/http takes them over HTTP/2, and a proxy cannot send them on), are neither failure
+//     as a failure and has a method, a host or an Upgrade that cannot be (net/http takes them, and a proxy cannot send them on), are neither failure
 //     nor success, and a probe that ends so gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //

@@ -778,31 +778,38 @@ func TestR8WhichStatusIsAFailure(t *testing.T) {
 	})
 }
 
-// A proxy answers 502 to what it cannot send on. Over HTTP/2 net/http takes any method and host: a few such requests
+// A proxy answers 502 to what it cannot send on. Over HTTP/2 net/http takes any method and host, and over HTTP/1.1 the name of any protocol: a few such requests
 // would close a route to all.
 func TestR8AMalformedRequestIsTheClientsFault(t *testing.T) {
 	for _, tc := range []struct {
-		method, host string
-		ignored      bool
+		method, host, upgrade string
+		ignored               bool
 	}{
-		{"GET", "a.test", false},
-		{"GET", "", false},
-		{"GET", "[fe80::1%25eth0]:8080", false},
-		{"GET", "münchen.example", false},
-		{"!#$%&'*+-.^_`|~09azAZ", "a!$&'()*+,;=_~-%20.test", false},
-		{"G T", "a.test", true},
-		{"G\xff", "a.test", true},
-		{"G(T", "a.test", true},
-		{"GET", "a b", true},
-		{"GET", "a/b", true},
-		{"GET", "user@a.test", true},
-		{"GET", "a\x7f", true},
+		{"GET", "a.test", "", false},
+		{"GET", "", "", false},
+		{"GET", "[fe80::1%25eth0]:8080", "", false},
+		{"GET", "münchen.example", "", false},
+		{"!#$%&'*+-.^_`|~09azAZ", "a!$&'()*+,;=_~-%20.test", "", false},
+		{"G T", "a.test", "", true},
+		{"G\xff", "a.test", "", true},
+		{"G(T", "a.test", "", true},
+		{"GET", "a b", "", true},
+		{"GET", "a/b", "", true},
+		{"GET", "user@a.test", "", true},
+		{"GET", "a\x7f", "", true},
+		{"GET", "a.test", "websocket", false},
+		{"GET", "a.test", "SPDY/3.1, h2c", false},
+		{"GET", "a.test", "websocket\xff", true},
+		{"GET", "a.test", "web\tsocket", true},
 	} {
 		for _, status := range []int{502, 200} {
 			g := breaker.NewGroup()
 			h := middleware.Breaker(g).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) }))
 			r := httptest.NewRequest("GET", "/", nil)
 			r.Method, r.Host = tc.method, tc.host
+			if tc.upgrade != "" {
+				r.Header.Set("Upgrade", tc.upgrade)
+			}
 			h.ServeHTTP(httptest.NewRecorder(), r)
 			want := [3]uint64{1, 0, 0}
 			switch {
@@ -812,9 +819,45 @@ func TestR8AMalformedRequestIsTheClientsFault(t *testing.T) {
 				want = [3]uint64{0, 0, 1}
 			}
 			if s := g.Get("").Stats(); [3]uint64{s.Failures, s.Successes, s.Ignored} != want {
-				t.Errorf("%q for %q, %d: %d failures, %d successes, %d ignored; want %v", tc.method, tc.host, status, s.Failures, s.Successes, s.Ignored, want)
+				t.Errorf("%q for %q to %q, %d: %d failures, %d successes, %d ignored; want %v", tc.method, tc.host, tc.upgrade, status, s.Failures, s.Successes, s.Ignored, want)
 			}
 		}
+	}
+}
+
+// Nobody closes a route to others by the name of a protocol that a ReverseProxy does not send on.
+func TestProtocolThatAProxyRefuses(t *testing.T) {
+	back := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer back.Close()
+	to, err := url.Parse(back.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := breaker.NewGroup()
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.ErrorLog = log.New(io.Discard, "", 0)
+	front := httptest.NewServer(middleware.Breaker(g).Handler(proxy))
+	defer front.Close()
+	for range 40 {
+		req, err := http.NewRequest("GET", front.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"\xff"}}
+		res, err := front.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Body.Close(); res.StatusCode != 502 {
+			t.Fatalf("status %d", res.StatusCode)
+		}
+	}
+	res, err := front.Client().Get(front.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Body.Close(); res.StatusCode != 200 {
+		t.Errorf("status %d for others", res.StatusCode)
 	}
 }
 

@@ -66,11 +66,12 @@ func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool) 
 }
 
 // malformed reports whether a request has a method that is none, or a character in its host that none has (RFC 3986, section
-// 3.2.2). Over HTTP/2 net/http takes such requests and does not send them: a proxy can only fail.
+// 3.2.2), or in the name of another protocol. Over HTTP/2 net/http takes the first two and does not send them, and ReverseProxy does not send the last: it can only fail.
 func malformed(r *http.Request) bool {
+	notInProtocol := func(c rune) bool { return c < ' ' || c > '~' }
 	notInHost := func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c) } // other letters are encoded
 	_, err := http.NewRequest(r.Method, "/", nil)                                                                 // looks at the method
-	return err != nil || strings.ContainsFunc(r.Host, notInHost)
+	return err != nil || strings.ContainsFunc(r.Host, notInHost) || strings.ContainsFunc(r.Header.Get("Upgrade"), notInProtocol)
 }
 
 // failed says that a handler answered that it could not do its work, and not what was wrong with the request.

@@ -36,7 +36,8 @@ type Rejection struct {
 // HEAD. A Status that was changed before is that of both. The zero Rejection writes 503.
 //
 // A handler that is kept from its work, as by the breaker of a transport (package outbound), says so by a Rejection of its own. Where that has a Layer, Write sets Retry-After
-// and Cache-Control as well, and the layers around the handler take the answer for a refusal, which says nothing of its health. With a 502 in its place a
+// and Cache-Control as well, and where that is one of those named above the layers around the handler take the answer for a refusal, which says nothing of its health: not so
+// with any other name. With a 502 in its place a
 // breaker of the route counts as failures what the other one refuses, also while that lets calls in slowly after an outage, and opens anew. So it is with a set
 // that has no endpoint, and with "concurrency" for a limit:
 //
@@ -62,12 +63,28 @@ func (j *Rejection) Write(w http.ResponseWriter, r *http.Request) {
 	if j.body == nil && j.Layer != "" { // made by a handler
 		by := rejecter{layer: j.Layer, spread: -1}
 		by.setHeader(h, j.RetryAfter)
+		if status >= 400 {
+			j.tellCache(w, h)
+		}
 	}
 	h["Content-Type"] = slices.Clone(problemType) // see own
 	if !encodesOutside(h) {
 		h["Content-Length"] = slices.Clone(b.length)
 	}
 	b.writeBody(w, r, status)
+}
+
+// tellCache tells a cache around the handler, where no recorder is between that would. See passRefusal.
+func (j *Rejection) tellCache(w http.ResponseWriter, h http.Header) {
+	m, ok := find[cache.ShedMarker](w)
+	if _, tells := m.(recorded); !ok || tells || refusalOf(h["Cache-Control"]) == nil {
+		return
+	}
+	err := j.Err
+	if err == nil {
+		err = errRefusedInside
+	}
+	m.MarkShed(err)
 }
 
 // rejectBody is a problem document with its header fields, made once.
@@ -314,20 +331,25 @@ func (rec *recorder) passRefusal() {
 	if len(v) != 1 || v[0] != "no-store" {
 		return
 	}
-	if rec.shed != nil {
-		if rec.shedBy != nil {
-			if mark := rec.shedBy.noStore(); &mark[0] != &v[0] {
-				h["Cache-Control"] = mark // in place of what own gave to the user's function
-			}
+	if rec.shed != nil && rec.shedBy != nil {
+		if mark := rec.shedBy.noStore(); &mark[0] != &v[0] {
+			h["Cache-Control"] = mark // in place of what own gave to the user's function
 		}
 		return
 	}
+	if r := refusalOf(v); r != nil {
+		rec.refusedBy(&r.by, errRefusedInside)
+	}
+}
+
+// refusalOf returns whose refusals have this very value of Cache-Control; nil if none have.
+func refusalOf(v []string) *refusal {
 	for i := range refusals {
 		if r := &refusals[i]; &v[0] == &r.noStore[0] {
-			rec.refusedBy(&r.by, errRefusedInside)
-			return
+			return r
 		}
 	}
+	return nil
 }
 
 // tells says that somebody is to be told of refusals.

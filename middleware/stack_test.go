@@ -494,6 +494,50 @@ func TestRejectionOfAHandler(t *testing.T) {
 	}
 }
 
+// A cache that has something stale serves that in place of a refusal of the handler, as it does for the layers inside, and whether there is one or not.
+func TestRejectionOfAHandlerInACache(t *testing.T) {
+	plain := func(h http.Handler) http.Handler { return h }
+	for name, inside := range map[string]func(http.Handler) http.Handler{
+		"alone":          plain,
+		"around a limit": middleware.Concurrency(limiter.NewConcurrency(1)).Handler,
+		"around a writer of somebody else": func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapper{w}, r) })
+		},
+	} {
+		for _, status := range []int{429, 503} {
+			t.Run(fmt.Sprint(name, ", status ", status), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					refuses := false
+					h := inside(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if refuses {
+							(&middleware.Rejection{Layer: "breaker", Status: status}).Write(w, r)
+							return
+						}
+						w.Header().Set("Cache-Control", "max-age=1")
+						io.WriteString(w, "an answer")
+					}))
+					var ended []middleware.Result
+					h = middleware.Wrap(h, middleware.Cache(cache.New(1<<20)), middleware.WithTrace(&middleware.Trace{
+						Done: func(_ *http.Request, res middleware.Result) { ended = append(ended, res) },
+					}))
+					get(h, "GET", "/")
+					time.Sleep(2 * time.Second) // in a synctest bubble
+					refuses = true
+					if res := get(h, "GET", "/"); res.StatusCode != 200 || !strings.Contains(res.Header.Get("Cache-Status"), "detail=shed") {
+						t.Errorf("status %d, %v", res.StatusCode, res.Header["Cache-Status"])
+					}
+					if res := get(h, "GET", "/another"); res.StatusCode != status || !strings.Contains(res.Header.Get("Cache-Status"), "detail=shed") {
+						t.Errorf("status %d, %v where nothing is stored", res.StatusCode, res.Header["Cache-Status"])
+					}
+					if ended[1].Shed != "" || ended[1].Cache != cache.Stale || ended[2].Shed != "breaker" {
+						t.Errorf("%+v", ended)
+					}
+				})
+			})
+		}
+	}
+}
+
 // A breaker within the handler lets calls in slowly after an outage, and what it refuses then is no reason for that of the route to open again: after that
 // it would have been open for most of a minute in which all was well.
 func TestRejectionOfAHandlerOnARamp(t *testing.T) {

@@ -22,12 +22,15 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/prometheus/prometheus/tsdb/chunkenc"
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/spillgate/spillgate/breaker"
 )
 
 var promQL = parser.NewParser(parser.Options{})
@@ -465,45 +468,95 @@ func (h *history) fires(t *testing.T, r rulefmt.Rule) map[string]bool {
 	return during
 }
 
-// Of jobs that wait for ten minutes nothing is known of an instance that is younger.
+// Of jobs that wait for ten minutes nothing is known of an instance that is younger. One that is so busy that a scrape of it fails now and then has them all the same.
 func TestAlertOfJobsThatPileUp(t *testing.T) {
 	all := recording(t)
-	for began, want := range map[time.Duration]bool{0: true, 9 * time.Minute: false} {
+	for _, x := range []struct {
+		began time.Duration
+		fails int // one scrape in so many
+		want  bool
+	}{{0, 0, true}, {9 * time.Minute, 0, false}, {0, 10, true}} {
 		h := &history{series: map[string]*series{}, began: all.began, end: all.end}
 		for name, s := range all.series {
 			if strings.HasPrefix(name, `spillgate_jobs_held{state="queued"`) {
 				in := &series{labels: s.labels}
-				for _, was := range s.samples {
-					if time.UnixMilli(was.T()).Sub(h.began) >= began {
-						in.samples = append(in.samples, sample{was.T(), 150})
+				for i, was := range s.samples {
+					v := 150.
+					if x.fails > 0 && i%x.fails == 0 {
+						v = math.Float64frombits(value.StaleNaN) // as Prometheus puts down a scrape that failed
+					}
+					if time.UnixMilli(was.T()).Sub(h.began) >= x.began {
+						in.samples = append(in.samples, sample{was.T(), v})
 					}
 				}
 				h.series[name] = in
 			}
 		}
-		if got := len(h.fires(t, ruleOf(t, "SpillgateJobsPileUp"))) > 0; got != want {
-			t.Errorf("150 jobs wait from %v to %v: fires %t, want %t", began, h.end.Sub(h.began), got, want)
+		if got := len(h.fires(t, ruleOf(t, "SpillgateJobsPileUp"))) > 0; got != x.want {
+			t.Errorf("150 jobs wait from %v to %v, and one scrape in %d fails: fires %t, want %t", x.began, h.end.Sub(h.began), x.fails, got, x.want)
 		}
 	}
 }
 
-// A handler that recovers for a minute and fails again is one that flaps.
+// A handler that recovers and fails again is one that flaps, however short either is; one that fails for an hour is none, nor is one that fails now and then.
+// It is scraped as seldom as prometheus.yml has it.
 func TestAlertOfABreakerThatFlaps(t *testing.T) {
-	all := recording(t)
-	h := &history{series: maps.Clone(all.series), began: all.began, end: all.end}
-	for name, s := range h.series {
-		if strings.HasPrefix(name, "spillgate_breaker_open{") && s.labels.Get("route") == "GET /search" {
-			in := &series{labels: s.labels}
-			for _, was := range s.samples {
-				in.samples = append(in.samples, sample{was.T(), float64(was.T() / 60_000 % 2)})
+	rule := ruleOf(t, "SpillgateBreakerFlaps").Expr
+	for _, x := range []struct {
+		fails, of time.Duration
+		want      bool
+	}{
+		{5 * time.Second, 4 * time.Minute, true}, // open for 5 s, between two scrapes
+		{30 * time.Second, 2 * time.Minute, true},
+		{2 * time.Minute, 4 * time.Minute, true},
+		{5 * time.Second, 6 * time.Minute, false},
+		{time.Hour, 2 * time.Hour, false},
+	} {
+		for _, at := range []time.Duration{0, 5 * time.Second, 10 * time.Second} {
+			var h *history
+			synctest.Test(t, func(*testing.T) { h = breaking(x.fails, x.of, at) })
+			if got := len(h.query(t, rule)) > 0; got != x.want {
+				t.Errorf("fails for %v of %v, scraped at %v: fires %t, want %t", x.fails, x.of, at, got, x.want)
 			}
-			h.series[name] = in
 		}
 	}
-	got := h.query(t, ruleOf(t, "SpillgateBreakerFlaps").Expr)
-	if len(got) != 1 || got[0].Metric.Get("route") != "GET /search" {
-		t.Errorf("%v, want an alert for GET /search alone", got)
+}
+
+// breaking is what Prometheus has of the breaker of a handler that fails for a part of the time, scraped each 15 s from then on.
+func breaking(fails, of, at time.Duration) *history {
+	h := &history{series: map[string]*series{}, began: time.Now()}
+	h.end = h.began.Add(30 * time.Minute)
+	b := breaker.New(breaker.WithJitter(0))
+	add := func(name string, v float64) {
+		s := h.series[name]
+		if s == nil {
+			s = &series{labels: labels.FromStrings(model.MetricNameLabel, name, "job", "site", "instance", "server:8080", "for", "", "nth", "1", "route", "GET /search")}
+			h.series[name] = s
+		}
+		s.samples = append(s.samples, sample{time.Now().UnixMilli(), v})
 	}
+	const tick = 50 * time.Millisecond
+	for ; time.Now().Before(h.end); time.Sleep(tick) { // in a synctest bubble
+		now := time.Since(h.began)
+		if call, err := b.Allow(); err == nil {
+			if now%of < of-fails {
+				call.Done(breaker.Success, 0)
+			} else {
+				call.Done(breaker.Failure, 0)
+			}
+		}
+		if now%(15*time.Second) == at {
+			s := b.Stats()
+			add("spillgate_breaker_passing_ratio", s.Ramp)
+			add("spillgate_breaker_openings_total", float64(s.Openings))
+			open := 0.
+			if s.State == breaker.Open || s.State == breaker.HalfOpen {
+				open = 1
+			}
+			add("spillgate_breaker_open", open)
+		}
+	}
+	return h
 }
 
 // Nor is anybody for refusals in whose place a fallback has answered.

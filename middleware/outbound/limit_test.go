@@ -208,21 +208,25 @@ func TestLimitFreshThatReturnsNilPanicsWithTheRemedy(t *testing.T) {
 	get(t, rt, "http://a.test/")
 }
 
-// A function of the user's that panics while a try waits for its token leaves no permit held.
+// A function of the user's that panics while a try waits for its token leaves no permit held, and is no failure of the endpoint, which was sent nothing.
 func TestLimitHoldsNoPermitWhereTheRatePanics(t *testing.T) {
 	for name, balanced := range limitOutside {
 		t.Run(name, func(t *testing.T) {
 			l := limiter.NewConcurrency(1)
 			r := limiter.NewRate(0, 1, limiter.WithRateTrace(limiter.RateTrace{Rejected: func(string, limiter.Decision) { panic("boom") }}))
 			layers := []outbound.Layer{outbound.Limit(outbound.WithRate(r), outbound.WithConcurrency(func() *limiter.Concurrency { return l }))}
+			set := newSet(t, urls("http://a.test"))
 			if balanced {
-				layers = append(layers, outbound.Balance(newSet(t, urls("http://a.test"))))
+				layers = append(layers, outbound.Balance(set))
 			}
 			rt := outbound.New(world{"a.test": always(200)}, layers...)
 			get(t, rt, "http://a.test/")
 			booms(t, rt)
 			if n := l.Stats().InFlight; n != 0 {
 				t.Errorf("%d permits are held", n)
+			}
+			if e := set.Stats().Endpoints[0]; e.Breaker.Failures != 0 || e.InFlight != 0 || balanced && e.Requests != 1 {
+				t.Errorf("%d failures of %d requests and %d in flight, want one request that is over", e.Breaker.Failures, e.Requests, e.InFlight)
 			}
 		})
 	}

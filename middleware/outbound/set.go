@@ -265,7 +265,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 	e.inflight.Add(1)
 	s := sent{e: e, req: req}
 	var up *upload
-	returned, lost := false, breaker.Failure
+	returned, lost := false, breaker.Ignored // until it is sent
 	defer func() {
 		if !returned { // a panic, which travels on
 			s.failed = true
@@ -298,6 +298,7 @@ func (b *balance) RoundTrip(req *http.Request) (*http.Response, error) {
 		out = e.mute.probe(out, b.shared)
 	}
 	e.sent.Add(1)
+	lost = breaker.Failure
 	resp, err := b.next.RoundTrip(out)
 	now := b.set.clock.now()
 	lost = breaker.Ignored // a panic is one of WithOutcome now

@@ -25,7 +25,7 @@
 // The route of such a breaker is its host: where a client can choose that, there is [WithoutRoutes]. A [middleware.For] with a pattern of one's choice gives each of several limits a name, in the label for.
 //
 // Times are in seconds. A registry takes each of them once: to export two stacks give each labels of its own, by
-// [prometheus.WrapRegistererWith], as above. What a label holds is bounded by construction and comes from the source of the server: patterns, kinds of tasks, and the
+// [prometheus.WrapRegistererWith], as above. What stands in both, as a cache of two servers in one process, is exported by each: choose one where you add up. What a label holds is bounded by construction and comes from the source of the server: patterns, kinds of tasks, and the
 // keys of breakers, unless a [middleware.WithBreakerKey] takes them from a request: [WithoutRoutes] is for that. Bytes that are no UTF-8 are quoted as in Go.
 //
 // Serve /metrics outside of the stack, as above, or on a listener of its own: inside, a scrape is refused when it matters, in an overload and
