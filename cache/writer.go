@@ -67,6 +67,12 @@ type http2Notifier struct{ http2Writer }
 
 func (w http2Notifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
 
+// soloWriter is for a fill that has no client: it has what handlers look for that takes no connection. Many that stream panic without CloseNotify, and by ReadFrom
+// it shows that a copy has failed.
+type soloWriter struct{ flushNotifier }
+
+func (w soloWriter) ReadFrom(src io.Reader) (int64, error) { return w.fl.readFrom(src) }
+
 // closeNotify tells the handler when its context has ended, and not when the client of the run leaves: others may read what it would end there.
 // It is the same channel each time, as net/http's is.
 func (fl *fill) closeNotify() <-chan bool {
@@ -78,9 +84,12 @@ func (fl *fill) closeNotify() <-chan bool {
 	return fl.notified
 }
 
-// wrap gives a fill the shape of the writer below.
+// wrap gives a fill the shape of the writer below, if there is a client.
 func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
 	plain := plainWriter{fl}
+	if fl.background {
+		return soloWriter{flushNotifier{flushWriter{plain}}}
+	}
 	_, notifies := w.(closeNotifier)
 	if _, ok := w.(http.Hijacker); ok {
 		if notifies {
