@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -133,6 +134,14 @@ func TestBackgroundValidationIsAskedAsAClientIs(t *testing.T) {
 			w.(interface{ CloseNotify() <-chan bool }).CloseNotify()
 			io.WriteString(w, "new")
 			w.(http.Flusher).Flush()
+		}, "new"},
+		"one that sets deadlines": {func(w http.ResponseWriter) {
+			rc := http.NewResponseController(w)
+			if err := errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Now().Add(time.Minute)), rc.EnableFullDuplex()); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+			io.WriteString(w, "new")
 		}, "new"},
 		"a copy": {func(w http.ResponseWriter) {
 			io.Copy(w, struct{ io.Reader }{strings.NewReader("new")})

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 )
 
 // A handler finds out what a ResponseWriter can do by asking for interfaces, so the writer that a
@@ -188,6 +189,11 @@ func (s *sink) Header() http.Header         { return s.h }
 func (s *sink) WriteHeader(int)             {}
 func (s *sink) Write(p []byte) (int, error) { return len(p), nil }
 func (s *sink) Flush()                      {}
+
+// There is no connection that these could be about, and net/http's writers have them all.
+func (s *sink) SetReadDeadline(time.Time) error  { return nil }
+func (s *sink) SetWriteDeadline(time.Time) error { return nil }
+func (s *sink) EnableFullDuplex() error          { return nil }
 
 // watch is around a request that may invalidate what is stored, to learn how it went. It is not
 // used where a writer below can tell: see [StatusReporter].
