@@ -234,9 +234,13 @@ func (w watch1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.ResponseWriter.(http.Hijacker).Hijack()
 }
 
-func (w watch1) ReadFrom(src io.Reader) (int64, error) {
+func (w watch1) ReadFrom(src io.Reader) (n int64, err error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		defer func() {
+			if n > 0 || err == nil { // else the handler may still answer with an error; also where src panics, which may be in the midst
+				w.status = http.StatusOK
+			}
+		}()
 	}
 	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok {
 		return rf.ReadFrom(src)
