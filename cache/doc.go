@@ -20,8 +20,8 @@
 // allows it (RFC 5861), it is served while the handler fails, while an inner layer refuses
 // (see [ShedMarker]), or while it is validated in the background.
 //
-// A response that breaks off is not stored: where it is shorter than its Content-Length, where the handler panics, or its context has ended, and over HTTP/1
-// where an [io.Copy] to the ResponseWriter fails. A handler whose source fails otherwise, with no length named, is to panic with [http.ErrAbortHandler]: its response
+// A response that breaks off is not stored: where it is shorter than its Content-Length, where the handler panics, or its context has ended, and over HTTP/1,
+// or in the background, where an [io.Copy] to the ResponseWriter fails. A handler whose source fails otherwise, with no length named, is to panic with [http.ErrAbortHandler]: its response
 // else ends as if it were whole, for its client as well.
 //
 // A request for another protocol, as a websocket, is passed through. An offer of HTTP/2 without TLS (Upgrade: h2c), which some clients make with each request, is none: it

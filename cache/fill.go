@@ -112,7 +112,7 @@ func (fl *fill) run() {
 	fl.serve()
 	if fl.again {
 		fl.outer.restore(fl.w.Header())
-		fl.handed, fl.implied = nil, false
+		fl.handed, fl.implied, fl.cut = nil, false, false
 		fl.offers, fl.mode = nil, undecided
 		fl.prompt = false
 		fl.out = fl.request()
@@ -272,6 +272,7 @@ func (fl *fill) writeHeader(status int) {
 		}
 		return
 	}
+	fl.cut = false
 	fl.decide(status)
 }
 
@@ -547,6 +548,7 @@ func (fl *fill) supersede() {
 
 func (fl *fill) write(p []byte) (int, error) {
 	if fl.mode == undecided {
+		fl.cut = false
 		fl.decideImplied()
 	}
 	switch fl.mode {
@@ -696,7 +698,7 @@ func (fl *fill) readFrom(src io.Reader) (int64, error) {
 			return n, nil
 		}
 		if err != nil {
-			fl.cut = fl.mode != undecided // else it may still answer with an error
+			fl.cut = true // where nothing is written yet, until something is: it may still answer with an error
 			return n, err
 		}
 	}

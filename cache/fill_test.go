@@ -237,6 +237,45 @@ func TestCopyThatBreaksOffIsNotStored(t *testing.T) {
 	}
 }
 
+// A copy that fails before its first byte leaves an empty response, which is not stored either; what a handler answers in its place is.
+func TestCopyThatFailsAtOnceIsNotStored(t *testing.T) {
+	for name, test := range map[string]struct {
+		instead     func(http.ResponseWriter)
+		first, next string
+	}{
+		"nothing":          {func(http.ResponseWriter) {}, "", "whole"},
+		"a flush":          {func(w http.ResponseWriter) { w.(http.Flusher).Flush() }, "", "whole"},
+		"another text":     {func(w http.ResponseWriter) { io.WriteString(w, "sorry") }, "sorry", "sorry"},
+		"another copy":     {func(w http.ResponseWriter) { io.Copy(w, strings.NewReader("sorry")) }, "sorry", "sorry"},
+		"a status":         {func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) }, "", ""},
+		"one and the same": {func(w http.ResponseWriter) { io.Copy(w, broken{}) }, "", "whole"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int64
+			srv := httptest.NewServer(cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				if calls.Add(1) > 1 {
+					io.WriteString(w, "whole")
+					return
+				}
+				io.Copy(w, broken{})
+				test.instead(w)
+			})))
+			defer srv.Close()
+			for _, body := range []string{test.first, test.next} {
+				res, err := srv.Client().Get(srv.URL)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				want(t, "body", string(b), body)
+				want(t, "error", err, nil)
+			}
+		})
+	}
+}
+
 // A handler that is asked to validate for a client with conditions, or a range, of its own is recorded before anything is sent. Where it panics then, a layer outside that recovers
 // answers with an error, which is not to have the length and the lifetime of the response that there was to be.
 func TestPanicOfWhatIsAnsweredLaterLeavesNoHeader(t *testing.T) {

@@ -879,3 +879,36 @@ func TestPurgeOfWhatAFillBeganWith(t *testing.T) {
 		want(t, "purged under the tag of the first", c.PurgeTag("from0"), 1)
 	})
 }
+
+// A POST that copies from something which fails before its first byte, and then answers with an error, has changed nothing. Where it has written something it may have.
+func TestUnsafeCopyThatFails(t *testing.T) {
+	for name, test := range map[string]struct {
+		copied string
+		calls  int64
+	}{"before its first byte": {"", 1}, "after it": {"x", 2}} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int64
+			srv := httptest.NewServer(cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodPost {
+					if _, err := io.Copy(w, io.MultiReader(strings.NewReader(test.copied), broken{})); err != nil && test.copied == "" {
+						w.WriteHeader(http.StatusInternalServerError)
+					}
+					return
+				}
+				calls.Add(1)
+				w.Header().Set("Cache-Control", "max-age=60")
+			})))
+			defer srv.Close()
+			for _, method := range []string{"GET", "POST", "GET"} {
+				r, _ := http.NewRequest(method, srv.URL, nil)
+				res, err := srv.Client().Do(r)
+				if err != nil {
+					t.Fatal(err)
+				}
+				io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+			want(t, "calls", calls.Load(), test.calls)
+		})
+	}
+}

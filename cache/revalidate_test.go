@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -120,6 +121,60 @@ func TestBackgroundValidationsGiveTheirPlaceBack(t *testing.T) {
 		want(t, "panics", [2]int64{panics.Load(), s.RevalidationPanics}, [2]int64{6, 6})
 		want(t, "failed", s.RevalidationErrors, 24)
 	})
+}
+
+// A handler finds in the background what it finds where there is a client, whatever that one's protocol: gin panics where it streams and there is no CloseNotify, and by an
+// io.Copy that fails, which asks for ReadFrom, the cache knows that the response broke off.
+func TestBackgroundValidationIsAskedAsAClientIs(t *testing.T) {
+	for name, test := range map[string]struct {
+		again func(http.ResponseWriter)
+		body  string
+	}{
+		"a stream of gin's": {func(w http.ResponseWriter) {
+			w.(interface{ CloseNotify() <-chan bool }).CloseNotify()
+			io.WriteString(w, "new")
+			w.(http.Flusher).Flush()
+		}, "new"},
+		"one that sets deadlines": {func(w http.ResponseWriter) {
+			rc := http.NewResponseController(w)
+			if err := errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Now().Add(time.Minute)), rc.EnableFullDuplex()); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+			io.WriteString(w, "new")
+		}, "new"},
+		"a copy": {func(w http.ResponseWriter) {
+			io.Copy(w, struct{ io.Reader }{strings.NewReader("new")})
+		}, "new"},
+		"a copy that breaks off": {func(w http.ResponseWriter) {
+			io.Copy(w, io.MultiReader(strings.NewReader("ne"), broken{}))
+		}, "old"},
+		"a copy that fails at once": {func(w http.ResponseWriter) { io.Copy(w, broken{}) }, "old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				c := cache.New(1<<20, cache.WithRevalidations(1, time.Second, time.Minute))
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Cache-Control", "max-age=10, stale-while-revalidate=3600")
+					if calls.Add(1) > 1 {
+						test.again(w)
+						return
+					}
+					io.WriteString(w, "old")
+				}))
+				get(h, "http://example.com/x")
+				time.Sleep(11 * time.Second) // in a synctest bubble
+				get(h, "http://example.com/x")
+				synctest.Wait()
+				want(t, "afterwards", text(t, get(h, "http://example.com/x")), test.body)
+				want(t, "calls", calls.Load(), 2)
+				s := c.Stats()
+				want(t, "panics", s.RevalidationPanics, 0)
+				want(t, "recording", s.Recording, 0)
+			})
+		})
+	}
 }
 
 // What a 304 says of how a response may be used holds from then on, and what it does not say stays.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 )
 
 // A handler finds out what a ResponseWriter can do by asking for interfaces, so the writer that a
@@ -67,6 +68,12 @@ type http2Notifier struct{ http2Writer }
 
 func (w http2Notifier) CloseNotify() <-chan bool { return w.fl.closeNotify() }
 
+// soloWriter is for a fill that has no client: it has what handlers look for that takes no connection. Many that stream panic without CloseNotify, and by ReadFrom
+// it shows that a copy has failed.
+type soloWriter struct{ flushNotifier }
+
+func (w soloWriter) ReadFrom(src io.Reader) (int64, error) { return w.fl.readFrom(src) }
+
 // closeNotify tells the handler when its context has ended, and not when the client of the run leaves: others may read what it would end there.
 // It is the same channel each time, as net/http's is.
 func (fl *fill) closeNotify() <-chan bool {
@@ -78,9 +85,12 @@ func (fl *fill) closeNotify() <-chan bool {
 	return fl.notified
 }
 
-// wrap gives a fill the shape of the writer below.
+// wrap gives a fill the shape of the writer below, if there is a client.
 func wrap(fl *fill, w http.ResponseWriter) http.ResponseWriter {
 	plain := plainWriter{fl}
+	if fl.background {
+		return soloWriter{flushNotifier{flushWriter{plain}}}
+	}
 	_, notifies := w.(closeNotifier)
 	if _, ok := w.(http.Hijacker); ok {
 		if notifies {
@@ -180,6 +190,11 @@ func (s *sink) WriteHeader(int)             {}
 func (s *sink) Write(p []byte) (int, error) { return len(p), nil }
 func (s *sink) Flush()                      {}
 
+// There is no connection that these could be about, and net/http's writers have them all.
+func (s *sink) SetReadDeadline(time.Time) error  { return nil }
+func (s *sink) SetWriteDeadline(time.Time) error { return nil }
+func (s *sink) EnableFullDuplex() error          { return nil }
+
 // watch is around a request that may invalidate what is stored, to learn how it went. It is not
 // used where a writer below can tell: see [StatusReporter].
 type watch struct {
@@ -219,9 +234,13 @@ func (w watch1) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.ResponseWriter.(http.Hijacker).Hijack()
 }
 
-func (w watch1) ReadFrom(src io.Reader) (int64, error) {
+func (w watch1) ReadFrom(src io.Reader) (n int64, err error) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		defer func() {
+			if n > 0 || err == nil { // else the handler may still answer with an error; also where src panics, which may be in the midst
+				w.status = http.StatusOK
+			}
+		}()
 	}
 	if rf, ok := w.ResponseWriter.(io.ReaderFrom); ok {
 		return rf.ReadFrom(src)
