@@ -125,6 +125,7 @@ type Concurrency struct {
 	timerAt time.Duration // when timer fires; 0 is not armed
 	emptied time.Duration // when the line was last seen empty
 
+	seen     time.Duration // when the line was last looked at
 	stillAt  time.Duration // since when the process last stood still, as far as that has shown; 0 is never
 	stillFor time.Duration
 
@@ -677,7 +678,6 @@ func (c *Concurrency) wait(ctx context.Context, r *Request) (Permit, error) {
 // enter decides about a request that found no room at first: it gets a permit after all,
 // a place in the line (the waiter), or an error. The lock is held.
 func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (w *queueWaiter, p Permit, woken *queueWaiter, err error) {
-	c.stoodStill(now)
 	woken = c.dispatch(now)
 	weight := concWeight(r)
 	if c.line.n == 0 {
@@ -766,7 +766,9 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter, vain <-chan time
 		<-w.ready
 	case <-ctx.Done():
 		err = ctx.Err()
+		now := time.Since(c.base)
 		c.mu.Lock()
+		c.stoodStill(now)
 		if w.queued {
 			c.line.remove(w)
 			c.left++
@@ -777,7 +779,7 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter, vain <-chan time
 			}
 			c.recycle(w)
 			// With the one that held its place open gone, there may be room for the next.
-			woken := c.dispatch(time.Since(c.base))
+			woken := c.dispatch(now)
 			c.mu.Unlock()
 			concWake(woken)
 			return Permit{}, err
@@ -808,6 +810,7 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter, vain <-chan time
 func (c *Concurrency) giveUp(w *queueWaiter) {
 	now := time.Since(c.base)
 	c.mu.Lock()
+	c.stoodStill(now)
 	var woken *queueWaiter
 	if w.queued {
 		woken = c.drop(w, queueDeadline, nil)
@@ -821,6 +824,7 @@ func (c *Concurrency) giveUp(w *queueWaiter) {
 // as far as there is room. Nobody is granted a permit past the one who is next, however
 // light: that keeps room open for heavy work. The lock is held.
 func (c *Concurrency) dispatch(now time.Duration) (woken *queueWaiter) {
+	c.stoodStill(now)
 	if c.line.n == 0 {
 		c.settled(now)
 		return nil
@@ -1046,23 +1050,25 @@ func (c *Concurrency) expire() {
 	concWake(woken)
 }
 
-// concStill is by how much the timer of the line is late, at least, if the process has stood still: stopped by a signal or a debugger, frozen with its
-// container, or moved with its machine. No processor that runs is too busy for that long to look at its timers.
+// concStill is how long nobody has looked at the line since its timer was due, at least, if the process has stood still: stopped by a signal or a debugger,
+// frozen with its container, or moved with its machine. The timer alone may be as late where a hundred goroutines compute: its own waits for a
+// processor behind them. But of those there is always one that comes by.
 const concStill = 500 * time.Millisecond
 
 // concStirs is how many times as long as it stood still the process has to have run since for an adaptive limit to pass over the next time. If it hardly
 // ever runs, that is what it is like.
 const concStirs = 4
 
-// stoodStill reports that the process has stood still, which is found out once. What shows it is that the timer of the line is overdue: all else
-// could be a service that hangs. The lock is held.
+// stoodStill reports that the process has stood still, which is found out once. What shows it is that the timer of the line is overdue and nobody
+// has seen that before: all else could be a service that hangs. The lock is held.
 func (c *Concurrency) stoodStill(now time.Duration) bool {
-	due := c.timerAt
-	if now-due < concStill || due == 0 || due == c.stillAt || c.timer == nil {
+	due, from := c.timerAt, max(c.timerAt, c.seen)
+	c.seen = max(c.seen, now)
+	if now-from < concStill || due <= c.stillAt || c.timer == nil {
 		return false
 	}
-	again := due-c.stillAt-c.stillFor < concStirs*c.stillFor
-	c.stillAt, c.stillFor = due, now-due
+	again := from-c.stillAt-c.stillFor < concStirs*c.stillFor
+	c.stillAt, c.stillFor = from, now-from
 	c.lastGrant = max(c.lastGrant, now)
 	if c.adapt == nil || again {
 		return false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/spillgate/spillgate/limiter/limitersim"
@@ -77,7 +78,7 @@ func TestLabStandsStillAgain(t *testing.T) {
 		{10 * time.Second, 10*time.Second + concStill - 1, false},
 		{10 * time.Second, 11 * time.Second, true},
 		{10 * time.Second, 12 * time.Second, false}, // the same again
-		{14 * time.Second, 20 * time.Second, false},
+		{12500 * time.Millisecond, 20 * time.Second, false},
 		{30 * time.Second, 40 * time.Second, false},
 		{80 * time.Second, 90 * time.Second, true},
 	} {
@@ -144,5 +145,86 @@ func TestStoodStillIsNobodys(t *testing.T) {
 	}
 	if order != "abababab" && order != "babababa" {
 		t.Errorf("served %s, want as much for each", order)
+	}
+}
+
+// What has the timer of the line late is no standing still where others look at the line meanwhile: the goroutine of the timer waits for a processor like any other,
+// and behind a hundred that compute that is for as long.
+func TestLateTimerIsNoStandstill(t *testing.T) {
+	c := NewConcurrency(1, WithQueue(10, time.Minute))
+	if _, err := c.Acquire(context.Background(), Request{}); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Second
+	c.timer, c.timerAt = time.NewTimer(time.Hour), now+100*time.Millisecond
+	for range 8 {
+		if _, _, _, err := c.enter(&Request{}, now, 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		now += 200 * time.Millisecond
+	}
+	if c.stillFor != 0 {
+		t.Errorf("stood still for %v", c.stillFor)
+	}
+	if _, _, _, err := c.enter(&Request{}, now+concStill, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	if c.stillFor == 0 {
+		t.Error("nobody was there for half a second and more")
+	}
+}
+
+// Whoever is first to look at the line finds out that the process stood still, as one that gives back what TryTake returned, whose context has ended, or
+// that yields.
+func TestStoodStillIsFoundOutByTheFirst(t *testing.T) {
+	canceled, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, first := range map[string]func(c *Concurrency, p Permit, cancel func()){
+		"Give":      func(c *Concurrency, _ Permit, _ func()) { c.Give(1) },
+		"SetLimit":  func(c *Concurrency, _ Permit, _ func()) { c.SetLimit(3) },
+		"a context": func(_ *Concurrency, _ Permit, cancel func()) { cancel() },
+		"Yield":     func(_ *Concurrency, p Permit, _ func()) { p.Yield(canceled, Request{Priority: -1}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := NewConcurrency(2, WithQueue(100, time.Minute))
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				c.TryTake(1)
+				p, err := c.Acquire(ctx, Request{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := make(chan Permit, 40)
+				for range 40 {
+					go func() {
+						if p, err := c.Acquire(ctx, Request{}); err == nil {
+							got <- p
+						}
+					}()
+					synctest.Wait()
+				}
+				for range 30 {
+					time.Sleep(10 * time.Millisecond) // in a synctest bubble
+					p.Release(Success)
+					p = <-got
+				}
+				told := c.Stats().RetryAfter
+				c.mu.Lock()
+				c.timerAt = time.Since(c.base) + 10*time.Millisecond // as if it were late from then on
+				c.mu.Unlock()
+				time.Sleep(15 * time.Second) // in a synctest bubble
+				first(c, p, cancel)
+				synctest.Wait()
+				if after := c.Stats().RetryAfter; after > told {
+					t.Errorf("clients are told to come back in %v, it was %v", after, told)
+				}
+				c.mu.Lock()
+				if c.stillFor < 14*time.Second {
+					t.Errorf("stood still for %v", c.stillFor)
+				}
+				c.mu.Unlock()
+			})
+		})
 	}
 }

@@ -87,6 +87,10 @@ func (h *bufferHandler) ServeFill(w http.ResponseWriter, r *http.Request, f cach
 		h.skipped.ServeHTTP(w, f.Request())
 		return
 	}
+	if h.skip != nil { // which may have taken any time, and f would not know
+		h.next.ServeHTTP(w, f.Request())
+		return
+	}
 	serveFill(h.next, w, r, f)
 }
 

@@ -1,6 +1,7 @@
 package middleware_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
 )
 
 // Layers beside each other share a reading of the clock. One that a layer further in has made before somebody else's code ran, which then
@@ -104,30 +106,85 @@ func TestFunctionsOfTheUsersAreNoWork(t *testing.T) {
 	slow := func() { time.Sleep(took) } // in a synctest bubble
 	client := middleware.WithClient(func(*http.Request) string { slow(); return "" })
 	skip := middleware.WithSkip(func(*http.Request) bool { slow(); return false })
+	type layers []middleware.Layer
 	trace := middleware.WithTrace(&middleware.Trace{Done: func(*http.Request, middleware.Result) {}})
+	cached := func(opts ...cache.Option) middleware.Layer { return middleware.Cache(cache.New(1<<20, opts...)) }
+	pass := cache.WithBypass(func(*http.Request) bool { return true })
 	for _, test := range []struct {
 		name   string
-		around []middleware.Layer
+		around layers
 		opts   []middleware.ConcurrencyOption
 	}{
 		{"client", nil, []middleware.ConcurrencyOption{client}},
 		{"priority", nil, []middleware.ConcurrencyOption{middleware.WithPriority(func(*http.Request) int { slow(); return 0 })}},
 		{"weight", nil, []middleware.ConcurrencyOption{middleware.WithWeight(func(*http.Request) int { slow(); return 1 })}},
-		{"client, inside a cache", []middleware.Layer{middleware.Cache(cache.New(1 << 20))}, []middleware.ConcurrencyOption{client}},
-		{"skip of the layer", []middleware.Layer{trace}, []middleware.ConcurrencyOption{skip}},
-		{"skip of the layer, inside a cache", []middleware.Layer{middleware.Cache(cache.New(1 << 20))}, []middleware.ConcurrencyOption{skip}},
-		{"skip of the stack", []middleware.Layer{trace, skip}, nil},
+		{"client, inside a cache", layers{cached()}, []middleware.ConcurrencyOption{client}},
+		{"skip of the layer", layers{trace}, []middleware.ConcurrencyOption{skip}},
+		{"skip of the layer, inside a cache", layers{cached()}, []middleware.ConcurrencyOption{skip}},
+		{"skip of the stack", layers{trace, skip}, nil},
+		{"skip of BufferBody", layers{trace, middleware.BufferBody(1, skip)}, nil},
+		{"skip of BufferBody, inside a cache", layers{cached(), middleware.BufferBody(1, skip)}, nil},
+		{"bypass of a cache", layers{cached(cache.WithBypass(func(*http.Request) bool { slow(); return false }))}, nil},
+		{"bypass of a cache, passed by", layers{trace, cached(cache.WithBypass(func(*http.Request) bool { slow(); return true }))}, nil},
+		{"key of a cache", layers{trace, cached(cache.WithKey(func(r *http.Request) string { slow(); return r.URL.Path }))}, nil},
+		{"trace of a cache, passed by", layers{trace, cached(cache.WithTrace(cache.Trace{Served: func(*http.Request, cache.Result) { slow() }}), pass)}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := limiter.NewAdaptive()
 				h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(work) }), // in a synctest bubble
 					append(test.around, middleware.Concurrency(l, test.opts...))...)
-				for range 200 {
-					h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+				for i := range 200 {
+					h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", fmt.Sprint("/", i), nil))
 				}
 				if s := l.Stats(); s.Success != 200 || s.Latency != work {
 					t.Errorf("%d successes took %v, want %v", s.Success, s.Latency, work)
+				}
+			})
+		})
+	}
+}
+
+// What a refused request has waited, and what a function of the user's took to answer it, is told to the trace outside: in its
+// log such a request seemed to have been refused at once.
+func TestARefusalTakesItsTime(t *testing.T) {
+	const bound = time.Second
+	for _, test := range []struct {
+		name   string
+		layers func() []middleware.Layer
+		want   time.Duration
+	}{
+		{"in the line of a limit", func() []middleware.Layer {
+			return []middleware.Layer{middleware.Concurrency(limiter.NewConcurrency(1, limiter.WithQueue(1, bound)))}
+		}, bound},
+		{"in the line of a pool", func() []middleware.Layer {
+			return []middleware.Layer{middleware.Pool(pool.New(pool.WithSlots(1), pool.WithQueue(1, bound)))}
+		}, bound},
+		{"in a function of the user's", func() []middleware.Layer {
+			return []middleware.Layer{middleware.Concurrency(limiter.NewConcurrency(1)),
+				middleware.WithReject(func(w http.ResponseWriter, _ *http.Request, x *middleware.Rejection) {
+					time.Sleep(bound) // in a synctest bubble
+					w.WriteHeader(x.Status)
+				})}
+		}, bound},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var took time.Duration
+				trace := middleware.WithTrace(&middleware.Trace{Done: func(_ *http.Request, x middleware.Result) {
+					if x.Shed != "" {
+						took = x.Duration
+					}
+				}})
+				h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(3 * bound) }), // in a synctest bubble
+					append(test.layers(), trace)...)
+				var first sync.WaitGroup
+				first.Go(func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)) })
+				synctest.Wait()
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+				first.Wait()
+				if took < test.want || took > test.want+10*time.Millisecond {
+					t.Errorf("the refusal took %v, want %v", took, test.want)
 				}
 			})
 		})

@@ -458,8 +458,9 @@ func find[T any](w http.ResponseWriter) (t T, ok bool) {
 // Status implements [cache.StatusReporter].
 func (rec *recorder) Status() int { return int(rec.status) }
 
-// MarkCache implements [cache.ResultMarker].
+// MarkCache implements [cache.ResultMarker]. The cache has called functions of the user's by then, or does next.
 func (rec *recorder) MarkCache(r cache.Result) {
+	rec.fresh = false
 	for ; rec != nil; rec = rec.beyond() {
 		rec.cache = r
 	}

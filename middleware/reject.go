@@ -209,6 +209,7 @@ type rejecter struct {
 }
 
 func (j *rejecter) reject(w http.ResponseWriter, r *http.Request, rec *recorder, err error, after time.Duration, policy string, body *rejectBody) {
+	rec.fresh = false // it may have waited in a line, and functions of the user's are called
 	rec.refusedBy(j, err)
 	if j.count != nil {
 		j.counter().Add(1)
