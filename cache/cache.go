@@ -302,6 +302,7 @@ func (p *rules) hosted(r *http.Request) bool {
 // passOn lets the handler answer as if the cache were not there.
 func (h *route) passOn(w http.ResponseWriter, r *http.Request) {
 	h.cache.count(w, r, Bypass)
+	h.calls(w)
 	h.next.ServeHTTP(w, r)
 }
 

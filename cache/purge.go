@@ -255,6 +255,7 @@ func (p *rules) strip(e *entry, h http.Header) {
 // response names (RFC 9111, section 4.4).
 func (h *route) serveOther(w http.ResponseWriter, r *http.Request) {
 	h.cache.count(w, r, Bypass)
+	h.calls(w)
 	switch r.Method {
 	case http.MethodOptions, http.MethodTrace, http.MethodConnect, "PROPFIND", "REPORT", "SEARCH", "QUERY":
 		h.next.ServeHTTP(w, r)

@@ -40,6 +40,9 @@ func (r Result) String() string {
 //
 // If it has a method MarkRun, without arguments and results, that is called after MarkCache where a response is
 // [Stale] and the handler ran for the request all the same, and failed.
+//
+// If it has a method MarkCalled, likewise, that is called after MarkCache where the request is passed on and functions of the user's were called
+// before, as those of [WithBypass], [WithKey] and [Trace]: they may have taken any time.
 type ResultMarker interface {
 	MarkCache(r Result)
 }
@@ -76,6 +79,16 @@ func clock(w http.ResponseWriter) time.Time {
 		return c.Now()
 	}
 	return time.Now()
+}
+
+// calls notes that functions of the user's were called for a request that is passed on now, if there are any.
+func (h *route) calls(w http.ResponseWriter) {
+	if h.rules.bypass == nil && h.rules.keyFunc == nil && h.cache.trace.Served == nil {
+		return
+	}
+	if m, ok := find[interface{ MarkCalled() }](w); ok {
+		m.MarkCalled()
+	}
 }
 
 // count notes how a request was answered.

@@ -135,7 +135,7 @@ func TestFunctionsOfTheUsersAreNoWork(t *testing.T) {
 				h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(work) }), // in a synctest bubble
 					append(test.around, middleware.Concurrency(l, test.opts...))...)
 				for i := range 200 {
-					h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", fmt.Sprint("/", i), nil))
+					h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest([]string{"GET", "POST"}[i%2], fmt.Sprint("/", i), nil))
 				}
 				if s := l.Stats(); s.Success != 200 || s.Latency != work {
 					t.Errorf("%d successes took %v, want %v", s.Success, s.Latency, work)

@@ -458,13 +458,15 @@ func find[T any](w http.ResponseWriter) (t T, ok bool) {
 // Status implements [cache.StatusReporter].
 func (rec *recorder) Status() int { return int(rec.status) }
 
-// MarkCache implements [cache.ResultMarker]. The cache has called functions of the user's by then, or does next.
+// MarkCache implements [cache.ResultMarker].
 func (rec *recorder) MarkCache(r cache.Result) {
-	rec.fresh = false
 	for ; rec != nil; rec = rec.beyond() {
 		rec.cache = r
 	}
 }
+
+// MarkCalled implements what [cache.ResultMarker] says of it.
+func (rec *recorder) MarkCalled() { rec.fresh = false }
 
 // MarkRun implements what [cache.ResultMarker] says of it. There is no word left for it.
 func (rec *recorder) MarkRun() {
