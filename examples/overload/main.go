@@ -22,6 +22,7 @@ import (
 	"log"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -102,6 +103,9 @@ func runAll(p plan, names []string) ([]outcome, error) {
 		pr, err := profileByName(n)
 		if err != nil {
 			return nil, err
+		}
+		if slices.ContainsFunc(chosen, func(c profile) bool { return c.name == n }) {
+			return nil, fmt.Errorf("profile %q is given twice", n)
 		}
 		chosen = append(chosen, pr)
 	}
