@@ -9,7 +9,7 @@
 // whether or not earlier ones were answered, over connections that are kept alive, and latency
 // counts from the moment at which a request was due. A client gives up after a second.
 //
-// It ends with a table and a chart (-svg), takes less than two minutes (-short: less than one), and
+// It ends with a table and a chart (-svg), takes less than two minutes (-short: about one), and
 // exits with 0 only if the wrapped server held: see heldShare.
 package main
 
