@@ -19,6 +19,10 @@
 // cgroup's CPU limit) while the program runs. On a machine of c cores this costs at most
 // 1/c of the throughput of CPU-bound work; [Overcommit] gets it back and says at what price.
 //
+// With one P there is none to keep free: the only slot computes on it, whatever else is
+// to run waits for turns of 10 ms, and an adaptive limit around refuses much of it. There
+// Overcommit has a second P made: GOMAXPROCS=1 go run ./examples/fairness prints the difference.
+//
 // # Nested calls
 //
 // The context that a task receives carries its slot. A Do, Enter, Map or Submit of the

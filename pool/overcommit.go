@@ -86,8 +86,11 @@ var overcommitted atomic.Bool
 // A coroutine ([iter.Pull]) has to be made and used while one task has its slot, or outside of tasks: the runtime ends the
 // program where one goes on with the thread locked otherwise than when it was made.
 //
-// Only one can be open in a process. The error says so, or that the pool was shut down.
+// Only one can be open in a process. The error says so, or that the pool was shut down. It panics if p or an option is nil.
 func Overcommit(p *Pool, opts ...OvercommitOption) (*Overcommitted, error) {
+	if p == nil {
+		panic("pool: Overcommit: p is nil; give one made by New")
+	}
 	var c overConfig
 	for i, o := range opts {
 		if o == nil {

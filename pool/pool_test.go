@@ -1213,6 +1213,7 @@ func TestMisusePanics(t *testing.T) {
 		"WithThreads(0)":       func() { pool.WithThreads(0) },
 		"New(nil)":             func() { pool.New(nil) },
 		"Overcommit(p, nil)":   func() { pool.Overcommit(pool.New(), nil) },
+		"Overcommit(nil)":      func() { pool.Overcommit(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

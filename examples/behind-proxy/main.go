@@ -3,10 +3,15 @@
 // haproxy.cfg and kubernetes.yaml beside it are the other half; the test restarts
 // two of these servers behind the real proxies, under load.
 //
-//	go run ./examples/behind-proxy -addr 127.0.0.1:8081 -name a &
-//	go run ./examples/behind-proxy -addr 127.0.0.1:8082 -name b &
+//	go build -o bin/ ./examples/behind-proxy # go run does not pass SIGTERM on
+//	bin/behind-proxy -addr 127.0.0.1:8081 -name a &
+//	bin/behind-proxy -addr 127.0.0.1:8082 -name b &
 //	sudo nginx -c "$PWD/examples/behind-proxy/nginx.conf" -g 'daemon off;' # its own files are root's
+//
+// And in another terminal
+//
 //	curl -d hello http://127.0.0.1:8080/orders
+//	pkill -f 'behind-proxy .*-name a' # it serves on for 15 s (-drain-wait), says that it left, and can be started again
 //
 // With HAProxy both are started with -haproxy besides, and in place of nginx
 //

@@ -90,9 +90,12 @@ func check(l load, work time.Duration, which []string) error {
 	case l.rounds < 1:
 		return fmt.Errorf("-rounds is %d; give at least 1", l.rounds)
 	}
-	for _, m := range which {
+	for i, m := range which {
 		if !slices.Contains(modes, m) {
 			return fmt.Errorf("-modes: there is no %q; give some of %s", m, strings.Join(modes, ","))
+		}
+		if slices.Contains(which[:i], m) {
+			return fmt.Errorf("-modes: %q is given twice; -rounds says how many times each is measured", m)
 		}
 	}
 	return nil
@@ -189,8 +192,8 @@ func compute(ctx context.Context, n int) error {
 // calibrate returns how many blocks take d on this machine while it is idle.
 func calibrate(d time.Duration) int {
 	best := time.Duration(1 << 62)
-	const n = 20000
-	for range 5 {
+	const n = 1000 // less than a millisecond: on a machine that is not idle some of them have the core to themselves
+	for range 100 {
 		began := time.Now()
 		compute(context.Background(), n)
 		best = min(best, time.Since(began))

@@ -66,6 +66,7 @@ func TestFlagsOutOfRange(t *testing.T) {
 		"-d":                   func(l *load, _ *time.Duration, _ *[]string) { l.d = 0 },
 		"-rounds":              func(l *load, _ *time.Duration, _ *[]string) { l.rounds = 0 },
 		"-modes":               func(_ *load, _ *time.Duration, which *[]string) { *which = []string{"pool", ""} },
+		`-modes: "pool"`:       func(_ *load, _ *time.Duration, which *[]string) { *which = []string{"pool", "idle", "pool"} },
 	} {
 		l, work, which := good, time.Second, modes
 		set(&l, &work, &which)

@@ -88,6 +88,11 @@ func recording(t *testing.T) *history {
 				t.Error(err)
 			}
 			synctest.Wait()
+			for _, e := range s.endpoints.Stats().Endpoints {
+				if e.InFlight != 0 {
+					t.Errorf("%s has %d in flight when all have been answered", e.URL, e.InFlight)
+				}
+			}
 		})
 	})
 	if len(h.series) == 0 {

@@ -72,11 +72,15 @@ func newSite() (*site, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /items/{id}", func(w http.ResponseWriter, r *http.Request) {
 		res, err := (&http.Client{Transport: inventory}).Get("http://inventory.example/items/" + r.PathValue("id"))
-		if err != nil || res.StatusCode != http.StatusOK {
+		if err != nil {
 			http.Error(w, "no inventory", http.StatusBadGateway)
 			return
 		}
-		defer res.Body.Close()
+		defer res.Body.Close() // whatever the status: until then its endpoint is as busy to Balance as if it still answered
+		if res.StatusCode != http.StatusOK {
+			http.Error(w, "no inventory", http.StatusBadGateway)
+			return
+		}
 		w.Header().Set("Cache-Control", "public, max-age=5, stale-while-revalidate=5, stale-if-error=600")
 		io.Copy(w, res.Body)
 	})

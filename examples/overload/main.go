@@ -9,7 +9,7 @@
 // whether or not earlier ones were answered, over connections that are kept alive, and latency
 // counts from the moment at which a request was due. A client gives up after a second.
 //
-// It ends with a table and a chart (-svg), takes less than two minutes (-short: less than one), and
+// It ends with a table and a chart (-svg), takes less than two minutes (-short: about one), and
 // exits with 0 only if the wrapped server held: see heldShare.
 package main
 
@@ -22,6 +22,7 @@ import (
 	"log"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -102,6 +103,9 @@ func runAll(p plan, names []string) ([]outcome, error) {
 		pr, err := profileByName(n)
 		if err != nil {
 			return nil, err
+		}
+		if slices.ContainsFunc(chosen, func(c profile) bool { return c.name == n }) {
+			return nil, fmt.Errorf("profile %q is given twice", n)
 		}
 		chosen = append(chosen, pr)
 	}

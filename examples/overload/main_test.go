@@ -179,6 +179,15 @@ func TestReadAnswer(t *testing.T) {
 	}
 }
 
+// A profile that is not there, or there twice, is known before anything is measured.
+func TestProfiles(t *testing.T) {
+	for _, names := range [][]string{{""}, {"cpu", "disk"}, {"io", "cpu", "io"}} {
+		if all, err := runAll(newPlan(1, true, 0), names); err == nil || len(all) > 0 {
+			t.Errorf("%q: %d outcomes, %v", names, len(all), err)
+		}
+	}
+}
+
 // Where the chart cannot be written, the two minutes were not in vain.
 func TestVerdictWithoutChart(t *testing.T) {
 	var out bytes.Buffer

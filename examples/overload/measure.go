@@ -164,7 +164,11 @@ func (p plan) refusal(pr profile, capacity float64) (float64, error) {
 	}
 	defer s.stop()
 	read := func() (n, cpu float64) {
-		if _, e := fmt.Sscan(get(s.addr, "/computed"), &n, &cpu); e != nil {
+		said, e := get(s.addr, "/computed")
+		if e == nil {
+			_, e = fmt.Sscan(said, &n, &cpu)
+		}
+		if e != nil {
 			err = fmt.Errorf("profile %s: what the busy server computed: %w", pr.name, e)
 		}
 		return n, cpu

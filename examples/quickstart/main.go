@@ -55,6 +55,11 @@ func run(c config, demo bool) error {
 		return err
 	}
 	a := newApp(c)
+	alone, err := a.onOneProcessor()
+	if err != nil {
+		return err
+	}
+	defer alone()
 	// No BaseContext: a request's context must outlive the signal, since those in flight are to end in peace.
 	srv := &http.Server{Handler: a.handler, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second}
 	served := make(chan error, 1)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -80,6 +81,26 @@ func TestFlagsOutOfRange(t *testing.T) {
 	}
 	if err := defaults().check(); err != nil {
 		t.Errorf("the defaults: %v", err)
+	}
+}
+
+// With one processor there is none to keep free, so reports get a thread that the kernel takes turns with.
+func TestOnOneProcessor(t *testing.T) {
+	before := runtime.GOMAXPROCS(0)
+	defer runtime.GOMAXPROCS(before)
+	for procs, want := range map[int]int{1: 2, 2: 2, 4: 4} {
+		runtime.GOMAXPROCS(procs)
+		end, err := newApp(defaults()).onOneProcessor()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := runtime.GOMAXPROCS(0); got != want {
+			t.Errorf("GOMAXPROCS is %d where it was %d; want %d", got, procs, want)
+		}
+		end()
+		if got := runtime.GOMAXPROCS(0); got != procs {
+			t.Errorf("GOMAXPROCS is %d afterwards; want %d", got, procs)
+		}
 	}
 }
 

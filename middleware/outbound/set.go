@@ -186,9 +186,9 @@ type EndpointStats struct {
 	URL      string `json:"url"`
 	Weight   int    `json:"weight"`
 	Tier     int    `json:"tier"`
-	InFlight int64  `json:"in_flight"`
-	Requests uint64 `json:"requests"` // tries sent: one that Limit refused is none
-	Failures uint64 `json:"failures"` // tries that its breaker took for failures
+	InFlight int64  `json:"in_flight"` // tries whose response body is not over
+	Requests uint64 `json:"requests"`  // tries sent: one that Limit refused is none
+	Failures uint64 `json:"failures"`  // tries that its breaker took for failures
 	// Ejected says that its breaker keeps requests away.
 	Ejected bool `json:"ejected"`
 	// Down says that its active check keeps requests away.
@@ -229,6 +229,9 @@ func (s *Set) Stats() SetStats {
 // front; the Host header stays that of the request, unless [WithEndpointHost] is
 // given. [Retry] and [Hedge] go to an endpoint that had no try yet, if there is
 // one. The error is [ErrNoEndpoint] if the set is empty.
+//
+// A try is in flight until its response body has been read to the end or closed, whatever the status: one that nobody closes
+// makes its endpoint look busier for good, and [P2C] sends it less.
 //
 // All requests go to the set, whatever host they name: an [http.Client] also sends there what an answer redirects to another host, or from http to https of the
 // same, with all that stands in that URL. Where servers do that, give the client a CheckRedirect that returns [http.ErrUseLastResponse].

@@ -737,6 +737,7 @@ func TestMisusePanics(t *testing.T) {
 		"WithCapacity":  func() { jobs.WithCapacity(1, 2, 1) },
 		"WithSizes":     func() { jobs.WithSizes(10, 10, 10) },
 		"sizes of all":  func() { jobs.WithSizes(math.MaxInt, math.MaxInt, math.MaxInt32) },
+		"no mux":        func() { jobs.Register(nil, "k", nop) },
 		"no handler":    func() { jobs.Register[args, int](m, "none", nil) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -100,8 +100,11 @@ func WithRetain(d time.Duration) KindOption {
 // The payload is decoded as [json.Unmarshal] does it: fields that A does not have are ignored, and a payload
 // without a byte is malformed.
 //
-// Register panics if kind is empty or has a handler already, or if f or an option is nil.
+// Register panics if kind is empty or has a handler already, or if m, f or an option is nil.
 func Register[A, R any](m *Mux, kind string, f func(ctx context.Context, a A) (R, error), opts ...KindOption) {
+	if m == nil {
+		panic("jobs: Register: m is nil; give one made by NewMux")
+	}
 	if kind == "" || f == nil {
 		panic("jobs: Register: a kind needs a name and a handler")
 	}
