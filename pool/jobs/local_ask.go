@@ -107,7 +107,7 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			yield(Job{}, err)
 			return
 		}
-		defer h.wait()
+		defer l.release(ctx, &h, e)
 		var seen uint64
 		for { // e is looked at also when it is forgotten: it is final then, and that is what was waited for
 			l.mu.Lock()
@@ -135,7 +135,7 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			case <-h.other:
 			case <-ctx.Done():
 				if h.done != nil {
-					h.wait()
+					l.release(ctx, &h, e)
 					continue
 				}
 				yield(Job{}, context.Cause(ctx))

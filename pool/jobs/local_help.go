@@ -3,15 +3,18 @@ package jobs
 import (
 	"context"
 	"time"
+
+	"github.com/spillgate/spillgate/pool/internal/want"
 )
 
 // helper is what a job that waits for another one knows of it. Where nobody else may come to run that one it runs in the slot of the one that waits:
 // in a pool of one slot, or of as many as there are jobs that wait for others, none of them would ever end.
 type helper struct {
-	by    *entry        // nil: who waits is no job, and has no slot for it
-	since time.Duration // when it began to wait
-	done  chan struct{} // closed when the attempt has ended that runs in the slot; nil while none does
-	other chan struct{} // likewise of another one, for which another goroutine of the job waits
+	by    *entry          // nil: who waits is no job, and has no slot for it
+	task  context.Context // that of its slot
+	since time.Duration   // when it began to wait
+	done  chan struct{}   // closed when the attempt has ended that runs in the slot; nil while none does
+	other chan struct{}   // likewise of another one, for which another goroutine of the job waits
 }
 
 // helpAfter is how long a job waits for another that could begin, where it may be that there is a slot for it: what has the others may go on for ever.
@@ -21,7 +24,7 @@ const helpAfter = time.Second
 func (l *Local) helper(ctx context.Context) helper {
 	if a, ok := Current(ctx); ok {
 		if by := l.jobs[a.ID]; by != nil && by.task != nil && by.attempt == a.Number {
-			return helper{by: by, since: l.now()}
+			return helper{by: by, task: by.task, since: l.now()}
 		}
 	}
 	return helper{}
@@ -29,6 +32,7 @@ func (l *Local) helper(ctx context.Context) helper {
 
 // help has e begin in the slot, if it can and if that is the time. The lock is held.
 func (l *Local) help(ctx context.Context, h *helper, e *entry) {
+	l.want(ctx, h, e)
 	if h.done != nil {
 		select {
 		case <-h.done:
@@ -70,17 +74,37 @@ func (l *Local) help(ctx context.Context, h *helper, e *entry) {
 	}()
 }
 
+// want has the slots taken again that e needs to go on, where they were given to others: it may be waited for with all that there are. The lock is held.
+func (l *Local) want(ctx context.Context, h *helper, e *entry) {
+	if h.by == nil || l.now()-h.since < helpAfter {
+		return
+	}
+	if e.task != nil {
+		want.Back(e.task, ctx)
+	}
+	if h.done != nil || h.other != nil {
+		want.Back(h.task, ctx)
+	}
+}
+
 // again is when to look whether to help.
 func (h *helper) again() <-chan time.Time {
-	if h.by == nil || h.done != nil {
+	if h.by == nil {
 		return nil
 	}
 	return time.After(helpAfter)
 }
 
-// wait returns when the slot is free for the job that has lent it.
-func (h *helper) wait() {
-	if h.done != nil {
-		<-h.done
+// release returns when the slot is free for the job that has lent it.
+func (l *Local) release(ctx context.Context, h *helper, e *entry) {
+	for h.done != nil {
+		select {
+		case <-h.done:
+			h.done = nil
+		case <-h.again():
+			l.mu.Lock()
+			l.want(ctx, h, e)
+			l.mu.Unlock()
+		}
 	}
 }
