@@ -40,7 +40,7 @@ func Checkpoint(ctx context.Context) error {
 }
 
 // StoodBack returns how long the task that ctx belongs to has given its slot to others so far, in [Checkpoint], between
-// the elements of a [Map], or from a [Slot.Pause] to its Resume. It is for those who measure what a task takes.
+// the elements of a [Map], from a [Slot.Pause] to its Resume, or while it waited for a job as a job. It is for those who measure what a task takes.
 func StoodBack(ctx context.Context) time.Duration {
 	if s, _ := ctx.Value(anySlot{}).(*slot); s != nil {
 		if w := s.standing.Load(); w != nil {

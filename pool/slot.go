@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/spillgate/spillgate/limiter"
-	"github.com/spillgate/spillgate/pool/internal/want"
+	"github.com/spillgate/spillgate/pool/internal/waiting"
 )
 
 // slot is a slot that was taken and the context that carries it. It is used for one task and
@@ -139,8 +139,8 @@ func (s *slot) Value(key any) any {
 		if k.p == s.kind.pool {
 			return s
 		}
-	case want.Key:
-		return s.want
+	case waiting.Key:
+		return waiting.Slot{Back: s.want, Away: s.away, Here: s.unpause}
 	}
 	return s.Context.Value(key)
 }

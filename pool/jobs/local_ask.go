@@ -96,7 +96,8 @@ func (l *Local) withdraw(e *entry) {
 func (l *Local) isDelayed(e *entry) bool { return e.place < len(l.delayed) && l.delayed[e.place] == e }
 
 // Watch implements [Engine]. A job may wait so for another one of the same engine, with its own context: where there may be no slot for that one
-// it runs in the slot of the job that waits, and Watch returns no sooner than its attempt has ended, also where ctx has.
+// it runs in the slot of the job that waits, and Watch returns no sooner than its attempt has ended, also where ctx has. While nothing runs there
+// others that are more urgent use that slot.
 func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
 		l.mu.Lock()
@@ -121,6 +122,7 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			l.mu.Unlock()
 			if j.Version != seen {
 				seen = j.Version
+				h.here()
 				if !yield(j, nil) {
 					return
 				}
@@ -128,19 +130,16 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			if j.State.Final() {
 				return
 			}
-			select {
-			case <-changed:
-			case <-h.again():
-			case <-h.done:
-			case <-h.other:
-			case <-ctx.Done():
-				if h.done != nil {
-					l.release(ctx, &h, e)
-					continue
-				}
-				yield(Job{}, context.Cause(ctx))
-				return
+			if l.rest(ctx, &h, changed) {
+				continue
 			}
+			if h.done != nil {
+				l.release(ctx, &h, e)
+				continue
+			}
+			h.here()
+			yield(Job{}, context.Cause(ctx))
+			return
 		}
 	}
 }

@@ -4,17 +4,17 @@ import (
 	"context"
 	"time"
 
-	"github.com/spillgate/spillgate/pool/internal/want"
+	"github.com/spillgate/spillgate/pool/internal/waiting"
 )
 
 // helper is what a job that waits for another one knows of it. Where nobody else may come to run that one it runs in the slot of the one that waits:
 // in a pool of one slot, or of as many as there are jobs that wait for others, none of them would ever end.
 type helper struct {
-	by    *entry          // nil: who waits is no job, and has no slot for it
-	task  context.Context // that of its slot
-	since time.Duration   // when it began to wait
-	done  chan struct{}   // closed when the attempt has ended that runs in the slot; nil while none does
-	other chan struct{}   // likewise of another one, for which another goroutine of the job waits
+	by    *entry        // nil: who waits is no job, and has no slot for it
+	slot  waiting.Slot  // that of the job
+	since time.Duration // when it began to wait
+	done  chan struct{} // closed when the attempt has ended that runs in the slot; nil while none does
+	other chan struct{} // likewise of another one, for which another goroutine of the job waits
 }
 
 // helpAfter is how long a job waits for another that could begin, where it may be that there is a slot for it: what has the others may go on for ever.
@@ -24,7 +24,7 @@ const helpAfter = time.Second
 func (l *Local) helper(ctx context.Context) helper {
 	if a, ok := Current(ctx); ok {
 		if by := l.jobs[a.ID]; by != nil && by.task != nil && by.attempt == a.Number {
-			return helper{by: by, task: by.task, since: l.now()}
+			return helper{by: by, slot: waiting.Of(by.task), since: l.now()}
 		}
 	}
 	return helper{}
@@ -55,6 +55,7 @@ func (l *Local) help(ctx context.Context, h *helper, e *entry) {
 			return
 		}
 	}
+	h.slot.Here()
 	charged := max(l.mean, 1)
 	l.ready.charge(e.client, charged)
 	l.ready.remove(e)
@@ -80,11 +81,57 @@ func (l *Local) want(ctx context.Context, h *helper, e *entry) {
 		return
 	}
 	if e.task != nil {
-		want.Back(e.task, ctx)
+		waiting.Of(e.task).Back(ctx)
 	}
 	if h.done != nil || h.other != nil {
-		want.Back(h.task, ctx)
+		h.slot.Back(ctx)
 	}
+}
+
+// rest waits until there may be something new, and reports false if ctx has ended before. While nothing runs in the slot that has whoever is more urgent use
+// it: what is waited for may begin in an hour, or have another slot for that long.
+func (l *Local) rest(ctx context.Context, h *helper, changed <-chan struct{}) bool {
+	var way <-chan time.Time
+	if h.by != nil {
+		ticker := time.NewTicker(wayEvery)
+		defer ticker.Stop()
+		way = ticker.C
+	}
+	again := h.again()
+	for {
+		select {
+		case <-changed:
+		case <-again:
+		case <-h.done:
+		case <-h.other:
+		case <-ctx.Done():
+			return false
+		case <-way:
+			l.away(ctx, h)
+			continue
+		}
+		return true
+	}
+}
+
+// wayEvery is how often a job that waits looks whether somebody is more urgent.
+const wayEvery = 10 * time.Millisecond
+
+// away has others use the slot if nothing runs there for all that the engine knows.
+func (l *Local) away(ctx context.Context, h *helper) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h.by.task == nil {
+		return
+	}
+	if lends := h.by.lends; lends != nil {
+		select {
+		case <-lends:
+		default:
+			return
+		}
+	}
+	h.slot.Away(ctx)
 }
 
 // again is when to look whether to help.
@@ -93,6 +140,13 @@ func (h *helper) again() <-chan time.Time {
 		return nil
 	}
 	return time.After(helpAfter)
+}
+
+// here has the job that waits in its own slot.
+func (h *helper) here() {
+	if h.by != nil {
+		h.slot.Here()
+	}
 }
 
 // release returns when the slot is free for the job that has lent it.
@@ -107,4 +161,5 @@ func (l *Local) release(ctx context.Context, h *helper, e *entry) {
 			l.mu.Unlock()
 		}
 	}
+	h.here()
 }

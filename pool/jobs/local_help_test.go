@@ -489,3 +489,63 @@ func TestJobThatIsWaitedForGivesWay(t *testing.T) {
 		})
 	}
 }
+
+// A job that waits for one which does not run in its slot, and so computes nothing, has those use it meanwhile who are more urgent: one that is to be repeated
+// in some minutes is waited for as long, and by default a machine of two cores has one slot. It goes on at once, since whoever has the slot by then may wait for what it holds.
+func TestJobThatWaitsGivesWay(t *testing.T) {
+	for _, c := range []struct {
+		rule  string
+		slots int
+		opts  jobs.SubmitOptions
+		k     func(ctx context.Context, a args) (int, error)
+	}{
+		{"for one that begins later", 1, jobs.SubmitOptions{NotBefore: time.Date(2000, 1, 1, 0, 2, 0, 0, time.UTC)}, func(context.Context, args) (int, error) { return 0, nil }},
+		{"for one with a slot of its own", 2, jobs.SubmitOptions{}, func(context.Context, args) (int, error) {
+			time.Sleep(2 * time.Minute) // in a synctest bubble
+			return 0, nil
+		}},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(c.slots))
+				held := make(chan struct{}, 1) // what is held while it waits
+				held <- struct{}{}
+				l := waiting(p, c.opts, c.k, func(ctx context.Context, l *jobs.Local, id string) (jobs.Job, error) {
+					<-held
+					defer func() { held <- struct{}{} }()
+					return end(ctx, l, id)
+				})
+				defer l.Close()
+				began := time.Now()
+				j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range 10 {
+					time.Sleep(5 * time.Second) // in a synctest bubble
+					asked := time.Now()
+					var waited time.Duration
+					if err := p.Do(t.Context(), func(context.Context) error {
+						waited = time.Since(asked)
+						if i == 9 {
+							held <- <-held
+						}
+						return nil
+					}); err != nil || waited > 10*time.Millisecond {
+						t.Fatalf("somebody more urgent has waited for %v: %v", waited, err)
+					}
+				}
+				if j = final(t, l, j.ID); string(j.Result) != `"succeeded"` {
+					t.Errorf("the other was %s to it, which is %v: %s", j.Result, j.State, j.Err)
+				}
+				if took := time.Since(began); took != 2*time.Minute {
+					t.Errorf("it took %v, want 2m", took)
+				}
+				synctest.Wait()
+				if s := p.Stats(); s.Used != 0 {
+					t.Errorf("%d slots are used in the end", s.Used)
+				}
+			})
+		})
+	}
+}

@@ -14,14 +14,17 @@ const (
 	wantedFor   = 3 * time.Second // and how long what is said of it is true: it is said every second
 )
 
-// want has the task come back that has given up its slot, where somebody with the context by waits for it who has another one in hand. It may be that
-// there are none but such slots, as where the pool has become smaller meanwhile, and nobody would ever go on. More is taken then than there
+// want has the task come back that has given up its slot, where somebody with the context by waits for it who has another one in hand, or has paused with it. It may be
+// that there are none but slots of such, as where the pool has become smaller meanwhile, and nobody would ever go on. More is taken then than there
 // are slots, but whoever waits does not compute in his.
 func (s *slot) want(by context.Context) {
 	p, w := s.kind.pool, s.standing.Load()
 	hand := p.held(by)
-	if w == nil || hand == nil || hand == s || hand.word.Load()&slotPhase != slotHeld {
+	if w == nil || hand == nil || hand == s {
 		return
+	}
+	if word := hand.word.Load(); word&slotPhase == slotYielded && word&slotPaused == 0 {
+		return // he waits for it himself
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -33,6 +36,14 @@ func (s *slot) want(by context.Context) {
 		w.back(errWanted)
 	}
 	w.wanted.Store(int64(now + wantedFor))
+}
+
+// away pauses a task that waits for another one with the context by, if somebody more urgent waits for a slot. As with Slot.Resume it does not wait when it comes
+// back: those who have the slots meanwhile may wait for what it holds. Where by is that of a part of the task with a slot of its own, the task may compute.
+func (s *slot) away(by context.Context) {
+	if p := s.kind.pool; p.waits(s.level()+1) && p.held(by) == s && !s.bound() {
+		s.pause()
+	}
 }
 
 // keeps reports whether the task is to keep its slot for those who want it, since nobody could begin in it.
