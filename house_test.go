@@ -68,7 +68,7 @@ var arrows = map[string][]string{
 	"cache":                       {},
 	"cache/conformance":           {},
 	"pool":                        {"limiter", "pool/internal/waiting"},
-	"pool/internal/waiting":          {},
+	"pool/internal/waiting":       {},
 	"pool/jobs":                   {"pool", "pool/internal/waiting", "limiter"},
 	"pool/internal/remote":        {"pool", "pool/jobs", "limiter"},
 	"middleware":                  {"limiter", "breaker", "cache", "pool", "pool/jobs", "middleware/clientip"},

@@ -140,7 +140,9 @@ func (s *slot) Value(key any) any {
 			return s
 		}
 	case waiting.Key:
-		return waiting.Slot{Back: s.want, Away: s.away, Here: s.unpause}
+		if k.Pool == any(s.kind.pool) {
+			return waiting.Slot{Back: s.want, Away: s.away, Pause: s.pause, Here: s.unpause}
+		}
 	}
 	return s.Context.Value(key)
 }

@@ -10,8 +10,9 @@ import (
 // helper is what a job that waits for another one knows of it. Where nobody else may come to run that one it runs in the slot of the one that waits:
 // in a pool of one slot, or of as many as there are jobs that wait for others, none of them would ever end.
 type helper struct {
-	by    *entry        // nil: who waits is no job, and has no slot for it
-	slot  waiting.Slot  // that of the job
+	by    *entry        // nil: who waits is no job
+	slot  waiting.Slot  // of the pool; nothing in it where it runs in none
+	gone  bool          // others have the slot of somebody who is no job
 	since time.Duration // when it began to wait
 	done  chan struct{} // closed when the attempt has ended that runs in the slot; nil while none does
 	other chan struct{} // likewise of another one, for which another goroutine of the job waits
@@ -24,10 +25,12 @@ const helpAfter = time.Second
 func (l *Local) helper(ctx context.Context) helper {
 	if a, ok := Current(ctx); ok {
 		if by := l.jobs[a.ID]; by != nil && by.task != nil && by.attempt == a.Number {
-			return helper{by: by, slot: waiting.Of(by.task), since: l.now()}
+			slot, _ := waiting.Of(by.task, l.pool)
+			return helper{by: by, slot: slot, since: l.now()}
 		}
 	}
-	return helper{}
+	slot, _ := waiting.Of(ctx, l.pool)
+	return helper{slot: slot}
 }
 
 // help has e begin in the slot, if it can and if that is the time. The lock is held.
@@ -81,7 +84,9 @@ func (l *Local) want(ctx context.Context, h *helper, e *entry) {
 		return
 	}
 	if e.task != nil {
-		waiting.Of(e.task).Back(ctx)
+		if slot, ok := waiting.Of(e.task, l.pool); ok {
+			slot.Back(ctx)
+		}
 	}
 	if h.done != nil || h.other != nil {
 		h.slot.Back(ctx)
@@ -89,13 +94,12 @@ func (l *Local) want(ctx context.Context, h *helper, e *entry) {
 }
 
 // rest waits until there may be something new, and reports false if ctx has ended before. While nothing runs in the slot that has whoever is more urgent use
-// it: what is waited for may begin in an hour, or have another slot for that long.
+// it: what is waited for may begin in an hour, or have another slot for that long. In the slot of somebody who is no job, what is waited for may run.
 func (l *Local) rest(ctx context.Context, h *helper, changed <-chan struct{}) bool {
-	var way <-chan time.Time
-	if h.by != nil {
-		ticker := time.NewTicker(wayEvery)
-		defer ticker.Stop()
-		way = ticker.C
+	ticker := time.NewTicker(wayEvery)
+	defer ticker.Stop()
+	if h.slot.Here == nil || h.gone {
+		ticker.Stop()
 	}
 	again := h.again()
 	for {
@@ -106,15 +110,21 @@ func (l *Local) rest(ctx context.Context, h *helper, changed <-chan struct{}) bo
 		case <-h.other:
 		case <-ctx.Done():
 			return false
-		case <-way:
-			l.away(ctx, h)
+		case <-ticker.C:
+			if h.by != nil {
+				l.away(ctx, h)
+			} else if h.gone = h.slot.Pause(); h.gone {
+				ticker.Stop()
+			} else { // they have it already, for as long as another goroutine of the task waits
+				ticker.Reset(10 * wayEvery)
+			}
 			continue
 		}
 		return true
 	}
 }
 
-// wayEvery is how often a job that waits looks whether somebody is more urgent.
+// wayEvery is how often a job that waits looks whether somebody is more urgent, and how long somebody else waits before others have his slot.
 const wayEvery = 10 * time.Millisecond
 
 // away has others use the slot if nothing runs there for all that the engine knows.
@@ -142,10 +152,11 @@ func (h *helper) again() <-chan time.Time {
 	return time.After(helpAfter)
 }
 
-// here has the job that waits in its own slot.
+// here has whoever waits in his own slot.
 func (h *helper) here() {
-	if h.by != nil {
+	if h.by != nil || h.gone {
 		h.slot.Here()
+		h.gone = false
 	}
 }
 

@@ -549,3 +549,53 @@ func TestJobThatWaitsGivesWay(t *testing.T) {
 		})
 	}
 }
+
+// A task of the pool that is no job, as that of a request, may wait for jobs as well: they run in its slot, which it takes again at once.
+func TestTaskThatWaitsForJobs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2), pool.WithQueue(100, time.Minute))
+		m := jobs.NewMux()
+		l := jobs.NewLocal(m, p)
+		defer l.Close()
+		var computing, most atomic.Int64
+		jobs.Register(m, "k", func(context.Context, args) (int, error) {
+			most.Store(max(most.Load(), computing.Add(1)))
+			time.Sleep(time.Second) // in a synctest bubble
+			computing.Add(-1)
+			return 0, nil
+		})
+		began := time.Now()
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				if err := p.Do(t.Context(), func(ctx context.Context) error {
+					var both sync.WaitGroup
+					for range 2 {
+						both.Go(func() {
+							j, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{})
+							if err == nil {
+								j, err = end(ctx, l, j.ID)
+							}
+							if err != nil || j.State != jobs.Succeeded {
+								t.Errorf("%v: %v", j.State, err)
+							}
+						})
+					}
+					both.Wait()
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		// There is work for 20 s in two slots. Each task has one for 10 ms before, and for up to 100 ms between its two jobs.
+		if took := time.Since(began); took > 11*time.Second || most.Load() > 2 {
+			t.Errorf("it took %v, and %d jobs ran at a time; want 10s and 2", took, most.Load())
+		}
+		synctest.Wait()
+		if s := p.Stats(); s.Used != 0 {
+			t.Errorf("%d slots are used in the end", s.Used)
+		}
+	})
+}

@@ -136,7 +136,15 @@ func waitInEveryWay(t *testing.T, seed uint64) {
 			for time.Now().Before(end) {
 				time.Sleep(time.Duration(n(200)) * time.Millisecond) // in a synctest bubble
 				limited, cancel := context.WithTimeout(ctx, time.Duration(1+n(20_000))*time.Millisecond)
-				p.Do(limited, func(ctx context.Context) error { return work(ctx, n(100)) }, pool.WithPriority(n(16)-8), pool.WithWeight(1+n(3)))
+				p.Do(limited, func(ctx context.Context) error {
+					if n(4) == 0 {
+						if j, err := begin(ctx, 0); err == nil {
+							for range l.Watch(ctx, j.ID) {
+							}
+						}
+					}
+					return work(ctx, n(100))
+				}, pool.WithPriority(n(16)-8), pool.WithWeight(1+n(3)))
 				cancel()
 			}
 		})

@@ -1,4 +1,4 @@
-// Package waiting is what package jobs has the slots do of jobs that wait for one another.
+// Package waiting is what package jobs has the slots do of those that wait for a job.
 package waiting
 
 import "context"
@@ -10,15 +10,17 @@ type Slot struct {
 	Back func(by context.Context)
 	// Away gives the slot to others until Here is called, if one of them is more urgent, and it is that of the context by.
 	Away func(by context.Context)
-	// Here takes the slot again that Away has given to others.
+	// Pause gives the slot to others until Here is called, and reports whether it did. It did not where others have it already.
+	Pause func() bool
+	// Here takes the slot again.
 	Here func()
 }
 
-// Key is that of the Slot in the context of a task.
-type Key struct{}
+// Key is that of the Slot of a pool, a *pool.Pool, in the context of a task.
+type Key struct{ Pool any }
 
-// Of returns the slot of a task.
-func Of(task context.Context) Slot {
-	s, _ := task.Value(Key{}).(Slot)
-	return s
+// Of returns the slot of that pool in which a task runs, and false if there is none.
+func Of(task context.Context, pool any) (Slot, bool) {
+	s, ok := task.Value(Key{pool}).(Slot)
+	return s, ok
 }
