@@ -412,6 +412,31 @@ func TestShutdown(t *testing.T) {
 			t.Errorf("%+v, %v", j, err)
 		}
 	})
+	t.Run("gives back what another engine that is shut down takes nothing of", func(t *testing.T) {
+		e := engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1))
+		other := engine(t, shared.client(t), m, prefix)
+		j := submit(t, web, "chain", "1", jobs.SubmitOptions{})
+		<-first
+		done := make(chan error, 1)
+		go func() { done <- e.Shutdown(t.Context()) }()
+		until(t, "it accepts no more", func() bool {
+			_, _, err := e.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+			return errors.Is(err, jobs.ErrShutdown)
+		})
+		if err := other.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		second <- other
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if j, err := web.Get(t.Context(), j.ID); err != nil || j.State != jobs.Queued || j.Attempt != 0 {
+			t.Errorf("%+v, %v", j, err)
+		}
+		if _, err := web.Cancel(t.Context(), j.ID); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("gives back what it could not finish", func(t *testing.T) {
 		e := engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1))
 		j := submit(t, web, "stubborn", "1", jobs.SubmitOptions{})
