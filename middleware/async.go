@@ -44,7 +44,7 @@ import (
 // The id is the path value "id", or else the last element of the path. While a client waits for the job, by its
 // preference or in a stream, its request holds no slot of a [Pool] and no permit of a [Concurrency] around the
 // handler, and is no slow call to a [Breaker]. Behind a writer without Unwrap between the two, as that of [http.TimeoutHandler], it keeps
-// them: with the only slot of the pool in which the job is to run it waits in vain.
+// them, but for the slot of the pool in which the jobs of a [jobs.Local] run.
 //
 // [http.Server.Shutdown] and [Stack.Shutdown] wait for such clients as for any request, and they wait for their job: where that takes longer, they
 // are cut off without an answer. An engine in memory is therefore shut down beside the server, and has less time

@@ -195,6 +195,23 @@ func TestAsyncWaitHoldsNothing(t *testing.T) {
 	}
 }
 
+// Behind a writer that hides the layers outside, who waits has the slot of the pool that the job is to run in, and does not keep that from it.
+func TestAsyncWaitsInTheSlotOfTheJob(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p := jobs.NewMux(), pool.New(pool.WithSlots(1))
+		jobs.Register(m, "report", func(context.Context, asyncArgs) (string, error) { return "ready", nil })
+		e := jobs.NewLocal(m, p)
+		defer e.Close()
+		s := asyncServer{middleware.Wrap(http.TimeoutHandler(middleware.Async(e, "report"), time.Minute, ""), middleware.Pool(p)), e}
+		if w := s.do("POST", "/reports", `{}`, "Prefer", "wait=10"); w.Code != 200 || decodeJob(t, w.Body.Bytes()).State != "succeeded" {
+			t.Errorf("answered %d: %s", w.Code, w.Body)
+		}
+		if n := p.Stats().Used; n != 0 {
+			t.Errorf("%d slots are used in the end", n)
+		}
+	})
+}
+
 // The server's WriteTimeout is for its own work: who is cut off in the wait has a job of which he does not know the id. Behind a writer that hides
 // how to put that off, as many a one that only notes the status, the wait ends before it.
 func TestAsyncWaitsLongerThanWriteTimeout(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 // the task first arrived; it is not refused there, and returns when there is a slot again, or
 // when the task's own context ends. The task has no slot then any more, and what it still does on the pool, by
 // [context.WithoutCancel], takes one of its own. What a task has submitted does not give way while that task has a slot: it
-// may be waited for. For 10 ms from then on it does
+// may be waited for. A job of package jobs for which another job waits with a slot of the pool is in the line for no longer than two seconds. For 10 ms from then on it does
 // not do it again. Where ctx carries no slot only its end is reported.
 //
 // While nobody more urgent waits it costs a few loads of memory and neither allocates nor locks.
@@ -33,14 +33,14 @@ func Checkpoint(ctx context.Context) error {
 		return ErrShutdown
 	}
 	given := s.word.Load()&slotPhase == slotYielded // by another goroutine of the task: this one waits for it too
-	if !given && !p.waits(s.level()+1) || s.bound() {
+	if !given && !p.waits(s.level()+1) || s.bound() || s.keeps() {
 		return nil
 	}
 	return s.standBack(ctx, false)
 }
 
 // StoodBack returns how long the task that ctx belongs to has given its slot to others so far, in [Checkpoint], between
-// the elements of a [Map], or from a [Slot.Pause] to its Resume. It is for those who measure what a task takes.
+// the elements of a [Map], from a [Slot.Pause] to its Resume, or while it waited for a job as a job. It is for those who measure what a task takes.
 func StoodBack(ctx context.Context) time.Duration {
 	if s, _ := ctx.Value(anySlot{}).(*slot); s != nil {
 		if w := s.standing.Load(); w != nil {
@@ -153,14 +153,19 @@ func (s *slot) yield(ctx context.Context, w *standing, next bool) error {
 	if next {
 		until = ctx
 	}
+	line, stop := w.recallable(until, from)
 	p.waiting[s.level()].Add(1)
-	permit, err := w.permit.Yield(until, limiter.Request{
+	permit, err := w.permit.Yield(line, limiter.Request{
 		Priority: s.priority(),
 		Weight:   int(s.weight),
 		Client:   s.client,
 		Arrived:  p.at(w.arrived),
 	})
 	p.waiting[s.level()].Add(-1)
+	if stop(err) {
+		err = nil
+		s.takeBack()
+	}
 	p.spare()
 	if permit != w.permit {
 		w.permit = permit

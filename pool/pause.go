@@ -65,9 +65,7 @@ func (s *slot) unpause() {
 	}
 	p, w := s.kind.pool, s.standing.Load()
 	p.paused.Add(-1)
-	s.weight = int32(min(int(s.weight), p.line.Limit())) // what waited has only asked for it
-	p.line.Give(-int(s.weight))
-	p.beyond.Store(true)
+	s.takeBack()
 	away := p.now() - w.paused
 	if s.began != untimed {
 		s.began += away

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/pool/internal/waiting"
 )
 
 // slot is a slot that was taken and the context that carries it. It is used for one task and
@@ -25,16 +26,19 @@ type slot struct {
 }
 
 // standing is what a slot knows of the line. What stands below over belongs to the one who moved the slot from
-// slotHeld, but for away.
+// slotHeld, but for away and what stands below that.
 type standing struct {
 	mu      sync.Mutex
-	busy    bool           // one of the task's goroutines is at giving the slot up for others
-	over    chan struct{}  // closed when it no longer is; made for the first who waits for that
-	permit  limiter.Permit // zero while what TryTake gave is held as it is
-	arrived time.Duration  // or untimed
-	resumed time.Duration  // when the slot was last taken again after it was given up
-	paused  time.Duration  // when the task last paused
-	away    atomic.Int64   // how long it was given up for in all, ns
+	busy    bool                    // one of the task's goroutines is at giving the slot up for others
+	over    chan struct{}           // closed when it no longer is; made for the first who waits for that
+	permit  limiter.Permit          // zero while what TryTake gave is held as it is
+	arrived time.Duration           // or untimed
+	resumed time.Duration           // when the slot was last taken again after it was given up
+	paused  time.Duration           // when the task last paused
+	away    atomic.Int64            // how long it was given up for in all, ns
+	wanted  atomic.Int64            // until when the task is, on the pool's clock: see want; written under mu
+	back    context.CancelCauseFunc // ends the wait for the slot; nil while there is none, and under mu, as is since
+	since   time.Duration           // when that began
 }
 
 // stand returns the slot's standing, made for the first who needs it.
@@ -134,6 +138,10 @@ func (s *slot) Value(key any) any {
 	case poolSlot:
 		if k.p == s.kind.pool {
 			return s
+		}
+	case waiting.Key:
+		if k.Pool == any(s.kind.pool) {
+			return waiting.Slot{Back: s.want, Away: s.away, Pause: s.pause, Here: s.unpause}
 		}
 	}
 	return s.Context.Value(key)

@@ -6,7 +6,7 @@ import "time"
 // numbers are read one after the other while work goes on and need not add up exactly.
 type Stats struct {
 	Slots   int `json:"slots"`   // how many there are now
-	Used    int `json:"used"`    // taken now, by weight; for a while more than Slots where these became fewer, or tasks had paused
+	Used    int `json:"used"`    // taken now, by weight; for a while more than Slots where these became fewer, or tasks had paused, or where one job goes on for which another waits
 	Waiting int `json:"waiting"` // tasks in the line now
 
 	Begun   int64 `json:"begun"`   // tasks that got a slot of their own

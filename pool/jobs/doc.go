@@ -22,7 +22,9 @@
 // # Jobs that wait for jobs
 //
 // A handler may submit another job and wait for it by Watch, with the context that it was given. [Local] runs that one in the slot of the one that
-// waits where there may be no other for it. With the engines that outlive the process a job that waits holds its place in the worker: where all
+// waits where there may be no other for it, and where that one has given up a slot of its own ([pool.Checkpoint]) has it go on in a second or two, whether there is
+// another slot by then or not. While nothing runs in it the slot of the one that waits is used by others that are more urgent, as the tasks of requests are; it goes on at
+// once nevertheless, since they may wait for what it holds. With the engines that outlive the process a job that waits holds its place in the worker: where all
 // places are held so, none of them goes on.
 //
 // The package does not import net/http.

@@ -198,7 +198,7 @@ func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o Submi
 		}
 	}
 	switch size := int64(len(payload)); {
-	case l.closed:
+	case l.closed && (l.ctx.Err() != nil || l.helper(ctx).by == nil || time.Until(o.NotBefore) > 0):
 		return Job{}, false, ErrShutdown
 	case l.unfinished() >= l.conf.unfinished, l.bytes-l.kept+size > l.conf.bytes:
 		return Job{}, false, &Error{ErrFull, l.wait(1)}

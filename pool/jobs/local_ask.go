@@ -96,7 +96,9 @@ func (l *Local) withdraw(e *entry) {
 func (l *Local) isDelayed(e *entry) bool { return e.place < len(l.delayed) && l.delayed[e.place] == e }
 
 // Watch implements [Engine]. A job may wait so for another one of the same engine, with its own context: where there may be no slot for that one
-// it runs in the slot of the job that waits, and Watch returns no sooner than its attempt has ended, also where ctx has.
+// it runs in the slot of the job that waits, and Watch returns no sooner than its attempt has ended, also where ctx has. While nothing runs there
+// others that are more urgent use that slot. A task of the same pool that is no job, as that of a request, has its slot used by all others while it waits here, and takes it again at
+// once; inside of a Map or Submit of its own it holds another one all the same, and may wait for ever.
 func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
 		l.mu.Lock()
@@ -107,7 +109,7 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			yield(Job{}, err)
 			return
 		}
-		defer h.wait()
+		defer l.release(ctx, &h, e)
 		var seen uint64
 		for { // e is looked at also when it is forgotten: it is final then, and that is what was waited for
 			l.mu.Lock()
@@ -121,6 +123,7 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			l.mu.Unlock()
 			if j.Version != seen {
 				seen = j.Version
+				h.here()
 				if !yield(j, nil) {
 					return
 				}
@@ -128,19 +131,16 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 			if j.State.Final() {
 				return
 			}
-			select {
-			case <-changed:
-			case <-h.again():
-			case <-h.done:
-			case <-h.other:
-			case <-ctx.Done():
-				if h.done != nil {
-					h.wait()
-					continue
-				}
-				yield(Job{}, context.Cause(ctx))
-				return
+			if l.rest(ctx, &h, changed) {
+				continue
 			}
+			if h.done != nil {
+				l.release(ctx, &h, e)
+				continue
+			}
+			h.here()
+			yield(Job{}, context.Cause(ctx))
+			return
 		}
 	}
 }

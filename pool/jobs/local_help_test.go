@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -332,6 +333,269 @@ func TestJobThatDoesNotWaitToTheEnd(t *testing.T) {
 		}
 		if n := <-used; n != 1 {
 			t.Errorf("%d slots are used while the other runs, want 1", n)
+		}
+	})
+}
+
+// A job that waits for others ends, also where the pool becomes smaller while what it waits for has given its slot to somebody more urgent: all slots
+// are those of its own goroutines then, and each of them waits.
+func TestJobThatWaitsInAPoolThatBecomesSmaller(t *testing.T) {
+	type wait func(context.Context) (int, error)
+	twice := func(one, other wait) (int, error) {
+		errs := make(chan error, 2)
+		for _, f := range []wait{one, other} {
+			go func() {
+				_, err := f(context.Background())
+				errs <- err
+			}()
+		}
+		return 0, errors.Join(<-errs, <-errs)
+	}
+	for _, c := range []struct {
+		rule   string
+		parent func(ctx context.Context, p *pool.Pool, child wait) (int, error)
+	}{
+		{"by itself", func(ctx context.Context, _ *pool.Pool, child wait) (int, error) { return child(ctx) }},
+		{"in a Map", func(ctx context.Context, p *pool.Pool, child wait) (int, error) {
+			_, err := pool.Map(ctx, p, make([]int, 3), func(ctx context.Context, _ int) (int, error) { return child(ctx) })
+			return 0, err
+		}},
+		{"in a Future, after one that runs in its slot", func(ctx context.Context, p *pool.Pool, child wait) (int, error) {
+			f := pool.Submit(ctx, p, func(ctx context.Context) (int, error) {
+				time.Sleep(10 * time.Millisecond) // in a synctest bubble
+				return child(ctx)
+			})
+			return twice(func(context.Context) (int, error) { return child(ctx) }, f.Wait)
+		}},
+		{"in a Future, where its slot is given up", func(ctx context.Context, p *pool.Pool, child wait) (int, error) {
+			f := pool.Submit(ctx, p, func(ctx context.Context) (int, error) { return child(ctx) })
+			return twice(func(context.Context) (int, error) {
+				for range 3000 {
+					time.Sleep(time.Millisecond) // in a synctest bubble
+					if err := pool.Checkpoint(ctx); err != nil {
+						return 0, err
+					}
+				}
+				return 0, nil
+			}, f.Wait)
+		}},
+	} {
+		for slots := 1; slots <= 4; slots++ {
+			t.Run(fmt.Sprintf("%s, %d slots", c.rule, slots), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := pool.New(pool.WithSlots(slots), pool.WithPriorityStep(time.Minute))
+					m := jobs.NewMux()
+					l := jobs.NewLocal(m, p)
+					defer l.Close()
+					jobs.Register(m, "k", func(ctx context.Context, a args) (int, error) {
+						for range 4000 {
+							time.Sleep(time.Millisecond) // in a synctest bubble
+							if err := pool.Checkpoint(ctx); err != nil {
+								return 0, err
+							}
+						}
+						return 0, nil
+					})
+					jobs.Register(m, "parent", func(ctx context.Context, a args) (int, error) {
+						return c.parent(ctx, p, func(ctx context.Context) (int, error) {
+							j, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{})
+							if err == nil {
+								j, err = end(ctx, l, j.ID)
+							}
+							if err == nil && j.State != jobs.Succeeded {
+								err = errors.New(j.Err)
+							}
+							return 0, err
+						})
+					})
+					j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(2 * time.Second) // in a synctest bubble: what it waits for runs by now
+					for range slots {
+						go p.Do(context.Background(), func(context.Context) error {
+							time.Sleep(time.Second) // in a synctest bubble
+							return p.Resize(1)
+						}, pool.WithPriority(7))
+					}
+					limited, cancel := context.WithTimeout(context.Background(), time.Minute)
+					defer cancel()
+					if j, err = end(limited, l, j.ID); err != nil || j.State != jobs.Succeeded {
+						t.Errorf("it is %v: %s, %v", j.State, j.Err, err)
+						p.Resize(100) // has them end
+					}
+					time.Sleep(time.Minute) // in a synctest bubble
+					if s, ls := p.Stats(), l.Stats(); s.Used != 0 || s.Waiting != 0 || ls.Running != 0 {
+						t.Errorf("in the end %d slots are used, %d wait, and %d jobs run", s.Used, s.Waiting, ls.Running)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A job that another one waits for gives its slot to whoever is more urgent, as often as somebody is, and is not left waiting while the other holds a slot
+// for it.
+func TestJobThatIsWaitedForGivesWay(t *testing.T) {
+	for _, c := range []struct {
+		takes time.Duration // each of those that are more urgent
+		steps int           // of the job, 1 ms each
+	}{
+		{50 * time.Millisecond, 20_000},
+		{time.Minute, 90_000},
+	} {
+		t.Run(c.takes.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(2), pool.WithQueue(10, time.Hour))
+				l := waiting(p, jobs.SubmitOptions{}, func(ctx context.Context, a args) (int, error) {
+					for range c.steps {
+						time.Sleep(time.Millisecond) // in a synctest bubble
+						if err := pool.Checkpoint(ctx); err != nil {
+							return 0, err
+						}
+					}
+					return 0, nil
+				}, end)
+				defer l.Close()
+				j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second) // in a synctest bubble: both run by now
+				began, n := time.Now(), 0
+				for ; ; n++ {
+					if j, err = l.Get(t.Context(), j.ID); err != nil || j.State.Final() {
+						break
+					}
+					asked := time.Now()
+					if err := p.Do(t.Context(), func(context.Context) error {
+						if waited := time.Since(asked); waited > 15*time.Millisecond {
+							t.Errorf("somebody more urgent has waited for %v", waited)
+						}
+						time.Sleep(c.takes) // in a synctest bubble
+						return nil
+					}, pool.WithPriority(7)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if took := time.Since(began); took > 3*time.Duration(c.steps)*time.Millisecond && c.takes > time.Second {
+					t.Errorf("it took %v, beside %d tasks, for work of %d ms", took, n, c.steps)
+				}
+				if j.State != jobs.Succeeded {
+					t.Errorf("it is %v: %s, %v", j.State, j.Err, err)
+				}
+			})
+		})
+	}
+}
+
+// A job that waits for one which does not run in its slot, and so computes nothing, has those use it meanwhile who are more urgent: one that is to be repeated
+// in some minutes is waited for as long, and by default a machine of two cores has one slot. It goes on at once, since whoever has the slot by then may wait for what it holds.
+func TestJobThatWaitsGivesWay(t *testing.T) {
+	for _, c := range []struct {
+		rule  string
+		slots int
+		opts  jobs.SubmitOptions
+		k     func(ctx context.Context, a args) (int, error)
+	}{
+		{"for one that begins later", 1, jobs.SubmitOptions{NotBefore: time.Date(2000, 1, 1, 0, 2, 0, 0, time.UTC)}, func(context.Context, args) (int, error) { return 0, nil }},
+		{"for one with a slot of its own", 2, jobs.SubmitOptions{}, func(context.Context, args) (int, error) {
+			time.Sleep(2 * time.Minute) // in a synctest bubble
+			return 0, nil
+		}},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(c.slots))
+				held := make(chan struct{}, 1) // what is held while it waits
+				held <- struct{}{}
+				l := waiting(p, c.opts, c.k, func(ctx context.Context, l *jobs.Local, id string) (jobs.Job, error) {
+					<-held
+					defer func() { held <- struct{}{} }()
+					return end(ctx, l, id)
+				})
+				defer l.Close()
+				began := time.Now()
+				j, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range 10 {
+					time.Sleep(5 * time.Second) // in a synctest bubble
+					asked := time.Now()
+					var waited time.Duration
+					if err := p.Do(t.Context(), func(context.Context) error {
+						waited = time.Since(asked)
+						if i == 9 {
+							held <- <-held
+						}
+						return nil
+					}); err != nil || waited > 10*time.Millisecond {
+						t.Fatalf("somebody more urgent has waited for %v: %v", waited, err)
+					}
+				}
+				if j = final(t, l, j.ID); string(j.Result) != `"succeeded"` {
+					t.Errorf("the other was %s to it, which is %v: %s", j.Result, j.State, j.Err)
+				}
+				if took := time.Since(began); took != 2*time.Minute {
+					t.Errorf("it took %v, want 2m", took)
+				}
+				synctest.Wait()
+				if s := p.Stats(); s.Used != 0 {
+					t.Errorf("%d slots are used in the end", s.Used)
+				}
+			})
+		})
+	}
+}
+
+// A task of the pool that is no job, as that of a request, may wait for jobs as well: they run in its slot, which it takes again at once.
+func TestTaskThatWaitsForJobs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2), pool.WithQueue(100, time.Minute))
+		m := jobs.NewMux()
+		l := jobs.NewLocal(m, p)
+		defer l.Close()
+		var computing, most atomic.Int64
+		jobs.Register(m, "k", func(context.Context, args) (int, error) {
+			most.Store(max(most.Load(), computing.Add(1)))
+			time.Sleep(time.Second) // in a synctest bubble
+			computing.Add(-1)
+			return 0, nil
+		})
+		began := time.Now()
+		var all sync.WaitGroup
+		for range 10 {
+			all.Go(func() {
+				if err := p.Do(t.Context(), func(ctx context.Context) error {
+					var both sync.WaitGroup
+					for range 2 {
+						both.Go(func() {
+							j, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{})
+							if err == nil {
+								j, err = end(ctx, l, j.ID)
+							}
+							if err != nil || j.State != jobs.Succeeded {
+								t.Errorf("%v: %v", j.State, err)
+							}
+						})
+					}
+					both.Wait()
+					return nil
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		// There is work for 20 s in two slots. Each task has one for 10 ms before, and for up to 100 ms between its two jobs.
+		if took := time.Since(began); took > 11*time.Second || most.Load() > 2 {
+			t.Errorf("it took %v, and %d jobs ran at a time; want 10s and 2", took, most.Load())
+		}
+		synctest.Wait()
+		if s := p.Stats(); s.Used != 0 {
+			t.Errorf("%d slots are used in the end", s.Used)
 		}
 	})
 }

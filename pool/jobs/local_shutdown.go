@@ -8,7 +8,8 @@ import (
 )
 
 // Shutdown accepts no more jobs and waits until all are final, then returns nil. Jobs that wait
-// for a time after the deadline of ctx are dropped at once: they become Failed.
+// for a time after the deadline of ctx are dropped at once: they become Failed. What a job that runs submits with its context, as one does that waits for
+// others, is accepted and waited for as well, unless it is for later.
 //
 // If ctx ends first, what waits is dropped, the contexts of running jobs end with
 // [ErrShutdown] as their cause, and Shutdown returns a [*DroppedError] with the ids of

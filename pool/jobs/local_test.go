@@ -529,6 +529,45 @@ func TestShutdown(t *testing.T) {
 			l.Close()
 		})
 	})
+	t.Run("takes what those submit that run", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := jobs.NewMux()
+			l := jobs.NewLocal(m, pool.New(pool.WithSlots(1)))
+			chain := func(ctx context.Context, wait bool, o jobs.SubmitOptions) error {
+				time.Sleep(time.Second) // in a synctest bubble: it is shut down by then
+				j, _, err := l.Submit(ctx, "k", []byte(`{}`), o)
+				if err == nil && wait {
+					j, err = end(ctx, l, j.ID)
+				}
+				return err
+			}
+			jobs.Register(m, "k", func(context.Context, args) (int, error) { time.Sleep(time.Second); return 0, nil }) // in a synctest bubble
+			jobs.Register(m, "waits", func(ctx context.Context, _ args) (int, error) { return 0, chain(ctx, true, jobs.SubmitOptions{}) })
+			jobs.Register(m, "leaves", func(ctx context.Context, _ args) (int, error) { return 0, chain(ctx, false, jobs.SubmitOptions{}) })
+			jobs.Register(m, "later", func(ctx context.Context, _ args) (int, error) {
+				return 0, chain(ctx, false, jobs.SubmitOptions{NotBefore: time.Now().Add(time.Minute)})
+			})
+			var ids []string
+			for _, kind := range []string{"waits", "leaves", "later"} {
+				j, _, err := l.Submit(ctx, kind, []byte(`{}`), jobs.SubmitOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ids = append(ids, j.ID)
+			}
+			synctest.Wait()
+			if err := l.Shutdown(ctx); err != nil {
+				t.Error(err)
+			}
+			if s := l.Stats(); s.Succeeded != 4 || s.Failed != 1 || s.Submitted != 5 {
+				t.Errorf("%+v", s)
+			}
+			if j, err := l.Get(ctx, ids[2]); err != nil || j.Err != jobs.ErrShutdown.Error() {
+				t.Errorf("what was for later: %+v, %v", j, err)
+			}
+			l.Close()
+		})
+	})
 	t.Run("at the deadline names what it drops, and Get still works", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l, _ := engine()

@@ -38,7 +38,7 @@ func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs
 		return jobs.Job{}, false, err
 	}
 	for {
-		answer, err := e.run(ctx, submitScript, e.submission(m, kind, payload, o, policy)...).Slice()
+		answer, err := e.run(ctx, submitScript, e.submission(ctx, m, kind, payload, o, policy)...).Slice()
 		if err != nil {
 			return jobs.Job{}, false, e.fault(ctx, err)
 		}
@@ -52,7 +52,7 @@ func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs
 }
 
 // submission is what the script is given.
-func (e *Engine) submission(m remote.Mint, kind string, payload []byte, o jobs.SubmitOptions, policy jobs.Policy) []any {
+func (e *Engine) submission(ctx context.Context, m remote.Mint, kind string, payload []byte, o jobs.SubmitOptions, policy jobs.Policy) []any {
 	var hash []byte
 	if o.Key != "" {
 		h := sha256.New()
@@ -65,7 +65,7 @@ func (e *Engine) submission(m remote.Mint, kind string, payload []byte, o jobs.S
 	if !o.Deadline.IsZero() {
 		deadline = micros(within(o.Deadline))
 	}
-	if e.closed.Load() {
+	if e.closed.Load() && !e.runs(ctx) {
 		closed = 1
 	}
 	// A time of the clock's is rounded up, so that no job begins before it.
@@ -76,6 +76,19 @@ func (e *Engine) submission(m remote.Mint, kind string, payload []byte, o jobs.S
 		min(cmp.Or(max(o.MaxAttempts, 0), policy.MaxAttempts), maxAttempts), cmp.Or(policy.Retain, e.conf.retain).Microseconds(),
 		e.conf.unfinished, e.conf.share, e.conf.shareBytes, closed,
 	}
+}
+
+// runs reports whether ctx is that of a job that this engine runs.
+func (e *Engine) runs(ctx context.Context) bool {
+	current, ok := jobs.Current(ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for a := range e.running {
+		if ok && a.id == current.ID && a.number == current.Number {
+			return true
+		}
+	}
+	return false
 }
 
 // maxAttempts leaves room for the attempts that are lost with a worker.

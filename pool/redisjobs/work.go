@@ -166,7 +166,7 @@ func (e *Engine) work(ctx context.Context, a *attempt) {
 	}
 	f := remote.FailureOf(err, remote.Clip)
 	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, jobs.ErrShutdown) && (f.Retry || f.Shutdown):
+	case errors.Is(cause, jobs.ErrShutdown) && (f.Retry || f.Shutdown), f.Shutdown && e.closed.Load():
 		e.finish(a, "back")
 	case f.Retry:
 		e.finish(a, "retry", f.Text, f.Detail, policy.Delay(a.number).Microseconds())

@@ -40,7 +40,7 @@ func (e *Engine) Start(ctx context.Context) error {
 const toReturn = time.Second
 
 // Shutdown accepts and begins no more jobs and waits for those that this engine runs, then returns nil. What waits stays in the database, for
-// others or for later.
+// others or for later, and what those that run still submit, with their contexts, is accepted for them.
 //
 // If ctx ends first, the contexts of running jobs end with [jobs.ErrShutdown] as their cause, and Shutdown returns a
 // [*jobs.DroppedError] with their ids. Those whose handlers return within a second go back to the queue at once, where the attempt does

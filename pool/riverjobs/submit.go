@@ -174,7 +174,7 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 		return jobs.Job{}, false, jobs.ErrKeyReused
 	case len(first) > 0:
 		return first[0].job(), false, nil
-	case e.closed.Load():
+	case e.closed.Load() && !e.runs(ctx):
 		return jobs.Job{}, false, jobs.ErrShutdown
 	case open >= int64(e.conf.unfinished):
 		return jobs.Job{}, false, &jobs.Error{Err: jobs.ErrFull, RetryAfter: retryAfterFull}
@@ -182,6 +182,19 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 		return jobs.Job{}, false, &jobs.Error{Err: jobs.ErrShareFull, RetryAfter: retryAfterFull}
 	}
 	return e.insert(ctx, tx, s, client, key, riverPriority(s.o.Priority, mine))
+}
+
+// runs reports whether ctx is that of a job that this engine runs.
+func (e *Engine) runs(ctx context.Context) bool {
+	current, ok := jobs.Current(ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range e.running {
+		if ok && id == current.ID {
+			return true
+		}
+	}
+	return false
 }
 
 // schedulerInterval is how often River looks for scheduled jobs. It has those available already that are due within one, and so have we.

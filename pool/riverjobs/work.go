@@ -113,6 +113,9 @@ func (w *worker) failed(ctx context.Context, j *river.Job[args], f *remote.Failu
 	if ctx.Err() != nil && cause(ctx) == jobs.ErrShutdown && (f.Retry || f.Shutdown) {
 		return context.Canceled // which has River put it back, as an attempt that was none
 	}
+	if f.Shutdown && w.engine.closed.Load() {
+		return river.JobSnooze(0) // likewise, where it has not ended the context yet
+	}
 	if err := river.RecordOutput(ctx, failed{Error: f.Text, Detail: f.Detail}); err != nil {
 		return err
 	}
