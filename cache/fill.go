@@ -56,7 +56,7 @@ type fill struct {
 	mode   mode
 	status int
 	shed   error
-	spare  bool // a layer inside has refused, and answers with something else: nothing is learnt from that
+	spare  bool // nothing is learnt from it: a layer inside has refused, and answers with something else, or see unsaid
 	head   *entry
 	v      verdict
 	length int64
@@ -78,6 +78,7 @@ type fill struct {
 	sniffed    string // and finds this one
 	typeless   bool   // or none, since the header went out before the first byte
 	reason     string // detail for a stale answer
+	empty      *entry // the result, where nothing was written
 
 	notifies sync.Once
 	notified <-chan bool // what closeNotify has given the handler
@@ -259,6 +260,7 @@ func (fl *fill) decideImplied() {
 func (fl *fill) writeHeader(status int) {
 	if fl.mode != undecided {
 		if fl.mode == straight {
+			fl.late()
 			fl.w.WriteHeader(status) // net/http complains, as it would without us
 		}
 		return
@@ -553,6 +555,7 @@ func (fl *fill) write(p []byte) (int, error) {
 	}
 	switch fl.mode {
 	case straight:
+		fl.late()
 		return fl.w.Write(p)
 	case discarding:
 		return len(p), nil
@@ -780,7 +783,12 @@ func (fl *fill) end(o outcome, e *entry, unwell bool) {
 
 // finish does what remains when the handler has returned.
 func (fl *fill) finish() {
-	if fl.mode == undecided {
+	unwritten := fl.mode == undecided
+	switch {
+	case unwritten && fl.unsaid():
+		fl.status, fl.implied, fl.spare = http.StatusOK, true, true
+		fl.pass("unwritten", false)
+	case unwritten:
 		fl.decideImplied()
 	}
 	switch fl.mode {
@@ -792,6 +800,34 @@ func (fl *fill) finish() {
 	if fl.handed != nil && fl.mode != discarding {
 		fl.tellTrailers()
 	}
+	if unwritten && fl.mode != discarding && !fl.deferred {
+		fl.mode, fl.handed = straight, nil // for an answer that comes after all
+	}
+}
+
+// late takes back an empty response that was kept, since the handler seemed to have written nothing: it is answered now.
+func (fl *fill) late() {
+	if fl.empty == nil {
+		return
+	}
+	fl.h.cache.store.remove(fl.hash, fl.key, fl.empty)
+	if fl.empty = nil; fl.saves {
+		fl.unsave()
+	}
+}
+
+// unsaid reports whether nothing is to be learnt from a handler that has returned and written nothing, not even a status. To net/http that is an
+// empty 200. It is also what a handler does that returns an error, which is answered when we have returned, to our writer or to the one
+// below: echo does so, as does many a func(w, r) error. So its own header has to say how long it lasts: no option gives it a lifetime, and it says
+// nothing of what is stored.
+func (fl *fill) unsaid() bool {
+	if fl.shed != nil || fl.r.Method == http.MethodHead {
+		return false
+	}
+	own := *fl.h.rules
+	own.ttl = nil
+	v := own.judge(fl.r, http.StatusOK, fl.fields(), fl.asked, time.Now())
+	return !v.store && (v.reason == "not-fresh" || v.reason == "not-addressed") && (fl.have != nil || fl.h.rules.ttl != nil)
 }
 
 // tellTrailers gives the client's writer the trailers that the handler has set since the header went out.
@@ -860,6 +896,9 @@ func (fl *fill) finishRecording() {
 		e.complete(slices.Clip(body))
 	}
 	if fl.keep(e) {
+		if len(body) == 0 && fl.implied {
+			fl.empty = e
+		}
 		fl.unreserve() // before it is sent: the client may take its time
 	}
 	fl.end(complete, e, false)

@@ -236,7 +236,8 @@ func WithSurrogate(name string) RouteOption {
 
 // WithTTL gives a lifetime to 200 responses that state none. They are stored for every user alike:
 // for routes whose responses depend on nothing but the key. It addresses nobody: under [WithOnlyExplicit], which the cache of
-// middleware.Defaults has, those that do not say public themselves are not stored all the same.
+// middleware.Defaults has, those that do not say public themselves are not stored all the same. Nor does it give one where a handler has written
+// nothing at all, not even a status: that may be an error, which is answered when the handler has returned, as by echo.
 func WithTTL(d time.Duration) RouteOption {
 	atLeast("WithTTL", d, 1)
 	return WithTTLFunc(func(_ *http.Request, status int, _ http.Header) time.Duration {
