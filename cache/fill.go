@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"maps"
@@ -54,6 +55,7 @@ type fill struct {
 	own    flight          // f, if this run leads one
 	outer  headerSnapshot
 	mode   mode
+	named  int // by the handler, where nothing is decided before it writes
 	status int
 	shed   error
 	spare  bool // nothing is learnt from it: a layer inside has refused, and answers with something else, or see unsaid
@@ -114,7 +116,7 @@ func (fl *fill) run() {
 	if fl.again {
 		fl.outer.restore(fl.w.Header())
 		fl.handed, fl.implied, fl.cut = nil, false, false
-		fl.offers, fl.mode = nil, undecided
+		fl.offers, fl.mode, fl.named = nil, undecided, 0
 		fl.prompt = false
 		fl.out = fl.request()
 		fl.serve()
@@ -275,7 +277,29 @@ func (fl *fill) writeHeader(status int) {
 		return
 	}
 	fl.cut = false
+	if w, ok := find[holdsBack](fl.w); ok && status != http.StatusSwitchingProtocols {
+		fl.tell()
+		w.WriteHeader(status) // and to no other on the way: what is sent may be something else
+		fl.named = status
+		return
+	}
 	fl.decide(status)
+}
+
+// holdsBack is a writer that keeps a status for itself until the body begins, as that of gin does: its handlers name one first, and then set
+// the Content-Type. So nothing is decided before that.
+type holdsBack interface {
+	http.ResponseWriter
+	WriteHeaderNow()
+}
+
+// settle decides for a handler that goes on to write, or is done.
+func (fl *fill) settle() {
+	if fl.named != 0 {
+		fl.decide(fl.named)
+		return
+	}
+	fl.decideImplied()
 }
 
 // decide settles what becomes of the response, now that its header is known.
@@ -551,7 +575,7 @@ func (fl *fill) supersede() {
 func (fl *fill) write(p []byte) (int, error) {
 	if fl.mode == undecided {
 		fl.cut = false
-		fl.decideImplied()
+		fl.settle()
 	}
 	switch fl.mode {
 	case straight:
@@ -747,7 +771,7 @@ type onlyWriter struct{ io.Writer }
 // flush sends what there is so far.
 func (fl *fill) flush() error {
 	if fl.mode == undecided {
-		fl.decide(http.StatusOK) // the header goes out, whatever is written before the pump gets to it
+		fl.decide(cmp.Or(fl.named, http.StatusOK)) // the header goes out, whatever is written before the pump gets to it
 	}
 	if fl.mode == recording {
 		fl.typeless = fl.typeless || fl.size() == 0 && fl.isUntyped()
@@ -783,13 +807,13 @@ func (fl *fill) end(o outcome, e *entry, unwell bool) {
 
 // finish does what remains when the handler has returned.
 func (fl *fill) finish() {
-	unwritten := fl.mode == undecided
+	unwritten := fl.mode == undecided && fl.named == 0
 	switch {
 	case unwritten && fl.unsaid():
 		fl.status, fl.implied, fl.spare = http.StatusOK, true, true
 		fl.pass("unwritten", false)
-	case unwritten:
-		fl.decideImplied()
+	case fl.mode == undecided:
+		fl.settle()
 	}
 	switch fl.mode {
 	case recording:
