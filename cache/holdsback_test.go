@@ -110,3 +110,41 @@ func TestStatusThatIsHeldBackIsHidden(t *testing.T) {
 		want(t, "body", rec.Body.String(), "OK")
 	})
 }
+
+// hooked is a writer like echo's.
+type hooked struct{ http.ResponseWriter }
+
+func (hooked) Before(func())                     {}
+func (w hooked) Unwrap() http.ResponseWriter     { return w.ResponseWriter }
+func (w *holdsBack) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// A router that gives what it keeps of a request to the next one has no handler run when a request has ended: it would answer the next one.
+func TestNoBackgroundInARouterThatReuses(t *testing.T) {
+	for name, around := range map[string]func(http.ResponseWriter) http.ResponseWriter{
+		"echo": func(w http.ResponseWriter) http.ResponseWriter { return hooked{w} },
+		"gin":  func(w http.ResponseWriter) http.ResponseWriter { return &holdsBack{ResponseWriter: w, status: 200} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, inside := cache.New(1<<20), false
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					if !inside {
+						t.Error("the handler runs when the request has ended")
+					}
+					w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=60")
+					io.WriteString(w, "page")
+				}))
+				for range 3 {
+					rec := httptest.NewRecorder()
+					inside = true
+					h.ServeHTTP(around(rec), httptest.NewRequest("GET", "http://example.com/", nil))
+					inside = false
+					synctest.Wait()
+					want(t, "body", rec.Body.String(), "page")
+					time.Sleep(2 * time.Second) // in a synctest bubble
+				}
+				want(t, "in the background", c.Stats().Revalidations, 0)
+			})
+		})
+	}
+}

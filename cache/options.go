@@ -336,6 +336,11 @@ func WithTags(strip bool, fields ...string) RouteOption {
 
 // WithStaleWhileRevalidate sets how long a stale response is served while it is validated in the
 // background, where the response does not say (RFC 5861, section 3). The default is 0.
+//
+// In the background the handler runs when the request that began it has ended. A router that gives what it keeps of a request to the next one
+// then, as chi, echo, gin and fiber do, is to be inside of the cache, with all that it calls: put the cache around the router, and not among its
+// middlewares, where parameters and answers of two requests would be mixed up. Within chi, echo and gin, which are known by what
+// they leave in a request, requests wait for the validation instead.
 func WithStaleWhileRevalidate(d time.Duration) RouteOption {
 	atLeast("WithStaleWhileRevalidate", d, 0)
 	return routeOption(func(p *rules) { p.whileStale = d })
