@@ -229,7 +229,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				h.serveStale(w, r, e, at, "hit", "max-stale")
 				return
 			}
-			if cc == plainRequest && p.staleAllowed(e, at, revalidating) {
+			if cc == plainRequest && p.staleAllowed(e, at, revalidating) && !reuses(w, r) {
 				c.count(w, r, Stale)
 				h.serveStale(w, r, e, at, "hit", "stale-while-revalidate")
 				h.revalidate(r, hash, key, extra, res, e, at)
@@ -255,6 +255,20 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// reuses reports whether w is of a router that gives what it keeps of a request, and its handlers go by, to another one as soon as
+// we return: echo, whose writer has Before, gin, whose has WriteHeaderNow, and chi, which is in the context. Nothing runs there in the background: it
+// would answer that other request, or be answered for it.
+func reuses(w http.ResponseWriter, r *http.Request) bool {
+	if _, ok := find[interface{ Before(func()) }](w); ok {
+		return true
+	}
+	if _, ok := find[holdsBack](w); ok {
+		return true
+	}
+	// A context says what types its values have; what the key is know those alone who import chi.
+	return strings.Contains(fmt.Sprint(r.Context()), ", *chi.Context)")
 }
 
 // upgrades reports whether a request asks for another protocol. Some clients, as Java's and curl --http2, offer HTTP/2 without TLS (h2c) with each request, and

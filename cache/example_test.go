@@ -34,6 +34,7 @@ func ExampleCache_Handler() {
 	c := cache.New(64 << 20)
 	report := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Println("making the report for", r.URL.Query().Get("year"))
+		io.WriteString(w, "report")
 	})
 	mux := http.NewServeMux()
 	mux.Handle("GET /report", c.Handler(report,

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"maps"
@@ -54,9 +55,10 @@ type fill struct {
 	own    flight          // f, if this run leads one
 	outer  headerSnapshot
 	mode   mode
+	named  int // by the handler, where nothing is decided before it writes
 	status int
 	shed   error
-	spare  bool // a layer inside has refused, and answers with something else: nothing is learnt from that
+	spare  bool // nothing is learnt from it: a layer inside has refused, and answers with something else, or see unsaid
 	head   *entry
 	v      verdict
 	length int64
@@ -78,6 +80,7 @@ type fill struct {
 	sniffed    string // and finds this one
 	typeless   bool   // or none, since the header went out before the first byte
 	reason     string // detail for a stale answer
+	empty      *entry // the result, where nothing was written
 
 	notifies sync.Once
 	notified <-chan bool // what closeNotify has given the handler
@@ -113,7 +116,7 @@ func (fl *fill) run() {
 	if fl.again {
 		fl.outer.restore(fl.w.Header())
 		fl.handed, fl.implied, fl.cut = nil, false, false
-		fl.offers, fl.mode = nil, undecided
+		fl.offers, fl.mode, fl.named = nil, undecided, 0
 		fl.prompt = false
 		fl.out = fl.request()
 		fl.serve()
@@ -259,6 +262,7 @@ func (fl *fill) decideImplied() {
 func (fl *fill) writeHeader(status int) {
 	if fl.mode != undecided {
 		if fl.mode == straight {
+			fl.late()
 			fl.w.WriteHeader(status) // net/http complains, as it would without us
 		}
 		return
@@ -273,7 +277,29 @@ func (fl *fill) writeHeader(status int) {
 		return
 	}
 	fl.cut = false
+	if w, ok := find[holdsBack](fl.w); ok && status != http.StatusSwitchingProtocols {
+		fl.tell()
+		w.WriteHeader(status) // and to no other on the way: what is sent may be something else
+		fl.named = status
+		return
+	}
 	fl.decide(status)
+}
+
+// holdsBack is a writer that keeps a status for itself until the body begins, as that of gin does: its handlers name one first, and then set
+// the Content-Type. So nothing is decided before that.
+type holdsBack interface {
+	http.ResponseWriter
+	WriteHeaderNow()
+}
+
+// settle decides for a handler that goes on to write, or is done.
+func (fl *fill) settle() {
+	if fl.named != 0 {
+		fl.decide(fl.named)
+		return
+	}
+	fl.decideImplied()
 }
 
 // decide settles what becomes of the response, now that its header is known.
@@ -549,10 +575,11 @@ func (fl *fill) supersede() {
 func (fl *fill) write(p []byte) (int, error) {
 	if fl.mode == undecided {
 		fl.cut = false
-		fl.decideImplied()
+		fl.settle()
 	}
 	switch fl.mode {
 	case straight:
+		fl.late()
 		return fl.w.Write(p)
 	case discarding:
 		return len(p), nil
@@ -744,7 +771,7 @@ type onlyWriter struct{ io.Writer }
 // flush sends what there is so far.
 func (fl *fill) flush() error {
 	if fl.mode == undecided {
-		fl.decide(http.StatusOK) // the header goes out, whatever is written before the pump gets to it
+		fl.decide(cmp.Or(fl.named, http.StatusOK)) // the header goes out, whatever is written before the pump gets to it
 	}
 	if fl.mode == recording {
 		fl.typeless = fl.typeless || fl.size() == 0 && fl.isUntyped()
@@ -780,8 +807,13 @@ func (fl *fill) end(o outcome, e *entry, unwell bool) {
 
 // finish does what remains when the handler has returned.
 func (fl *fill) finish() {
-	if fl.mode == undecided {
-		fl.decideImplied()
+	unwritten := fl.mode == undecided && fl.named == 0
+	switch {
+	case unwritten && fl.unsaid():
+		fl.status, fl.implied, fl.spare = http.StatusOK, true, true
+		fl.pass("unwritten", false)
+	case fl.mode == undecided:
+		fl.settle()
 	}
 	switch fl.mode {
 	case recording:
@@ -792,6 +824,34 @@ func (fl *fill) finish() {
 	if fl.handed != nil && fl.mode != discarding {
 		fl.tellTrailers()
 	}
+	if unwritten && fl.mode != discarding && !fl.deferred {
+		fl.mode, fl.handed = straight, nil // for an answer that comes after all
+	}
+}
+
+// late takes back an empty response that was kept, since the handler seemed to have written nothing: it is answered now.
+func (fl *fill) late() {
+	if fl.empty == nil {
+		return
+	}
+	fl.h.cache.store.remove(fl.hash, fl.key, fl.empty)
+	if fl.empty = nil; fl.saves {
+		fl.unsave()
+	}
+}
+
+// unsaid reports whether nothing is to be learnt from a handler that has returned and written nothing, not even a status. To net/http that is an
+// empty 200. It is also what a handler does that returns an error, which is answered when we have returned, to our writer or to the one
+// below: echo does so, as does many a func(w, r) error. So its own header has to say how long it lasts: no option gives it a lifetime, and it says
+// nothing of what is stored.
+func (fl *fill) unsaid() bool {
+	if fl.shed != nil || fl.r.Method == http.MethodHead {
+		return false
+	}
+	own := *fl.h.rules
+	own.ttl = nil
+	v := own.judge(fl.r, http.StatusOK, fl.fields(), fl.asked, time.Now())
+	return !v.store && (v.reason == "not-fresh" || v.reason == "not-addressed") && (fl.have != nil || fl.h.rules.ttl != nil)
 }
 
 // tellTrailers gives the client's writer the trailers that the handler has set since the header went out.
@@ -860,6 +920,9 @@ func (fl *fill) finishRecording() {
 		e.complete(slices.Clip(body))
 	}
 	if fl.keep(e) {
+		if len(body) == 0 && fl.implied {
+			fl.empty = e
+		}
 		fl.unreserve() // before it is sent: the client may take its time
 	}
 	fl.end(complete, e, false)

@@ -236,7 +236,8 @@ func WithSurrogate(name string) RouteOption {
 
 // WithTTL gives a lifetime to 200 responses that state none. They are stored for every user alike:
 // for routes whose responses depend on nothing but the key. It addresses nobody: under [WithOnlyExplicit], which the cache of
-// middleware.Defaults has, those that do not say public themselves are not stored all the same.
+// middleware.Defaults has, those that do not say public themselves are not stored all the same. Nor does it give one where a handler has written
+// nothing at all, not even a status: that may be an error, which is answered when the handler has returned, as by echo.
 func WithTTL(d time.Duration) RouteOption {
 	atLeast("WithTTL", d, 1)
 	return WithTTLFunc(func(_ *http.Request, status int, _ http.Header) time.Duration {
@@ -335,6 +336,11 @@ func WithTags(strip bool, fields ...string) RouteOption {
 
 // WithStaleWhileRevalidate sets how long a stale response is served while it is validated in the
 // background, where the response does not say (RFC 5861, section 3). The default is 0.
+//
+// In the background the handler runs when the request that began it has ended. A router that gives what it keeps of a request to the next one
+// then, as chi, echo, gin and fiber do, is to be inside of the cache, with all that it calls: put the cache around the router, and not among its
+// middlewares, where parameters and answers of two requests would be mixed up. Within chi, echo and gin, which are known by what
+// they leave in a request, requests wait for the validation instead.
 func WithStaleWhileRevalidate(d time.Duration) RouteOption {
 	atLeast("WithStaleWhileRevalidate", d, 0)
 	return routeOption(func(p *rules) { p.whileStale = d })

@@ -68,7 +68,8 @@ func writeEntry(w http.ResponseWriter, r *http.Request, e *entry, age, status []
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
-	if plain && len(r.Header["Range"]) != 0 && r.Method == http.MethodGet && len(e.body) > 0 { // nothing has no part
+	// Nothing has no part, and a range is of what is sent (RFC 9110, section 14.2): of what a layer outside encodes there is none here.
+	if plain && !encoded && len(r.Header["Range"]) != 0 && r.Method == http.MethodGet && len(e.body) > 0 {
 		if ranges := r.Header["Range"]; len(ranges) == 1 && strings.Count(ranges[0], ",") < maxRanges {
 			if ifRange(r.Header, e) {
 				if from, to, ok := parseRange(ranges, int64(len(e.body))); ok {

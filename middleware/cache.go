@@ -11,7 +11,8 @@ import (
 // outside the limit, the breaker and the pool: a hit takes no permit, and where the handler fails
 // or one of them refuses, a stored response is served stale within the windows that the response or
 // an option of c allows. What they refuse is never stored. A router that takes layers for single routes is to put this one around all
-// methods of a URL: where a POST or PUT that succeeds does not pass through it, what is stored under that URL stays.
+// methods of a URL: where a POST or PUT that succeeds does not pass through it, what is stored under that URL stays. Where responses may be validated in
+// the background (stale-while-revalidate), put it around the router: see [cache.WithStaleWhileRevalidate].
 //
 // It panics if c or an option is nil.
 func Cache(c *cache.Cache, opts ...CacheOption) Layer {

@@ -324,6 +324,13 @@ func (rec *recorder) SetWriteDeadline(at time.Time) error {
 }
 
 func (rec *recorder) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if rec.status == http.StatusSwitchingProtocols {
+		// The handler has written the header. gin's writer holds it back, and drops it here: a handler that knows that asks for its
+		// WriteHeaderNow, as coder/websocket does, and does not find it on ours.
+		if w, ok := find[interface{ WriteHeaderNow() }](rec.w); ok {
+			w.WriteHeaderNow()
+		}
+	}
 	c, rw, err := http.NewResponseController(rec.w).Hijack()
 	if err == nil && !rec.hijacked {
 		rec.hijacked = true

@@ -999,7 +999,10 @@ func TestLeavingTheLine(t *testing.T) {
 func TestCacheRulesByRoute(t *testing.T) {
 	c := cache.New(1 << 20)
 	calls := map[string]int{}
-	h := middleware.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { calls[r.URL.Path]++ }),
+	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls[r.URL.Path]++
+		io.WriteString(w, "page")
+	}),
 		middleware.Cache(c),
 		middleware.For("/news/", middleware.Cache(c, middleware.WithRoute(cache.WithTTL(time.Minute)))),
 		middleware.For("/live/", middleware.Cache(c, middleware.WithRoute(cache.WithTTL(time.Minute), cache.WithBypass(func(*http.Request) bool { return true })))),

@@ -723,6 +723,64 @@ func TestWriterKeepsItsMethods(t *testing.T) {
 	}
 }
 
+// lateHeader holds a status back until the body begins, or until it is asked for it, as the writer of gin does.
+type lateHeader struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *lateHeader) WriteHeader(status int)      { w.status = status }
+func (w *lateHeader) WriteHeaderNow()             { w.ResponseWriter.WriteHeader(w.status) }
+func (w *lateHeader) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *lateHeader) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.ResponseWriter.(http.Hijacker).Hijack()
+}
+
+// A handler that writes 101 before it takes the connection over, as coder/websocket does, has it sent also where the layers are behind a
+// writer that holds the header back: without them the handler asks for it.
+func TestSwitchBehindAWriterThatHoldsTheHeaderBack(t *testing.T) {
+	other := func(h http.Handler) http.Handler { // somebody else's layer, whose writer leads on
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapper{w}, r) })
+	}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "echo")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		if now, ok := w.(interface{ WriteHeaderNow() }); ok {
+			now.WriteHeaderNow()
+		}
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "hello")
+	})
+	for name, h := range map[string]http.Handler{
+		"bare":       handler,
+		"stack":      allFive().Handler(handler),
+		"two stacks": allFive().Handler(other(allFive().Handler(handler))),
+		"cache":      cache.New(1 << 20).Handler(handler),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, _ := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				h.ServeHTTP(&lateHeader{ResponseWriter: w}, r)
+			}), false)
+			c, err := net.Dial("tcp", s.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			got, err := io.ReadAll(c)
+			if err != nil || !bytes.HasPrefix(got, []byte("HTTP/1.1 101 ")) || !bytes.HasSuffix(got, []byte("\r\n\r\nhello")) {
+				t.Errorf("the client got %q, want a header with 101 before what the handler wrote: %v", got, err)
+			}
+		})
+	}
+}
+
 // A client that leaves is seen by the handler as without the stack, and counts stay exact.
 func TestClientDisconnectReachesHandler(t *testing.T) {
 	for _, h2 := range []bool{false, true} {

@@ -11,8 +11,10 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/gorilla/mux"
+	"github.com/labstack/echo/v4"
 
 	"github.com/spillgate/spillgate/breaker"
+	"github.com/spillgate/spillgate/cache"
 	"github.com/spillgate/spillgate/examples/routers"
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
@@ -201,6 +203,50 @@ func TestStackKnowsTheRoute(t *testing.T) {
 				if len(got) != 1 || got[0] != want {
 					t.Errorf("inside %v: routes %q; want %q", inside, got, want)
 				}
+			}
+		})
+	}
+}
+
+// A router that gives what it keeps of a request to the next one has no handler run in the background by a cache among its middlewares: that was
+// answered for the next request, or answered it.
+func TestStaleWhileRevalidateInARouter(t *testing.T) {
+	page := func(w http.ResponseWriter) {
+		w.Header().Set("Cache-Control", "max-age=0, stale-while-revalidate=60")
+		_, _ = io.WriteString(w, "page")
+	}
+	for name, build := range map[string]func(middleware.Layer) http.Handler{
+		"chi": func(l middleware.Layer) http.Handler {
+			r := chi.NewRouter()
+			r.Use(func(next http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
+					defer cancel()
+					next.ServeHTTP(w, r.WithContext(ctx))
+				})
+			}, l.Handler)
+			r.Get("/", func(w http.ResponseWriter, _ *http.Request) { page(w) })
+			return r
+		},
+		"echo": func(l middleware.Layer) http.Handler {
+			e := echo.New()
+			e.Use(echo.WrapMiddleware(l.Handler))
+			e.GET("/", func(c echo.Context) error { page(c.Response()); return nil })
+			return e
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := cache.New(1 << 20)
+			h := build(middleware.Cache(c))
+			for range 3 {
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+				if w.Code != 200 || w.Body.String() != "page" {
+					t.Errorf("response %d %q, want page", w.Code, w.Body)
+				}
+			}
+			if s := c.Stats(); s.Revalidations != 0 || s.MissStale == 0 {
+				t.Errorf("%d validations in the background and %d for clients that waited, want all of them so", s.Revalidations, s.MissStale)
 			}
 		})
 	}

@@ -1,0 +1,150 @@
+package cache_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spillgate/spillgate/cache"
+)
+
+// holdsBack is a writer like gin's: a status is kept until the body begins, or until it is asked for it.
+type holdsBack struct {
+	http.ResponseWriter
+	status int
+	sent   bool
+}
+
+func (w *holdsBack) WriteHeader(status int) { w.status = status }
+
+func (w *holdsBack) WriteHeaderNow() {
+	if !w.sent {
+		w.sent = true
+		w.ResponseWriter.WriteHeader(w.status)
+	}
+}
+
+func (w *holdsBack) Write(b []byte) (int, error) {
+	w.WriteHeaderNow()
+	return w.ResponseWriter.Write(b)
+}
+
+func behindHoldsBack(h func(w *holdsBack) http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		held := &holdsBack{ResponseWriter: w, status: 200}
+		h(held).ServeHTTP(held, r)
+		held.WriteHeaderNow()
+	})
+}
+
+// A handler of gin names its status, and then sets the Content-Type: so its response has both behind a writer like gin's.
+func TestFieldsAfterAStatusThatIsHeldBack(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		handler func(w http.ResponseWriter, below *holdsBack)
+		want    string // status, Content-Type, X-Field and body
+	}{
+		{"for one", func(w http.ResponseWriter, _ *holdsBack) {
+			w.Header().Set("Cache-Control", "private")
+			w.WriteHeader(200)
+			w.Header().Set("Content-Type", "application/json")
+			io.WriteString(w, "{}")
+		}, "200 application/json  {}"},
+		{"for all", func(w http.ResponseWriter, _ *holdsBack) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.WriteHeader(404)
+			w.Header().Set("Content-Type", "application/json")
+			io.WriteString(w, "{}")
+		}, "404 application/json  {}"},
+		{"without a body", func(w http.ResponseWriter, _ *holdsBack) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			w.WriteHeader(204)
+			w.Header().Set("X-Field", "x")
+		}, "204  x "},
+		{"that is written at once, below", func(w http.ResponseWriter, below *holdsBack) {
+			w.Header().Set("X-Field", "x")
+			w.WriteHeader(401)
+			below.WriteHeaderNow()
+		}, "401  x "},
+		{"that is named twice", func(w http.ResponseWriter, _ *holdsBack) {
+			w.WriteHeader(200)
+			w.WriteHeader(500)
+			w.Header().Set("Content-Type", "text/html")
+			io.WriteString(w, "failed")
+		}, "500 text/html  failed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := cache.New(1 << 20)
+			h := behindHoldsBack(func(below *holdsBack) http.Handler {
+				return c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { test.handler(w, below) }))
+			})
+			for range 3 {
+				res := get(h, "http://example.com/")
+				want(t, "response", strings.Join([]string{res.Status[:3], res.Header.Get("Content-Type"), res.Header.Get("X-Field"), text(t, res)}, " "), test.want)
+			}
+		})
+	}
+}
+
+// Nor is a status on its way to the client before it is known that the client gets that one.
+func TestStatusThatIsHeldBackIsHidden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, status := cache.New(1<<20, cache.WithStaleIfError(time.Hour)), 200
+		h := behindHoldsBack(func(*holdsBack) http.Handler {
+			return c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.WriteHeader(status)
+				io.WriteString(w, http.StatusText(status))
+			}))
+		})
+		get(h, "http://example.com/")
+		time.Sleep(2 * time.Minute) // in a synctest bubble
+		status = 503
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, httptest.NewRequest("GET", "http://example.com/", nil))
+		want(t, "status", rec.Code, 200)
+		want(t, "body", rec.Body.String(), "OK")
+	})
+}
+
+// hooked is a writer like echo's.
+type hooked struct{ http.ResponseWriter }
+
+func (hooked) Before(func())                     {}
+func (w hooked) Unwrap() http.ResponseWriter     { return w.ResponseWriter }
+func (w *holdsBack) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// A router that gives what it keeps of a request to the next one has no handler run when a request has ended: it would answer the next one.
+func TestNoBackgroundInARouterThatReuses(t *testing.T) {
+	for name, around := range map[string]func(http.ResponseWriter) http.ResponseWriter{
+		"echo": func(w http.ResponseWriter) http.ResponseWriter { return hooked{w} },
+		"gin":  func(w http.ResponseWriter) http.ResponseWriter { return &holdsBack{ResponseWriter: w, status: 200} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, inside := cache.New(1<<20), false
+				h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					if !inside {
+						t.Error("the handler runs when the request has ended")
+					}
+					w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=60")
+					io.WriteString(w, "page")
+				}))
+				for range 3 {
+					rec := httptest.NewRecorder()
+					inside = true
+					h.ServeHTTP(around(rec), httptest.NewRequest("GET", "http://example.com/", nil))
+					inside = false
+					synctest.Wait()
+					want(t, "body", rec.Body.String(), "page")
+					time.Sleep(2 * time.Second) // in a synctest bubble
+				}
+				want(t, "in the background", c.Stats().Revalidations, 0)
+			})
+		})
+	}
+}
