@@ -163,6 +163,14 @@ const (
 	adaptGated = .05
 )
 
+// The gate lets in one for each processor, since what one ends is followed at once by the next. Work that computes for longer than a turn of the scheduler's ends
+// nothing in that time: who comes to the processor has waited for as many turns as there is such work, and one that is let in for each of them takes
+// no more than a turn of it. adaptTurns bounds how many, where the processors are busy with something else.
+const (
+	adaptTurn  = .010 // s: when the runtime has a goroutine give way
+	adaptTurns = 8
+)
+
 // adaptPlaces is how long a line has to be allowed to be for a gate in front of it: a shorter one would
 // refuse a burst that the permits have room for.
 const adaptPlaces = 12
@@ -552,8 +560,8 @@ func (a *adaptive) stoodStill(c *Concurrency) {
 }
 
 // crowd adds to a window how long its work waited for a processor before it began, and sets the
-// gate by that. While work waits for a processor, no more of it than there are processors is let
-// come that has not begun: what one ends is followed at once by the next, and the rest waits
+// gate by that. While work waits for a processor, no more of it than there are processors, or turns of work that is
+// longer than one, is let come that has not begun: what one ends is followed at once by the next, and the rest waits
 // in the line, which has an order and a bound, and not in the run queue, which has none.
 func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 	if lags := t.lags - a.last.lags; lags > 0 {
@@ -577,7 +585,7 @@ func (a *adaptive) crowd(t concCount, w *ctrlWindow) {
 		procs := runtime.GOMAXPROCS(0)
 		a.ctrl.least = max(a.least, min(2*procs, a.most))
 		if a.gates && !brief {
-			gate = int64(procs)
+			gate = int64(procs) * int64(min(max(math.Ceil(a.lag/adaptTurn), 1), adaptTurns))
 		}
 	}
 	if gate > 0 {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestGateSet: there is a gate while work waits for a processor, as wide as there are processors.
+// TestGateSet: there is a gate while work waits for a processor, as wide as there are processors, for each turn of those that it waits.
 func TestGateSet(t *testing.T) {
 	const ms = time.Millisecond
 	procs := int64(runtime.GOMAXPROCS(0))
@@ -26,6 +26,11 @@ func TestGateSet(t *testing.T) {
 		{"nothing waits", nil, 0, 2 * ms, 0, 0, 0},
 		{"a twentieth of the time is a wait: not yet", nil, 0, 10 * ms, ms / 2, 0, 0},
 		{"more than that is", nil, 0, 10 * ms, ms, 0, procs},
+		{"a turn of the scheduler's is", nil, 0, 10 * ms, 10 * ms, 0, procs},
+		{"all wait for three turns, of work that is longer than one: one for each", nil, procs, 50 * ms, 30 * ms, 64, 3 * procs},
+		{"and where a part of a turn was left", nil, procs, 50 * ms, 21 * ms, 64, 3 * procs},
+		{"the processors are busy with something else for a second: it is a gate still", nil, procs, 2 * ms, time.Second, 64, 8 * procs},
+		{"work is brief again: so is the wait, and it goes back", nil, 8 * procs, 2 * ms, 8 * ms, 64, procs},
 		{"a wait of microseconds is nobody's queue", nil, 0, 100 * time.Microsecond, 40 * time.Microsecond, 0, 0},
 		{"the gate has work to do: it stays", nil, procs, 10 * ms, 0, 8, procs},
 		{"it has none: it goes", nil, procs, 10 * ms, 0, 2, 0},

@@ -1,5 +1,5 @@
 // Command fairness measures what CPU-heavy requests do to cheap ones: without protection,
-// with a pool, and with a pool that overcommits.
+// with one adaptive limit for both, with a pool, and with a pool that overcommits.
 //
 //	go run ./examples/fairness
 //
@@ -8,7 +8,7 @@
 // beside them one that asks for a small answer 300 times a second at random moments, whether or
 // not the earlier answers have come (an open loop: a slow server is not asked less). It prints
 // how long the cheap answers took, how many heavy ones there were, and how many cores the server and the
-// load itself used. A run takes the number of modes times -d, a quarter more for warming up, and
+// load itself used. A client that is refused asks again after the time that its request would have computed. A run takes the number of modes times -d, a quarter more for warming up, and
 // that as often as -rounds says: the modes take turns, so that a machine that is slow for a while is slow
 // for all of them.
 package main
@@ -36,11 +36,13 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/spillgate/spillgate/limiter"
+	"github.com/spillgate/spillgate/middleware"
 	"github.com/spillgate/spillgate/pool"
 )
 
 // modes are what is compared; the server and the table know them by name.
-var modes = []string{"idle", "unprotected", "pool", "overcommit", "overcommit-nice"}
+var modes = []string{"idle", "unprotected", "limit", "pool", "overcommit", "overcommit-nice"}
 
 // neighbour is no mode of a server but the other process of -noise.
 const neighbour = "neighbour"
@@ -66,7 +68,7 @@ func main() {
 		}
 		return
 	}
-	l := load{clients: *clients, rate: *rate, d: min(*d, time.Minute), noise: *noise, rounds: *rounds}
+	l := load{clients: *clients, rate: *rate, d: min(*d, time.Minute), noise: *noise, rounds: *rounds, work: *work}
 	chosen := strings.Split(*which, ",")
 	if err := check(l, *work, chosen); err != nil {
 		log.Fatal("fairness: ", err)
@@ -124,7 +126,7 @@ func server(mode string, blocks int, noise bool) error {
 	}
 	heavy := func(ctx context.Context) error { return compute(ctx, blocks) }
 	do := heavy
-	if mode != "idle" && mode != "unprotected" {
+	if mode != "idle" && mode != "unprotected" && mode != "limit" {
 		p := pool.New()
 		var opts []pool.OvercommitOption
 		switch mode {
@@ -164,6 +166,9 @@ func server(mode string, blocks int, noise bool) error {
 	}
 	fmt.Println(l.Addr())
 	s := &http.Server{Handler: mux}
+	if mode == "limit" {
+		s.Handler = middleware.Concurrency(limiter.NewAdaptive()).Handler(mux)
+	}
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		s.Close()
@@ -208,6 +213,7 @@ type load struct {
 	d       time.Duration
 	noise   bool
 	rounds  int
+	work    time.Duration
 }
 
 // result is what came of it.
@@ -351,7 +357,12 @@ func (l load) run(url string, pid int) (result, error) {
 	for range l.clients {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				if get(ctx, "/heavy") && time.Since(began) > warm {
+				if !get(ctx, "/heavy") {
+					select {
+					case <-time.After(l.work):
+					case <-ctx.Done():
+					}
+				} else if time.Since(began) > warm {
 					heavy.Add(1)
 				}
 			}
