@@ -20,7 +20,7 @@
 // 1/c of the throughput of CPU-bound work; [Overcommit] gets it back and says at what price.
 //
 // With one P there is none to keep free: the only slot computes on it, whatever else is
-// to run waits for turns of 10 ms, and an adaptive limit around refuses much of it. There
+// to run waits for turns of 10 ms, and an adaptive limit around may refuse some of it. There
 // Overcommit has a second P made: GOMAXPROCS=1 go run ./examples/fairness prints the difference.
 //
 // # Nested calls
