@@ -42,7 +42,7 @@ func (s *slot) want(by context.Context) {
 // back: those who have the slots meanwhile may wait for what it holds. Where by is that of a part of the task with a slot of its own, the task may compute.
 func (s *slot) away(by context.Context) {
 	if p := s.kind.pool; p.waits(s.level()+1) && p.held(by) == s && !s.bound() {
-		s.pause()
+		s.pause(slotPaused)
 	}
 }
 

@@ -599,3 +599,35 @@ func TestTaskThatWaitsForJobs(t *testing.T) {
 		}
 	})
 }
+
+// However many tasks wait for jobs, these have a slot.
+func TestManyTasksThatWaitForJobs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2), pool.WithQueue(2000, 24*time.Hour))
+		m := jobs.NewMux()
+		l := jobs.NewLocal(m, p)
+		defer l.Close()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { return 0, nil })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		var all sync.WaitGroup
+		for range 1100 {
+			all.Go(func() {
+				if err := p.Do(ctx, func(ctx context.Context) error {
+					j, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{NotBefore: time.Now().Add(time.Minute)})
+					if err == nil {
+						_, err = end(ctx, l, j.ID)
+					}
+					return err
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		synctest.Wait()
+		if s := p.Stats(); s.Used != 0 {
+			t.Errorf("%d slots are used in the end", s.Used)
+		}
+	})
+}
