@@ -12,7 +12,7 @@ const maxPaused = 1000
 //
 // While it has paused the task counts as running, and is waited for by [Pool.Shutdown]; the pause is no run time of its kind. Pause and
 // Resume may be called by any goroutine, one after the other.
-func (s Slot) Pause() bool { return s.s != nil && s.s.pause() }
+func (s Slot) Pause() bool { return s.s != nil && s.s.pause(slotPaused|slotCounted) }
 
 // Resume takes the slot again that [Slot.Pause] has given up, and does nothing if it has not. It does not wait: those who have the slots
 // meanwhile may wait for what this task holds, a lock or a connection. So more tasks may run for a while than there are slots, and until
@@ -23,10 +23,12 @@ func (s Slot) Resume() {
 	}
 }
 
-func (s *slot) pause() bool {
+// pause is Pause where how has slotCounted. Without, it is for one who waits for a job of the pool: however many do, that has a slot, or none of them would go on.
+func (s *slot) pause(how uint32) bool {
 	p := s.kind.pool
-	if p.paused.Add(1) > maxPaused || !s.move(slotHeld, slotYielded) {
-		p.paused.Add(-1)
+	full := how&slotCounted != 0 && p.paused.Add(1) > maxPaused
+	if full || !s.move(slotHeld, slotYielded) {
+		p.resumed(how)
 		return false
 	}
 	w := s.stand()
@@ -43,10 +45,10 @@ func (s *slot) pause() bool {
 	for {
 		word := s.word.Load()
 		if word&slotPhase == slotLeft { // in the meantime
-			s.leftPaused()
+			s.leftPaused(how)
 			return false
 		}
-		if s.word.CompareAndSwap(word, word|slotPaused) {
+		if s.word.CompareAndSwap(word, word|how) {
 			p.spare()
 			return true
 		}
@@ -54,17 +56,17 @@ func (s *slot) pause() bool {
 }
 
 func (s *slot) unpause() {
-	for {
-		word := s.word.Load()
+	word := s.word.Load()
+	for ; ; word = s.word.Load() {
 		if word&slotPaused == 0 {
 			return
 		}
-		if s.word.CompareAndSwap(word, word&^slotPaused) {
+		if s.word.CompareAndSwap(word, word&^(slotPaused|slotCounted)) {
 			break
 		}
 	}
 	p, w := s.kind.pool, s.standing.Load()
-	p.paused.Add(-1)
+	p.resumed(word)
 	s.takeBack()
 	away := p.now() - w.paused
 	if s.began != untimed {
@@ -74,10 +76,17 @@ func (s *slot) unpause() {
 	s.resume()
 }
 
+// resumed counts a pause out again, if it was counted.
+func (p *Pool) resumed(how uint32) {
+	if how&slotCounted != 0 {
+		p.paused.Add(-1)
+	}
+}
+
 // leftPaused ends a task in the books that has paused and not gone on.
-func (s *slot) leftPaused() {
+func (s *slot) leftPaused(how uint32) {
 	k := s.kind
-	k.pool.paused.Add(-1)
+	k.pool.resumed(how)
 	if s.began != untimed {
 		k.ran(s.standing.Load().paused - s.began)
 	}

@@ -91,11 +91,12 @@ const (
 	slotLeft                  // given back
 	slotLost                  // given up for others and not taken again: the task goes on without
 
-	slotPhase  = 3
-	slotLocked = 4  // the goroutine was locked to its thread
-	slotApart  = 8  // the task that it belongs to does not wait for it with a slot in hand
-	slotPaused = 16 // it is slotYielded until the task goes on; set and taken away by whoever owns what stands below over
-	slotShift  = 8  // above: the priority, a byte, off by the lowest and turned so that 0 is the middle
+	slotPhase   = 3
+	slotLocked  = 4  // the goroutine was locked to its thread
+	slotApart   = 8  // the task that it belongs to does not wait for it with a slot in hand
+	slotPaused  = 16 // it is slotYielded until the task goes on; set and taken away by whoever owns what stands below over
+	slotCounted = 32 // and is one of Pool.paused; likewise
+	slotShift   = 8  // above: the priority, a byte, off by the lowest and turned so that 0 is the middle
 
 	slotThread = 16 // above: the thread that it was locked to, as much of it as there is room for
 )
@@ -141,7 +142,7 @@ func (s *slot) Value(key any) any {
 		}
 	case waiting.Key:
 		if k.Pool == any(s.kind.pool) {
-			return waiting.Slot{Back: s.want, Away: s.away, Pause: s.pause, Here: s.unpause}
+			return waiting.Slot{Back: s.want, Away: s.away, Pause: func() bool { return s.pause(slotPaused) }, Here: s.unpause, Held: s.isHeld}
 		}
 	}
 	return s.Context.Value(key)
@@ -193,9 +194,9 @@ func (s *slot) leave() {
 			break
 		}
 		w := s.word.Load()
-		if w&slotPhase == slotYielded && s.word.CompareAndSwap(w, w&^(slotPhase|slotPaused)|slotLeft) {
+		if w&slotPhase == slotYielded && s.word.CompareAndSwap(w, w&^(slotPhase|slotPaused|slotCounted)|slotLeft) {
 			if w&slotPaused != 0 {
-				s.leftPaused()
+				s.leftPaused(w)
 			} // else the one that yielded finds that out and settles
 			break
 		}

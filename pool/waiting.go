@@ -40,10 +40,15 @@ func (s *slot) want(by context.Context) {
 
 // away pauses a task that waits for another one with the context by, if somebody more urgent waits for a slot. As with Slot.Resume it does not wait when it comes
 // back: those who have the slots meanwhile may wait for what it holds. Where by is that of a part of the task with a slot of its own, the task may compute.
-func (s *slot) away(by context.Context) {
-	if p := s.kind.pool; p.waits(s.level()+1) && p.held(by) == s && !s.bound() {
-		s.pause()
+func (s *slot) away(by context.Context) bool {
+	p := s.kind.pool
+	if p.held(by) != s || s.bound() {
+		return false
 	}
+	if p.waits(s.level() + 1) {
+		s.pause(slotPaused)
+	}
+	return true
 }
 
 // keeps reports whether the task is to keep its slot for those who want it, since nobody could begin in it.

@@ -98,6 +98,7 @@ type entry struct {
 	cancel                  context.CancelCauseFunc // while it runs
 	task                    context.Context         // likewise: that of its slot
 	lends                   chan struct{}           // closed when the job that it waits for has no more of that; nil: there was none
+	looks                   *helper                 // of those that wait in its slot, the one that looks whether others are to have it
 	lent                    time.Duration           // for how long the jobs that it waits for had the slot
 	changed                 chan struct{}           // closed at the next change; made for the first who watches
 	quiet                   time.Duration           // those who watch are told of progress no sooner

@@ -29,8 +29,10 @@ func (l *Local) helper(ctx context.Context) helper {
 			return helper{by: by, slot: slot, since: l.now()}
 		}
 	}
-	slot, _ := waiting.Of(ctx, l.pool)
-	return helper{slot: slot}
+	if slot, ok := waiting.Of(ctx, l.pool); ok && slot.Held() {
+		return helper{slot: slot}
+	}
+	return helper{}
 }
 
 // help has e begin in the slot, if it can and if that is the time. The lock is held.
@@ -96,10 +98,13 @@ func (l *Local) want(ctx context.Context, h *helper, e *entry) {
 // rest waits until there may be something new, and reports false if ctx has ended before. While nothing runs in the slot that has whoever is more urgent use
 // it: what is waited for may begin in an hour, or have another slot for that long. In the slot of somebody who is no job, what is waited for may run.
 func (l *Local) rest(ctx context.Context, h *helper, changed <-chan struct{}) bool {
-	ticker := time.NewTicker(wayEvery)
-	defer ticker.Stop()
-	if h.slot.Here == nil || h.gone {
-		ticker.Stop()
+	var ticker *time.Ticker
+	var look <-chan time.Time
+	if h.slot.Here != nil && !h.gone {
+		ticker = time.NewTicker(wayEvery)
+		defer ticker.Stop()
+		look = ticker.C
+		defer l.looked(h)
 	}
 	again := h.again()
 	for {
@@ -110,9 +115,11 @@ func (l *Local) rest(ctx context.Context, h *helper, changed <-chan struct{}) bo
 		case <-h.other:
 		case <-ctx.Done():
 			return false
-		case <-ticker.C:
+		case <-look:
 			if h.by != nil {
-				l.away(ctx, h)
+				if !l.away(ctx, h) { // nor will it soon
+					ticker.Reset(10 * wayEvery)
+				}
 			} else if h.gone = h.slot.Pause(); h.gone {
 				ticker.Stop()
 			} else { // they have it already, for as long as another goroutine of the task waits
@@ -127,21 +134,38 @@ func (l *Local) rest(ctx context.Context, h *helper, changed <-chan struct{}) bo
 // wayEvery is how often a job that waits looks whether somebody is more urgent, and how long somebody else waits before others have his slot.
 const wayEvery = 10 * time.Millisecond
 
-// away has others use the slot if nothing runs there for all that the engine knows.
-func (l *Local) away(ctx context.Context, h *helper) {
+// away has others use the slot if nothing runs there for all that the engine knows, and reports whether it is this helper that looks for it: of the
+// goroutines of a job, which may wait for a thousand others, one is enough.
+func (l *Local) away(ctx context.Context, h *helper) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h.by.task == nil {
-		return
+	if h.by.task == nil || h.by.looks != nil && h.by.looks != h {
+		return false
 	}
 	if lends := h.by.lends; lends != nil {
 		select {
 		case <-lends:
 		default:
-			return
+			return false
 		}
 	}
-	h.slot.Away(ctx)
+	if !h.slot.Away(ctx) {
+		return false
+	}
+	h.by.looks = h
+	return true
+}
+
+// looked leaves it to another helper of the job to look.
+func (l *Local) looked(h *helper) {
+	if h.by == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h.by.looks == h {
+		h.by.looks = nil
+	}
 }
 
 // again is when to look whether to help.

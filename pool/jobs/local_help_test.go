@@ -599,3 +599,122 @@ func TestTaskThatWaitsForJobs(t *testing.T) {
 		}
 	})
 }
+
+// However many tasks wait for jobs, these have a slot.
+func TestManyTasksThatWaitForJobs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(2), pool.WithQueue(2000, 24*time.Hour))
+		m := jobs.NewMux()
+		l := jobs.NewLocal(m, p)
+		defer l.Close()
+		jobs.Register(m, "k", func(context.Context, args) (int, error) { return 0, nil })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		var all sync.WaitGroup
+		for range 1100 {
+			all.Go(func() {
+				if err := p.Do(ctx, func(ctx context.Context) error {
+					j, _, err := l.Submit(ctx, "k", []byte(`{}`), jobs.SubmitOptions{NotBefore: time.Now().Add(time.Minute)})
+					if err == nil {
+						_, err = end(ctx, l, j.ID)
+					}
+					return err
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		synctest.Wait()
+		if s := p.Stats(); s.Used != 0 {
+			t.Errorf("%d slots are used in the end", s.Used)
+		}
+	})
+}
+
+// counted counts how often somebody waits for its end.
+type counted struct {
+	context.Context
+	n *atomic.Int64
+}
+
+func (c counted) Done() <-chan struct{} {
+	c.n.Add(1)
+	return c.Context.Done()
+}
+
+// Who waits for a job wakes up seldom: not at all by time where he has no slot, or none any more, and of the goroutines of a job only one looks often whether
+// somebody is more urgent, for as long as it waits.
+func TestWatchersSleep(t *testing.T) {
+	for _, c := range []struct {
+		rule  string
+		enter func(context.Context, *pool.Pool) context.Context
+		job   bool
+		most  int64 // of 100 watchers in 10 s
+	}{
+		{"without a slot", func(ctx context.Context, _ *pool.Pool) context.Context { return ctx }, false, 200},
+		{"in a slot that is given back", func(ctx context.Context, p *pool.Pool) context.Context {
+			ctx, s, err := p.Enter(ctx)
+			if err != nil {
+				t.Error(err)
+			}
+			s.Leave()
+			return ctx
+		}, false, 200},
+		{"in a job", nil, true, 15_000},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(1))
+				m := jobs.NewMux()
+				l := jobs.NewLocal(m, p)
+				defer l.Close()
+				in := make(chan context.Context, 1)
+				jobs.Register(m, "child", func(context.Context, args) (int, error) { return 0, nil })
+				jobs.Register(m, "parent", func(ctx context.Context, _ args) (int, error) {
+					in <- ctx
+					<-ctx.Done()
+					return 0, nil
+				})
+				child, _, err := l.Submit(t.Context(), "child", []byte(`{}`), jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if c.job {
+					if _, _, err := l.Submit(t.Context(), "parent", []byte(`{}`), jobs.SubmitOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					in <- c.enter(t.Context(), p)
+				}
+				ctx, cancel := context.WithCancel(<-in)
+				first, leave := context.WithTimeout(ctx, 10500*time.Millisecond)
+				defer leave()
+				var n atomic.Int64
+				var all sync.WaitGroup
+				watch := func(ctx context.Context) {
+					all.Go(func() {
+						for range l.Watch(counted{ctx, &n}, child.ID) {
+						}
+					})
+				}
+				watch(first)
+				time.Sleep(5 * time.Millisecond) // in a synctest bubble
+				for range 99 {
+					watch(ctx)
+				}
+				time.Sleep(10 * time.Second) // in a synctest bubble
+				if n := n.Load(); n > c.most {
+					t.Errorf("they woke up %d times; want at most %d", n, c.most)
+				}
+				time.Sleep(time.Second) // in a synctest bubble; the first has left by now
+				began := time.Now()
+				if err := p.Do(t.Context(), func(context.Context) error { return nil }); err != nil || time.Since(began) > 100*time.Millisecond {
+					t.Errorf("a request waited for %v: %v", time.Since(began), err)
+				}
+				cancel()
+				all.Wait()
+			})
+		})
+	}
+}

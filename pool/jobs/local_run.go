@@ -208,7 +208,7 @@ func (l *Local) work(task context.Context) {
 func (l *Local) begin(task context.Context, e, by *entry, now, charged time.Duration) (run func()) {
 	l.waited(e)
 	ctx, stop := context.WithCancelCause(task)
-	e.cancel, e.task, e.lends, e.lent = stop, task, nil, 0
+	e.cancel, e.task, e.lends, e.looks, e.lent = stop, task, nil, nil, 0
 	stood := pool.StoodBack(task)
 	l.running[e] = struct{}{}
 	e.state, e.started, e.progress = Running, time.Now(), nil

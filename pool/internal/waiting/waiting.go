@@ -8,12 +8,14 @@ type Slot struct {
 	// Back has the task take its slot again, if it has stood back for a second, for whoever waits for it with another slot in hand, that of the context
 	// by, and keep it for a while.
 	Back func(by context.Context)
-	// Away gives the slot to others until Here is called, if one of them is more urgent, and it is that of the context by.
-	Away func(by context.Context)
+	// Away gives the slot to others until Here is called, if one of them is more urgent. It reports false, and does nothing, where it is not that of the context by.
+	Away func(by context.Context) bool
 	// Pause gives the slot to others until Here is called, and reports whether it did. It did not where others have it already.
 	Pause func() bool
 	// Here takes the slot again.
 	Here func()
+	// Held reports whether the task has the slot still, or takes it again.
+	Held func() bool
 }
 
 // Key is that of the Slot of a pool, a *pool.Pool, in the context of a task.
