@@ -98,7 +98,8 @@ func (l *Local) isDelayed(e *entry) bool { return e.place < len(l.delayed) && l.
 // Watch implements [Engine]. A job may wait so for another one of the same engine, with its own context: where there may be no slot for that one
 // it runs in the slot of the job that waits, and Watch returns no sooner than its attempt has ended, also where ctx has. While nothing runs there
 // others that are more urgent use that slot. A task of the same pool that is no job, as that of a request, has its slot used by all others while it waits here, however many do, and takes it again at
-// once; inside of a Map or Submit of its own it holds another one all the same, and may wait for ever.
+// once; inside of a Map or Submit of its own it holds another one all the same, and may wait for ever. What another goroutine of such a task computes
+// meanwhile has no slot: wait on the one that would compute.
 func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
 		l.mu.Lock()
