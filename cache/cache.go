@@ -401,7 +401,7 @@ func (h *route) fetch(w http.ResponseWriter, r *http.Request, cc requestDirectiv
 				c.store.over(hash, fl.since)
 				return false
 			}
-			fl.prompt = round == 0 && attempt == 0 && c.backing == nil && h.rules.keyFunc == nil && h.rules.bypass == nil
+			fl.prompt = round == 0 && attempt == 0 && c.backing == nil && !h.rules.asks()
 			reason.Add(1)
 			fl.run()
 			fl.recycle()

@@ -845,13 +845,13 @@ func (fl *fill) late() {
 // below: echo does so, as does many a func(w, r) error. So its own header has to say how long it lasts: no option gives it a lifetime, and it says
 // nothing of what is stored.
 func (fl *fill) unsaid() bool {
-	if fl.shed != nil || fl.r.Method == http.MethodHead {
-		return false
+	if fl.shed != nil || fl.r.Method == http.MethodHead || fl.have == nil && fl.h.rules.ttl == nil {
+		return false // the last: there is nothing to be kept, and no option that would keep it
 	}
 	own := *fl.h.rules
 	own.ttl = nil
 	v := own.judge(fl.r, http.StatusOK, fl.fields(), fl.asked, time.Now())
-	return !v.store && (v.reason == "not-fresh" || v.reason == "not-addressed") && (fl.have != nil || fl.h.rules.ttl != nil)
+	return !v.store && (v.reason == "not-fresh" || v.reason == "not-addressed")
 }
 
 // tellTrailers gives the client's writer the trailers that the handler has set since the header went out.

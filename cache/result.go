@@ -83,13 +83,16 @@ func clock(w http.ResponseWriter) time.Time {
 
 // calls notes that functions of the user's were called for a request that is passed on now, if there are any.
 func (h *route) calls(w http.ResponseWriter) {
-	if h.rules.bypass == nil && h.rules.keyFunc == nil && h.cache.trace.Served == nil {
+	if !h.rules.asks() && h.cache.trace.Served == nil {
 		return
 	}
 	if m, ok := find[interface{ MarkCalled() }](w); ok {
 		m.MarkCalled()
 	}
 }
+
+// asks reports whether functions of the user's are called before it is known what is stored. They may take any time.
+func (p *rules) asks() bool { return p.bypass != nil || p.keyFunc != nil }
 
 // count notes how a request was answered.
 func (c *Cache) count(w http.ResponseWriter, r *http.Request, res Result) {

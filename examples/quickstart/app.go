@@ -105,7 +105,7 @@ func newApp(c config) *app {
 }
 
 // onOneProcessor has reports leave some of the only processor to the rest, where there is no other one for that: without it
-// a cheap request waits for several turns of 10 ms, and the limit refuses many of them. What it returns ends that.
+// a cheap request waits for several turns of 10 ms, and the limit may refuse some of them. What it returns ends that.
 func (a *app) onOneProcessor() (end func(), err error) {
 	if runtime.GOMAXPROCS(0) > 1 {
 		return func() {}, nil

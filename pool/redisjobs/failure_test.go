@@ -4,7 +4,6 @@ package redisjobs_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/spillgate/spillgate/pool/internal/remote/remotetest"
 	"github.com/spillgate/spillgate/pool/jobs"
 	"github.com/spillgate/spillgate/pool/redisjobs"
 )
@@ -349,12 +349,6 @@ func TestShutdown(t *testing.T) {
 		causes <- context.Cause(ctx)
 		return 0, errors.New("half way")
 	})
-	first, second := make(chan struct{}), make(chan jobs.Engine)
-	jobs.Register(m, "chain", func(ctx context.Context, _ any) (string, error) {
-		first <- struct{}{}
-		j, _, err := (<-second).Submit(ctx, "n", []byte("1"), jobs.SubmitOptions{})
-		return j.ID, err
-	})
 	web := engine(t, shared.client(t), m, prefix)
 
 	t.Run("drains", func(t *testing.T) {
@@ -366,10 +360,7 @@ func TestShutdown(t *testing.T) {
 		for range 2 {
 			go func() { done <- e.Shutdown(t.Context()) }()
 		}
-		until(t, "it accepts no more", func() bool {
-			_, _, err := e.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
-			return errors.Is(err, jobs.ErrShutdown)
-		})
+		remotetest.Closed(t, e)
 		if j, created, err := e.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{Key: "k"}); err != nil || created || j.ID != waiting.ID {
 			t.Errorf("what was accepted before: %+v, %v, %v", j, created, err)
 		}
@@ -387,54 +378,6 @@ func TestShutdown(t *testing.T) {
 		}
 		if err := e.Start(t.Context()); !errors.Is(err, jobs.ErrShutdown) {
 			t.Errorf("Start: %v", err)
-		}
-	})
-	t.Run("takes what those submit that run", func(t *testing.T) {
-		e := engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1))
-		running := submit(t, web, "chain", "1", jobs.SubmitOptions{})
-		<-first
-		done := make(chan error, 1)
-		go func() { done <- e.Shutdown(t.Context()) }()
-		until(t, "it accepts no more", func() bool {
-			_, _, err := e.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
-			return errors.Is(err, jobs.ErrShutdown)
-		})
-		second <- e
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		j, err := web.Get(t.Context(), running.ID)
-		var next string
-		if _ = json.Unmarshal(j.Result, &next); err != nil || j.State != jobs.Succeeded {
-			t.Fatalf("%+v, %v", j, err)
-		}
-		if j, err := web.Cancel(t.Context(), next); err != nil || j.State != jobs.Cancelled {
-			t.Errorf("%+v, %v", j, err)
-		}
-	})
-	t.Run("gives back what another engine that is shut down takes nothing of", func(t *testing.T) {
-		e := engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1))
-		other := engine(t, shared.client(t), m, prefix)
-		j := submit(t, web, "chain", "1", jobs.SubmitOptions{})
-		<-first
-		done := make(chan error, 1)
-		go func() { done <- e.Shutdown(t.Context()) }()
-		until(t, "it accepts no more", func() bool {
-			_, _, err := e.Submit(t.Context(), "n", []byte("1"), jobs.SubmitOptions{NotBefore: time.Now().Add(time.Hour)})
-			return errors.Is(err, jobs.ErrShutdown)
-		})
-		if err := other.Shutdown(t.Context()); err != nil {
-			t.Error(err)
-		}
-		second <- other
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		if j, err := web.Get(t.Context(), j.ID); err != nil || j.State != jobs.Queued || j.Attempt != 0 {
-			t.Errorf("%+v, %v", j, err)
-		}
-		if _, err := web.Cancel(t.Context(), j.ID); err != nil {
-			t.Error(err)
 		}
 	})
 	t.Run("gives back what it could not finish", func(t *testing.T) {
@@ -459,6 +402,17 @@ func TestShutdown(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestShutdownOfChains(t *testing.T) {
+	t.Parallel()
+	prefix := service()
+	m := kinds()
+	remotetest.Chains(t, m,
+		func(t *testing.T) remotetest.Drainer { return engine(t, shared.client(t), m, prefix) },
+		func(t *testing.T) remotetest.Drainer {
+			return engine(t, shared.client(t), m, prefix, redisjobs.WithWorkers(1))
+		})
 }
 
 // Shut down in the middle of much work, one worker leaves all to the other.

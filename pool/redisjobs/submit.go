@@ -81,10 +81,13 @@ func (e *Engine) submission(ctx context.Context, m remote.Mint, kind string, pay
 // runs reports whether ctx is that of a job that this engine runs.
 func (e *Engine) runs(ctx context.Context) bool {
 	current, ok := jobs.Current(ctx)
+	if !ok {
+		return false
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for a := range e.running {
-		if ok && a.id == current.ID && a.number == current.Number {
+		if a.id == current.ID && a.number == current.Number {
 			return true
 		}
 	}

@@ -187,10 +187,13 @@ func (e *Engine) accept(ctx context.Context, tx pgx.Tx, s *submission, share boo
 // runs reports whether ctx is that of a job that this engine runs.
 func (e *Engine) runs(ctx context.Context) bool {
 	current, ok := jobs.Current(ctx)
+	if !ok {
+		return false
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, id := range e.running {
-		if ok && id == current.ID {
+		if id == current.ID {
 			return true
 		}
 	}
