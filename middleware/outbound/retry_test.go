@@ -457,18 +457,23 @@ func TestO6RetryAfterIsByTheClockOfTheHost(t *testing.T) {
 
 func TestO6FullJitterThatGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rt := outbound.New(world{"a.test": always(503)}, outbound.Retry(
-			outbound.WithTries(4), outbound.WithBackoff(100*time.Millisecond, 250*time.Millisecond), outbound.WithRetryBudget(1)))
+		hosts := make(world) // one a request: each begins with a budget for all of its retries
+		rt := outbound.New(hosts, outbound.Retry(outbound.WithTries(4), outbound.WithBackoff(100*time.Millisecond, 250*time.Millisecond)))
 		var waits []time.Duration
-		for range 200 {
+		for i := range 200 {
+			host := fmt.Sprintf("%d.test", i)
+			hosts[host] = always(503)
 			began := time.Now()
-			get(t, rt, "http://a.test/")
+			get(t, rt, "http://"+host+"/")
 			waits = append(waits, time.Since(began))
 		}
 		slices.Sort(waits)
 		// Without a spread all would be the same; the sum is at most 100+200+250 ms.
 		if waits[len(waits)-1] > 550*time.Millisecond || waits[len(waits)-1]-waits[0] < 200*time.Millisecond {
 			t.Errorf("waits from %v to %v", waits[0], waits[len(waits)-1])
+		}
+		if n := rt.Stats().Retries; n != 600 {
+			t.Errorf("%d retries, want 600", n)
 		}
 	})
 }
