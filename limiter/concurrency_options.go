@@ -112,9 +112,9 @@ func WithStart(limit int) ConcurrencyOption {
 // wait in the scheduler's run queue, in front of the limiter, which would never see more in flight than there are
 // processors and would shed nothing. After the yield, whatever was runnable has passed through admission too, and is
 // counted. While that takes more than a twentieth of the time in service, the limiter keeps few requests between
-// their permit and their work: one for each processor, or up to eight beside work that computes for longer than 10 ms
-// ([ConcurrencyStats].Gate). Beyond that, requests wait in the queue even if there are permits left, unless
-// [WithQueue] allows the queue fewer than 12 places.
+// their permit and their work: one for each processor, or up to eight for each beside work that computes for longer
+// than 10 ms ([ConcurrencyStats].Gate). Beyond that, requests wait in the queue even if there are permits left,
+// unless [WithQueue] allows the queue fewer than 12 places.
 //
 // Where requests do nothing but wait for something else, the yield can be spared. It is left out anyway where the
 // work takes less than 50 microseconds. While nobody waits for a processor, it is left out before most of longer

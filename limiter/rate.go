@@ -144,7 +144,7 @@ func (r *Rate) AllowN(key string, n int) Decision { return r.AllowAt(time.Time{}
 //
 // A time with a monotonic reading (from [time.Now]) never steps. Other times may. A step back, also one to a time
 // that has a monotonic reading, admits no more than is due; from the second event on it costs a key at most the time
-// in which its bucket fills, or [WithMaxWait] if that is more, and 2 seconds. A step ahead fills the bucket.
+// in which its bucket fills, or [WithMaxWait] if that is more, plus 2 seconds. A step ahead fills the bucket.
 func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
 	return r.AllowEach(now, key, n, nil)
 }

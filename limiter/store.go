@@ -46,7 +46,8 @@ const (
 	// FailLocal lets the buckets of this process decide, which know what it admitted and what the store said last. It is
 	// the default.
 	FailLocal StoreFailure = iota
-	// FailOpen admits the event. If a deadline of the caller ended the question to the store, it acts as [FailLocal].
+	// FailOpen admits the event. If a deadline of the caller ended the question to the store, the event is decided as by
+	// [FailLocal].
 	FailOpen
 	// FailClosed refuses the event with [ErrStoreFailed].
 	FailClosed
@@ -79,12 +80,12 @@ const (
 )
 
 // WithStore keeps the buckets in a store. The buckets of this process stand before it: if they refuse an event, the
-// store is not asked, since it would refuse the event too. If they refuse for longer than a second, the store is
-// asked about one event of the key each second nevertheless, since another process may have given tokens back, or
+// store is not asked, since it would refuse the event too. If their refusal would last longer than a second, the
+// store is nevertheless asked about one event of the key each second: another process may have given tokens back, or
 // reset the key. Keeping that time takes 8 more bytes in every slot of the table. After 5 failures in a row the store
-// is left alone for 2 seconds, and then asked about one event. Questions that were under way together and fail at
-// once, as after a moment in which the process had no processor, count as one failure. [WithStoreFailure] says what
-// happens to events that the store does not decide about.
+// is left alone for 2 seconds, and then asked about one event. Questions that are under way at the same time and fail
+// together, as after a moment in which the process had no processor, count as one failure. [WithStoreFailure] says
+// what happens to events that the store does not decide about.
 //
 // Rates that share a store share the buckets of a key where their policies have the same names, such as "default":
 // each charges the key for the other, and tokens flow in for both at the higher limit. Give limits that are not the

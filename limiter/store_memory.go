@@ -46,9 +46,9 @@ const (
 )
 
 // NewMemoryStore returns a MemoryStore with room for maxKeys keys, or a few more. The memory is taken as keys come.
-// If the store is full, a new key takes the place of one whose buckets are full; if none is found, it takes the place
-// of the one among sixteen picked at random whose buckets are full soonest. It panics if maxKeys is below 1 or above
-// 2^32.
+// When there is no room left, a new key takes the place of one whose buckets are full; if none is found, it takes the
+// place of the one among sixteen picked at random whose buckets will be full soonest. It panics if maxKeys is below 1
+// or above 2^32.
 func NewMemoryStore(maxKeys int) *MemoryStore {
 	checkMaxKeys("NewMemoryStore", maxKeys)
 	n := memoryShards
