@@ -226,7 +226,7 @@ func (b *Breaker) RetryAfter() time.Duration {
 }
 
 // Do calls fn if the breaker allows it, and returns what fn returned; otherwise it returns an [*OpenError]. If ctx is
-// done already, Do returns its error without asking the breaker.
+// done already, Do returns the error of ctx without asking the breaker.
 //
 // An error is a failure. It is ignored if ctx was cancelled, if ctx ran into its deadline sooner than the time of a
 // slow call (a caller in a hurry says nothing about the dependency), or if it is the refusal of another breaker;

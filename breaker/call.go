@@ -10,8 +10,8 @@ import (
 // is a small value that may be copied freely: the first report on any copy counts, and the others do nothing. The
 // zero Call stands for one that nobody counts. A Call is safe for concurrent use.
 //
-// A call that is never reported holds nothing for ever: a probe fails when its lease ends, and any other call leaves
-// the window as time passes.
+// A call that is never reported leaks nothing: a probe fails when its lease ends, and any other call leaves the
+// window as time passes.
 type Call struct {
 	p      *phase
 	ticket *ticket

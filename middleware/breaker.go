@@ -20,10 +20,10 @@ import (
 //
 //   - a panic and a final status of 500, 502, 503 or 504 are failures, and so is a request that ran into the deadline
 //     of its context or into [http.Server.WriteTimeout]; see [WithClassify];
-//   - neither failure nor success are a request whose client left or sent a body that cannot be read, a request that
-//     a layer of ours refused, or its handler with a [Rejection] of its own, a request answered 429, and a request
-//     answered as a failure whose method, host or Upgrade is invalid (net/http accepts it, and a proxy cannot send it
-//     on); a probe that ends this way gives its place to the next request;
+//   - a request counts as neither if its client left or sent a body that cannot be read, if a layer of ours refused
+//     it, or its handler did with a [Rejection] of its own, if it was answered 429, or if it was answered as a
+//     failure and its method, host or Upgrade is invalid (net/http accepts it, and a proxy cannot send it on); a
+//     probe that ends this way gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //
 // A client that leaves after it has received all of a response with a Content-Length does not count as having left,
@@ -39,7 +39,7 @@ import (
 // deadline with [http.ResponseController.SetWriteDeadline] is not held to WriteTimeout. If the time passed in a
 // write, which waits for the client to take what was written before, the client was too slow: as with a client that
 // left, this says nothing about the handler. The same holds for a copy ([io.Copy]) from a file or from memory; in a
-// copy from elsewhere, such as a pipe, the handler was too slow.
+// copy from elsewhere, such as a pipe, it was the handler.
 //
 // With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not slow. A
 // request that still waits for its first byte counts as slow once it is overdue, even if the client gave up. A
