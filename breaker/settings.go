@@ -159,9 +159,9 @@ func WithOnChange(f func(Change)) Option {
 	return option(func(c *config) { c.onChange = f })
 }
 
-// WithClassify sets the function that says what the error of a function means to [Breaker.Do]. The context is the one
-// that Do was given. It is asked about each return of the function, also with a nil error. It is not asked about
-// panics, which are failures. If f itself panics, the call is ignored.
+// WithClassify makes f say what the error of a function means to [Breaker.Do]. The context is the one that Do was
+// given. f is asked about each return of the function, also with a nil error, but not about panics, which are
+// failures. If f itself panics, the call is ignored.
 func WithClassify(f func(ctx context.Context, err error) Outcome) Option {
 	return option(func(c *config) { c.classify = f })
 }
