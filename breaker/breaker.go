@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A Breaker is a circuit breaker. Make one with [New]; the zero value does not work. It is safe for
-// concurrent use, and needs no goroutine and no Close: time passes when it is asked.
+// A Breaker is a circuit breaker. Make one with [New]; the zero value does not work. It is safe for concurrent use.
+// It needs no goroutine and no Close: it looks at the time when it is asked.
 type Breaker struct {
 	name  string
 	base  time.Time // all times are nanoseconds since then
@@ -55,23 +55,22 @@ func (b *Breaker) at(t time.Time) int64 { return max(0, int64(t.Sub(b.base))) }
 
 // Request describes a call to [Breaker.Admit]. The zero value is fine.
 type Request struct {
-	// Arrived is the time now, if the caller has read the clock; the zero value has it read.
+	// Arrived is the time now, if the caller has read the clock; if it is zero, the breaker reads the clock.
 	Arrived time.Time
-	// Client is a hash of who the call is for, which [WithMinClients] needs. All calls with 0 are
-	// taken for one client.
+	// Client is a hash of the client that the call is for, which [WithMinClients] needs. All calls with 0 count as one
+	// client's.
 	Client uint64
-	// Long says that the call may last, such as a stream or an upgraded connection: it is not taken
-	// for a probe, unless the breaker has been half-open for the time of a lease (see [WithLease]) and
-	// no other call took the place.
+	// Long says that the call may last, such as a stream or an upgraded connection. It is not used as a probe, unless
+	// the breaker has been half-open for the time of a lease (see [WithLease]) and no other call took the place.
 	Long bool
-	// Waits says that the call has something else to wait for before it is made, such as a limiter of
-	// ours: [Call.Begin] says when. Until then it is not in flight, and a probe that has not begun when
-	// its lease ends gives its place to the next call.
+	// Waits says that the call has to wait for something else before it is made, such as a limiter of ours; [Call.Begin]
+	// says when it is made. Until then it is not in flight. A probe that has not begun when its lease ends gives its
+	// place to the next call.
 	Waits bool
 }
 
-// Allow asks whether a call may be made. If so, report what became of it to the [Call] it returns;
-// if not, the error is an [*OpenError]. Nothing is allocated either way, except by a probe.
+// Allow asks whether a call may be made. If so, report its outcome to the [Call] that Allow returns; if not, the
+// error is an [*OpenError]. Nothing is allocated either way, except for a probe.
 func (b *Breaker) Allow() (Call, error) { return b.admit(b.now(), 0, false, false) }
 
 // AllowAt is [Breaker.Allow] for a caller that has read the clock: now is that time.
@@ -197,7 +196,7 @@ func (b *Breaker) judge(p *phase, now int64) bool {
 	return true
 }
 
-// State returns the state now. An open breaker whose time is over is half-open.
+// State returns the current state. An open breaker whose open time is over is half-open.
 func (b *Breaker) State() State {
 	p := b.phase.Load()
 	if p.state <= Open { // otherwise no time changes it
@@ -207,16 +206,15 @@ func (b *Breaker) State() State {
 	return p.state
 }
 
-// Passing reports, without a look at the clock, that the breaker is neither open nor half-open: no
-// call is a probe now.
+// Passing reports, without reading the clock, that the breaker is neither open nor half-open: no call is a probe now.
 func (b *Breaker) Passing() bool {
 	s := b.phase.Load().state
 	return s != Open && s != HalfOpen && s != ForcedOpen
 }
 
-// RetryAfter returns how long every call will be refused: until the open time is over, or until the
-// first of the probes under way must have ended. 0 means that a call may pass now, or, if the breaker
-// is [ForcedOpen], that nobody knows.
+// RetryAfter returns how long every call will be refused: until the open time is over, or until the first of the
+// probes under way must have ended. 0 means that a call may pass now or, if the breaker is [ForcedOpen], that nobody
+// knows.
 func (b *Breaker) RetryAfter() time.Duration {
 	now := b.now()
 	b.refresh(now)
@@ -227,13 +225,13 @@ func (b *Breaker) RetryAfter() time.Duration {
 	return 0
 }
 
-// Do calls fn if the breaker lets it, and returns what fn returned; otherwise it returns an
-// [*OpenError]. It returns the error of a ctx that is done already without asking.
+// Do calls fn if the breaker allows it, and returns what fn returned; otherwise it returns an [*OpenError]. If ctx is
+// done already, Do returns the error of ctx without asking the breaker.
 //
-// An error is a failure, except that it is ignored if ctx was cancelled, if ctx ran into its deadline
-// sooner than the time of a slow call (a caller in a hurry says nothing about the dependency), or if
-// it is the refusal of another breaker; [WithClassify] replaces these rules. A panic and
-// [runtime.Goexit] are failures and travel on untouched. No lock is held while fn runs.
+// An error is a failure. It is ignored if ctx was cancelled, if ctx ran into its deadline sooner than the time of a
+// slow call (a caller in a hurry says nothing about the dependency), or if it is the refusal of another breaker;
+// [WithClassify] replaces these rules. A panic and [runtime.Goexit] are failures and travel on untouched. No lock is
+// held while fn runs.
 func (b *Breaker) Do(ctx context.Context, fn func(context.Context) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -275,14 +273,14 @@ func (b *Breaker) outcome(ctx context.Context, err error, call Call) Outcome {
 // ForceOpen refuses every call until [Breaker.Reset].
 func (b *Breaker) ForceOpen() { b.force(ForcedOpen) }
 
-// ForceClosed lets every call pass until [Breaker.Reset]. They are counted, for [Stats] only.
+// ForceClosed lets every call pass until [Breaker.Reset]. The calls are counted, but only for [Stats].
 func (b *Breaker) ForceClosed() { b.force(ForcedClosed) }
 
 // Disable lets every call pass, uncounted, until [Breaker.Reset].
 func (b *Breaker) Disable() { b.force(Disabled) }
 
-// Reset makes the breaker closed and forgets what it counted, whatever its state was. The next open
-// time is the first again.
+// Reset closes the breaker, whatever its state, and forgets what it counted. The next open time is the first one
+// again.
 func (b *Breaker) Reset() { b.force(Closed) }
 
 func (b *Breaker) force(s State) {
@@ -296,13 +294,13 @@ func (b *Breaker) force(s State) {
 	b.become(b.newPhase(s, b.now()), CauseManual, 0)
 }
 
-// Settings returns the settings in force.
+// Settings returns the current settings.
 func (b *Breaker) Settings() Settings { return b.cfg.Load().Settings }
 
-// Set applies options to a breaker that is in use. If one is out of its range it returns an error and
-// changes nothing. Limits hold for the next call; an opening that has begun keeps its open time and
-// its probes. A new window or slow-call time, and turning [WithMinClients] on or off, restarts the
-// counts of a closed breaker. [WithName] has no effect.
+// Set applies options to a breaker that is in use. If one is out of its range, Set returns an error and changes
+// nothing. Limits hold from the next call; an opening that has begun keeps its open time and its probes. A new window
+// or slow-call time, and turning [WithMinClients] on or off, restarts the counts of a closed breaker. [WithName] has
+// no effect.
 func (b *Breaker) Set(opts ...Option) error {
 	if b.fixed {
 		return errors.New("breaker: Set: the key found no place in its group; give the group more by WithKeys")

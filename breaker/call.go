@@ -6,13 +6,12 @@ import (
 	"time"
 )
 
-// A Call is a call that a [Breaker] let through. Report once what became of it, with [Call.Done] or
-// [Call.DoneAt]. A Call is a small value: copy it as you like, the first report on any copy counts
-// and the others do nothing. The zero Call stands for one that nobody counts. A Call is safe for
-// concurrent use.
+// A Call is a call that a [Breaker] let through. Report its outcome once, with [Call.Done] or [Call.DoneAt]. A Call
+// is a small value that may be copied freely: the first report on any copy counts, and the others do nothing. The
+// zero Call stands for one that nobody counts. A Call is safe for concurrent use.
 //
-// A call that is never reported takes nothing with it: one that was a probe fails when its lease
-// ends, another leaves the window as time passes.
+// A call that is never reported leaks nothing: a probe fails when its lease ends, and any other call leaves the
+// window as time passes.
 type Call struct {
 	p      *phase
 	ticket *ticket
@@ -34,13 +33,12 @@ func newCall(p *phase, start int64, probe int16, at, client uint8) Call {
 	return Call{p: p, ticket: t, start: start, seq: t.seq.Load(), probe: probe, at: at, client: client}
 }
 
-// Done reports what became of the call and how long it took until that was known, for HTTP the time
-// to the first byte. A negative latency stands for the time since the call was let through.
+// Done reports the outcome of the call and how long it took until that was known: for HTTP, the time to the first
+// byte. A negative latency stands for the time since the call was let through.
 //
-// A latency of at least that of [WithSlowCalls] makes it a slow call, also if the outcome is
-// [Ignored]: clients leave just when a dependency hangs. Report calls that another protection
-// refused with a latency of 0. A result that arrives after the breaker has changed its state is
-// dropped, and counted in [Stats].
+// A latency of at least that of [WithSlowCalls] makes it a slow call, even if the outcome is [Ignored]: clients leave
+// just when a dependency hangs. Report calls that another protection refused with a latency of 0. A result that
+// arrives after the breaker has changed its state is dropped, and counted in [Stats].
 func (c Call) Done(o Outcome, latency time.Duration) {
 	if c.p != nil {
 		c.settle(o, latency, c.p.b.now())
@@ -102,7 +100,8 @@ func (c Call) settle(o Outcome, latency time.Duration, now int64) {
 }
 
 // Wait says that a call has to wait for something else before it goes on, such as a limiter of ours further in, and
-// returns the call to go on with: until [Call.Begin] it is not in flight, as one that was let through with [Request] Waits.
+// returns the call to go on with. Until [Call.Begin] that call is not in flight, like one that was let through with
+// [Request] Waits.
 func (c Call) Wait() Call {
 	if c.p == nil || c.ticket.seq.Load() != c.seq { // nobody counts it, or it was answered or reported
 		return c
@@ -121,9 +120,9 @@ func (c Call) Wait() Call {
 	return c
 }
 
-// Begin says that a call that was let through with [Request] Waits, or has waited since [Call.Wait], is made now, and returns the
-// call to report. Its latency and, if it is a probe, its lease count from now. A probe whose place went to
-// another takes a place that is free, or that of one that has not begun.
+// Begin says that a call that was let through with [Request] Waits, or has waited since [Call.Wait], is made now, and
+// returns the call to report. Its latency counts from now, and so does its lease if it is a probe. A probe whose
+// place went to another call takes a free place, or that of a probe that has not begun.
 func (c Call) Begin(now time.Time) Call {
 	if c.p == nil || c.ticket.seq.Load() != c.seq { // nobody counts it, or it was answered or reported
 		return c
@@ -140,10 +139,9 @@ func (c Call) Begin(now time.Time) Call {
 	return c
 }
 
-// Answered says that the dependency has begun to answer, while [Call.Done] is still due: however
-// long the answer takes to pass, the call is not overdue any more, and if it is a probe whose lease ends
-// before it is reported, the probe has passed. A call that is reported when the answer begins needs
-// no Answered.
+// Answered says that the dependency has begun to answer, while [Call.Done] is still due. From then on the call is not
+// overdue, however long the answer takes to pass. If the call is a probe and its lease ends before it is reported,
+// the probe has passed. A call that is reported when the answer begins needs no Answered.
 func (c Call) Answered() {
 	if c.p == nil || c.probe < 0 && c.p.win.slow == 0 || !c.ticket.seq.CompareAndSwap(c.seq, c.seq+1) {
 		return
@@ -160,10 +158,10 @@ func (c Call) Answered() {
 	}
 }
 
-// Fail says that a call failed after it was reported as a success: the body of a response that began
-// well and was cut, a handler that panics after it took over the connection. It counts as a failure now,
-// and not as one more call, while the breaker is in the state that let the call through and is [Closed]
-// or [ForcedClosed], and is dropped and counted as such otherwise.
+// Fail says that a call failed after it was reported as a success: the body of a response was cut off after it began
+// well, or a handler panicked after it took over the connection. The call then counts as a failure, and not as one
+// more call, if the breaker is still in the state that let the call through, and that is [Closed] or [ForcedClosed].
+// Otherwise Fail is dropped, and counted as such.
 func (c Call) Fail() {
 	if c.p == nil {
 		return

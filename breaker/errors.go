@@ -5,24 +5,23 @@ import (
 	"time"
 )
 
-// ErrOpen says that the breaker refused a call, because it is open, because it is half-open and all
-// its probes are under way, or because the share of calls that it lets in after an opening is used up.
-// The errors that this package returns wrap it in an [*OpenError].
+// ErrOpen says that the breaker refused a call: it is open, or half-open with all its probes under way, or the share
+// of calls that it lets in after an opening is used up. The errors that this package returns wrap it in an
+// [*OpenError].
 var ErrOpen = errors.New("breaker: open")
 
-// OpenError is a refusal with the numbers that a caller needs to answer it. It is shared between
-// calls: do not change it.
+// OpenError is a refusal, with the numbers that a caller needs to answer it. It is shared between calls: do not
+// change it.
 type OpenError struct {
-	// Name is the name of the breaker, in a [Group] its key. It may be what a client sent: do not
-	// put it into an answer.
+	// Name is the name of the breaker; in a [Group], its key. A client may have sent it: do not put it into an answer.
 	Name string
 	// State is the state that refused the call.
 	State State
-	// RetryAfter is when to come back, rounded up to 10 ms; 0 means that it is not known.
+	// RetryAfter is how long to wait before coming back, rounded up to 10 ms; 0 means that it is not known.
 	RetryAfter time.Duration
 }
 
-// Error returns the state with the name and the wait where they are known.
+// Error returns the state, with the name and the wait if they are known.
 func (e *OpenError) Error() string {
 	s := "breaker: "
 	if e.Name != "" {

@@ -11,17 +11,16 @@ import (
 	"time"
 )
 
-// A Group keeps a [Breaker] for each key, such as a host or a route, in bounded memory. It is safe
-// for concurrent use, and needs no goroutine and no Close. Make one with [NewGroup]; the zero value
-// does not work.
+// A Group keeps a [Breaker] for each key, such as a host or a route, in bounded memory. It is safe for concurrent
+// use, and needs no goroutine and no Close. Make one with [NewGroup]; the zero value does not work.
 //
-// When every place is taken, a new key takes that of a breaker that is closed and was not asked for
-// lately. A breaker that is open, half-open or forced is never given up for a new key, so a flood of
-// keys cannot wipe out what the group knows about failing ones; only when its open time has been over
-// for [WithIdle], and nobody came back to try, is it forgotten, and counted as such in [GroupStats].
-// When no place can be given up - every key is failing - a new key gets a breaker that is disabled and
-// stays so, whatever is done to it: its calls pass, unprotected, and are counted as such. A group of more than 4,096 keys
-// looks at so many of them for that, and at the next ones 100 ms later.
+// When every place is taken, a new key takes the place of a breaker that is closed and was not asked for lately. A
+// breaker that is open, half-open or forced never gives way to a new key, so a flood of keys cannot wipe out what the
+// group knows about failing ones. It is forgotten, and counted as such in [GroupStats], only when its open time has
+// been over for [WithIdle] and nobody came back to try. When no place can be given up, since every key is failing, a
+// new key gets a breaker that is disabled and stays so, whatever is done to it: its calls pass, unprotected, and are
+// counted as such. To find a place, a group of more than 4,096 keys looks at that many of them, and at the next ones
+// 100 ms later.
 type Group struct {
 	base    time.Time
 	seed    maphash.Seed
@@ -70,24 +69,22 @@ func (c *groupConfig) check() error {
 	return c.breaker.check()
 }
 
-// A GroupOption is an argument of [NewGroup] and [Group.Set]; every [Option] is one too, for each
-// breaker in the group.
+// A GroupOption is an option of [NewGroup] and [Group.Set]. Every [Option] is one too, for each breaker in the group.
 type GroupOption interface{ applyGroup(*groupConfig) }
 
 type groupOption func(*groupConfig)
 
 func (f groupOption) applyGroup(c *groupConfig) { f(c) }
 
-// WithKeys bounds how many breakers a [Group] keeps, 1 to 1,048,576; 1,024 is the default, of less
-// than 1 KiB each, or some 300 bytes more with [WithSlowCalls] of a few seconds.
+// WithKeys bounds how many breakers a [Group] keeps, 1 to 1,048,576. The default is 1,024. Each takes less than 1
+// KiB, or some 300 bytes more with [WithSlowCalls] of a few seconds.
 func WithKeys(n int) GroupOption { return groupOption(func(c *groupConfig) { c.keys = n }) }
 
-// WithIdle sets after how long without a call a [Group] forgets a breaker, at least 1 s; 10 min is
-// the default. It does so while it makes room for new keys, so it may be later.
+// WithIdle sets how long a breaker must go without a call before a [Group] forgets it, at least 1 s; the default is
+// 10 min. The group does so while it makes room for new keys, so it may happen later.
 func WithIdle(d time.Duration) GroupOption { return groupOption(func(c *groupConfig) { c.idle = d }) }
 
-// NewGroup returns an empty group whose breakers have the options given. It panics if one is out of
-// its range.
+// NewGroup returns an empty group whose breakers have the options given. It panics if one is out of its range.
 func NewGroup(opts ...GroupOption) *Group {
 	c := groupConfig{breaker: defaultConfig(), keys: 1024, idle: 10 * time.Minute}
 	if err := c.apply(opts); err != nil {
@@ -100,9 +97,9 @@ func NewGroup(opts ...GroupOption) *Group {
 	return g
 }
 
-// Get returns the breaker for a key, a new one if there is none. Ask for it with every call rather
-// than keep it: a breaker that was forgotten meanwhile works on, but alone. A key longer than 256 bytes
-// is known by its beginning and a hash of it.
+// Get returns the breaker for a key, or a new one if there is none. Ask for it with every call rather than keep it: a
+// breaker that was forgotten meanwhile works on, but alone. A key longer than 256 bytes is known by its beginning and
+// a hash of it.
 func (g *Group) Get(key string) *Breaker {
 	if len(key) > maxKey {
 		key = g.shorten(key)
@@ -213,8 +210,8 @@ func (g *Group) step(now time.Duration, c *groupConfig, needed bool) bool {
 // Settings returns the settings of breakers that the group makes.
 func (g *Group) Settings() Settings { return g.cfg.Load().breaker.Settings }
 
-// Set applies options to the group, and gives all its breakers its settings; what [Breaker.Set] changed
-// on one of them is gone. If an option is out of its range it returns an error and changes nothing.
+// Set applies options to the group and gives all its breakers the group's settings, which replace what [Breaker.Set]
+// changed on one of them. If an option is out of its range, Set returns an error and changes nothing.
 func (g *Group) Set(opts ...GroupOption) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

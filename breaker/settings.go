@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Settings are the numbers that a breaker works with, as [Stats] shows them. They are set by options.
+// Settings are the numbers that a breaker works with, as [Stats] shows them. Options set them.
 type Settings struct {
 	Window              time.Duration `json:"window"`
 	FailureRatio        float64       `json:"failure_ratio"`
@@ -54,7 +54,7 @@ func defaultConfig() config {
 	}}
 }
 
-// An Option is an argument of [New], [NewGroup], [Breaker.Set] and [Group.Set].
+// An Option is an option of [New], [NewGroup], [Breaker.Set] and [Group.Set].
 type Option interface {
 	GroupOption
 	applyBreaker(*config)
@@ -65,53 +65,54 @@ type option func(*config)
 func (f option) applyBreaker(c *config)    { f(c) }
 func (f option) applyGroup(c *groupConfig) { f(&c.breaker) }
 
-// WithWindow sets the length of the sliding window over which calls are counted, 100 ms to 1 h;
-// 10 s is the default. It moves in slices of a tenth of its length.
+// WithWindow sets the length of the sliding window over which calls are counted, 100 ms to 1 h; the default is 10 s.
+// It moves in slices of a tenth of its length.
 func WithWindow(d time.Duration) Option {
 	return option(func(c *config) { c.Window = d })
 }
 
-// WithFailureRatio opens the breaker once failures are at least this share of the calls in the
-// window, above 0 to 1, if these are at least minVolume calls. The defaults are 0.5 and 20. A ratio of 0 turns the
-// rule off; the volume also holds for slow calls, and is at least 1 in any case.
+// WithFailureRatio opens the breaker once failures are at least this share of the calls in the window, above 0 to 1,
+// if the window holds at least minVolume calls. The defaults are 0.5 and 20. A ratio of 0 turns the rule off. The
+// volume also holds for slow calls, and is at least 1 in any case.
 func WithFailureRatio(ratio float64, minVolume int) Option {
 	return option(func(c *config) { c.FailureRatio, c.MinVolume = ratio, minVolume })
 }
 
-// WithConsecutiveFailures opens the breaker after n failures with no success between them, however
-// few calls there are. 0, the default, turns the rule off.
+// WithConsecutiveFailures opens the breaker after n failures with no success between them, however few calls there
+// are. The default, 0, turns the rule off.
 func WithConsecutiveFailures(n int) Option {
 	return option(func(c *config) { c.ConsecutiveFailures = n })
 }
 
-// WithSlowCalls opens the breaker once calls that took at least slow are at least this share of the
-// calls in the window, above 0 to 1. 0.8 is a good share; slow is at most 1 h, and 0, the default, turns the rule off.
-// It takes as many calls as the volume of [WithFailureRatio] says.
+// WithSlowCalls opens the breaker once calls that took at least slow are at least this share of the calls in the
+// window, above 0 to 1. 0.8 is a good share. slow is at most 1 h; the default, 0, turns the rule off. The rule needs
+// as many calls as the volume of [WithFailureRatio] says.
 //
-// A call in flight counts as slow as soon as it is overdue: a dependency that hangs opens the breaker
-// though no call has come back. Where the window held none, it does so within slow and one slice of the
-// window; after calls that were quick, when those overdue are that share of all, for which these have
-// to leave the window: with a steady load, a slow of 1 s, a ratio of 0.8 and a window of 10 s, after 8 s.
-// (With a slow of more than ten windows, a slice is a hundredth of it.)
+// A call in flight counts as slow as soon as it is overdue: a dependency that hangs opens the breaker even if no call
+// has come back. If the window held no calls, that takes at most slow and one slice of the window. After quick calls
+// it happens when the overdue ones are that share of all, for which quick ones have to leave the window: with a
+// steady load, a slow of 1 s, a ratio of 0.8 and a window of 10 s, after 8 s. (If slow is more than ten windows, a
+// slice is a hundredth of slow.)
 func WithSlowCalls(slow time.Duration, ratio float64) Option {
 	return option(func(c *config) { c.SlowCall, c.SlowRatio = slow, ratio })
 }
 
-// WithOpenTime sets how long the breaker stays open: first, and then twice as long with each opening
-// that follows before it was closed for a window after its ramp, up to limit, both from 1 ms to 24 h. The defaults
-// are 5 s and 60 s. [WithJitter] counts from there, so that the longest may be longer than limit by its share.
+// WithOpenTime sets how long the breaker stays open: first at the first opening, and twice as long with each further
+// one, up to limit. Once the breaker has stayed closed for a window after its ramp, the next opening is a first one
+// again. Both times are from 1 ms to 24 h; the defaults are 5 s and 60 s. [WithJitter] is applied to the result, so
+// the longest may exceed limit by its share.
 func WithOpenTime(first, limit time.Duration) Option {
 	return option(func(c *config) { c.OpenTime, c.MaxOpenTime = first, limit })
 }
 
-// WithJitter makes every open time longer or shorter by up to this share of it, 0 to 0.5; 0.2 is the
-// default. Without jitter, all replicas that saw a dependency fail come back to it in the same instant.
+// WithJitter makes every open time longer or shorter by up to this share of it, 0 to 0.5; the default is 0.2. Without
+// jitter, all replicas that saw a dependency fail come back to it in the same instant.
 func WithJitter(share float64) Option {
 	return option(func(c *config) { c.Jitter = share })
 }
 
-// WithProbes sets how many calls are let through while half-open, 1 to 1,000; all must succeed for
-// the breaker to close. 3 is the default.
+// WithProbes sets how many calls are let through while half-open, 1 to 1,000; all must succeed for the breaker to
+// close. The default is 3.
 func WithProbes(n int) Option {
 	return option(func(c *config) { c.Probes = n })
 }
@@ -122,24 +123,25 @@ func WithLease(d time.Duration) Option {
 	return option(func(c *config) { c.Lease = d })
 }
 
-// WithRamp sets the time in which a breaker that closed again lets the traffic back in: a tenth of it
-// at first, all of it when the time is over, which is 24 h at most. 10 s is the default; 0 lets all of it in at once.
+// WithRamp sets the time in which a breaker that closed again lets the traffic back in: a tenth of it at first, all
+// of it when the time is over. It is at most 24 h; the default is 10 s. 0 lets all traffic in at once.
 func WithRamp(d time.Duration) Option {
 	return option(func(c *config) { c.Ramp = d })
 }
 
-// WithMinClients keeps the breaker closed until at least n clients, 1 to 32, met what would open it:
-// one client who found a request that fails cannot close a service to all others. Who the client of a
-// call is says [Request]. 0, the default, turns the rule off: behind a proxy that hides its clients
-// no breaker would open. Clients are told apart by 6 bits of a hash, so count on a few more than n.
-// Together with [WithSlowCalls] it makes a breaker larger, by 256 bytes a slice.
+// WithMinClients keeps the breaker closed until at least n clients, 1 to 32, met what would open it: one client that
+// found a failing request cannot close a service to all others. [Request] says who the client of a call is. The
+// default, 0, turns the rule off, since behind a proxy that hides its clients no breaker would open. Clients are told
+// apart by 6 bits of a hash, so it may take a few more than n. Together with [WithSlowCalls] it makes a breaker
+// larger, by 256 bytes a slice.
 func WithMinClients(n int) Option {
 	return option(func(c *config) { c.MinClients = n })
 }
 
-// WithShadow decides and counts and refuses nothing, to see what a breaker would do before it does it: a call that it would have refused
-// gets the zero [Call], and is counted in the Rejected of [Stats] and nowhere else. What tells of the state tells of it as it would be, and [Breaker.ForceOpen] refuses
-// all the same. The dependency is not spared meanwhile, so that it may take longer to recover than it would. false, the default, turns it off.
+// WithShadow makes the breaker decide and count but refuse nothing, to see what it would do before it does it. A call
+// that it would have refused gets the zero [Call], and is counted in the Rejected of [Stats] and nowhere else.
+// Whatever reports the state reports it as it would be. [Breaker.ForceOpen] still refuses. The dependency is not
+// spared meanwhile, so it may take longer to recover than it would. The default, false, turns it off.
 func WithShadow(on bool) Option {
 	return option(func(c *config) { c.Shadow = on })
 }
@@ -149,17 +151,17 @@ func WithName(name string) Option {
 	return option(func(c *config) { c.name = name })
 }
 
-// WithOnChange has f called after every change of state. It runs on the goroutine whose call changed
-// the state, with no lock held, so it may call the breaker; changes are reported one at a time and in
-// their order, so while f runs on one goroutine, changes made on others wait for it to return. That holds
-// for one breaker: those of a [Group] do not wait for each other, and f must be safe for concurrent use there.
+// WithOnChange makes the breaker call f after every change of state. f runs on the goroutine whose call changed the
+// state, with no lock held, so it may call the breaker. Changes are reported one at a time and in order: while f runs
+// on one goroutine, changes made on others wait for it to return. That holds for one breaker. Those of a [Group] do
+// not wait for each other, so there f must be safe for concurrent use.
 func WithOnChange(f func(Change)) Option {
 	return option(func(c *config) { c.onChange = f })
 }
 
-// WithClassify says what the error of a function means to [Breaker.Do]. The context is the one that
-// Do was given. It is asked about each return of the function, so also with a nil error, and not about panics,
-// which are failures; where f itself panics, the call is ignored.
+// WithClassify makes f say what the error of a function means to [Breaker.Do]. The context is the one that Do was
+// given. f is asked about each return of the function, also with a nil error, but not about panics, which are
+// failures. If f itself panics, the call is ignored.
 func WithClassify(f func(ctx context.Context, err error) Outcome) Option {
 	return option(func(c *config) { c.classify = f })
 }

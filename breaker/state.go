@@ -9,7 +9,7 @@ import (
 type State uint8
 
 const (
-	// Closed lets calls pass and counts them. After an opening it lets them pass in a growing share.
+	// Closed lets calls pass and counts them. After an opening it lets a growing share of them pass.
 	Closed State = iota
 	// HalfOpen lets a few calls pass as probes.
 	HalfOpen
@@ -34,16 +34,16 @@ func (s State) String() string {
 	return "State(" + strconv.Itoa(int(s)) + ")"
 }
 
-// MarshalText makes a state its name in JSON.
+// MarshalText encodes a state as its name.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Outcome is what became of a call, as far as the health of the dependency is concerned.
+// Outcome is what a call says about the health of the dependency.
 type Outcome uint8
 
 const (
 	// Success says that the dependency did its work, whatever the answer was.
 	Success Outcome = iota
-	// Failure says that it did not.
+	// Failure says that the dependency did not do its work.
 	Failure
 	// Ignored says that the call tells nothing about the dependency: its caller left, or another
 	// protection refused it. A probe that is ignored gives its place to the next call.
@@ -76,7 +76,7 @@ const (
 	CauseProbesPassed
 	// CauseProbeFailed: a probe failed, or was slow.
 	CauseProbeFailed
-	// CauseProbeLost: a probe was not heard of within its lease.
+	// CauseProbeLost: a probe was not reported within its lease.
 	CauseProbeLost
 	// CauseManual: ForceOpen, ForceClosed, Disable or Reset was called.
 	CauseManual
@@ -93,15 +93,15 @@ func (c Cause) String() string {
 	return "Cause(" + strconv.Itoa(int(c)) + ")"
 }
 
-// MarshalText makes a cause its words in JSON.
+// MarshalText encodes a cause as its words.
 func (c Cause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // Change is a change of state, as [WithOnChange] reports it.
 type Change struct {
-	// Name is the name of the breaker, in a [Group] its key.
+	// Name is the name of the breaker; in a [Group], its key.
 	Name     string
 	From, To State
 	Cause    Cause
-	// OpenFor is how long it stays open; 0 unless To is [Open].
+	// OpenFor is how long the breaker stays open; 0 unless To is [Open].
 	OpenFor time.Duration
 }

@@ -201,45 +201,50 @@ const adaptInside = .7
 
 // NewAdaptive returns a limiter that finds its limit by experiment. It needs no target latency, and no number at all.
 //
-// It remembers the throughput that there was at each limit that has been in force, works out by Bayes' rule which curves of
-// throughput over requests in flight are left possible by that, and moves to the limit that promises the most throughput for the
-// least latency. The more the times in service vary, the more it has to see before it moves; what they vary by only because quick
-// requests are mixed with slow ones does not count. While requests neither wait for a permit nor are refused, it does nothing.
+// It remembers the throughput at each limit that has been in force. From that it works out by Bayes' rule which
+// curves of throughput over requests in flight remain possible, and moves to the limit that promises the most
+// throughput for the least latency. The more the times in service vary, the more it has to see before it moves;
+// variation that comes only from quick requests mixed with slow ones does not count. While requests neither wait for
+// a permit nor are refused, it does nothing.
 //
 // # What it limits
 //
-// It assumes that everything that asks it for a permit needs the same scarce resource. If a part does not, such as pages from
-// memory beside a database that is full, more of that part gets through for a while after each rise of the limit. The experiment
-// waits for that to pass if the two take times that differ enough. If nearly all requests do without the resource, or next to
-// nothing is shed, the limit may come to several times what it should be. With a limiter for each kind of work there is nothing to
-// tell apart.
+// It assumes that everything that asks it for a permit needs the same scarce resource. If some requests do not, such
+// as pages served from memory beside a database that is full, more of those get through for a while after each rise
+// of the limit. The experiment waits for that to pass if the times of the two kinds differ enough. If nearly all
+// requests do without the resource, or next to nothing is shed, the limit may come to several times what it should
+// be. With a limiter for each kind of work there is nothing to tell apart.
 //
-// If, in an overload, work that took many times as long as the rest comes no more, the limit is too high until the quicker half of
-// the rest shows it by taking many times as long as before: mostly for some seconds. If the work varies much and shares
-// processors, it may stay several times too high for minutes; throughput is not less for it, but what is admitted takes as much longer.
+// If, in an overload, work that took many times as long as the rest stops coming, the limit is too high until the
+// quicker half of the rest shows it by taking many times as long as before: mostly for some seconds. If the work
+// varies much and shares processors, the limit may stay several times too high for minutes. Throughput is not lower
+// for it, but what is admitted takes as many times longer.
 //
-// If processors are scarce, requests wait for them in the line too, and not in the run queue of Go's scheduler, which has
-// neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
+// If processors are scarce, requests wait for them in the queue too, and not in the run queue of Go's scheduler,
+// which has neither an order nor a bound: see [WithoutYield] for how, and for what it costs.
 //
-// # Its waiting line
+// # Its queue
 //
-// How long a request may wait follows from the experiment. While little is shed it is about the time in service, or the time in
-// which a dozen requests are served if that is longer, and more in proportion to the variance of the times in service: many times
-// their mean if a few take very long. While more is shed it is as long as it has to be for the service not to run dry by chance, and
-// at least two fifths of the time in service. If few requests come, one permit counts as being at work all the time. Until something
-// speaks against a higher limit the line is several times as long, up to 5 s. Nobody ever waits for more than a minute. In overload
-// the newest request is served first.
+// How long a request may wait follows from the experiment. While little is shed, it is about the time in service, or
+// the time in which a dozen requests are served if that is longer. It is longer in proportion to the variance of the
+// times in service: many times their mean if a few take very long. While more is shed, it is as long as needed for
+// the service not to run dry by chance, and at least two fifths of the time in service. If few requests come, one
+// permit counts as being at work all the time. Until something speaks against a higher limit the queue is several
+// times as long, up to 5 s. No request ever waits for more than a minute. In overload the newest request is served
+// first.
 //
 // # What it learns from
 //
-// The time in service is the time between Acquire and Release of work that ends with [Success]. From work that never ends nothing
-// is learned: give it a timeout. If work turns into something else, such as a connection that stays open, release its permit at that
-// moment, also with Success: getting that far is the work that the limit is for.
+// The time in service is the time between Acquire and Release of work that ends with [Success]. It learns nothing
+// from work that never ends: give the work a timeout. If work turns into something else, such as a connection that
+// stays open, release its permit at that moment, also with Success: getting that far is the work that the limit is
+// for.
 //
-// Nor is anything learned from a time in which the process stood still, as when it is stopped by a signal or its machine is moved, if that is half a
-// second and more, and somebody waited in the line.
+// Nor does it learn anything from a time in which the process stood still, as when it is stopped by a signal or its
+// machine is moved, if that lasts half a second or more and somebody was waiting in the queue.
 //
-// It takes about 50 KB, and up to 350 KB on a machine with many processors: make one for each service or route, not one for each client.
+// It takes about 50 KB, and up to 350 KB on a machine with many processors: make one for each service or route, not
+// one for each client.
 func NewAdaptive(opts ...ConcurrencyOption) *Concurrency {
 	c := concNew(ctrlStart, concConfig{least: 1, most: 1_000_000}, opts)
 	start := c.conf.start

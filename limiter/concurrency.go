@@ -10,36 +10,36 @@ import (
 	"time"
 )
 
-// Request describes the work that a permit is wanted for. The zero value is a request
-// of weight 1 and middle priority that arrives now.
+// Request describes the work that a permit is wanted for. The zero value is a request of weight 1 and middle priority
+// that arrives now.
 type Request struct {
-	// Priority decides who is next in the waiting line: higher is sooner. The range is
-	// -8 to 7; beyond it the nearest end counts. A level is worth the time set with
-	// [WithPriorityStep], so that nobody waits for ever: a request waits behind those of a
-	// higher priority only if they came less than step times the difference after it.
+	// Priority decides who is next in the queue: higher is sooner. The range is -8 to 7; a value outside it counts as
+	// the nearest end. A level is worth the time set with [WithPriorityStep], so that nobody waits for ever: a request
+	// waits behind one of a higher priority only if that one came less than step times the difference in priority after
+	// it.
 	Priority int
-	// Weight is how many permits the work takes; less than 1 means 1. A weight above the limit
-	// counts as the limit, so that the work runs alone.
+	// Weight is how many permits the work takes; less than 1 means 1. A weight above the limit counts as the limit, so
+	// the work runs alone.
 	Weight int
-	// Client is who asks. Requests of different clients share the permits evenly while
-	// both wait, whatever each of them sends; priority orders the requests of one client.
-	// Empty is a client like any other. A client that joins the line waits until each client that is there already
-	// has had a turn. If that takes longer than anybody may wait, or if there are more clients than places, it is refused
-	// like the others. A few clients that flood the line are enough for that where it is short under overload: with [WithCoDel], and on
-	// an adaptive limiter. A fixed limit shares evenly if its line has room for a few requests of each client.
+	// Client is who asks. While requests of different clients wait, the clients share the permits evenly, however many
+	// requests each of them sends; priority orders the requests of one client. The empty string is a client like any
+	// other. A client that joins the queue waits until each client that is already there has had a turn. If that takes
+	// longer than a request may wait, or if there are more clients than places, it is refused like the others. A few
+	// clients that flood the queue are enough for that where the queue is short under overload: with [WithCoDel], and on
+	// an adaptive limiter. A fixed limit shares evenly if its queue has room for a few requests of each client.
 	Client string
-	// Arrived is when the request arrived, with a monotonic reading; zero reads the clock
-	// if the time is needed. It spares a clock read where the caller has read it already. On an adaptive
-	// limiter the time in service of what is admitted at once begins there, so it should be read just
-	// before Acquire. A time decades away from now counts as zero.
+	// Arrived is when the request arrived, with a monotonic reading; if it is zero, the clock is read if the time is
+	// needed. It saves a clock read if the caller has read the clock already. On an adaptive limiter the time in service
+	// of work that is admitted at once begins at Arrived, so read the clock just before Acquire. A time decades away
+	// from now counts as zero.
 	Arrived time.Time
-	// Work is how long the work is expected to take; 0 means not known. Acquire refuses a request whose
-	// context leaves less than this with [ErrWouldMissDeadline], also one that waits, as soon as it does.
+	// Work is how long the work is expected to take; 0 means not known. Acquire refuses a request whose context leaves
+	// less time than this with [ErrWouldMissDeadline]. It also refuses one that waits, as soon as the time left is less.
 	Work time.Duration
 }
 
-// Permit is the right to do one piece of work. It is a small value that may be copied.
-// The zero Permit is a permit for nothing: it may be released.
+// Permit is the right to do one piece of work. It is a small value that may be copied. The zero Permit is a permit
+// for nothing; it may be released.
 type Permit struct {
 	slot *concSlot
 	gen  uint64
@@ -93,17 +93,16 @@ type concCell struct {
 	_        [128 - 72]byte
 }
 
-// Concurrency limits how much work is in flight, by permits. What finds no permit waits
-// in a bounded line or is refused at once with an [*Error] that wraps [ErrSaturated] or
-// [ErrWouldMissDeadline].
+// Concurrency limits how much work is in flight, by permits. Work that finds no permit waits in a bounded queue, or
+// is refused at once with an [*Error] that wraps [ErrSaturated] or [ErrWouldMissDeadline].
 //
-// The limit is fixed ([NewConcurrency]) or found by experiment ([NewAdaptive]); both can
-// be changed while it runs. Work in flight never weighs more than the limit, except for
-// what was admitted before the limit was lowered, and what has paused and goes on ([Concurrency.Give]).
+// The limit is fixed ([NewConcurrency]) or found by experiment ([NewAdaptive]). Both can be changed at run time. Work
+// in flight never weighs more than the limit, except for work that was admitted before the limit was lowered, and
+// work that paused and goes on ([Concurrency.Give]).
 //
-// Taking a permit when there is room costs one atomic add on shared memory and allocates
-// nothing. No lock is held while a hook of the caller runs. It has no goroutine and need not be
-// closed. The zero value does not work. Safe for concurrent use.
+// Taking a permit when there is room costs one atomic add on shared memory and allocates nothing. No lock is held
+// while a hook of the caller runs. A Concurrency has no goroutine and need not be closed. The zero value does not
+// work. It is safe for concurrent use.
 type Concurrency struct {
 	state  atomic.Int64 // weight in flight, and concWaiting
 	idleAt atomic.Int64 // of an adaptive one: since when nothing is in flight; 0 is something is
@@ -146,12 +145,12 @@ type Concurrency struct {
 	lastMiss atomic.Pointer[Error]
 }
 
-// NewConcurrency returns a limiter that lets at most limit permits be in flight. Without
-// [WithQueue] whatever finds no permit is refused at once. It panics if limit is less than 1 or more than 2^50.
+// NewConcurrency returns a limiter that lets at most limit permits be in flight. Without [WithQueue] a request that
+// finds no permit is refused at once. It panics if limit is less than 1 or more than 2^50.
 //
-// A fixed limit does not see what waits for a processor before it comes to Acquire, and neither bounds that wait nor
-// refuses for it. Where the work computes more than it waits, [NewAdaptive] does (see [WithoutYield]), or package pool
-// keeps a processor free.
+// A fixed limit does not see work that waits for a processor before it reaches Acquire: it neither bounds that wait
+// nor refuses because of it. Where the work computes more than it waits, [NewAdaptive] does (see [WithoutYield]), or
+// package pool keeps a processor free.
 func NewConcurrency(limit int, opts ...ConcurrencyOption) *Concurrency {
 	if limit < 1 || int64(limit) > concMost {
 		panic(fmt.Sprintf("limiter: NewConcurrency: limit is %d; it must be from 1 to %d", limit, int64(concMost)))
@@ -212,13 +211,12 @@ func concWeight(r *Request) int64 {
 	return int64(r.Weight)
 }
 
-// Acquire takes a permit for r. If there is none it waits in the line, if the limiter has
-// one: until a permit is granted, ctx ends, or the line's own bound is reached.
+// Acquire takes a permit for r. If there is none and the limiter has a queue, it waits until a permit is granted, ctx
+// ends, or the bound of the queue is reached.
 //
-// The error is an [*Error] that wraps [ErrSaturated] or [ErrWouldMissDeadline], or what ctx.Err
-// returns if ctx ended before there was a permit. A context that has ended already does not keep
-// Acquire from taking a permit that is free. On an adaptive limiter Acquire lets other
-// goroutines run before it returns (see [WithoutYield]).
+// The error is an [*Error] that wraps [ErrSaturated] or [ErrWouldMissDeadline], or what ctx.Err returns if ctx ended
+// before there was a permit. Acquire takes a permit that is free even if ctx has ended already. On an adaptive
+// limiter Acquire lets other goroutines run before it returns (see [WithoutYield]).
 func (c *Concurrency) Acquire(ctx context.Context, r Request) (Permit, error) {
 	vain := r.Work > 0 && c.inVain(ctx, &r)
 	if vain {
@@ -291,8 +289,7 @@ func (s *concSlot) pause(n uint8) {
 	s.lag, s.lags = float32(time.Since(s.c.base)-s.start), n
 }
 
-// TryAcquire takes a permit for r if there is one and nobody waits for it.
-// It neither waits nor yields.
+// TryAcquire takes a permit for r if there is one and nobody waits for it. It neither waits nor yields.
 func (c *Concurrency) TryAcquire(r Request) (Permit, bool) {
 	if c.conf.shadow {
 		return c.shadow(&r, false), true
@@ -495,8 +492,8 @@ func (c *Concurrency) handOn() {
 // released; a second Release, of this permit or of a copy, is a no-op.
 func (p Permit) Release(o Outcome) { p.ReleaseAt(o, time.Time{}) }
 
-// ReleaseAt is Release where the caller has just read the clock; the zero time, and one decades away from
-// now, reads it if it is needed.
+// ReleaseAt is [Permit.Release] for a caller that has just read the clock. If the time is zero, or decades away from
+// now, the clock is read if needed.
 func (p Permit) ReleaseAt(o Outcome, now time.Time) {
 	s := p.slot
 	if s == nil || !s.gen.CompareAndSwap(p.gen, p.gen+1) {
@@ -514,14 +511,13 @@ func (p Permit) ReleaseAt(o Outcome, now time.Time) {
 	}
 }
 
-// AtOnce reports whether Acquire neither waited nor yielded, nor told a trace: if the caller read the clock just before,
-// for Request.Arrived, that is still the time. It must not be called after Release.
+// AtOnce reports whether Acquire neither waited, nor yielded, nor called a trace. If so, a time that the caller read
+// just before, for Request.Arrived, is still the time now. It must not be called after Release.
 func (p Permit) AtOnce() bool { return p.slot != nil && !p.slot.late }
 
-// Charge sets what the work counts as in the share of its client, in place of its weight
-// times the time until Release: CPU time, for example. Several charges add up. It must
-// not be called after Release or at the same time. It has no effect on work that did not have to wait:
-// while there is room for all, nobody's share is kept.
+// Charge sets what the work counts as in its client's share, for example its CPU time, in place of its weight times
+// the time until Release. Several charges add up. It must not be called after Release, or at the same time as
+// Release. It has no effect on work that did not have to wait: while there is room for all, no shares are kept.
 func (p Permit) Charge(cost time.Duration) {
 	if s := p.slot; s != nil && s.gen.Load() == p.gen && s.client != nil {
 		s.cost, s.charged = s.cost+cost, true
@@ -1085,12 +1081,12 @@ func (c *Concurrency) stood(start time.Duration) time.Duration {
 	return 0
 }
 
-// Limit returns the limit as it is now.
+// Limit returns the current limit.
 func (c *Concurrency) Limit() int { return int(c.limit.Load()) }
 
-// SetLimit changes the limit. A higher one is granted to the waiting line at once; a
-// lower one is reached as work ends. An adaptive limiter goes on from n. It returns an
-// error and changes nothing if n is less than 1 or more than 2^50, or outside the limits of an adaptive limiter.
+// SetLimit changes the limit. A higher limit is granted to waiting requests at once; a lower one is reached as work
+// ends. An adaptive limiter goes on from n. SetLimit returns an error and changes nothing if n is less than 1 or more
+// than 2^50, or outside the limits of an adaptive limiter.
 func (c *Concurrency) SetLimit(n int) error {
 	if n < 1 || int64(n) > concMost {
 		return fmt.Errorf("limiter: SetLimit: limit is %d; it must be from 1 to %d", n, int64(concMost))

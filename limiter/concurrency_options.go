@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// ConcurrencyOption sets one thing about a [Concurrency].
+// ConcurrencyOption is an option of a [Concurrency].
 type ConcurrencyOption interface{ applyConcurrency(*concConfig) }
 
 type concConfig struct {
@@ -27,15 +27,15 @@ type concOption func(*concConfig)
 
 func (f concOption) applyConcurrency(c *concConfig) { f(c) }
 
-// WithQueue gives the limiter a waiting line for at most length requests, each of which
-// waits maxWait at most. The line is first-in-first-out unless [WithCoDel] says
-// otherwise. When it is full, a request of a client that has more than its share of the places has to leave, of the
-// newcomer's own client if that has: the request that would be served last.
+// WithQueue gives the limiter a queue for at most length requests, each of which waits at most maxWait. The queue is
+// first-in-first-out unless [WithCoDel] says otherwise. When it is full, a request has to leave: the one that would
+// be served last, of a client that has more than its share of the places. The newcomer's own client is chosen if it
+// has more than its share.
 //
-// An adaptive limiter has a line without this option; there it sets upper bounds for
-// what the limiter chooses, and length 0 takes the line away.
+// An adaptive limiter has a queue without this option. There the option sets upper bounds for what the limiter
+// chooses, and length 0 takes the queue away.
 //
-// WithQueue panics if length is negative, or maxWait is not positive while length is.
+// WithQueue panics if length is negative, or if length is positive and maxWait is not.
 func WithQueue(length int, maxWait time.Duration) ConcurrencyOption {
 	if length < 0 {
 		panic(fmt.Sprintf("limiter: WithQueue: length is %d; it must be 0 (no waiting) or more", length))
@@ -46,11 +46,11 @@ func WithQueue(length int, maxWait time.Duration) ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.places, c.maxWait, c.queueSet = length, maxWait, true })
 }
 
-// WithCoDel keeps the waiting line short under overload (Controlled Delay, RFC 8289, as
-// used by Facebook for servers: "Fail at Scale", 2015). While the line has not been empty
-// for as long as its maxWait, requests wait for at most target and the newest is served first:
-// those who still wait for an answer are served, not those who have given up. It has no effect without
-// [WithQueue], nor on an adaptive limiter, which does the same on better evidence.
+// WithCoDel keeps the queue short under overload (Controlled Delay, RFC 8289, as used by Facebook for servers: "Fail
+// at Scale", 2015). While the queue has gone without being empty for as long as its maxWait, requests wait for at
+// most target and the newest is served first: the limiter then serves those who still wait for an answer, not those
+// who have given up. WithCoDel has no effect without [WithQueue], nor on an adaptive limiter, which does the same on
+// better evidence.
 //
 // WithCoDel panics if target is not positive.
 func WithCoDel(target time.Duration) ConcurrencyOption {
@@ -60,10 +60,9 @@ func WithCoDel(target time.Duration) ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.target = target })
 }
 
-// WithPriorityStep sets how much waiting time one level of [Request].Priority is worth;
-// the default is 100 ms. A waiting request is overtaken by one of a higher priority only
-// if that came less than step, times the difference in priority, after it. With a step of years a higher
-// priority always goes first.
+// WithPriorityStep sets how much waiting time one level of [Request].Priority is worth; the default is 100 ms. A
+// request of a higher priority overtakes a waiting one only if it came less than step, times the difference in
+// priority, after it. With a step of years a higher priority always goes first.
 //
 // WithPriorityStep panics if step is negative.
 func WithPriorityStep(step time.Duration) ConcurrencyOption {
@@ -73,9 +72,8 @@ func WithPriorityStep(step time.Duration) ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.step = min(step, math.MaxInt64/(4*queueLevels)) })
 }
 
-// WithClients sets how many clients the waiting line tells apart at the same time; the
-// default is 1,024, at about 500 bytes for each that waits or has waited. Beyond it clients share records,
-// and the fairness with it.
+// WithClients sets how many clients the queue tells apart at the same time. The default is 1,024, at about 500 bytes
+// for each client that waits or has waited. Beyond that number clients share records, and so their fair share.
 //
 // WithClients panics if n is less than 1.
 func WithClients(n int) ConcurrencyOption {
@@ -85,8 +83,8 @@ func WithClients(n int) ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.clients = n })
 }
 
-// WithLimits bounds the limit of an adaptive limiter; the default is 1 to 1,000,000. It has no
-// effect on a fixed one.
+// WithLimits bounds the limit of an adaptive limiter; the default is 1 to 1,000,000. It has no effect on a fixed
+// limit.
 //
 // WithLimits panics unless 1 <= least <= most <= 2^50.
 func WithLimits(least, most int) ConcurrencyOption {
@@ -96,9 +94,9 @@ func WithLimits(least, most int) ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.least, c.most = least, most })
 }
 
-// WithStart sets the limit that an adaptive limiter begins with; the default is 8. A
-// server that is known to hold hundreds in flight spares itself the first doublings. It
-// has no effect on a fixed one. Outside of [WithLimits] the nearest of those counts.
+// WithStart sets the limit that an adaptive limiter begins with; the default is 8. It spares a server that is known
+// to hold hundreds in flight the first doublings. A limit outside of [WithLimits] counts as the nearest bound.
+// WithStart has no effect on a fixed limit.
 //
 // WithStart panics if limit is less than 1.
 func WithStart(limit int) ConcurrencyOption {
@@ -108,20 +106,19 @@ func WithStart(limit int) ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.start = limit })
 }
 
-// WithoutYield keeps Acquire on an adaptive limiter from yielding the processor after it
-// took a permit.
+// WithoutYield stops Acquire on an adaptive limiter from yielding the processor after it has taken a permit.
 //
-// It yields because a goroutine that computes without a pause keeps all others from
-// running: requests then wait in the scheduler's run queue, in front of the limiter, which
-// never sees more in flight than there are processors and sheds nothing. After the yield
-// whatever was runnable has passed through admission too, and is counted. While that takes
-// more than a twentieth of the time in service, requests wait in the line as long as one for
-// each processor is on its way from its permit to its work, even if there are permits left
-// ([ConcurrencyStats].Gate), unless [WithQueue] allows the line less than 12 places.
+// Acquire yields because a goroutine that computes without a pause keeps all others from running. Requests would then
+// wait in the scheduler's run queue, in front of the limiter, which would never see more in flight than there are
+// processors and would shed nothing. After the yield, whatever was runnable has passed through admission too, and is
+// counted. While that takes more than a twentieth of the time in service, the limiter keeps few requests between
+// their permit and their work: one for each processor, or up to eight for each beside work that computes for longer
+// than 10 ms ([ConcurrencyStats].Gate). Beyond that, requests wait in the queue even if there are permits left,
+// unless [WithQueue] allows the queue fewer than 12 places.
 //
-// Where requests do nothing but wait for others, the yield can be spared. Where their work is
-// over in less than 50 microseconds it is left out anyway, and while nobody waits for a
-// processor it is left out before most of longer work.
+// Where requests do nothing but wait for something else, the yield can be spared. It is left out anyway where the
+// work takes less than 50 microseconds. While nobody waits for a processor, it is left out before most of longer
+// work.
 func WithoutYield() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.noYield = true })
 }
@@ -131,29 +128,28 @@ func WithConcurrencyTrace(t ConcurrencyTrace) ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.trace = t })
 }
 
-// ConcurrencyTrace is a set of hooks; each may be nil. They are called on the goroutine that asks for
-// the permit (Limit: that releases one or calls SetLimit), without a lock held, and must be safe for
-// concurrent use.
+// ConcurrencyTrace is a set of hooks; each may be nil. They are called on the goroutine that asks for the permit
+// (Limit: on the one that releases a permit or calls SetLimit), with no lock held, and must be safe for concurrent
+// use.
 type ConcurrencyTrace struct {
-	// Admitted is called when a permit was granted, after waiting for waited.
+	// Admitted is called when a permit was granted; waited is how long the request waited.
 	Admitted func(r Request, waited time.Duration)
-	// Shed is called when Acquire or TryAcquire returns without a permit; err is what
-	// Acquire returns. Where that is because the context ended as the permit came, Stats has it as
-	// granted, and released as Ignored. In shadow mode Shed is called for a request that is admitted
-	// nevertheless.
+	// Shed is called when Acquire or TryAcquire returns without a permit; err is what Acquire returns. If the context
+	// ended just as the permit came, Stats counts it as granted, and as released as Ignored. In shadow mode Shed is
+	// called for a request that is admitted nevertheless.
 	Shed func(r Request, err error, waited time.Duration)
 	// Limit is called when the limit has changed.
 	Limit func(from, to int)
 }
 
-// WithShadow makes a [Concurrency] decide and count without ever refusing or delaying
-// anything: what would have been shed is counted in Stats and told to the trace. What is
-// in flight then exceeds the limit, and an adaptive one does not yield. It serves to see what a limit would do before it does it:
-// whether it would shed, and from when on. In a lasting overload it counts far more than would be shed, up to all that comes, since
-// what is over the limit slows down the rest as it does without one.
+// WithShadow makes a [Concurrency] decide and count without ever refusing or delaying anything: Stats count what
+// would have been shed, and the trace is told of it. What is in flight then exceeds the limit, and an adaptive
+// limiter does not yield. It shows what a limit would do before it does it: whether it would shed, and when it would
+// begin to. In a lasting overload it counts far more than would be shed, up to everything that comes, since what is
+// over the limit slows down the rest as it does without a limit.
 //
-// It cannot be switched off. A server that is to begin to refuse without a restart has two limiters, one of them with WithShadow,
-// each in a layer of its own, and has requests skip one of the two (WithSkip of package middleware).
+// It cannot be switched off. A server that is to begin to refuse without a restart has two limiters, one of them with
+// WithShadow, each in a layer of its own, and makes requests skip one of the two (WithSkip of package middleware).
 func WithShadow() ConcurrencyOption {
 	return concOption(func(c *concConfig) { c.shadow = true })
 }

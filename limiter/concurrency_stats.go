@@ -11,34 +11,34 @@ type ConcurrencyStats struct {
 
 	Admitted int64         `json:"admitted"`      // permits granted, at once or after a wait
 	Waited   int64         `json:"waited"`        // of these, after a wait
-	WaitTime time.Duration `json:"wait_time"`     // of these, in all; at most 292 years, the longest Duration
+	WaitTime time.Duration `json:"wait_time"`     // total of these waits; at most 292 years, the longest Duration
 	Success  int64         `json:"success"`       // released as Success
 	Failure  int64         `json:"failure"`       // released as Failure
 	Ignored  int64         `json:"ignored"`       // released as Ignored
 	Shed     int64         `json:"shed"`          // refused, in all; the next four by reason
-	Full     int64         `json:"shed_full"`     // no permit and no place in the line
-	Evicted  int64         `json:"shed_evicted"`  // lost the place in the line to another
-	Expired  int64         `json:"shed_expired"`  // waited as long as the line allows
+	Full     int64         `json:"shed_full"`     // no permit and no place in the queue
+	Evicted  int64         `json:"shed_evicted"`  // lost its place in the queue to another request
+	Expired  int64         `json:"shed_expired"`  // waited as long as the queue allows
 	Deadline int64         `json:"shed_deadline"` // could not have begun in time
-	Left     int64         `json:"left"`          // the context ended while waiting, and no permit came at that moment: that is Admitted and Ignored
+	Left     int64         `json:"left"`          // the context ended while waiting; if a permit came at that moment, this is counted as Admitted and Ignored instead
 
-	QueueLimit   int           `json:"queue_limit"`   // places in the line now
-	QueueWait    time.Duration `json:"queue_wait"`    // longest wait in the line now
-	NewestFirst  bool          `json:"newest_first"`  // the line is last-in-first-out now
-	RetryAfter   time.Duration `json:"retry_after"`   // what a refusal would say now; 0 is not known
+	QueueLimit   int           `json:"queue_limit"`   // places in the queue now
+	QueueWait    time.Duration `json:"queue_wait"`    // longest wait in the queue now
+	NewestFirst  bool          `json:"newest_first"`  // the queue is last-in-first-out now
+	RetryAfter   time.Duration `json:"retry_after"`   // what a refusal would say now; 0 if not known
 	Shadow       bool          `json:"shadow"`        // nothing is refused; Shed counts what would have been
-	Adaptive     bool          `json:"adaptive"`      // the limit is found by experiment; the rest is 0 otherwise
+	Adaptive     bool          `json:"adaptive"`      // the limit is found by experiment; if false, the fields below are 0
 	Phase        string        `json:"phase"`         // of the experiment: hold, or settle after the limit has moved
-	Gate         int           `json:"gate"`          // how many may be between permit and work, waiting for a processor; 0 is any number
-	BaseLatency  time.Duration `json:"base_latency"`  // time in service without a queue of our own, as estimated
-	Latency      time.Duration `json:"latency"`       // mean time in service lately
-	Throughput   float64       `json:"throughput"`    // successes a second lately
-	Elasticity   float64       `json:"elasticity"`    // of throughput to the limit, as believed: 1 is all that is added, 0 is none
+	Gate         int           `json:"gate"`          // how many may be between permit and work, waiting for a processor; 0 means any number
+	BaseLatency  time.Duration `json:"base_latency"`  // estimated time in service without a queue of our own
+	Latency      time.Duration `json:"latency"`       // recent mean time in service
+	Throughput   float64       `json:"throughput"`    // recent successes a second
+	Elasticity   float64       `json:"elasticity"`    // estimated elasticity of throughput to the limit: 1 is all that is added, 0 is none
 	ShedFraction float64       `json:"shed_fraction"` // of about the last 128 arrivals
 }
 
-// Stats returns counts and state. They are read one after the other while work goes on, so that
-// they need not add up exactly.
+// Stats returns counts and state. They are read one after the other while work goes on, so they need not add up
+// exactly.
 func (c *Concurrency) Stats() ConcurrencyStats {
 	s := ConcurrencyStats{
 		Limit:    int(c.limit.Load()),

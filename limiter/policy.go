@@ -15,21 +15,20 @@ const ratePolicyMax = 8
 
 // Policy is one of the token buckets that a [Rate] keeps for every key.
 type Policy struct {
-	// Name is unique within its Rate; printable ASCII without quote and backslash,
-	// so that it can be sent as it is (RFC 9651, section 3.3.3).
+	// Name is unique within its Rate. It is printable ASCII without quote and backslash, so that it can be sent as it is
+	// (RFC 9651, section 3.3.3).
 	Name string `json:"name"`
-	// Limit is how many tokens a second flow in; 0 means none, ever, [rate.Inf] that
-	// this policy admits everything.
+	// Limit is how many tokens flow in each second. 0 means none, ever; [rate.Inf] means that this policy admits
+	// everything.
 	Limit rate.Limit `json:"limit"`
-	// Burst is how many tokens the bucket holds; a new key finds it full.
+	// Burst is how many tokens the bucket holds. A new key starts with a full bucket.
 	Burst int `json:"burst"`
 }
 
-// Window returns the quota q and the window w in whole seconds that describe the policy in a
-// RateLimit-Policy field (draft-ietf-httpapi-ratelimit-headers): w is the time in which an empty
-// bucket fills, rounded up, at least 1, and q is what flows in during w, at least the burst. ok is
-// false for a policy that has no such description: an infinite limit, a limit of 0, or
-// numbers that RFC 9651 cannot carry.
+// Window returns the quota q and the window w in whole seconds that describe the policy in a RateLimit-Policy field
+// (draft-ietf-httpapi-ratelimit-headers). w is the time in which an empty bucket fills, rounded up, and at least 1. q
+// is what flows in during w, and at least the burst. ok is false for a policy that has no such description: one with
+// an infinite limit, a limit of 0, or numbers that RFC 9651 cannot carry.
 func (p Policy) Window() (q, w int64, ok bool) {
 	const most = 999_999_999_999_999 // RFC 9651, section 3.3.1
 	if policyInfinite(p.Limit) || p.Limit <= 0 {
@@ -44,18 +43,18 @@ func (p Policy) Window() (q, w int64, ok bool) {
 	return int64(quota), int64(fill), true
 }
 
-// PolicyState is what a decision left in the bucket of one policy.
+// PolicyState is the state of one policy's bucket after a decision.
 type PolicyState struct {
-	// Limit and Burst are those that the decision went by: of the policy, or the key's own (see [WithKeyLimit]). A [Store]
-	// need not tell.
+	// Limit and Burst are those that the decision used: the policy's, or the key's own (see [WithKeyLimit]). A [Store]
+	// need not set them.
 	Limit rate.Limit `json:"limit"`
 	Burst int        `json:"burst"`
 	// Remaining is how many tokens are left, rounded down; never below 0.
 	Remaining int `json:"remaining"`
-	// RetryAfter is when this policy would admit the same request; 0 if it does now or if
+	// RetryAfter is the time until this policy would admit the same request. It is 0 if the policy admits it now, or if
 	// no wait helps (the cost is above the burst, or the limit is 0).
 	RetryAfter time.Duration `json:"retry_after"`
-	// ResetAfter is when the bucket is full again if nothing else is taken.
+	// ResetAfter is the time until the bucket is full again if nothing else is taken.
 	ResetAfter time.Duration `json:"reset_after"`
 	// Refused is set if this policy did not admit the request.
 	Refused bool `json:"refused"`

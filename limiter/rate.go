@@ -11,13 +11,13 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Rate admits events as long as their key is within its quota: a token bucket a key and
-// policy, from which every event takes a token and into which limit tokens a second flow
-// until it is full. A key never seen has full buckets.
+// Rate admits events as long as their key is within its quota. Each key has a token bucket for each policy: every
+// event takes a token from it, and limit tokens a second flow in until it is full. A key never seen before has full
+// buckets.
 //
-// Over any time t a key is admitted at most burst + limit*t tokens, to the nanosecond; decisions
-// are those of a [rate.Limiter] for each key. Keys cost 16 bytes each in a table of fixed size (see
-// [WithMaxKeys]) without pointers, and nothing runs in the background.
+// Over any time t a key is admitted at most burst + limit*t tokens, to the nanosecond; decisions are those of a
+// [rate.Limiter] for each key. Keys cost 16 bytes each in a table of fixed size without pointers (see [WithMaxKeys]),
+// and nothing runs in the background.
 //
 // Make a Rate with [NewRate]; the zero value does not work. A Rate is safe for concurrent use.
 type Rate struct {
@@ -37,32 +37,34 @@ type Rate struct {
 	policies atomic.Pointer[[]Policy]
 }
 
-// Decision is the answer of a [Rate]. Its numbers are those of one policy: the one that
-// refused (of several, the one that takes longest), or else the one with the fewest tokens left.
+// Decision is the answer of a [Rate]. Its numbers are those of one policy: the one that refused (if several did, the
+// one with the longest wait), or else the one with the fewest tokens left.
 type Decision struct {
-	// OK reports whether the event may happen. If it is set, and neither Shadow nor Unavailable is, the tokens are taken.
+	// OK reports whether the event may happen. If OK is true and both Shadow and Unavailable are false, the tokens have
+	// been taken.
 	OK bool
-	// Shadow is set if the event would have been refused but for [WithRateShadow].
-	// OK is set then, RetryAfter too, and nothing was taken.
+	// Shadow is set if only [WithRateShadow] kept the event from being refused. Then OK and RetryAfter are set too, and
+	// nothing was taken.
 	Shadow bool
 	// Policy is the name of the policy that the numbers are from.
 	Policy string
-	// Limit is the burst of the policy: the most that Remaining can be. [math.MaxInt] if its limit is infinite.
+	// Limit is the burst of the policy: the most that Remaining can be. It is [math.MaxInt] if the policy's limit is
+	// infinite.
 	Limit int
 	// Remaining is how many tokens are left in the bucket, rounded down.
 	Remaining int
-	// RetryAfter is when to come back with the same event, exact to the nanosecond and rounded up. It is 0 if the event was admitted
-	// or if no wait helps: the cost is above the burst, or the limit is 0.
+	// RetryAfter is how long to wait before the same event can be admitted, rounded up to the nanosecond. It is 0 if the
+	// event was admitted, or if no wait helps: the cost is above the burst, or the limit is 0.
 	RetryAfter time.Duration
-	// ResetAfter is when the bucket will be full if nothing else is taken.
+	// ResetAfter is the time until the bucket is full if nothing else is taken.
 	ResetAfter time.Duration
-	// Unavailable is set where the store did not answer and [FailClosed] refuses, which is no fault of the key, or [FailOpen] admits. Nothing
-	// was taken here.
+	// Unavailable is set if the store did not answer, and [FailClosed] refuses, which is no fault of the key, or
+	// [FailOpen] admits. Nothing was taken here.
 	Unavailable bool
 }
 
-// Err returns nil if the event may happen, and otherwise an [*Error] that is [ErrRateLimited], or
-// [ErrStoreFailed] if it is Unavailable.
+// Err returns nil if the event may happen, and otherwise an [*Error] that is [ErrRateLimited], or [ErrStoreFailed] if
+// Unavailable is set.
 func (d Decision) Err() error {
 	switch {
 	case d.OK:
@@ -75,9 +77,9 @@ func (d Decision) Err() error {
 
 // NewRate returns a Rate that admits limit events a second, and burst at once, for every key.
 //
-// The limit may be 0 (a key gets its burst once and never more) or [rate.Inf] (everything is admitted);
-// [rate.Every] makes one of an interval. NewRate panics if limit is negative or NaN, if burst is negative, or 0
-// under a finite limit, and if an option is wrong.
+// The limit may be 0 (a key gets its burst once and never more) or [rate.Inf] (everything is admitted); [rate.Every]
+// makes one from an interval. NewRate panics if limit is negative or NaN, if burst is negative, or 0 under a finite
+// limit, and if an option is wrong.
 //
 //	limiter.NewRate(100, 200)                                // 100 a second, 200 at once
 //	limiter.NewRate(rate.Every(12*time.Second), 5)           // 5 a minute
@@ -129,27 +131,29 @@ func (r *Rate) newRules(policies []Policy) *tableRules {
 	return rules
 }
 
-// Allow takes one token of the key's buckets, if every policy has one. The empty key is a key like any other.
-// It does not allocate.
+// Allow takes one token from each of the key's buckets, if every policy has one. The empty key is a key like any
+// other. Allow does not allocate.
 func (r *Rate) Allow(key string) Decision { return r.AllowAt(time.Time{}, key, 1) }
 
-// AllowN takes n tokens of each of the key's buckets, or none: nothing is taken unless every policy admits.
-// An n above the burst is never admitted; an n below 1 takes nothing, and is admitted unless the key is in debt.
+// AllowN takes n tokens from each of the key's buckets, or none: nothing is taken unless every policy admits the
+// event. An n above the burst is never admitted. An n below 1 takes nothing, and is admitted unless the key is in
+// debt.
 func (r *Rate) AllowN(key string, n int) Decision { return r.AllowAt(time.Time{}, key, n) }
 
-// AllowAt is AllowN at a time that the caller has read already; the zero time reads the clock.
+// AllowAt is AllowN at a time that the caller has read already. If the time is zero, AllowAt reads the clock.
 //
-// A time with a monotonic reading (from [time.Now]) never steps. With others a step back, also to a time that has one, admits no more than
-// is due, and from the second event on it costs a key at most the time in which its bucket fills, or [WithMaxWait] if that is
-// more, and 2 seconds; a step ahead fills it.
+// A time with a monotonic reading (from [time.Now]) never steps. Other times may. A step back, also one to a time
+// that has a monotonic reading, admits no more than is due; from the second event on it costs a key at most the time
+// in which its bucket fills, or [WithMaxWait] if that is more, plus 2 seconds. A step ahead fills the bucket.
 func (r *Rate) AllowAt(now time.Time, key string, n int) Decision {
 	return r.AllowEach(now, key, n, nil)
 }
 
-// AllowEach is AllowAt which also fills each, from its first element on, with the state of every policy
-// in the order of [Rate.Policies], as far as it has room.
+// AllowEach is AllowAt that also fills each, from its first element on, with the state of every policy in the order
+// of [Rate.Policies], as far as each has room.
 //
-// It is what the other forms of Allow call. With a [WithStore] it may take up to [WithStoreTimeout]; [Rate.AllowContext] ends at a deadline, too.
+// The other forms of Allow call it. With a [WithStore] it may take up to [WithStoreTimeout]; [Rate.AllowContext] ends
+// at a deadline, too.
 func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) (d Decision) {
 	if r.store != nil {
 		return r.AllowContext(context.Background(), now, key, n, each)
@@ -161,16 +165,20 @@ func (r *Rate) AllowEach(now time.Time, key string, n int, each []PolicyState) (
 	return d
 }
 
-// CallsOut reports whether a decision may run somebody else's code, which takes any time: a [Store], the function of
-// [WithKeyLimit], or a hook of [WithRateTrace].
+// CallsOut reports whether a decision may run somebody else's code, which may take any time: a [Store], the function
+// of [WithKeyLimit], or a hook of [WithRateTrace].
 func (r *Rate) CallsOut() bool {
 	t := &r.trace
 	return r.store != nil || r.keyRule != nil || t.Rejected != nil || t.Evicted != nil || t.Saturated != nil || t.StoreFailed != nil
 }
 
-// AllowContext is AllowEach for a Rate that may have a store, which gets what ctx holds and its deadline. That ctx is canceled does not end the
-// question: it is with a client that has hung up, who could choose that way not to be counted. Where its deadline comes first the event is decided without the store, which
-// is told of it all the same. Where clients choose deadlines, as those of gRPC do, give [context.WithoutCancel] of theirs: or they have at each server what its own buckets hold. Without a store ctx does not matter.
+// AllowContext is AllowEach for a Rate that may have a store. The store gets the values of ctx and its deadline.
+//
+// Cancellation of ctx does not end the question to the store: the context of a client that has hung up is canceled,
+// and clients could hang up in order not to be counted. If the deadline of ctx comes first, the event is decided
+// without the store, which is told of it all the same. Where clients choose deadlines, as those of gRPC do, pass
+// [context.WithoutCancel] of their context: otherwise they get at each server what its own buckets hold. Without a
+// store ctx does not matter.
 func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n int, each []PolicyState) Decision {
 	if r.store == nil {
 		return r.AllowEach(now, key, n, each)
@@ -193,8 +201,8 @@ func (r *Rate) AllowContext(ctx context.Context, now time.Time, key string, n in
 	return d
 }
 
-// Peek returns the decision that AllowN would return, and takes nothing. It is not counted, and
-// asks no store.
+// Peek returns the decision that AllowN would return, and takes nothing. The event is not counted, and no store is
+// asked.
 func (r *Rate) Peek(key string, n int) Decision {
 	q := r.question(time.Time{}, key, n)
 	q.peek = true
@@ -205,17 +213,17 @@ func (r *Rate) Peek(key string, n int) Decision {
 	return d
 }
 
-// Refund gives back n tokens to each of the key's buckets, which never hold more than their bursts: for an event
-// that turned out not to count, such as a request that a cache answered. An n below 1 does nothing.
+// Refund gives back n tokens to each of the key's buckets, which never hold more than their bursts. It is for an
+// event that turned out not to count, such as a request that a cache answered. An n below 1 does nothing.
 func (r *Rate) Refund(key string, n int) {
 	if n > 0 {
 		r.adjust(key, -n)
 	}
 }
 
-// Charge takes n tokens of each of the key's buckets whether they are there or not: for a cost that is known only
-// when the work is done. What is missing is a debt that has to flow in before the key is admitted again;
-// it is at most one burst, or what flows in during [WithMaxWait] if that is more. An n below 1 does nothing.
+// Charge takes n tokens from each of the key's buckets whether they are there or not. It is for a cost that is known
+// only when the work is done. What is missing is a debt, which has to flow in before the key is admitted again. A
+// debt is at most one burst, or what flows in during [WithMaxWait] if that is more. An n below 1 does nothing.
 func (r *Rate) Charge(key string, n int) {
 	if n > 0 {
 		r.adjust(key, n)
@@ -235,14 +243,14 @@ func (r *Rate) Reset(key string) {
 }
 
 // SetLimit changes the limit and the burst of the first policy, for events from now on. What is spent stays spent, in
-// tokens: a key that has used 7 of 10 has 13 left of 20, and is 2 in debt of 5. It goes over the whole table once.
-// It returns an error, and changes nothing, if limit is negative or NaN, or if burst is
-// negative, or 0 under a finite limit.
+// tokens: a key that has used 7 of 10 has 13 left of 20, and is 2 in debt of 5. SetLimit goes over the whole table
+// once. It returns an error, and changes nothing, if limit is negative or NaN, or if burst is negative, or 0 under a
+// finite limit.
 func (r *Rate) SetLimit(limit rate.Limit, burst int) error {
 	return r.setPolicy(0, "SetLimit", limit, burst)
 }
 
-// SetPolicy is [Rate.SetLimit] for the policy of that name. It is an error if there is none.
+// SetPolicy is [Rate.SetLimit] for the policy of that name. It returns an error if there is none.
 func (r *Rate) SetPolicy(name string, limit rate.Limit, burst int) error {
 	for i, p := range *r.policies.Load() {
 		if p.Name == name {
@@ -276,11 +284,11 @@ func (r *Rate) setPolicy(i int, fn string, limit rate.Limit, burst int) error {
 // SetShadow switches [WithRateShadow] on or off for events from now on.
 func (r *Rate) SetShadow(on bool) { r.shadow.Store(on) }
 
-// Policies returns the present policies, the one of NewRate first.
+// Policies returns the current policies, the one of NewRate first.
 func (r *Rate) Policies() []Policy { return r.AppendPolicies(nil) }
 
-// AppendPolicies appends the present policies to dst and returns it, without allocating where dst has room for
-// them; a Rate has at most 8.
+// AppendPolicies appends the current policies to dst and returns it, without allocating if dst has room for them; a
+// Rate has at most 8.
 func (r *Rate) AppendPolicies(dst []Policy) []Policy { return append(dst, *r.policies.Load()...) }
 
 // question prepares one. No lock is held while the caller's function runs.

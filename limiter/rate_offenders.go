@@ -19,8 +19,8 @@ const rateOffenderHalf = time.Hour
 type RateOffender struct {
 	// Hash is what [Rate.KeyHash] returns for the key. It means nothing outside of this Rate.
 	Hash uint64 `json:"hash,string"`
-	// Rejected is how often it was refused, or would have been but for [WithRateShadow]: at most
-	// this often, and at least Rejected - Slack. Each hour halves both, so that what counts is who is refused now.
+	// Rejected is how often the key was refused, or would have been without [WithRateShadow]: at most this often, and at
+	// least Rejected - Slack. Both are halved each hour, so that recent refusals count most.
 	Rejected uint64 `json:"rejected"`
 	Slack    uint64 `json:"slack"`
 }
@@ -39,8 +39,9 @@ type rateOffenders struct {
 
 type rateOffenderCount struct{ count, slack uint64 }
 
-// WithOffenders has Stats report the n keys that were refused most of late, by hash: a refusal counts half after an hour. It costs a refusal up to
-// some 20 ns more for each of the n (go test -run '^$' -bench RateOffenders ./limiter), and a lock that all refusals share. It panics if n is not in 1 to 64.
+// WithOffenders makes Stats report, by hash, the n keys that were refused most of late: a refusal counts half after
+// an hour. It makes a refusal cost up to some 20 ns more for each of the n (go test -run '^$' -bench RateOffenders
+// ./limiter), and a lock that all refusals share. It panics if n is not in 1 to 64.
 func WithOffenders(n int) RateOption {
 	if n < 1 || n > 64 {
 		panic(fmt.Sprintf("limiter: WithOffenders: %d keys: give 1 to 64", n))

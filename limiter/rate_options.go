@@ -7,7 +7,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// RateOption changes what [NewRate] returns.
+// RateOption is an option of [NewRate].
 type RateOption interface{ applyRate(*rateConfig) }
 
 type rateOption func(*rateConfig)
@@ -49,11 +49,10 @@ func (c *rateConfig) check() {
 	}
 }
 
-// WithPolicy adds a policy: an event is admitted only if every policy admits it, and is charged to all or to
-// none. A name is 1 to 64 printable ASCII characters without quote and backslash; the
-// policy of NewRate is called "default" unless [WithName] says otherwise. A Rate has at most 8
-// policies, and each adds 8 bytes to every slot of the table. WithPolicy panics
-// where NewRate would.
+// WithPolicy adds a policy. An event is admitted only if every policy admits it, and is charged to all of them or to
+// none. A name is 1 to 64 printable ASCII characters without quote and backslash; the policy of NewRate is called
+// "default" unless [WithName] says otherwise. A Rate has at most 8 policies, and each one added takes 8 bytes in
+// every slot of the table. WithPolicy panics where NewRate would.
 func WithPolicy(name string, limit rate.Limit, burst int) RateOption {
 	if !policyNameOK(name) {
 		panic(fmt.Sprintf("limiter: WithPolicy: name %q: give 1 to 64 printable ASCII characters without quote and backslash", name))
@@ -66,7 +65,8 @@ func WithPolicy(name string, limit rate.Limit, burst int) RateOption {
 	})
 }
 
-// WithName names the first policy, which is "default" otherwise. It panics unless the name is as in [WithPolicy].
+// WithName names the first policy, which is otherwise called "default". It panics unless the name is as in
+// [WithPolicy].
 func WithName(name string) RateOption {
 	if !policyNameOK(name) {
 		panic(fmt.Sprintf("limiter: WithName: name %q: give 1 to 64 printable ASCII characters without quote and backslash", name))
@@ -74,11 +74,11 @@ func WithName(name string) RateOption {
 	return rateOption(func(c *rateConfig) { c.policies[0].Name = name })
 }
 
-// WithMaxKeys sets how many keys can be over a part of their quota at the same time; the default is 65,536. The memory for
+// WithMaxKeys sets how many keys the table can hold whose buckets are not full; the default is 65,536. The memory for
 // them, 16 bytes each (24 with two policies, and so on), is taken at construction and never grows. A key whose
-// buckets are full again takes no room. With more keys than that, a new one displaces
-// the key that is nearest to full buckets, unless there is a [WithNewKeyBudget]. Twice the
-// number that is expected keeps displacement rare. It panics if n is below 1 or above 2^32, and rounds up to a multiple of 8.
+// buckets are full again takes no room. With more keys than that, a new one displaces the key that is nearest to full
+// buckets, unless there is a [WithNewKeyBudget]. Twice the expected number keeps displacement rare. It panics if n is
+// below 1 or above 2^32, and rounds n up to a multiple of 8.
 func WithMaxKeys(n int) RateOption {
 	checkMaxKeys("WithMaxKeys", n)
 	return rateOption(func(c *rateConfig) { c.maxKeys = n })
@@ -90,10 +90,10 @@ func checkMaxKeys(who string, n int) {
 	}
 }
 
-// WithNewKeyBudget keeps the table from forgetting: while all slots for a new key hold buckets that are in use, new keys
-// share one bucket of this limit and burst, besides being within their own quota, and displace nobody. So a flood of
-// made-up keys cannot help an abuser among them; honest new keys share what the budget leaves until slots
-// come free. What such a key is charged or refunded after the fact is that bucket's, too. It panics where NewRate would.
+// WithNewKeyBudget keeps the table from forgetting keys. While all slots for a new key hold buckets that are in use,
+// new keys displace nobody: they share one bucket of this limit and burst, besides being within their own quota. So a
+// flood of made-up keys cannot help an abuser among them; honest new keys share what the budget leaves until slots
+// become free. What such a key is charged or refunded later goes to that bucket, too. It panics where NewRate would.
 func WithNewKeyBudget(limit rate.Limit, burst int) RateOption {
 	if fault := policyCheck(limit, burst); fault != "" {
 		panic("limiter: WithNewKeyBudget: " + fault)
@@ -101,10 +101,10 @@ func WithNewKeyBudget(limit rate.Limit, burst int) RateOption {
 	return rateOption(func(c *rateConfig) { c.budget = &Policy{Limit: limit, Burst: burst} })
 }
 
-// WithExactKeys keeps the keys themselves instead of their seeded 64-bit hashes. Two of a million live keys share
-// a hash, and so a bucket, with a chance of 3 in 10^8; where even that is too much, this costs
-// about 250 bytes a key, work for the garbage collector, an allocation for every
-// new key, and displaces by last use. Keys above 256 bytes are kept as their SHA-256.
+// WithExactKeys keeps the keys themselves instead of their seeded 64-bit hashes. The chance that two of a million
+// live keys share a hash, and so a bucket, is 3 in 10^8. If even that is too much, this option costs about 250 bytes
+// a key, work for the garbage collector and an allocation for every new key, and it displaces the key that was used
+// least recently. Keys above 256 bytes are kept as their SHA-256.
 func WithExactKeys() RateOption {
 	return rateOption(func(c *rateConfig) { c.exact = true })
 }
@@ -114,12 +114,13 @@ func WithoutKeys() RateOption {
 	return rateOption(func(c *rateConfig) { c.unkeyed = true })
 }
 
-// WithKeyLimit gives keys a limit and a burst of their own at the first policy: tenants, plans. fn is
-// called for each decision, with no lock held, and must be fast and safe for concurrent use. [rate.Inf] exempts
-// a key from the policy; a limit that is not positive, or a burst below 1, refuses it. When a key's limit changes, the time until
-// its bucket is full stays, but where nobody can owe as much under the new limit the bucket is empty. Of a burst that takes more than two
-// years to flow in, the key has no more than flows in within that time, or 1. The limit of NewRate serves in Policies only. [WithStore] says
-// what is different with a store. It panics if fn is nil.
+// WithKeyLimit gives keys a limit and a burst of their own at the first policy, for tenants or plans. fn is called
+// for each decision, with no lock held, and must be fast and safe for concurrent use. [rate.Inf] exempts a key from
+// the policy; a limit that is not positive, or a burst below 1, refuses the key. When a key's limit changes, the time
+// until its bucket is full stays the same; if nobody can owe as much under the new limit, the bucket is empty. If a
+// burst takes more than two years to flow in, the key has no more than what flows in within that time, or 1. The
+// limit of NewRate then serves in Policies only. [WithStore] says what is different with a store. It panics if fn is
+// nil.
 func WithKeyLimit(fn func(key string) (rate.Limit, int)) RateOption {
 	if fn == nil {
 		panic("limiter: WithKeyLimit: fn is nil: give a function")
@@ -127,7 +128,7 @@ func WithKeyLimit(fn func(key string) (rate.Limit, int)) RateOption {
 	return rateOption(func(c *rateConfig) { c.keyRule = fn })
 }
 
-// WithMaxWait sets how long [Rate.Wait] waits at most, also without a deadline; the default is a minute. A longer
+// WithMaxWait sets how long [Rate.Wait] waits at most, even without a deadline; the default is a minute. A longer
 // wait is refused at once. It panics if d is not positive.
 func WithMaxWait(d time.Duration) RateOption {
 	if d <= 0 {
@@ -136,13 +137,14 @@ func WithMaxWait(d time.Duration) RateOption {
 	return rateOption(func(c *rateConfig) { c.maxWait = d })
 }
 
-// WithRateShadow decides and counts but refuses nothing: a Decision that would have been a refusal has OK and Shadow set. Nor does
-// [Rate.Wait] wait; where it would have been admitted after a wait, the tokens are taken, but not with [WithStore], which reserves none.
+// WithRateShadow makes the Rate decide and count but refuse nothing: a Decision that would have been a refusal has OK
+// and Shadow set. Nor does [Rate.Wait] wait. If it would have admitted the event after a wait, the tokens are taken,
+// except with [WithStore], which reserves none.
 func WithRateShadow() RateOption {
 	return rateOption(func(c *rateConfig) { c.shadow = true })
 }
 
-// WithRateTrace has t's functions called.
+// WithRateTrace sets functions to be called when something happens.
 func WithRateTrace(t RateTrace) RateOption {
 	return rateOption(func(c *rateConfig) { c.trace = t })
 }

@@ -2,40 +2,40 @@ package limiter
 
 import "time"
 
-// RateStats is what a [Rate] counted since it was made.
+// RateStats is what a [Rate] has counted since it was made.
 type RateStats struct {
 	// Admitted, Rejected and Shadowed count decisions; Shadowed are those that only [WithRateShadow] admitted. A call of
-	// Wait is one decision at most, however often it asks a store.
+	// Wait is at most one decision, however often it asks a store.
 	Admitted uint64 `json:"admitted"`
 	Rejected uint64 `json:"rejected"`
 	Shadowed uint64 `json:"shadowed"`
-	// Waiting is how many calls of Wait wait now.
+	// Waiting is how many calls of Wait are waiting now.
 	Waiting int `json:"waiting"`
-	// LiveKeys is how many keys have a bucket that is not full, of at most Capacity; Saturation is their
-	// ratio. They are 0 without keys.
+	// LiveKeys is how many keys have a bucket that is not full, out of at most Capacity; Saturation is their ratio. All
+	// are 0 without keys.
 	LiveKeys   int     `json:"live_keys"`
 	Capacity   int     `json:"capacity"`
 	Saturation float64 `json:"saturation"`
-	// EvictedLive is how often a new key displaced a bucket that was not full, so that its key
-	// starts anew. SharedNewKeys is how often [WithNewKeyBudget] admitted one instead.
-	// Either says that WithMaxKeys is too low for the traffic.
+	// EvictedLive is how often a new key displaced a bucket that was not full, so that its key starts anew.
+	// SharedNewKeys is how often [WithNewKeyBudget] admitted a new key instead. Either says that WithMaxKeys is too low
+	// for the traffic.
 	EvictedLive   uint64 `json:"evicted_live"`
 	SharedNewKeys uint64 `json:"shared_new_keys"`
-	// StoreAsked counts the questions to a store, StoreFailed those without an answer, and StoreSkipped the
-	// events about which it was not asked since it had failed before.
+	// StoreAsked counts the questions to a store, StoreFailed those without an answer, and StoreSkipped the events for
+	// which the store was not asked because it had failed before.
 	StoreAsked   uint64 `json:"store_asked"`
 	StoreFailed  uint64 `json:"store_failed"`
 	StoreSkipped uint64 `json:"store_skipped"`
-	// Policies are the present policies.
+	// Policies are the current policies.
 	Policies []Policy `json:"policies"`
-	// Offenders are the keys refused most of late, most first, if [WithOffenders] is set.
+	// Offenders are the keys refused most of late, the most refused first, if [WithOffenders] is set.
 	Offenders []RateOffender `json:"offenders,omitempty"`
 }
 
-// RateTrace is a set of functions to be called when something happens in a [Rate]. Each may be nil. They are called by the goroutine
-// that made the call, with no lock held, and must be safe for concurrent use.
+// RateTrace is a set of functions to be called when something happens in a [Rate]. Each may be nil. They are called
+// on the goroutine that made the call, with no lock held, and must be safe for concurrent use.
 type RateTrace struct {
-	// Rejected is called for every refusal, and for those that [WithRateShadow] admits, which have d.Shadow set.
+	// Rejected is called for every refusal, and for events that only [WithRateShadow] admits, which have d.Shadow set.
 	Rejected func(key string, d Decision)
 	// Evicted is called when a new key displaced a bucket that was not full.
 	Evicted func()
@@ -45,8 +45,9 @@ type RateTrace struct {
 	StoreFailed func(err error)
 }
 
-// Stats returns the counts. It goes over the whole table to count live keys, which takes a millisecond where 65,536 are
-// live and some tens of them for a million (go test -run '^$' -bench RateStats ./limiter); a decision waits for a 64th of that at most.
+// Stats returns the counts. To count live keys it goes over the whole table, which takes a millisecond if 65,536 are
+// live and some tens of milliseconds for a million (go test -run '^$' -bench RateStats ./limiter); a decision waits
+// for at most a 64th of that.
 func (r *Rate) Stats() RateStats {
 	s := RateStats{Waiting: int(r.waiting.Load()), Policies: r.Policies()}
 	if r.offenders != nil {

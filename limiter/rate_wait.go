@@ -5,15 +5,16 @@ import (
 	"time"
 )
 
-// Wait takes one token of the key's buckets, now or as soon as it flows in. See [Rate.WaitN].
+// Wait takes one token from each of the key's buckets, now or as soon as it flows in. See [Rate.WaitN].
 func (r *Rate) Wait(ctx context.Context, key string) error { return r.WaitN(ctx, key, 1) }
 
-// WaitN takes n tokens of each of the key's buckets, and waits until all have flowed in. Calls are
-// served in the order in which they came; with [WithStore] each asks again when it was told to come back, in no order.
+// WaitN takes n tokens from each of the key's buckets, and waits until all have flowed in. Calls are served in the
+// order in which they came. With [WithStore], each call asks again when it was told to come back, in no order.
 //
-// It refuses at once what cannot be in time, with an [*Error]: [ErrWouldMissDeadline] if the deadline of ctx is earlier, [ErrRateLimited] if
-// the wait is longer than [WithMaxWait] or if no wait would help, as n is above the burst. If ctx ends during the wait, WaitN
-// returns the error of ctx and gives the tokens back, as far as nobody waits for those after them.
+// WaitN refuses at once what cannot be in time, with an [*Error]: [ErrWouldMissDeadline] if the deadline of ctx is
+// earlier, [ErrRateLimited] if the wait is longer than [WithMaxWait] or if no wait would help because n is above the
+// burst. If ctx ends during the wait, WaitN returns the error of ctx and gives the tokens back, as far as nobody is
+// waiting for later ones.
 func (r *Rate) WaitN(ctx context.Context, key string, n int) error {
 	if err := ctx.Err(); err != nil {
 		return err

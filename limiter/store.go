@@ -14,12 +14,12 @@ import (
 // Store keeps token buckets outside of this process, so that several processes share them. Package redisstore, in a
 // module of its own, keeps them in Redis; package limitertest has the tests that every Store must pass.
 //
-// An implementation is safe for concurrent use, returns when ctx ends at the latest, and keeps neither
-// the policies nor the states it was given.
+// An implementation must be safe for concurrent use and return when ctx ends at the latest. It must not keep the
+// policies or states that it was given.
 type Store interface {
-	// Take decides about one event. If every policy has the tokens for it, Take takes them from each, and returns true; otherwise it takes
-	// nothing, and returns false. It writes the state of each policy after that into states, which has
-	// the length of req.Policies. After an error nothing is known: the tokens may be taken or not.
+	// Take decides about one event. If every policy has the tokens for it, Take takes them from each, and returns true;
+	// otherwise it takes nothing, and returns false. It then writes the resulting state of each policy into states,
+	// which has the length of req.Policies. After an error nothing is known: the tokens may have been taken or not.
 	Take(ctx context.Context, req StoreRequest, states []PolicyState) (ok bool, err error)
 }
 
@@ -27,25 +27,27 @@ type Store interface {
 type StoreRequest struct {
 	// Key names the buckets, one for each policy. Any string is possible, of any length.
 	Key string
-	// Cost is how many tokens the event takes of each bucket. With 0 it takes none, and is admitted unless the key is in debt.
+	// Cost is how many tokens the event takes from each bucket. If it is 0, the event takes none, and is admitted unless
+	// the key is in debt.
 	Cost int
-	// Force takes the tokens whether they are there or not; what is missing is a debt, for which an
-	// implementation may set a bound of one burst or more. With a Cost below 0, Force gives tokens
-	// back, to the burst at most: [math.MinInt] resets the key. Take returns true.
+	// Force takes the tokens whether they are there or not. What is missing is a debt, which an implementation may bound
+	// at one burst or more. With a Cost below 0, Force gives tokens back, at most up to the burst: [math.MinInt] resets
+	// the key. Take returns true.
 	Force bool
-	// Policies are the present policies of the key. Limits and bursts may change from one call to the next: what is spent then stays spent, in
-	// tokens. With [WithKeyLimit] those of the first policy differ from key to key.
+	// Policies are the current policies of the key. Limits and bursts may change from one call to the next: what is
+	// spent then stays spent, in tokens. With [WithKeyLimit] those of the first policy differ from key to key.
 	Policies []Policy
 }
 
-// StoreFailure says what becomes of an event that a [Store] did not decide about.
+// StoreFailure says what happens to an event that a [Store] did not decide about.
 type StoreFailure int
 
 const (
-	// FailLocal has the buckets of this process decide, which know what it admitted and
-	// what the store said last. It is the default.
+	// FailLocal lets the buckets of this process decide, which know what it admitted and what the store said last. It is
+	// the default.
 	FailLocal StoreFailure = iota
-	// FailOpen admits the event. Where a deadline of the caller was what ended the question to the store it is [FailLocal].
+	// FailOpen admits the event. If a deadline of the caller ended the question to the store, the event is decided as by
+	// [FailLocal].
 	FailOpen
 	// FailClosed refuses the event with [ErrStoreFailed].
 	FailClosed
@@ -64,7 +66,8 @@ func (f StoreFailure) String() string {
 	return fmt.Sprintf("StoreFailure(%d)", int(f))
 }
 
-// ErrStoreFailed says that a [Store] did not answer and that the Rate is set to refuse then. It is no fault of the key.
+// ErrStoreFailed says that a [Store] did not answer and that the Rate is set to refuse in that case. It is no fault
+// of the key.
 var ErrStoreFailed = errors.New("limiter: store failed")
 
 const (
@@ -76,21 +79,23 @@ const (
 	storeAgain   = time.Second           // between two questions about what the local buckets refuse
 )
 
-// WithStore keeps the buckets in a store. Those of this process stand before it: an event that they refuse
-// is not asked for, since the store would refuse it too. Where they refuse for longer than a second, one event a second of the
-// key is asked for nevertheless: another process may have given tokens back, or reset the key. To know when takes 8 bytes more in every
-// slot of the table. After 5 failures in a row the store is left alone for
-// 2 seconds, and then asked about one event. What fails at once with others that were under way with it, as after a moment in which the process had no
-// processor, is one failure. What becomes of events that the store does not decide about says
-// [WithStoreFailure].
+// WithStore keeps the buckets in a store. The buckets of this process stand before it: if they refuse an event, the
+// store is not asked, since it would refuse the event too. If their refusal would last longer than a second, the
+// store is nevertheless asked about one event of the key each second: another process may have given tokens back, or
+// reset the key. Keeping that time takes 8 more bytes in every slot of the table. After 5 failures in a row the store
+// is left alone for 2 seconds, and then asked about one event. Questions that are under way at the same time and fail
+// together, as after a moment in which the process had no processor, count as one failure. [WithStoreFailure] says
+// what happens to events that the store does not decide about.
 //
-// Rates that share a store share the buckets of a key where their policies have the same names, as "default" is: by one the key is charged for the other,
-// and at the higher limit tokens flow in for both. Give limits that are not the same names of their own, with [WithName], or a store each.
+// Rates that share a store share the buckets of a key where their policies have the same names, such as "default":
+// each charges the key for the other, and tokens flow in for both at the higher limit. Give limits that are not the
+// same limit names of their own, with [WithName], or a store each.
 //
-// With [WithKeyLimit] the store goes by the key's own limit: give all processes the same function. It is not asked about a key that is
-// exempt from all policies or refused by its own limit, nor told what such a key is charged. When a key's limit changes, what is spent
-// stays spent in the store, in tokens. The buckets of this process keep the time until they are full: after a raise they may for that
-// long hold the key to its new limit without the burst.
+// With [WithKeyLimit] the store uses the key's own limit: give all processes the same function. The store is not
+// asked about a key that is exempt from all policies or refused by its own limit, nor told what such a key is
+// charged. When a key's limit changes, what is spent stays spent in the store, in tokens. The buckets of this process
+// keep the time until they are full: after a raise they may, for that long, hold the key to its new limit without the
+// burst.
 //
 // It panics if s is nil.
 func WithStore(s Store) RateOption {
@@ -100,8 +105,8 @@ func WithStore(s Store) RateOption {
 	return rateOption(func(c *rateConfig) { c.store = s })
 }
 
-// WithStoreTimeout sets how long a store may take for one answer; the default is 50 ms. A store that goes on after the end of its
-// context has failed 10 ms later, and its answer is dropped. It panics if d is not positive.
+// WithStoreTimeout sets how long a store may take for one answer; the default is 50 ms. A store that goes on after
+// the end of its context has failed 10 ms later, and its answer is dropped. It panics if d is not positive.
 func WithStoreTimeout(d time.Duration) RateOption {
 	if d <= 0 {
 		panic(fmt.Sprintf("limiter: WithStoreTimeout: %v: give a positive duration", d))
@@ -109,8 +114,8 @@ func WithStoreTimeout(d time.Duration) RateOption {
 	return rateOption(func(c *rateConfig) { c.storeTimeout = d })
 }
 
-// WithStoreFailure sets what becomes of events that the store does not decide about; the default is [FailLocal]. It panics if f is
-// none of the three.
+// WithStoreFailure sets what happens to events that the store does not decide about; the default is [FailLocal]. It
+// panics if f is none of the three.
 func WithStoreFailure(f StoreFailure) RateOption {
 	if f < FailLocal || f > FailClosed {
 		panic(fmt.Sprintf("limiter: WithStoreFailure: %v: give FailLocal, FailOpen or FailClosed", f))

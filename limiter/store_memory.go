@@ -12,9 +12,9 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// MemoryStore is a [Store] in this process. It lets several Rates share their buckets, and stands in for a remote store in tests. Buckets
-// are told apart by the key and the names of all policies; limits and bursts may change from one event to the next, and
-// differ from key to key. A debt is two bursts spent at most.
+// MemoryStore is a [Store] in this process. It lets several Rates share their buckets, and stands in for a remote
+// store in tests. Buckets are told apart by the key and the names of all policies; limits and bursts may change from
+// one event to the next, and differ from key to key. At most two bursts can be spent, the second as a debt.
 //
 // Make one with [NewMemoryStore]. It is safe for concurrent use.
 type MemoryStore struct {
@@ -45,9 +45,10 @@ const (
 	memorySample = 16   // how many keys are looked at for one to forget
 )
 
-// NewMemoryStore returns a MemoryStore with room for maxKeys keys, or a few more: the memory is taken as they come. Where it is full a new key
-// takes the place of one whose buckets are full, or else of that of sixteen taken at random whose buckets are full soonest. It panics if
-// maxKeys is below 1 or above 2^32.
+// NewMemoryStore returns a MemoryStore with room for maxKeys keys, or a few more. The memory is taken as keys come.
+// When there is no room left, a new key takes the place of one whose buckets are full; if none is found, it takes the
+// place of the one among sixteen picked at random whose buckets will be full soonest. It panics if maxKeys is below 1
+// or above 2^32.
 func NewMemoryStore(maxKeys int) *MemoryStore {
 	checkMaxKeys("NewMemoryStore", maxKeys)
 	n := memoryShards
@@ -61,8 +62,8 @@ func NewMemoryStore(maxKeys int) *MemoryStore {
 	return m
 }
 
-// Take implements [Store]. It returns an error, and has taken nothing, if ctx has ended, if there is no policy, states has another
-// length, or a limit or burst is out of range.
+// Take implements [Store]. It returns an error, and has taken nothing, if ctx has ended, if there is no policy, if
+// states has another length, or if a limit or burst is out of range.
 func (m *MemoryStore) Take(ctx context.Context, req StoreRequest, states []PolicyState) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err

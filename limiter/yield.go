@@ -5,21 +5,20 @@ import (
 	"time"
 )
 
-// Yield gives way to who is next in the line, if that one is more urgent than r, and waits for
-// the permit to come back: r is the request that the permit was taken for, with the time at
-// which it arrived. More urgent is what has a higher priority, however late it came, and
-// what stands before r by arrival and priority. Then r has the place in the line that it would
-// have had from the beginning. While the line has the newest come first nothing is more urgent, and of
-// its client r is next.
+// Yield gives way to the request that is next in the queue, if that one is more urgent than r, and waits for the
+// permit to come back. r is the request that the permit was taken for, with the time at which it arrived. A request
+// is more urgent if its priority is higher, however late it came, or if it stands before r by arrival and priority. r
+// then has the place in the queue that it would have had from the beginning. While the queue serves the newest first,
+// nothing is more urgent, and r is next among the requests of its client.
 //
-// The wait is not bounded, and r is never refused nor sent away: it is on its way already. Only
-// if ctx ends first Yield returns what ctx.Err returns, and no permit; the work must end then.
-// The permit returned takes the place of p, of which all copies are released; none of them may be released at the
-// same time. The permits in flight never weigh more than the limit meanwhile. An adaptive limit learns from the work
-// since the permit came back alone.
+// The wait is not bounded, and r is never refused nor sent away, since it is on its way already. Only if ctx ends
+// first does Yield return what ctx.Err returns, and no permit; the work must end then. The permit returned takes the
+// place of p. All copies of p count as released, and none of them may be released during the call. Meanwhile the
+// permits in flight never weigh more than the limit. An adaptive limit learns only from the work since the permit
+// came back.
 //
-// Where nobody more urgent is next, Yield returns p. While nobody waits at all that costs
-// two loads of memory. A permit that is released, or the zero Permit, is returned as it is.
+// If nobody more urgent is next, Yield returns p. While nobody waits at all, that costs two loads of memory. A permit
+// that is released, or the zero Permit, is returned as it is.
 func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 	s := p.slot
 	if s == nil || s.gen.Load() != p.gen {

@@ -16,39 +16,39 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
-// Async returns a handler that gives one kind of background job an HTTP face: POST submits a
-// job, GET and HEAD ask how it is, DELETE cancels it.
+// Async returns a handler that gives one kind of background job an HTTP interface: POST submits a job, GET and HEAD
+// ask for its state, DELETE cancels it.
 //
 //	reports := middleware.Async(engine, "report")
 //	mux.Handle("POST /reports", reports)
 //	mux.Handle("GET /reports/{id}", reports)
 //	mux.Handle("DELETE /reports/{id}", reports)
 //
-// POST takes the payload as application/json and answers 202 Accepted with the job's Location
-// and a Retry-After. "Prefer: wait=N" (RFC 7240) waits up to N seconds for the job to end, and
-// then answers 200 with what GET would give; "Prefer: respond-async" says that the client does
-// not want to wait. No wait is longer than the deadline of the request's context allows, nor, behind a writer of somebody else's without Unwrap,
-// than [http.Server.WriteTimeout]. What was honoured is in Preference-Applied. Idempotency-Key makes a
-// repeated POST give the same job, and is 422 with another payload. A malformed payload is 400,
-// one that is too large 413, one of another type than JSON 415, a kind that the engine does not know 404; an engine that is full
-// is 503, a client whose own share is full 429, both with Retry-After.
+// POST takes the payload as application/json and answers 202 Accepted with the job's Location and a Retry-After. With
+// "Prefer: wait=N" (RFC 7240) it waits up to N seconds for the job to end, and then answers 200 with what GET would
+// give. "Prefer: respond-async" says that the client does not want to wait. No wait is longer than the deadline of
+// the request's context allows; behind somebody else's writer without Unwrap, none is longer than
+// [http.Server.WriteTimeout]. Preference-Applied says what was honoured. A POST repeated with the same
+// Idempotency-Key gives the same job; with another payload it is 422. A malformed payload is 400, one that is too
+// large 413, one of another type than JSON 415, and a kind that the engine does not know 404. A full engine is 503,
+// and a client whose own share is full is 429, both with Retry-After.
 //
-// GET answers with the job as JSON, as a page with a progress bar if a browser asks, or, with
-// Accept: text/event-stream, as a stream of server-sent events, one for each change or the latest of several, that
-// resumes after Last-Event-ID. JSON and page have a weak ETag, and a Retry-After while the job is
-// not final. An unknown job is 404, one that has expired 410.
+// GET answers with the job as JSON. It answers with a page that has a progress bar if a browser asks, and with a
+// stream of server-sent events if the request has Accept: text/event-stream. The stream sends one event for each
+// change, or for the latest of several, and resumes after Last-Event-ID. JSON and page have a weak ETag, and a
+// Retry-After while the job is not final. An unknown job is 404, one that has expired 410.
 //
-// DELETE is 204 if the job had not begun, 202 if it runs and was asked to stop, 409 if it
-// had ended.
+// DELETE is 204 if the job had not begun, 202 if it is running and was asked to stop, 409 if it had ended.
 //
 // The id is the path value "id", or else the last element of the path. While a client waits for the job, by its
 // preference or in a stream, its request holds no slot of a [Pool] and no permit of a [Concurrency] around the
-// handler, and is no slow call to a [Breaker]. Behind a writer without Unwrap between the two, as that of [http.TimeoutHandler], it keeps
-// them, but for the slot of the pool in which the jobs of a [jobs.Local] run.
+// handler, and is not a slow call to a [Breaker]. If a writer without Unwrap is between the two, such as that of
+// [http.TimeoutHandler], the request keeps them, except for the slot of the pool in which the jobs of a [jobs.Local]
+// run.
 //
-// [http.Server.Shutdown] and [Stack.Shutdown] wait for such clients as for any request, and they wait for their job: where that takes longer, they
-// are cut off without an answer. An engine in memory is therefore shut down beside the server, and has less time
-// than that, so that they are told how their jobs end, those that are dropped among them:
+// [http.Server.Shutdown] and [Stack.Shutdown] wait for such requests as for any other, and these wait for their jobs:
+// if that takes too long, the clients are cut off without an answer. So shut an engine in memory down beside the
+// server, and give it less time: then clients are told how their jobs end, also those whose jobs are dropped:
 //
 //	srv.RegisterOnShutdown(func() {
 //		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second) // of the 10 s that package health gives requests
@@ -59,11 +59,12 @@ import (
 //	})
 //	err := h.Run(ctx, srv, engine, stack) // of package health
 //
-// The server does not wait for that function. Jobs that no client waits for would be dropped as soon as it has ended, with the pool that they
-// run in or with the process: so the engine is shut down once more after the server and before its pool, which waits for the same end.
+// The server does not wait for that function. As soon as the server has ended, jobs that no client waits for would be
+// dropped with the pool that they run in, or with the process. So Run shuts the engine down once more, after the
+// server and before the engine's pool, and that call waits for the same end.
 //
-// Where jobs outlive the process, end the contexts of these requests instead. A POST is then answered with 202, and a stream ends, for its client to
-// connect again.
+// Where jobs outlive the process, end the contexts of these requests instead. A POST is then answered with 202; a
+// stream ends, and its client connects again.
 //
 // Async panics if e or an option is nil, or kind is empty.
 func Async(e jobs.Engine, kind string, opts ...AsyncOption) http.Handler {
@@ -106,10 +107,10 @@ type asyncOption func(*asyncConfig)
 
 func (f asyncOption) applyAsync(c *asyncConfig) { f(c) }
 
-// WithOwner says whose a request is: a user's name, an account. A job belongs to the owner who
-// submitted it, and is 404 to all others; idempotency keys and the engine's shares are per
-// owner. [jobs.Local] takes names of at most 255 bytes; a POST with a longer one is 413. Without it everybody
-// who knows the id of a job, 128 random bits, may see and cancel it. It panics if f is nil.
+// WithOwner says whose a request is: a user's name, an account. A job belongs to the owner who submitted it, and is
+// 404 to all others. Idempotency keys and the engine's shares are per owner. [jobs.Local] takes names of at most 255
+// bytes; a POST with a longer one is 413. Without WithOwner anybody who knows the id of a job, 128 random bits, may
+// see and cancel it. It panics if f is nil.
 func WithOwner(f func(*http.Request) string) AsyncOption {
 	if f == nil {
 		panic("middleware: WithOwner: f is nil; leave the option out")
@@ -117,9 +118,10 @@ func WithOwner(f func(*http.Request) string) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.owner = f })
 }
 
-// WithWait makes a POST wait up to d for the job to end if the client states no preference, and
-// never longer than longest whatever it prefers; the defaults are 0 and one minute. At most 1,000 wait at a
-// time, of one owner ([WithOwner]) a quarter of that; beyond that a POST is answered at once. It panics unless 0 <= d <= longest.
+// WithWait makes a POST wait up to d for the job to end if the client states no preference. No POST waits longer than
+// longest, whatever the client prefers. The defaults are 0 and one minute. At most 1,000 requests wait at a time, and
+// at most a quarter of that for one owner ([WithOwner]); beyond that a POST is answered at once. It panics unless 0
+// <= d <= longest.
 func WithWait(d, longest time.Duration) AsyncOption {
 	if d < 0 || longest < d {
 		panic(fmt.Sprintf("middleware: WithWait(%v, %v): the times must not be negative and in order", d, longest))
@@ -127,8 +129,8 @@ func WithWait(d, longest time.Duration) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.wait, c.longest = d, longest })
 }
 
-// WithMaxPayload bounds the body of a POST, in bytes; the default is 1 MiB, and the engine
-// has a bound of its own. It panics if n is less than 1.
+// WithMaxPayload bounds the body of a POST, in bytes. The default is 1 MiB; the engine has a bound of its own. It
+// panics if n is less than 1.
 func WithMaxPayload(n int64) AsyncOption {
 	if n < 1 {
 		panic(fmt.Sprintf("middleware: WithMaxPayload(%d): a payload has at least 1 byte", n))
@@ -136,8 +138,9 @@ func WithMaxPayload(n int64) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.body = n })
 }
 
-// WithStreams bounds how many event streams are open at a time; the default is 1,000. One owner ([WithOwner]) may have a quarter of them,
-// but always one. Beyond it a client is answered with the job as JSON, once. It panics if n is negative.
+// WithStreams bounds how many event streams are open at a time; the default is 1,000. One owner ([WithOwner]) may
+// have a quarter of them, but always at least one. Beyond the bound a client gets the job as JSON, once. It panics if
+// n is negative.
 func WithStreams(n int) AsyncOption {
 	if n < 0 {
 		panic(fmt.Sprintf("middleware: WithStreams(%d): the number must not be negative", n))
@@ -145,9 +148,8 @@ func WithStreams(n int) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.streams = n })
 }
 
-// WithLocation says where a job is found, for the Location field. The default adds the id
-// to the path of the POST as the client sent it, with one slash at its start, which is right unless a proxy changes
-// paths. It panics if f is nil.
+// WithLocation says where a job is found, for the Location field. The default adds the id to the path of the POST as
+// the client sent it, with one slash at its start; that is right unless a proxy changes paths. It panics if f is nil.
 func WithLocation(f func(r *http.Request, id string) string) AsyncOption {
 	if f == nil {
 		panic("middleware: WithLocation: f is nil; leave the option out")
@@ -155,8 +157,8 @@ func WithLocation(f func(r *http.Request, id string) string) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.location = f })
 }
 
-// WithSubmit lets f set priority, time and attempts of a job by the request that submits
-// it. Key and Client are set already. It panics if f is nil.
+// WithSubmit lets f set priority, time and attempts of a job from the request that submits it. Key and Client are set
+// already. It panics if f is nil.
 func WithSubmit(f func(*http.Request, *jobs.SubmitOptions)) AsyncOption {
 	if f == nil {
 		panic("middleware: WithSubmit: f is nil; leave the option out")
@@ -164,8 +166,9 @@ func WithSubmit(f func(*http.Request, *jobs.SubmitOptions)) AsyncOption {
 	return asyncOption(func(c *asyncConfig) { c.submit = f })
 }
 
-// WithEngineFailure calls f with each error of the engine that no client is told of, as that a database does not answer: a client is answered
-// with 500, or its wait or its stream of events ends before the job. f runs on the request's goroutine. It panics if f is nil.
+// WithEngineFailure calls f with each error of the engine that no client is told of, such as a database that does not
+// answer. The client gets a 500, or its wait or event stream ends before the job does. f runs on the request's
+// goroutine. It panics if f is nil.
 func WithEngineFailure(f func(*http.Request, error)) AsyncOption {
 	if f == nil {
 		panic("middleware: WithEngineFailure: f is nil; leave the option out")

@@ -10,46 +10,53 @@ import (
 	"github.com/spillgate/spillgate/middleware/clientip"
 )
 
-// Breaker stops sending requests to a handler that fails. There is a breaker for each route: the pattern of
-// the ServeMux inside, or of the router around; see [WithBreakerKey] for another key. Where no route is known
-// one breaker stands for all: a mux behind somebody else's middleware is not seen. A router of another kind under one pattern of the mux is
-// one route, and so is what chi mounts, to the middleware of that sub-router: put the layer inside, around the routes.
+// Breaker stops sending requests to a handler that fails. There is a breaker for each route: the pattern of the
+// ServeMux inside, or of the router around; see [WithBreakerKey] for another key. Where no route is known, one
+// breaker serves all requests: the layer does not see a mux behind somebody else's middleware. A router of another
+// kind under one pattern of the mux is one route. So is a sub-router that chi mounts, to the middleware of that
+// sub-router: put the layer inside, around the routes.
 //
-// What a request says of its handler is known when it ends:
+// What a request says about its handler is known when it ends:
 //
-//   - a panic and a final status of 500, 502, 503 or 504 are failures, and so is a request that ran into
-//     the deadline of its context or into [http.Server.WriteTimeout]; see [WithClassify];
-//   - a request whose client left or sent a body that cannot be read, one that a layer of ours refused, or its handler by a [Rejection] of its own, one answered 429, and one that is answered
-//     as a failure and has a method, a host or an Upgrade that cannot be (net/http takes them, and a proxy cannot send them on), are neither failure
-//     nor success, and a probe that ends so gives its place to the next request;
+//   - a panic and a final status of 500, 502, 503 or 504 are failures, and so is a request that ran into the deadline
+//     of its context or into [http.Server.WriteTimeout]; see [WithClassify];
+//   - a request counts as neither if its client left or sent a body that cannot be read, if a layer of ours refused
+//     it, or its handler did with a [Rejection] of its own, if it was answered 429, or if it was answered as a
+//     failure and its method, host or Upgrade is invalid (net/http accepts it, and a proxy cannot send it on); a
+//     probe that ends this way gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //
-// Who leaves with all of an answer, one that says its Content-Length, has not left in this sense, however long the handler goes on after it, unless that
-// panics. Before the handler has returned a client has all of an answer that is flushed, copied from a reader, or long and written at once: of others net/http holds some KiB back.
+// A client that leaves after it has received all of a response with a Content-Length does not count as having left,
+// however long the handler goes on afterwards, unless the handler panics. While the handler runs, a client can have
+// all of a response only if it was flushed, copied from a reader, or long and written at once: of any other, net/http
+// holds back some KiB.
 //
-// A request is let through by a breaker once, and counts once: a layer with the same breaker further in lets it pass.
+// A breaker admits a request once and counts it once: a layer further in that has the same breaker lets it pass.
 //
-// Over HTTP/1 [http.Server.WriteTimeout] shows when a write fails. An answer of a few KiB waits in net/http's buffers until the handler
-// has returned: it is lost then with nobody to see it, and counts as it was meant. A deadline of the context shows in any case, and
-// so does [http.TimeoutHandler]. A handler that sets its own by [http.ResponseController.SetWriteDeadline] is not held to WriteTimeout.
-// Where the time went by in a write, which waits for the client to take what was written before, it is the client that was too slow: as one
-// that left, it says nothing of the handler. So it is in a copy ([io.Copy]) from a file, and from memory; in one from elsewhere, a pipe for one, it is the handler.
+// Over HTTP/1, [http.Server.WriteTimeout] is noticed when a write fails. A response of a few KiB waits in net/http's
+// buffers until the handler has returned: if it is lost then, nobody sees it, and it counts as if it had been sent. A
+// deadline of the context is noticed in any case, and so is [http.TimeoutHandler]. A handler that sets its own
+// deadline with [http.ResponseController.SetWriteDeadline] is not held to WriteTimeout. If the time passed in a
+// write, which waits for the client to take what was written before, the client was too slow: as with a client that
+// left, this says nothing about the handler. The same holds for a copy ([io.Copy]) from a file or from memory; in a
+// copy from elsewhere, such as a pipe, it was the handler.
 //
-// With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not
-// slow; requests that wait for theirs count as slow once they are overdue, also if the client gave up. A
-// connection that was hijacked or switched protocols, a tunnel (CONNECT) and an event stream are judged when they begin; a
-// panic later makes it a failure. Requests for such are not used as probes.
+// With [breaker.WithSlowCalls] the time to the first byte counts, so downloads and event streams are not slow. A
+// request that still waits for its first byte counts as slow once it is overdue, even if the client gave up. A
+// connection that was hijacked or switched protocols, a tunnel (CONNECT) and an event stream are judged when they
+// begin; a panic later makes them a failure. Requests for these are not used as probes.
 //
-// What a request waits for a slot of a [Pool] or in the line of a [Concurrency] further in is no time of the handler: meanwhile it is not
-// in flight to the breaker. Behind a writer without Unwrap between the two, as that of [http.TimeoutHandler], it is.
+// The time that a request waits for a slot of a [Pool], or in the queue of a [Concurrency], further in is not the
+// handler's: meanwhile the request is not in flight to the breaker. If a writer without Unwrap is between the two,
+// such as that of [http.TimeoutHandler], it is.
 //
-// The time to the first byte holds the time that a handler takes to read the request: a route that takes large
-// uploads wants a group of its own, without slow calls.
+// The time to the first byte includes the time that the handler takes to read the request: give a route that takes
+// large uploads a group of its own, without slow calls.
 //
-// While a breaker refuses, requests get 503 with Retry-After, or what [WithFallback] answers. A cache
-// outside the breaker may answer stale instead.
+// While a breaker refuses, requests get 503 with Retry-After, or what [WithFallback] answers. A cache outside the
+// breaker may serve a stale response instead.
 //
-// Whoever finds a URL that makes a handler fail can close its route to all: keep the keys as narrow as
+// Anybody who finds a URL that makes a handler fail can close its route to everybody. Keep the keys as narrow as
 // routes, and see [breaker.WithMinClients], for which [WithBreakerClient] says who the client is.
 //
 // It panics if g or an option is nil.
@@ -91,9 +98,9 @@ func WithBreakerKey(f func(*http.Request) string) BreakerOption {
 	return breakerOption(func(c *breakerConfig) { c.key = f })
 }
 
-// WithBreakerClient names the client of a request for [breaker.WithMinClients]; without that it is not
-// called. The default is the address at the other end of the connection. (*clientip.Source).Key is such a
-// function. It panics if f is nil.
+// WithBreakerClient names the client of a request for [breaker.WithMinClients]; without that option f is not called.
+// The default is the address at the other end of the connection. (*clientip.Source).Key is such a function. It panics
+// if f is nil.
 func WithBreakerClient(f func(*http.Request) string) BreakerOption {
 	if f == nil {
 		panic("middleware: WithBreakerClient: f is nil; leave the option out for the peer address")
@@ -101,12 +108,12 @@ func WithBreakerClient(f func(*http.Request) string) BreakerOption {
 	return breakerOption(func(c *breakerConfig) { c.client = f })
 }
 
-// WithClassify decides what a request says about its handler. status is the first final status, 200 if the
-// handler returned without one, 0 if it never came to one; err is [ErrPanicked] if the handler panicked,
-// [os.ErrDeadlineExceeded] if [http.Server.WriteTimeout] cut the request off, the cause of the context's end
-// if that ended the request, else nil. A request whose client left or sent a body that cannot be read, and one that a layer of
-// ours refused, are not asked about. f is asked at the end of a request, and about event streams, hijacked connections, tunnels and
-// protocol switches when they begin. It panics if f is nil.
+// WithClassify decides what a request says about its handler. status is the first final status, 200 if the handler
+// returned without one, 0 if the request ended before there was one. err is [ErrPanicked] if the handler panicked,
+// [os.ErrDeadlineExceeded] if [http.Server.WriteTimeout] cut the request off, the cause of the context's end if that
+// ended the request, and nil otherwise. f is not asked about a request whose client left or sent a body that cannot
+// be read, nor about one that a layer of ours refused. f is asked at the end of a request; about event streams,
+// hijacked connections, tunnels and protocol switches it is asked when they begin. It panics if f is nil.
 func WithClassify(f func(r *http.Request, status int, err error) breaker.Outcome) BreakerOption {
 	if f == nil {
 		panic("middleware: WithClassify: f is nil; leave the option out")
@@ -114,9 +121,9 @@ func WithClassify(f func(r *http.Request, status int, err error) breaker.Outcome
 	return breakerOption(func(c *breakerConfig) { c.classify = f })
 }
 
-// WithFallback answers in place of the 503 while a breaker refuses. Retry-After and Cache-Control: no-store
-// are set already; h may change them. To a cache outside the breaker, what h
-// answers is the answer of the handler, but where it is not stored what is stored stays. It panics if h is nil.
+// WithFallback answers in place of the 503 while a breaker refuses. Retry-After and Cache-Control: no-store are set
+// already; h may change them. A cache outside the breaker takes the response of h for the handler's, except that a
+// response which it does not store leaves what is stored in place. It panics if h is nil.
 func WithFallback(h http.Handler) BreakerOption {
 	if h == nil {
 		panic("middleware: WithFallback: h is nil; leave the option out")
@@ -124,7 +131,7 @@ func WithFallback(h http.Handler) BreakerOption {
 	return breakerOption(func(c *breakerConfig) { c.fallback = h })
 }
 
-// ErrPanicked is what [WithClassify] is told of a handler that panicked or ended its goroutine.
+// ErrPanicked is the error that [WithClassify] gets for a handler that panicked or ended its goroutine.
 var ErrPanicked = errors.New("middleware: the handler panicked")
 
 type breakerLayer struct {

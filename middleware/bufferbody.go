@@ -9,26 +9,31 @@ import (
 	"github.com/spillgate/spillgate/cache"
 )
 
-// BufferBody has up to n bytes of a request's body read before the layers inside are asked: who sends slowly holds the goroutine of his
-// connection and what he has sent so far, and neither a permit of [Concurrency] nor a slot of a [Pool]. It is for servers that clients reach directly; a proxy that
-// buffers requests does the same (proxy_request_buffering in nginx).
+// BufferBody reads up to n bytes of a request's body before the layers inside are asked. A client that sends slowly
+// then holds the goroutine of its connection and what it has sent so far, but neither a permit of [Concurrency] nor a
+// slot of a [Pool]. BufferBody is for servers that clients reach directly; a proxy that buffers requests does the
+// same (proxy_request_buffering in nginx).
 //
 //	middleware.Wrap(mux, append(middleware.Defaults(), middleware.BufferBody(64<<10))...)
 //
-// Over HTTP/1 net/http does not see a client leave before the body has been read. So a request whose body has at most n bytes also gives up its place in the line where
-// its client has no more patience; without this layer it would be worked on for nobody when it is its turn.
+// Over HTTP/1, net/http does not see a client leave before the body has been read. So with this layer a request whose
+// body has at most n bytes gives up its place in the queue when its client has lost patience; without it, the server
+// would work for nobody when the request's turn came.
 //
-// What is beyond n bytes the handler reads as it comes, with the permit: give n the size of the bodies that there are, and those that are larger a route
-// and a limit of their own. A body that cannot be read is passed on as far as it came, and the handler has the error after that. Set
-// [http.Server.ReadTimeout], without which a body may come for ever.
+// The handler reads what is beyond n bytes as it comes, while it holds the permit: choose n to fit the bodies that
+// you expect, and give larger ones a route and a limit of their own. If a body cannot be read, the handler gets what
+// came of it, and then the error. Set [http.Server.ReadTimeout]; without it a body may take forever to come.
 //
-// The handler begins when the body has come, or n bytes of it, and who waits for a 100 (Continue) is sent that before anybody has decided on his request. So it is
-// not for handlers that answer while the body still comes, as a stream of gRPC in both directions, or that take over
-// a connection with the body unread: leave them out by [WithSkip], or name the others with [For]. A CONNECT is never held up.
+// The handler begins when the body, or n bytes of it, has come. A client that waits for a 100 (Continue) gets it
+// before anything has decided on its request. So BufferBody is not for handlers that answer while the body is still
+// coming, such as a bidirectional gRPC stream, or that take over a connection with the body unread: exempt them with
+// [WithSkip], or name the other routes with [For]. A CONNECT is never held up.
 //
-// The memory is n bytes at most for each request whose body the handler has not read yet, and no more than twice what has come, or 4 KiB.
+// The layer holds at most n bytes for each request whose body the handler has not read yet, and no more than twice
+// what has come, or 4 KiB if that is more.
 //
-// Of its options only [WithSkip] has an effect: the layer refuses nobody. It panics if n is not positive or an option is nil.
+// Of its options only [WithSkip] has an effect, since the layer refuses no request. It panics if n is not positive or
+// an option is nil.
 func BufferBody(n int, opts ...Option) Layer {
 	if n <= 0 {
 		panic(fmt.Sprintf("middleware: BufferBody(%d): give the number of bytes, above 0", n))

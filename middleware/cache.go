@@ -7,12 +7,15 @@ import (
 	"github.com/spillgate/spillgate/cache"
 )
 
-// Cache answers from c what c holds, and stores what c may (RFC 9111, as a shared cache). It is
-// outside the limit, the breaker and the pool: a hit takes no permit, and where the handler fails
-// or one of them refuses, a stored response is served stale within the windows that the response or
-// an option of c allows. What they refuse is never stored. A router that takes layers for single routes is to put this one around all
-// methods of a URL: where a POST or PUT that succeeds does not pass through it, what is stored under that URL stays. Where responses may be validated in
-// the background (stale-while-revalidate), put it around the router: see [cache.WithStaleWhileRevalidate].
+// Cache answers from c what c holds, and stores what c may (RFC 9111, as a shared cache). It is outside the limit,
+// the breaker and the pool. A hit takes no permit. Where the handler fails, or one of these layers refuses, a stored
+// response is served stale within the windows that the response or an option of c allows. A refusal by these layers
+// is never stored.
+//
+// With a router that takes layers for single routes, put Cache around all methods of a URL: a successful POST or PUT
+// that does not pass through the cache leaves what is stored under that URL in place. Where responses may be
+// validated in the background (stale-while-revalidate), put it around the router: see
+// [cache.WithStaleWhileRevalidate].
 //
 // It panics if c or an option is nil.
 func Cache(c *cache.Cache, opts ...CacheOption) Layer {
@@ -41,8 +44,8 @@ type cacheOption func(*cacheConfig)
 
 func (f cacheOption) applyCache(c *cacheConfig) { f(c) }
 
-// WithRoute gives the layer rules of its own, over those of its cache: with [For], a time to live, a key or a bypass for
-// some routes. The responses are in the same cache and the same budget.
+// WithRoute gives the layer its own rules, over those of its cache: together with [For], a time to live, a key or a
+// bypass for some routes. The responses are in the same cache, within the same budget.
 //
 //	middleware.For("/news/", middleware.Cache(c, middleware.WithRoute(cache.WithTTL(time.Minute))))
 //

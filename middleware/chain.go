@@ -5,17 +5,17 @@ import (
 	"net/http"
 )
 
-// Func is what every router takes as a middleware. It is an alias, so that a value of it
-// fits wherever func(http.Handler) http.Handler does.
+// Func is what every router takes as middleware. It is an alias, so that a Func fits wherever func(http.Handler)
+// http.Handler does.
 type Func = func(http.Handler) http.Handler
 
 // Chain joins middleware in the order given:
 //
 //	Chain(a, b, c)(h) == a(b(c(h)))
 //
-// The request meets a first. Chain() returns its handler unchanged. Unlike [Wrap], Chain does
-// not reorder; give it the Handler methods of layers, or any other middleware. It panics if one
-// of f is nil. A nil handler means [http.DefaultServeMux], as in package net/http.
+// The request meets a first. Chain() returns its handler unchanged. Unlike [Wrap], Chain does not reorder. Give it
+// the Handler methods of layers, or any other middleware. It panics if one of f is nil. A nil handler means
+// [http.DefaultServeMux], as in package net/http.
 func Chain(f ...Func) Func {
 	for i, m := range f {
 		if m == nil {

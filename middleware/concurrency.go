@@ -9,50 +9,57 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Concurrency bounds how many requests are in the handler at once. A request takes a permit of l, waiting in
-// its line if l has one, and gives it back when the handler returns, panics, or lets the connection go: a
-// hijacked connection, a switched protocol, a tunnel (a CONNECT that is answered with 2xx and flushed, which is how HTTP/2 opens a websocket), a stream of
-// server-sent events and a client that waits for a job of [Async] are long-lived and do not count.
+// Concurrency bounds how many requests are in the handler at once. A request takes a permit of l, waiting in l's
+// queue if it has one. It gives the permit back when the handler returns, panics, or lets the connection go.
+// Long-lived requests do not count: a hijacked connection, a switched protocol, a tunnel (a CONNECT that is answered
+// with 2xx and flushed, which is how HTTP/2 opens a websocket), a stream of server-sent events, and a client that
+// waits for a job of [Async].
 //
-// Any other response that lasts keeps its permit as long: a stream of gRPC or of lines of JSON, a long poll. Eight of them can be all that an adaptive
-// limit lets in for as long as they are open: name them by [WithLongLived].
+// Any other response that lasts keeps its permit for as long: a gRPC stream, a stream of JSON lines, a long poll.
+// Eight of them can be all that an adaptive limit admits while they are open: name them with [WithLongLived].
 //
-// With an adaptive limit, a request that comes to a pool inside gives its permit back there, before it waits for a slot: the
-// pool bounds what computes, and requests that wait for it shall not keep cheap ones out.
+// With an adaptive limit, a request that reaches a pool inside gives its permit back there, before it waits for a
+// slot: the pool bounds what computes, and requests that wait for it should not keep cheap ones out.
 //
-// A request takes the permits of l once, where it first comes to l: a layer of the same limiter further in lets it pass.
-// Behind a writer without Unwrap between the two, as that of [http.TimeoutHandler], it takes them a second time, which a limit of 1
-// never grants.
+// A request takes the permits of l once, where it first meets l: a layer further in with the same limiter lets it
+// pass. If a writer without Unwrap is between the two, such as that of [http.TimeoutHandler], it takes them a second
+// time, which a limit of 1 never grants.
 //
 // When l refuses, the response is 503 with Retry-After.
 //
-// An adaptive limit seeks the most throughput, and what counts as such is known when a request ends, or has become long-lived:
-// what it took until then is work like any other.
+// An adaptive limit seeks the highest throughput. Whether a request counts as throughput is known when it ends, or
+// has become long-lived; its time until then is work like any other.
 //
-//   - a panic, a final status of 500, 502, 503 or 504, and a request that ran into the deadline of its context or into
-//     [http.Server.WriteTimeout] are a [limiter.Failure], as to [Breaker], which says what shows of the last: no
-//     throughput, however fast they are;
-//   - a request whose client left, and not with all of its answer, or sent a body that cannot be read, one that a layer of ours inside refused, one answered 429, and one that begins to wait for
-//     a [Pool] are [limiter.Ignored]: no throughput, and nothing that failed;
+//   - a panic, a final status of 500, 502, 503 or 504, and a request that ran into the deadline of its context or
+//     into [http.Server.WriteTimeout] are a [limiter.Failure], as to [Breaker], which says when the last is noticed:
+//     no throughput, however fast they are;
+//   - a request whose client left before it had all of the response, or sent a body that cannot be read, one that a
+//     layer of ours inside refused, one answered 429, and one that begins to wait for a [Pool] are [limiter.Ignored]:
+//     neither throughput nor failure;
 //   - all others are a [limiter.Success], 4xx, 501 and 505 among them.
 //
-// A request that waits in the line of another limit further in keeps its permit of this one meanwhile. Where that limit is
-// of a slow route and has a long line, those who wait there take all permits of an adaptive limit around it: keep that
-// route from it by [WithSkip], too, or use a [Pool].
+// A request that waits in the queue of another limit further in keeps its permit of this one meanwhile. If that limit
+// is for a slow route and has a long queue, the requests that wait there take all permits of an adaptive limit around
+// it: exempt that route from the outer limit with [WithSkip], or use a [Pool].
 //
-// A request holds its permit also while the handler waits for a body that comes slowly. Give
-// the server a ReadTimeout and a WriteTimeout. Without, a few clients that send a byte now and then hold all permits for good, also those of an
-// adaptive limit: it learns, and grows, from what ends. With them such a client holds one for as long, and as many as there are permits, eight at first, keep nearly
-// everybody else out all the same if they come again each time. What helps is a proxy in front that buffers, or [BufferBody], which has the body read before
-// the limit is asked.
+// A request also holds its permit while the handler waits for a body that comes slowly. Give the server a ReadTimeout
+// and a WriteTimeout. Without them, a few clients that send a byte now and then hold all permits for good, even those
+// of an adaptive limit, which learns, and grows, from requests that end. With them, such a client holds a permit for
+// that long. As many of these clients as there are permits, eight at first, still keep nearly everybody else out if
+// they keep coming back. A proxy in front that buffers helps against that, or [BufferBody], which reads the body
+// before the limit is asked.
 //
-// While a client does not take what the handler writes, the request gives the permit of an adaptive limit back: once a single write or Flush has waited
-// for 250 ms, and for twenty times as long as work waits for a processor. What the handler does after that is not limited. At most 1,000
-// requests of a layer are without their permit so, with the memory that their answers take; beyond that who reads slowly holds his until WriteTimeout. So it is with a fixed limit, which is the user's own
-// number, unless [WithLongLived] names the request. The slot of a [Pool] is given back likewise, and taken again after the write. What a cache outside has takes no permit, however slowly it is read.
+// While a client does not take what the handler writes, the request gives the permit of an adaptive limit back: once
+// a single write or Flush has waited for 250 ms, and for twenty times as long as work waits for a processor. What the
+// handler does after that is not limited. At most 1,000 requests of a layer are without their permit in this way,
+// with the memory that their responses take; beyond that a request whose client reads slowly holds its permit until
+// WriteTimeout. With a fixed limit, which is the user's own number, every such request does, unless [WithLongLived]
+// names it. The slot of a [Pool] is given back in the same way, and taken again after the write. A response that a
+// cache outside serves takes no permit, however slowly it is read.
 //
-// A client that leaves gives up its place in the line at once, if net/http sees it leave. Over HTTP/1 it does not before the body has
-// been read, which the handler does: a request with a body keeps its place until it is its turn or the line sends it away.
+// A client that leaves gives up its place in the queue at once, if net/http sees it leave. Over HTTP/1 it does not
+// before the handler has read the body: a request with a body keeps its place until its turn comes or the queue turns
+// it away.
 //
 // It panics if l or an option is nil.
 func Concurrency(l *limiter.Concurrency, opts ...ConcurrencyOption) Layer {
@@ -84,7 +91,7 @@ type concurrencyOption func(*concurrencyConfig)
 
 func (f concurrencyOption) applyConcurrency(c *concurrencyConfig) { f(c) }
 
-// WithPriority gives waiting requests an order: higher goes first, aged by the time waited. The
+// WithPriority orders waiting requests: a higher priority goes first, and priority grows with the time waited. The
 // default is 0 for all. See [limiter.Request]. It panics if f is nil.
 func WithPriority(f func(*http.Request) int) ConcurrencyOption {
 	if f == nil {
@@ -102,9 +109,10 @@ func WithWeight(f func(*http.Request) int) ConcurrencyOption {
 	return concurrencyOption(func(c *concurrencyConfig) { c.weight = f })
 }
 
-// WithClient names the client of a request, so that waiting clients get equal shares. By default
-// all requests are one client's. [limiter.Request] says how many clients a line can be shared by; the priority of a request
-// then counts among those of its client alone. (*clientip.Source).Key is such a function. It panics if f is nil.
+// WithClient names the client of a request, so that waiting clients get equal shares. By default all requests belong
+// to one client. [limiter.Request] says how many clients can share a queue. With WithClient, the priority of a
+// request counts only among the requests of its client. (*clientip.Source).Key is such a function. It panics if f is
+// nil.
 func WithClient(f func(*http.Request) string) ConcurrencyOption {
 	if f == nil {
 		panic("middleware: WithClient: f is nil; leave the option out")
@@ -112,10 +120,11 @@ func WithClient(f func(*http.Request) string) ConcurrencyOption {
 	return concurrencyOption(func(c *concurrencyConfig) { c.client = f })
 }
 
-// WithLongLived names requests that become long-lived with their first Flush: a stream that is not text/event-stream, as of gRPC,
-// or a long poll whose handler calls Flush before it waits. They give their permit back then, and also that of a fixed limit when
-// their client does not take what is written, as [Concurrency] says of an adaptive one. Hijacked connections, status 101, tunnels and
-// event streams always do. It panics if f is nil.
+// WithLongLived names requests that become long-lived with their first Flush: a stream other than text/event-stream,
+// such as gRPC, or a long poll whose handler calls Flush before it waits. They give their permit back then. They also
+// give back that of a fixed limit when their client does not take what is written, as [Concurrency] describes for an
+// adaptive one. Hijacked connections, status 101, tunnels and event streams are always long-lived. It panics if f is
+// nil.
 func WithLongLived(f func(*http.Request) bool) ConcurrencyOption {
 	if f == nil {
 		panic("middleware: WithLongLived: f is nil; leave the option out")

@@ -4,54 +4,53 @@
 //
 //	http.ListenAndServe(addr, middleware.Wrap(mux))
 //
-// On a server that clients reach directly, set [http.Server.ReadTimeout] and [http.Server.WriteTimeout]: [Concurrency] says what becomes of
-// a limit without them.
+// On a server that clients reach directly, set [http.Server.ReadTimeout] and [http.Server.WriteTimeout]:
+// [Concurrency] says what happens to a limit without them.
 //
-// Every protection is a [Layer] that also stands alone. Its Handler method has the shape
-// func(http.Handler) http.Handler, which net/http, chi, gorilla/mux and alice take as it is
-// (echo by its WrapMiddleware):
+// Every protection is a [Layer] that also works alone. Its Handler method has the shape func(http.Handler)
+// http.Handler, which net/http, chi, gorilla/mux and alice take as it is (echo through its WrapMiddleware):
 //
 //	r.Use(middleware.Rate(l).Handler)
 //
 // # Order
 //
-// [Wrap] and [New] put the layers they are given in one fixed order, outermost first,
-// whatever order they were given in:
+// [Wrap] and [New] put their layers in one fixed order, outermost first, whatever order they are given in:
 //
 //	trace(rate(cache(bufferbody(concurrency(breaker(pool(handler)))))))
 //
-// Rate is outermost, so that abuse is refused before any work. The cache is outside the
-// concurrency limit, so that a hit takes no permit and a stored answer can stand in while the
-// server is full or the breaker is open. The breaker is inside the concurrency limit, since
-// being full is not a failure of the handler. The pool is innermost: it is for the routes that
-// compute, named with [For]. [Chain] keeps the order it is given.
+// Rate is outermost, so that abuse is refused before any work is done. The cache is outside the concurrency limit, so
+// that a hit takes no permit, and a stored response can stand in while the server is full or the breaker is open. The
+// breaker is inside the concurrency limit, since being full is not a failure of the handler. The pool is innermost:
+// it is for the routes that compute, named with [For]. [Chain] keeps the order it is given.
 //
 // # What the layers know of each other
 //
-// A request that one of the layers refuses is not a failure to any layer around it, nor a
-// measurement to an adaptive limit. A client that leaves is not a failure. A panic travels on
-// untouched, with its stack; permits, slots and probes are given back on its way. All layers of
-// a request share one wrapper around its ResponseWriter, which keeps Flush, ReadFrom, Hijack,
-// Push and Unwrap exactly as they were below it.
+// A request that one of the layers refuses is not a failure to any layer around it, nor a measurement to an adaptive
+// limit. A client that leaves is not a failure. A panic travels on untouched, with its stack; permits, slots and
+// probes are given back on its way. All layers of a request share one wrapper around its ResponseWriter, which offers
+// Flush, ReadFrom, Hijack, Push and Unwrap exactly as the writer below it does.
 //
 // # What belongs outside
 //
-// [http.MaxBytesHandler], CORS and compression go around the layers: Wrap is inside of them. net/http closes the connection after a body that is
-// too large only if its own ResponseWriter was given to the limit, which no wrapper can stand in for. [http.TimeoutHandler] goes inside: what it
-// answers is then seen as the failure that it is.
+// [http.MaxBytesHandler], CORS and compression go around the layers: Wrap goes inside them. After a body that is too
+// large, net/http closes the connection only if http.MaxBytesHandler was given net/http's own ResponseWriter; no
+// wrapper can stand in for that. [http.TimeoutHandler] goes inside: the layers then see its answer as the failure
+// that it is.
 //
-// The handler of golang.org/x/net/http2/h2c goes around the layers, too: h2c.NewHandler(Wrap(mux), s). Inside, all requests that come over a connection of HTTP/2 are one to the layers, which are done with
-// it as soon as it is let in: nothing is limited. What net/http has for it itself, [http.Protocols.SetUnencryptedHTTP2], has no such order.
+// The handler of golang.org/x/net/http2/h2c goes around the layers, too: h2c.NewHandler(Wrap(mux), s). If it is
+// inside, all requests of an HTTP/2 connection are one request to the layers, which are done with it as soon as the
+// connection is let in: nothing is limited. With net/http's own support, [http.Protocols.SetUnencryptedHTTP2], there
+// is no such order to keep.
 //
 // # Before anything is refused
 //
-// [limiter.WithRateShadow], [limiter.WithShadow] and [breaker.WithShadow] have a layer count what it would refuse, and refuse nothing; see the example
-// "Shadow". [WithSkip] on a layer lets it begin with a part of the requests, or turns it off and on. The example
-// "Refusals" tests what clients see.
+// [limiter.WithRateShadow], [limiter.WithShadow] and [breaker.WithShadow] make a layer count what it would refuse,
+// and refuse nothing; see the example "Shadow". [WithSkip] on a layer lets you start with some of the requests, or
+// turn the layer off and on. The example "Refusals" tests what clients see.
 //
 // # On the wire
 //
-// A client over its own quota gets 429; a server that is full, open or draining answers 503.
-// Both carry Retry-After in whole seconds, Cache-Control: no-store, and a body of type
-// application/problem+json (RFC 9457). [WithReject] replaces them.
+// A client over its own quota gets 429; a server that is full, open or draining answers 503. Both carry Retry-After
+// in whole seconds, Cache-Control: no-store, and a body of type application/problem+json (RFC 9457). [WithReject]
+// replaces them.
 package middleware

@@ -63,8 +63,8 @@ func ExampleNew() {
 	// 1 refused
 }
 
-// What the layers do, as JSON: expvar has it at /debug/vars of http.DefaultServeMux, or wherever [expvar.Handler] is put. That is no place
-// for clients.
+// What the layers do, as JSON: package expvar serves it at /debug/vars of http.DefaultServeMux, or wherever [expvar.Handler] is put. Keep
+// clients away from there.
 func ExampleStack_Stats() {
 	stack := middleware.New(middleware.Concurrency(limiter.NewConcurrency(100)))
 	h := stack.Handler(http.NotFoundHandler())
@@ -128,7 +128,7 @@ func ExampleConcurrency() {
 	// Output: 1 admitted
 }
 
-// On a server that clients reach directly: who sends a body slowly holds a goroutine and its memory, as on any server, and no permit.
+// For a server that clients reach directly: a client that sends a body slowly holds a goroutine and its memory, as on any server, but no permit.
 func ExampleBufferBody() {
 	l := limiter.NewAdaptive()
 	h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -196,7 +196,7 @@ func ExamplePool() {
 	// Output: 200 OK
 }
 
-// A stream of lines of JSON, or of gRPC, is open for as long as its client likes.
+// A stream of JSON lines, or a gRPC stream, is open for as long as its client likes.
 func ExampleWithLongLived() {
 	l := limiter.NewAdaptive()
 	streams := func(r *http.Request) bool {
@@ -263,7 +263,7 @@ func ExampleWithReject() {
 	// Output: 429 Too Many Requests text/plain; charset=utf-8
 }
 
-// What limits and breakers would do to the traffic there is, before they do it: in shadow they decide and count, and refuse nothing.
+// What limits and breakers would do to the current traffic, before they do it: in shadow they decide and count, but refuse nothing.
 func Example_shadow() {
 	quota := limiter.NewRate(0, 2, limiter.WithRateShadow())
 	limit := limiter.NewAdaptive(limiter.WithShadow())
@@ -296,8 +296,8 @@ func Example_shadow() {
 	// refused by the breaker: 2
 }
 
-// What one's own clients see when a layer refuses is tested without load: hold the permits, force the breaker open, give
-// a quota of nothing more. What takes time is tested in a bubble of testing/synctest.
+// To test what your clients see when a layer refuses, no load is needed: hold the permits, force the breaker open, use up
+// the quota. Test what takes time in a bubble of testing/synctest.
 func Example_refusals() {
 	limit := limiter.NewConcurrency(1)
 	breakers := breaker.NewGroup()

@@ -7,22 +7,23 @@ import (
 	"github.com/spillgate/spillgate/cache"
 )
 
-// For is a layer that holds only for the requests that match pattern, which is one of
-// [http.ServeMux]: "POST /report", "/api/", "GET /item/{id}".
+// For is a layer that holds only for the requests that match pattern, a pattern of [http.ServeMux]: "POST /report",
+// "/api/", "GET /item/{id}".
 //
 //	middleware.Wrap(mux,
 //		middleware.Concurrency(limit),
 //		middleware.For("POST /report", middleware.Pool(p)),
 //	)
 //
-// Each of the layers takes the place of its kind in a stack, after those that hold for every request. Every For
-// whose pattern matches applies, so a route may be charged to its own rate limit and to a
-// general one; only of cache layers just one is used, the first For that matches before a general one. A cache layer whose pattern
-// is for GET gets the requests with other methods, too: a PUT that succeeds makes what is stored under its URL invalid.
-// An [Option] in For holds for the whole stack where a request matches, and a For in For where both patterns do.
+// Each of the layers takes the place of its kind in a stack, after those that hold for every request. Every For whose
+// pattern matches applies, so a route may be charged to its own rate limit and to a general one. Cache layers are the
+// exception: only one is used, the first For that matches, or else the general one. A cache layer whose pattern is
+// for GET gets the requests with other methods, too: a successful PUT invalidates what is stored under its URL. An
+// [Option] in For holds for the whole stack where a request matches. A For inside a For holds where both patterns
+// match.
 //
-// The pattern is matched against the request as it arrives, so it works around any router; a path that
-// ServeMux would clean or unescape is matched as ServeMux would.
+// The pattern is matched against the request as it arrives, so For works around any router; a path that ServeMux
+// would clean or unescape is matched as ServeMux would match it.
 //
 // For panics if pattern is not valid, if no layer is given, or if one of them is nil or given twice.
 func For(pattern string, layers ...Layer) Layer {

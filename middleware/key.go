@@ -10,9 +10,9 @@ import (
 	"github.com/spillgate/spillgate/middleware/clientip"
 )
 
-// KeyFunc names the bucket that a request is charged to. An error says that the request has no
-// key; such requests share one bucket that no key can name, so that hiding gains nothing. An empty
-// key is a key like any other.
+// KeyFunc names the bucket that a request is charged to. An error says that the request has no key. Such requests
+// share one bucket that no key can name, so a client gains nothing by leaving its key out. An empty key is a key like
+// any other.
 type KeyFunc = func(*http.Request) (string, error)
 
 // noKey is the bucket of requests without a key. Header and cookie values, addresses and patterns
@@ -30,9 +30,9 @@ func KeyClient(src *clientip.Source) KeyFunc {
 	return func(r *http.Request) (string, error) { return src.Key(r), nil }
 }
 
-// KeyHeader keys by the first value of a request header: an API key. A request without it
-// has no key. The value is the client's own claim: use it behind authentication, or a client
-// takes a new quota with each new value. It panics if name is not a field name.
+// KeyHeader keys by the first value of a request header, such as an API key. A request without it has no key. The
+// value is the client's own claim: use KeyHeader behind authentication, or a client gets a new quota with each new
+// value. It panics if name is not a field name.
 func KeyHeader(name string) KeyFunc {
 	checkName("KeyHeader", name, "a header field name")
 	name = textproto.CanonicalMIMEHeaderKey(name)
@@ -52,8 +52,8 @@ func KeyHeader(name string) KeyFunc {
 	}
 }
 
-// KeyCookie keys by the value of a cookie: a session. A request without it has no key. What is said
-// of [KeyHeader] holds here too. It panics if name is not one of a cookie.
+// KeyCookie keys by the value of a cookie, such as a session. A request without it has no key. The value is the
+// client's own claim, as with [KeyHeader]. It panics if name is not a cookie name.
 func KeyCookie(name string) KeyFunc {
 	checkName("KeyCookie", name, "a cookie name")
 	return func(r *http.Request) (string, error) {
@@ -75,8 +75,8 @@ func checkName(fn, name, want string) {
 	}
 }
 
-// KeyRoute keys by the pattern that serves the request, where the layer is inside a mux that
-// sets [http.Request.Pattern]; elsewhere the request has no key.
+// KeyRoute keys by the pattern that serves the request, where the layer is inside a mux that sets
+// [http.Request.Pattern]. Elsewhere the request has no key.
 func KeyRoute() KeyFunc {
 	return func(r *http.Request) (string, error) {
 		if r.Pattern == "" {
@@ -86,9 +86,8 @@ func KeyRoute() KeyFunc {
 	}
 }
 
-// KeyJoin keys by all of the functions together: client and route, for example. Different
-// parts never make the same key. If one of them fails, its error is returned.
-// It panics if f is empty or holds nil.
+// KeyJoin keys by all of the functions together, such as client and route. Different parts never make the same key.
+// If one of the functions fails, KeyJoin returns its error. It panics if f is empty or holds nil.
 func KeyJoin(f ...KeyFunc) KeyFunc {
 	if len(f) == 0 {
 		panic("middleware: KeyJoin: no functions; give at least one")

@@ -4,14 +4,14 @@ import (
 	"net/http"
 )
 
-// Layer is one protection, ready to be put around a handler: what [Rate], [Concurrency],
-// [Breaker], [Cache], [Pool], [BufferBody] and [For] return. The options [WithTrace], [WithReject] and
-// [WithSkip] are layers as well and then hold for a whole stack.
+// Layer is one protection, ready to be put around a handler: what [Rate], [Concurrency], [Breaker], [Cache], [Pool],
+// [BufferBody] and [For] return. The options [WithTrace], [WithReject] and [WithSkip] are layers as well; as layers
+// they hold for a whole stack.
 //
-// Layers are immutable and safe for concurrent use. One value may wrap any number of handlers;
-// all of them share the limiter, breaker, cache or pool behind it.
+// Layers are immutable and safe for concurrent use. One value may wrap any number of handlers, all of which share the
+// limiter, breaker, cache or pool behind it.
 type Layer interface {
-	// Handler returns next behind the layer. A nil next means [http.DefaultServeMux].
+	// Handler returns next wrapped in the layer. A nil next means [http.DefaultServeMux].
 	Handler(next http.Handler) http.Handler
 
 	// rank is the place of the layer in a stack; see the constants below.

@@ -5,20 +5,20 @@ import (
 	"net/http"
 )
 
-// SkipFunc says that a request passes a layer by, as if the layer were not there.
+// SkipFunc reports whether a request bypasses a layer, as if the layer were not there.
 type SkipFunc = func(*http.Request) bool
 
-// RejectFunc writes the response to a refused request. Retry-After, Cache-Control and the
-// RateLimit fields are already set in w.Header(); the function may change them. It must not
-// keep j. [Rejection.Write] writes what would have been written without it.
+// RejectFunc writes the response to a refused request. Retry-After, Cache-Control and the RateLimit fields are
+// already set in w.Header(); the function may change them. It must not keep j. [Rejection.Write] writes what would
+// have been written without the function.
 //
-// Around a writer without Unwrap, as that of [http.TimeoutHandler], the layers know a refusal by its Cache-Control: with another
-// one, or with a status below 400, it is to them what its status says.
+// Layers outside a writer without Unwrap, such as that of [http.TimeoutHandler], know a refusal by its Cache-Control.
+// If that was changed, or the status is below 400, they judge the response by its status.
 type RejectFunc = func(w http.ResponseWriter, r *http.Request, j *Rejection)
 
-// Option is an option that every layer takes. It is also a [Layer]: given to [Wrap] or [New]
-// beside the others it holds for the whole stack. It protects nothing: a stack of options alone has
-// no layers, those of [Defaults] neither unless they are given too.
+// Option is an option that every layer takes. It is also a [Layer]: given to [Wrap] or [New] beside others, it holds
+// for the whole stack. It protects nothing: a stack made of options alone has no layers, not even those of [Defaults]
+// unless they are given too.
 type Option interface {
 	Layer
 	RateOption
@@ -72,16 +72,16 @@ func nilOption(of string, i int) string {
 	return fmt.Sprintf("middleware: %s: option %d is nil; leave it out", of, i)
 }
 
-// WithTrace calls the functions of t as requests pass. As an option of one layer it reports that
-// layer; as a layer of a stack it reports all of them, and each request's end, also of those that
-// [WithSkip] lets pass. Several, of one stack or of stacks inside each other, are all told, and one that they have in common
-// once; of the options of one layer it is the last. A nil t is no trace.
+// WithTrace calls the functions of t as requests pass. As an option of one layer, it reports that layer. As a layer
+// of a stack, it reports all layers and each request's end, also of requests that [WithSkip] lets pass. Several
+// traces of one stack, or of stacks inside each other, are all called; a trace that such stacks share is called once.
+// Of several that are options of one layer, the last is used. A nil t is no trace.
 func WithTrace(t *Trace) Option {
 	return commonOption(func(c *common) { c.trace = t })
 }
 
-// WithReject replaces the response to refused requests. The last one given counts, and that of a layer before that of its
-// stack. It panics if f is nil.
+// WithReject replaces the response to refused requests. The last one given counts; one given to a layer takes
+// precedence over that of its stack. It panics if f is nil.
 func WithReject(f RejectFunc) Option {
 	if f == nil {
 		panic("middleware: WithReject: f is nil; leave the option out for the default response")
@@ -89,12 +89,13 @@ func WithReject(f RejectFunc) Option {
 	return commonOption(func(c *common) { c.reject = f })
 }
 
-// WithSkip lets the requests for which f is true pass the layer by: health checks, for
-// example. f runs before the layer has done anything. It panics if f is nil.
-// Given more than once, a request is skipped if any f says so.
+// WithSkip makes the requests for which f is true bypass the layer: health checks, for example. f runs before the
+// layer has done anything. If the option is given more than once, a request is skipped if any f says so. It panics if
+// f is nil.
 //
-// As a layer of a stack it holds for that stack, and not for another one inside. Put on by its Handler it holds for the layers that follow, up to
-// the first handler of somebody else: give the layers behind a router or a middleware the option themselves.
+// As a layer of a stack, WithSkip holds for that stack, and not for another one inside it. Applied by its Handler
+// method, it holds for the layers that follow, up to the first handler of somebody else: give the option to the
+// layers behind a router or another middleware themselves.
 func WithSkip(f SkipFunc) Option {
 	if f == nil {
 		panic("middleware: WithSkip: f is nil; leave the option out")

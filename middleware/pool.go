@@ -10,27 +10,30 @@ import (
 	"github.com/spillgate/spillgate/pool"
 )
 
-// Pool runs the handler in a slot of p, on the request's own goroutine: requests that
-// compute wait for a slot, so that they leave the CPU to the others. It is for such routes only; name them with [For]:
+// Pool runs the handler in a slot of p, on the request's own goroutine. Requests that compute wait for a slot, so
+// that they leave the CPU to the others. Use it only for such routes; name them with [For]:
 //
 //	middleware.For("POST /report", middleware.Pool(p))
 //
-// The slot is held while the handler reads the body as well, however slowly that comes: have [BufferBody] read it before, bound it by
-// the server's ReadTimeout, or read it before a [pool.Pool.Do] around the work alone.
+// The request also holds the slot while the handler reads the body, however slowly that comes. Let [BufferBody] read
+// it before, bound it by the server's ReadTimeout, or read it in the handler before a [pool.Pool.Do] around the work
+// alone.
 //
-// A client that leaves gives up its place in the line at once, if net/http sees it leave. Over HTTP/1 it does not before the body has been read: where that is
-// left to the handler a request keeps its place, and has a slot for an answer that nobody takes. Where clients have less patience than the line, [BufferBody] is
-// for that, too, or a [pool.Pool.Do] after the body was read.
+// A client that leaves gives up its place in the queue at once, if net/http sees it leave. Over HTTP/1 it does not
+// before the body has been read: if the handler is to read it, the request keeps its place, and gets a slot for an
+// answer that nobody takes. Where clients have less patience than the queue, use [BufferBody] against that too, or a
+// [pool.Pool.Do] after the body was read.
 //
-// While a client does not take what the handler writes, beyond what the buffers on the way take, others have the slot: from when a single write or Flush
-// has waited for 50 ms, and for twenty times as long as work waits for a processor, until it ends ([pool.Slot.Pause]). After it the handler goes on at once, also where
-// no slot is free; nobody else gets one then before there is room again. Where a handler
-// computes for long between its writes, have it compute in a [pool.Pool.Do] in place of this layer, and write outside of that: who goes on so lets
-// only the more urgent go first, in [pool.Checkpoint].
+// While a client does not take what the handler writes, beyond what the buffers on the way take, others have the
+// slot: from when a single write or Flush has waited for 50 ms, and for twenty times as long as work waits for a
+// processor, until it ends ([pool.Slot.Pause]). The handler then goes on at once, even if no slot is free; nobody
+// else gets a slot before there is room again. If a handler computes for long between its writes, let it compute in a
+// [pool.Pool.Do] in place of this layer, and write outside of that: a handler that goes on in this way lets only more
+// urgent work go first, in [pool.Checkpoint].
 //
-// The handler's context carries the slot: what it runs on p ([pool.Pool.Do], [pool.Submit], [pool.Map]) inherits it.
-// When p refuses, the response is 503 with Retry-After, or 429 where the client that the
-// task is for ([pool.WithClient], by [WithTaskFunc]) has its share of the line waiting already.
+// The handler's context carries the slot: what the handler runs on p ([pool.Pool.Do], [pool.Submit], [pool.Map])
+// inherits it. When p refuses, the response is 503 with Retry-After. It is 429 if the client that the task is for
+// ([pool.WithClient], by [WithTaskFunc]) already has its share of the queue waiting.
 //
 // It panics if p or an option is nil.
 func Pool(p *pool.Pool, opts ...PoolOption) Layer {
@@ -65,8 +68,8 @@ func WithTask(opts ...pool.TaskOption) PoolOption {
 	return poolOption(func(c *poolConfig) { c.task = append(c.task, opts...) })
 }
 
-// WithTaskFunc gives a request's task the options that f returns for it: its client, its priority. They come
-// after those of [WithTask]. It panics if f is nil.
+// WithTaskFunc gives a request's task the options that f returns for it, such as its client or priority. They are
+// applied after those of [WithTask]. It panics if f is nil.
 func WithTaskFunc(f func(*http.Request) []pool.TaskOption) PoolOption {
 	if f == nil {
 		panic("middleware: WithTaskFunc: f is nil; leave the option out")

@@ -11,20 +11,21 @@ import (
 	"github.com/spillgate/spillgate/middleware/clientip"
 )
 
-// Rate holds every client to the policies of l. By default a client is the address at the other end of the connection, an
-// IPv6 address by its /64; behind a proxy that is the proxy, so say whom to trust:
+// Rate holds every client to the policies of l. By default a client is the address at the other end of the
+// connection, and an IPv6 address counts by its /64. Behind a proxy that address is the proxy's, so say which proxies
+// to trust:
 //
 //	middleware.Rate(l, middleware.WithKey(middleware.KeyClient(clientip.FromXForwardedFor(prefixes))))
 //
-// A client over its quota gets 429 with Retry-After and a problem document that names the policies (but no key). Every response tells
-// the policies and what is left of them in the fields RateLimit-Policy and RateLimit
-// (draft-ietf-httpapi-ratelimit-headers-11); see [WithHeaders]. Of several rate layers that a request comes to, such as one for all
-// and one by [For], the fields are those of the last: where the first admits, the policies of the second.
-// Each of them charges the request, also where two have the same l.
+// A client over its quota gets 429 with Retry-After and a problem document that names the policies (but no key).
+// Every response tells the policies and what is left of them in the fields RateLimit-Policy and RateLimit
+// (draft-ietf-httpapi-ratelimit-headers-11); see [WithHeaders]. If a request meets several rate layers, such as a
+// general one and one in [For], the fields are those of the last: once the first admits, they tell the policies of
+// the second. Each of the layers charges the request, even if two have the same l.
 //
 // Where no wait helps, since the cost is above the burst or nothing flows in, Retry-After is a day.
 //
-// Where l has a store that does not answer and is set to refuse then, the response is 503.
+// If the store of l does not answer, and l is set to refuse then, the response is 503.
 //
 // It panics if l or an option is nil.
 func Rate(l *limiter.Rate, opts ...RateOption) Layer {
@@ -67,8 +68,9 @@ func WithKey(f KeyFunc) RateOption {
 	return rateOption(func(c *rateConfig) { c.key, c.asks = f, true })
 }
 
-// WithCost says how many tokens a request takes; the default is 1. Below 1 it takes none and is admitted unless the
-// client is in debt; above the burst it is never admitted. It panics if f is nil.
+// WithCost says how many tokens a request takes; the default is 1. A request with a cost below 1 takes none and is
+// admitted unless the client is in debt. A request with a cost above the burst is never admitted. It panics if f is
+// nil.
 func WithCost(f func(*http.Request) int) RateOption {
 	if f == nil {
 		panic("middleware: WithCost: f is nil; leave the option out for a cost of 1")
@@ -76,10 +78,10 @@ func WithCost(f func(*http.Request) int) RateOption {
 	return rateOption(func(c *rateConfig) { c.cost, c.asks = f, true })
 }
 
-// WithRefund gives tokens back after the response: as many as f returns, for what it knows of the request by
-// then. A negative number takes more, and may put the client into debt. f is not called where nothing was taken: for what only a shadow or
-// [limiter.FailOpen] admitted. Of this, [WithChargeMissesOnly] and
-// [WithChargeFailuresOnly] the last one given counts. It panics if f is nil.
+// WithRefund gives back tokens after the response: as many as f returns, from what is known of the request by then. A
+// negative number takes more, and may put the client into debt. f is not called where nothing was taken: for what
+// only a shadow or [limiter.FailOpen] admitted. Of WithRefund, [WithChargeMissesOnly] and [WithChargeFailuresOnly]
+// the last one given counts. It panics if f is nil.
 func WithRefund(f func(r *http.Request, res Result) int) RateOption {
 	if f == nil {
 		panic("middleware: WithRefund: f is nil; leave the option out")
@@ -89,7 +91,7 @@ func WithRefund(f func(r *http.Request, res Result) int) RateOption {
 	})
 }
 
-// WithChargeMissesOnly gives the cost of a request back if the cache answered it without a run of the handler. A client
+// WithChargeMissesOnly gives back the cost of a request that the cache answered without running the handler. A client
 // must still have the tokens when the request comes. It is a kind of [WithRefund].
 func WithChargeMissesOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
@@ -105,8 +107,9 @@ func WithChargeMissesOnly() RateOption {
 	})
 }
 
-// WithChargeFailuresOnly gives the cost of a request back if its status is below 400, or a layer inside refused it: for logins,
-// where only failed ones are to be counted, and not those that the server had no time for. It is a kind of [WithRefund].
+// WithChargeFailuresOnly gives back the cost of a request if its status is below 400, or a layer inside refused it.
+// It is for logins, where only failed attempts should count, and not those that the server had no time for. It is a
+// kind of [WithRefund].
 func WithChargeFailuresOnly() RateOption {
 	return rateOption(func(c *rateConfig) {
 		c.refund = func(_ *http.Request, res Result, taken int, _ bool) int {
@@ -133,16 +136,16 @@ const (
 	NoHeaders Headers = 0
 	// DraftHeaders adds RateLimit and RateLimit-Policy of the IETF draft.
 	DraftHeaders Headers = 1 << 0
-	// LegacyHeaders adds X-RateLimit-Limit, -Remaining and -Reset, of the policy that decided: its burst, the
-	// tokens left, and in how many seconds, rounded up, the bucket is full if nothing else is taken; no time of day, as
-	// some libraries send there. When to come back says Retry-After.
+	// LegacyHeaders adds X-RateLimit-Limit, -Remaining and -Reset, of the policy that decided: its burst, the tokens
+	// left, and the number of seconds, rounded up, until the bucket is full if nothing else is taken. Unlike in some
+	// libraries, -Reset is not a time of day. Retry-After says when to come back.
 	LegacyHeaders Headers = 1 << 1
 )
 
-// WithHeaders says which fields are added to responses; the default is [DraftHeaders]. Of several rate layers that a request comes to,
-// each field is of the last that adds it: give all of them the same option, or the fields tell of different policies. A limit in
-// shadow (see [limiter.WithRateShadow]) adds them too: with [NoHeaders] clients do not keep to what is only tried. It panics if h has
-// unknown bits.
+// WithHeaders says which fields are added to responses; the default is [DraftHeaders]. If a request meets several
+// rate layers, each field is that of the last layer that adds it: give all of them the same option, or the fields
+// tell of different policies. A limit in shadow (see [limiter.WithRateShadow]) adds the fields too: use [NoHeaders]
+// so that clients do not keep to a limit that is only being tried. It panics if h has unknown bits.
 func WithHeaders(h Headers) RateOption {
 	if h&^(DraftHeaders|LegacyHeaders) != 0 {
 		panic(fmt.Sprintf("middleware: WithHeaders: %d; give NoHeaders, DraftHeaders, LegacyHeaders or DraftHeaders|LegacyHeaders", h))
@@ -150,8 +153,8 @@ func WithHeaders(h Headers) RateOption {
 	return rateOption(func(c *rateConfig) { c.headers = h })
 }
 
-// WithRetrySpread adds up to d at random, in whole seconds, to the Retry-After of a 429, so that clients which were refused
-// together do not come back together. The default is 0: it is exact. It panics if d is negative.
+// WithRetrySpread adds up to d at random, in whole seconds, to the Retry-After of a 429, so that clients which were
+// refused together do not come back together. The default is 0, an exact Retry-After. It panics if d is negative.
 func WithRetrySpread(d time.Duration) RateOption {
 	if d < 0 {
 		panic(fmt.Sprintf("middleware: WithRetrySpread: %v; give 0 or more", d))

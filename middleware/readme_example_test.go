@@ -14,7 +14,7 @@ type router struct{ h http.Handler }
 
 func (r *router) Use(f func(http.Handler) http.Handler) { r.h = f(r.h) }
 
-// Each layer alone, around a handler of the standard mux and in a router.
+// Each layer works alone, around a handler of the standard mux and in a router.
 func ExampleLayer() {
 	p := pool.New(pool.WithSlots(1))
 	l := limiter.NewRate(10, 20)

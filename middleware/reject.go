@@ -17,29 +17,31 @@ import (
 type Rejection struct {
 	// Layer is "rate", "concurrency", "breaker", "pool" or "drain".
 	Layer string
-	// Status is 429 where a client is over its own quota, 503 where the server cannot.
+	// Status is 429 if a client is over its own quota, 503 if the server cannot serve the request.
 	Status int
-	// RetryAfter is when to come back, before it is rounded up to whole seconds and spread;
-	// 0 if it is not known.
+	// RetryAfter is how long the client should wait, not yet rounded up to whole seconds or spread; 0 if it is not
+	// known.
 	RetryAfter time.Duration
 	// Policy is the name of the rate policy that refused; empty elsewhere.
 	Policy string
-	// Err is why; errors.Is tells [limiter.ErrRateLimited], [limiter.ErrSaturated],
+	// Err is the reason; errors.Is tells [limiter.ErrRateLimited], [limiter.ErrSaturated],
 	// [limiter.ErrWouldMissDeadline], [breaker.ErrOpen] and the like apart.
 	Err error
 
 	body *rejectBody
 }
 
-// Write writes the response that would have been written without [WithReject]: the status and
-// a problem document (RFC 9457). It sets Content-Type and, where no Content-Encoding is set, Content-Length, and writes no body in answer to
-// HEAD. A Status that was changed before is that of both. The zero Rejection writes 503.
+// Write writes the response that would have been written without [WithReject]: the status and a problem document (RFC
+// 9457). It sets Content-Type and, if no Content-Encoding is set, Content-Length. It writes no body in answer to
+// HEAD. A Status that was changed before is used both as the status and in the document. The zero Rejection writes
+// 503.
 //
-// A handler that is kept from its work, as by the breaker of a transport (package outbound), says so by a Rejection of its own. Where that has a Layer, Write sets Retry-After
-// and Cache-Control as well, and where that is one of those named above the layers around the handler take the answer for a refusal, which says nothing of its health: not so
-// with any other name. With a 502 in its place a
-// breaker of the route counts as failures what the other one refuses, also while that lets calls in slowly after an outage, and opens anew. So it is with a set
-// that has no endpoint, and with "concurrency" for a limit:
+// A handler that is kept from its work, for example by the breaker of a transport (package outbound), says so with a
+// Rejection of its own. If that has a Layer, Write also sets Retry-After and Cache-Control. If the Layer is one of
+// those named above, and only then, the layers around the handler take the response for a refusal, which says nothing
+// about the handler's health. With a 502 instead, the breaker of the route would count as failures what the other
+// breaker refuses, even while that one lets calls in slowly after an outage, and would open again. Do the same for a
+// set that has no endpoint, and with "concurrency" for a limit:
 //
 //	proxy.ErrorHandler = func(w http.ResponseWriter, r *http.Request, err error) {
 //		if open, ok := errors.AsType[*breaker.OpenError](err); ok {

@@ -21,25 +21,25 @@ import (
 //	Wrap(h, pool, rate, breaker) == rate(breaker(pool(h)))
 //
 // Without layers it uses [Defaults]. Layers of the same kind keep the order given. A nil h means
-// [http.DefaultServeMux]. Wrap panics where New does.
+// [http.DefaultServeMux]. Wrap panics where [New] does.
 //
-// Wrap is New(layers...).Handler(h) for programs that need neither [Stack.Stats] nor [Stack.Shutdown].
+// Wrap is New(layers...).Handler(h), for programs that need neither [Stack.Stats] nor [Stack.Shutdown].
 func Wrap(h http.Handler, layers ...Layer) http.Handler {
 	return New(layers...).Handler(h)
 }
 
-// Defaults returns the layers that Wrap and New use when they are given none. They need no
-// number, and are meant to harm no server:
+// Defaults returns the layers that [Wrap] and [New] use when they are given none. They need no number, and are meant
+// to harm no server:
 //
 //   - an adaptive concurrency limit ([limiter.NewAdaptive]);
-//   - a circuit breaker for each route, where the wrapped handler is an [http.ServeMux] that
-//     can tell the route; none otherwise, since one failing route must not close the whole server
-//     (another router under one pattern of the mux is one route: see [Breaker]);
-//   - a cache of 64 MiB that stores only what the handler addresses to shared caches
-//     (public, s-maxage, CDN-Cache-Control).
+//   - a circuit breaker for each route, if the wrapped handler is an [http.ServeMux] that can tell the route; no
+//     breaker otherwise, since one failing route must not close the whole server (another router under one pattern of
+//     the mux is one route: see [Breaker]);
+//   - a cache of 64 MiB that stores only what the handler addresses to shared caches (public, s-maxage,
+//     CDN-Cache-Control).
 //
-// There is no rate limit: its number and its key are the user's to know. The options are those of the limit, and of no other layer: a server with streams that are no
-// server-sent events, as of gRPC, gives [WithLongLived].
+// There is no rate limit: only the user knows its number and its key. The options are those of the limit, and of no
+// other layer. A server with streams other than server-sent events, such as gRPC, gives [WithLongLived].
 //
 //	middleware.Wrap(mux, middleware.Defaults(middleware.WithLongLived(isStream), middleware.WithClient(user))...)
 //
@@ -57,16 +57,16 @@ func Defaults(opts ...ConcurrencyOption) []Layer {
 	}
 }
 
-// Stack is a set of layers in order, with one view of what they do.
-// It is safe for concurrent use. The zero value is not usable; call [New].
+// Stack is a set of layers in order, with one view of what they do. It is safe for concurrent use. The zero value is
+// not usable; call [New].
 type Stack struct {
 	layers []Layer
 	counts rejectCounts
 	gate   gate
 }
 
-// New returns a stack of the layers; without any, of [Defaults]. It panics if a layer is nil or given
-// twice, or if two cache layers are for all requests; Defaults has one.
+// New returns a stack of the layers, or of [Defaults] if there are none. It panics if a layer is nil or given twice,
+// or if two cache layers are for all requests; Defaults has one.
 func New(layers ...Layer) *Stack {
 	if len(layers) == 0 {
 		layers = Defaults()
@@ -84,11 +84,12 @@ func New(layers ...Layer) *Stack {
 	return &Stack{layers: slices.Clone(layers)}
 }
 
-// Handler returns h behind the layers of the stack. It may be called more than once: the handlers
-// share the limiters, breakers, caches and pools. A nil h means [http.DefaultServeMux].
+// Handler returns h behind the layers of the stack. It may be called more than once: the handlers share the limiters,
+// breakers, caches and pools. A nil h means [http.DefaultServeMux].
 //
-// A cache knows a response by its URL with the host that the client named, and a breaker a route by its pattern, whichever handler it is:
-// handlers that answer differently, such as those of a public and an internal port, want caches and breakers of their own.
+// A cache knows a response by its URL and the host that the client named, and a breaker knows a route by its pattern,
+// whichever handler it belongs to. Give handlers that answer differently, such as those of a public and an internal
+// port, caches and breakers of their own.
 func (s *Stack) Handler(h http.Handler) http.Handler {
 	h = orDefaultMux(h)
 	e := env{count: &s.counts, gate: &s.gate, end: h}
@@ -182,18 +183,19 @@ func buildCaches(next http.Handler, all []placed, e env) http.Handler {
 	return h
 }
 
-// Stats is a reading of a stack; the parts are in the order in which the layers were given to [New]. What stands in
-// several layers, such as a limit that two routes share or a cache with rules for some, is read once, and each of these layers
-// has the same pointer: count it once. In JSON, times are in nanoseconds.
+// Stats is a reading of a stack. The layers are in the order in which they were given to [New]. What several layers
+// have in common, such as a limit that two routes share or a cache with rules for some, is read once, and each of
+// these layers has the same pointer: count it once. In JSON, times are in nanoseconds.
 type Stats struct {
-	InFlight int64        `json:"in_flight"` // requests inside the stack, and validations in the background; an upgraded connection is none
+	InFlight int64        `json:"in_flight"` // requests inside the stack, and validations in the background; an upgraded connection does not count
 	Rejected RejectStats  `json:"rejected"`  // by the layer that refused
 	Layers   []LayerStats `json:"layers"`
 }
 
-// RejectStats counts the requests refused since the start, among them what a cache was to validate in the background: no request of
-// a client, and so a [Trace] of the stack is told nothing of it. What the engine of an [Async] refuses is in none of them: that is a
-// handler, which [Trace] is told of, with the layer "pool". Nor is what a handler refuses by a [Rejection] of its own, which Done of a Trace is told of.
+// RejectStats counts the requests refused since the start. They include background validations of a cache: no client
+// sent these, so a [Trace] of the stack is not told of them. They do not include what the engine of an [Async]
+// refuses: Async is a handler, and a Trace is told of its refusals with the layer "pool". Nor do they include what a
+// handler refuses with a [Rejection] of its own; Done of a Trace is told of that.
 type RejectStats struct {
 	Rate        uint64 `json:"rate"`
 	Concurrency uint64 `json:"concurrency"`
@@ -202,7 +204,7 @@ type RejectStats struct {
 	Drain       uint64 `json:"drain"`
 }
 
-// LayerStats is the reading of one layer; the field of its kind is set.
+// LayerStats is the reading of one layer. The field of its kind is set.
 type LayerStats struct {
 	Layer       string                    `json:"layer"`         // "rate", "concurrency", "breaker", "cache" or "pool"
 	For         string                    `json:"for,omitempty"` // the pattern of its For
@@ -219,8 +221,9 @@ type BreakerStats struct {
 	Routes map[string]breaker.Stats `json:"routes"` // by route, or by the key of WithBreakerKey
 }
 
-// Stats returns a reading of the stack and its layers. It may be called at any time; the parts are read one
-// after another. Package expvar shows it (see the example); package prommw, in a module of its own, has it for Prometheus.
+// Stats returns a reading of the stack and its layers. It may be called at any time; the parts are read one after
+// another. Package expvar can show it (see the example); package prommw, in a module of its own, exports it to
+// Prometheus.
 func (s *Stack) Stats() Stats {
 	c := &s.counts
 	out := Stats{
@@ -253,13 +256,15 @@ func (s *Stack) Stats() Stats {
 	return out
 }
 
-// Shutdown drains the stack: from now on its handlers answer 503 with Connection: close; it waits
-// until the requests inside have ended, and what its caches validate in the background, then shuts down its pools. As
-// [http.Server.Shutdown] it does not wait for what was upgraded to another protocol, or is a tunnel (Upgrade, CONNECT), by hijacking
-// the connection. If ctx ends first, Shutdown stops waiting, leaves the pools open and returns an error that wraps the cause and
-// says how many requests were left; if it ends while the pools end their work, each is shut down all the same, and the error tells
-// what they dropped. Call it after the load balancer has been told (see package health) and before or beside
-// [http.Server.Shutdown]. A second call waits again.
+// Shutdown drains the stack. From now on its handlers answer 503 with Connection: close. Shutdown waits until the
+// requests inside and the background validations of its caches have ended, then shuts down its pools. Like
+// [http.Server.Shutdown], it does not wait for a connection that was hijacked to be upgraded to another protocol or
+// to be a tunnel (Upgrade, CONNECT).
+//
+// If ctx ends first, Shutdown stops waiting, leaves the pools open and returns an error that wraps the cause and says
+// how many requests were left. If ctx ends while the pools finish their work, each is still shut down, and the error
+// tells what they dropped. Call Shutdown after the load balancer has been told (see package health), and before or
+// beside [http.Server.Shutdown]. A second call waits again.
 func (s *Stack) Shutdown(ctx context.Context) error {
 	if err := s.gate.drain(ctx); err != nil {
 		return fmt.Errorf("middleware: shutdown with %d requests in flight: %w", s.gate.inFlight(), err)

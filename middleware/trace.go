@@ -8,19 +8,17 @@ import (
 	"github.com/spillgate/spillgate/cache"
 )
 
-// Trace is a set of functions that are called as requests pass, like those of
-// [net/http/httptrace.ClientTrace]. Any of them may be nil. They run on the request's goroutine,
-// with no lock held, and must not keep the request; they may be called concurrently. A function
-// that panics panics in the request.
+// Trace is a set of functions that are called as requests pass, like those of [net/http/httptrace.ClientTrace]. Any
+// of them may be nil. They run on the request's goroutine, with no lock held, and must not keep the request. They may
+// be called concurrently. A function that panics panics in the request.
 //
 // For structured logs take the fields one by one, as the example of [WithTrace] does: [Rejection].Err and
-// [Result].Cache have their texts by Error and String, and a struct that is marshaled as a whole has neither.
+// [Result].Cache give their text by Error and String, and a struct that is marshaled as a whole has neither.
 type Trace struct {
 	// Rejected is called when a layer refuses a request, before the response is written.
 	Rejected func(r *http.Request, j Rejection)
 
-	// Admitted is called when a layer that can make a request wait has let it pass.
-	// layer is "concurrency" or "pool".
+	// Admitted is called when a layer that can make a request wait has let it pass. layer is "concurrency" or "pool".
 	Admitted func(r *http.Request, layer string, waited time.Duration)
 
 	// Done is called after the handler has returned or panicked. It is called only for
@@ -69,14 +67,16 @@ func (x *tracer) within(outer *traces) *traces {
 
 // Result is how a request ended.
 type Result struct {
-	// Route is the pattern that served the request; empty if no mux told. A stack around another router than [http.ServeMux] is told of
-	// none, or of the pattern of a mux outside: put it inside, as examples/routers does.
+	// Route is the pattern that served the request; it is empty if no mux told it. A stack around a router other than
+	// [http.ServeMux] learns no pattern, or that of a mux outside: put the stack inside the router, as examples/routers
+	// does.
 	Route string
-	// Status is the first final status; 200 if the handler wrote none, 0 if it panicked before it did.
+	// Status is the first final status; 200 if the handler wrote none, 0 if it panicked before it wrote one.
 	Status int
 	// Bytes is the length of the body as the handler wrote it.
 	Bytes int64
-	// Duration is from the entry into the trace layer, to [WithRefund] into the rate layer, until the handler returned.
+	// Duration is the time from the entry into the trace layer (for [WithRefund], into the rate layer) until the handler
+	// returned.
 	Duration time.Duration
 	// Cache says what a cache layer did; [cache.Bypass] if there was none.
 	Cache cache.Result
@@ -85,10 +85,11 @@ type Result struct {
 	Shed string
 	// Panicked says that the handler panicked, or ended its goroutine.
 	Panicked bool
-	// Left says that the client had left before the handler returned, or that a [Breaker] or [Concurrency] saw a body come that cannot be
-	// read: no layer takes the request for a failure, whatever Status and Panicked say. A ReverseProxy panics when its client
-	// leaves amid a response, or answers 502 to nobody. A request that http.Server.WriteTimeout cut off is none whose client left, and neither is one
-	// whose client went with all of an answer that says its Content-Length.
+	// Left says that the client had left before the handler returned, or that a [Breaker] or [Concurrency] saw a body
+	// that cannot be read. No layer takes such a request for a failure, whatever Status and Panicked say: a ReverseProxy
+	// panics when its client leaves in the middle of a response, or answers 502 to nobody. The client of a request that
+	// http.Server.WriteTimeout cut off has not left, nor has one that went away with all of a response that has a
+	// Content-Length.
 	Left bool
 	// Hijacked says that the connection was taken over.
 	Hijacked bool

@@ -2,14 +2,15 @@ package limitersim
 
 import "math"
 
-// Attainable returns how much of its capacity k reaches on average with the best number in flight, if that is held and
-// enough is waiting. It is 1 but where work slows itself down at one station and waits at another: how much is at the
-// first varies then even if the sum does not, and both more and less than the best cost throughput. By what is held nobody
-// gets beyond that; a limiter that sees into the service might.
+// Attainable returns the share of its capacity that k reaches on average with the best number in flight, if that
+// number is held and enough requests wait. It is 1 except where work slows itself down at one station and waits at
+// another: then the number at the first station varies even if the sum does not, and both more and less than the best
+// number cost throughput. Nobody gets beyond that by holding a number in flight; a limiter that sees into the service
+// might.
 //
-// It is that of a closed queueing network with processor sharing and a delay, which has a product form whatever the
-// work is distributed like (Baskett, Chandy, Muntz and Palacios, Open, Closed, and Mixed Networks of Queues, 1975). It is
-// computed anew by each call, and may be called at any time by many.
+// It is the value for a closed queueing network with processor sharing and a delay, which has a product form whatever
+// the distribution of the work (Baskett, Chandy, Muntz and Palacios, Open, Closed, and Mixed Networks of Queues,
+// 1975). Each call computes it anew. Attainable may be called at any time, and concurrently.
 func (k *RandomService) Attainable() float64 {
 	if k.svc.Name != "usl" {
 		return 1

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// RunFunc runs the simulation with a limiter that reads the clock itself and may keep its callers waiting.
-// It calls do for each request, in a goroutine of its own; do must call work once if the limiter admits
-// it, and return without if not:
+// RunFunc runs the simulation with a limiter that reads the clock itself and may keep its callers waiting. It calls
+// do for each request, in a goroutine of its own. do must call work once if the limiter admits it, and return without
+// calling it if not:
 //
 //	sim.RunFunc(func(work func()) {
 //		p, err := l.Acquire(ctx, limiter.Request{})
@@ -22,9 +22,9 @@ import (
 //		p.Release(limiter.Success)
 //	})
 //
-// It returns when the simulation has come to its end and all calls of do have returned; work that is going on or begins
-// after the end takes no time. It must be called in a bubble of [testing/synctest], whose clock it moves on;
-// it panics outside of one.
+// RunFunc returns when the simulation has come to its end and all calls of do have returned; work that is under way
+// or begins after the end takes no time. It must be called in a bubble of [testing/synctest], whose clock it
+// advances; it panics outside of one.
 func (s *Simulation) RunFunc(do func(work func())) {
 	synctest.Wait() // panics outside of a bubble, before anything has begun
 	b := &bubble{sim: s, do: do, start: time.Now(), news: make(chan struct{}, 1), inside: make(map[*Request]struct{})}

@@ -21,7 +21,7 @@ func (p *places) Arrive(r *limitersim.Request) {
 
 func (p *places) Release(*limitersim.Request) { p.free++ }
 
-// What a number of places, chosen in advance, is worth on services of every kind at three times their capacity.
+// What a fixed number of places is worth on services of every kind, at three times their capacity.
 func ExampleSimulation_Run() {
 	for _, svc := range limitersim.Profiles() {
 		sim := limitersim.New(svc, 3, 42, 30*time.Second)
@@ -39,7 +39,7 @@ func ExampleSimulation_Run() {
 	// narrow     0.0 of what is possible
 }
 
-// A store that takes twice as long for some time, with room for all that come.
+// A store that takes twice as long for some time, with room for all requests.
 func ExampleStore() {
 	svc := limitersim.Store(16, 10*time.Millisecond)
 	svc.Speed = func(now time.Duration) float64 {
@@ -59,7 +59,7 @@ func ExampleStore() {
 	// 12ms
 }
 
-// Work that computes on four processors, for which eight places are enough.
+// Work that computes on four processors: eight places are enough.
 func ExampleProcessors() {
 	svc := limitersim.Processors(4, 10*time.Millisecond)
 	for _, n := range []int{2, 8, 200} {

@@ -7,20 +7,20 @@ import (
 	"time"
 )
 
-// RandomService is a service drawn at random, with a load and what happens to it.
+// RandomService is a service drawn at random, with a load and what happens to the service.
 type RandomService struct {
-	// Description says in a line what was drawn.
+	// Description says in one line what was drawn.
 	Description string
-	// Load is the load that is counted, in multiples of the capacity there is then.
+	// Load is the load in the part of the run that is counted, in multiples of the capacity at that time.
 	Load float64
 	// Capacity is the most that is done in a second in the state that is counted.
 	Capacity float64
-	// Optimum is how many requests are in flight at that capacity, if none waits.
+	// Optimum is how many requests are in flight at that capacity if none waits.
 	Optimum float64
-	// Before is the same until the service changes; 0 if it does not.
+	// Before is the optimum until the service changes; 0 if it does not change.
 	Before float64
-	// Baseline is the 99th percentile of the time to answer at half that capacity without a limiter. The
-	// deadline is four times as long, and 250 ms at least.
+	// Baseline is the 99th percentile of the time to answer at half that capacity without a limiter. The deadline is
+	// four times as long, and at least 250 ms.
 	Baseline time.Duration
 
 	svc    Service
@@ -34,10 +34,11 @@ type RandomService struct {
 	slowed func(svc *Service)
 }
 
-// Random draws a service: what it runs on (places first come, first served; processors; processors and a dependency;
-// work that slows down as the universal scalability law says), how long the work takes (1 to 400 ms) and how that varies,
-// how many fit (2 to 10,000), what load there is (0.5 to 10 times the capacity), from the start or after ten calm
-// seconds, and whether capacity halves or the dependency slows down under way. The same seed draws the same.
+// Random draws a service. What it draws is: what the service runs on (places first come, first served; processors;
+// processors and a dependency; work that slows down as the universal scalability law says), how long the work takes
+// (1 to 400 ms) and how that varies, how many fit (2 to 10,000), what the load is (0.5 to 10 times the capacity),
+// whether the load begins at the start or after ten calm seconds, and whether capacity halves or the dependency slows
+// down during the run. The same seed draws the same service.
 func Random(seed uint64) *RandomService {
 	k := draw(seed)
 	svc := k.changed()
@@ -52,10 +53,11 @@ func Random(seed uint64) *RandomService {
 	return k
 }
 
-// Describe returns the Description of [Random] of a seed, at next to no cost: Random measures the service it draws.
+// Describe returns the Description of the service that [Random] draws from a seed. It costs next to nothing, whereas
+// Random measures the service.
 func Describe(seed uint64) string { return draw(seed).Description }
 
-// Changes returns when the service changes, after the beginning of a run; 0 is never.
+// Changes returns when the service changes, measured from the beginning of a run; 0 means never.
 func (k *RandomService) Changes() time.Duration { return toDuration(k.event) }
 
 // changed returns the service in the state that is counted.
@@ -79,9 +81,10 @@ func (k *RandomService) changed() Service {
 	return svc
 }
 
-// New returns a simulation of k. limit tells the limit at the time the load begins or the service changes: the further it
-// is from the optimum, and the fewer and more varied the answers are that it can be found from, the later counting begins.
-// A limiter that has no limit says 1. The run panics if it is below that, and New if limit is nil.
+// New returns a simulation of k. limit is called when the load begins or the service changes, and returns the limit
+// at that time. The further the limit is from the optimum, and the fewer and more varied the answers are from which
+// the optimum can be found, the later counting begins. For a limiter that has no limit, return 1. New panics if limit
+// is nil, and the run panics if limit returns less than 1.
 func (k *RandomService) New(limit func() int) *Simulation {
 	if limit == nil {
 		panic("limitersim: RandomService.New: limit is nil; give a function that tells the limit, or one that says 1")
@@ -120,7 +123,8 @@ func (k *RandomService) New(limit func() int) *Simulation {
 	return s
 }
 
-// Score returns what the part that counts of a simulation was worth. The simulation must be one of k that has run.
+// Score returns what the counted part of a simulation was worth. The simulation must be one that [RandomService.New]
+// of k made and that has run.
 func (k *RandomService) Score(s *Simulation) Score {
 	if s.counted.to == 0 {
 		panic("limitersim: RandomService.Score: the simulation has not run, or was not made by RandomService.New")

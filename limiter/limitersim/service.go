@@ -7,16 +7,17 @@ import (
 	"time"
 )
 
-// Service says what the work is made of and what it runs on. It comes from [Profiles], [SlowDependency], [Store] or
+// Service says what the work is made of and what it runs on. Get one from [Profiles], [SlowDependency], [Store] or
 // [Processors].
 type Service struct {
 	Name string
-	// Capacity is the most it can do in a second.
+	// Capacity is the most that the service can do in a second.
 	Capacity float64
-	// Demand draws a factor for all demands of one piece of work, 0 or more. Its mean has to be 1 for Capacity to hold; nil is 1 each.
+	// Demand draws a factor for all demands of one piece of work, 0 or more. Its mean must be 1 for Capacity to hold;
+	// nil means 1 for each.
 	Demand func(r *rand.Rand) float64
-	// Speed is the factor of the speed of places and processors at a time, which Capacity knows nothing of; nil is 1. It is
-	// more than 0: what begins in a place goes at the speed of that moment to its end.
+	// Speed is the factor of the speed of places and processors at a time; nil means 1. Capacity does not take it into
+	// account. It must be more than 0. What begins in a place keeps the speed of that moment to its end.
 	Speed func(now time.Duration) float64
 
 	deadline float64 // what a client waits for, s
@@ -25,8 +26,8 @@ type Service struct {
 	slow func(now float64) float64
 }
 
-// Baseline returns the 99th percentile of the time to answer at half the capacity without a limiter:
-// what a latency under overload is measured by. It panics where [New] does.
+// Baseline returns the 99th percentile of the time to answer at half the capacity without a limiter, against which a
+// latency under overload is measured. It panics where [New] does.
 func (svc Service) Baseline(seed uint64) time.Duration {
 	svc.check("Baseline")
 	s := newSimulation(svc, .5, seed, 30)
@@ -47,14 +48,14 @@ func (svc Service) check(caller string) {
 // Profiles returns the seven kinds of service, each with a deadline of 250 ms:
 //
 //   - cpu: 2 ms of computation on one processor, which all work in flight shares;
-//   - cpuio: 1 ms of it, 5 ms of waiting for something else, and 1 ms more;
+//   - cpuio: 1 ms of computation, 5 ms of waiting for something else, and 1 ms of computation;
 //   - io: a store that takes 10 ms and has 16 places, first come, first served;
 //   - mixed: a store with 8 places where one request in twenty takes ten times as long as the others;
 //   - contended: 10 ms of work that slows down as the universal scalability law says, best with about 22 in flight;
 //   - wide: a store that takes 50 ms and has 160 places;
 //   - narrow: a store that takes 60 ms and has 4 places.
 //
-// Times vary by a fifth either way where nothing else is said.
+// Times vary by a fifth either way unless stated otherwise.
 func Profiles() []Service {
 	return []Service{
 		{Name: "cpu", Capacity: 500, Demand: jitter, build: func(s *Simulation) []stage {
@@ -82,8 +83,8 @@ func Profiles() []Service {
 	}
 }
 
-// SlowDependency returns a service that needs 10 ms of one of eight processors, and 10 ms of a dependency which takes
-// ten times as long from second 10 to second 40. Times are exponential; the deadline is a second.
+// SlowDependency returns a service that needs 10 ms of one of eight processors, and 10 ms of a dependency that takes
+// ten times as long from second 10 to second 40. Times are exponentially distributed; the deadline is a second.
 func SlowDependency() Service {
 	return Service{Name: "dependency", Capacity: 800, deadline: 1, Demand: exponential,
 		slow: func(now float64) float64 {
@@ -97,8 +98,8 @@ func SlowDependency() Service {
 		}}
 }
 
-// Store returns a service that takes a time and has so many places, first come, first served, with a deadline of 250 ms.
-// Times vary by a fifth either way. It panics if places or took is not positive.
+// Store returns a service that takes the given time and has the given number of places, first come, first served,
+// with a deadline of 250 ms. Times vary by a fifth either way. It panics if places or took is not positive.
 func Store(places int, took time.Duration) Service {
 	mustHave("Store", places, took)
 	return Service{Name: "store", Capacity: float64(places) / took.Seconds(), Demand: jitter, build: func(s *Simulation) []stage {
@@ -106,8 +107,8 @@ func Store(places int, took time.Duration) Service {
 	}}
 }
 
-// Processors returns a service that computes for a time on one of n processors, which all work in flight shares, with a
-// deadline of 250 ms. Times vary by a fifth either way. It panics if n or took is not positive.
+// Processors returns a service that computes for the given time on one of n processors, which all work in flight
+// shares, with a deadline of 250 ms. Times vary by a fifth either way. It panics if n or took is not positive.
 func Processors(n int, took time.Duration) Service {
 	mustHave("Processors", n, took)
 	return Service{Name: "processors", Capacity: float64(n) / took.Seconds(), Demand: jitter, build: func(s *Simulation) []stage {

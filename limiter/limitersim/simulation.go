@@ -1,9 +1,9 @@
-// Package limitersim is a laboratory for whatever limits the work of a server: it puts services of known
+// Package limitersim is a laboratory for anything that limits the work of a server. It puts services of known
 // capacity under open-loop load, in virtual time, and says how much of what was possible came out of them.
 //
-// A [Simulation] is a discrete-event simulation of one [Service]: requests arrive as a Poisson process,
-// whether the service keeps up or not, and each one asks the limiter under test before its work begins.
-// Everything random is drawn from a seed, so that two limiters meet the same arrivals with the same work.
+// A [Simulation] is a discrete-event simulation of one [Service]: requests arrive as a Poisson process, whether the
+// service keeps up or not, and each one asks the limiter under test before its work begins. Everything random is
+// drawn from a seed, so that two limiters meet the same arrivals with the same work.
 //
 //	for _, svc := range limitersim.Profiles() {
 //		sim := limitersim.New(svc, 3, 42, 30*time.Second) // three times its capacity
@@ -15,7 +15,7 @@
 // A limiter that can be told the time implements [Limiter] and needs no goroutines. One that reads the clock and
 // keeps its callers waiting is driven by [Simulation.RunFunc] in a bubble of [testing/synctest].
 //
-// It imports nothing of the module, so that it judges any limiter by the same measure.
+// The package imports nothing else of this module, so it judges any limiter by the same measure.
 package limitersim
 
 import (
@@ -27,17 +27,17 @@ import (
 	"time"
 )
 
-// Limiter is a limiter under test that takes the time from the simulation. Its methods are called by the goroutine
-// that called [Simulation.Run], one at a time.
+// Limiter is a limiter under test that takes the time from the simulation. The goroutine that called [Simulation.Run]
+// calls its methods, one at a time.
 type Limiter interface {
-	// Arrive asks whether the work of r may begin. The answer is a call of r.Admit or
-	// r.Reject, at once or later: in a call of Release, or of what was given to [Simulation.At].
+	// Arrive asks whether the work of r may begin. The limiter answers by calling r.Admit or r.Reject, at once or later:
+	// in a call of Release, or in a function that was given to [Simulation.At].
 	Arrive(r *Request)
 	// Release says that the work of a request that was admitted has ended.
 	Release(r *Request)
 }
 
-// Request is one piece of work. It may be a key of a map.
+// Request is one piece of work. It may be used as the key of a map.
 type Request struct {
 	sim     *Simulation
 	arrived float64
@@ -62,11 +62,12 @@ func (r *Request) Reject() {
 	r.sim.seconds[int(r.arrived)].rejected++
 }
 
-// Arrived returns when r arrived, after the beginning of the run.
+// Arrived returns when r arrived, measured from the beginning of the run.
 func (r *Request) Arrived() time.Duration { return toDuration(r.arrived) }
 
-// Cancel ends the work of r before it is done, as work does that ends with its client. What it held is free at
-// once, and it counts as no answer; there is no call of Release. It panics unless the work of r has begun and not ended.
+// Cancel ends the work of r before it is done, as when work ends because its client left. What it held is free at
+// once, and it counts as no answer; Release is not called. Cancel panics unless the work of r has begun and not
+// ended.
 func (r *Request) Cancel() {
 	if r.at == nil {
 		panic("limitersim: Cancel: the work has not begun or has ended; cancel what was admitted, until Release is called")
@@ -83,13 +84,14 @@ func (r *Request) decide(method string) {
 	r.decided = true
 }
 
-// Simulation is one run of one service. It is made by [New] or [RandomService.New], and runs once.
-// It is not safe for concurrent use; different simulations may run at the same time.
+// Simulation is one run of one service. Make one with [New] or [RandomService.New]; it runs once. It is not safe for
+// concurrent use; different simulations may run at the same time.
 type Simulation struct {
-	// Rate is how many requests arrive in a second at a time; nil is the load given to New. It is asked at each arrival, and
-	// every 10 ms as long as the next one is more than a second away. The run panics unless it is 0 or more, and finite.
+	// Rate returns how many requests a second arrive at a given time; nil means the load given to New. It is called at
+	// each arrival, and every 10 ms while the next arrival is more than a second away. The run panics unless the rate is
+	// finite and 0 or more.
 	Rate func(now time.Duration) float64
-	// Watch is called after every event, if it is set.
+	// Watch, if not nil, is called after every event.
 	Watch func()
 
 	svc    Service
@@ -135,9 +137,10 @@ func (e *events) Pop() any {
 	return x
 }
 
-// New returns a simulation of svc for a time d, under a load in multiples of its capacity. Runs
-// with the same seed have the same arrivals with the same work. It panics unless load is 0 or more, and finite, and d is positive, and
-// if svc is not one of those that [Service] names, with a Capacity that is positive and finite.
+// New returns a simulation of svc for a time d, under a load in multiples of its capacity. Runs with the same seed
+// have the same arrivals with the same work. New panics unless load is finite and 0 or more, and d is positive. It
+// also panics unless svc comes from one of the functions that [Service] names and has a Capacity that is positive and
+// finite.
 func New(svc Service, load float64, seed uint64, d time.Duration) *Simulation {
 	if !(load >= 0) || math.IsInf(load, 1) || d <= 0 {
 		panic(fmt.Sprintf("limitersim: New: load is %v for %v; give 0 or more, and finite, for a positive time", load, d))
@@ -163,8 +166,8 @@ func newSimulation(svc Service, load float64, seed uint64, secs float64) *Simula
 // Now returns the time since the beginning of the run.
 func (s *Simulation) Now() time.Duration { return toDuration(s.now) }
 
-// At has f called when the simulation has come to a time, or next if that has passed. It is the timer of a [Limiter], and may be called
-// before the run. It panics if f is nil.
+// At calls f when the simulation has come to a time, or as the next event if that time has passed. It is the timer of
+// a [Limiter], and may be called before the run. It panics if f is nil.
 func (s *Simulation) At(t time.Duration, f func()) {
 	if f == nil {
 		panic("limitersim: At: f is nil; give what is to be called")
@@ -172,8 +175,9 @@ func (s *Simulation) At(t time.Duration, f func()) {
 	s.at(max(t.Seconds(), s.now), f)
 }
 
-// Burst has n requests arrive now, besides those that arrive by Rate or the load. It may be called in what was given to At: what is to
-// arrive when the run begins is At(0, ...). It panics before the run and after it.
+// Burst makes n requests arrive now, besides those that arrive by Rate or the load. It may be called in a function
+// that was given to At: for a burst at the beginning of the run, use At(0, ...). It panics before the run and after
+// it.
 func (s *Simulation) Burst(n int) {
 	if !s.running {
 		panic("limitersim: Burst: the run has not begun or is over; call it in what is given to At")
@@ -187,7 +191,7 @@ func (s *Simulation) at(t float64, do func()) { heap.Push(&s.events, event{t, do
 
 func toDuration(secs float64) time.Duration { return time.Duration(secs * 1e9) }
 
-// Run runs the simulation with l; nil is no limiter. It panics if the simulation has run before.
+// Run runs the simulation with l; nil means no limiter. It panics if the simulation has run before.
 func (s *Simulation) Run(l Limiter) {
 	s.begin(l)
 	for s.next() {
@@ -282,16 +286,18 @@ func (s *Simulation) advance(r *Request) {
 
 // Score is what a span of a run was worth.
 type Score struct {
-	// Goodput is what was answered within the deadline, as a part of what was possible: the capacity of the
-	// service, or all that arrived if that is less; 0 if nothing did. A span that ends work begun before it may have more than 1.
+	// Goodput is what was answered within the deadline, as a fraction of what was possible: the capacity of the service,
+	// or all that arrived if that is less. It is 0 if nothing arrived. A span that ends work begun before it may have
+	// more than 1.
 	Goodput float64
 	// P99 is the 99th percentile of the time from arrival to answer of what was admitted; 0 if nothing was.
 	P99 time.Duration
-	// Rejected is the part of what arrived that was rejected, in the span or later.
+	// Rejected is the fraction of what arrived in the span that was rejected, in the span or later.
 	Rejected float64
 }
 
-// Score returns what the whole seconds of a span were worth. It panics if there are none, or if the simulation has not run that far.
+// Score returns what the whole seconds of a span were worth. It panics if the span has none, or if the simulation has
+// not run that far.
 func (s *Simulation) Score(from, to time.Duration) Score {
 	first, last := math.Ceil(from.Seconds()), math.Floor(to.Seconds())
 	if from < 0 || first >= last || !s.run || to.Seconds() > s.end {

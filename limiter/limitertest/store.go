@@ -20,11 +20,11 @@ import (
 type StoreConfig struct {
 	// New returns a store without keys, for one subtest.
 	New func(t testing.TB) limiter.Store
-	// Run runs the body of one subtest; nil calls it. [testing/synctest.Test] is meant for stores that have
-	// the clock of this process.
+	// Run runs the body of one subtest; if it is nil, the body is called directly. [testing/synctest.Test] is meant for
+	// stores that use the clock of this process.
 	Run func(t *testing.T, body func(*testing.T))
-	// Wait makes time pass for the store; nil is [time.Sleep]. It serves to move the clock of a simulated
-	// server. Whole seconds are waited for, eleven in all.
+	// Wait makes time pass for the store; nil means [time.Sleep]. Use it to move the clock of a simulated server. The
+	// tests wait for whole seconds, eleven in all.
 	Wait func(time.Duration)
 }
 

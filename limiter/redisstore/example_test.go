@@ -13,7 +13,8 @@ import (
 	"github.com/spillgate/spillgate/limiter/redisstore"
 )
 
-// Each tenant has what its plan says from all servers together. A tenant that changes to a larger plan has spent of that what it had of the other.
+// Each tenant has the quota of its plan from all servers together. A tenant that changes to a larger plan keeps what it has spent: that
+// much of the new quota is gone.
 func Example_plans() {
 	client := redis.NewClient(&redis.Options{Addr: shared.addr, ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1})
 	defer client.Close()

@@ -5,26 +5,37 @@
 //	limits := limiter.NewRate(10, 20, limiter.WithStore(redisstore.New(client)))
 //	handler := middleware.Wrap(mux, middleware.Rate(limits))
 //
-// One script decides about an event with one question to the server, and takes from all policies of a key or from none. It goes
-// by the clock of the server, so the clocks of its clients may differ. What a key has spent is one value of 8 bytes for each policy and 8
-// more, which expires when the buckets would be full again; a key that has spent nothing takes no memory there.
+// One script decides about an event in one question to the server. It takes tokens from all policies of a key or from
+// none. It uses the clock of the server, so the clocks of its clients may differ. What a key has spent is one value
+// of 8 bytes for each policy and 8 more, which expires when the buckets would be full again; a key that has spent
+// nothing takes no memory there.
 //
-// Tenants with plans of their own: [limiter.WithKeyLimit].
+// For tenants with plans of their own, see [limiter.WithKeyLimit].
 //
-// Two limits of one service, as a general one and one for logins, need two names ([limiter.WithName]) or two prefixes ([WithPrefix]); with
-// neither they are one bucket.
+// Two limits of one service, such as a general one and one for logins, need two names ([limiter.WithName]) or two
+// prefixes ([WithPrefix]). With neither they are one bucket.
 //
-// What happens while the server does not answer says [limiter.WithStoreFailure]: by default the buckets of each process decide.
-// How long it may take says [limiter.WithStoreTimeout]. A question that nobody waits for any more goes on for 5 s at most, or until the client's own timeouts: to make a
-// connection takes several round trips, and where those take longer than a question may, as to another region, it would never be made. What it retries may be charged twice; MaxRetries -1 has it repeat no question, but for a client of a
-// cluster, which asks again after a connection was cut, as it follows a slot that has moved (MaxRedirects). DialerRetries 1 has it dial once: else it
-// dials five times in half a second, and where the server is down a question takes all of its time, though the connection is refused at once.
-// ConnMaxIdleTime of some seconds, in place of half an hour, has it give up connections that are not needed. Where the machine of the server is gone without a word, as
-// in a failover, each of them is found dead by a question that takes all of its time, of which there is one in two seconds while the store is left alone.
+// # When the server does not answer
 //
-// It needs Redis 5 or newer, or Valkey, and of its commands EVALSHA, EVAL, TIME, GET, PTTL, SET and DEL. In a cluster each key is in one slot.
-// Replication is asynchronous: a failover forgets what had not been replicated. Where memory is full, the server has to evict (maxmemory-policy
-// volatile-ttl forgets first who is nearly done), or it refuses to write and counts as failed.
+// [limiter.WithStoreFailure] says what happens while the server does not answer: by default the buckets of each
+// process decide. [limiter.WithStoreTimeout] says how long it may take. A question that nobody waits for any more
+// goes on for at most 5 s, or until the client's own timeouts. Making a connection takes several round trips; where
+// those take longer than a question may, as to another region, it would otherwise never be made.
+//
+// A question that the client retries may be charged twice. With MaxRetries -1 the client repeats no question, except
+// a cluster client: it asks again after a connection was cut, as it does when it follows a slot that has moved
+// (MaxRedirects). With DialerRetries 1 it dials once; otherwise it dials five times in half a second, and while the
+// server is down a question takes all of its time, though the connection is refused at once. With a ConnMaxIdleTime
+// of some seconds, instead of half an hour, it gives up connections that are not needed. If the machine of the server
+// disappears without a word, as in a failover, each idle connection is found dead by a question that takes all of its
+// time; there is one such question in two seconds while the store is left alone.
+//
+// # What the server needs
+//
+// The store needs Redis 5 or newer, or Valkey, and uses the commands EVALSHA, EVAL, TIME, GET, PTTL, SET and DEL. In
+// a cluster each key is in one slot. Replication is asynchronous: a failover forgets what had not been replicated.
+// When its memory is full, the server has to evict (maxmemory-policy volatile-ttl forgets those first whose buckets
+// are nearly full); otherwise it refuses to write and counts as failed.
 package redisstore
 
 import (
@@ -50,7 +61,8 @@ var takeSource string
 
 var takeScript = redis.NewScript(takeSource)
 
-// Store is a [limiter.Store] in Redis. Make one with [New]; it has nothing to close but its client. It is safe for concurrent use.
+// Store is a [limiter.Store] in Redis. Make one with [New]. It has nothing to close but its client. It is safe for
+// concurrent use.
 type Store struct {
 	client redis.Scripter
 	prefix string
@@ -63,14 +75,16 @@ type option func(*Store)
 
 func (o option) apply(s *Store) { o(s) }
 
-// WithPrefix sets what all keys in Redis begin with; the default is "spillgate:rate:". Stores of the same server share their buckets
-// if they have the same prefix: give each service one of its own, and the limits of one service that are not the same limit. What
-// stands between braces in it is all that a cluster finds the slot by.
+// WithPrefix sets what all keys in Redis begin with; the default is "spillgate:rate:". Stores on the same server
+// share their buckets if they have the same prefix: give each service a prefix of its own, and so the limits of one
+// service that are not the same limit. If the prefix has a part in braces, a cluster finds the slot by that part
+// alone.
 func WithPrefix(prefix string) Option {
 	return option(func(s *Store) { s.prefix = prefix })
 }
 
-// New returns a Store. The client is any of go-redis: a single server, one found by Sentinel, a cluster or a ring. It panics if client is nil.
+// New returns a Store. The client may be any client of go-redis: for a single server, one found by Sentinel, a
+// cluster or a ring. It panics if client is nil.
 func New(client redis.Scripter, opts ...Option) *Store {
 	if client == nil {
 		panic("redisstore: New: client is nil: give a client of go-redis")
@@ -82,10 +96,10 @@ func New(client redis.Scripter, opts ...Option) *Store {
 	return s
 }
 
-// Take implements [limiter.Store]. Buckets are told apart by the key and the names of all policies; limits and bursts may change from
-// one call to the next. A debt is two bursts spent at most. It returns an error, and has taken nothing, if ctx has
-// ended, if there is no policy, states has another length, or a limit or burst is out of range; and whatever error the client or the server returns, after
-// which nothing is known.
+// Take implements [limiter.Store]. Buckets are told apart by the key and the names of all policies; limits and bursts
+// may change from one call to the next. At most two bursts can be spent, the second as a debt. Take returns an error,
+// and has taken nothing, if ctx has ended, if there is no policy, if states has another length, or if a limit or
+// burst is out of range. It also returns any error of the client or the server, after which nothing is known.
 func (s *Store) Take(ctx context.Context, req limiter.StoreRequest, states []limiter.PolicyState) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err

@@ -11,9 +11,8 @@ import (
 
 var errNoPrefixes = errors.New("no trusted prefix; list the addresses of your proxies, or use the zero Source if clients connect directly")
 
-// ParsePrefixes reads prefixes ("10.0.0.0/8", "2001:db8::/32") and single
-// addresses ("192.0.2.1", "::1") as they stand in a configuration. Space around
-// them is ignored. The error names the first one that is neither.
+// ParsePrefixes parses prefixes ("10.0.0.0/8", "2001:db8::/32") and single addresses ("192.0.2.1", "::1") as they are
+// written in a configuration. It ignores space around them. The error names the first string that is neither.
 func ParsePrefixes(texts ...string) ([]netip.Prefix, error) {
 	out := make([]netip.Prefix, 0, len(texts))
 	for _, text := range texts {
@@ -31,8 +30,7 @@ func ParsePrefixes(texts ...string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-// Prefixes is [ParsePrefixes] for prefixes that stand in the source. It panics
-// where ParsePrefixes returns an error.
+// Prefixes is [ParsePrefixes] for prefixes written in source code. It panics where ParsePrefixes returns an error.
 func Prefixes(texts ...string) []netip.Prefix {
 	out, err := ParsePrefixes(texts...)
 	if err != nil {

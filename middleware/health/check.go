@@ -9,20 +9,19 @@ import (
 	"time"
 )
 
-// A Check is run out of band, at an interval; probes read its last result. So a
-// probe never blocks, and any number of probes cost one run.
+// A Check runs out of band, at an interval; probes read its last result. So a probe never blocks, and any number of
+// probes cost one run.
 type Check struct {
 	// Name is shown in probe responses; it must not be empty.
 	Name string
-	// Run returns nil if all is well. Its context ends after Timeout. A run that
-	// has not returned by then counts as failed, also if it returns nil later, and
-	// the next one does not begin before it has returned. A panic in Run ends the
-	// program, as in any goroutine.
+	// Run returns nil if all is well. Its context ends after Timeout. A run that has not returned by then counts as
+	// failed, even if it returns nil later, and the next run does not begin before it has returned. A panic in Run ends
+	// the program, as in any goroutine.
 	Run func(ctx context.Context) error
-	// Interval between the end of one run and the start of the next, spread by
-	// a tenth so that replicas do not ask in step. Default 5 s.
+	// Interval is the time between the end of one run and the start of the next, spread by a tenth so that replicas do
+	// not ask in step. The default is 5 s.
 	Interval time.Duration
-	// Timeout of one run. Default 2 s.
+	// Timeout is the time that one run may take. The default is 2 s.
 	Timeout time.Duration
 }
 

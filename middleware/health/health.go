@@ -1,35 +1,28 @@
-// Package health tells a load balancer when to send work to this process, and
-// takes the process out of service without failing a request.
+// Package health tells a load balancer when to send work to this process, and takes the process out of service
+// without failing a request.
 //
-// Three questions have three answers. Livez: is the process beyond saving and
-// to be restarted? Startupz: has it finished starting? Readyz: should new
-// requests come here now? They are served by [Health.Handler] at /livez,
-// /startupz and /readyz, in front of every limiter, so that a full server is
-// not mistaken for a dead one.
+// Three questions have three answers. Livez: is the process beyond saving, and should it be restarted? Startupz: has
+// it finished starting? Readyz: should new requests come here now? [Health.Handler] serves them at /livez, /startupz
+// and /readyz, in front of every limiter, so that a full server is not mistaken for a dead one.
 //
 // # What readiness should follow
 //
-// A process is ready when it has started, is not draining, and the checks given
-// with [WithCheck] pass. Such a check should look at this process only: a
-// warm-up that is not finished, a disk that is full, a queue of its own that
+// A process is ready when it has started, is not draining, and the checks given with [WithCheck] pass. Such a check
+// should look at this process only: a warm-up that is not finished, a disk that is full, a queue of its own that
 // cannot take more.
 //
-// Readiness does not follow a circuit breaker or a dependency that all replicas
-// share, and checks should not make it do so. When that dependency fails, it
-// fails for all replicas in the same second, and all of them would report not
-// ready. Kubernetes then sends nothing to any of them, also not the requests
-// that never needed the dependency and those that a cache or a fallback could
-// have answered; AWS ALB and Envoy decide that all of them cannot be down and
-// send to all. Neither helps. An open breaker answers 503 with Retry-After,
-// which a proxy can be told to retry elsewhere; that is the right place.
+// Readiness does not follow a circuit breaker or a dependency that all replicas share, and checks should not make it
+// do so. When that dependency fails, it fails for all replicas in the same second, and all of them would report not
+// ready. Kubernetes then sends nothing to any of them, not even the requests that never needed the dependency or that
+// a cache or a fallback could have answered. AWS ALB and Envoy decide that all of them cannot be down, and send to
+// all. Neither helps. An open breaker answers 503 with Retry-After, which a proxy can be told to retry elsewhere;
+// that is the right place.
 //
 // # Leaving
 //
-// [Health.Drain] and [Health.Run] leave in the order that proxies need:
-// readiness first, then a wait in which the server goes on serving while the
-// proxies notice, then [http.Server.Shutdown], then everything that requests
-// were using. A server that calls Shutdown first refuses connections while the
-// proxy still sends them.
+// [Health.Drain] and [Health.Run] leave in the order that proxies need: readiness first, then a wait in which the
+// server goes on serving while the proxies notice, then [http.Server.Shutdown], then everything that requests were
+// using. A server that calls Shutdown first refuses connections while the proxy still sends them.
 package health
 
 import (
@@ -96,14 +89,13 @@ func (h *Health) Close() {
 	h.running.Wait()
 }
 
-// Started declares that start-up is over. It matters only with
-// [WithManualStart].
+// Started declares that start-up is over. It matters only with [WithManualStart].
 func (h *Health) Started() { h.manual.Store(false) }
 
-// Draining returns a channel that is closed when [Health.Drain] begins. Handlers
-// of long responses (event streams, long polls, websockets) should end them
-// then: Shutdown would wait for them until its timeout. Those that wait for a background job end with it:
-// [github.com/spillgate/spillgate/middleware.Async] says how to have that in time.
+// Draining returns a channel that is closed when [Health.Drain] begins. Handlers of long responses (event streams,
+// long polls, websockets) should end them then: Shutdown would wait for them until its timeout. Requests that wait
+// for a background job end with the job; [github.com/spillgate/spillgate/middleware.Async] says how to end the job in
+// time.
 func (h *Health) Draining() <-chan struct{} { return h.leaving }
 
 // started reports whether start-up is over: Started was called if it had to be,
@@ -125,7 +117,7 @@ func (h *Health) Ready() bool {
 	return !h.draining.Load() && h.started() && passing(h.ready)
 }
 
-// Stats is what a Health knew at one moment.
+// Stats is the state of a Health at one moment.
 type Stats struct {
 	Started  bool         `json:"started"`
 	Ready    bool         `json:"ready"`
@@ -134,8 +126,8 @@ type Stats struct {
 	Checks   []CheckStats `json:"checks,omitempty"`
 }
 
-// Stats returns the present state. Unlike the probes, it holds the error texts
-// of checks: they can name hosts and users, so do not publish them.
+// Stats returns the current state. Unlike the probes, it holds the error texts of checks: they can name hosts and
+// users, so do not publish them.
 func (h *Health) Stats() Stats {
 	s := Stats{
 		Started:  h.started(),
@@ -152,16 +144,14 @@ func (h *Health) Stats() Stats {
 	return s
 }
 
-// Handler serves the three probes at their paths and passes every other request
-// to next. Put it outermost, in front of limiters. A nil next means
-// [http.DefaultServeMux].
+// Handler serves the three probes at their paths and passes every other request to next. Put it outermost, in front
+// of limiters. A nil next means [http.DefaultServeMux].
 //
-// Once draining has begun, each HTTP/1 response carries "Connection: close", so
-// that a proxy's kept connections end one by one, each after a response and
-// none under a request. HTTP/2 needs no header: Shutdown sends GOAWAY, which
-// tells clients which of their requests were not carried out, being on their way
-// by then, and may be sent again; net/http does so where it has the body
-// ([http.Request.GetBody]). The cost before that is one atomic load.
+// Once draining has begun, each HTTP/1 response carries "Connection: close", so that a proxy's kept connections end
+// one by one, each after a response and none under a request. HTTP/2 needs no header: Shutdown sends GOAWAY. That
+// tells clients which of the requests then on their way were not carried out, and may be sent again; the client of
+// net/http sends those again whose body it has ([http.Request.GetBody]). Until draining begins, the cost is one
+// atomic load.
 func (h *Health) Handler(next http.Handler) http.Handler {
 	if next == nil {
 		next = http.DefaultServeMux

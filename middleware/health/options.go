@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// An Option configures a [Health]. What makes one panics if a value cannot work: a
-// time below zero, a [Check] without name or function, a path without its slash.
+// An Option configures a [Health]. The functions that make options panic if a value cannot work: a time below zero, a
+// [Check] without name or function, a path without its slash.
 type Option interface{ apply(*config) }
 
 type optionFunc func(*config)
@@ -65,9 +65,8 @@ func unique(have []Check, c Check) []Check {
 	return have
 }
 
-// WithManualStart keeps the process from being started and ready until
-// [Health.Started] is called, for programs that listen before they have warmed
-// up.
+// WithManualStart keeps the process from counting as started and ready until [Health.Started] is called. It is for
+// programs that listen before they have warmed up.
 func WithManualStart() Option {
 	return optionFunc(func(c *config) { c.manualStart = true })
 }
@@ -89,10 +88,9 @@ func WithPaths(live, ready, startup string) Option {
 	return optionFunc(func(c *config) { c.livePath, c.readyPath, c.startPath = live, ready, startup })
 }
 
-// WithDrainStatus sets what readyz answers while draining: 503, the default, or
-// 404 for HAProxy with "http-check disable-on-404", which then finishes the
-// sessions it has and opens no new ones instead of calling the server down. It
-// panics at another status.
+// WithDrainStatus sets what readyz answers while draining: 503, the default, or 404 for HAProxy with "http-check
+// disable-on-404", which then finishes the sessions it has and opens no new ones, instead of taking the server for
+// down. It panics for any other status.
 func WithDrainStatus(status int) Option {
 	if status != http.StatusServiceUnavailable && status != http.StatusNotFound {
 		panic(fmt.Sprintf("health: WithDrainStatus: status is %d; give 503 or 404", status))
@@ -100,23 +98,20 @@ func WithDrainStatus(status int) Option {
 	return optionFunc(func(c *config) { c.drainStatus = status })
 }
 
-// WithDrainWait sets how long a draining server goes on serving before it stops
-// listening; default 15 s. It must be as long as the proxies in front take to
-// notice: their probe interval times the number of failures they want, and a
-// margin. HAProxy: 2 s x 3. Kubernetes: readiness is not even asked; endpoints
-// are removed when the pod begins to terminate, which takes a few seconds to
-// reach every node. AWS ALB: 30 s x 2.
-// [github.com/spillgate/spillgate/middleware/outbound.Probe] as it is: 12 s x 3, so give
-// it a shorter Interval, or wait longer. Zero does not wait.
+// WithDrainWait sets how long a draining server goes on serving before it stops listening; the default is 15 s. It
+// must be as long as the proxies in front take to notice: their probe interval times the number of failures they
+// want, and a margin. HAProxy: 2 s x 3. Kubernetes: readiness is not even asked; endpoints are removed when the pod
+// begins to terminate, which takes a few seconds to reach every node. AWS ALB: 30 s x 2.
+// [github.com/spillgate/spillgate/middleware/outbound.Probe] with its defaults: 12 s x 3, so give it a shorter
+// Interval, or wait longer. Zero does not wait.
 //
-// It should also be longer than proxies keep idle connections to this server
-// (nginx: keepalive_timeout in the upstream block). Those that get a request
-// during the wait are closed with its response; the rest are closed at its end,
-// and a request may be on its way on them.
+// It should also be longer than proxies keep idle connections to this server (nginx: keepalive_timeout in the
+// upstream block). Connections that get a request during the wait are closed with its response. The rest are closed
+// at its end, and a request may be on its way on them.
 //
-// Wait, shutdown and release timeouts together should stay below the time after
-// which the process is killed: 30 s in Kubernetes, which the defaults add up to.
-// [Health.Run] and [Health.Serve] take up to a second more, for requests that were just read.
+// Wait, shutdown and release timeouts together should stay below the time after which the process is killed: 30 s in
+// Kubernetes, which the defaults add up to. [Health.Run] and [Health.Serve] take up to a second more, for requests
+// that were just read.
 func WithDrainWait(d time.Duration) Option {
 	notNegative("WithDrainWait", d)
 	return optionFunc(func(c *config) { c.wait = d })
@@ -131,27 +126,24 @@ func WithDrainIdle(d time.Duration) Option {
 	return optionFunc(func(c *config) { c.idle = d })
 }
 
-// WithShutdownTimeout sets how long requests in flight may take after the
-// server has stopped listening; default 10 s. Then their connections are cut, with
-// zero at once.
+// WithShutdownTimeout sets how long requests in flight may take after the server has stopped listening; the default
+// is 10 s. Then their connections are cut; zero cuts them at once.
 func WithShutdownTimeout(d time.Duration) Option {
 	notNegative("WithShutdownTimeout", d)
 	return optionFunc(func(c *config) { c.shutdown = d })
 }
 
-// WithReleaseTimeout sets how long the things that are shut down after the
-// server may take, together; default 5 s. With zero each is called with a context
-// that has ended.
+// WithReleaseTimeout sets how long everything that is shut down after the server may take, together; the default is 5
+// s. With zero, each is called with a context that has ended.
 func WithReleaseTimeout(d time.Duration) Option {
 	notNegative("WithReleaseTimeout", d)
 	return optionFunc(func(c *config) { c.release = d })
 }
 
-// WithSharedListener tells [Health.Serve] that other processes have the socket
-// too: a manager that activates this one by socket, or the successor it was handed
-// on to. Then the socket is closed here and goes on listening for them, and the
-// connections that wait on it are theirs. Without this option the socket ends, on
-// Linux, for all who have it.
+// WithSharedListener tells [Health.Serve] that other processes have the socket too: a manager that starts this
+// process by socket activation, or the successor that the socket was handed on to. The socket is then closed in this
+// process and goes on listening for the others, and the connections that wait on it are theirs. Without this option,
+// on Linux, the socket ends for all processes that have it.
 func WithSharedListener() Option {
 	return optionFunc(func(c *config) { c.shared = true })
 }

@@ -12,20 +12,18 @@ import (
 	"time"
 )
 
-// Run listens on srv.Addr, serves until SIGTERM, SIGINT or the end of ctx, and
-// then leaves as [Health.Drain] does. It puts [Health.Handler] around
-// srv.Handler, so srv needs nothing else. It serves TLS if srv.TLSConfig has
+// Run listens on srv.Addr, serves until SIGTERM, SIGINT or the end of ctx, and then leaves as [Health.Drain] does. It
+// puts [Health.Handler] around srv.Handler, so srv needs nothing else. It serves TLS if srv.TLSConfig has
 // certificates.
 //
-// SIGTERM comes from an orchestrator, which has proxies in front: the drain is
-// run in full, and so it is when ctx ends. SIGINT comes from a terminal, where
-// nobody wants to wait for a proxy: the drain wait is skipped. From then on a
-// signal ends the process at once, unless something else catches it, as the ctx
-// of [signal.NotifyContext] does until its stop function is called.
+// SIGTERM comes from an orchestrator, which has proxies in front: the drain is run in full, as it is when ctx ends.
+// SIGINT comes from a terminal, where nobody wants to wait for a proxy: the drain wait is skipped. From then on a
+// signal ends the process at once, unless something else catches it, as the ctx of [signal.NotifyContext] does until
+// its stop function is called.
 //
-// Run returns nil after a clean drain. It returns an error at once if it cannot
-// listen, and after shutting down the rest if serving fails. The checks of h are
-// stopped when it returns. It panics if srv or one of last is nil.
+// Run returns nil after a clean drain. If it cannot listen, it returns an error at once; if serving fails, it returns
+// an error after it has shut down the rest. The checks of h are stopped when it returns. It panics if srv or one of
+// last is nil.
 func (h *Health) Run(ctx context.Context, srv *http.Server, last ...Shutdowner) error {
 	checkServer("Run", srv)
 	addr := srv.Addr
@@ -50,15 +48,13 @@ func checkServer(method string, srv *http.Server) {
 	}
 }
 
-// Serve is [Health.Run] on a listener that is already open. If other processes
-// have its socket too, [WithSharedListener] is needed.
+// Serve is [Health.Run] on a listener that is already open. If other processes have its socket too,
+// [WithSharedListener] is needed.
 //
-// Both do more than [Health.Drain] can do for a server that is served by others:
-// before Shutdown they stop listening, answer what the system had accepted in
-// our name until then (on Linux, if l is as net.Listen returned it), and let
-// requests that were just read reach their handler. Shutdown alone drops such
-// requests without an answer, which a proxy must not send again if they are
-// POSTs.
+// Both do more than [Health.Drain] can do for a server that is served by others. Before Shutdown they stop listening,
+// answer what the system had accepted in our name until then (on Linux, if l is as net.Listen returned it), and let
+// requests that were just read reach their handler. Shutdown alone drops such requests without an answer, and a proxy
+// must not send them again if they are POSTs.
 //
 // It panics if l, srv or one of last is nil.
 func (h *Health) Serve(ctx context.Context, l net.Listener, srv *http.Server, last ...Shutdowner) error {
