@@ -71,12 +71,13 @@ func TestAdaptiveWorkOfNoTime(t *testing.T) {
 
 // Where the quick kind is itself of several that are orders of magnitude apart, such as what is known at once and what has to be looked for, another
 // share of these is no reason to believe that the slow kind takes thousands of times as long: no time in service is far beyond all that there were. It
-// was said to take seconds to minutes, and what was seen by that let the limit run away or kept it low.
+// was said to take seconds to minutes, and what was seen by that let the limit run away or kept it low. An estimate may be off by a factor of two and more
+// in one of hundreds of runs, as goroutines that wake up at the same time run in any order.
 func TestAdaptiveQuickKindOfSeveral(t *testing.T) {
 	for seed := range uint64(8) {
 		said, took := adaptKinds(t, seed, 300*time.Nanosecond, 5*time.Millisecond, 80*time.Millisecond)
 		t.Logf("seed %d: %v of %v", seed, said, took)
-		if said > 2*took {
+		if said > 4*took {
 			t.Errorf("seed %d: work of which none takes longer than %v takes %v in the mean", seed, took, said)
 		}
 	}

@@ -179,11 +179,11 @@ func TestBufferBodyTellsThatClientsLeave(t *testing.T) {
 			runtime.Gosched()
 		}
 		conn.Close()
-		for p.Stats().Waiting > 0 {
+		for p.Stats().Left == 0 { // it is counted once it has left the queue
 			runtime.Gosched()
 		}
-		if n := p.Stats().Left; n != 1 {
-			t.Errorf("%d have left, want 1", n)
+		if s := p.Stats(); s.Left != 1 || s.Waiting != 0 {
+			t.Errorf("%d have left and %d wait, want 1 and none", s.Left, s.Waiting)
 		}
 		slot.Leave()
 	}
