@@ -519,7 +519,7 @@ func TestR4ATooSlowSourceIsNotASlowClient(t *testing.T) {
 		from, to := io.Pipe()
 		go func() {
 			to.Write(make([]byte, 1<<16))
-			time.Sleep(3 * time.Second) // in a synctest bubble
+			time.Sleep(4 * time.Second) // in a synctest bubble
 			for range 100 {
 				to.Write(make([]byte, 1<<16))
 			}
