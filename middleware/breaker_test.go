@@ -797,6 +797,8 @@ func TestR8AMalformedRequestIsTheClientsFault(t *testing.T) {
 		{"GET", "a/b", "", true},
 		{"GET", "user@a.test", "", true},
 		{"GET", "a\x7f", "", true},
+		{"GET", "xn--bcher-kva.example", "", false},
+		{"GET", "xn--b\u00fccher.example", "", true},
 		{"GET", "a.test", "websocket", false},
 		{"GET", "a.test", "SPDY/3.1, h2c", false},
 		{"GET", "a.test", "websocket\xff", true},
@@ -825,39 +827,47 @@ func TestR8AMalformedRequestIsTheClientsFault(t *testing.T) {
 	}
 }
 
-// Nobody closes a route to others by the name of a protocol that a ReverseProxy does not send on.
-func TestProtocolThatAProxyRefuses(t *testing.T) {
-	back := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	defer back.Close()
-	to, err := url.Parse(back.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := breaker.NewGroup()
-	proxy := httputil.NewSingleHostReverseProxy(to)
-	proxy.ErrorLog = log.New(io.Discard, "", 0)
-	front := httptest.NewServer(middleware.Breaker(g).Handler(proxy))
-	defer front.Close()
-	for range 40 {
-		req, err := http.NewRequest("GET", front.URL, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"\xff"}}
-		res, err := front.Client().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if res.Body.Close(); res.StatusCode != 502 {
-			t.Fatalf("status %d", res.StatusCode)
-		}
-	}
-	res, err := front.Client().Get(front.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.Body.Close(); res.StatusCode != 200 {
-		t.Errorf("status %d for others", res.StatusCode)
+// Nobody closes a route to others by a request that a ReverseProxy does not send on: the name of a protocol with bytes that are no ASCII, or that of a
+// host which says that it is encoded and is not.
+func TestRequestThatAProxyRefuses(t *testing.T) {
+	for name, change := range map[string]func(*http.Request){
+		"protocol": func(r *http.Request) { r.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"\xff"}} },
+		"host":     func(r *http.Request) { r.URL.Opaque = "http://xn--%C3%A9.test/" }, // is what the server takes for it, whatever the header says
+	} {
+		t.Run(name, func(t *testing.T) {
+			back := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			defer back.Close()
+			to, err := url.Parse(back.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := breaker.NewGroup()
+			proxy := httputil.NewSingleHostReverseProxy(to)
+			proxy.ErrorLog = log.New(io.Discard, "", 0)
+			front := httptest.NewServer(middleware.Breaker(g).Handler(proxy))
+			defer front.Close()
+			for range 40 {
+				req, err := http.NewRequest("GET", front.URL, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				change(req)
+				res, err := front.Client().Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if res.Body.Close(); res.StatusCode != 502 {
+					t.Fatalf("status %d", res.StatusCode)
+				}
+			}
+			res, err := front.Client().Get(front.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Body.Close(); res.StatusCode != 200 {
+				t.Errorf("status %d for others", res.StatusCode)
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"os"
 	"strconv"
@@ -66,12 +67,17 @@ func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool) 
 }
 
 // malformed reports whether a request has a method that is none, or a character in its host that none has (RFC 3986, section
-// 3.2.2), or in the name of another protocol. Over HTTP/2 net/http takes the first two and does not send them, and ReverseProxy does not send the last: it can only fail.
+// 3.2.2), or in the name of another protocol, or a host that cannot be encoded. Over HTTP/2 net/http takes such methods and hosts and does not send them, nor does
+// ReverseProxy such protocols: it can only fail.
 func malformed(r *http.Request) bool {
 	notInProtocol := func(c rune) bool { return c < ' ' || c > '~' }
 	notInHost := func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c) } // other letters are encoded
-	_, err := http.NewRequest(r.Method, "/", nil)                                                                 // looks at the method
-	return err != nil || strings.ContainsFunc(r.Host, notInHost) || strings.ContainsFunc(r.Header.Get("Upgrade"), notInProtocol)
+	sent, err := http.NewRequest(r.Method, "/", nil)                                                              // looks at the method
+	if err != nil || strings.ContainsFunc(r.Host, notInHost) || strings.ContainsFunc(r.Header.Get("Upgrade"), notInProtocol) {
+		return true
+	}
+	sent.Host = r.Host
+	return sent.Write(io.Discard) != nil // encodes the host
 }
 
 // failed says that a handler answered that it could not do its work, and not what was wrong with the request.
