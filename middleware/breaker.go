@@ -22,8 +22,8 @@ import (
 //     of its context or into [http.Server.WriteTimeout]; see [WithClassify];
 //   - a request counts as neither if its client left or sent a body that cannot be read, if a layer of ours refused
 //     it, or its handler did with a [Rejection] of its own, if it was answered 429, or if it was answered as a
-//     failure and its method, host or Upgrade is invalid (net/http accepts it, and a proxy cannot send it on); a
-//     probe that ends this way gives its place to the next request;
+//     failure and its method, host, target, Upgrade or the name of a trailer is invalid (net/http accepts it, and a
+//     proxy cannot send it on); a probe that ends this way gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //
 // A client that leaves after it has received all of a response with a Content-Length does not count as having left,
@@ -220,6 +220,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.SlowCall > 0 || !passing {
 		rec.wantFirst = true // costs a clock read
 	}
+	misnamed := misnamed(r)
 	inner := rec.watchBody(r)
 	rec.holds.addCall(callHold{layer: h, call: call, begun: req.Arrived.Sub(rec.start), request: inner})
 	finished := false
@@ -232,7 +233,7 @@ func (h *breakerHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			defer x.call.DoneAt(breaker.Ignored, 0, req.Arrived) // of use only if that function panics: a call is reported once
 		}
 		now := rec.now()
-		o := h.outcome(r, rec, finished)
+		o := h.outcome(r, rec, finished, misnamed)
 		if rec.lasting && !finished && o == breaker.Failure {
 			x.call.Fail() // it was reported when it began
 			return

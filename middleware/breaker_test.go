@@ -797,6 +797,8 @@ func TestR8AMalformedRequestIsTheClientsFault(t *testing.T) {
 		{"GET", "a/b", "", true},
 		{"GET", "user@a.test", "", true},
 		{"GET", "a\x7f", "", true},
+		{"GET", "xn--bcher-kva.example", "", false},
+		{"GET", "xn--b\u00fccher.example", "", true},
 		{"GET", "a.test", "websocket", false},
 		{"GET", "a.test", "SPDY/3.1, h2c", false},
 		{"GET", "a.test", "websocket\xff", true},
@@ -825,39 +827,60 @@ func TestR8AMalformedRequestIsTheClientsFault(t *testing.T) {
 	}
 }
 
-// Nobody closes a route to others by the name of a protocol that a ReverseProxy does not send on.
-func TestProtocolThatAProxyRefuses(t *testing.T) {
-	back := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	defer back.Close()
-	to, err := url.Parse(back.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := breaker.NewGroup()
-	proxy := httputil.NewSingleHostReverseProxy(to)
-	proxy.ErrorLog = log.New(io.Discard, "", 0)
-	front := httptest.NewServer(middleware.Breaker(g).Handler(proxy))
-	defer front.Close()
-	for range 40 {
-		req, err := http.NewRequest("GET", front.URL, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"\xff"}}
-		res, err := front.Client().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if res.Body.Close(); res.StatusCode != 502 {
-			t.Fatalf("status %d", res.StatusCode)
-		}
-	}
-	res, err := front.Client().Get(front.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.Body.Close(); res.StatusCode != 200 {
-		t.Errorf("status %d for others", res.StatusCode)
+// Nobody closes a route to others by a request that net/http takes and a ReverseProxy does not send on.
+func TestRequestThatAProxyRefuses(t *testing.T) {
+	for _, tc := range []struct {
+		name, request string
+		http2         bool // is what the backend speaks
+	}{
+		{"protocol that is no ASCII", "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: \xff\r\n\r\n", false},
+		{"host that cannot be encoded", "GET http://xn--%C3%A9.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n", false},
+		{"name of a trailer that is none", "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\nTrailer: a b\r\n\r\n1\r\na\r\n0\r\n\r\n", false},
+		{"target without a path", "GET mailto:a HTTP/1.1\r\nHost: a.test\r\n\r\n", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			back := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+			back.EnableHTTP2 = tc.http2
+			back.StartTLS()
+			defer back.Close()
+			to, err := url.Parse(back.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy := httputil.NewSingleHostReverseProxy(to)
+			proxy.Transport = back.Client().Transport
+			proxy.ErrorLog = log.New(io.Discard, "", 0)
+			front := httptest.NewServer(middleware.Breaker(breaker.NewGroup()).Handler(proxy))
+			defer front.Close()
+			conn, err := net.Dial("tcp", front.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			from := bufio.NewReader(conn)
+			for range 40 {
+				if _, err := io.WriteString(conn, tc.request); err != nil {
+					t.Fatal(err)
+				}
+				res, err := http.ReadResponse(from, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if res.StatusCode != 502 {
+					t.Fatalf("status %d", res.StatusCode)
+				}
+				if _, err := io.Copy(io.Discard, res.Body); err != nil {
+					t.Fatal(err)
+				}
+			}
+			res, err := front.Client().Get(front.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Body.Close(); res.StatusCode != 200 {
+				t.Errorf("status %d for others", res.StatusCode)
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"os"
 	"strconv"
@@ -35,8 +36,8 @@ func latency(rec *recorder, begun, now time.Time) time.Duration {
 	return max(0, now.Sub(begun))
 }
 
-// outcome is what the request says about its handler.
-func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool) breaker.Outcome {
+// outcome is what the request says about its handler. misnamed is what [misnamed] said of its trailer before that ran.
+func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished, misnamed bool) breaker.Outcome {
 	if rec.shed != nil {
 		return breaker.Ignored
 	}
@@ -55,7 +56,7 @@ func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool) 
 		return breaker.Failure
 	}
 	switch {
-	case failed(status) && malformed(r):
+	case failed(status) && (misnamed || malformed(r)):
 		return breaker.Ignored
 	case failed(status):
 		return breaker.Failure
@@ -66,12 +67,28 @@ func (h *breakerHandler) outcome(r *http.Request, rec *recorder, finished bool) 
 }
 
 // malformed reports whether a request has a method that is none, or a character in its host that none has (RFC 3986, section
-// 3.2.2), or in the name of another protocol. Over HTTP/2 net/http takes the first two and does not send them, and ReverseProxy does not send the last: it can only fail.
+// 3.2.2), or in the name of another protocol, or a host that cannot be encoded, or a target such as mailto:a. net/http takes such requests, the first two over
+// HTTP/2 alone, and does not send them, nor does ReverseProxy such protocols: it can only fail.
 func malformed(r *http.Request) bool {
 	notInProtocol := func(c rune) bool { return c < ' ' || c > '~' }
 	notInHost := func(c rune) bool { return c <= ' ' || c == 0x7f || strings.ContainsRune("\"#/<>?@\\^`{|}", c) } // other letters are encoded
-	_, err := http.NewRequest(r.Method, "/", nil)                                                                 // looks at the method
-	return err != nil || strings.ContainsFunc(r.Host, notInHost) || strings.ContainsFunc(r.Header.Get("Upgrade"), notInProtocol)
+	sent, err := http.NewRequest(r.Method, "/", nil)                                                              // looks at the method
+	if err != nil || r.URL.Opaque != "" || strings.ContainsFunc(r.Host, notInHost) || strings.ContainsFunc(r.Header.Get("Upgrade"), notInProtocol) {
+		return true
+	}
+	sent.Host = r.Host
+	return sent.Write(io.Discard) != nil // encodes the host
+}
+
+// misnamed reports whether a request announces a trailer by a name that is none, likewise. It is asked before the handler runs: whoever
+// still reads the body then may be setting the trailer.
+func misnamed(r *http.Request) bool {
+	for name := range r.Trailer {
+		if _, err := http.NewRequest(name, "/", nil); err != nil || name == "" { // the rules are those for a method
+			return true
+		}
+	}
+	return false
 }
 
 // failed says that a handler answered that it could not do its work, and not what was wrong with the request.
@@ -164,5 +181,5 @@ func (h *breakerHandler) becameLong(rec *recorder, x *callHold, k streamKind) {
 		return
 	}
 	now := rec.read()
-	x.call.DoneAt(h.outcome(x.request, rec, true), latency(rec, rec.start.Add(x.begun), now), now)
+	x.call.DoneAt(h.outcome(x.request, rec, true, false), latency(rec, rec.start.Add(x.begun), now), now)
 }

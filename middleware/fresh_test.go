@@ -190,3 +190,36 @@ func TestARefusalTakesItsTime(t *testing.T) {
 		})
 	}
 }
+
+// What a function of the user's takes to say what to ask for is no wait for it, nor is the handler of a pool slow for it.
+func TestFunctionsOfTheUsersAreNoWait(t *testing.T) {
+	const took = 50 * time.Millisecond
+	slow := func() { time.Sleep(took) } // in a synctest bubble
+	for _, test := range []struct {
+		name  string
+		layer func() middleware.Layer
+	}{
+		{"limit", func() middleware.Layer {
+			return middleware.Concurrency(limiter.NewConcurrency(1), middleware.WithClient(func(*http.Request) string { slow(); return "" }))
+		}},
+		{"pool", func() middleware.Layer {
+			return middleware.Pool(pool.New(), middleware.WithTaskFunc(func(*http.Request) []pool.TaskOption { slow(); return nil }))
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var waits []time.Duration
+				trace := middleware.WithTrace(&middleware.Trace{Admitted: func(_ *http.Request, _ string, waited time.Duration) { waits = append(waits, waited) }})
+				g := breaker.NewGroup(breaker.WithSlowCalls(took, 1))
+				h := middleware.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), test.layer(), middleware.Breaker(g), trace)
+				h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+				if !slices.Equal(waits, []time.Duration{0}) {
+					t.Errorf("it has waited for %v, want 0", waits)
+				}
+				if s := g.Get("").Stats(); s.Slow != 0 || s.Successes != 1 {
+					t.Errorf("%d slow calls of %d, want none of 1", s.Slow, s.Successes)
+				}
+			})
+		})
+	}
+}

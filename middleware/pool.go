@@ -119,16 +119,17 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w, rec := record(w, r)
+	waits := rec.waits() // also for what the function of the user's takes
+	opts := h.config.task
+	if h.config.each != nil {
+		opts = append(opts[:len(opts):len(opts)], h.config.each(r)...)
+		rec.fresh = false
+	}
 	var since time.Time
 	if h.traced(rec) {
 		since = rec.now()
 	}
-	opts := h.config.task
-	if h.config.each != nil {
-		opts = append(opts[:len(opts):len(opts)], h.config.each(r)...)
-	}
 	rec.becameLong(streamPool)
-	waits := rec.waits()
 	ctx, slot, err := h.p.Enter(r.Context(), opts...)
 	if errors.Is(err, limiter.ErrRateLimited) {
 		j := h.rejecter

@@ -206,9 +206,7 @@ func (f *Future[T]) queue(p *Pool, ctx context.Context, t task, arrived time.Dur
 
 // run runs the task in a slot of its own.
 func (f *Future[T]) run(s *slot) {
-	if x := s.kind.pool.extra.Load(); x != nil {
-		defer x.enlist()()
-	}
+	defer s.kind.pool.enlist()()
 	f.perform(s, s)
 }
 

@@ -191,9 +191,7 @@ func (m *mapping[A, R]) help() bool {
 // helper runs elements in a slot of its own.
 func (m *mapping[A, R]) helper(s *slot) {
 	defer m.helpers.Done()
-	if x := m.pool.extra.Load(); x != nil {
-		defer x.enlist()()
-	}
+	defer m.pool.enlist()()
 	finished := false
 	defer func() {
 		if !finished {

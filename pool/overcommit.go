@@ -180,9 +180,13 @@ func (x *Overcommitted) Close() {
 	overcommitted.Store(false)
 }
 
-// enlist puts a goroutine of ours on a thread for the task it is about to run. What it
+// enlist puts a goroutine of ours on a thread for the task it is about to run, where Overcommit says so. What it
 // returns has to be called when the task has ended.
-func (x *Overcommitted) enlist() func() {
+func (p *Pool) enlist() func() {
+	x := p.extra.Load()
+	if x == nil {
+		return func() {}
+	}
 	runtime.LockOSThread()
 	if x.conf.nice > 0 && setNice(x.conf.nice) {
 		// The goroutine ends locked, and the niced thread with it.

@@ -142,7 +142,7 @@ func (s *slot) Value(key any) any {
 		}
 	case waiting.Key:
 		if k.Pool == any(s.kind.pool) {
-			return waiting.Slot{Back: s.want, Away: s.away, Pause: func() bool { return s.pause(slotPaused) }, Here: s.unpause, Held: s.isHeld}
+			return waiting.Slot{Back: s.want, Away: s.away, Pause: func() bool { return s.pause(slotPaused) }, Here: s.unpause, Held: s.isHeld, Enlist: s.kind.pool.enlist}
 		}
 	}
 	return s.Context.Value(key)

@@ -631,6 +631,8 @@ func TestO4RequestThatCannotBeSentSaysNothingAboutTheHost(t *testing.T) {
 		{"long body from memory, shorter", fromMemory(10_000, 20_000), false},
 		{"chunks from memory", fromMemory(20_000, -1), true},
 		{"method of bytes that are no UTF-8", func(r *http.Request) { r.Method = "G\xff" }, false},
+		{"host that is encoded", func(r *http.Request) { r.Host = "b\u00fccher.test" }, true},
+		{"host that cannot be encoded", func(r *http.Request) { r.Host = "xn--b\u00fccher.test" }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -694,6 +696,7 @@ func TestO4RequestThatHTTP2CannotSendSaysNothingAboutTheHost(t *testing.T) {
 		{"other transfer coding", func(r *http.Request) { r.Header.Set("Transfer-Encoding", "gzip") }, false},
 		{"opaque target", func(r *http.Request) { r.URL.Opaque = "b" }, false},
 		{"host that is none", func(r *http.Request) { r.Host = "a b" }, false},
+		{"host that cannot be encoded", func(r *http.Request) { r.Host = "xn--b\u00fccher.test" }, false},
 		{"more header than the server takes", func(r *http.Request) { r.Header.Set("X-User", strings.Repeat("a", 100<<10)) }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

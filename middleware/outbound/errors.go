@@ -137,13 +137,13 @@ func misfit(req *http.Request) bool {
 }
 
 // unsentTexts are how the errors begin by which net/http refuses what malformed does not see: what HTTP/2 or a proxy
-// has no place for or its server would not take, a scheme that it does not speak, and no host. They have no type either. Of
+// has no place for or its server would not take, a scheme that it does not speak, a host that cannot be encoded, and none. They have no type either. Of
 // a malformed trailer they tell as well: whoever still reads the body may be setting the trailer.
 var unsentTexts = [...]string{
 	"net/http: invalid trailer", "invalid HTTP trailer",
 	"invalid Upgrade request header", "invalid Connection request header", "invalid Transfer-Encoding request header",
 	"invalid Host header", "http: invalid Host header", "invalid request :path", "request header list larger than peer's advertised limit", "unsupported protocol scheme",
-	"http: no Host in request URL",
+	"idna: ", "http: no Host in request URL",
 }
 
 // unsent reports whether err is such an error.

@@ -68,8 +68,10 @@ func (l *Local) help(ctx context.Context, h *helper, e *entry) {
 	done := make(chan struct{})
 	h.done, h.by.lends = done, done
 	l.runs.Add(1)
+	enlist := h.slot.Enlist
 	go func() { // the handler may end its goroutine
 		defer l.runs.Done()
+		defer enlist()()
 		defer func() {
 			close(done)
 			l.mu.Lock()

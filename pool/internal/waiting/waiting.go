@@ -16,6 +16,8 @@ type Slot struct {
 	Here func()
 	// Held reports whether the task has the slot still, or takes it again.
 	Held func() bool
+	// Enlist has a goroutine that is about to compute in the slot do that on a thread as the pool has it, until it calls what Enlist returns.
+	Enlist func() func()
 }
 
 // Key is that of the Slot of a pool, a *pool.Pool, in the context of a task.
