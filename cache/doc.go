@@ -27,8 +27,8 @@
 //
 // A request to switch to another protocol, such as a websocket, is passed through. An offer of HTTP/2 without TLS
 // (Upgrade: h2c), which some clients make with each request, is not such a request: the cache answers it like any
-// other, and removes the offer where it asks the handler for others too. A handler that accepts the offer
-// (golang.org/x/net/http2/h2c) bypasses the cache.
+// other, and removes the offer from a request to the handler whose response others may share. A handler that accepts
+// the offer (golang.org/x/net/http2/h2c) bypasses the cache.
 //
 // The byte budget given to [New] bounds memory; the least recently used entries are evicted first. [Cache.Purge] and
 // its relatives remove entries, and beat every fill that began before them. A [Store] may stand behind the memory, and

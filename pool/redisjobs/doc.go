@@ -23,10 +23,10 @@
 // once, with three exceptions: an attempt fails and there are more; a worker is shut down before the job has ended; or
 // a worker is killed, or cannot reach the server for so long that it is taken for lost ([WithLease]), in which case it
 // may still be running the job when another begins to. The last two are no failures of the job, and it runs again even
-// if its kind allows only one attempt; but a job that has lost three workers has failed. A worker that was taken for
-// lost but still runs learns that its job was taken from it when it reaches the server again: the context of the
-// handler ends, and what that returns counts only if it is a result and the first one. What an engine knows of a job
-// changes in one script: state, version, result.
+// if its kind allows only one attempt; but once three workers have been lost with a job, it has failed. A worker that
+// was taken for lost but still runs learns that its job was taken from it when it reaches the server again: the context
+// of the handler ends, and what that returns counts only if it is a result and the first one. What an engine knows of a
+// job changes in one script: state, version, result.
 //
 // All of this holds as long as the server keeps what it has. How long it does depends on its settings; if in doubt,
 // package riverjobs is the safer place:

@@ -25,7 +25,7 @@
 // once, with three exceptions: an attempt fails and there are more; a worker is shut down before the job has ended; or
 // a worker is killed, or cannot reach the database for so long that it is taken for lost ([WithLease]), in which case
 // it may still be running the job when another begins to. The last two are no failures of the job, and it runs again
-// even if its kind allows only one attempt; but a job that has lost three workers has failed.
+// even if its kind allows only one attempt; but once three workers have been lost with a job, it has failed.
 //
 // For one lease after an outage, a standstill of the database, or a jump of its clock, as when a replica takes over, no
 // worker is taken for lost, since none could be heard; this requires that all workers of a schema have the same lease.
