@@ -57,18 +57,18 @@ var ErrGap = errors.New("cache: the relay does not have all messages any more")
 // Where the cache may have missed purges of others, it makes everything in memory stale, as [Cache.PurgeAllSoft] does,
 // or removes it (see [WithRelayRemove]). It does so whenever Follow begins, when the relay reports that messages are
 // gone, and when a message is one that this version does not understand. It also does so when it has not heard from the
-// relay for a minute (see [WithRelayLimit]), and again after each further minute: a purge that others have told the
-// relay, and that could not reach this server, is served as fresh for no longer than that.
+// relay for a minute (see [WithRelayLimit]), and again after each further minute: a response that others have purged is
+// served as fresh for no longer than that if their purge could not reach this server.
 //
 // With a [Store] as well, the cache looks in the Store for what it made stale in this way before it asks the handler.
 // For 15 s after a purge it does not look there for the purged URL: in that time another server may save a response
-// that it had asked for before it heard of the purge, which it deletes when it hears of it. The cache neither reads
-// from the Store nor saves in it before Follow has first heard from the relay, nor after 5 s of silence. Two cases
-// remain: a server that saves such a response in the moment in which it loses touch, and hears of the purge late or
-// never; and a server that begins to follow, or finds messages gone, and reads such a response from the Store before it
-// is deleted. A Store that goes back in time, as one restarted from a snapshot does, still has what was purged since.
-// Follow raises a number in the Store, and by it notices this after 2 s; everything in the Store is then invalid, and
-// everything in memory stale.
+// that it had asked for before it heard of the purge; when it hears of the purge, it deletes that response. The cache
+// neither reads from the Store nor saves in it before Follow has first heard from the relay, nor after 5 s of silence.
+// Two cases remain: a server that saves such a response in the moment in which it loses touch, and hears of the purge
+// late or never; and a server that begins to follow, or finds messages gone, and reads such a response from the Store
+// before it is deleted. A Store that goes back in time, as one restarted from a snapshot does, still has what was
+// purged since. Follow raises a number in the Store, and by it notices this after 2 s; everything in the Store is then
+// invalid, and everything in memory stale.
 func WithRelay(r Relay) Option {
 	if r == nil {
 		panic("cache: WithRelay(nil): give it a Relay, or leave the option out")
