@@ -13,38 +13,41 @@ import (
 	"time"
 )
 
-// Store keeps stored responses outside of the memory of this process: on a disk, or in a server
-// that several processes share. A cache with one (see [WithStore]) asks it for what its memory does
-// not have, and tells it what it stores and what it purges. Package cachetest has the tests that
-// every Store must pass; package redisstore, in a module of its own, is one in Redis.
+// Store keeps stored responses outside the memory of this process: on a disk, or in a server that several processes
+// share. A cache with a Store (see [WithStore]) asks it for what memory does not have, and tells it what is stored and
+// what is purged. Package cachetest has the tests that every Store must pass; package redisstore, in its own module, is
+// a Store in Redis.
 //
-// An implementation is safe for concurrent use and returns when ctx ends at the latest. It may
-// forget what it was given at any time. It keeps none of the slices that it is given, and never
-// changes one that it has returned. It must not call the cache.
+// An implementation must be safe for concurrent use and must return no later than when ctx ends. It may forget what it
+// was given at any time. It keeps no slice that it is given, and never changes one that it has returned. It must not
+// call the cache.
 type Store interface {
-	// Get returns what was set under a key, or nil if there is nothing.
+	// Get returns the value that was set under a key, or nil if there is none.
 	Get(ctx context.Context, key string) ([]byte, error)
-	// Set keeps a value under a key in place of what was there. After ttl nobody has a use for it; that may be less than a
-	// millisecond, or more than a century.
-	// Keys are URLs as clients write them: up to 4 KiB of any bytes, each of which tells two keys apart.
+	// Set keeps a value under a key and replaces what was there. After ttl nobody has a use for the value; ttl may be less
+	// than a millisecond, or more than a century. Keys are URLs as clients write them: up to 4 KiB of any bytes. Keys that
+	// differ in any byte are different keys.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
-	// Delete forgets what is under a key. That there is nothing is no error.
+	// Delete forgets what is under a key. It is no error if nothing is there.
 	Delete(ctx context.Context, key string) error
 }
 
-// WithStore puts a [Store] behind the memory of the cache. Each call of it may take as long as
-// timeout; one that fails is counted, and the request goes on as if there were nothing. When five calls in
-// a row have failed the store is left alone for a second, and then for twice as long each time that one
-// call finds it failing still, up to 32 s; calls that fail at once and were under way together are one. Reading, writing and deleting are apart in this, so
-// that a store which is full, and refuses what it is to keep, still forgets what is purged. Where memory has a URL, but not the variant that a request
-// selects, the store is asked once a second: it may have none that is for that request.
-// All variants of a URL are one value there. Where one is stored and memory has others, the store is asked for that value, and those that it has no more, since
-// another process has purged them, are not put back.
+// WithStore puts a [Store] behind the memory of the cache. Each call of the store may take as long as timeout. A call
+// that fails is counted, and the request goes on as if the store had nothing. After five failed calls in a row the
+// cache leaves the store alone for a second. Then one call tries it again; each time that call fails, the pause
+// doubles, up to 32 s. Calls that were under way together and fail at once count as one. Reads, writes and deletes
+// pause separately, so that a store which is full and refuses writes still forgets what is purged. Where memory has a
+// URL, but not the variant that a request selects, the cache asks the store once a second, since the store may have no
+// variant for that request.
 //
-// Purging a URL deletes it there. The store cannot be searched, so purging by prefix, by tag, by
-// group, by path alone or everything turns all that it holds invalid; other processes that share the
-// store notice within a second, but keep what they have in memory: [WithRelay] tells them as well. A URL that could not be deleted turns all of it
-// invalid, too. Until the store is told of that it is tried beside requests, and by [Cache.Follow] once a second.
+// The store keeps all variants of a URL as one value. When the cache saves a variant and memory has others, it reads
+// that value first. Variants that are no longer in it were purged by another process, and are not put back.
+//
+// Purging a URL deletes it from the store. The store cannot be searched, so a purge by prefix, by tag, by group, by
+// path alone or of everything invalidates all that it holds. Other processes that share the store notice within a
+// second, but keep what they have in memory: [WithRelay] tells them as well. A URL that could not be deleted
+// invalidates the whole store, too. Until the cache has told the store so, it tries again beside requests, and once a
+// second in [Cache.Follow].
 func WithStore(s Store, timeout time.Duration) Option {
 	if s == nil {
 		panic("cache: WithStore(nil): give it a Store, or leave the option out")

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// Cache is a shared HTTP cache in memory. Make one with [New]; the zero value does not work. Safe
-// for concurrent use.
+// Cache is a shared HTTP cache in memory. Create one with [New]; the zero value does not work. A Cache is safe for
+// concurrent use.
 type Cache struct {
 	name      string
 	store     *store
@@ -41,8 +41,8 @@ type Cache struct {
 	stats counters
 }
 
-// New returns a cache that holds at most maxBytes: bodies, header fields, keys and what it costs
-// to keep them. It panics if maxBytes is less than 64 KiB, or an option is wrong.
+// New returns a cache that holds at most maxBytes: bodies, header fields, keys and the cost of keeping them. It panics
+// if maxBytes is less than 64 KiB, or if an option is wrong.
 func New(maxBytes int64, opts ...Option) *Cache {
 	if maxBytes < minBytes {
 		panic(fmt.Sprintf("cache: New(%d): the budget must be at least %d bytes", maxBytes, minBytes))
@@ -95,8 +95,8 @@ func (c *Cache) fitObject(maxBytes int64) {
 	c.maxObject.Store(min(n, maxBytes/4))
 }
 
-// SetMaxBytes changes the budget while the cache runs; entries over it are evicted at once. It
-// returns an error and changes nothing if n is less than 64 KiB.
+// SetMaxBytes changes the byte budget while the cache runs; entries beyond it are evicted at once. If n is less than 64
+// KiB, SetMaxBytes returns an error and changes nothing.
 func (c *Cache) SetMaxBytes(n int64) error {
 	if n < minBytes {
 		return fmt.Errorf("cache: SetMaxBytes(%d): the budget must be at least %d bytes", n, minBytes)
@@ -107,12 +107,12 @@ func (c *Cache) SetMaxBytes(n int64) error {
 	return nil
 }
 
-// Handler returns a handler that answers from the cache where it may, and from next else. Options
-// given here hold for this handler, over those of [New].
+// Handler returns a handler that answers from the cache where it may, and otherwise calls next. Options given here hold
+// for this handler and override those of [New].
 //
-// Where next runs, it runs on the goroutine of the request that needs it, and a panic in it travels
-// on. The context of a run that others wait for ends when nobody is left who reads its response, or where
-// little of that is missing and it can be stored, 5 s later.
+// The handler next runs on the goroutine of the request that needs it, and a panic in it travels on. Other requests may wait for
+// the response of a run. The context of such a run ends when nobody is left who reads the response; if the response can
+// be stored and little of it is missing, the context ends 5 s after that.
 //
 // Handler panics if next or an option is nil.
 func (c *Cache) Handler(next http.Handler, opts ...RouteOption) http.Handler {

@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// Purge removes every variant of a URL and returns how many there were. The URL is absolute, and
-// then it stands for http and https alike, with their default ports and without, since a server behind a proxy
-// sees the one where the client sees the other; or it is a path with an optional query, and then it is purged for every
-// host. What is neither is found nowhere. A fill that began before the purge is not stored after it.
+// Purge removes every variant of a URL and returns how many there were. An absolute URL stands for http and https
+// alike, with and without their default ports, since a server behind a proxy sees one scheme where the client sees the
+// other. A path with an optional query is purged for every host. Anything else matches nothing. A fill that began
+// before the purge is not stored after it.
 //
-// It purges here, and in a [Store]. Other servers hear of it by [WithRelay].
+// Purge works on this cache and its [Store]. Other servers hear of it through [WithRelay].
 func (c *Cache) Purge(rawURL string) int { return c.purge(purge{what: aURL, names: []string{rawURL}}) }
 
-// PurgeSoft makes every variant of a URL stale in place of removing it: it is validated at the
-// next use, and served within the windows for stale responses, which begin with the purge unless it was stale before. Fills under
-// way are not stored.
+// PurgeSoft makes every variant of a URL stale instead of removing it. A stale variant is validated at its next use,
+// and served within the windows for stale responses, which begin with the purge unless the variant was stale before.
+// Fills under way are not stored.
 func (c *Cache) PurgeSoft(rawURL string) int {
 	return c.purge(purge{what: aURL, soft: true, names: []string{rawURL}})
 }
@@ -158,13 +158,13 @@ func pathOf(key string) string {
 
 func originOf(key string) string { return key[:len(key)-len(pathOf(key))] }
 
-// PurgePrefix removes everything whose URL begins with a prefix: an absolute URL, or a path for
-// every host. It walks the whole store.
+// PurgePrefix removes everything whose URL begins with a prefix: an absolute URL, or a path for every host. It walks
+// the whole store.
 func (c *Cache) PurgePrefix(prefix string) int {
 	return c.purge(purge{what: aPrefix, names: []string{prefix}})
 }
 
-// PurgePrefixSoft is [Cache.PurgePrefix], and [Cache.PurgeSoft].
+// PurgePrefixSoft is [Cache.PurgePrefix] with the effect of [Cache.PurgeSoft].
 func (c *Cache) PurgePrefixSoft(prefix string) int {
 	return c.purge(purge{what: aPrefix, soft: true, names: []string{prefix}})
 }
@@ -194,7 +194,7 @@ func selectPrefix(prefix string) func(*resource, *entry) bool {
 // Cache-Groups. It walks the whole store.
 func (c *Cache) PurgeTag(tag string) int { return c.purge(purge{what: aTag, names: []string{tag}}) }
 
-// PurgeTagSoft is [Cache.PurgeTag], and [Cache.PurgeSoft].
+// PurgeTagSoft is [Cache.PurgeTag] with the effect of [Cache.PurgeSoft].
 func (c *Cache) PurgeTagSoft(tag string) int {
 	return c.purge(purge{what: aTag, soft: true, names: []string{tag}})
 }

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// PurgeHandler returns a handler by which an operator purges over HTTP. It serves POST with one of
-// the parameters url, prefix, tag and all, in the query or a form, and soft=1 for the soft variant:
+// PurgeHandler returns a handler through which an operator purges over HTTP. It serves POST with exactly one of the
+// parameters url, prefix, tag and all, in the query or a form, and with soft=1 for the soft variant:
 //
 //	curl -X POST -H "Authorization: …" 'http://…/purge?tag=product-7&soft=1'
 //
-// and answers {"purged":n}, which is how much this server had, or 400 where that is not one thing that can be purged. Nothing routes to it by
-// itself: mount it where only operators can reach it. Every request is put to authorise first, and gets
-// 403 where that says no. It panics if authorise is nil.
+// It answers {"purged":n}, where n is how many responses this server had, or 400 if the parameters do not name one
+// thing that can be purged. Nothing routes to it by itself: mount it where only operators can reach it. Every request
+// is put to authorise first, and gets 403 if that returns false. PurgeHandler panics if authorise is nil.
 func (c *Cache) PurgeHandler(authorise func(*http.Request) bool) http.Handler {
 	if authorise == nil {
 		panic("cache: PurgeHandler(nil): give it a function that tells who may purge")

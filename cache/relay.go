@@ -12,19 +12,21 @@ import (
 	"time"
 )
 
-// Relay carries what is purged in one server to the others that share a cache: a log that each of them adds to and reads from
-// where it was. Package cachetest has the tests that every Relay must pass; the Store of package redisstore is one.
+// Relay carries purges from one server to the others that share a cache. It is a log: each server adds messages to it,
+// and reads on from the place that it had reached. Package cachetest has the tests that every Relay must pass; the
+// Store of package redisstore is a Relay.
 //
-// An implementation is safe for concurrent use and returns when ctx ends, or a second later at the latest. It keeps none of the slices that it is given,
-// and must not call the cache. It may lose what it was given, but not without a word: see Receive.
+// An implementation must be safe for concurrent use and must return when ctx ends, or a second later at the latest. It
+// keeps no slice that it is given, and must not call the cache. It may lose messages, but must then report that: see
+// Receive.
 type Relay interface {
-	// Send puts a message behind all that are there. It may do so also where it returns an error.
+	// Send appends a message to the log. It may have done so even if it returns an error.
 	Send(ctx context.Context, message []byte) error
-	// End returns the place behind all messages there are. No place is the empty string.
+	// End returns the place behind all messages in the log. A place is never the empty string.
 	End(ctx context.Context) (place string, err error)
-	// Receive returns what stands behind a place. If that is nothing it waits for something as long as wait, and then
-	// returns no message, a place, and no error. Where it cannot be sure that all messages that were put behind the place are there still it
-	// returns ErrGap.
+	// Receive returns the messages behind a place. If there are none, it waits for one for as long as wait, and then
+	// returns no message, a place, and no error. If it cannot be sure that every message put behind the place is still
+	// there, it returns ErrGap.
 	Receive(ctx context.Context, place string, wait time.Duration) (Messages, error)
 }
 
@@ -35,31 +37,38 @@ type Messages struct {
 	More bool     // there may be more behind that now
 }
 
-// ErrGap is what [Relay.Receive] returns, or wraps, where messages may be gone: the log was cut off, is another one, or was forgotten.
+// ErrGap is the error that [Relay.Receive] returns, or wraps, if messages may be gone: the log was cut off, was
+// forgotten, or is another one.
 var ErrGap = errors.New("cache: the relay does not have all messages any more")
 
-// WithRelay has a purge reach every server that shares a cache: what is purged here, by whichever method, over [Cache.PurgeHandler]
-// or by an unsafe request (RFC 9111, section 4.4), is purged there as well, by the rules of the routes there, and the other way round.
-// All that is done by [Cache.Follow], which has to be running: a purge itself, and the request that caused one, wait for nothing.
+// WithRelay carries purges to every server that shares a cache. What is purged here, by whichever method, by
+// [Cache.PurgeHandler] or by an unsafe request (RFC 9111, section 4.4), is purged on the other servers as well, by the
+// rules of their routes, and the other way round. [Cache.Follow] does all of that and has to be running; a purge
+// itself, and the request that caused one, wait for nothing.
 //
-// A purge arrives after about two round trips to the relay; where many follow one another they are sent together every 50 ms. What has
-// arrived holds as if it had been purged there: nothing of what was stored before is left, and a fill that began before is not stored after.
-// It also takes what was filled between the purge and its arrival, but nothing on the server that it came from.
+// A purge arrives after about two round trips to the relay; if many follow one another, they are sent together every 50
+// ms. A purge that has arrived holds as if it had been made there: nothing that was stored before is left, and a fill
+// that began before is not stored after it. It also removes what was filled between the purge and its arrival, but
+// nothing on the server where it was made.
 //
-// Until purges are sent they wait in memory, and are tried again for as long as Follow runs. From 4 MiB on one purge of
+// Purges wait in memory until they are sent, and Follow keeps trying for as long as it runs. Beyond 4 MiB, one purge of
 // everything stands for all of them. What a process has not sent when it dies is lost.
 //
-// Where purges of others may have been missed, everything in memory is made stale as by [Cache.PurgeAllSoft] (or removed, see [WithRelayRemove]): whenever
-// Follow begins, where the relay says that messages are gone, or where there was one that this version does not understand. The same where
-// the relay has not been heard for a minute (see [WithRelayLimit]), and again each time that it passes: what others have told the relay, and could not
-// tell this server, is served as fresh no longer than that.
+// Where the cache may have missed purges of others, it makes everything in memory stale, as [Cache.PurgeAllSoft] does,
+// or removes it (see [WithRelayRemove]). It does so whenever Follow begins, when the relay reports that messages are
+// gone, and when a message is one that this version does not understand. It also does so when it has not heard from the
+// relay for a minute (see [WithRelayLimit]), and again after each further minute: a response that others have purged is
+// served as fresh for no longer than that if their purge could not reach this server.
 //
-// With a [Store] besides, what was made stale so is looked for there before the handler is asked. A URL that was purged is not looked for there for 15 s, in which another
-// server may save what it had asked for before it heard of the purge; when it hears of it, it deletes that. Before Follow has had a first word from the relay, and after 5 s without one, nothing is read
-// from the Store or saved in it. Two cases are left: a server that saves such a response in the moment in which it loses touch, and hears of the purge late or never;
-// and one that begins to follow, or finds messages gone, and reads it in the Store before it is deleted. A Store that comes back as it was some time ago, as one that is
-// started again from a snapshot, has what was purged since: Follow finds that out after 2 s by a number that it raises there, and then all of it is invalid and everything
-// in memory stale.
+// With a [Store] as well, the cache looks in the Store for what it made stale in this way before it asks the handler.
+// For 15 s after a purge it does not look there for the purged URL: in that time another server may save a response
+// that it had asked for before it heard of the purge; when it hears of the purge, it deletes that response. The cache
+// neither reads from the Store nor saves in it before Follow has first heard from the relay, nor after 5 s of silence.
+// Two cases remain: a server that saves such a response in the moment in which it loses touch, and hears of the purge
+// late or never; and a server that begins to follow, or finds messages gone, and reads such a response from the Store
+// before it is deleted. A Store that goes back in time, as one restarted from a snapshot does, still has what was
+// purged since. Follow raises a number in the Store, and by it notices this after 2 s; everything in the Store is then
+// invalid, and everything in memory stale.
 func WithRelay(r Relay) Option {
 	if r == nil {
 		panic("cache: WithRelay(nil): give it a Relay, or leave the option out")
@@ -67,15 +76,17 @@ func WithRelay(r Relay) Option {
 	return option(func(c *config) { c.relay = r })
 }
 
-// WithRelayLimit sets how long a cache serves what it has without a word from its [Relay]; the default is a minute. It is the longest that what was
-// purged elsewhere is still fresh here. A shorter one than what a failover takes has each server validate all it has in each.
+// WithRelayLimit sets how long a cache serves what it has without hearing from its [Relay]; the default is a minute. A
+// response that was purged elsewhere stays fresh here for no longer than that. If the limit is shorter than a failover
+// of the relay takes, each server validates all that it has in each failover.
 func WithRelayLimit(limit time.Duration) Option {
 	atLeast("WithRelayLimit", limit, maxSilence)
 	return option(func(c *config) { c.relayLimit = limit })
 }
 
-// WithRelayRemove has everything removed, in place of made stale, where purges may have been missed (see [WithRelay]): what was to be removed is then not
-// served within a window for stale responses either, also not while the handler fails.
+// WithRelayRemove removes everything, instead of making it stale, where the cache may have missed purges (see
+// [WithRelay]). A response that should have been removed is then not served within a window for stale responses either,
+// not even while the handler fails.
 func WithRelayRemove() Option {
 	return option(func(c *config) { c.relayRemoves = true })
 }
@@ -258,14 +269,16 @@ func (q *queue) pending() int {
 	return len(q.list) + q.flight
 }
 
-// Follow keeps in touch with the other servers through the [Relay] of [WithRelay], until ctx ends: it tells them what was purged here since the cache was made, and
-// purges what they have purged. What goes wrong is counted (see [Stats] and [Trace]) and tried again, and so it is where a purge could not be carried out in the [Store]. When ctx has ended it sends
-// what is left, for 5 s at most, and returns an error if that did not succeed. Give it a context that ends after the server has been shut down; one that has ended already makes it send, and no more.
+// Follow keeps in touch with the other servers through the [Relay] of [WithRelay] until ctx ends. It tells them what
+// was purged here since the cache was made, and purges what they have purged. It counts failures (see [Stats] and
+// [Trace]) and tries again, also where a purge could not be carried out in the [Store]. When ctx has ended, it sends
+// what is left, for 5 s at most, and returns an error if that did not succeed. Give it a context that ends after the
+// server has been shut down. With a context that has ended already, Follow only sends what is left.
 //
 //	following := make(chan error, 1)
 //	go func() { following <- c.Follow(ctx) }()
 //
-// Follow panics if the cache has no Relay, or Follow is running.
+// Follow panics if the cache has no Relay, or if Follow is already running.
 func (c *Cache) Follow(ctx context.Context) error {
 	r := c.relayed
 	if r == nil {

@@ -10,24 +10,24 @@ import (
 type Result uint8
 
 const (
-	// Bypass: the cache had no part in it, as where the handler took the connection over.
+	// Bypass: the cache had no part in it, for example because the handler took over the connection.
 	Bypass Result = iota
-	// Hit: from the store, fresh.
+	// Hit: from the store, and fresh.
 	Hit
 	// Stale: from the store, stale, within a window that allows it.
 	Stale
-	// Revalidated: from the store, after the handler said that it is still good.
+	// Revalidated: from the store, after the handler said that it is still valid.
 	Revalidated
 	// Collapsed: from a run of the handler that another request had begun.
 	Collapsed
-	// Miss: from the handler, also where that panicked.
+	// Miss: from the handler, even if that panicked.
 	Miss
 	numResults
 )
 
 var resultNames = [numResults]string{"bypass", "hit", "stale", "revalidated", "collapsed", "miss"}
 
-// String returns the name in lower case.
+// String returns the name of the result in lower case.
 func (r Result) String() string {
 	if r < numResults {
 		return resultNames[r]
@@ -35,41 +35,43 @@ func (r Result) String() string {
 	return "Result(" + strconv.Itoa(int(r)) + ")"
 }
 
-// ResultMarker is a ResponseWriter that wants to know how the cache answered. [Cache.Handler]
-// calls it, on the writer it was given or one below it that Unwrap leads to, before it writes.
+// ResultMarker is a ResponseWriter that wants to know how the cache answered. [Cache.Handler] calls MarkCache before it
+// writes, on the writer that it was given or on one below it that Unwrap leads to.
 //
-// If it has a method MarkRun, without arguments and results, that is called after MarkCache where a response is
-// [Stale] and the handler ran for the request all the same, and failed.
+// If the writer also has a method MarkRun, without arguments or results, that is called after MarkCache if a response
+// is [Stale] although the handler ran for the request, and failed.
 //
-// If it has a method MarkCalled, likewise, that is called after MarkCache where the request is passed on and functions of the user's were called
-// before, as those of [WithBypass], [WithKey] and [Trace]: they may have taken any time.
+// If it has a method MarkCalled, without arguments or results, that is called after MarkCache if the request is passed
+// on and functions of the user's, such as those of [WithBypass], [WithKey] and [Trace], were called before: they may
+// have taken any time.
 type ResultMarker interface {
 	MarkCache(r Result)
 }
 
-// ShedMarker is a ResponseWriter that wants to know that the response about to be written is a
-// refusal by a protecting layer, such as a limiter that is full, and no answer of the handler; err
-// says why.
+// ShedMarker is a ResponseWriter that wants to know that the response about to be written is a refusal by a protecting
+// layer, such as a limiter that is full, and not an answer of the handler; err says why.
 //
-// The writer that [Cache.Handler] gives to the handler inside is one. A refusal is never stored;
-// if a stale response may be served, the client gets that instead; else it gets the refusal, and the
-// mark is handed on to the client's own writer.
+// The writer that [Cache.Handler] gives to the inner handler is a ShedMarker. A refusal is never stored. If a stale
+// response may be served, the client gets that instead. Otherwise it gets the refusal, and the mark is handed on to the
+// client's own writer.
 //
-// That writer has a method MarkFallback as well, without arguments and results: what is about to be written is given in place of a refusal, as an
-// answer of the handler. Where it may not be stored that says nothing of what is: what is stored stays, and others of the URL go on being.
+// The writer that Cache.Handler gives to the inner handler also has a method MarkFallback, without arguments or
+// results. It says that the response about to be written takes the place of a refusal, as an answer of the handler. If
+// that response may not be stored, this says nothing about what is: stored responses stay, and others of the URL go on
+// being stored.
 type ShedMarker interface {
 	MarkShed(err error)
 }
 
-// StatusReporter is a ResponseWriter that knows the status it has sent, 0 if none yet. Where the
-// writer given to [Cache.Handler] is one, requests with methods other than GET and HEAD reach
-// the handler with that very writer; else it is wrapped, to learn whether they succeeded.
+// StatusReporter is a ResponseWriter that knows the status it has sent; Status returns 0 if it has sent none yet. If
+// the writer given to [Cache.Handler] is a StatusReporter, requests with methods other than GET and HEAD reach the
+// handler with that very writer. Otherwise it is wrapped, to learn whether they succeeded.
 type StatusReporter interface {
 	Status() int
 }
 
-// Clock is a ResponseWriter that knows the time: where the writer given to [Cache.Handler] is one, the
-// clock is not read again.
+// Clock is a ResponseWriter that knows the time. If the writer given to [Cache.Handler] is a Clock, the cache does not
+// read the clock again.
 type Clock interface {
 	Now() time.Time
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Stats is what a cache has done and holds.
+// Stats is what a cache has done and what it holds.
 type Stats struct {
 	// How requests were answered; see [Result].
 	Hits        int64 `json:"hits"`
@@ -16,16 +16,16 @@ type Stats struct {
 	Misses      int64 `json:"misses"`
 	Bypassed    int64 `json:"bypassed"`
 
-	// Requests for which the store alone was not enough, by reason: nothing was stored under the URL, no
-	// variant matched, what was stored was stale, the client asked for a new one. They are not Misses by reason: what became of them
-	// may be a Collapsed, a Revalidated or, where the handler failed, a Stale as well. What is served stale
-	// while it is validated in the background is none of them.
+	// Requests for which the store alone was not enough, by reason: nothing was stored under the URL, no variant matched,
+	// the stored response was stale, or the client asked for a new one. They do not add up to Misses: such a request may
+	// end as Collapsed, Revalidated or, if the handler failed, Stale as well. A response that is served stale while it is
+	// validated in the background counts in none of them.
 	MissURL     int64 `json:"miss_url"`
 	MissVary    int64 `json:"miss_vary"`
 	MissStale   int64 `json:"miss_stale"`
 	MissRequest int64 `json:"miss_request"`
 
-	// Responses that were stored, and that were not to be.
+	// Responses that were stored, and responses that must not be.
 	Stored  int64 `json:"stored"`
 	Refused int64 `json:"refused"`
 
@@ -34,13 +34,13 @@ type Stats struct {
 	RevalidationErrors int64 `json:"revalidation_errors"`
 	RevalidationPanics int64 `json:"revalidation_panics"`
 
-	// What the [Store] had where memory had nothing, and how many of its calls failed.
+	// What the [Store] had where memory had nothing, and how many calls of the Store failed.
 	Recalled    int64 `json:"recalled,omitempty"`
 	StoreErrors int64 `json:"store_errors,omitempty"`
 
-	// What [Cache.Follow] has told other servers and heard from them; what waits to be told; calls of the [Relay] that failed; and how often
-	// everything was made stale because purges of others may have been missed. RelayBehind is how old the newest certainty is that none
-	// was: up to two seconds where all is well.
+	// What [Cache.Follow] has told other servers and heard from them; what waits to be told; calls of the [Relay] that
+	// failed; and how often everything was made stale because purges of others may have been missed. RelayBehind is how
+	// long ago it was last certain that no purge was missed: up to two seconds where all is well.
 	PurgesSent     int64         `json:"purges_sent,omitempty"`
 	PurgesReceived int64         `json:"purges_received,omitempty"`
 	PurgesPending  int64         `json:"purges_pending,omitempty"`
@@ -53,7 +53,7 @@ type Stats struct {
 	MaxBytes  int64 `json:"max_bytes"`
 	Entries   int64 `json:"entries"`
 	Evictions int64 `json:"evictions"`
-	// Fills is how many runs of the handler are under way, Recording the bytes they have recorded.
+	// Fills is how many runs of the handler are under way, and Recording how many bytes they have recorded.
 	Fills     int64 `json:"fills"`
 	Recording int64 `json:"recording"`
 }
@@ -65,8 +65,8 @@ type counters struct {
 	revalidations, revErrors, revPanics atomic.Int64
 }
 
-// Stats returns the counts so far. Safe for concurrent use; counts that belong together may be
-// apart by the requests under way.
+// Stats returns the counts so far. It is safe for concurrent use; counts that belong together may differ by the
+// requests under way.
 func (c *Cache) Stats() Stats {
 	s := &c.stats
 	var recalled, failed int64
@@ -91,15 +91,16 @@ func (c *Cache) Stats() Stats {
 	return st
 }
 
-// Trace is a set of functions that are called as things happen. Any of them may be nil. They are
-// called on the goroutine that serves the request, with no lock held, by many goroutines at once.
+// Trace is a set of functions that are called as things happen. Any of them may be nil. They are called on the
+// goroutine that serves the request, with no lock held, and by many goroutines at once.
 type Trace struct {
-	// Served is called when it is known how a request is answered, before it is.
+	// Served is called once it is known how a request will be answered, before it is answered.
 	Served func(r *http.Request, res Result)
-	// RevalidationPanic is called when the handler panics in a background validation, where there
-	// is no server to log it; not for [http.ErrAbortHandler], of which that would log nothing. The stale response goes on being served within its window. It is called on
-	// the goroutine of the validation, where a panic of its own ends the program.
+	// RevalidationPanic is called when the handler panics in a background validation, where no server logs the panic. It
+	// is not called for [http.ErrAbortHandler], which a server would not log either. The stale response goes on being
+	// served within its window. RevalidationPanic runs on the goroutine of the validation, where a panic of its own ends
+	// the program.
 	RevalidationPanic func(r *http.Request, value any, stack []byte)
-	// RelayFailed is called with what a call of the [Relay] has failed with, on a goroutine of [Cache.Follow].
+	// RelayFailed is called with the error of a call of the [Relay] that failed, on a goroutine of [Cache.Follow].
 	RelayFailed func(err error)
 }

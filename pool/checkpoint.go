@@ -7,19 +7,19 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Checkpoint is for long loops inside a task: called every millisecond or so, it lets the
-// task be stopped and lets more urgent work go first.
+// Checkpoint is for long loops inside a task: called every millisecond or so, it lets the task be stopped and lets more
+// urgent work go first.
 //
-// It returns the cause if ctx has ended, and [ErrShutdown] once the pool's time for draining is
-// over; the task should then return that error. If a task of a higher priority waits for a
-// slot and is next in line, Checkpoint gives it this one and joins the line with the time at which
-// the task first arrived; it is not refused there, and returns when there is a slot again, or
-// when the task's own context ends. The task has no slot then any more, and what it still does on the pool, by
-// [context.WithoutCancel], takes one of its own. What a task has submitted does not give way while that task has a slot: it
-// may be waited for. A job of package jobs for which another job waits with a slot of the pool is in the line for no longer than two seconds. For 10 ms from then on it does
-// not do it again. Where ctx carries no slot only its end is reported.
+// It returns the cause if ctx has ended, and [ErrShutdown] once the pool's time for draining is over; the task should
+// then return that error. If a task of a higher priority waits for a slot and is next in line, Checkpoint gives it this
+// slot and joins the line with the time at which its own task first arrived. It is not refused there. It returns when
+// the task has a slot again, and does not give way for the next 10 ms. It also returns when the task's own context
+// ends; the task then has no slot any more, and what it still does on the pool, under [context.WithoutCancel], takes a
+// slot of its own. What a task has submitted does not give way while that task has a slot, since the task may be
+// waiting for it. A job of package jobs that another job with a slot of the pool waits for stays in the line for no
+// longer than two seconds. If ctx carries no slot, Checkpoint only reports whether ctx has ended.
 //
-// While nobody more urgent waits it costs a few loads of memory and neither allocates nor locks.
+// While nobody more urgent waits, it costs a few loads of memory and neither allocates nor locks.
 func Checkpoint(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -39,8 +39,9 @@ func Checkpoint(ctx context.Context) error {
 	return s.standBack(ctx, false)
 }
 
-// StoodBack returns how long the task that ctx belongs to has given its slot to others so far, in [Checkpoint], between
-// the elements of a [Map], from a [Slot.Pause] to its Resume, or while it waited for a job as a job. It is for those who measure what a task takes.
+// StoodBack returns for how long the task that ctx belongs to has given its slot to others so far: in [Checkpoint],
+// between the elements of a [Map], from a [Slot.Pause] to its Resume, or while, as a job, it waited for another job. It
+// is for code that measures what a task takes.
 func StoodBack(ctx context.Context) time.Duration {
 	if s, _ := ctx.Value(anySlot{}).(*slot); s != nil {
 		if w := s.standing.Load(); w != nil {

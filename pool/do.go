@@ -9,22 +9,19 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Do runs fn in a slot of the pool, on the goroutine that called it, and returns what fn
-// returned. Until there is a slot it waits in the line.
+// Do runs fn in a slot of the pool, on the goroutine that called it, and returns what fn returned. It waits in the line
+// until there is a slot.
 //
-// The context that fn receives is ctx and carries the slot: calls of the pool under it
-// need no second one. If ctx carries a slot of this pool already, fn runs at once and opts
-// have no effect.
+// The context that fn receives is derived from ctx and carries the slot: calls of the pool under it need no second one.
+// If ctx already carries a slot of this pool, fn runs at once and opts have no effect.
 //
-// If fn was not called the error is a [limiter.Error] that wraps [limiter.ErrSaturated],
-// [limiter.ErrWouldMissDeadline] or, where the client's own share of the line is full,
-// [limiter.ErrRateLimited], and says when to come back; [ErrShutdown]; or the cause of ctx
-// if that ended before there was a slot. A panic and a [runtime.Goexit] of fn go on up the
-// caller's stack untouched, and the slot is given back.
+// If fn was not called, the error is one of these: a [limiter.Error] that says when to come back and wraps
+// [limiter.ErrSaturated], [limiter.ErrWouldMissDeadline] or, if the client's own share of the line is full,
+// [limiter.ErrRateLimited]; [ErrShutdown]; or the cause of ctx if that ended before there was a slot. A panic and a
+// [runtime.Goexit] of fn go on up the caller's stack untouched, and the slot is given back.
 //
-// Do allocates once: the context that it passes to fn. fn may keep that context for as
-// long as it likes, and so it is never used again for another task. See [WithPlainContext]
-// for a Do that allocates nothing.
+// Do allocates once: the context that it passes to fn. fn may keep that context for as long as it likes, so it is never
+// reused for another task. See [WithPlainContext] for a Do that allocates nothing.
 func (p *Pool) Do(ctx context.Context, fn func(context.Context) error, opts ...TaskOption) error {
 	if p.held(ctx) != nil {
 		if ctx.Err() != nil {
@@ -77,14 +74,12 @@ func (p *Pool) plain(ctx context.Context, fn func(context.Context) error, t *tas
 	return fn(ctx)
 }
 
-// Enter waits for a slot like [Pool.Do] and returns a context that carries it, for code
-// that cannot be put into a func, such as a middleware. The caller must call
-// [Slot.Leave], on the same goroutine, when the work is done; a defer does that for panics
-// too. Where Do would not call its func, Enter returns ctx, an empty Slot and the error.
+// Enter waits for a slot like [Pool.Do] and returns a context that carries it, for code that cannot be put into a func,
+// such as a middleware. The caller must call [Slot.Leave] on the same goroutine when the work is done; a deferred call
+// also covers panics. Where Do would not call its func, Enter returns ctx, an empty Slot and the error.
 //
-// If ctx carries a slot of this pool already, Enter returns ctx and an empty Slot, whose Leave
-// does nothing. Enter allocates once, the context that carries the slot; with [WithPlainContext] it
-// returns ctx instead.
+// If ctx already carries a slot of this pool, Enter returns ctx and an empty Slot, whose Leave does nothing. Enter
+// allocates once: the context that carries the slot. With [WithPlainContext] it returns ctx instead.
 func (p *Pool) Enter(ctx context.Context, opts ...TaskOption) (context.Context, Slot, error) {
 	if p.held(ctx) != nil {
 		if ctx.Err() != nil {
@@ -104,12 +99,13 @@ func (p *Pool) Enter(ctx context.Context, opts ...TaskOption) (context.Context, 
 	return s, Slot{s}, nil
 }
 
-// Slot is the right to use a core, as given out by [Pool.Enter]. It is a small value that may be
-// copied; the zero value is no slot.
+// Slot is the right to use a core, as granted by [Pool.Enter]. It is a small value that may be copied; the zero value
+// is no slot.
 type Slot struct{ s *slot }
 
-// Leave gives the slot back. A second call, also on a copy, does nothing, but on the goroutine of [Pool.Enter]: on Linux, another
-// one may have given the slot back before, and what [Overcommit] has locked to its thread is unlocked then.
+// Leave gives the slot back. A second call, also on a copy, does nothing, with one exception on Linux: if another
+// goroutine has given the slot back before, a call on the goroutine of [Pool.Enter] unlocks what [Overcommit] has
+// locked to its thread.
 func (s Slot) Leave() {
 	if s.s != nil {
 		s.s.leave()

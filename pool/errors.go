@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// Sentinels to branch on with [errors.Is]. A full waiting line, a client's full share of
-// it and a deadline that would be missed come as the [limiter.Error] of package limiter.
+// Sentinels to branch on with [errors.Is]. A full waiting line, a client's full share of it and a deadline that would
+// be missed are reported as a [limiter.Error] of package limiter.
 var (
-	// ErrShutdown says that the pool takes no more work, or dropped this task because
-	// the time for draining was over.
+	// ErrShutdown says that the pool takes no more work, or that it dropped this task because the time for draining was
+	// over.
 	ErrShutdown = errors.New("pool: shut down")
-	// ErrGoexit says that a task on a goroutine of the pool ended it with
-	// [runtime.Goexit] (as testing.T.FailNow does) and so has no result.
+	// ErrGoexit says that a task ended a goroutine of the pool with [runtime.Goexit] (as testing.T.FailNow does) and so
+	// has no result.
 	ErrGoexit = errors.New("pool: task called runtime.Goexit")
 )
 
@@ -21,14 +21,14 @@ var (
 // [Stream]) or inside [Map]. A panic inside [Pool.Do] is not converted: it travels on, with
 // its stack, on the caller's goroutine.
 type PanicError struct {
-	// Value is what was given to panic.
+	// Value is the value that was passed to panic.
 	Value any
-	// Stack is the stack of the goroutine at the panic, as [runtime/debug.Stack] prints it.
-	// It is for the operator and not for a client.
+	// Stack is the stack of the goroutine at the panic, as [runtime/debug.Stack] returns it. It is for the operator, not
+	// for a client.
 	Stack []byte
 }
 
-// Error returns the panic's value and not the stack.
+// Error returns the panic's value, without the stack.
 func (e *PanicError) Error() string { return fmt.Sprintf("pool: task panicked: %v", e.Value) }
 
 // Unwrap returns the panic's value if it is an error.
@@ -37,12 +37,11 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// DroppedError is what [Pool.Shutdown] returns when the time for draining was over before
-// the work was.
+// DroppedError is what [Pool.Shutdown] returns if the time for draining was over before all work had ended.
 type DroppedError struct {
-	// Cause is why draining ended, the cause of the context that was given to Shutdown.
+	// Cause is why draining ended: the cause of the context that was given to Shutdown.
 	Cause error
-	// Kinds says what was dropped, by kind, in the order of their names.
+	// Kinds lists what was dropped, by kind, in the order of their names.
 	Kinds []Dropped
 }
 
@@ -53,7 +52,7 @@ type Dropped struct {
 	Running int    `json:"running"` // still at work: Checkpoint tells them to stop
 }
 
-// Error names every kind with what was waiting and what was running.
+// Error names every kind, with how many of its tasks were waiting and how many were running.
 func (e *DroppedError) Error() string {
 	var b strings.Builder
 	b.WriteString("pool: shut down before the work was done")

@@ -11,9 +11,9 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Future is the result of a task that was given to [Submit] and runs on another goroutine.
-// It keeps the context that Submit was given, and what that holds, for as long as it is kept itself.
-// Safe for concurrent use. The zero value does not work.
+// Future is the result of a task that was given to [Submit] and runs on another goroutine. As long as the Future is
+// kept, it keeps the context that Submit was given, and what that holds. A Future is safe for concurrent use. The zero
+// value does not work.
 type Future[T any] struct {
 	slot   slot // where the task runs if there was one at once; it is the task's context too
 	fn     func(context.Context) (T, error)
@@ -61,20 +61,20 @@ func (in *inside) refused(err error) bool {
 	return in.slot.held() != nil // looked at after that, as Wait looks at the state after this: one of them sees the other
 }
 
-// Submit runs fn on a goroutine of its own as soon as there is a slot, and returns at
-// once. The result is had from [Future.Wait]. If fn never ran, Wait returns the error that
-// [Pool.Do] would have returned; if it panicked, a [*PanicError]; if it ended its goroutine,
-// [ErrGoexit]. A result that nobody waits for is dropped with the Future.
+// Submit runs fn on a goroutine of its own as soon as there is a slot, and returns at once. [Future.Wait] returns the
+// result. If fn never ran, Wait returns the error that [Pool.Do] would have returned; if fn panicked, a [*PanicError];
+// if fn ended its goroutine, [ErrGoexit]. A result that nobody waits for is dropped with the Future.
 //
-// Inside a task of the same pool, fn has its own place in the line, and runs on the goroutine
-// that waits for it if it has not begun by then: a task that waits for what it submitted cannot
-// deadlock, at any size, nor fail because there is no room for more, the line is too long for its deadline or the pool takes no more work.
+// Inside a task of the same pool, fn has its own place in the line. If it has not begun by the time somebody waits for
+// it, it runs on the goroutine that waits. A task that waits for what it submitted therefore cannot deadlock, at any
+// size of the pool. Nor can the wait fail because there is no room for more, because the line is too long for the
+// deadline, or because the pool takes no more work.
 //
-// It is ctx that stops the task, also while it waits for its slot: what is to go on after a request takes [context.WithoutCancel] of the
-// request's context. What must not be lost is for package jobs.
+// The context ctx stops the task, also while it waits for its slot. For work that is to go on after a request, pass
+// [context.WithoutCancel] of the request's context. Use package jobs for work that must not be lost.
 //
-// Submit is bounded by the line and not by itself: each task that waits there has a
-// goroutine, and when the line is full the Future is refused.
+// Submit has no bound but that of the line: each task that waits there has a goroutine, and when the line is full, the
+// Future is refused.
 func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error), opts ...TaskOption) *Future[T] {
 	f := &Future[T]{fn: fn}
 	f.done.init()
@@ -91,8 +91,7 @@ func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, er
 	return f
 }
 
-// TrySubmit is [Submit] if there is a free slot and nobody waits for it; if not it returns nil
-// and false.
+// TrySubmit is [Submit] if there is a free slot and nobody waits for it; otherwise it returns nil and false.
 func TrySubmit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error), opts ...TaskOption) (*Future[T], bool) {
 	f := &Future[T]{fn: fn}
 	f.done.init()
@@ -104,10 +103,9 @@ func TrySubmit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T,
 	return f, true
 }
 
-// Wait returns the task's result, when there is one. If ctx ends first it returns the
-// cause of that, and the task goes on: it is the context given to [Submit] that stops it.
-// Where Wait runs the task itself, see [Submit], it returns when the task does; it begins none once ctx has ended. Any number
-// of goroutines may wait, any number of times.
+// Wait waits for the task's result and returns it. If ctx ends first, Wait returns its cause, and the task goes on:
+// only the context given to [Submit] stops it. If Wait runs the task itself (see [Submit]), it returns when the task
+// does; it begins none once ctx has ended. Any number of goroutines may wait, any number of times.
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 	if f.inside != nil && ctx.Err() == nil {
 		f.runInside(f.inside)
@@ -169,8 +167,8 @@ func (k *kind) makeWay() {
 	}
 }
 
-// Ready reports whether the result is there, so that Wait returns at once. Of a task inside another that found no room
-// there is none until somebody waits for it.
+// Ready reports whether the result is there, so that Wait returns at once. A task that was submitted inside another and
+// found no room has no result until somebody waits for it.
 func (f *Future[T]) Ready() bool { return f.done.isOpen() }
 
 // finish stores the result and tells those who wait.

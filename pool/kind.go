@@ -215,12 +215,12 @@ func histUpper(i int) time.Duration {
 	return time.Duration(1)<<e + time.Duration(i%4+1)<<(e-2)
 }
 
-// Timing sums up how long something took.
+// Timing summarises how long something took.
 type Timing struct {
 	Count int64         `json:"count"` // how many were measured
 	Total time.Duration `json:"total"` // their sum, at most 292 years, the longest Duration
-	// The quantiles are upper bounds that are at most a quarter too high, from 1.28 us to 73 min: what takes less counts as
-	// the one, what takes longer as the other.
+	// The quantiles are upper bounds that are at most a quarter too high. They range from 1.28 us to 73 min; shorter and
+	// longer times count as these ends.
 	P50 time.Duration `json:"p50"`
 	P90 time.Duration `json:"p90"`
 	P99 time.Duration `json:"p99"`

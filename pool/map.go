@@ -7,19 +7,18 @@ import (
 	"sync/atomic"
 )
 
-// Map calls fn for every element of in and returns the results in the order of in. The
-// elements run in the caller's slot, one after the other, and at the same time in
-// as many other slots as are free while nobody waits for them. It gives these back, between elements, to whoever waits, to
-// a Map that has fewer until both have as many, and where the pool has become smaller ([Pool.Resize]); under load Map is one task among
-// others and goes to the end of the line after each element. Inside a task Map uses the
-// slot of that task, so that it cannot deadlock at any size.
+// Map calls fn for every element of in and returns the results in the order of in. The elements run one after the other
+// in the caller's slot, and at the same time in as many other slots as are free while nobody waits for them. Between
+// elements, Map gives these other slots back: to tasks that wait, to a Map that has fewer, until both have the same
+// number, and if the pool has become smaller ([Pool.Resize]). Under load, Map is one task among others and goes to the
+// end of the line after each element. Inside a task, Map uses the slot of that task, so that it cannot deadlock at any
+// size.
 //
-// The first error cancels the context that fn receives and Map returns that error and no
-// results, once every call of fn has returned. A panic of fn is such an error, a
-// [*PanicError]; so is [ErrGoexit] on another goroutine than the caller's; and [ErrShutdown], where the
-// pool's time for draining is over before the last element has begun. The errors for
-// no slot are those of [Pool.Do]. opts apply to every element: one that has not begun by its deadline ([WithDeadline]) is
-// refused, and with it the Map. Where in is empty there is nothing to wait for.
+// The first error cancels the context that fn receives. Once every call of fn has returned, Map returns that error and
+// no results. A panic of fn is such an error, a [*PanicError]; so is [ErrGoexit] on a goroutine other than the
+// caller's; and [ErrShutdown], if the pool's time for draining is over before the last element has begun. If there is
+// no slot, the errors are those of [Pool.Do]. opts apply to every element: if one has not begun by its deadline
+// ([WithDeadline]), it is refused, and the Map with it. If in is empty, Map does not wait.
 func Map[A, R any](ctx context.Context, p *Pool, in []A, fn func(context.Context, A) (R, error), opts ...TaskOption) ([]R, error) {
 	m := &mapping[A, R]{pool: p, task: gather(opts), in: in, out: make([]R, len(in)), fn: fn}
 	if len(in) == 0 && ctx.Err() == nil {

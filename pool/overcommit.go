@@ -21,8 +21,8 @@ type overOption func(*overConfig)
 
 func (f overOption) applyOvercommit(c *overConfig) { f(c) }
 
-// WithThreads sets how many tasks compute at the same time, each on a thread of its own; the
-// default is the number of cores that GOMAXPROCS stood for. It panics if n is less than 1.
+// WithThreads sets how many tasks compute at the same time, each on a thread of its own. The default is the number of
+// cores, which is what GOMAXPROCS was before. It panics if n is less than 1.
 func WithThreads(n int) OvercommitOption {
 	if n < 1 {
 		panic(fmt.Sprintf("pool: WithThreads(%d): at least 1 thread is needed", n))
@@ -30,16 +30,14 @@ func WithThreads(n int) OvercommitOption {
 	return overOption(func(c *overConfig) { c.slots = n })
 }
 
-// WithNice gives the threads of [Submit], [Stream], the helpers of [Map] and jobs a lower
-// priority in the kernel, 1 to 10. It works on Linux and has no effect elsewhere. Work that
-// runs on the caller's goroutine ([Pool.Do], [Pool.Enter]) stays as it is: an unprivileged
-// process can lower a thread's priority and never raise it again, so the thread has to end with
-// the task, and the caller's is not ours to end. It panics if n is out of range.
+// WithNice gives the threads of [Submit], [Stream], the helpers of [Map] and jobs a lower priority in the kernel, from
+// 1 to 10. It works on Linux and has no effect elsewhere. It does not change work on the caller's goroutine ([Pool.Do],
+// [Pool.Enter]): an unprivileged process can lower a thread's priority but never raise it again, so the thread has to
+// end with the task, and the caller's thread is not ours to end. WithNice panics if n is out of range.
 //
-// The danger: whoever else wants the cores gets them, also while a niced thread holds something
-// that the whole program waits for. The garbage collector's pauses were measured at up to 84 ms
-// beside a busy neighbour, where they are 1 ms without this option. It is for a machine of
-// one's own.
+// The danger: any other work that wants the cores gets them, even while a niced thread holds something that the whole
+// program waits for. The garbage collector's pauses were measured at up to 84 ms beside a busy neighbour, where they
+// are 1 ms without this option. It is for a machine of one's own.
 func WithNice(n int) OvercommitOption {
 	if n < 1 || n > 10 {
 		panic(fmt.Sprintf("pool: WithNice(%d): niceness is 1 to 10; beyond that the collector waits for threads that the kernel does not run", n))
@@ -47,7 +45,7 @@ func WithNice(n int) OvercommitOption {
 	return overOption(func(c *overConfig) { c.nice = n })
 }
 
-// Overcommitted is what [Overcommit] changed. Safe for concurrent use.
+// Overcommitted is what [Overcommit] changed. It is safe for concurrent use.
 type Overcommitted struct {
 	pool   *Pool
 	conf   overConfig
@@ -62,11 +60,10 @@ type Overcommitted struct {
 // overcommitted guards GOMAXPROCS, of which the process has one.
 var overcommitted atomic.Bool
 
-// Overcommit lets a pool use every core without making the rest of the program wait for it:
-// GOMAXPROCS becomes cores plus slots, the pool's slots become cores, and each task is locked
-// to a thread. The Go scheduler then always has a P for a goroutine that wakes up, and the
-// kernel, which is good at that, divides the cores between the threads. Without it a pool must
-// leave one core free, see [New].
+// Overcommit lets a pool use every core without making the rest of the program wait for it: GOMAXPROCS becomes cores
+// plus slots, the pool's slots become cores, and each task is locked to a thread. The Go scheduler then always has a P
+// for a goroutine that wakes up, and the kernel, which is good at that, divides the cores between the threads. Without
+// Overcommit a pool must leave one core free, see [New].
 //
 // It is for main, on a machine whose cores the program has for itself:
 //
@@ -77,16 +74,16 @@ var overcommitted atomic.Bool
 //	}
 //	defer over.Close()
 //
-// The price: GOMAXPROCS belongs to the whole process; everything that reads it sees the
-// higher number, and each P has its own memory cache. Under a cgroup CPU limit the
-// threads together can use up the quota of a period and are then all stopped for the rest of it.
-// Setting GOMAXPROCS by hand ends the runtime's own following of the cgroup; Overcommit looks
-// for it itself, once a minute, which stops the world twice for some microseconds.
-// Work that goes round the pool is now able to take more than one P for each core.
-// A coroutine ([iter.Pull]) has to be made and used while one task has its slot, or outside of tasks: the runtime ends the
-// program where one goes on with the thread locked otherwise than when it was made.
+// The price: GOMAXPROCS belongs to the whole process; everything that reads it sees the higher number, and each P has
+// its own memory cache. Under a cgroup CPU limit, the threads together can use up the quota of a period and are then
+// all stopped for the rest of it. Once GOMAXPROCS is set by hand, the runtime no longer follows the cgroup; Overcommit
+// checks the limit itself, once a minute, which stops the world twice for some microseconds. Work that bypasses the
+// pool can now take more than one P for each core. Create and use a coroutine ([iter.Pull]) within one task while that
+// has its slot, or outside tasks: the runtime ends the program if a coroutine goes on with its thread locked
+// differently from when it was created.
 //
-// Only one can be open in a process. The error says so, or that the pool was shut down. It panics if p or an option is nil.
+// Only one can be open in a process. The error says so, or that the pool was shut down. Overcommit panics if p or an
+// option is nil.
 func Overcommit(p *Pool, opts ...OvercommitOption) (*Overcommitted, error) {
 	if p == nil {
 		panic("pool: Overcommit: p is nil; give one made by New")
@@ -148,8 +145,8 @@ func (x *Overcommitted) refresh() {
 	x.timer.Reset(refresh)
 }
 
-// Close gives GOMAXPROCS back, to the runtime if that had set it, and the pool its former size.
-// Tasks that run go on where they are. A second Close does nothing.
+// Close restores GOMAXPROCS, leaving it to the runtime if that had set it, and gives the pool its former size. Running
+// tasks stay where they are. A second Close does nothing.
 func (x *Overcommitted) Close() {
 	p := x.pool
 	p.mu.Lock()

@@ -5,18 +5,19 @@ import "github.com/spillgate/spillgate/limiter"
 // maxPaused is how many tasks of a pool have paused at a time. They go on when they like, and not when there is room.
 const maxPaused = 1000
 
-// Pause gives the slot to others while the task waits for something that takes no core, as a client that does not read what is written
-// to it, and reports whether it did. [Slot.Resume] takes the slot again, and is to be called before the task computes. Where the slot is
-// given up already, to somebody more urgent ([Checkpoint]) or for good, Pause does nothing, and also where 1,000 tasks of the pool have
-// paused.
+// Pause gives the slot to others while the task waits for something that needs no core, such as a client that does not
+// read what is written to it. It reports whether it did so. Call [Slot.Resume], which takes the slot again, before the
+// task computes. Pause does nothing if the slot has already been given up, to somebody more urgent ([Checkpoint]) or
+// for good, or if 1,000 tasks of the pool have paused.
 //
-// While it has paused the task counts as running, and is waited for by [Pool.Shutdown]; the pause is no run time of its kind. Pause and
-// Resume may be called by any goroutine, one after the other.
+// A paused task counts as running, and [Pool.Shutdown] waits for it; the pause does not count in the run times of its
+// kind. Any goroutine may call Pause and Resume, one call at a time.
 func (s Slot) Pause() bool { return s.s != nil && s.s.pause(slotPaused|slotCounted) }
 
-// Resume takes the slot again that [Slot.Pause] has given up, and does nothing if it has not. It does not wait: those who have the slots
-// meanwhile may wait for what this task holds, a lock or a connection. So more tasks may run for a while than there are slots, and until
-// they are no more than that nobody else begins.
+// Resume takes back the slot that [Slot.Pause] has given up, and does nothing if it has not given one up. Resume does
+// not wait: tasks that have the slots meanwhile may wait for something that this task holds, such as a lock or a
+// connection. More tasks than slots may therefore run for a while, and until there are no more tasks than slots, nobody
+// else begins.
 func (s Slot) Resume() {
 	if s.s != nil {
 		s.s.unpause()

@@ -11,12 +11,12 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Pool bounds how much CPU-bound work runs at the same time. Work that finds no slot
-// waits in a line that is bounded in length and time, shared fairly between clients and in order
-// of priority within each; work that would come too late is refused.
+// Pool bounds how much CPU-bound work runs at the same time. Work that finds no slot waits in a line that is bounded in
+// length and time, shared fairly between clients and ordered by priority within each. Work that would come too late is
+// refused.
 //
-// A Pool has no goroutine of its own and needs no Close. The zero value does not work; use
-// [New]. Safe for concurrent use.
+// A Pool has no goroutine of its own and needs no Close. The zero value does not work; use [New]. A Pool is safe for
+// concurrent use.
 type Pool struct {
 	line   *limiter.Concurrency
 	base   time.Time
@@ -65,8 +65,8 @@ func (f poolOption) applyPool(c *config) { f(c) }
 // maxSlots keeps what a task takes within 32 bits, and twice the slots within an int.
 const maxSlots = 1<<30 - 1
 
-// WithSlots sets a number of slots that does not follow GOMAXPROCS. It panics if n is less
-// than 1, or 2^30 or more.
+// WithSlots sets a fixed number of slots that does not follow GOMAXPROCS. It panics if n is less than 1, or 2^30 or
+// more.
 func WithSlots(n int) Option {
 	if n < 1 || n > maxSlots {
 		panic(fmt.Sprintf("pool: WithSlots(%d): a pool has from 1 to %d slots", n, maxSlots))
@@ -74,10 +74,9 @@ func WithSlots(n int) Option {
 	return poolOption(func(c *config) { c.slots = n })
 }
 
-// WithReserve sets how many of GOMAXPROCS the pool leaves to everything else; the default
-// is 1. There is always at least 1 slot. With 0 the pool may take every core, which costs
-// all other goroutines up to 10 ms each time they wait for the network. It panics if n
-// is negative.
+// WithReserve sets how many of GOMAXPROCS the pool leaves to everything else; the default is 1. The pool always has at
+// least 1 slot. With 0 it may take every core, which costs all other goroutines up to 10 ms each time they wait for the
+// network. WithReserve panics if n is negative.
 func WithReserve(n int) Option {
 	if n < 0 {
 		panic(fmt.Sprintf("pool: WithReserve(%d): the reserve is 0 or more", n))
@@ -85,10 +84,9 @@ func WithReserve(n int) Option {
 	return poolOption(func(c *config) { c.reserve = n })
 }
 
-// WithQueue bounds the waiting line: at most length tasks wait, each for at most maxWait.
-// The default is 256 tasks and 30 s. Length 0 refuses whatever finds no slot. When the
-// line is full, the client that has more than its share of it loses a place. It panics if
-// length is negative or, with a length, maxWait is not positive.
+// WithQueue bounds the waiting line: at most length tasks wait, each for at most maxWait. The default is 256 tasks and
+// 30 s. With length 0, a task that finds no slot is refused. When the line is full, the client that has more than its
+// share of it loses a place. WithQueue panics if length is negative or if, with a length, maxWait is not positive.
 func WithQueue(length int, maxWait time.Duration) Option {
 	if length < 0 {
 		panic(fmt.Sprintf("pool: WithQueue: length is %d; it must be 0 (no waiting) or more", length))
@@ -99,9 +97,9 @@ func WithQueue(length int, maxWait time.Duration) Option {
 	return poolOption(func(c *config) { c.length, c.maxWait = length, maxWait })
 }
 
-// WithClientShare sets how many tasks of one client, as named by [WithClient], may wait at
-// a time; the default is a quarter of the line. Beyond it the client is refused with
-// [limiter.ErrRateLimited]: it is its own share that is full. It panics if n is less than 1.
+// WithClientShare sets how many tasks of one client, as named by [WithClient], may wait at a time; the default is a
+// quarter of the line. Further tasks are refused with [limiter.ErrRateLimited], since it is the client's own share that
+// is full. WithClientShare panics if n is less than 1.
 func WithClientShare(n int) Option {
 	if n < 1 {
 		panic(fmt.Sprintf("pool: WithClientShare(%d): the share is at least 1 task", n))
@@ -109,9 +107,9 @@ func WithClientShare(n int) Option {
 	return poolOption(func(c *config) { c.share = n })
 }
 
-// WithPriorityStep sets how much waiting one level of priority is worth; the default is
-// 100 ms. A task is overtaken by one of a higher priority only if that came less than
-// step, times the difference of their priorities, after it. It panics if step is negative.
+// WithPriorityStep sets how much waiting one level of priority is worth; the default is 100 ms. A task overtakes one of
+// a lower priority only if it arrived less than step, times the difference of their priorities, after it.
+// WithPriorityStep panics if step is negative.
 func WithPriorityStep(step time.Duration) Option {
 	if step < 0 {
 		panic(fmt.Sprintf("pool: WithPriorityStep(%v): the step must not be negative", step))
@@ -209,10 +207,10 @@ func (p *Pool) exceeded() bool {
 	return true
 }
 
-// Resize sets the number of slots, which then no longer follows GOMAXPROCS. More slots are
-// given to the waiting line at once; fewer are reached as tasks end, or elements of a [Map] besides those in its caller's slot. It returns an error
-// and changes nothing if slots is less than 1, or 2^30 or more, or while [Overcommit] decides,
-// and [ErrShutdown] once [Pool.Shutdown] has dropped its tasks.
+// Resize sets the number of slots, which then no longer follows GOMAXPROCS. Additional slots go to the waiting line at
+// once. A smaller number is reached as tasks end, or as elements of a [Map] outside its caller's slot end. If slots is
+// less than 1, or 2^30 or more, or while [Overcommit] decides the number, Resize returns an error and changes nothing.
+// Once [Pool.Shutdown] has dropped its tasks, it returns [ErrShutdown].
 func (p *Pool) Resize(slots int) error {
 	if slots < 1 || slots > maxSlots {
 		return fmt.Errorf("pool: Resize: %d slots; a pool has from 1 to %d", slots, maxSlots)

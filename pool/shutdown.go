@@ -5,12 +5,12 @@ import (
 	"math"
 )
 
-// Shutdown takes no more work (it is refused with [ErrShutdown]) and waits until all that
-// waits or runs has ended, then returns nil.
+// Shutdown makes the pool refuse further work with [ErrShutdown], waits until all waiting and running tasks have ended,
+// and returns nil.
 //
-// If ctx ends first, what waits is dropped, each task answered with ErrShutdown, [Checkpoint]
-// tells what runs to stop, a [Map] begins no further element, and Shutdown returns a [*DroppedError] that names them by
-// kind. It does not wait for those that run any longer. A second Shutdown waits for the same end.
+// If ctx ends first, every waiting task is dropped and answered with ErrShutdown, [Checkpoint] tells running tasks to
+// stop, a [Map] begins no further element, and Shutdown returns a [*DroppedError] that names the tasks by kind. It no
+// longer waits for those that run. A second Shutdown waits for the same end.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	p.draining.Store(true)
 	p.over()

@@ -6,20 +6,20 @@ import "time"
 // numbers are read one after the other while work goes on and need not add up exactly.
 type Stats struct {
 	Slots   int `json:"slots"`   // how many there are now
-	Used    int `json:"used"`    // taken now, by weight; for a while more than Slots where these became fewer, or tasks had paused, or where one job goes on for which another waits
+	Used    int `json:"used"`    // taken now, by weight; for a while more than Slots if these became fewer, if tasks had paused, or if a job goes on for which another waits
 	Waiting int `json:"waiting"` // tasks in the line now
 
 	Begun   int64 `json:"begun"`   // tasks that got a slot of their own
-	Refused int64 `json:"refused"` // tasks that got none, in all; the next six by reason, the rest came after Shutdown
+	Refused int64 `json:"refused"` // tasks that got no slot, in all; the next six by reason, the rest came after Shutdown
 
 	Share    int64 `json:"refused_share"`    // the client's own share of the line was full
 	Full     int64 `json:"refused_full"`     // no slot and no place in the line
-	Evicted  int64 `json:"refused_evicted"`  // lost the place in the line to another client
+	Evicted  int64 `json:"refused_evicted"`  // lost their place in the line to another client
 	Expired  int64 `json:"refused_expired"`  // waited as long as the line allows
 	Deadline int64 `json:"refused_deadline"` // would have been late
 	Left     int64 `json:"refused_left"`     // the context ended before there was a slot
 
-	// RetryAfter is when the line as it is now will have been served; 0 is not known.
+	// RetryAfter is when the line as it is now will have been served; 0 means that it is not known.
 	RetryAfter time.Duration `json:"retry_after"`
 	Draining   bool          `json:"draining"` // Shutdown was called
 
@@ -33,12 +33,12 @@ type KindStats struct {
 	Running int    `json:"running"`
 	Begun   int64  `json:"begun"`
 	Refused int64  `json:"refused"`
-	Wait    Timing `json:"wait"` // of tasks that found no free slot, from the call on and not from WithArrival
-	// Run is of all tasks, or of one in sixteen while the kind usually runs for less than 10 us.
+	Wait    Timing `json:"wait"` // of tasks that found no free slot; measured from the call, not from WithArrival
+	// Run covers all tasks, or one in sixteen while the kind usually runs for less than 10 us.
 	Run Timing `json:"run"`
 }
 
-// Stats returns counts and state.
+// Stats returns the counts and the state of the pool.
 func (p *Pool) Stats() Stats {
 	slots := p.Slots()
 	l := p.line.Stats()

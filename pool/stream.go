@@ -8,15 +8,14 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Stream calls fn for every element of in and yields the results in the order of in, while
-// later elements are being worked on. It reads ahead of its consumer by at most twice the pool's
-// slots, so that memory is bounded however long in is and however slow the consumer.
+// Stream calls fn for every element of in and yields the results in the order of in, while later elements are being
+// worked on. It reads ahead of its consumer by at most twice the pool's slots, so that memory is bounded however long
+// in is and however slow the consumer.
 //
-// The first error, in the order of in, is yielded and ends the stream; it cancels the
-// context of the elements that still run. Leaving the loop does the same. In both cases
-// Stream returns once they have all returned. Errors are those of [Future.Wait]; an element that the line refused
-// while it was read ahead is no error yet: it is submitted again when it is next. in is read on
-// the consumer's goroutine. opts apply to every element.
+// The first error, in the order of in, is yielded and ends the stream; it cancels the context of the elements that
+// still run. Leaving the loop does the same. In both cases Stream returns once all of these elements have returned.
+// Errors are those of [Future.Wait]. An element that the line refused while it was read ahead is not yet an error: it
+// is submitted again when its turn comes. in is read on the consumer's goroutine. opts apply to every element.
 func Stream[A, R any](ctx context.Context, p *Pool, in iter.Seq[A], fn func(context.Context, A) (R, error), opts ...TaskOption) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TaskOption says something about one task. The zero value says nothing. An option is a
-// plain value: building one and passing it on allocates nothing.
+// TaskOption sets one thing about one task. The zero value sets nothing. An option is a plain value: building one and
+// passing it on allocates nothing.
 type TaskOption struct {
 	what taskField
 	n    int
@@ -27,15 +27,16 @@ const (
 	setPlain
 )
 
-// WithPriority orders the waiting tasks of one client, see [WithClient], or those without one: higher begins first, 0
-// is the default, negative is for work that can wait. The range is -8 to 7; beyond it the nearest end counts. A waiting task ages, so that a lower priority is not starved: one
-// level is worth the pool's priority step ([WithPriorityStep]) of waiting. Between clients it is the slot time that each
-// has had that decides, whatever the priorities.
+// WithPriority orders the waiting tasks of one client (see [WithClient]), or those without one: a higher priority
+// begins first, 0 is the default, and negative priorities are for work that can wait. The range is -8 to 7; a value
+// beyond it counts as the nearest end. A waiting task ages, so that a lower priority is not starved: one level is worth
+// the pool's priority step ([WithPriorityStep]) of waiting. Between clients, the slot time that each has had decides,
+// whatever the priorities.
 func WithPriority(p int) TaskOption { return TaskOption{what: setPriority, n: p} }
 
-// WithClient names whom the task is for. Waiting tasks of different clients share the pool
-// fairly, by slot time used; tasks without a client are one client together. The key is
-// forgotten once the client has nothing waiting or running.
+// WithClient names the client that the task is for. Waiting tasks of different clients share the pool fairly, by slot
+// time used; tasks without a client together count as one client. The key is forgotten once the client has nothing
+// waiting or running.
 func WithClient(key string) TaskOption { return TaskOption{what: setClient, s: key} }
 
 // WithWeight says that the task uses k cores and so takes k slots, at least 1. A weight
@@ -47,29 +48,27 @@ func WithWeight(k int) TaskOption {
 	return TaskOption{what: setWeight, n: k}
 }
 
-// WithKind names what sort of task this is, for [Stats] and for the estimate of how long it
-// will run. A pool keeps the first 64 kinds apart and counts the rest under "other": the
-// name is one of a few of the program's, not something that a client chooses.
+// WithKind names what sort of task this is, for [Stats] and for the estimate of how long it will run. A pool keeps the
+// first 64 kinds apart and counts the rest under "other": use one of a few names from the program, not something that a
+// client chooses.
 func WithKind(name string) TaskOption { return TaskOption{what: setKind, s: name} }
 
-// WithDeadline says when the task must be finished. It is refused with
-// [limiter.ErrWouldMissDeadline] as soon as it is plain that it would be late, before it has
-// used any CPU: at once if the deadline has passed, while it would have to wait by what
-// is ahead of it and how long its kind usually runs, and in the line when that leaves too
-// little time. Where a slot is free it is tried, and so is one now and then of a kind that is
-// always refused by how long it took once; once it runs the deadline is not enforced. The
-// earlier of this and the context's own deadline counts.
+// WithDeadline sets when the task must be finished. A task that would plainly be late is refused with
+// [limiter.ErrWouldMissDeadline] before it has used any CPU. It is refused at once if the deadline has passed, or if it
+// would have to wait and be late by what is ahead of it and how long its kind usually runs; it is refused in the line
+// once the time left is too short. If a slot is free, the task is tried. If a kind is always refused because of how
+// long it once took, one of its tasks is tried now and then. Once a task runs, the deadline is not enforced. The
+// earlier of this deadline and the context's own counts.
 func WithDeadline(t time.Time) TaskOption { return TaskOption{what: setDeadline, t: t} }
 
-// WithArrival says when the task arrived, where that was before now: one that was refused and
-// comes again keeps what it has aged, see [WithPriority]. How long it may wait in the line counts from now.
+// WithArrival sets when the task arrived, if that was before now: a task that was refused and comes again keeps the age
+// it has gained, see [WithPriority]. The time that it may wait in the line counts from now.
 func WithArrival(t time.Time) TaskOption { return TaskOption{what: setArrival, t: t} }
 
-// WithPlainContext gives the func of [Pool.Do] the context that Do was given, without the slot
-// in it, and [Pool.Enter] returns the context that it was given; Do then allocates nothing. It is
-// for short work that does not use the pool itself: a Do, Submit or Map under that
-// context waits for a slot of its own, which at worst never comes free, and [Checkpoint] says
-// only whether the context has ended. It has no effect on [Submit], [Map] and [Stream].
+// WithPlainContext makes [Pool.Do] pass on the context that it was given, without the slot in it, and [Pool.Enter]
+// return the context that it was given; Do then allocates nothing. It is for short work that does not use the pool
+// itself: a Do, Submit or Map under that context waits for a slot of its own, which at worst never becomes free, and
+// [Checkpoint] only reports whether the context has ended. It has no effect on [Submit], [Map] and [Stream].
 func WithPlainContext() TaskOption { return TaskOption{what: setPlain} }
 
 // task is what the options of one task come to.

@@ -17,7 +17,7 @@ import (
 	"github.com/spillgate/spillgate/cache"
 )
 
-// StoreConfig says how to test a store.
+// StoreConfig describes the store under test.
 type StoreConfig struct {
 	// New returns an empty store, for one subtest.
 	New func(t testing.TB) cache.Store

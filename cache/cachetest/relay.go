@@ -14,18 +14,18 @@ import (
 	"github.com/spillgate/spillgate/cache"
 )
 
-// RelayConfig says how to test a relay.
+// RelayConfig describes the relay under test.
 type RelayConfig struct {
 	// New returns a relay without messages, for one subtest.
 	New func(t testing.TB) cache.Relay
-	// Lose has a relay that New has returned forget its messages, as where its server was lost.
+	// Lose makes a relay that New has returned forget its messages, as if its server was lost.
 	Lose func(t testing.TB, r cache.Relay)
-	// Timeout is how long one call may take besides what it is told to wait; 0 means 10 s.
+	// Timeout is how long one call may take beyond the time that it is told to wait; 0 means 10 s.
 	Timeout time.Duration
 }
 
-// TestRelay runs the tests that every [cache.Relay] must pass, as subtests of t, one after the other.
-// It panics if a function is missing in c.
+// TestRelay runs the tests that every [cache.Relay] must pass, as subtests of t, one after the other. It panics if c
+// lacks a function.
 func TestRelay(t *testing.T, c RelayConfig) {
 	if c.New == nil || c.Lose == nil {
 		panic("cachetest: TestRelay: RelayConfig.New or Lose is nil: give a function that makes a relay, and one that has it forget")

@@ -21,9 +21,10 @@ const (
 	maxReceived     = 100
 )
 
-// WithMaxMessages sets how many messages of purges are kept for those who read slowly or are cut off for a while; the default is 10,000, and Redis keeps
-// some more. A server sends twenty a second at most, but where there is more than goes into one, of some 4 KiB. Who finds those that it has not read gone
-// takes everything in its memory for purged, softly (see [cache.WithRelay]). It panics at less than 1.
+// WithMaxMessages sets how many messages of purges are kept for servers that read slowly or are cut off for a while;
+// the default is 10,000, and Redis keeps some more. A server sends at most twenty a second, unless it has more purges
+// than fit into that many messages of some 4 KiB. A server that finds messages gone before it has read them treats
+// everything in its memory as purged, softly (see [cache.WithRelay]). WithMaxMessages panics if n is less than 1.
 func WithMaxMessages(n int64) Option {
 	if n < 1 {
 		panic(fmt.Sprintf("redisstore: WithMaxMessages(%d): must be at least 1", n))
@@ -39,8 +40,8 @@ func (s *Store) Send(ctx context.Context, message []byte) error {
 	return err
 }
 
-// End implements [cache.Relay]: it adds an entry that is no message, so that whether it is still there shows whether anything behind it is gone. It returns
-// whatever error the client or the server returns.
+// End implements [cache.Relay]. It adds an entry that is no message: whether that entry is still there shows whether
+// anything behind it is gone. It returns whatever error the client or the server returns.
 func (s *Store) End(ctx context.Context) (string, error) { return s.add(ctx, "end", "") }
 
 func (s *Store) add(ctx context.Context, field string, value any) (place string, err error) {
@@ -67,7 +68,8 @@ func placeOf(e redis.XMessage) string {
 	return e.ID + " " + mark
 }
 
-// Receive implements [cache.Relay]. It returns [cache.ErrGap] where the entry at place is gone, and whatever error the client or the server returns.
+// Receive implements [cache.Relay]. It returns [cache.ErrGap] if the entry at place is gone, and whatever error the
+// client or the server returns.
 func (s *Store) Receive(ctx context.Context, place string, wait time.Duration) (m cache.Messages, err error) {
 	for end := time.Now().Add(wait); ; {
 		if err := ctx.Err(); err != nil {

@@ -1,35 +1,45 @@
-// Package redisstore keeps what a [cache.Cache] stores in Redis or Valkey too, so that several processes, on several
-// machines, share it, and a new one does not begin with nothing.
+// Package redisstore also keeps what a [cache.Cache] stores in Redis or Valkey, so that several processes on several
+// machines share it, and a new process does not begin with an empty cache.
 //
 //	client := redis.NewClient(&redis.Options{Addr: "redis:6379", ContextTimeoutEnabled: true})
 //	c := cache.New(64<<20, cache.WithStore(redisstore.New(client), 50*time.Millisecond))
 //	handler := middleware.Wrap(mux, middleware.Cache(c))
 //
-// The same Store carries purges from each of them to the memory of the others:
+// The same Store carries purges from each process to the memory of the others:
 //
 //	store := redisstore.New(client)
 //	c := cache.New(64<<20, cache.WithStore(store, 50*time.Millisecond), cache.WithRelay(store))
 //	go c.Follow(ctx) // ends with ctx; what it returns says whether the others have been told of everything
 //
-// The memory of each process stands before it, and is what a hit is served from; Redis is asked for what is not there. What happens
-// while it fails, and how it is purged, says [cache.WithStore]. That go-redis keeps to the timeout takes ContextTimeoutEnabled. A Get that nobody waits for any more goes
-// on for 5 s at most: to make a connection takes several round trips, for which a timeout of a few of them leaves no time. ConnMaxIdleTime of some
-// seconds, in place of half an hour, has it give up connections that are not needed: where the machine of the server is gone without a word, as in a failover, each
-// of them is found dead by a call that takes all of its time, of which there is one in up to 32 seconds while the store is left alone.
+// The memory of each process stands before Redis and serves its hits; the cache asks Redis for what memory does not
+// have. [cache.WithStore] says what happens while Redis fails, and how it is purged. go-redis keeps to the timeout only
+// with ContextTimeoutEnabled. A Get that nobody waits for any more goes on for 5 s at most: making a connection takes
+// several round trips, and a timeout of a few round trips leaves no time for that. Set ConnMaxIdleTime to some seconds,
+// in place of half an hour, so that go-redis closes connections that are not needed. If the machine of the server
+// disappears without a word, as in a failover, only a call that takes all of its time finds such a connection dead, and
+// while the store is left alone there is one such call in up to 32 seconds.
 //
-// Responses expire in Redis when nobody has a use for them. It may evict them sooner: set its maxmemory, and maxmemory-policy
-// allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster. A client that reads from replicas (ReadOnly,
-// RouteByLatency, RouteRandomly) asks a primary all the same, which needs MULTI and EXEC: a replica may have what was purged. A failover forgets what had not been replicated, and may so bring back
-// what was purged by its URL a moment before, unless the Store carries purges as well, as follows: then it is purged again. A Redis that was killed and is started
-// again from a snapshot, as it is set up by default, brings back all that was purged by its URL since: give one that only caches none (save ""). Where the Store
-// carries purges as well those who follow find that out in 2 s, and all in it is invalid then; of a cluster, where it was the server that holds "spillgate:cache:k:spillgate:mark".
+// Responses expire in Redis when nobody has a use for them. Redis may evict them sooner: set its maxmemory, and
+// maxmemory-policy allkeys-lru or allkeys-lfu. The Store needs no commands but GET, SET and DEL, and each key is in one
+// slot of a cluster. With a client that reads from replicas (ReadOnly, RouteByLatency, RouteRandomly), it still asks a
+// primary, for which it needs MULTI and EXEC: a replica may have what was purged.
 //
-// Purges go through a Redis stream, "spillgate:cache:purges" where the prefix is the default one, which needs XADD, XRANGE, XREAD, PEXPIRE, MULTI and EXEC besides, and
-// takes one connection of the client's pool for each cache that follows. It is cut off at some 10,000 messages ([WithMaxMessages]) and kept for an hour after the last server has
-// looked. A message that a failover has lost is sent again, and a server whose messages are gone, by a failover, a restart, FLUSHALL, eviction or since it
-// came too late, knows that: see [cache.WithRelay] for what it does then, and for what is guaranteed. That is as much as Redis itself gives: a primary that has been replaced and does not know
-// it yet answers those that still reach it, unless min-replicas-to-write keeps it from that. A Ring tells others by the server that has the stream while it
-// is up, and by another one while it is down, and for the seconds in which clients disagree about that purges are late or missed.
+// A failover forgets what had not been replicated, and may thus bring back what was purged by its URL a moment before.
+// If the Store also carries purges, as described below, that is purged again. A Redis that was killed and is restarted
+// from a snapshot, as it is configured by default, brings back all that was purged by its URL since: configure a Redis
+// that only caches to take no snapshots (save ""). If the Store also carries purges, the caches that follow find out in
+// 2 s, and all in the Store is invalid then; in a cluster, they do so if it was the server that holds
+// "spillgate:cache:k:spillgate:mark".
+//
+// Purges go through a Redis stream, "spillgate:cache:purges" with the default prefix. It also needs XADD, XRANGE,
+// XREAD, PEXPIRE, MULTI and EXEC, and takes one connection of the client's pool for each cache that follows. The stream
+// is cut off at some 10,000 messages ([WithMaxMessages]) and kept for an hour after the last server has looked. A
+// message that a failover has lost is sent again. A server knows if messages for it are gone, by a failover, a restart,
+// FLUSHALL or eviction, or because it came too late: [cache.WithRelay] says what it does then, and what is guaranteed.
+// That guarantee is as good as Redis's own: a primary that has been replaced and does not know it yet answers those
+// that still reach it, unless min-replicas-to-write prevents that. With a Ring, purges go through the server that has
+// the stream while that is up, and through another one while it is down. For the seconds in which clients disagree
+// about that, purges are late or missed.
 package redisstore
 
 import (
@@ -44,7 +54,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Store is a [cache.Store] and a [cache.Relay] in Redis. Make one with [New]; it has nothing to close but its client. It is safe for concurrent use.
+// Store is a [cache.Store] and a [cache.Relay] in Redis. Create one with [New]; only its client needs to be closed. A
+// Store is safe for concurrent use.
 type Store struct {
 	client   redis.UniversalClient
 	prefix   string
@@ -59,14 +70,15 @@ type option func(*Store)
 
 func (o option) apply(s *Store) { o(s) }
 
-// WithPrefix sets what all keys in Redis begin with; the default is "spillgate:cache:". Stores of the same server share their
-// responses if they have the same prefix: give each service, and each version of its pages that others must not see, one of its own. What
-// stands between braces in it is all that a cluster finds the slot by.
+// WithPrefix sets the beginning of all keys in Redis; the default is "spillgate:cache:". Stores on the same server
+// share their responses if they have the same prefix: give each service its own, and each version of its pages that
+// others must not see. If the prefix has braces, a cluster finds the slot only by what stands between them.
 func WithPrefix(prefix string) Option {
 	return option(func(s *Store) { s.prefix = prefix })
 }
 
-// New returns a Store. The client is that of a single server, one found by Sentinel, a cluster or a ring. It panics if client is nil.
+// New returns a Store. The client may be that of a single server, of one found by Sentinel, of a cluster or of a ring.
+// New panics if client is nil.
 func New(client redis.UniversalClient, opts ...Option) *Store {
 	if client == nil {
 		panic("redisstore: New: client is nil: give a client of go-redis")
@@ -131,8 +143,8 @@ func (s *Store) get(ctx context.Context, name string) (got *redis.StringCmd) {
 	return got
 }
 
-// Set implements [cache.Store]. A ttl is at least a millisecond, which Redis counts in. It returns whatever error the client or
-// the server returns.
+// Set implements [cache.Store]. A ttl of less than a millisecond, the unit of Redis, counts as one. It returns whatever
+// error the client or the server returns.
 func (s *Store) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -1,16 +1,15 @@
-// Command fairness measures what CPU-heavy requests do to cheap ones: without protection,
-// with one adaptive limit for both, with a pool, and with a pool that overcommits.
+// Command fairness measures what CPU-heavy requests do to cheap ones: without protection, with one adaptive limit for
+// both, with a pool, and with a pool that overcommits.
 //
 //	go run ./examples/fairness
 //
-// For each mode it starts itself again as a server on the loopback interface, and is the load
-// itself: 32 clients that ask for 50 ms of computing over and over (-clients, -work), and
-// beside them one that asks for a small answer 300 times a second at random moments, whether or
-// not the earlier answers have come (an open loop: a slow server is not asked less). It prints
-// how long the cheap answers took, how many heavy ones there were, and how many cores the server and the
-// load itself used. A client that is refused asks again after the time that its request would have computed. A run takes the number of modes times -d, a quarter more for warming up, and
-// that as often as -rounds says: the modes take turns, so that a machine that is slow for a while is slow
-// for all of them.
+// For each mode it starts itself again as a server on the loopback interface, and generates the load itself: 32 clients
+// ask for 50 ms of computing over and over (-clients, -work). Beside them, one client asks for a small answer 300 times
+// a second at random moments, whether or not the earlier answers have come (an open loop: a slow server is not asked
+// less). It prints how long the cheap answers took, how many heavy ones there were, and how many cores the server and
+// the load itself used. A client that is refused asks again after the time that its request would have computed. A run
+// takes the number of modes times -d, plus a quarter for warming up, and that for each of the -rounds. The modes take
+// turns, so that a machine that is slow for a while is slow for all of them.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command grafana is a server to look at with the dashboard in this folder: it has all that Spillgate exports, and makes its own load, in which every two
-// minutes another thing goes wrong. See README.md.
+// Command grafana is a server to look at with the dashboard in this folder. It exports everything that Spillgate has,
+// and generates its own load, in which every two minutes another thing goes wrong. See README.md.
 package main
 
 import (

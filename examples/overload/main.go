@@ -1,16 +1,14 @@
-// Command overload shows what an overload does to a server, and what it does to the same server
-// behind middleware.Wrap.
+// Command overload shows what an overload does to a server, and what it does to the same server behind middleware.Wrap.
 //
 //	go run ./examples/overload
 //
-// It measures how much the server can do, then drives an unprotected and a wrapped one with the
-// same load: rising to ten times the capacity, then back to 0.9 times. Both are processes of
-// their own on the loopback interface. The load is open loop: requests are sent at random moments
-// whether or not earlier ones were answered, over connections that are kept alive, and latency
-// counts from the moment at which a request was due. A client gives up after a second.
+// It measures how much the server can do, then drives an unprotected and a wrapped one with the same load: rising to
+// ten times the capacity, then back to 0.9 times. Both are separate processes on the loopback interface. The load is an
+// open loop: requests are sent at random moments whether or not earlier ones were answered, over connections that are
+// kept alive, and latency counts from the moment at which a request was due. A client gives up after a second.
 //
-// It ends with a table and a chart (-svg), takes less than two minutes (-short: about one), and
-// exits with 0 only if the wrapped server held: see heldShare.
+// It ends with a table and a chart (-svg), takes less than two minutes (-short: about one), and exits with 0 only if
+// the wrapped server held: see heldShare.
 package main
 
 import (

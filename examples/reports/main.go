@@ -1,6 +1,6 @@
-// Command reports is a page with a button that starts a CPU-heavy report, shows how far
-// it is, can cancel it, and plots beside it how long a cheap request takes meanwhile. A
-// switch runs the reports without a pool, to see the difference.
+// Command reports is a page with a button that starts a CPU-heavy report. The page shows how far the report has come,
+// can cancel it, and plots beside it how long a cheap request takes meanwhile. A switch runs the reports without a
+// pool, to see the difference.
 //
 //	go run ./examples/reports
 //

@@ -1,14 +1,11 @@
-// Package routers shows each layer in the routers that people use: a layer's
-// Handler is a func(http.Handler) http.Handler, which all of them take as it is
-// (echo through its own WrapMiddleware).
+// Package routers shows each layer in the routers that people use. A layer's Handler is a func(http.Handler)
+// http.Handler, which all of them accept as it is (echo through its own WrapMiddleware).
 //
-// Every function here serves the same two routes: GET /hello/{name}, which has a
-// rate limit and a concurrency limit around it with everything else, and POST
-// /report, which computes and runs in a pool. Each route has a breaker of its own,
-// so that one which fails does not close the other: a breaker knows the route by
-// the mux of the standard library inside it, or by [http.Request.Pattern], which
-// chi sets for what is in a Group, and for the others a middleware here. A whole stack goes to the
-// same place, r.Use(stack.Handler), for a Trace and metrics to know the route as well.
+// Every function here serves the same two routes: GET /hello/{name}, and POST /report, which computes and runs in a
+// pool. A rate limit and a concurrency limit are around these and everything else. Each route has a breaker of its own,
+// so that a failing route does not close the other. A breaker knows the route by the mux of the standard library inside
+// it, or by [http.Request.Pattern], which chi sets for what is in a Group; for the other routers a middleware here sets
+// it. A whole stack goes in the same place, r.Use(stack.Handler), so that a Trace and metrics know the route as well.
 package routers
 
 import (
@@ -27,7 +24,7 @@ import (
 	"github.com/spillgate/spillgate/pool"
 )
 
-// Limits are what the layers of one server hold on to.
+// Limits are what the layers of one server use.
 type Limits struct {
 	Rate        *limiter.Rate
 	Concurrency *limiter.Concurrency
@@ -43,7 +40,7 @@ func Std(l Limits) http.Handler {
 	return middleware.Wrap(m, middleware.Rate(l.Rate), middleware.Concurrency(l.Concurrency), middleware.Breaker(l.Breakers))
 }
 
-// Chi uses go-chi/chi. Its middlewares run before it has found the route, but for those of a Group.
+// Chi uses go-chi/chi. Its middlewares run before it has found the route, except those of a Group.
 func Chi(l Limits) http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.Rate(l.Rate).Handler)
@@ -56,7 +53,7 @@ func Chi(l Limits) http.Handler {
 	return r
 }
 
-// Gorilla uses gorilla/mux. Its middlewares run when it has found the route, which they are to be told.
+// Gorilla uses gorilla/mux. Its middlewares run after it has found the route, but have to be told which it is.
 func Gorilla(l Limits) http.Handler {
 	r := mux.NewRouter()
 	r.Use(func(next http.Handler) http.Handler {
@@ -83,8 +80,9 @@ func Alice(l Limits) http.Handler {
 	).Then(m)
 }
 
-// Echo uses labstack/echo. Its middlewares run when it has found the route, which they are to be told. An error that a
-// handler returns is answered outside of all of them, where no breaker sees it, unless one inside does.
+// Echo uses labstack/echo. Its middlewares run after it has found the route, but have to be told which it is. An error
+// that a handler returns is answered outside all middlewares, where no breaker sees it, unless one inside the breaker
+// answers it.
 func Echo(l Limits) http.Handler {
 	e := echo.New()
 	e.Use(

@@ -1,4 +1,5 @@
-// Package otelmw tells OpenTelemetry what Spillgate alone knows: metrics of what its layers do, and events on the spans of requests.
+// Package otelmw tells OpenTelemetry what Spillgate alone knows: metrics of what its layers do, and events on the spans
+// of requests.
 //
 //	requests, err := otelmw.NewRequests(provider)
 //	...
@@ -7,17 +8,23 @@
 //	...
 //	http.ListenAndServe(addr, otelhttp.NewHandler(stack.Handler(mux), "server"))
 //
-// [Stack], [Jobs], [Transport], [Set] and [Health] read the Stats of what they are given when metrics are collected and cost nothing in between. [Requests]
-// adds an event to the span that is in the context of a request where a layer decides something about it: otelhttp around the stack puts one there, and
-// measures how long requests take, which nothing here does again.
+// [Stack], [Jobs], [Transport], [Set] and [Health] read Stats when metrics are collected and cost nothing in between.
+// [Requests] adds an event to the span in the context of a request when a layer decides something about it. otelhttp
+// around the stack puts a span there, and measures how long requests take; this package does not measure that again.
 //
-// What is in no stack of a server, such as the breakers of the hosts that [outbound.Breaker] calls or the pool that jobs run in, is exported by a stack that
-// nothing goes through, as package prommw shows it: Stack(provider, middleware.New(middleware.Breaker(hosts)), WithAttributes(...)).
+// Some parts are in no stack of a server, such as the breakers of the hosts that [outbound.Breaker] calls, or the pool
+// that jobs run in. Export them by a stack that no request goes through, as package prommw shows: Stack(provider,
+// middleware.New(middleware.Breaker(hosts)), WithAttributes(...)).
 //
-// Names are those of package prommw with dots: spillgate_concurrency_active_requests is spillgate.concurrency.active_requests, with
-// the attributes spillgate.for and spillgate.nth. The dashboard and the alerts of examples/grafana ask for what prommw exports: on the way from here to a Prometheus
-// the labels become spillgate_for and the like, and how long requests take has the names of otelhttp. Times are in seconds. What is a summary there is two counters, of the seconds and of how many there were
-// (spillgate.pool.kind_run and spillgate.pool.kind_run_count). Attributes are bounded by construction and come from the source of the server, but for the
-// keys of breakers where a [middleware.WithBreakerKey] takes them from a request: [WithoutRoutes] is for that, and for groups of more than 500 keys,
-// since the SDK keeps 2,000 sets of attributes apart for an instrument by default, and a breaker has four for the calls in its window.
+// Names are those of package prommw with dots: spillgate_concurrency_active_requests is
+// spillgate.concurrency.active_requests, with the attributes spillgate.for and spillgate.nth. The dashboard and the
+// alerts of examples/grafana query what prommw exports: on the way from here to a Prometheus, the labels become
+// spillgate_for and the like, and how long requests take has the names of otelhttp. Times are in seconds. A summary of
+// prommw is two counters here, the seconds and how many there were (spillgate.pool.kind_run and
+// spillgate.pool.kind_run_count).
+//
+// Attributes are bounded by construction and come from the source of the server, except the keys of breakers if a
+// [middleware.WithBreakerKey] takes them from a request. [WithoutRoutes] is for that, and for groups of more than 500
+// keys: by default the SDK keeps 2,000 sets of attributes apart for an instrument, and a breaker has four for the calls
+// in its window.
 package otelmw

@@ -30,17 +30,21 @@ type option func(*config)
 
 func (f option) apply(c *config) { f(c) }
 
-// WithAttributes adds attributes to all metrics: two stacks of a process, as two of anything, need some to be told apart.
+// WithAttributes adds attributes to all metrics: two stacks of a process, or two of anything else, need them to be told
+// apart.
 func WithAttributes(a ...attribute.KeyValue) Option {
 	return option(func(c *config) { c.attributes = append(c.attributes, a...) })
 }
 
-// WithoutRoutes leaves out what each breaker of a [Stack] says, and keeps what their group does (spillgate.breaker.keys and what begins with it).
+// WithoutRoutes leaves out the metrics of single breakers of a [Stack], and keeps those of their groups
+// (spillgate.breaker.keys and what begins with it).
 func WithoutRoutes() Option { return option(func(c *config) { c.noRoutes = true }) }
 
-// Stack registers metrics of what [middleware.Stack.Stats] says. Layers are told apart by the attributes spillgate.for, the pattern of the layer's
-// For, and spillgate.nth, which of its kind it is with this pattern, from 1. What stands in several layers is told of once, so that a sum counts it
-// once: spillgate.for is the patterns of all, as "GET /a | GET /b", or empty if one of the layers is for every request. The registration that is returned ends it. The error is the meter's. It panics if p, s or an option is nil.
+// Stack registers metrics of [middleware.Stack.Stats]. Layers are told apart by two attributes: spillgate.for is the
+// pattern of the layer's For, and spillgate.nth says which layer of its kind with this pattern it is, counted from 1.
+// What several layers share is reported once, so that a sum counts it once: spillgate.for is then the patterns of all,
+// as in "GET /a | GET /b", or empty if one of the layers is for every request. The returned registration ends the
+// reporting. The error is the meter's. Stack panics if p, s or an option is nil.
 func Stack(p metric.MeterProvider, s *middleware.Stack, opts ...Option) (metric.Registration, error) {
 	if s == nil {
 		panic("otelmw: Stack: s is nil: give one that middleware.New has made")
@@ -58,7 +62,7 @@ func Stack(p metric.MeterProvider, s *middleware.Stack, opts ...Option) (metric.
 	})
 }
 
-// Jobs registers metrics of what [jobs.Local.Stats] says, as [Stack] does. It panics if p, l or an option is nil.
+// Jobs registers metrics of [jobs.Local.Stats], as [Stack] does. It panics if p, l or an option is nil.
 func Jobs(p metric.MeterProvider, l *jobs.Local, opts ...Option) (metric.Registration, error) {
 	if l == nil {
 		panic("otelmw: Jobs: l is nil: give one that jobs.NewLocal has made")
@@ -68,7 +72,7 @@ func Jobs(p metric.MeterProvider, l *jobs.Local, opts ...Option) (metric.Registr
 	})
 }
 
-// Transport registers metrics of what [outbound.Transport.Stats] says, as [Stack] does. It panics if p, t or an option is nil.
+// Transport registers metrics of [outbound.Transport.Stats], as [Stack] does. It panics if p, t or an option is nil.
 func Transport(p metric.MeterProvider, t *outbound.Transport, opts ...Option) (metric.Registration, error) {
 	if t == nil {
 		panic("otelmw: Transport: t is nil: give one that outbound.New has made")
@@ -78,7 +82,7 @@ func Transport(p metric.MeterProvider, t *outbound.Transport, opts ...Option) (m
 	})
 }
 
-// Set registers metrics of what [outbound.Set.Stats] says, as [Stack] does. It panics if p, s or an option is nil.
+// Set registers metrics of [outbound.Set.Stats], as [Stack] does. It panics if p, s or an option is nil.
 func Set(p metric.MeterProvider, s *outbound.Set, opts ...Option) (metric.Registration, error) {
 	if s == nil {
 		panic("otelmw: Set: s is nil: give one that outbound.NewSet has made")
@@ -88,7 +92,8 @@ func Set(p metric.MeterProvider, s *outbound.Set, opts ...Option) (metric.Regist
 	})
 }
 
-// Health registers metrics of what [health.Health.Stats] says, without the texts of errors, as [Stack] does. It panics if p, h or an option is nil.
+// Health registers metrics of [health.Health.Stats], without the texts of errors, as [Stack] does. It panics if p, h or
+// an option is nil.
 func Health(p metric.MeterProvider, h *health.Health, opts ...Option) (metric.Registration, error) {
 	if h == nil {
 		panic("otelmw: Health: h is nil: give one that health.New has made")

@@ -21,17 +21,20 @@ import (
 	"github.com/spillgate/spillgate/pool"
 )
 
-// Requests adds an event to the span of a request where a layer decides something about it:
+// Requests adds an event to the span of a request when a layer decides something about it:
 //
-//   - spillgate.request.rejected: a layer refused it, with spillgate.layer, spillgate.reason (rate_limited, saturated, deadline, open, draining,
-//     shutdown, store_failed, canceled, other) and, where known, spillgate.policy and spillgate.retry_after, in seconds; a cache may have answered all the same;
-//   - spillgate.request.waited: it waited for a permit or a slot, for a millisecond or more, with spillgate.layer and spillgate.time_in_queue, in seconds;
-//   - spillgate.cache.stale: it was answered with something stale;
-//   - spillgate.breaker.opened: a breaker opened as it ended, with spillgate.route, spillgate.cause and spillgate.open_for, in seconds, if
-//     [Requests.Changed] is told.
+//   - spillgate.request.rejected: a layer refused it, with spillgate.layer, spillgate.reason (rate_limited, saturated,
+//     deadline, open, draining, shutdown, store_failed, canceled, other) and, where known, spillgate.policy and
+//     spillgate.retry_after, in seconds; a cache may still have answered it;
+//   - spillgate.request.waited: it waited for a permit or a slot, for a millisecond or more, with spillgate.layer and
+//     spillgate.time_in_queue, in seconds;
+//   - spillgate.cache.stale: it was answered with a stale response;
+//   - spillgate.breaker.opened: a breaker opened as it ended, with spillgate.route, spillgate.cause and
+//     spillgate.open_for, in seconds, if [Requests.Changed] is told.
 //
-// A span that does not record costs nothing, and neither does a request about which nothing is decided. How long requests waited is measured besides, by a
-// histogram (spillgate.request.time_in_queue), of those waits alone: prommw counts those of no time as well. Make one with [NewRequests]. It is safe for concurrent use.
+// A span that does not record costs nothing, and neither does a request about which nothing is decided. Requests also
+// measures how long requests waited, with a histogram (spillgate.request.time_in_queue) of only those that did wait;
+// prommw also counts those that did not. Create one with [NewRequests]. Requests is safe for concurrent use.
 type Requests struct {
 	wait              metric.Float64Histogram
 	concurrency, pool []metric.RecordOption // of wait, for the two layers that there are
@@ -42,8 +45,8 @@ type Requests struct {
 	opened map[string]opening // by route, what no request has been told of yet
 }
 
-// NewRequests returns Requests that measure with a meter of p; for events alone give that of package go.opentelemetry.io/otel/metric/noop.
-// The error is the meter's. It panics if p is nil.
+// NewRequests returns Requests that measure with a meter of p. If you want only the events, pass the provider of
+// package go.opentelemetry.io/otel/metric/noop. The error is the meter's. NewRequests panics if p is nil.
 func NewRequests(p metric.MeterProvider) (*Requests, error) {
 	if p == nil {
 		panic("otelmw: NewRequests: p is nil: give a provider, such as that of otel.GetMeterProvider")
@@ -64,11 +67,12 @@ func NewRequests(p metric.MeterProvider) (*Requests, error) {
 	return q, nil
 }
 
-// Layer returns the layer that adds the events. It goes into a stack beside others; that of one Requests may be in several.
+// Layer returns the layer that adds the events. It goes into a stack beside other layers; the layer of one Requests may
+// be in several stacks.
 func (q *Requests) Layer() middleware.Layer { return middleware.WithTrace(&q.trace) }
 
-// Changed is for [breaker.WithOnChange] of a group that is keyed by route: the event goes to the request that ended as its breaker
-// opened, or to one of the same route that ended in that moment.
+// Changed is the function for [breaker.WithOnChange] of a group that is keyed by route. It adds the event to the
+// request that ended as its breaker opened, or to one of the same route that ended in that moment.
 func (q *Requests) Changed(c breaker.Change) {
 	if c.To != breaker.Open {
 		return

@@ -13,38 +13,46 @@ import (
 	"github.com/spillgate/spillgate/breaker"
 )
 
-// Breaker stops calling hosts that fail. Each host, as the URL has it with its
-// port, has a breaker of its own in g; a nil g is a new [breaker.Group] with its
-// defaults. The scheme is no part of that: for http and https without a port to have
-// one each, use [WithKey].
+// Breaker stops calling hosts that fail. Each host, as the URL gives it with its port, has a breaker of its own in g; a
+// nil g is a new [breaker.Group] with its defaults. The scheme is not part of the key: to give http and https without a
+// port one breaker each, use [WithKey].
 //
-// A try is judged when its header has come: 500, 502, 503, 504 and transport
-// errors are failures; 429, and 503 with Retry-After, say nothing about the host, which may do all that it can while it refuses what is too much; every other response is
-// a success, and becomes a failure if its body breaks off, but not if the caller
-// closes it early. A caller that cancels, whose request body cannot be
-// read to its end or is not as long as its ContentLength, as where a Request is used again, or whose request net/http
-// does not send, as for a line break in a header value, says nothing about the host, nor does one whose body
-// is waited for when the time is over (such waits are no part of what a try took, and it is not overdue meanwhile), for which this process
-// or its system has no file descriptor left, or no port of IPv4 (where a name is looked up, that may look like a name that does not exist), and
-// one whose deadline passes only if the try took as long as a slow call (see
-// [breaker.WithSlowCalls]; without it, every such try is a failure).
+// A try is judged when the header of its response has come. 500, 502, 503, 504 and transport errors are failures. 429,
+// and 503 with Retry-After, say nothing about the host, which may do all that it can while it refuses the excess. Every
+// other response is a success; it becomes a failure if its body breaks off, but not if the caller closes it early.
 //
-// Where a host was given up that did not answer, one of the tries that probe it asks for its connection not to be used again
-// ([http.Request.Close]). One of HTTP/2 that is dead without a word, as where something on the way has forgotten it, would else
-// be taken for each probe, as long as the system sends again what is lost there, which can be a quarter of an hour.
-// Without a breaker [http.HTTP2Config.SendPingTimeout] of the base finds that out.
-// Over HTTP/1.1, where there may be many such connections, the tries that probe it, but those whose body cannot be had again, close the idle ones that they
-// get and go by a new one. Where a base that is not an [http.Transport] speaks HTTP/2 without TLS, such a try closes its connection, and fails.
+// A try also says nothing about the host if:
 //
-// A breaker here has one client: with [breaker.WithMinClients] above 1 it would never open, so that Breaker panics, as [NewSet] does.
+//   - its caller cancels;
+//   - its request body cannot be read to its end, or is not as long as its ContentLength, as when a Request is used
+//     again;
+//   - net/http does not send its request, for example because of a line break in a header value;
+//   - it was waiting for its request body when its time was over (such waits do not count in what a try took, nor
+//     towards its being overdue);
+//   - this process or its system has no file descriptor left for it, or no port of IPv4 (where a name is looked up,
+//     that may look like a name that does not exist);
+//   - its deadline passes before it has taken as long as a slow call (see [breaker.WithSlowCalls]; without that option,
+//     every try whose deadline passes is a failure).
 //
-// A server that answers its own requests by such calls, and has a breaker around the handler, tells that of the refusals of this one by a Rejection of package middleware, as shown
-// there. By any 5xx it would open that one for what this one refuses.
+// If a host was given up because it did not answer, one of the tries that probe it asks that its connection not be used
+// again ([http.Request.Close]). An HTTP/2 connection can die unnoticed, for example because something on the way has
+// forgotten it. Each probe would otherwise take such a connection for as long as the system sends again what is lost
+// there, which can be a quarter of an hour. Without a breaker, [http.HTTP2Config.SendPingTimeout] of the base finds
+// that out. Over HTTP/1.1 there may be many such connections: the tries that probe the host close the idle ones that
+// they get and use a new one, unless their body cannot be had again. If a base that is not an [http.Transport] speaks
+// HTTP/2 without TLS, such a try closes its connection, and fails.
 //
-// Which hosts are given up, and how often they were, says g: packages prommw and otelmw show how to export it.
+// A breaker here has one client. With [breaker.WithMinClients] above 1 it would never open, so Breaker panics, as
+// [NewSet] does.
 //
-// While the breaker is open the error is a [*breaker.OpenError] with the host
-// and RetryAfter; no response is made up.
+// A server that answers its own requests through such calls may have a breaker around its handler. It tells that
+// breaker about the refusals of this one by a Rejection of package middleware, as shown there. Any 5xx would instead
+// open the outer breaker for what this one refuses.
+//
+// The group g knows which hosts are given up, and how often they were: packages prommw and otelmw show how to export
+// it.
+//
+// While the breaker is open, the error is a [*breaker.OpenError] with the host and RetryAfter; no response is made up.
 func Breaker(g *breaker.Group, opts ...BreakerOption) Layer {
 	if g == nil {
 		g = breaker.NewGroup()
@@ -77,9 +85,8 @@ type breakerConfig struct {
 	outcome func(*http.Request, *http.Response, error) breaker.Outcome
 }
 
-// WithKey sets what [Breaker], [Limit], [Retry] and [Hedge] keep state by, in
-// place of the host; for example the host and the first part of the path, if
-// they lead to different services. Keys are kept in bounded memory.
+// WithKey sets the key by which [Breaker], [Limit], [Retry] and [Hedge] keep state, in place of the host; for example
+// the host and the first part of the path, if they lead to different services. Keys are kept in bounded memory.
 func WithKey(key func(*http.Request) string) KeyOption {
 	if key == nil {
 		panic("outbound: WithKey: nil; leave the option out to go by host")

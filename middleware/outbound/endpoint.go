@@ -15,15 +15,14 @@ import (
 
 // An Endpoint is one of the servers that a [Set] sends requests to.
 type Endpoint struct {
-	// URL has scheme and host, with a port unless it is the scheme's own, and
-	// perhaps a path that is put in front of that of each request. No user, query
-	// or fragment.
+	// URL has a scheme and a host, with a port unless it is the scheme's default, and perhaps a path that is put in front
+	// of the path of each request. It has no user, query or fragment.
 	URL string `json:"url"`
-	// Weight is its share of the work next to the others, 1 to 1,000,000; zero
-	// means 1. To give an endpoint no work, leave it out of the list.
+	// Weight is the endpoint's share of the work relative to the others, 1 to 1,000,000; zero means 1. To give an endpoint
+	// no work, leave it out of the list.
 	Weight int `json:"weight,omitempty"`
-	// Tier is 0 for those that are used first; those of the next tier are used
-	// when too few of the lower tiers are in service. It is at most 1,000.
+	// Tier is 0 for endpoints that are used first. Those of the next tier are used when too few of the lower tiers are in
+	// service. Tier is at most 1,000.
 	Tier int `json:"tier,omitempty"`
 }
 

@@ -18,13 +18,12 @@ import (
 // ErrNoEndpoint says that a [Set] has no endpoint to send a request to.
 var ErrNoEndpoint = errors.New("outbound: no endpoint")
 
-// TimeoutError says that a try was given up by [Timeout]. The request may have
-// been carried out. errors.Is(err, context.DeadlineExceeded) holds, and Timeout
-// is true, as for other time-outs of net/http.
+// TimeoutError says that [Timeout] gave up a try. The request may have been carried out. errors.Is(err,
+// context.DeadlineExceeded) holds, and the method Timeout returns true, as for other time-outs of net/http.
 type TimeoutError struct {
-	// Host is where the try went.
+	// Host is the host that the try went to.
 	Host string
-	// After is the limit that was passed.
+	// After is the limit that was exceeded.
 	After time.Duration
 	// Stalled says that the response had begun and its body stopped coming.
 	Stalled bool

@@ -9,27 +9,25 @@ import (
 	"time"
 )
 
-// Hedge sends a second try beside a first that takes unusually long, and returns
-// the response that comes first. It cuts the tail of latencies which one slow
-// machine out of several makes, at the price of a few more requests (Dean and
-// Barroso, "The Tail at Scale", 2013). It is for hosts that have several
-// machines behind them, or with [Balance], which sends the second try elsewhere.
+// Hedge sends a second try beside a first one that takes unusually long, and returns the response that comes first. It
+// cuts the tail of latencies that one slow machine out of several causes, at the price of a few more requests (Dean and
+// Barroso, "The Tail at Scale", 2013). It is for hosts that have several machines behind them, or for use with
+// [Balance], which sends the second try elsewhere.
 //
-// A request is hedged at most once, if it may be carried out twice (as for
-// [Retry]), has no trailer, and its body, if any, has GetBody; once it has taken
-// longer than 95 % of the latest requests to its host, of which there must have
-// been 50, or than [WithHedgeAfter] says; and if the budget allows it, which is
-// that of [Retry] if it is given. A hedge never waits for a limit, and is not sent to a host
-// whose breaker is open or half-open, nor by a set that has no other endpoint for it.
+// A request is hedged at most once, under these conditions. It may be carried out twice (as for [Retry]), has no
+// trailer, and its body, if any, has GetBody. It has taken longer than 95 % of the latest requests to its host, of
+// which there must have been 50, or longer than [WithHedgeAfter] says. The budget allows it, which is that of [Retry]
+// if that is given. A hedge never waits for a limit. It is not sent to a host whose breaker is open or half-open, nor
+// by a set that has no other endpoint for it.
 //
-// Requests that always take longer than 95 % of those to their host, as reports among pages, would each be sent twice, as far as the budget goes: have [WithKey] tell
-// them apart.
+// Some requests always take longer than 95 % of those to their host, as reports among pages do. Each of them would be
+// sent twice, as far as the budget goes: use [WithKey] to tell them apart.
 //
-// The first response below 500 that is not 429 wins; the other try is cancelled. Of a request that may change something (PUT, DELETE, an
-// Idempotency-Key) one of 400 and more does not win while the other try runs: it may say what that one has done, as that there is nothing left to
-// delete, or that it is at work on it. If neither wins the first try's is the answer. A panic in the
-// second try travels on in the caller's goroutine; one that comes when the first
-// has won is counted in [Stats], as the caller is gone.
+// The first response below 500 that is not 429 wins; the other try is cancelled. For a request that may change
+// something (PUT, DELETE, an Idempotency-Key), a response of 400 or more does not win while the other try runs: it may
+// report the effect of that try, for example that there is nothing left to delete, or that the work is in progress. If
+// neither wins, the first try's response is the answer. A panic in the second try travels on in the caller's goroutine.
+// A panic that comes after the first try has won is counted in [Stats], since the caller is gone.
 func Hedge(opts ...HedgeOption) Layer {
 	cfg := hedgeConfig{key: hostOf}
 	for i, o := range opts {

@@ -7,23 +7,20 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Limit keeps us from being a client that others must protect themselves from.
-// With [WithRate] each try takes a token of its host's bucket, with
-// [WithConcurrency] a permit of its host's limiter, which it holds until the
-// response body is over; it is a success to that limiter unless there is no
-// response, the status is 429 or 500 and more, or the body breaks off, and it is
-// ignored if the caller cancels it. A try waits for them within the bounds
-// that the limiters set; its error otherwise is theirs, a [*limiter.Error] or that
-// of the context. With [Balance], the host is the endpoint that was chosen, and
-// [WithKey] has no effect.
+// Limit keeps us from being a client that others must protect themselves from. With [WithRate], each try takes a token
+// from its host's bucket. With [WithConcurrency], it takes a permit of its host's limiter and holds it until the
+// response body is over. To that limiter a try is a success unless there is no response, the status is 429 or at least
+// 500, or the body breaks off; it is ignored if the caller cancels it. A try waits for token and permit within the
+// bounds that the limiters set; if it gets none, its error is that of the limiter, a [*limiter.Error], or that of the
+// context. With [Balance], the host is the endpoint that was chosen, and [WithKey] has no effect.
 //
-// With both, a try holds its permit while it waits for the token. The other way
-// about, those that have their tokens would wait for permits, and go out together
-// when a host that hung comes back, however low the rate is.
+// With both, a try holds its permit while it waits for the token. In the opposite order, tries that have their tokens
+// would wait for permits, and go out together when a host that hung comes back, however low the rate is.
 //
-// [WithConcurrency] is also what to bound the connections to a host by, in place of [http.Transport.MaxConnsPerHost]: a try that waits for one there has begun, so that
-// [Timeout] and the caller's deadline cut it off when it has come to its turn, and its connection with it, and [Breaker] counts that against the host. Where
-// somewhat more comes than fits, next to nothing is answered then.
+// To bound the connections to a host, use [WithConcurrency] in place of [http.Transport.MaxConnsPerHost]. A try that
+// waits for a connection there has already begun: [Timeout] and the caller's deadline cut it off, and its connection
+// with it, just when its turn has come, and [Breaker] counts that against the host. If slightly more requests come than
+// fit, almost none is answered then.
 //
 // It panics if neither option is given.
 func Limit(opts ...LimitOption) Layer {
@@ -78,10 +75,9 @@ func WithRate(r *limiter.Rate) LimitOption {
 	return limitOption(func(c *limitConfig) { c.rate = r })
 }
 
-// WithConcurrency limits how many calls to a host are in flight. fresh makes the
-// limiter of a host that is called for the first time, or again after more than
-// 1,024 others. Where several calls of such a host come at once it may run for
-// each of them; one of the limiters is taken, and the others are dropped:
+// WithConcurrency limits how many calls to a host are in flight. fresh makes the limiter of a host that is called for
+// the first time, or again after more than 1,024 others. If several calls of such a host come at once, fresh may run
+// for each of them; one of the limiters is used, and the others are dropped:
 //
 //	outbound.WithConcurrency(func() *limiter.Concurrency {
 //		return limiter.NewConcurrency(32, limiter.WithQueue(64, time.Second))

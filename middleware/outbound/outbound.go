@@ -1,8 +1,7 @@
-// Package outbound protects the calls that a server makes: the same protections
-// as for the calls it takes, as an [http.RoundTripper].
+// Package outbound protects the calls that a server makes with the same protections as the calls it receives, as an
+// [http.RoundTripper].
 //
-// [New] puts layers around a transport in the right order, whatever order they
-// were given in; outermost first:
+// [New] puts layers around a transport in the right order, whatever order they were given in; outermost first:
 //
 //	retry > hedge > balance > limit > breaker > timeout > base
 //
@@ -12,24 +11,19 @@
 //
 // The reasons:
 //
-//   - retry and hedge are outermost: each try is balanced, limited, judged and
-//     timed for itself.
-//   - balance chooses the endpoint of a try; limits and breakers go by endpoint.
-//     Its endpoints have breakers of their own, so [Balance] and [Breaker]
-//     exclude each other.
-//   - limit outside breaker: being held back by ourselves is no failure of a host.
-//   - timeout inside breaker: a try that we gave up on is one.
+//   - retry and hedge are outermost: each try is balanced, limited, judged and timed by itself.
+//   - balance chooses the endpoint of a try; limits and breakers go by endpoint. Its endpoints have breakers of their
+//     own, so [Balance] and [Breaker] exclude each other.
+//   - limit outside breaker: a try that we hold back ourselves is no failure of a host.
+//   - timeout inside breaker: a try that we gave up on is a failure.
 //
-// The result is for [http.Client.Transport] and for
-// [net/http/httputil.ReverseProxy.Transport]. No layer changes the request it
-// was given, makes up a response, or reads a response further than it must.
-// Errors that a caller can branch on are [ErrNoEndpoint], [*TimeoutError],
-// [*github.com/spillgate/spillgate/breaker.OpenError] and those of package
+// The result is for [http.Client.Transport] and for [net/http/httputil.ReverseProxy.Transport]. No layer changes the
+// request it was given, makes up a response, or reads a response further than it must. Errors that a caller can branch
+// on are [ErrNoEndpoint], [*TimeoutError], [*github.com/spillgate/spillgate/breaker.OpenError] and those of package
 // limiter; [http.Client] wraps them in a [*net/url.Error], so use [errors.As].
 //
-// What makes layers, options and sets panics at a number or time that it cannot
-// work with, and where a function, a limiter or an option is nil; only the list of
-// endpoints, which may come from outside, is checked by an error.
+// Constructors of layers, options and sets panic at a number or time that they cannot work with, and if a function, a
+// limiter or an option is nil. Only the list of endpoints, which may come from outside, is checked with an error.
 package outbound
 
 import (
@@ -40,10 +34,9 @@ import (
 	"time"
 )
 
-// A Layer is one protection around calls that go out. Layers are values; make
-// them with [Retry], [Hedge], [Balance], [Limit], [Breaker] and [Timeout], and
-// put them together with [New]. The zero value is not usable. One Layer may be
-// given to several transports; what it counts and limits is then shared.
+// A Layer is one protection around outgoing calls. Layers are values; make them with [Retry], [Hedge], [Balance],
+// [Limit], [Breaker] and [Timeout], and put them together with [New]. The zero value is not usable. One Layer may be
+// given to several transports, which then share what it counts and limits.
 type Layer struct {
 	place place
 	share func(*composition)
@@ -77,9 +70,8 @@ type composition struct {
 	shut func(*http.Request, time.Duration) bool
 }
 
-// RoundTripper puts the layer alone around next. It is what [New] with one layer
-// does, for those who need an order of their own. Layers that were put on one by
-// one do not share a retry budget.
+// RoundTripper puts only this layer around next, as [New] does with one layer. It is for callers who need an order of
+// their own. Layers that were put on one by one do not share a retry budget.
 func (l Layer) RoundTripper(next http.RoundTripper) http.RoundTripper { return New(next, l) }
 
 // Transport is a base transport with layers around it, made by [New]. It is safe
@@ -90,14 +82,12 @@ type Transport struct {
 	counts counts
 }
 
-// New puts layers around base in the order that the package comment gives. With
-// no layers it uses [Defaults].
+// New puts layers around base in the order that the package comment gives. Without layers it uses [Defaults].
 //
-// A nil base is a copy of [http.DefaultTransport] that keeps up to 64 idle
-// connections to a host instead of 2: with two, a busy client opens a connection
-// for nearly every request.
+// If base is nil, New uses a copy of [http.DefaultTransport] that keeps up to 64 idle connections to a host instead of
+// 2: with two, a busy client opens a connection for nearly every request.
 //
-// It panics if a layer is given twice, and if both [Balance] and [Breaker] are.
+// It panics if a layer is given twice, or if both [Balance] and [Breaker] are given.
 func New(base http.RoundTripper, layers ...Layer) *Transport {
 	if base == nil {
 		base = newBase()
@@ -150,9 +140,8 @@ func nilOption(of string, i int) string {
 	return fmt.Sprintf("outbound: %s: option %d is nil; leave it out", of, i)
 }
 
-// Defaults returns the layers that [New] uses when it is given none: [Retry] and
-// [Breaker] with their defaults. There is no timeout among them: how long a call
-// may take only its caller knows.
+// Defaults returns the layers that [New] uses when it is given none: [Retry] and [Breaker] with their defaults. They
+// include no timeout, since only the caller knows how long a call may take.
 func Defaults() []Layer { return []Layer{Retry(), Breaker(nil)} }
 
 func newBase() http.RoundTripper {
@@ -168,10 +157,9 @@ func newBase() http.RoundTripper {
 
 var errHollow = errors.New("outbound: RoundTrip: the request has no URL or no Header; make it with http.NewRequestWithContext")
 
-// RoundTrip sends one request through the layers. Response.Request is req, and
-// not what a layer made of it: the URL is the caller's, and so is the context,
-// where those of the layers end with the response. A request that has no URL or no
-// Header, as [http.NewRequest] makes none, is an error, and no layer sees it.
+// RoundTrip sends one request through the layers. Response.Request is req, and not what a layer made of it: it has the
+// caller's URL and the caller's context, since the contexts of the layers end with the response. A request without a
+// URL or without a Header, which [http.NewRequest] never makes, is an error, and no layer sees it.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil || req.Header == nil {
 		return refuse(req, errHollow)
@@ -183,7 +171,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// CloseIdleConnections closes those of the base transport, if it can.
+// CloseIdleConnections closes the idle connections of the base transport, if that can do so.
 func (t *Transport) CloseIdleConnections() {
 	if c, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()

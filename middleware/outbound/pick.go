@@ -15,17 +15,16 @@ import (
 type Policy int
 
 const (
-	// P2C draws two endpoints, by weight, and takes the one with less in flight for
-	// its weight, (in flight + 1) / weight: what is in flight goes by weight, and of
-	// little the heaviest get more than their part. It is as good as looking at all
-	// of them, costs about the same for any number, and a crowd of clients does not
-	// run to the same endpoint at once (Mitzenmacher, "The Power of Two Choices in
-	// Randomized Load Balancing", 2001).
+	// P2C draws two endpoints, by weight, and takes the one with less in flight for its weight, (in flight + 1) / weight.
+	// What is in flight is thus shared by weight; when there is little of it, the heaviest endpoints get more than their
+	// part. P2C is as good as looking at all endpoints, costs about the same for any number of them, and a crowd of
+	// clients does not run to the same endpoint at once (Mitzenmacher, "The Power of Two Choices in Randomized Load
+	// Balancing", 2001).
 	P2C Policy = iota
-	// RoundRobin takes turns, by weight and evenly mixed as nginx does. It begins anywhere, and anew with
-	// each list that has changed, so that processes are not in step.
+	// RoundRobin takes turns, by weight and evenly mixed as nginx does. It begins at a random endpoint, and again after
+	// each change of the list, so that processes are not in step.
 	RoundRobin
-	// Random draws one, by weight.
+	// Random draws one endpoint, by weight.
 	Random
 
 	hashed

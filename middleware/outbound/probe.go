@@ -10,16 +10,14 @@ import (
 	"time"
 )
 
-// A Probe is an active check of the endpoints of a [Set]: each is asked at an
-// interval, out of band, whether it is up. An endpoint counts as up until it has
-// failed often enough. A probe for which this process or its system has no file descriptor left, or no port of IPv4, says
-// nothing: connections that are there already go on.
+// A Probe is an active check of the endpoints of a [Set]: at an interval, out of band, it asks each endpoint whether it
+// is up. An endpoint counts as up until it has failed often enough. A probe for which this process or its system has no
+// file descriptor left, or no port of IPv4, says nothing: connections that are already there go on.
 type Probe struct {
-	// Path is requested with GET; it must begin with a slash, may have a query, and
-	// goes after the path of the endpoint.
+	// Path is requested with GET. It must begin with a slash, may have a query, and is appended to the path of the
+	// endpoint.
 	Path string
-	// Interval between probes of an endpoint, spread by a fifth so that clients do
-	// not ask in step. Default 10 s.
+	// Interval between probes of an endpoint, spread by a fifth so that clients do not probe in step. Default 10 s.
 	Interval time.Duration
 	// Timeout of a probe, up to the header of its response. Default 2 s.
 	Timeout time.Duration
@@ -27,13 +25,13 @@ type Probe struct {
 	Fall int
 	// Rise probes in a row must succeed for it to be up again; default 2.
 	Rise int
-	// OK judges a response; it must not close the body. The default wants a status
-	// of 200 to 299. A panic in it ends the program, as in any goroutine.
+	// OK judges a response; it must not close the body. The default accepts a status of 200 to 299. A panic in it ends the
+	// program, as in any goroutine.
 	OK func(*http.Response) bool
-	// Transport sends the probes. The default opens a connection for each, so that
-	// a server that accepts no more is found out. It knows nothing of the transport that
-	// requests go by: where that has certificates or a dialer of its own, give one
-	// that has them too, with DisableKeepAlives, or every endpoint is down to its probes.
+	// Transport sends the probes. The default opens a connection for each, so that it detects a server that accepts no
+	// more connections. It shares nothing with the transport that requests go by: if that one has certificates or a dialer
+	// of its own, give a Transport that has them too, with DisableKeepAlives; otherwise the probes find every endpoint
+	// down.
 	Transport http.RoundTripper
 
 	path *url.URL // Path

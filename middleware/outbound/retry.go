@@ -13,33 +13,34 @@ import (
 
 // Retry makes another try where it is safe and likely to help:
 //
-//   - the method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE (RFC 9110, section
-//     9.2.2), or the request has an Idempotency-Key header; or the error proves
-//     that nothing was sent (a dial that failed, also to a proxy, a connection that was not there yet, its TLS
-//     included, when it or the time of [Timeout] ended, or HTTP/2 REFUSED_STREAM), which is safe for every method;
-//   - the response was 502, 503 or 504, or 429 with Retry-After, or there was
-//     none. Not 500: that is an answer of the application, and likely to be the
-//     same again. Not a name that does not exist or a certificate that does not
-//     fit, unless [Balance] has another endpoint. Not a request that net/http does
-//     not send, as for a line break in a header value;
-//   - the body can be sent again: from GetBody, or from memory if it is at most
-//     64 KiB of known length, or because no try has read from it;
-//   - the budget of the host allows it: each request adds a tenth of a try, each
-//     retry takes one out, 10 are there at the start and 100 at most. An outage
-//     thus adds 10 % to the load of a host and not a multiple of it. A request whose first try is answered 503 with Retry-After adds nothing, unless [Balance] has
-//     another endpoint: a host that refuses all that comes is left alone with it, though to Breaker that is no failure;
-//   - the caller's deadline is not reached before the next try begins, and [Breaker] is not still open then, or all endpoints ejected;
-//   - no Retry is at work outside this one: the tries of nested clients would
-//     multiply. The context says so, within one process.
+//   - the method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE (RFC 9110, section 9.2.2), or the request has an
+//     Idempotency-Key header; or the error proves that nothing was sent (a dial that failed, also to a proxy, a
+//     connection that was not yet established, its TLS included, when it or the time of [Timeout] ended, or HTTP/2
+//     REFUSED_STREAM), which makes every method safe;
+//   - the response was 502, 503 or 504, or 429 with Retry-After, or there was none. Not 500: that is an answer of the
+//     application, and likely to be the same again. Not a name that does not exist or a certificate that does not fit,
+//     unless [Balance] has another endpoint. Not a request that net/http does not send, for example because of a line
+//     break in a header value;
+//   - the body can be sent again: from GetBody, or from memory if it is at most 64 KiB of known length, or because no
+//     try has read from it;
+//   - the budget of the host allows it: each request adds a tenth of a try, each retry takes one out; the budget begins
+//     at 10 and is at most 100. An outage thus adds 10 % to the load of a host and not a multiple of it. A request
+//     whose first try is answered 503 with Retry-After adds nothing, unless [Balance] has another endpoint: retries
+//     thus leave a host alone that refuses all that comes, though to Breaker that is no failure;
+//   - the caller's deadline is not reached before the next try begins, and by then [Breaker] is no longer open, and not
+//     all endpoints are ejected;
+//   - no Retry is at work outside this one: the tries of nested clients would multiply. The context says so, within one
+//     process.
 //
-// Before a retry it waits for a random time, up to 50 ms and twice as long for
-// each further one. Retry-After, as seconds or as a date by the host's clock (that of
-// its Date), is a minimum for that: if it is more than 10 s, or another reason speaks
-// against a retry, the caller gets the response or the error of the last try as it is. With [Balance],
-// retries go to an endpoint that had no try yet, and need not wait for a 503.
+// Before a retry it waits for a random time, up to 50 ms and twice as long for each further one. Retry-After, as
+// seconds or as a date by the host's clock (that of its Date), is a minimum for this wait. If it is more than 10 s, or
+// if another reason speaks against a retry, the caller gets the response or the error of the last try as it is. With
+// [Balance], retries go to an endpoint that had no try yet, if there is one; the Retry-After of a 503 is then no
+// minimum.
 //
-// What is carried out twice has the effect of once, but need not be answered as once: a try whose answer was lost may have done its work, and the next is told
-// that there is nothing left to delete (404), that a precondition no longer holds (412), or that the first one is at work still (409).
+// A request that is carried out twice has the effect of one, but its answer may differ. A try whose answer was lost may
+// have done its work, and the next is told that there is nothing left to delete (404), that a precondition no longer
+// holds (412), or that the first one is still at work (409).
 //
 // It makes up to 2 tries; see [WithTries].
 func Retry(opts ...RetryOption) Layer {
@@ -80,8 +81,7 @@ type retryConfig struct {
 	when          func(*http.Request, *http.Response, error) bool
 }
 
-// WithTries sets how many tries a request may have, the first included: 1 to 10;
-// default 2.
+// WithTries sets how many tries a request may have, including the first: 1 to 10; default 2.
 func WithTries(n int) RetryOption {
 	if n < 1 || n > 10 {
 		panic(fmt.Sprintf("outbound: WithTries(%d): give 1 to 10", n))
@@ -89,8 +89,8 @@ func WithTries(n int) RetryOption {
 	return retryOption(func(c *retryConfig) { c.tries = n })
 }
 
-// WithRetryBudget sets how many retries each request adds to the budget of its
-// host, 0 to 1; default 0.1. 0 leaves the 10 that each host begins with.
+// WithRetryBudget sets how many retries each request adds to the budget of its host, 0 to 1; default 0.1. With 0, each
+// host has only the 10 that it begins with.
 func WithRetryBudget(ratio float64) RetryOption {
 	if !(ratio >= 0 && ratio <= 1) {
 		panic(fmt.Sprintf("outbound: WithRetryBudget(%v): give a ratio from 0 to 1", ratio))
@@ -98,10 +98,9 @@ func WithRetryBudget(ratio float64) RetryOption {
 	return retryOption(func(c *retryConfig) { c.ratio = ratio })
 }
 
-// WithBackoff sets the longest wait before the first retry and before any;
-// defaults 50 ms and 2 s. The wait is chosen at random from zero up ("full
-// jitter"), so that clients that failed together do not return together. With
-// zeros there is none but that which Retry-After asks for.
+// WithBackoff sets the longest wait before the first retry and before any; defaults 50 ms and 2 s. The wait is chosen
+// at random from zero up ("full jitter"), so that clients that failed together do not return together. With zeros,
+// Retry waits only for what Retry-After asks.
 func WithBackoff(first, limit time.Duration) RetryOption {
 	if first < 0 || limit < first {
 		panic(fmt.Sprintf("outbound: WithBackoff(%v, %v): give 0 <= first <= limit", first, limit))
@@ -110,8 +109,8 @@ func WithBackoff(first, limit time.Duration) RetryOption {
 	return retryOption(func(c *retryConfig) { c.base, c.limit = min(first, year), min(limit, year) })
 }
 
-// WithMaxRetryAfter sets the longest Retry-After that is waited for; default
-// 10 s. A response that asks for more goes to the caller at once.
+// WithMaxRetryAfter sets the longest Retry-After that Retry waits for; default 10 s. A response that asks for more goes
+// to the caller at once.
 func WithMaxRetryAfter(d time.Duration) RetryOption {
 	if d < 0 {
 		panic(fmt.Sprintf("outbound: WithMaxRetryAfter(%v): give zero or more", d))
@@ -128,10 +127,9 @@ func WithReplayBuffer(bytes int64) RetryOption {
 	return retryOption(func(c *retryConfig) { c.maxBody = bytes })
 }
 
-// WithRetryIf replaces the rules on methods, statuses and errors. Those on the
-// body, the budget, the deadline, nested clients and what our own layers refused
-// stay. f is called with the response or the error of a try; it must not read or
-// close the body.
+// WithRetryIf replaces the rules on methods, statuses and errors. The rules on the body, the budget, the deadline,
+// nested clients and the refusals of our own layers stay. f is called with the response or the error of a try; it must
+// not read or close the body.
 func WithRetryIf(f func(*http.Request, *http.Response, error) bool) RetryOption {
 	if f == nil {
 		panic("outbound: WithRetryIf: nil; leave the option out for the usual rules")

@@ -15,19 +15,16 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// A Set spreads requests over endpoints that do the same work; [Balance] puts it
-// into a transport. Make one with [NewSet]. It is safe for concurrent use.
+// A Set spreads requests over endpoints that do the same work; [Balance] puts it into a transport. Make one with
+// [NewSet]. It is safe for concurrent use.
 //
-// Choosing by load alone is dangerous: an endpoint that fails at once has the
-// fewest requests in flight and draws all of them. So each endpoint has a
-// [breaker.Breaker], and while that is open the endpoint is ejected: it gets no
-// requests. When its open time is over a few requests probe it, and its share
-// grows again slowly.
+// Choosing by load alone is dangerous: an endpoint that fails at once has the fewest requests in flight and draws all
+// of them. So each endpoint has a [breaker.Breaker], and while that is open the endpoint is ejected: it gets no
+// requests. When its open time is over, a few requests probe it, and its share grows again slowly.
 //
-// If more than half of a tier would be ejected, or is down by the active checks,
-// none of it is: when most endpoints look broken, the fault is likely elsewhere,
-// and the others could not carry the load anyway. [WithMaxEjected] moves that
-// threshold.
+// If more than half of a tier would be ejected, or is down by the active checks, the whole tier is used: when most
+// endpoints look broken, the fault is likely elsewhere, and the others could not carry the load anyway.
+// [WithMaxEjected] moves that threshold.
 type Set struct {
 	setConfig
 	clock clock
@@ -48,11 +45,10 @@ type roster struct {
 	tiers [][]*endpoint // lowest first, none empty
 }
 
-// NewSet returns a set of the endpoints given. The list may be empty: requests
-// then fail with [ErrNoEndpoint] until [Set.Update] brings some. The error names
-// the first endpoint that is not valid, or is there twice. A wrong option panics.
+// NewSet returns a set of the given endpoints. The list may be empty: requests then fail with [ErrNoEndpoint] until
+// [Set.Update] adds some. The error names the first endpoint that is invalid or listed twice. A wrong option panics.
 //
-// With [WithProbe] a set has a goroutine for each endpoint until [Set.Close].
+// With [WithProbe], a set has a goroutine for each endpoint until [Set.Close].
 func NewSet(endpoints []Endpoint, opts ...SetOption) (*Set, error) {
 	s := &Set{setConfig: defaultSetConfig(), clock: newClock()}
 	for i, o := range opts {
@@ -72,9 +68,8 @@ func NewSet(endpoints []Endpoint, opts ...SetOption) (*Set, error) {
 	return s, nil
 }
 
-// Update replaces the list of endpoints. Endpoints that stay, by URL, keep their
-// state; new ones start slowly; requests in flight to removed ones go on. On an
-// error nothing changes.
+// Update replaces the list of endpoints. Endpoints that stay, by URL, keep their state; new ones start slowly; requests
+// in flight to removed ones go on. On an error Update changes nothing.
 func (s *Set) Update(endpoints []Endpoint) error { return s.update(endpoints, false) }
 
 func (s *Set) update(endpoints []Endpoint, initial bool) error {
@@ -153,8 +148,8 @@ func (s *Set) update(endpoints []Endpoint, initial bool) error {
 	return nil
 }
 
-// Close stops the active checks and waits for them. The set still works, with
-// what it knew. Close may be called more than once.
+// Close stops the active checks and waits for them to end. The set still works, with what it knew. Close may be called
+// more than once.
 func (s *Set) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -181,19 +176,19 @@ func (s *Set) warmUp(e *endpoint) {
 	}
 }
 
-// EndpointStats is what a [Set] knows of an endpoint.
+// EndpointStats is what a [Set] knows about an endpoint.
 type EndpointStats struct {
 	URL      string `json:"url"`
 	Weight   int    `json:"weight"`
 	Tier     int    `json:"tier"`
 	InFlight int64  `json:"in_flight"` // tries whose response body is not over
-	Requests uint64 `json:"requests"`  // tries sent: one that Limit refused is none
-	Failures uint64 `json:"failures"`  // tries that its breaker took for failures
+	Requests uint64 `json:"requests"`  // tries sent; one that Limit refused does not count
+	Failures uint64 `json:"failures"`  // tries that its breaker counted as failures
 	// Ejected says that its breaker keeps requests away.
 	Ejected bool `json:"ejected"`
 	// Down says that its active check keeps requests away.
 	Down bool `json:"down"`
-	// Share of its work that it gets, below 1 on its slow start.
+	// Share is the part of its work that the endpoint gets, below 1 during its slow start.
 	Share   float64       `json:"share"`
 	Breaker breaker.Stats `json:"breaker"`
 }
@@ -206,7 +201,7 @@ type SetStats struct {
 	Endpoints []EndpointStats `json:"endpoints"`
 }
 
-// Stats returns the present state, endpoints in the order of the list.
+// Stats returns the current state, with the endpoints in the order of the list.
 func (s *Set) Stats() SetStats {
 	list, at := s.list.Load(), s.now()
 	stats := SetStats{Endpoints: make([]EndpointStats, 0, len(list.all))}
@@ -222,19 +217,19 @@ func (s *Set) Stats() SetStats {
 	return stats
 }
 
-// Balance sends each try to an endpoint of s, and tells the breaker of the
-// endpoint what became of it, by the rules of [Breaker] or [WithOutcome], but that a 503 with Retry-After is a failure: another one may do the work, and
-// one that refuses has little in flight and would draw all of it. Scheme
-// and host of the URL are replaced, and what the endpoint has of a path put in
-// front; the Host header stays that of the request, unless [WithEndpointHost] is
-// given. [Retry] and [Hedge] go to an endpoint that had no try yet, if there is
-// one. The error is [ErrNoEndpoint] if the set is empty.
+// Balance sends each try to an endpoint of s, and reports the outcome to the breaker of that endpoint. It judges by the
+// rules of [Breaker] or [WithOutcome], except that a 503 with Retry-After is a failure: another endpoint may do the
+// work, and one that refuses has little in flight and would draw all of it. Balance replaces scheme and host of the
+// URL, and puts the path of the endpoint, if any, in front. The Host header stays that of the request, unless
+// [WithEndpointHost] is given. [Retry] and [Hedge] go to an endpoint that had no try yet, if there is one. The error is
+// [ErrNoEndpoint] if the set is empty.
 //
-// A try is in flight until its response body has been read to the end or closed, whatever the status: one that nobody closes
-// makes its endpoint look busier for good, and [P2C] sends it less.
+// A try is in flight until its response body has been read to the end or closed, whatever the status. A response that
+// nobody closes makes its endpoint look busier for good, and [P2C] sends it less.
 //
-// All requests go to the set, whatever host they name: an [http.Client] also sends there what an answer redirects to another host, or from http to https of the
-// same, with all that stands in that URL. Where servers do that, give the client a CheckRedirect that returns [http.ErrUseLastResponse].
+// All requests go to the set, whatever host they name. If a response redirects to another host, or from http to https
+// of the same, an [http.Client] sends that request to the set as well, with everything in its URL. If your servers
+// redirect like that, give the client a CheckRedirect that returns [http.ErrUseLastResponse].
 func Balance(s *Set) Layer {
 	if s == nil {
 		panic("outbound: Balance: nil; make a set with NewSet")

@@ -5,32 +5,29 @@ import "sync/atomic"
 // Stats counts what the layers of a [Transport] did since it was made. A count
 // stays 0 if its layer was not given.
 type Stats struct {
-	// Requests that came to Retry. Retries / Requests is what retrying adds to
-	// the load of the hosts.
+	// Requests is how many requests came to Retry. Retries / Requests is what retrying adds to the load of the hosts.
 	Requests uint64 `json:"requests"`
-	// Retries that were sent, each counted when its header has come or it has failed: one that no
-	// layer beneath let pass is none.
+	// Retries is how many retries were sent. Each is counted when its header has come or it has failed; one that no layer
+	// beneath let pass is not counted.
 	Retries uint64 `json:"retries"`
-	// RetriesDenied would have been made if the budget of their host had
-	// allowed it.
+	// RetriesDenied is how many retries would have been made if the budget of their host had allowed it.
 	RetriesDenied uint64 `json:"retries_denied"`
-	// Hedges that were sent, each counted when it is over: one that no layer beneath
-	// let pass is none.
+	// Hedges is how many hedges were sent. Each is counted when it is over; one that no layer beneath let pass is not
+	// counted.
 	Hedges uint64 `json:"hedges"`
-	// HedgesWon are the hedges that answered first.
+	// HedgesWon is how many hedges answered first.
 	HedgesWon uint64 `json:"hedges_won"`
-	// HedgesDenied would have been made if the budget had allowed it.
+	// HedgesDenied is how many hedges would have been made if the budget had allowed it.
 	HedgesDenied uint64 `json:"hedges_denied"`
-	// HedgePanics are panics in hedges that had lost: there was no caller left for
-	// them to travel on to.
+	// HedgePanics is how many hedges panicked after they had lost, with no caller left for the panic to travel on to.
 	HedgePanics uint64 `json:"hedge_panics"`
-	// Timeouts are tries that got no response header in time, and bodies that stalled.
+	// Timeouts is how many tries got no response header in time, plus how many bodies stalled.
 	Timeouts uint64 `json:"timeouts"`
-	// Limited are the tries that Limit refused.
+	// Limited is how many tries Limit refused.
 	Limited uint64 `json:"limited"`
-	// Open are the tries that Breaker refused; hedges that it held back are not among them.
+	// Open is how many tries Breaker refused, without the hedges that it held back.
 	Open uint64 `json:"open"`
-	// NoEndpoint are the tries for which Balance had none; hedges are not among them.
+	// NoEndpoint is for how many tries Balance had no endpoint, hedges not included.
 	NoEndpoint uint64 `json:"no_endpoint"`
 }
 

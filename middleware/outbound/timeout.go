@@ -8,11 +8,10 @@ import (
 	"time"
 )
 
-// Timeout gives each try d until the header of its response has come. The error
-// of one that took longer is a [*TimeoutError]; [Retry] may try again, and
-// [Breaker] counts a failure. The body may take as long as it takes, unless
-// [WithStall] is given: a limit on the whole would cut downloads and event
-// streams. It panics if d is not positive.
+// Timeout gives each try the time d until the header of its response has come. A try that takes longer fails with a
+// [*TimeoutError]; [Retry] may try again, and [Breaker] counts a failure. The body may take any time, unless
+// [WithStall] is given: a limit on the whole would cut downloads and event streams. Timeout panics if d is not
+// positive.
 func Timeout(d time.Duration, opts ...TimeoutOption) Layer {
 	if d <= 0 {
 		panic(fmt.Sprintf("outbound: Timeout(%v): give a positive duration, or leave the layer out", d))
@@ -41,9 +40,8 @@ func (f timeoutOption) applyTimeout(c *timeoutConfig) { f(c) }
 
 type timeoutConfig struct{ header, stall time.Duration }
 
-// WithStall cuts a response of which nothing arrives for d while its body is
-// being read. Reading then fails with a [*TimeoutError]. Zero, the default, waits.
-// It does not hold for connections that were upgraded.
+// WithStall cuts off a response if nothing of it arrives for d while its body is being read. Reading then fails with a
+// [*TimeoutError]. Zero, the default, waits without limit. WithStall does not apply to upgraded connections.
 func WithStall(d time.Duration) TimeoutOption {
 	if d < 0 {
 		panic(fmt.Sprintf("outbound: WithStall(%v): give zero or more", d))

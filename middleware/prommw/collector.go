@@ -73,14 +73,16 @@ type withoutRoutes struct{}
 
 func (withoutRoutes) applyStack(r *stackReader) { r.routes = false }
 
-// WithoutRoutes leaves out what each breaker says, and keeps what their group does (spillgate_breaker_keys and what begins with it). Give it where a
-// [middleware.WithBreakerKey] makes keys of what a client sends: a group bounds how many there are at a time, and not how many come and go,
-// of which Prometheus keeps each for as long as it keeps data.
+// WithoutRoutes leaves out the metrics of single breakers, and keeps those of their groups (spillgate_breaker_keys and
+// what begins with it). Use it if a [middleware.WithBreakerKey] makes keys of what a client sends: a group bounds how
+// many keys there are at a time, but not how many come and go, and Prometheus keeps each of them for as long as it
+// keeps data.
 func WithoutRoutes() StackOption { return withoutRoutes{} }
 
-// Stack returns a collector of what [middleware.Stack.Stats] says. Layers are told apart by the labels for, the pattern of the layer's
-// For, and nth, which of its kind it is with this pattern, from 1. What stands in several layers is exported once, so that a sum counts it once: for is the patterns of
-// all, as "GET /a | GET /b", or empty if one of the layers is for every request. It panics if s or an option is nil.
+// Stack returns a collector of [middleware.Stack.Stats]. Layers are told apart by two labels: for is the pattern of the
+// layer's For, and nth says which layer of its kind with this pattern it is, counted from 1. What several layers share
+// is exported once, so that a sum counts it once: for is then the patterns of all, as in "GET /a | GET /b", or empty if
+// one of the layers is for every request. Stack panics if s or an option is nil.
 func Stack(s *middleware.Stack, opts ...StackOption) prometheus.Collector {
 	if s == nil {
 		panic("prommw: Stack: s is nil: give one that middleware.New has made")
@@ -107,7 +109,7 @@ func (r stackReader) read(e metrics.Emit) {
 	e.Stack(s)
 }
 
-// Jobs returns a collector of what [jobs.Local.Stats] says. It panics if l is nil.
+// Jobs returns a collector of [jobs.Local.Stats]. It panics if l is nil.
 func Jobs(l *jobs.Local) prometheus.Collector {
 	if l == nil {
 		panic("prommw: Jobs: l is nil: give one that jobs.NewLocal has made")
@@ -115,7 +117,7 @@ func Jobs(l *jobs.Local) prometheus.Collector {
 	return newCollector(metrics.OfJobs, func(e metrics.Emit) { e.Jobs(l.Stats()) })
 }
 
-// Transport returns a collector of what [outbound.Transport.Stats] says. It panics if t is nil.
+// Transport returns a collector of [outbound.Transport.Stats]. It panics if t is nil.
 func Transport(t *outbound.Transport) prometheus.Collector {
 	if t == nil {
 		panic("prommw: Transport: t is nil: give one that outbound.New has made")
@@ -123,7 +125,7 @@ func Transport(t *outbound.Transport) prometheus.Collector {
 	return newCollector(metrics.OfTransport, func(e metrics.Emit) { e.Transport(t.Stats()) })
 }
 
-// Set returns a collector of what [outbound.Set.Stats] says. It panics if s is nil.
+// Set returns a collector of [outbound.Set.Stats]. It panics if s is nil.
 func Set(s *outbound.Set) prometheus.Collector {
 	if s == nil {
 		panic("prommw: Set: s is nil: give one that outbound.NewSet has made")
@@ -131,7 +133,7 @@ func Set(s *outbound.Set) prometheus.Collector {
 	return newCollector(metrics.OfSet, func(e metrics.Emit) { e.Set(s.Stats()) })
 }
 
-// Health returns a collector of what [health.Health.Stats] says, without the texts of errors. It panics if h is nil.
+// Health returns a collector of [health.Health.Stats], without the texts of errors. It panics if h is nil.
 func Health(h *health.Health) prometheus.Collector {
 	if h == nil {
 		panic("prommw: Health: h is nil: give one that health.New has made")

@@ -13,10 +13,11 @@ import (
 	"github.com/spillgate/spillgate/middleware/internal/metrics"
 )
 
-// Requests measures requests: a histogram of how long each took (spillgate_request_duration_seconds), by route, status code, what the cache did and
-// which layer refused it, and one of how long it waited in a layer (spillgate_request_time_in_queue_seconds). The code is "panic" where the handler panicked,
-// and "left" where all that became of the request was a panic or a 5xx, and its client had left: see [middleware.Result]. Make one with
-// [NewRequests] or [NewRequestsOpts]. It is safe for concurrent use.
+// Requests measures requests with two histograms. One is how long each took (spillgate_request_duration_seconds), by
+// route, status code, what the cache did and which layer refused it. The other is how long it waited in a layer
+// (spillgate_request_time_in_queue_seconds). The code is "panic" if the handler panicked, and "left" if the request
+// came to nothing but a panic or a 5xx and its client had left: see [middleware.Result]. Create one with [NewRequests]
+// or [NewRequestsOpts]. Requests is safe for concurrent use.
 type Requests struct {
 	duration, wait    *prometheus.HistogramVec
 	concurrency, pool prometheus.Observer // of wait, for the two layers that there are
@@ -25,26 +26,28 @@ type Requests struct {
 	trace             middleware.Trace
 }
 
-// NewRequests returns Requests with these upper bounds of the buckets, in seconds; none is [prometheus.DefBuckets]. It panics if they are not
-// in increasing order.
+// NewRequests returns Requests with these upper bounds of the buckets, in seconds; without any, it uses
+// [prometheus.DefBuckets]. It panics if they are not in increasing order.
 func NewRequests(buckets ...float64) *Requests {
 	return NewRequestsOpts(RequestsOpts{Histogram: prometheus.HistogramOpts{Buckets: buckets}})
 }
 
-// RequestsOpts are for [NewRequestsOpts]. The zero value is that of [NewRequests].
+// RequestsOpts are the options of [NewRequestsOpts]. The zero value does what [NewRequests] does.
 type RequestsOpts struct {
-	// Histogram is what both histograms are made by: buckets, native ones among them (NativeHistogramBucketFactor), and
-	// ConstLabels. Names and help texts are not for it to say. A Prometheus that takes native ones keeps none of the others beside them, and
-	// the dashboard and the alerts of examples/grafana ask for those: always_scrape_classic_histograms has it keep both.
+	// Histogram configures both histograms: buckets, including native ones (NativeHistogramBucketFactor), and ConstLabels.
+	// It does not set names and help texts. A Prometheus that ingests native histograms does not keep the classic ones
+	// beside them, and the dashboard and the alerts of examples/grafana query the classic ones: with
+	// always_scrape_classic_histograms it keeps both.
 	Histogram prometheus.HistogramOpts
-	// Exemplar, if not nil, returns what leads from a measured duration to its request, such as the id of a trace that is kept, or nil
-	// for nothing. Labels that Prometheus does not take (more than 128 characters in all, no UTF-8, a name that is empty or begins with two underscores) are left out. It is called when the request has ended,
-	// on its goroutine. For a wait there is none. The usual format has no place for exemplars; that of OpenMetrics has, and is served where
-	// promhttp.HandlerOpts has EnableOpenMetrics, which those of promhttp.Handler have not.
+	// Exemplar, if not nil, returns labels that lead from a measured duration to its request, such as the id of a trace
+	// that is kept, or nil for none. Labels that Prometheus does not accept (more than 128 characters in all, not UTF-8, a
+	// name that is empty or begins with two underscores) are left out. Exemplar is called when the request has ended, on
+	// its goroutine. Waits have no exemplars. The usual format has no place for exemplars; OpenMetrics has, and is served
+	// if promhttp.HandlerOpts has EnableOpenMetrics, which promhttp.Handler does not set.
 	Exemplar func(*http.Request) prometheus.Labels
 }
 
-// NewRequestsOpts returns Requests as o says. It panics where NewRequests does.
+// NewRequestsOpts returns Requests configured by o. It panics where NewRequests does.
 func NewRequestsOpts(o RequestsOpts) *Requests {
 	h := func(name, help string, labels ...string) *prometheus.HistogramVec {
 		opts := o.Histogram
@@ -68,7 +71,8 @@ func NewRequestsOpts(o RequestsOpts) *Requests {
 	return q
 }
 
-// Layer returns the layer that measures. It goes into a stack beside others; that of one Requests may be in several.
+// Layer returns the layer that measures. It goes into a stack beside other layers; the layer of one Requests may be in
+// several stacks.
 func (q *Requests) Layer() middleware.Layer { return middleware.WithTrace(&q.trace) }
 
 // Describe implements [prometheus.Collector].

@@ -1,10 +1,9 @@
-// Package jobs runs work that outlives the request that asked for it: submit, status,
-// progress, cancel, retry, result.
+// Package jobs runs work that outlives the request that asked for it: submit, status, progress, cancel, retry, result.
 //
-// A [Mux] holds the handlers, one for each kind of job. An [Engine] takes jobs and says how they
-// are. [Local] is the engine in memory, running its jobs in the slots of a [pool.Pool];
-// others pass the conformance suite in package jobstest and serve the same Mux: packages riverjobs
-// and redisjobs, in modules of their own, keep jobs in Postgres and in Redis.
+// A [Mux] holds the handlers, one for each kind of job. An [Engine] takes jobs and reports their state. [Local] is the
+// engine in memory; it runs its jobs in the slots of a [pool.Pool]. Other engines pass the conformance suite in package
+// jobstest and serve the same Mux: packages riverjobs and redisjobs, each in its own module, keep jobs in Postgres and
+// in Redis.
 //
 //	m := jobs.NewMux()
 //	jobs.Register(m, "report", func(ctx context.Context, a ReportArgs) (Report, error) { … })
@@ -14,18 +13,20 @@
 //
 // # At least once
 //
-// Every engine may run a job more than once: after a failure if the kind allows several
-// attempts, after a lost worker, on an operator's request. A handler has to be such that a
-// second run does no harm. An engine in memory forgets its jobs when the process ends;
-// [Local.Shutdown] drains it and names what it could not finish.
+// Every engine may run a job more than once: after a failure if the kind allows several attempts, after a lost worker,
+// on an operator's request. Write handlers so that a second run does no harm. An engine in memory forgets its jobs when
+// the process ends; [Local.Shutdown] drains it and names what it could not finish.
 //
 // # Jobs that wait for jobs
 //
-// A handler may submit another job and wait for it by Watch, with the context that it was given. [Local] runs that one in the slot of the one that
-// waits where there may be no other for it, and where that one has given up a slot of its own ([pool.Checkpoint]) has it go on in a second or two, whether there is
-// another slot by then or not. While nothing runs in it the slot of the one that waits is used by others that are more urgent, as the tasks of requests are; it goes on at
-// once nevertheless, since they may wait for what it holds. With the engines that outlive the process a job that waits holds its place in the worker: where all
-// places are held so, none of them goes on.
+// A handler may submit another job and wait for it with Watch and the context that it was given. If there may be no
+// other slot for the job waited for, [Local] runs it in the slot of the job that waits. If the job waited for has given
+// up a slot of its own ([pool.Checkpoint]), Local lets it go on after a second or two, whether there is another slot by
+// then or not. While nothing runs in the slot of the job that waits, more urgent work, such as the tasks of requests,
+// uses that slot. The job that waits still goes on at once when it can, since the others may wait for what it holds.
+//
+// With the engines that outlive the process, a job that waits holds its place in the worker: if all places are held by
+// such jobs, none of them goes on.
 //
 // The package does not import net/http.
 package jobs

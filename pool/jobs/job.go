@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// State is where a job is in its life.
+// State is the stage that a job has reached in its life.
 type State string
 
 // A job is Queued until an attempt begins, then Running; a failed attempt that will be repeated
@@ -25,14 +25,14 @@ const (
 // Final reports whether a job in this state has ended.
 func (s State) Final() bool { return s == Succeeded || s == Failed || s == Cancelled }
 
-// Progress is how far a running job is, as its handler reports it.
+// Progress is how far a running job has come, as its handler reports it.
 type Progress struct {
 	Done  int64  `json:"done"`           // of Total
-	Total int64  `json:"total"`          // 0: not known
+	Total int64  `json:"total"`          // 0 means that it is not known
 	Note  string `json:"note,omitempty"` // for a person; at most 256 bytes are kept
 }
 
-// Fraction returns how much is done, from 0 to 1; 0 if that is not known.
+// Fraction returns how much is done, from 0 to 1, or 0 if that is not known.
 func (p Progress) Fraction() float64 {
 	if p.Total <= 0 {
 		return 0
@@ -40,8 +40,7 @@ func (p Progress) Fraction() float64 {
 	return min(max(float64(p.Done)/float64(p.Total), 0), 1)
 }
 
-// Job is the state of a job at one moment. Its JSON holds what the client of the job may
-// see and nothing else.
+// Job is the state of a job at one moment. Its JSON holds what the client of the job may see, and nothing else.
 type Job struct {
 	ID      string `json:"id"`
 	Kind    string `json:"kind"`
@@ -59,56 +58,56 @@ type Job struct {
 	Next     time.Time `json:"next,omitzero"`     // not before; while Queued or Retrying
 	Expires  time.Time `json:"expires,omitzero"`  // forgotten at; final jobs only
 
-	// RetryAfter is when to ask again; 0 for a final job.
+	// RetryAfter is the time after which to ask again; 0 for a final job.
 	RetryAfter time.Duration `json:"-"`
 	// Result is what the handler returned, as JSON; Succeeded only.
 	Result json.RawMessage `json:"result,omitempty"`
 	// Err is why the latest attempt failed, in words that the client may see.
 	Err string `json:"error,omitempty"`
 
-	// Client is as given in [SubmitOptions].
+	// Client is the client given in [SubmitOptions].
 	Client string `json:"-"`
-	// Detail is what the operator needs to know of a failure and the client must not: the
-	// value and the stack of a panic.
+	// Detail is what the operator needs to know about a failure and the client must not see: the value and the stack of a
+	// panic.
 	Detail string `json:"-"`
 }
 
-// Engine takes jobs and says how they are. Its methods are safe for concurrent use.
-// [Local] is one; package jobstest says what every one must do.
+// Engine takes jobs and reports their state. Its methods are safe for concurrent use. [Local] is an Engine; package
+// jobstest says what every Engine must do.
 type Engine interface {
-	// Submit accepts a job and returns it with true, or the job that was accepted earlier with
-	// the same key and payload with false. The payload is not kept by reference. Errors wrap
-	// [ErrUnknownKind], [ErrMalformed], [ErrTooLarge], [ErrKeyReused], [ErrFull],
-	// [ErrShareFull] or [ErrShutdown], or are the cause of ctx if that has ended.
+	// Submit accepts a job and returns it with true. If a job with the same key and payload was accepted earlier, it
+	// returns that job with false. Submit does not keep a reference to the payload. Errors wrap [ErrUnknownKind],
+	// [ErrMalformed], [ErrTooLarge], [ErrKeyReused], [ErrFull], [ErrShareFull] or [ErrShutdown], or are the cause of ctx
+	// if that has ended.
 	Submit(ctx context.Context, kind string, payload []byte, o SubmitOptions) (job Job, created bool, err error)
 	// Get returns a job. Errors wrap [ErrNotFound] or [ErrExpired].
 	Get(ctx context.Context, id string) (Job, error)
-	// Cancel ends a job that has not begun; the job it returns is Cancelled. One that runs
-	// is asked to stop through its context and is returned as Running with Cancelling set.
-	// For a final job it returns the job and [ErrFinal]; else errors as of Get.
+	// Cancel ends a job that has not begun; the job it returns is Cancelled. It asks a running job to stop through its
+	// context, and returns it as Running with Cancelling set. For a final job it returns the job and [ErrFinal]. Otherwise
+	// errors are as of Get.
 	Cancel(ctx context.Context, id string) (Job, error)
-	// Watch yields the job as it is and after each change, or the latest of several changes,
-	// until it is final or ctx ends, which is the last error. A watcher that is slow misses
-	// changes in between and never holds anything up.
+	// Watch yields the job as it is, and again after each change, or the latest of several changes, until the job is final
+	// or ctx ends; the end of ctx is yielded as the last error. A slow watcher misses changes in between and never holds
+	// anything up.
 	Watch(ctx context.Context, id string) iter.Seq2[Job, error]
 }
 
-// SubmitOptions says how a job is to be treated. The zero value is fine.
+// SubmitOptions says how a job is to be treated. The zero value is ready to use.
 type SubmitOptions struct {
-	// Key makes submitting idempotent: for as long as the first job is known, the same key of
-	// the same client gives that job. At most 255 bytes; empty is no key.
+	// Key makes submitting idempotent: for as long as the first job is known, the same key of the same client returns that
+	// job. At most 255 bytes; empty means no key.
 	Key string
-	// Client is on whose behalf the job runs; clients share the engine fairly, and each has
-	// a bounded share of its places and bytes. At most 255 bytes; empty is no client: no bound but the engine's own.
+	// Client names the client on whose behalf the job runs. Clients share the engine fairly, and each has a bounded share
+	// of its places and bytes. At most 255 bytes; empty means no client, and no bound but the engine's own.
 	Client string
-	// Priority orders the jobs of one client, from -8 to 7: higher begins sooner. Beyond that range the nearest end
-	// counts. A waiting job ages, so that none is starved: a level is worth a second of waiting.
+	// Priority orders the jobs of one client, from -8 to 7: a higher priority begins sooner. A value beyond that range
+	// counts as the nearest end. A waiting job ages, so that none is starved: one level is worth a second of waiting.
 	Priority int
-	// NotBefore is when the job may begin; zero is now.
+	// NotBefore is the earliest time at which the job may begin; the zero time means now.
 	NotBefore time.Time
-	// Deadline is when the job has to be done: one that has not begun by then becomes Failed, and the
-	// context of one that runs ends then. Zero is never.
+	// Deadline is when the job has to be done: a job that has not begun by then becomes Failed, and the context of a
+	// running job ends then. The zero time means never.
 	Deadline time.Time
-	// MaxAttempts replaces that of the kind; 0 or less keeps it.
+	// MaxAttempts replaces the MaxAttempts of the kind; 0 or less keeps that.
 	MaxAttempts int
 }

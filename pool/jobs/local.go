@@ -16,19 +16,16 @@ import (
 	"github.com/spillgate/spillgate/pool"
 )
 
-// Local is an [Engine] in memory. Its jobs run in the slots of a pool, beside whatever else
-// runs there and behind it: by default all of them have priority -4 in the pool. Where the
-// tasks of requests have clients ([pool.WithClient]) the jobs are one client more, and have
-// their share of the slots beside those. A handler that computes for long calls
-// [pool.Checkpoint], which lets a request that waits go first.
+// Local is an [Engine] in memory. Its jobs run in the slots of a pool, beside whatever else runs there and behind it:
+// by default all of them have priority -4 in the pool. If the tasks of requests have clients ([pool.WithClient]), the
+// jobs together count as one more client and have its share of the slots. A handler that computes for long calls
+// [pool.Checkpoint], which lets a waiting request go first.
 //
-// Everything is bounded: unfinished jobs, one client's share of them, finished jobs, the
-// bytes of payloads and results, the time for which a finished job is kept. Jobs do not
-// survive the process.
+// Everything is bounded: unfinished jobs, one client's share of them, finished jobs, the bytes of payloads and results,
+// the time for which a finished job is kept. Jobs do not survive the process.
 //
-// It has goroutines only while jobs can run, and a timer while one waits or is to be
-// forgotten; [Local.Close] ends them. The zero value does not work; use [NewLocal].
-// Safe for concurrent use.
+// A Local has goroutines only while jobs can run, and a timer while a job waits or is to be forgotten; [Local.Close]
+// ends them. The zero value does not work; use [NewLocal]. A Local is safe for concurrent use.
 type Local struct {
 	mux  *Mux
 	pool *pool.Pool
@@ -115,8 +112,7 @@ type due struct {
 func (d *due) before(o *due) bool { return d.at < o.at }
 func (d *due) moved(place int)    { d.place = place }
 
-// NewLocal returns an engine that runs the kinds of m in the slots of p. It panics if one of
-// them is nil.
+// NewLocal returns an engine that runs the kinds of m in the slots of p. It panics if either or an option is nil.
 func NewLocal(m *Mux, p *pool.Pool, opts ...LocalOption) *Local {
 	if m == nil || p == nil {
 		panic("jobs: NewLocal: it needs a Mux with the handlers and a pool to run them in")
@@ -154,7 +150,7 @@ func (l *Local) now() time.Duration { return time.Since(l.base) }
 // after is now+d, or as late as can be said.
 func after(now, d time.Duration) time.Duration { return now + min(d, math.MaxInt64-now) }
 
-// Submit implements [Engine]. It accepts nothing once ctx has ended. What the context carries is not passed on to the job.
+// Submit implements [Engine]. It accepts nothing once ctx has ended. Values of ctx are not passed on to the job.
 func (l *Local) Submit(ctx context.Context, kind string, payload []byte, o SubmitOptions) (Job, bool, error) {
 	if ctx.Err() != nil {
 		return Job{}, false, context.Cause(ctx)

@@ -95,11 +95,14 @@ func (l *Local) withdraw(e *entry) {
 // isDelayed says that a job that waits does so for a time.
 func (l *Local) isDelayed(e *entry) bool { return e.place < len(l.delayed) && l.delayed[e.place] == e }
 
-// Watch implements [Engine]. A job may wait so for another one of the same engine, with its own context: where there may be no slot for that one
-// it runs in the slot of the job that waits, and Watch returns no sooner than its attempt has ended, also where ctx has. While nothing runs there
-// others that are more urgent use that slot. A task of the same pool that is no job, as that of a request, has its slot used by all others while it waits here, however many do, and takes it again at
-// once; inside of a Map or Submit of its own it holds another one all the same, and may wait for ever. What another goroutine of such a task computes
-// meanwhile has no slot: wait on the one that would compute.
+// Watch implements [Engine]. With its own context, a job may wait here for another job of the same engine. If there may
+// be no other slot for that job, it runs in the slot of the job that waits; Watch then returns no sooner than that
+// attempt has ended, even if ctx has ended. While nothing runs in the slot, more urgent work uses it.
+//
+// A task of the same pool that is not a job, such as that of a request, lends its slot to all others while it waits
+// here, however many tasks do so, and takes the slot back at once. Inside a Map or Submit of its own, such a task still
+// holds another slot, and may wait for ever. What another goroutine of the task computes meanwhile has no slot: wait on
+// the goroutine that would compute.
 func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	return func(yield func(Job, error) bool) {
 		l.mu.Lock()
@@ -146,9 +149,9 @@ func (l *Local) Watch(ctx context.Context, id string) iter.Seq2[Job, error] {
 	}
 }
 
-// Requeue gives a failed job all its attempts again; it keeps its id, and has no deadline any more. It is for the operator: the
-// bound on the client's share does not hold.
-// Errors wrap [ErrNotFound], [ErrExpired], [ErrNotFailed], [ErrFull] or [ErrShutdown].
+// Requeue gives a failed job all its attempts again. The job keeps its id, and no longer has a deadline. Requeue is for
+// the operator: the bound on the client's share does not apply. Errors wrap [ErrNotFound], [ErrExpired],
+// [ErrNotFailed], [ErrFull] or [ErrShutdown].
 func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -176,8 +179,8 @@ func (l *Local) Requeue(ctx context.Context, id string) (Job, error) {
 	return l.view(e), nil
 }
 
-// DeadLetters returns the failed jobs that are still known, the latest first, with what
-// only the operator may see.
+// DeadLetters returns the failed jobs that are still known, the latest first, with the details that only the operator
+// may see.
 func (l *Local) DeadLetters() []Job {
 	l.mu.Lock()
 	defer l.mu.Unlock()

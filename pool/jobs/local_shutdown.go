@@ -7,18 +7,18 @@ import (
 	"time"
 )
 
-// Shutdown accepts no more jobs and waits until all are final, then returns nil. Jobs that wait
-// for a time after the deadline of ctx are dropped at once: they become Failed. What a job that runs submits with its context, as one does that waits for
-// others, is accepted and waited for as well, unless it is for later.
+// Shutdown accepts no more jobs, waits until all are final, and returns nil. Jobs that wait for a time after the
+// deadline of ctx are dropped at once: they become Failed. Jobs that a running job submits with its context, as one
+// that waits for other jobs does, are accepted and waited for as well, unless they are for later.
 //
-// If ctx ends first, what waits is dropped, the contexts of running jobs end with
-// [ErrShutdown] as their cause, and Shutdown returns a [*DroppedError] with the ids of
-// both. It does not wait for running jobs any longer; [Local.Close] does.
-// Get and Watch go on working.
+// If ctx ends first, waiting jobs are dropped, the contexts of running jobs end with [ErrShutdown] as their cause, and
+// Shutdown returns a [*DroppedError] with the ids of both. It no longer waits for running jobs; [Local.Close] does. Get
+// and Watch continue to work.
 //
-// An engine is shut down before its pool, and where clients wait for its jobs over HTTP beside the server and not after it, which
-// would wait for them (middleware.Async). One whose pool is shut down first learns that from the next job that is to begin, which
-// may be one that it has just accepted: it drops that and all else that waits, as no job can begin any more, and accepts no more.
+// Shut an engine down before its pool. If clients wait for its jobs over HTTP (middleware.Async), shut it down at the
+// same time as the server and not after it: the server would wait for those clients. An engine whose pool is shut down
+// first learns this from the next job that is to begin, which may be one that it has just accepted. As no job can begin
+// any more, it then drops that job and all others that wait, and accepts no more.
 func (l *Local) Shutdown(ctx context.Context) error {
 	l.mu.Lock()
 	l.closed = true

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// Mux holds the handlers by kind. Register them before an engine uses it. The zero value
-// is empty and ready to use; safe for concurrent use.
+// Mux holds the handlers by kind. Register them before an engine uses it. The zero value is empty and ready to use. A
+// Mux is safe for concurrent use.
 type Mux struct {
 	mu    sync.RWMutex
 	kinds map[string]*handler
@@ -29,19 +29,18 @@ type handler struct {
 	run    func(ctx context.Context, payload []byte) ([]byte, error)
 }
 
-// Policy is how jobs of one kind are treated.
+// Policy says how jobs of one kind are treated.
 type Policy struct {
 	MaxAttempts int           // at least 1
 	BaseDelay   time.Duration // the first retry comes at most this long after the failure
 	MaxDelay    time.Duration // no retry comes later than this after the failure
-	Timeout     time.Duration // of an attempt; 0 is none
+	Timeout     time.Duration // of an attempt; 0 means none
 	Retain      time.Duration // how long a final job is kept; 0 leaves it to the engine
 }
 
-// Delay returns how long to wait after the given attempt (1 is the first) has failed:
-// exponential back-off with full jitter, a time drawn evenly from 0 to BaseDelay *
-// 2^(attempt-1) or MaxDelay, whichever is less ("Exponential Backoff And Jitter", AWS
-// Architecture Blog, 2015).
+// Delay returns how long to wait after the given attempt (1 is the first) has failed: exponential back-off with full
+// jitter, a time drawn evenly from 0 to BaseDelay * 2^(attempt-1) or MaxDelay, whichever is less ("Exponential Backoff
+// And Jitter", AWS Architecture Blog, 2015).
 func (p Policy) Delay(attempt int) time.Duration {
 	d := p.MaxDelay
 	if n := max(attempt-1, 0); n < 62 && p.BaseDelay <= p.MaxDelay>>n {
@@ -57,8 +56,8 @@ type kindOption func(*Policy)
 
 func (f kindOption) applyKind(p *Policy) { f(p) }
 
-// WithAttempts allows n attempts in all, the default is 1: a handler that may run again
-// after it failed half way has to say so. It panics if n is less than 1.
+// WithAttempts allows n attempts in all. The default is 1: a handler must declare that it may run again after it failed
+// half way. WithAttempts panics if n is less than 1.
 func WithAttempts(n int) KindOption {
 	if n < 1 {
 		panic(fmt.Sprintf("jobs: WithAttempts(%d): there is at least 1 attempt", n))
@@ -83,7 +82,7 @@ func WithTimeout(d time.Duration) KindOption {
 	return kindOption(func(p *Policy) { p.Timeout = d })
 }
 
-// WithRetain sets how long a job of this kind is kept after it has ended, room permitting; the default is the
+// WithRetain sets how long a job of this kind is kept after it has ended, if there is room; the default is the
 // engine's. It panics if d is not positive.
 func WithRetain(d time.Duration) KindOption {
 	if d <= 0 {
@@ -92,15 +91,15 @@ func WithRetain(d time.Duration) KindOption {
 	return kindOption(func(p *Policy) { p.Retain = d })
 }
 
-// Register sets f as the handler for kind. The payload of a job is decoded from JSON into
-// A for each attempt, and what f returns is encoded as JSON. f must return when its context
-// ends, and must not do harm when it runs again for the same job. The text of its error is shown
-// to the client; a panic is a failed attempt whose value and stack go into [Job].Detail.
+// Register sets f as the handler for kind. For each attempt, the payload of the job is decoded from JSON into A, and
+// what f returns is encoded as JSON. f must return when its context ends, and must do no harm when it runs again for
+// the same job. The text of its error is shown to the client; a panic is a failed attempt whose value and stack go into
+// [Job].Detail.
 //
-// The payload is decoded as [json.Unmarshal] does it: fields that A does not have are ignored, and a payload
-// without a byte is malformed.
+// The payload is decoded as by [json.Unmarshal]: fields that A does not have are ignored, and an empty payload is
+// malformed.
 //
-// Register panics if kind is empty or has a handler already, or if m, f or an option is nil.
+// Register panics if kind is empty or already has a handler, or if m, f or an option is nil.
 func Register[A, R any](m *Mux, kind string, f func(ctx context.Context, a A) (R, error), opts ...KindOption) {
 	if m == nil {
 		panic("jobs: Register: m is nil; give one made by NewMux")
@@ -172,17 +171,15 @@ func (m *Mux) Policy(kind string) (Policy, error) {
 	return h.policy, nil
 }
 
-// Kinds returns the kinds that have a handler, in alphabetical order. It is for engines that say which jobs they
-// can run.
+// Kinds returns the kinds that have a handler, in alphabetical order. Engines use it to say which jobs they can run.
 func (m *Mux) Kinds() []string {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return slices.Sorted(maps.Keys(m.kinds))
 }
 
-// Check reports whether a job could be run: its kind has a handler and the payload is what that
-// takes. The error wraps [ErrUnknownKind] or [ErrMalformed]. An engine calls it before it
-// accepts a job.
+// Check returns nil if a job could be run: its kind has a handler, and that accepts the payload. Otherwise the error
+// wraps [ErrUnknownKind] or [ErrMalformed]. An engine calls Check before it accepts a job.
 func (m *Mux) Check(kind string, payload []byte) error {
 	h, err := m.handler(kind)
 	if err != nil {
@@ -191,13 +188,12 @@ func (m *Mux) Check(kind string, payload []byte) error {
 	return h.check(payload)
 }
 
-// Attempt is one run of a job, as an engine gives it to [Mux.Run] and a handler finds it with
-// [Current].
+// Attempt is one run of a job, as an engine passes it to [Mux.Run] and a handler gets it from [Current].
 type Attempt struct {
 	ID     string
 	Kind   string
 	Number int // 1 is the first
-	// Report is told the progress that the handler reports; nil drops it.
+	// Report is called with the progress that the handler reports; nil drops it.
 	Report func(Progress)
 }
 
@@ -209,8 +205,8 @@ func Current(ctx context.Context) (Attempt, bool) {
 	return a, ok
 }
 
-// Report says how far the job is that ctx belongs to. It may be called for each of very many steps: those who watch the job
-// are told of its progress a few times a second, and of the latest. Outside a job it does nothing.
+// Report says how far the job that ctx belongs to has come. A handler may call it for each of very many steps: watchers
+// of the job are told a few times a second, and then the latest progress. Outside a job it does nothing.
 func Report(ctx context.Context, p Progress) {
 	if a, ok := Current(ctx); ok && a.Report != nil {
 		p.Note = clip(p.Note, 256)
@@ -218,8 +214,8 @@ func Report(ctx context.Context, p Progress) {
 	}
 }
 
-// Run runs one attempt on the caller's goroutine and returns the result as JSON. It is for
-// engines. A panic comes back as a [*PanicError]; a runtime.Goexit goes on.
+// Run runs one attempt on the caller's goroutine and returns the result as JSON. It is for engines. A panic is returned
+// as a [*PanicError]; a runtime.Goexit goes on.
 func (m *Mux) Run(ctx context.Context, a Attempt, payload []byte) (result []byte, err error) {
 	h, err := m.handler(a.Kind)
 	if err != nil {

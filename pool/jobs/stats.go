@@ -23,7 +23,7 @@ type Stats struct {
 	MeanRun time.Duration `json:"mean_run"` // of an attempt, lately
 }
 
-// Stats returns counts and state.
+// Stats returns the counts and the state of the engine.
 func (l *Local) Stats() Stats {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -124,8 +124,8 @@ func (e *Engine) read(ctx context.Context, s *redis.Script, id string) (*record,
 	return readRecord([]any{answer})
 }
 
-// Cancel implements [jobs.Engine]. The worker that runs the job is told, or else learns of it within a quarter of its lease. Where a handler returns
-// a result all the same, the job has succeeded.
+// Cancel implements [jobs.Engine]. The worker that runs the job is told, or else learns of it within a quarter of its
+// lease. If a handler returns a result all the same, the job has succeeded.
 func (e *Engine) Cancel(ctx context.Context, id string) (jobs.Job, error) {
 	if ctx.Err() != nil {
 		return jobs.Job{}, context.Cause(ctx)

@@ -17,11 +17,12 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
-// Engine is a [jobs.Engine] in Redis. Make one with [New]. It has goroutines from [Engine.Start] on, or while somebody
-// watches a job, until [Engine.Close]; what it did not make, such as the client, stays open. Safe for concurrent use.
+// Engine is a [jobs.Engine] in Redis. Create one with [New]. It has goroutines after [Engine.Start], or while somebody
+// watches a job, until [Engine.Close]; it does not close what it did not make, such as the client. An Engine is safe
+// for concurrent use.
 //
-// Errors that are no refusals of package jobs begin with "redisjobs: " and wrap what go-redis said. After one of Submit it is not known
-// whether there is a job: submit again with the same Key.
+// Errors that are not refusals of package jobs begin with "redisjobs: " and wrap what go-redis returned. After such an
+// error of Submit, it is not known whether there is a job: submit again with the same Key.
 type Engine struct {
 	mux    *jobs.Mux
 	client redis.UniversalClient
@@ -54,8 +55,9 @@ type Engine struct {
 
 var _ jobs.Engine = (*Engine)(nil)
 
-// New returns an engine that takes the kinds of m and keeps their jobs on the server of client: a single one, one that Sentinel finds, or a
-// cluster, with TLS or without. It does not ask the server. It panics if client, m or an option is nil.
+// New returns an engine that takes the kinds of m and keeps their jobs on the server of client: a single server, one
+// that Sentinel finds, or a cluster, with or without TLS. New does not contact the server. It panics if client, m or an
+// option is nil.
 func New(client redis.UniversalClient, m *jobs.Mux, opts ...Option) *Engine {
 	if client == nil || m == nil {
 		panic("redisjobs: New: it needs a client of go-redis and a Mux with the handlers")

@@ -9,9 +9,9 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
-// Requeue gives a failed job all its attempts again; it keeps its id, and has no deadline any more. It is for the operator: the
-// bound on the client's share does not hold.
-// Errors wrap [jobs.ErrNotFound], [jobs.ErrExpired], [jobs.ErrNotFailed], [jobs.ErrFull] or [jobs.ErrShutdown], or are as of Get.
+// Requeue gives a failed job all its attempts again. The job keeps its id, and no longer has a deadline. Requeue is for
+// the operator: the bound on the client's share does not apply. Errors wrap [jobs.ErrNotFound], [jobs.ErrExpired],
+// [jobs.ErrNotFailed], [jobs.ErrFull] or [jobs.ErrShutdown], or are as of Get.
 func (e *Engine) Requeue(ctx context.Context, id string) (jobs.Job, error) {
 	if ctx.Err() != nil {
 		return jobs.Job{}, context.Cause(ctx)
@@ -50,8 +50,9 @@ func (e *Engine) Requeue(ctx context.Context, id string) (jobs.Job, error) {
 // lettersAtOnce is how many failed jobs one question to the server returns.
 const lettersAtOnce = 50
 
-// DeadLetters yields the failed jobs that are still known, those that will be for longest first, with what only the operator may see. It ends with an
-// error when the server fails or ctx ends. What fails or is queued again meanwhile may have others left out, or yielded twice.
+// DeadLetters yields the failed jobs that are still known, with the details that only the operator may see. Those that
+// will be known for longest come first. It ends with an error when the server fails or ctx ends. If jobs fail or are
+// queued again meanwhile, others may be left out or yielded twice.
 func (e *Engine) DeadLetters(ctx context.Context) iter.Seq2[jobs.Job, error] {
 	return func(yield func(jobs.Job, error) bool) {
 		for from := 0; ; from += lettersAtOnce {

@@ -24,7 +24,7 @@ type option func(*config)
 
 func (f option) apply(c *config) { f(c) }
 
-// WithWorkers makes an engine that was started run up to n jobs at a time; the default is 0: it submits, answers and
+// WithWorkers makes a started engine run up to n jobs at a time. The default is 0: the engine only submits, answers and
 // watches. It panics unless n is from 1 to 10,000.
 func WithWorkers(n int) Option {
 	if n < 1 || n > 10000 {
@@ -33,9 +33,9 @@ func WithWorkers(n int) Option {
 	return option(func(c *config) { c.workers = n })
 }
 
-// WithPrefix sets what tells the jobs of one service from those of others on the same server; the default is "spillgate:jobs". All
-// keys and channels begin with it, in braces: those of one prefix are in one slot of a cluster. It panics unless prefix has 1 to 100 bytes
-// and no braces.
+// WithPrefix sets the prefix that separates the jobs of one service from those of others on the same server; the
+// default is "spillgate:jobs". All keys and channels begin with it, in braces, so that those of one prefix are in one
+// slot of a cluster. It panics unless prefix has 1 to 100 bytes and no braces.
 func WithPrefix(prefix string) Option {
 	if prefix == "" || len(prefix) > 100 || strings.ContainsAny(prefix, "{}") {
 		panic(fmt.Sprintf("redisjobs: WithPrefix(%q): give 1 to 100 bytes without braces, which are put around it", prefix))
@@ -64,8 +64,8 @@ func WithSizes(payload, result int, share int64) Option {
 	return option(func(c *config) { c.payload, c.result, c.shareBytes = payload, result, share })
 }
 
-// WithRetention sets how long a job that this engine submits is kept after it has ended; the default is 1 h. A kind can have its
-// own ([jobs.WithRetain]). It panics if d is not positive.
+// WithRetention sets how long a job that this engine submits is kept after it has ended; the default is 1 h. A kind can
+// have its own retention ([jobs.WithRetain]). It panics if d is not positive.
 func WithRetention(d time.Duration) Option {
 	if d <= 0 {
 		panic(fmt.Sprintf("redisjobs: WithRetention(%v): the time must be positive", d))
@@ -82,9 +82,9 @@ func WithPollInterval(d time.Duration) Option {
 	return option(func(c *config) { c.poll = d })
 }
 
-// WithLease sets after what silence a worker is taken for lost, so that its jobs run again elsewhere; the default
-// is 30 s. They do after a quarter more than that. Workers tell four times in it that they are there, and learn then what they were not told of: that
-// a job was cancelled. It panics if d is less than a second.
+// WithLease sets after how long a silence a worker is taken for lost, so that its jobs run again elsewhere; the default
+// is 30 s. They run again after a quarter more than that. Workers report four times per lease that they are alive, and
+// then learn what they were not told of: that a job was cancelled. It panics if d is less than a second.
 func WithLease(d time.Duration) Option {
 	if d < time.Second {
 		panic(fmt.Sprintf("redisjobs: WithLease(%v): give a second or more: to say that it is alive a worker needs the server, which may be busy", d))
@@ -92,8 +92,8 @@ func WithLease(d time.Duration) Option {
 	return option(func(c *config) { c.lease = d })
 }
 
-// WithLogger sets where a worker logs what the server failed with while nobody waited for it, and that other workers were lost; by default it does not. It panics
-// if l is nil.
+// WithLogger sets where a worker logs failures of the server that nobody waited for, and that other workers were lost;
+// by default it does not log. It panics if l is nil.
 func WithLogger(l *slog.Logger) Option {
 	if l == nil {
 		panic("redisjobs: WithLogger: l is nil; leave the option out")

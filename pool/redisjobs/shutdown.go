@@ -12,9 +12,9 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
-// Start begins to run jobs, where there are workers ([WithWorkers]); elsewhere it only sees whether the server will do: it returns an error where
-// that does not take the scripts, or may evict jobs that have not ended. It returns when it has begun, and ctx is for no longer than that. A second Start
-// does nothing.
+// Start begins to run jobs if the engine has workers ([WithWorkers]); otherwise it only checks the server. It returns
+// an error if the server does not accept the scripts, or may evict jobs that have not ended. It returns when it has
+// begun, and does not use ctx after that. A second Start does nothing.
 func (e *Engine) Start(ctx context.Context) error {
 	v, begun := &voice{client: e.client, key: e.keys[0]}, false
 	defer func() {
@@ -75,14 +75,16 @@ func (e *Engine) check(ctx context.Context, v *voice) error {
 // toReturn is how long Shutdown waits for handlers that were told to stop.
 const toReturn = time.Second
 
-// Shutdown accepts and begins no more jobs and waits for those that this engine runs, then returns nil. What waits stays on the server, for
-// others or for later, and what those that run still submit, with their contexts, is accepted for them.
+// Shutdown accepts and begins no more jobs, waits for those that this engine runs, and returns nil. Waiting jobs stay
+// on the server, for other engines or for later. What the running jobs still submit, with their contexts, is accepted
+// for them as well.
 //
 // If ctx ends first, the contexts of running jobs end with [jobs.ErrShutdown] as their cause, and Shutdown returns a
-// [*jobs.DroppedError] with their ids. Those whose handlers return within a second go back to the queue at once, where the attempt does
-// not count; others when they return, or when the lease of this engine is over ([WithLease]). [Engine.Close] waits for all.
+// [*jobs.DroppedError] with their ids. Jobs whose handlers return within a second go back to the queue at once, and the
+// attempt does not count; others go back when they return, or when the lease of this engine is over ([WithLease]).
+// [Engine.Close] waits for all handlers.
 //
-// Get, Cancel and Watch go on working.
+// Get, Cancel and Watch continue to work.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	stopped := e.drain()
 	if stopped == nil {

@@ -14,8 +14,8 @@ import (
 // retryAfterFull is when to come back where there was no place: nobody knows when one will be free.
 const retryAfterFull = 5 * time.Second
 
-// Submit implements [jobs.Engine]. It accepts nothing once ctx has ended. What the context carries is not passed on to the job. Where the server's memory
-// is full, the error wraps [jobs.ErrFull].
+// Submit implements [jobs.Engine]. It accepts nothing once ctx has ended. Values of ctx are not passed on to the job.
+// If the server's memory is full, the error wraps [jobs.ErrFull].
 func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs.SubmitOptions) (jobs.Job, bool, error) {
 	if ctx.Err() != nil {
 		return jobs.Job{}, false, context.Cause(ctx)

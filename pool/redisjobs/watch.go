@@ -12,8 +12,9 @@ import (
 // askTold is how long a watcher waits before it asks where somebody tells it of a change. A message may be lost.
 const askTold = 10 * time.Second
 
-// Watch implements [jobs.Engine]. It is told of changes, on one connection for all watchers, and asks by itself all the same: seldom while it is told, every
-// 250 ms to 2 s otherwise. It ends with an error when the server fails; the job goes on all the same.
+// Watch implements [jobs.Engine]. It is told of changes on one connection for all watchers, and also polls: seldom
+// while that connection works, otherwise every 250 ms to 2 s. It ends with an error when the server fails; the job goes
+// on in any case.
 func (e *Engine) Watch(ctx context.Context, id string) iter.Seq2[jobs.Job, error] {
 	return func(yield func(jobs.Job, error) bool) {
 		if err := e.known(ctx, id); err != nil {

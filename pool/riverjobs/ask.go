@@ -173,8 +173,8 @@ func (e *Engine) read(ctx context.Context, id string) (*record, error) {
 	return r, e.fault(ctx, err)
 }
 
-// Cancel implements [jobs.Engine]. The worker that runs the job is notified, or else learns of it within seconds. Where a handler returns a result all
-// the same, the job has succeeded.
+// Cancel implements [jobs.Engine]. The worker that runs the job is notified, or else learns of it within seconds. If a
+// handler returns a result all the same, the job has succeeded.
 func (e *Engine) Cancel(ctx context.Context, id string) (jobs.Job, error) {
 	r, err := e.find(ctx, id)
 	if err != nil {

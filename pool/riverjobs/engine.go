@@ -20,11 +20,12 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
-// Engine is a [jobs.Engine] on River. Make one with [New]. It has goroutines from [Engine.Start] on, or while somebody
-// watches a job, until [Engine.Close]; what it did not make, such as the pool, stays open. Safe for concurrent use.
+// Engine is a [jobs.Engine] on River. Create one with [New]. It has goroutines after [Engine.Start], or while somebody
+// watches a job, until [Engine.Close]; it does not close what it did not make, such as the pool. An Engine is safe for
+// concurrent use.
 //
-// Errors that are no refusals of package jobs begin with "riverjobs: " and wrap what pgx or River said. After one of Submit that came while
-// the transaction was committed it is not known whether there is a job: submit again with the same Key.
+// Errors that are not refusals of package jobs begin with "riverjobs: " and wrap what pgx or River returned. After such
+// an error of Submit during the commit, it is not known whether there is a job: submit again with the same Key.
 type Engine struct {
 	mux   *jobs.Mux
 	pool  *pgxpool.Pool
@@ -50,9 +51,9 @@ type Engine struct {
 
 var _ jobs.Engine = (*Engine)(nil)
 
-// New returns an engine that takes the kinds of m and keeps their jobs in the database of pool, to which [Migrate] has been. It does not
-// ask the database. It panics if pool, m or an option is nil, or if the name of the schema or of a kind is none that River takes: a kind's may have 100
-// bytes at most.
+// New returns an engine that takes the kinds of m and keeps their jobs in the database of pool, on which [Migrate] must
+// have run. New does not contact the database. It panics if pool, m or an option is nil, or if River does not accept
+// the name of the schema or of a kind: the name of a kind may have 100 bytes at most.
 func New(pool *pgxpool.Pool, m *jobs.Mux, opts ...Option) *Engine {
 	if pool == nil || m == nil {
 		panic("riverjobs: New: it needs the pool of a database and a Mux with the handlers")

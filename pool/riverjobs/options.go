@@ -26,7 +26,7 @@ type option func(*config)
 
 func (f option) apply(c *config) { f(c) }
 
-// WithWorkers makes an engine that was started run up to n jobs at a time; the default is 0: it submits, answers and
+// WithWorkers makes a started engine run up to n jobs at a time. The default is 0: the engine only submits, answers and
 // watches. It panics unless n is from 1 to 10,000.
 func WithWorkers(n int) Option {
 	if n < 1 || n > 10000 {
@@ -35,8 +35,9 @@ func WithWorkers(n int) Option {
 	return option(func(c *config) { c.workers = n })
 }
 
-// WithQueue sets the queue of River that jobs are submitted to and taken from; the default is "spillgate". Bounds are on all queues of
-// a schema together. It panics unless name is of at most 64 lower-case letters and digits, with single "_" and "-" between them.
+// WithQueue sets the River queue that jobs are submitted to and taken from; the default is "spillgate". Bounds apply to
+// all queues of a schema together. It panics unless name is at most 64 lower-case letters and digits, with single "_"
+// and "-" between them.
 func WithQueue(name string) Option {
 	if len(name) > 64 || !queueName.MatchString(name) {
 		panic(fmt.Sprintf("riverjobs: WithQueue(%q): give at most 64 lower-case letters and digits, with single _ and - between them", name))
@@ -68,8 +69,9 @@ func WithCapacity(unfinished, share int) Option {
 // maxResult is half of what River takes as output: a result is written as a string, which may double it.
 const maxResult = 16 << 20
 
-// WithSizes bounds the bytes of one payload, of one result, and of the payloads of one client's unfinished jobs; the defaults are
-// 64 KiB, 1 MiB and 16 MiB. It panics unless all are positive, a result has at most 16 MiB and the share holds one payload.
+// WithSizes bounds the bytes of one payload, of one result, and of the payloads of one client's unfinished jobs; the
+// defaults are 64 KiB, 1 MiB and 16 MiB. It panics unless all are positive, a result has at most 16 MiB and the share
+// holds one payload.
 func WithSizes(payload, result int, share int64) Option {
 	if payload < 1 || result < 1 || result > maxResult || share < int64(payload) {
 		panic(fmt.Sprintf("riverjobs: WithSizes(%d, %d, %d): all must be positive, the result at most %d and the share hold one payload", payload, result, share, maxResult))
@@ -77,8 +79,8 @@ func WithSizes(payload, result int, share int64) Option {
 	return option(func(c *config) { c.payload, c.result, c.shareBytes = payload, result, share })
 }
 
-// WithRetention sets how long a job that this engine submits is kept after it has ended; the default is 1 h. A kind can have its
-// own ([jobs.WithRetain]). It panics if d is not positive.
+// WithRetention sets how long a job that this engine submits is kept after it has ended; the default is 1 h. A kind can
+// have its own retention ([jobs.WithRetain]). It panics if d is not positive.
 func WithRetention(d time.Duration) Option {
 	if d <= 0 {
 		panic(fmt.Sprintf("riverjobs: WithRetention(%v): the time must be positive", d))
@@ -86,8 +88,8 @@ func WithRetention(d time.Duration) Option {
 	return option(func(c *config) { c.retain = d })
 }
 
-// WithPollInterval sets how often a worker looks for jobs that it was not notified of, such as those whose time has come; the
-// default is 1 s. It panics if d is less than a millisecond.
+// WithPollInterval sets how often a worker looks for jobs that it was not notified of, such as those that have become
+// due; the default is 1 s. It panics if d is less than a millisecond.
 func WithPollInterval(d time.Duration) Option {
 	if d < time.Millisecond {
 		panic(fmt.Sprintf("riverjobs: WithPollInterval(%v): give a millisecond or more", d))
@@ -95,13 +97,13 @@ func WithPollInterval(d time.Duration) Option {
 	return option(func(c *config) { c.poll = d })
 }
 
-// WithPollOnly has the engine not use LISTEN, for which a connection has to be one and the same: workers look for
-// jobs every poll interval, and those who watch ask after 250 ms to 2 s.
+// WithPollOnly makes the engine do without LISTEN, which needs a connection that stays the same: workers look for jobs
+// every poll interval, and watchers ask after 250 ms to 2 s.
 func WithPollOnly() Option { return option(func(c *config) { c.pollOnly = true }) }
 
-// WithLease sets after what silence a worker is taken for lost, so that its jobs run again elsewhere; the default
-// is 30 s. They do after a quarter more than that. Workers tell four times in it that they are there. All that share a schema should have the same. It
-// panics if d is less than a second.
+// WithLease sets after how long a silence a worker is taken for lost, so that its jobs run again elsewhere; the default
+// is 30 s. They run again after a quarter more than that. Workers report four times per lease that they are alive. All
+// engines that share a schema should have the same lease. It panics if d is less than a second.
 func WithLease(d time.Duration) Option {
 	if d < time.Second {
 		panic(fmt.Sprintf("riverjobs: WithLease(%v): give a second or more: to say that it is alive a worker needs the database, which may be busy", d))
@@ -109,8 +111,8 @@ func WithLease(d time.Duration) Option {
 	return option(func(c *config) { c.lease = d })
 }
 
-// WithLogger sets where River logs, and where a worker does that loses others, or cannot say that it is alive itself; by default they do not. It
-// panics if l is nil.
+// WithLogger sets where River logs, and where a worker logs that others are lost or that it cannot report itself alive;
+// by default neither logs. It panics if l is nil.
 func WithLogger(l *slog.Logger) Option {
 	if l == nil {
 		panic("riverjobs: WithLogger: l is nil; leave the option out")

@@ -10,8 +10,8 @@ import (
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
-// Start begins to run jobs, where there are workers ([WithWorkers]); elsewhere it only sees whether the database is as [Migrate] leaves
-// it. It returns when that has begun, and ctx is for no longer than that. A second Start does nothing.
+// Start begins to run jobs if the engine has workers ([WithWorkers]); otherwise it only checks that the database is as
+// [Migrate] leaves it. It returns when that has begun, and does not use ctx after that. A second Start does nothing.
 func (e *Engine) Start(ctx context.Context) error {
 	if _, err := e.ids(ctx); err != nil {
 		return err
@@ -39,14 +39,16 @@ func (e *Engine) Start(ctx context.Context) error {
 // toReturn is how long Shutdown waits for handlers that were told to stop.
 const toReturn = time.Second
 
-// Shutdown accepts and begins no more jobs and waits for those that this engine runs, then returns nil. What waits stays in the database, for
-// others or for later, and what those that run still submit, with their contexts, is accepted for them.
+// Shutdown accepts and begins no more jobs, waits for those that this engine runs, and returns nil. Waiting jobs stay
+// in the database, for other engines or for later. What the running jobs still submit, with their contexts, is accepted
+// for them as well.
 //
 // If ctx ends first, the contexts of running jobs end with [jobs.ErrShutdown] as their cause, and Shutdown returns a
-// [*jobs.DroppedError] with their ids. Those whose handlers return within a second go back to the queue at once, where the attempt does
-// not count; others when the lease of this engine is over ([WithLease]). [Engine.Close] waits for all.
+// [*jobs.DroppedError] with their ids. Jobs whose handlers return within a second go back to the queue at once, and the
+// attempt does not count; others go back when the lease of this engine is over ([WithLease]). [Engine.Close] waits for
+// all handlers.
 //
-// Get, Cancel and Watch go on working.
+// Get, Cancel and Watch continue to work.
 func (e *Engine) Shutdown(ctx context.Context) error {
 	stopped := e.drain()
 	if stopped == nil {

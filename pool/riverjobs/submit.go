@@ -27,7 +27,7 @@ type submission struct {
 	hash    []byte // where there is a key
 }
 
-// Submit implements [jobs.Engine]. It accepts nothing once ctx has ended. What the context carries is not passed on to the job.
+// Submit implements [jobs.Engine]. It accepts nothing once ctx has ended. Values of ctx are not passed on to the job.
 func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs.SubmitOptions) (j jobs.Job, created bool, err error) {
 	s, err := e.prepare(ctx, kind, payload, o)
 	if err != nil {
@@ -44,12 +44,14 @@ func (e *Engine) Submit(ctx context.Context, kind string, payload []byte, o jobs
 	return j, created, nil
 }
 
-// SubmitTx is [Engine.Submit] as a part of a transaction of the caller's, which may be of another pool of the same database, with [WithSchema] whatever
-// its search_path: the job exists, and its id is known to others, exactly if the transaction commits. While it is open, other submissions with the same client and key wait for it. The client's share
-// is looked at without waiting, and may be exceeded by what is submitted at the same time. A transaction that does not see what was committed since it
-// began, as of REPEATABLE READ and SERIALIZABLE, fails where another has submitted with the same key meanwhile, with the code 23505: begin it again.
+// SubmitTx is [Engine.Submit] as a part of the caller's transaction: the job exists, and its id is known to others,
+// exactly if the transaction commits. The transaction may be one of another pool of the same database; with
+// [WithSchema], whatever its search_path. While it is open, other submissions with the same client and key wait for it.
+// The client's share is checked without waiting, and simultaneous submissions may exceed it. A transaction that does
+// not see what was committed since it began, as with REPEATABLE READ and SERIALIZABLE, fails with the code 23505 if
+// another has submitted with the same key meanwhile: begin it again.
 //
-// After an error that is a refusal of package jobs the transaction is as it was; after others it has failed.
+// After an error that is a refusal of package jobs, the transaction is as it was; after any other error it has failed.
 func (e *Engine) SubmitTx(ctx context.Context, tx pgx.Tx, kind string, payload []byte, o jobs.SubmitOptions) (jobs.Job, bool, error) {
 	s, err := e.prepare(ctx, kind, payload, o)
 	if err != nil {

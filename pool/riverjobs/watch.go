@@ -13,8 +13,9 @@ import (
 // askTold is how long a watcher waits before it asks where somebody tells it of a change.
 const askTold = 30 * time.Second
 
-// Watch implements [jobs.Engine]. It learns of changes by LISTEN, on one connection of the pool for all watchers, and asks by itself while there is
-// none. It ends with an error when the database fails, and asks again where that has not answered for ten seconds; the job goes on all the same.
+// Watch implements [jobs.Engine]. It learns of changes by LISTEN, on one connection of the pool for all watchers, and
+// polls while there is none. It ends with an error when the database fails, and polls again if the database has not
+// answered for ten seconds; the job goes on in either case.
 func (e *Engine) Watch(ctx context.Context, id string) iter.Seq2[jobs.Job, error] {
 	return func(yield func(jobs.Job, error) bool) {
 		if err := e.known(ctx, id); err != nil {
