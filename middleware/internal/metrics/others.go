@@ -10,14 +10,14 @@ import (
 var OfJobs Families
 
 var (
-	jobsHeld      = OfJobs.upDown("jobs_held", "Jobs that an engine holds, by what they are.", "state")
+	jobsHeld      = OfJobs.upDown("jobs_held", "Jobs that an engine holds, by state.", "state")
 	jobsBytes     = OfJobs.upDown("jobs_bytes", "Bytes of payloads, results and details.")
 	jobsSubmitted = OfJobs.counter("jobs_submitted_total", "Jobs accepted.")
 	jobsEnded     = OfJobs.counter("jobs_ended_total", "Jobs that ended, by state.", "state")
-	jobsRetried   = OfJobs.counter("jobs_retried_total", "Attempts that failed and were to be repeated.")
+	jobsRetried   = OfJobs.counter("jobs_retried_total", "Failed attempts that were to be retried.")
 	jobsPanics    = OfJobs.counter("jobs_panics_total", "Attempts that panicked.")
-	jobsForgotten = OfJobs.counter("jobs_forgotten_total", "Jobs that expired, or were gone to make room.")
-	jobsMeanRun   = OfJobs.gauge("jobs_mean_run_seconds", "How long an attempt took lately.")
+	jobsForgotten = OfJobs.counter("jobs_forgotten_total", "Jobs forgotten because they expired or to make room.")
+	jobsMeanRun   = OfJobs.gauge("jobs_mean_run_seconds", "Recent mean duration of an attempt.")
 )
 
 // Jobs sends what that says.
@@ -42,10 +42,10 @@ var OfTransport Families
 
 var (
 	outRequests = OfTransport.counter("outbound_requests_total", "Requests that came to Retry.")
-	outRetries  = OfTransport.counter("outbound_retries_total", "Tries that were retries, and those that the budget denied.", "outcome")
-	outHedges   = OfTransport.counter("outbound_hedges_total", "Hedges that were sent, and of these won or panicked, and those that the budget denied.", "outcome")
+	outRetries  = OfTransport.counter("outbound_retries_total", "Retries: sent, and denied by the budget.", "outcome")
+	outHedges   = OfTransport.counter("outbound_hedges_total", "Hedges: sent, of these won or panicked, and denied by the budget.", "outcome")
 	outTimeouts = OfTransport.counter("outbound_timeouts_total", "Tries without a response header in time, and bodies that stalled.")
-	outRefused  = OfTransport.counter("outbound_refused_total", "Tries refused here: by a limit, by an open breaker, or for want of an endpoint.", "reason")
+	outRefused  = OfTransport.counter("outbound_refused_total", "Tries refused before they were sent: by a limit, by an open breaker, or because no endpoint was available.", "reason")
 )
 
 // Transport sends what that says.
@@ -67,17 +67,17 @@ func (e Emit) Transport(s outbound.Stats) {
 var OfSet Families
 
 var (
-	setPanic    = OfSet.gauge("endpoints_panic", "1 while so few endpoints are in service that none is kept out.")
+	setPanic    = OfSet.gauge("endpoints_panic", "1 while so few endpoints are healthy that none is kept out.")
 	setUp       = OfSet.gauge("endpoint_up", "1 if the endpoint gets requests: not ejected by its breaker, and not down by its check.", "url")
-	setEjected  = OfSet.gauge("endpoint_ejected", "1 if its breaker keeps requests away.", "url")
-	setDown     = OfSet.gauge("endpoint_down", "1 if its active check keeps requests away.", "url")
-	setWeight   = OfSet.gauge("endpoint_weight", "Its weight.", "url")
-	setTier     = OfSet.gauge("endpoint_tier", "Its tier.", "url")
-	setShare    = OfSet.gauge("endpoint_share_ratio", "Part of its work that it gets, below 1 on its slow start.", "url")
+	setEjected  = OfSet.gauge("endpoint_ejected", "1 if the breaker of the endpoint keeps requests away.", "url")
+	setDown     = OfSet.gauge("endpoint_down", "1 if the active check of the endpoint keeps requests away.", "url")
+	setWeight   = OfSet.gauge("endpoint_weight", "Weight of the endpoint.", "url")
+	setTier     = OfSet.gauge("endpoint_tier", "Tier of the endpoint.", "url")
+	setShare    = OfSet.gauge("endpoint_share_ratio", "Fraction of its share of the requests that the endpoint gets; below 1 during its slow start.", "url")
 	setInFlight = OfSet.upDown("endpoint_in_flight", "Tries under way.", "url")
 	setRequests = OfSet.counter("endpoint_requests_total", "Tries sent.", "url")
-	setFailures = OfSet.counter("endpoint_failures_total", "Tries that its breaker took for failures.", "url")
-	setOpenings = OfSet.counter("endpoint_ejections_total", "How often its breaker opened, and again after a probe.", "url")
+	setFailures = OfSet.counter("endpoint_failures_total", "Tries that the breaker of the endpoint counted as failures.", "url")
+	setOpenings = OfSet.counter("endpoint_ejections_total", "How often the breaker of the endpoint opened, including again after a probe.", "url")
 )
 
 // Set sends what that says.
@@ -105,10 +105,10 @@ var (
 	healthStarted  = OfHealth.gauge("health_started", "1 once each readiness check has passed.")
 	healthReady    = OfHealth.gauge("health_ready", "1 while the process wants new requests.")
 	healthLive     = OfHealth.gauge("health_live", "1 while the liveness checks pass.")
-	healthDraining = OfHealth.gauge("health_draining", "1 once the process leaves its load balancer.")
-	healthCheck    = OfHealth.gauge("health_check_up", "1 if a check passed when it ran last.", "probe", "check")
-	healthRan      = OfHealth.gauge("health_check_last_run_timestamp_seconds", "When a check ended or was given up last; 0 before the first time.", "probe", "check")
-	healthLatency  = OfHealth.gauge("health_check_duration_seconds", "How long a check took that returned last.", "probe", "check")
+	healthDraining = OfHealth.gauge("health_draining", "1 once the process is leaving its load balancer.")
+	healthCheck    = OfHealth.gauge("health_check_up", "1 if the last run of the check passed.", "probe", "check")
+	healthRan      = OfHealth.gauge("health_check_last_run_timestamp_seconds", "When the check last ended or was given up; 0 before the first time.", "probe", "check")
+	healthLatency  = OfHealth.gauge("health_check_duration_seconds", "How long the last run of the check that returned took.", "probe", "check")
 )
 
 // Health sends what that says.
