@@ -18,7 +18,8 @@
 // of them is found dead by a call that takes all of its time, of which there is one in up to 32 seconds while the store is left alone.
 //
 // Responses expire in Redis when nobody has a use for them. It may evict them sooner: set its maxmemory, and maxmemory-policy
-// allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster. A client that reads from replicas (ReadOnly,
+// allkeys-lru or allkeys-lfu. It needs no command but GET, SET and DEL, and each key is in one slot of a cluster; a user that is bound to
+// commands also those that the client needs itself: select where it has a DB other than 0, ping as a Ring, and in a cluster cluster|slots, command and asking, and readonly where it reads from replicas. A client that reads from replicas (ReadOnly,
 // RouteByLatency, RouteRandomly) asks a primary all the same, which needs MULTI and EXEC: a replica may have what was purged. A failover forgets what had not been replicated, and may so bring back
 // what was purged by its URL a moment before, unless the Store carries purges as well, as follows: then it is purged again. A Redis that was killed and is started
 // again from a snapshot, as it is set up by default, brings back all that was purged by its URL since: give one that only caches none (save ""). Where the Store

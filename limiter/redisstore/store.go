@@ -22,7 +22,9 @@
 // ConnMaxIdleTime of some seconds, in place of half an hour, has it give up connections that are not needed. Where the machine of the server is gone without a word, as
 // in a failover, each of them is found dead by a question that takes all of its time, of which there is one in two seconds while the store is left alone.
 //
-// It needs Redis 5 or newer, or Valkey, and of its commands EVALSHA, EVAL, TIME, GET, PTTL, SET and DEL. In a cluster each key is in one slot.
+// It needs Redis 5 or newer, or Valkey. A user of the server may be bound to the keys ~spillgate:rate:*, or those of another prefix, and the commands evalsha, eval, time,
+// get, pttl, set and del. The client needs more itself: select where it has a DB other than 0; ping as a Ring, which else takes all servers for down after some seconds; in a cluster
+// cluster|slots, command and asking, and readonly where it reads from replicas. In a cluster each key is in one slot.
 // Replication is asynchronous: a failover forgets what had not been replicated. Where memory is full, the server has to evict (maxmemory-policy
 // volatile-ttl forgets first who is nearly done), or it refuses to write and counts as failed.
 package redisstore

@@ -59,6 +59,7 @@
 // is recognised: a submission is accepted once, the worker that asks for jobs gets those that had begun for it, and who has cancelled a job, or queued it again, is told that he has.
 //
 // A user of the server may be bound to the keys ~{PREFIX}:*, the channels &{PREFIX}:* (new users have none, and it is slower without), and the commands eval, evalsha, get, set, setnx,
-// hget, hset, hmget, hdel, hincrby, zadd, zrem, zrange, zrank, zscore, zremrangebyscore, exists, persist, pexpireat, time, publish, subscribe, unsubscribe, ping, hello and info. With
-// less than that a script would end in the middle. What is in the keys says lib.lua, with which all scripts begin.
+// hget, hset, hmget, hdel, hincrby, zadd, zrem, zrange, zrank, zscore, zremrangebyscore, exists, persist, pexpireat, time, publish, subscribe, unsubscribe, ping, hello and info. The
+// client needs select besides where it has a DB other than 0, and in a cluster cluster|slots, command and asking, and readonly where it reads from replicas. With
+// less than the former a script would end in the middle. What is in the keys says lib.lua, with which all scripts begin.
 package redisjobs
