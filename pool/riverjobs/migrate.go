@@ -32,7 +32,8 @@ const migrating = 0x7370696c6c676174
 
 // Migrate brings the database to what this version of the package needs: the tables of River, and its own. It
 // changes nothing where they are there, nor waits for anybody who uses them, and may be called by several processes at once. The only option is the
-// schema, which it creates. The user of the pool has to be allowed all of that; an engine needs no more than to read and write the tables.
+// schema, which it creates. The user of the pool has to be allowed all of that; an engine needs no more
+// than USAGE on the schema and on its sequences, and SELECT, INSERT, UPDATE and DELETE on its tables.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...SchemaOption) error {
 	if err := migrate(ctx, pool, opts...); err != nil {
 		return fmt.Errorf("riverjobs: Migrate: %w", err)

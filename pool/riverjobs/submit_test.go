@@ -302,3 +302,25 @@ func TestKeyAmongExpired(t *testing.T) {
 		t.Errorf("two submissions have read %d entries of the index of what has expired", n)
 	}
 }
+
+// The user of an engine needs no more than what the documentation says.
+func TestRights(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	admin := connect(t, url)
+	for _, sql := range []string{
+		"CREATE ROLE least LOGIN",
+		`GRANT USAGE ON SCHEMA "Jobs" TO least`,
+		`GRANT USAGE ON ALL SEQUENCES IN SCHEMA "Jobs" TO least`,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "Jobs" TO least`,
+	} {
+		if _, err := admin.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pool := connect(t, strings.Replace(url, "test@", "least@", 1))
+	e := engine(t, pool, kinds(), riverjobs.WithSchema(otherSchema), riverjobs.WithWorkers(2))
+	if end := final(t, e, submit(t, e, "n", "7", jobs.SubmitOptions{Client: "a", Key: "k"}).ID); end.State != jobs.Succeeded {
+		t.Errorf("ended as %+v", end)
+	}
+}
