@@ -22,7 +22,9 @@
 // Responses expire in Redis when nobody has a use for them. Redis may evict them sooner: set its maxmemory, and
 // maxmemory-policy allkeys-lru or allkeys-lfu. The Store needs no commands but GET, SET and DEL, and each key is in one
 // slot of a cluster. With a client that reads from replicas (ReadOnly, RouteByLatency, RouteRandomly), it still asks a
-// primary, for which it needs MULTI and EXEC: a replica may have what was purged.
+// primary, for which it needs MULTI and EXEC: a replica may have what was purged. If the ACL of the server restricts
+// its user, go-redis needs some commands itself: select for a DB other than 0; ping for a Ring; in a cluster
+// cluster|slots, command and asking, and readonly if it reads from replicas.
 //
 // A failover forgets what had not been replicated, and may thus bring back what was purged by its URL a moment before.
 // If the Store also carries purges, as described below, that is purged again. A Redis that was killed and is restarted

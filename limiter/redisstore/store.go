@@ -32,8 +32,12 @@
 //
 // # What the server needs
 //
-// The store needs Redis 5 or newer, or Valkey, and uses the commands EVALSHA, EVAL, TIME, GET, PTTL, SET and DEL. In
-// a cluster each key is in one slot. Replication is asynchronous: a failover forgets what had not been replicated.
+// The store needs Redis 5 or newer, or Valkey. The ACL of the server may restrict its user to the keys
+// ~spillgate:rate:*, or to those of another prefix, and to the commands evalsha, eval, time, get, pttl, set and del.
+// go-redis needs some more itself: select for a DB other than 0; ping for a Ring, which otherwise takes all servers to
+// be down after some seconds; in a cluster cluster|slots, command and asking, and readonly if it reads from replicas.
+//
+// In a cluster each key is in one slot. Replication is asynchronous: a failover forgets what had not been replicated.
 // When its memory is full, the server has to evict (maxmemory-policy volatile-ttl forgets those first whose buckets
 // are nearly full); otherwise it refuses to write and counts as failed.
 package redisstore

@@ -398,6 +398,50 @@ func TestRefusesToWrite(t *testing.T) {
 	}
 }
 
+// A user of Redis needs no more than what the documentation says.
+func TestRights(t *testing.T) {
+	allow := func(t *testing.T, c redis.Cmdable, more ...string) {
+		rules := append([]string{"reset", "on", ">secret", "~spillgate:rate:*", "+evalsha", "+eval", "+time", "+get", "+pttl", "+set", "+del"}, more...)
+		if err := c.ACLSetUser(t.Context(), "limits", rules...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take := func(t *testing.T, c redis.Scripter) {
+		t.Helper()
+		for range 6 {
+			if _, err := redisstore.New(c).Take(t.Context(), limiter.StoreRequest{Key: "k", Cost: 1, Policies: one(5)}, make([]limiter.PolicyState, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Run("one server", func(t *testing.T) {
+		s := own(t)
+		allow(t, s.client(t))
+		c := redis.NewClient(&redis.Options{Addr: s.addr, Username: "limits", Password: "secret"})
+		defer c.Close()
+		take(t, c)
+	})
+	t.Run("another database", func(t *testing.T) {
+		s := own(t)
+		allow(t, s.client(t), "+select")
+		c := redis.NewClient(&redis.Options{Addr: s.addr, Username: "limits", Password: "secret", DB: 3})
+		defer c.Close()
+		take(t, c)
+	})
+	t.Run("cluster", func(t *testing.T) {
+		all := cluster(t)
+		if err := all.ForEachMaster(t.Context(), func(_ context.Context, c *redis.Client) error {
+			allow(t, c, "+cluster|slots", "+command", "+asking", "+readonly")
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: all.Options().Addrs, Username: "limits", Password: "secret", ReadOnly: true})
+		defer c.Close()
+		take(t, c)
+	})
+}
+
 func TestEndedContext(t *testing.T) {
 	f := newFixture(t)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -100,6 +100,21 @@ func TestConformanceAskedTwice(t *testing.T) {
 	})
 }
 
+// With few rights in a cluster, where the client has questions of its own.
+func TestRightsInCluster(t *testing.T) {
+	t.Parallel()
+	all := cluster(t)
+	for _, addr := range all.Options().Addrs {
+		user(t, &server{addr: addr}, "~{p}:*", "&{p}:*", "+cluster|slots", "+command", "+asking", "+readonly")
+	}
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: all.Options().Addrs, Username: "jobs", Password: "secret", ReadOnly: true, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { c.Close() })
+	e := engine(t, c, kinds(), redisjobs.WithPrefix("p"), redisjobs.WithWorkers(1))
+	if end := final(t, e, submit(t, e, "n", "7", jobs.SubmitOptions{}).ID); string(end.Result) != "7" {
+		t.Errorf("ended as %+v", end)
+	}
+}
+
 // Over TLS, with a user that may do no more than it has to.
 func TestTLS(t *testing.T) {
 	t.Parallel()

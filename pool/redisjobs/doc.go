@@ -79,6 +79,7 @@
 // A user of the server may be restricted to the keys ~{PREFIX}:*, the channels &{PREFIX}:* (new users have none, and it
 // is slower without), and the commands eval, evalsha, get, set, setnx, hget, hset, hmget, hdel, hincrby, zadd, zrem,
 // zrange, zrank, zscore, zremrangebyscore, exists, persist, pexpireat, time, publish, subscribe, unsubscribe, ping,
-// hello and info. With fewer permissions, a script would end half way. The file lib.lua, with which all scripts begin,
-// describes what the keys hold.
+// hello and info. With fewer permissions, a script would end half way. go-redis needs some more itself: select for a DB
+// other than 0, and in a cluster cluster|slots, command and asking, and readonly if it reads from replicas. The file
+// lib.lua, with which all scripts begin, describes what the keys hold.
 package redisjobs

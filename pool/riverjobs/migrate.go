@@ -33,7 +33,7 @@ const migrating = 0x7370696c6c676174
 // Migrate brings the database to what this version of the package needs: the tables of River, and its own. If they are
 // already there, it changes nothing and does not wait for anybody who uses them. Several processes may call it at once.
 // The only option is the schema, which Migrate creates. The user of the pool must be allowed to do all of that; an
-// engine only needs to read and write the tables.
+// engine only needs USAGE on the schema and on its sequences, and SELECT, INSERT, UPDATE and DELETE on its tables.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, opts ...SchemaOption) error {
 	if err := migrate(ctx, pool, opts...); err != nil {
 		return fmt.Errorf("riverjobs: Migrate: %w", err)

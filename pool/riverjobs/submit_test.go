@@ -302,3 +302,29 @@ func TestKeyAmongExpired(t *testing.T) {
 		t.Errorf("two submissions have read %d entries of the index of what has expired", n)
 	}
 }
+
+// The user of an engine needs no more than what the documentation says.
+func TestRights(t *testing.T) {
+	t.Parallel()
+	url := shared.database(t)
+	admin := connect(t, url)
+	var role string // those of a server are for all of its databases
+	if err := admin.QueryRow(t.Context(), "SELECT 'least_' || current_database()").Scan(&role); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		"CREATE ROLE %s LOGIN",
+		`GRANT USAGE ON SCHEMA "Jobs" TO %s`,
+		`GRANT USAGE ON ALL SEQUENCES IN SCHEMA "Jobs" TO %s`,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA "Jobs" TO %s`,
+	} {
+		if _, err := admin.Exec(t.Context(), fmt.Sprintf(sql, role)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pool := connect(t, strings.Replace(url, "test@", role+"@", 1))
+	e := engine(t, pool, kinds(), riverjobs.WithSchema(otherSchema), riverjobs.WithWorkers(2))
+	if end := final(t, e, submit(t, e, "n", "7", jobs.SubmitOptions{Client: "a", Key: "k"}).ID); end.State != jobs.Succeeded {
+		t.Errorf("ended as %+v", end)
+	}
+}
