@@ -592,6 +592,7 @@ func TestMigrate(t *testing.T) {
 
 func TestMisusePanics(t *testing.T) {
 	pool := connect(t, shared.url("migrated"))
+	riverjobs.New(pool, kinds(), riverjobs.WithSchema("_1"+strings.Repeat("S", 44))) // as long as may be
 	long := jobs.NewMux()
 	jobs.Register(long, strings.Repeat("ä", 50), func(context.Context, int) (int, error) { return 0, nil })
 	nul := jobs.NewMux()
@@ -611,7 +612,10 @@ func TestMisusePanics(t *testing.T) {
 		"logger":           func() { riverjobs.WithLogger(nil) },
 		"queue":            func() { riverjobs.WithQueue("a b") },
 		"name of a kind":   func() { riverjobs.New(pool, long, riverjobs.WithWorkers(1)) },
-		"name of a schema": func() { riverjobs.New(pool, kinds(), riverjobs.WithSchema(strings.Repeat("s", 64))) },
+		"long schema":      func() { riverjobs.WithSchema(strings.Repeat("s", 47)) },
+		"hyphen in schema": func() { riverjobs.WithSchema("a-b") },
+		"quote in schema":  func() { riverjobs.WithSchema("a'b") },
+		"digit first":      func() { riverjobs.WithSchema("1a") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

@@ -51,9 +51,18 @@ var queueName = regexp.MustCompile(`^[a-z0-9]+([_-][a-z0-9]+)*$`)
 // SchemaOption is an option of [New] and of [Migrate].
 type SchemaOption struct{ name string }
 
-// WithSchema sets the schema of the database that all tables are in; the default is the first in the connection's search_path. [Migrate]
-// creates it.
-func WithSchema(name string) SchemaOption { return SchemaOption{name} }
+// WithSchema sets the schema of the database that all tables are in; the default, also for an empty name, is the first in
+// the connection's search_path. [Migrate] creates it. WithSchema panics unless the name has at most 46 letters, digits and
+// underscores, of which the first is no digit.
+func WithSchema(name string) SchemaOption {
+	if name != "" && (len(name) > 46 || !schemaName.MatchString(name)) {
+		panic(fmt.Sprintf("riverjobs: WithSchema(%q): give at most 46 letters, digits and underscores, and no digit first", name))
+	}
+	return SchemaOption{name}
+}
+
+// schemaName is what River takes.
+var schemaName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
 func (s SchemaOption) apply(c *config) { c.schema = s.name }
 
