@@ -11,12 +11,12 @@ import (
 // urgent work go first.
 //
 // It returns the cause if ctx has ended, and [ErrShutdown] once the pool's time for draining is over; the task should
-// then return that error. If a task of a higher priority waits for a slot and is next in line, Checkpoint gives it this
-// slot and joins the line with the time at which its own task first arrived. It is not refused there. It returns when
+// then return that error. If a task of a higher priority waits for a slot and is next in the queue, Checkpoint gives it this
+// slot and joins the queue with the time at which its own task first arrived. It is not refused there. It returns when
 // the task has a slot again, and does not give way for the next 10 ms. It also returns when the task's own context
 // ends; the task then has no slot any more, and what it still does on the pool, under [context.WithoutCancel], takes a
 // slot of its own. What a task has submitted does not give way while that task has a slot, since the task may be
-// waiting for it. A job of package jobs that another job with a slot of the pool waits for stays in the line for no
+// waiting for it. A job of package jobs that another job with a slot of the pool waits for stays in the queue for no
 // longer than two seconds. If ctx carries no slot, Checkpoint only reports whether ctx has ended.
 //
 // While nobody more urgent waits, it costs a few loads of memory and neither allocates nor locks.
@@ -117,9 +117,9 @@ func (s *slot) resume() {
 	}
 }
 
-// standBack gives the slot to the one who is next in line, if that is one more urgent, and
+// standBack gives the slot to the one who is next in the queue, if that is one more urgent, and
 // waits until it comes back. next says that the task has ended and another begins in its slot;
-// otherwise the task keeps its place in the line.
+// otherwise the task keeps its place in the queue.
 func (s *slot) standBack(ctx context.Context, next bool) error {
 	w := s.stand()
 	w.begin()

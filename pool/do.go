@@ -9,14 +9,14 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Do runs fn in a slot of the pool, on the goroutine that called it, and returns what fn returned. It waits in the line
+// Do runs fn in a slot of the pool, on the goroutine that called it, and returns what fn returned. It waits in the queue
 // until there is a slot.
 //
 // The context that fn receives is derived from ctx and carries the slot: calls of the pool under it need no second one.
 // If ctx already carries a slot of this pool, fn runs at once and opts have no effect.
 //
 // If fn was not called, the error is one of these: a [limiter.Error] that says when to come back and wraps
-// [limiter.ErrSaturated], [limiter.ErrWouldMissDeadline] or, if the client's own share of the line is full,
+// [limiter.ErrSaturated], [limiter.ErrWouldMissDeadline] or, if the client's own share of the queue is full,
 // [limiter.ErrRateLimited]; [ErrShutdown]; or the cause of ctx if that ended before there was a slot. A panic and a
 // [runtime.Goexit] of fn go on up the caller's stack untouched, and the slot is given back.
 //
@@ -201,7 +201,7 @@ func (p *Pool) refuseLate(k *kind) error {
 var errLate error = &limiter.Error{Err: limiter.ErrWouldMissDeadline}
 
 // again gives brief work that found no slot a second chance: it comes to wait mostly because
-// somebody was taken off the processor with a slot in hand, and the line once formed makes each of
+// somebody was taken off the processor with a slot in hand, and the queue once formed makes each of
 // them wait for a switch between goroutines that costs more than the work. To let the others run
 // and look again costs less. It takes no one's place: while anybody waits it gets nothing.
 func (p *Pool) again(k *kind, weight int) (taken int) {
@@ -342,7 +342,7 @@ func (p *Pool) wait(ctx context.Context, k *kind, t *task, arrived time.Duration
 	return permit, err
 }
 
-// limit returns ctx with the task's own deadline, for the waiting line to look at, and as its cause, errLate. stop
+// limit returns ctx with the task's own deadline, for the queue to look at, and as its cause, errLate. stop
 // is to be called after the wait.
 func (t *task) limit(ctx context.Context) (limited context.Context, stop context.CancelFunc) {
 	if t.deadline.IsZero() {

@@ -1,6 +1,6 @@
 // Package pool keeps CPU-bound work from starving everything else in the process.
 //
-// A [Pool] is a number of slots behind one waiting line, a [limiter.Concurrency]. Work runs on the goroutine that asked
+// A [Pool] is a number of slots behind one queue, a [limiter.Concurrency]. Work runs on the goroutine that asked
 // for it ([Pool.Do], [Pool.Enter]); only [Submit], [Map] and [Stream] start goroutines, each while it holds a slot or
 // waits for one. There are no workers to start or to stop.
 //
@@ -30,7 +30,7 @@
 // work under it takes a slot of its own.
 //
 // With two pools the order matters. If tasks of the first ask for a slot of the second, and tasks of the second ask for
-// one of the first, they can wait for each other until a line turns one of them away ([WithQueue]). Have all of them
+// one of the first, they can wait for each other until a queue turns one of them away ([WithQueue]). Have all of them
 // ask in the same order. A task that [Submit] starts and nobody waits for asks as if it stood alone.
 //
 // # Work that waits
@@ -44,8 +44,8 @@
 // A Do that finds a slot free costs about three times what a channel used as a semaphore does. Most of that is one
 // allocation of 64 bytes, the context that carries the slot; with [WithPlainContext] it allocates nothing and costs
 // less than twice the channel. A nested Do costs a few nanoseconds. Tasks that find no slot are served in the order of
-// the line, which takes a switch between goroutines for each. Tasks of a kind that usually takes less than a
-// microsecond keep looking for a slot for up to 10 us before they join the line. BenchmarkDo and BenchmarkContended
+// the queue, which takes a switch between goroutines for each. Tasks of a kind that usually takes less than a
+// microsecond keep looking for a slot for up to 10 us before they join the queue. BenchmarkDo and BenchmarkContended
 // print all this.
 //
 // # What the pool does not do

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Sentinels to branch on with [errors.Is]. A full waiting line, a client's full share of it and a deadline that would
+// Sentinels to branch on with [errors.Is]. A full queue, a client's full share of it and a deadline that would
 // be missed are reported as a [limiter.Error] of package limiter.
 var (
 	// ErrShutdown says that the pool takes no more work, or that it dropped this task because the time for draining was

@@ -28,7 +28,7 @@ type inside struct {
 	outer    context.Context         // as given to Submit
 	slot     *slot                   // of that task
 	deadline time.Time               // of its own; zero is none
-	stop     context.CancelCauseFunc // takes the place in the line back
+	stop     context.CancelCauseFunc // takes the place in the queue back
 	state    atomic.Uint32
 	refusal  error // written before state is insideRefused
 }
@@ -65,15 +65,15 @@ func (in *inside) refused(err error) bool {
 // result. If fn never ran, Wait returns the error that [Pool.Do] would have returned; if fn panicked, a [*PanicError];
 // if fn ended its goroutine, [ErrGoexit]. A result that nobody waits for is dropped with the Future.
 //
-// Inside a task of the same pool, fn has its own place in the line. If it has not begun by the time somebody waits for
+// Inside a task of the same pool, fn has its own place in the queue. If it has not begun by the time somebody waits for
 // it, it runs on the goroutine that waits. A task that waits for what it submitted therefore cannot deadlock, at any
-// size of the pool. Nor can the wait fail because there is no room for more, because the line is too long for the
+// size of the pool. Nor can the wait fail because there is no room for more, because the queue is too long for the
 // deadline, or because the pool takes no more work.
 //
 // The context ctx stops the task, also while it waits for its slot. For work that is to go on after a request, pass
 // [context.WithoutCancel] of the request's context. Use package jobs for work that must not be lost.
 //
-// Submit has no bound but that of the line: each task that waits there has a goroutine, and when the line is full, the
+// Submit has no bound but that of the queue: each task that waits there has a goroutine, and when the queue is full, the
 // Future is refused.
 func Submit[T any](ctx context.Context, p *Pool, fn func(context.Context) (T, error), opts ...TaskOption) *Future[T] {
 	f := &Future[T]{fn: fn}
@@ -192,7 +192,7 @@ func (f *Future[T]) queue(p *Pool, ctx context.Context, t task, arrived time.Dur
 			return
 		}
 		if err == nil {
-			s.Context = in.outer // and not the one that was for the line
+			s.Context = in.outer // and not the one that was for the queue
 		}
 	}
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 // in the caller's slot, and at the same time in as many other slots as are free while nobody waits for them. Between
 // elements, Map gives these other slots back: to tasks that wait, to a Map that has fewer, until both have the same
 // number, and if the pool has become smaller ([Pool.Resize]). Under load, Map is one task among others and goes to the
-// end of the line after each element. Inside a task, Map uses the slot of that task, so that it cannot deadlock at any
+// end of the queue after each element. Inside a task, Map uses the slot of that task, so that it cannot deadlock at any
 // size.
 //
 // The first error cancels the context that fn receives. Once every call of fn has returned, Map returns that error and
@@ -58,7 +58,7 @@ type mapping[A, R any] struct {
 	out     []R
 	fn      func(context.Context, A) (R, error)
 	ctx     context.Context
-	limited context.Context // ends with the deadline as well: for the line
+	limited context.Context // ends with the deadline as well: for the queue
 	cancel  context.CancelCauseFunc
 	crew    crew
 	helpers sync.WaitGroup
@@ -139,7 +139,7 @@ func (m *mapping[A, R]) work(ctx context.Context, own *slot, helper bool) {
 	}
 }
 
-// late reports whether no element is to begin any more. The wait in the line may have ended by another clock than the one that is read here, and
+// late reports whether no element is to begin any more. The wait in the queue may have ended by another clock than the one that is read here, and
 // its slot with it.
 func (m *mapping[A, R]) late() bool {
 	d := m.task.deadline

@@ -11,7 +11,7 @@ import (
 	"github.com/spillgate/spillgate/limiter"
 )
 
-// Pool bounds how much CPU-bound work runs at the same time. Work that finds no slot waits in a line that is bounded in
+// Pool bounds how much CPU-bound work runs at the same time. Work that finds no slot waits in a queue that is bounded in
 // length and time, shared fairly between clients and ordered by priority within each. Work that would come too late is
 // refused.
 //
@@ -37,11 +37,11 @@ type Pool struct {
 	_     [64]byte
 	crews crews // written by Maps alone
 
-	_       [64]byte         // what stands below is written all the time while there is a line
+	_       [64]byte         // what stands below is written all the time while there is a queue
 	waiting [16]atomic.Int64 // by priority, lowest first
 	shares  shares
-	late    atomic.Int64 // tasks that were late by their own deadline and that the line has not counted so
-	left    atomic.Int64 // tasks whose context ended before they had a slot; the line counts those too that are late or stood back
+	late    atomic.Int64 // tasks that were late by their own deadline and that the queue has not counted so
+	left    atomic.Int64 // tasks whose context ended before they had a slot; the queue counts those too that are late or stood back
 	paused  atomic.Int32 // tasks that have given their slot up until they go on
 	crowded atomic.Int32 // how many waiters are not to make way: see makeWay
 }
@@ -84,8 +84,8 @@ func WithReserve(n int) Option {
 	return poolOption(func(c *config) { c.reserve = n })
 }
 
-// WithQueue bounds the waiting line: at most length tasks wait, each for at most maxWait. The default is 256 tasks and
-// 30 s. With length 0, a task that finds no slot is refused. When the line is full, the client that has more than its
+// WithQueue bounds the queue: at most length tasks wait, each for at most maxWait. The default is 256 tasks and
+// 30 s. With length 0, a task that finds no slot is refused. When the queue is full, the client that has more than its
 // share of it loses a place. WithQueue panics if length is negative or if, with a length, maxWait is not positive.
 func WithQueue(length int, maxWait time.Duration) Option {
 	if length < 0 {
@@ -98,7 +98,7 @@ func WithQueue(length int, maxWait time.Duration) Option {
 }
 
 // WithClientShare sets how many tasks of one client, as named by [WithClient], may wait at a time; the default is a
-// quarter of the line. Further tasks are refused with [limiter.ErrRateLimited], since it is the client's own share that
+// quarter of the queue. Further tasks are refused with [limiter.ErrRateLimited], since it is the client's own share that
 // is full. WithClientShare panics if n is less than 1.
 func WithClientShare(n int) Option {
 	if n < 1 {
@@ -207,7 +207,7 @@ func (p *Pool) exceeded() bool {
 	return true
 }
 
-// Resize sets the number of slots, which then no longer follows GOMAXPROCS. Additional slots go to the waiting line at
+// Resize sets the number of slots, which then no longer follows GOMAXPROCS. Additional slots go to the queue at
 // once. A smaller number is reached as tasks end, or as elements of a [Map] outside its caller's slot end. If slots is
 // less than 1, or 2^30 or more, or while [Overcommit] decides the number, Resize returns an error and changes nothing.
 // Once [Pool.Shutdown] has dropped its tasks, it returns [ErrShutdown].

@@ -8,7 +8,7 @@ import (
 )
 
 // shares counts the tasks of each client that wait. It holds a client for no longer than
-// that, so it has no more entries than the line.
+// that, so it has no more entries than the queue.
 type shares struct {
 	mu      sync.Mutex
 	waiting map[string]int
@@ -39,7 +39,7 @@ func (s *shares) part(client string) {
 	}
 }
 
-// overShare is the refusal of a client whose share of the line is full. One of its places
+// overShare is the refusal of a client whose share of the queue is full. One of its places
 // comes free in about the time that one of its tasks takes.
 func (p *Pool) overShare(k *kind) error {
 	return &limiter.Error{Err: limiter.ErrRateLimited, RetryAfter: max(k.usual(), time.Millisecond), Policy: "pool share"}

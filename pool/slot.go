@@ -20,12 +20,12 @@ type slot struct {
 	kind     *kind // and, through it, the pool
 	client   string
 	began    time.Duration            // on the pool's clock; later if the slot was given up in between; or untimed
-	weight   int32                    // what was taken of the line, or the weight of a task that waits; more than maxSlots is the whole pool anyway
+	weight   int32                    // what was taken of the queue, or the weight of a task that waits; more than maxSlots is the whole pool anyway
 	word     atomic.Uint32            // phase, and what of it does not change: see below
 	standing atomic.Pointer[standing] // set for what has waited for its slot or was asked to give it up
 }
 
-// standing is what a slot knows of the line. What stands below over belongs to the one who moved the slot from
+// standing is what a slot knows of the queue. What stands below over belongs to the one who moved the slot from
 // slotHeld, but for away and what stands below that.
 type standing struct {
 	mu      sync.Mutex

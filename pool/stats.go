@@ -7,19 +7,19 @@ import "time"
 type Stats struct {
 	Slots   int `json:"slots"`   // how many there are now
 	Used    int `json:"used"`    // taken now, by weight; for a while more than Slots if these became fewer, if tasks had paused, or if a job goes on for which another waits
-	Waiting int `json:"waiting"` // tasks in the line now
+	Waiting int `json:"waiting"` // tasks in the queue now
 
 	Begun   int64 `json:"begun"`   // tasks that got a slot of their own
 	Refused int64 `json:"refused"` // tasks that got no slot, in all; the next six by reason, the rest came after Shutdown
 
-	Share    int64 `json:"refused_share"`    // the client's own share of the line was full
-	Full     int64 `json:"refused_full"`     // no slot and no place in the line
-	Evicted  int64 `json:"refused_evicted"`  // lost their place in the line to another client
-	Expired  int64 `json:"refused_expired"`  // waited as long as the line allows
+	Share    int64 `json:"refused_share"`    // the client's own share of the queue was full
+	Full     int64 `json:"refused_full"`     // no slot and no place in the queue
+	Evicted  int64 `json:"refused_evicted"`  // lost their place in the queue to another client
+	Expired  int64 `json:"refused_expired"`  // waited as long as the queue allows
 	Deadline int64 `json:"refused_deadline"` // would have been late
 	Left     int64 `json:"refused_left"`     // the context ended before there was a slot
 
-	// RetryAfter is when the line as it is now will have been served; 0 means that it is not known.
+	// RetryAfter is when the queue as it is now will have been served; 0 means that it is not known.
 	RetryAfter time.Duration `json:"retry_after"`
 	Draining   bool          `json:"draining"` // Shutdown was called
 

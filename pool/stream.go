@@ -14,7 +14,7 @@ import (
 //
 // The first error, in the order of in, is yielded and ends the stream; it cancels the context of the elements that
 // still run. Leaving the loop does the same. In both cases Stream returns once all of these elements have returned.
-// Errors are those of [Future.Wait]. An element that the line refused while it was read ahead is not yet an error: it
+// Errors are those of [Future.Wait]. An element that the queue refused while it was read ahead is not yet an error: it
 // is submitted again when its turn comes. in is read on the consumer's goroutine. opts apply to every element.
 func Stream[A, R any](ctx context.Context, p *Pool, in iter.Seq[A], fn func(context.Context, A) (R, error), opts ...TaskOption) iter.Seq2[R, error] {
 	return func(yield func(R, error) bool) {
@@ -36,7 +36,7 @@ func Stream[A, R any](ctx context.Context, p *Pool, in iter.Seq[A], fn func(cont
 		deliver := func() bool {
 			e := ahead[0]
 			r, err := e.wait(ctx)
-			// It may be those read ahead that had the slots or the places in the line.
+			// It may be those read ahead that had the slots or the places in the queue.
 			for i := 1; i <= len(ahead) && e.refused(err); i++ {
 				if i < len(ahead) {
 					if ahead[i].wait(ctx); !ahead[i].begun {

@@ -55,14 +55,14 @@ func WithKind(name string) TaskOption { return TaskOption{what: setKind, s: name
 
 // WithDeadline sets when the task must be finished. A task that would plainly be late is refused with
 // [limiter.ErrWouldMissDeadline] before it has used any CPU. It is refused at once if the deadline has passed, or if it
-// would have to wait and be late by what is ahead of it and how long its kind usually runs; it is refused in the line
+// would have to wait and be late by what is ahead of it and how long its kind usually runs; it is refused in the queue
 // once the time left is too short. If a slot is free, the task is tried. If a kind is always refused because of how
 // long it once took, one of its tasks is tried now and then. Once a task runs, the deadline is not enforced. The
 // earlier of this deadline and the context's own counts.
 func WithDeadline(t time.Time) TaskOption { return TaskOption{what: setDeadline, t: t} }
 
 // WithArrival sets when the task arrived, if that was before now: a task that was refused and comes again keeps the age
-// it has gained, see [WithPriority]. The time that it may wait in the line counts from now.
+// it has gained, see [WithPriority]. The time that it may wait in the queue counts from now.
 func WithArrival(t time.Time) TaskOption { return TaskOption{what: setArrival, t: t} }
 
 // WithPlainContext makes [Pool.Do] pass on the context that it was given, without the slot in it, and [Pool.Enter]

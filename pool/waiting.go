@@ -10,7 +10,7 @@ import (
 var errWanted = errors.New("pool: somebody waits for the task with a slot in hand")
 
 const (
-	wantedAfter = time.Second     // how long a task that is waited for is left in the line
+	wantedAfter = time.Second     // how long a task that is waited for is left in the queue
 	wantedFor   = 3 * time.Second // and how long what is said of it is true: it is said every second
 )
 

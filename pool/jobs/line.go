@@ -6,7 +6,7 @@ import (
 )
 
 // line holds the jobs that could begin now. Between clients it is fair by the run time
-// they have had, as the line of package limiter is: next is the client that has had the least, or of those that have had
+// they have had, as the queue of package limiter is: next is the client that has had the least, or of those that have had
 // as much the one whose turn was longest ago; one that was away starts level with a virtual time that goes on by its
 // part of all run time, and all debts end when no job waits. The jobs of one client
 // go by arrival - priority*step, so that none is overtaken for ever. It is a data structure
@@ -14,14 +14,14 @@ import (
 type line struct {
 	n       int
 	clients map[string]*client
-	order   ordered[*client] // of those with jobs in the line
+	order   ordered[*client] // of those with jobs in the queue
 	owing   ordered[*client] // of those without unfinished jobs that have had more than others
 	now     time.Duration    // the virtual time
 	most    time.Duration    // the most that any client has had
 	turns   uint64
 }
 
-// client is the part of the line that belongs to one client. It exists while the client has
+// client is the part of the queue that belongs to one client. It exists while the client has
 // unfinished jobs or is owing.
 type client struct {
 	name       string

@@ -58,7 +58,7 @@ type Local struct {
 	timer    *time.Timer
 	timerAt  time.Duration // 0: not armed
 	pause    time.Duration // no runner is started before this: the pool was full
-	knock    time.Duration // one that is started before this takes no place in the pool's line: that was full
+	knock    time.Duration // one that is started before this takes no place in the pool's queue: that was full
 	refused  time.Time     // when the pool refused a runner first since one had a slot
 	look     time.Duration // when to see whether the pool has more slots by now, for the jobs that have no runner
 	closed   bool

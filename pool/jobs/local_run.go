@@ -103,7 +103,7 @@ func (l *Local) tick() {
 }
 
 const (
-	askEvery   = time.Second           // how long no runner joins the pool's line after it was full
+	askEvery   = time.Second           // how long no runner joins the pool's queue after it was full
 	knockEvery = 50 * time.Millisecond // and how often it is looked meanwhile whether there is a slot that nobody waits for
 )
 
@@ -137,7 +137,7 @@ func (l *Local) send(knocks bool) {
 }
 
 // runner waits for a slot and runs the job that is next when it has one. Where the pool has refused runners since
-// arrival it comes as one of them: else a line that is always full would never have one for so long that it has aged.
+// arrival it comes as one of them: else a queue that is always full would never have one for so long that it has aged.
 func (l *Local) runner(arrival time.Time, knocks bool) {
 	defer l.runs.Done()
 	begun := false
@@ -164,7 +164,7 @@ func (l *Local) runner(arrival time.Time, knocks bool) {
 			l.closed = true // nothing will ever run there again
 			l.dropWaiting()
 		case err != nil:
-			l.knock = now + askEvery // the pool's line is full
+			l.knock = now + askEvery // the pool's queue is full
 			if l.refused.IsZero() {
 				l.refused = time.Now()
 			}
