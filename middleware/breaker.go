@@ -26,6 +26,9 @@ import (
 //     proxy cannot send it on); a probe that ends this way gives its place to the next request;
 //   - all others are successes, 4xx, 501 and 505 among them.
 //
+// A gRPC server answers 200 and says in a trailer how the call went. The layer does not read that: every answered call is
+// a success. Judge calls in an interceptor of the server, with package breaker alone.
+//
 // A client that leaves after it has received all of a response with a Content-Length does not count as having left,
 // however long the handler goes on afterwards, unless the handler panics. While the handler runs, a client can have
 // all of a response only if it was flushed, copied from a reader, or long and written at once: of any other, net/http
