@@ -915,6 +915,33 @@ func TestAttack15RevalidationFloodOnDeadOrigin(t *testing.T) {
 	})
 }
 
+// A validation in the background goes on until the handler has returned, also where its failure is known sooner.
+func TestRevalidationsAreOneAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if calls++; calls > 1 {
+				w.WriteHeader(500)
+				time.Sleep(3 * time.Second) // in a synctest bubble
+				return
+			}
+			w.Header().Set("Cache-Control", "max-age=1, stale-while-revalidate=1000")
+		}))
+		get(h, "http://example.com/x")
+		time.Sleep(2 * time.Second) // in a synctest bubble
+		for range 25 {
+			get(h, "http://example.com/x")
+			time.Sleep(100 * time.Millisecond) // in a synctest bubble
+		}
+		want(t, "calls while one goes on", calls-1, 1)
+		time.Sleep(5 * time.Second) // in a synctest bubble
+		get(h, "http://example.com/x")
+		synctest.Wait()
+		want(t, "and after it", calls-1, 2)
+		time.Sleep(5 * time.Second) // in a synctest bubble
+	})
+}
+
 // A handler that says that it is asked too often is left alone for a while as well.
 func TestRevalidationThatComesTooOften(t *testing.T) {
 	for _, status := range []int{408, 425, 429} {

@@ -659,7 +659,16 @@ func (fl *fill) mayHideFailure(status int, now time.Time) bool {
 // are, or the last one failed just now.
 func (h *route) revalidate(r *http.Request, hash uint64, key []byte, extra string, res *resource, e *entry, now time.Time) {
 	c := h.cache
-	if int64(now.Sub(c.began)) < e.retry.Load() {
+	if e.busy.Load() || int64(now.Sub(c.began)) < e.retry.Load() || !e.busy.CompareAndSwap(false, true) {
+		return
+	}
+	began := false
+	defer func() {
+		if !began {
+			e.busy.Store(false)
+		}
+	}()
+	if int64(now.Sub(c.began)) < e.retry.Load() { // one has begun and failed since
 		return
 	}
 	if c.revalidations.Add(1) > c.maxRevalidations {
@@ -684,13 +693,14 @@ func (h *route) revalidate(r *http.Request, hash uint64, key []byte, extra strin
 	for _, name := range [...]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range"} {
 		delete(fl.r.Header, name)
 	}
+	began = true
 	go fl.revalidate(cancel)
 }
 
 // revalidate runs the handler without a client. A panic in it has no server above to log it: it is
 // counted and given to the trace, and the key is left alone for a while, as after any failure.
 func (fl *fill) revalidate(cancel context.CancelFunc) {
-	c := fl.h.cache
+	c, stale := fl.h.cache, fl.have // another one may be chosen by the handler, or recalled
 	good := false
 	defer func() {
 		cancel()
@@ -709,6 +719,7 @@ func (fl *fill) revalidate(cancel context.CancelFunc) {
 			wait := min(c.backOff, maxDelta*time.Second>>5) << min(fl.have.tries.Add(1)-1, 5)
 			fl.have.retry.Store(int64(time.Since(c.began) + wait))
 		}
+		stale.busy.Store(false)
 	}()
 	if c.backing != nil && c.doubted(fl.have) && fl.recall() {
 		fl.end(recalled, nil, false)

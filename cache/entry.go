@@ -50,6 +50,7 @@ type entry struct {
 	soft  atomic.Int64          // the age at which it was purged softly, in ns, and 1 more; 0 is that it was not
 	retry atomic.Int64          // no background validation before this time, in ns since the cache began
 	tries atomic.Int32          // failed background validations in a row
+	busy  atomic.Bool           // there is one, until the handler has returned and retry is set
 	stamp atomic.Pointer[stamp] // fields that change with the clock, for one second
 }
 
