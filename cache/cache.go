@@ -229,11 +229,16 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				h.serveStale(w, r, e, at, "hit", "max-stale")
 				return
 			}
-			if cc == plainRequest && p.staleAllowed(e, at, revalidating) && !reuses(w, r) {
-				c.count(w, r, Stale)
-				h.serveStale(w, r, e, at, "hit", "stale-while-revalidate")
-				h.revalidate(r, hash, key, extra, res, e, at)
-				return
+			if cc == plainRequest && p.staleAllowed(e, at, revalidating) {
+				busy := e.busy.Load()
+				if busy || !reuses(w, r) {
+					c.count(w, r, Stale)
+					h.serveStale(w, r, e, at, "hit", "stale-while-revalidate")
+					if !busy {
+						h.revalidate(r, hash, key, extra, res, e, at)
+					}
+					return
+				}
 			}
 		}
 		if r.Method == http.MethodGet && len(r.Header["Range"]) != 0 {
@@ -659,7 +664,7 @@ func (fl *fill) mayHideFailure(status int, now time.Time) bool {
 // are, or the last one failed just now.
 func (h *route) revalidate(r *http.Request, hash uint64, key []byte, extra string, res *resource, e *entry, now time.Time) {
 	c := h.cache
-	if e.busy.Load() || int64(now.Sub(c.began)) < e.retry.Load() || !e.busy.CompareAndSwap(false, true) {
+	if int64(now.Sub(c.began)) < e.retry.Load() || !e.busy.CompareAndSwap(false, true) {
 		return
 	}
 	began := false
