@@ -96,8 +96,9 @@ func refusedByUs(err error) bool {
 }
 
 // malformed reports whether net/http refuses to send a request, for a control character in its
-// header or URL, a method or field name that is none, or a body that is not as long as it says. Its errors have no type to
-// tell that by.
+// header or URL, a method or field name that is none, a host that is none or cannot be encoded, or a body that is not as long as it says. Its errors have no type to
+// tell that by, and over HTTP/1 there may be another one: it closes the connection to which it could write nothing, and its reader may be
+// the first to say so.
 func malformed(req *http.Request) bool {
 	if strings.ContainsFunc(req.Method, notToken) || misfit(req) {
 		return true
@@ -112,7 +113,11 @@ func malformed(req *http.Request) bool {
 			}
 		}
 	}
-	return strings.ContainsFunc(req.URL.RequestURI(), isControl)
+	if strings.ContainsFunc(req.URL.RequestURI(), isControl) {
+		return true
+	}
+	bare := http.Request{URL: req.URL, Host: req.Host}
+	return bare.Write(io.Discard) != nil
 }
 
 // misfit reports whether a request has a ContentLength and no body, or one from memory of another length. Any other is watched
