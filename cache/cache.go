@@ -1,10 +1,12 @@
 package cache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -175,13 +177,18 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !p.ignoreClient {
 		cc = parseRequest(r.Header)
 	}
-	if cc.noStore || r.ContentLength != 0 || len(r.TransferEncoding) != 0 || upgrades(r.Header) ||
+	unsaid := r.ContentLength < 0 && r.ProtoMajor == 3
+	if cc.noStore || r.ContentLength != 0 && !unsaid || len(r.TransferEncoding) != 0 || upgrades(r.Header) ||
 		originConditional(r.Header) || otherUnit(r.Header["Range"]) || len(key) > maxKey {
 		if cc.onlyIfCached { // nothing stored answers this, and the handler is not to be asked
 			h.refuse(w, r)
 			return
 		}
 		h.passOn(w, r)
+		return
+	}
+	if unsaid {
+		h.serveUnsaid(w, r, cc.onlyIfCached)
 		return
 	}
 	if !cc.onlyIfCached {
@@ -260,6 +267,35 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// serveUnsaid answers a request over HTTP/3 that does not say whether it has a body. quic-go gives each request without a Content-Length
+// the length -1, and so nearly every GET; net/http does so only where a body follows. What comes first tells, as it does to the
+// Transport of net/http; with nearly all clients, the end has come with the header. If it is the end, the handler gets a request
+// that says so: others may share its run, which goes on when the stream of this body is gone.
+func (h *route) serveUnsaid(w http.ResponseWriter, r *http.Request, onlyIfCached bool) {
+	if m, ok := find[interface{ MarkCalled() }](w); ok {
+		m.MarkCalled() // a client may take its time
+	}
+	inner := r.WithContext(r.Context())
+	defer passBack(r, inner)
+	if r.Body != nil {
+		var first [1]byte
+		if n, err := io.ReadFull(r.Body, first[:]); err != io.EOF {
+			if onlyIfCached {
+				h.refuse(w, r)
+				return
+			}
+			inner.Body = struct {
+				io.Reader
+				io.Closer
+			}{io.MultiReader(bytes.NewReader(first[:n]), r.Body), r.Body}
+			h.passOn(w, inner)
+			return
+		}
+	}
+	inner.Body, inner.ContentLength = http.NoBody, 0
+	h.ServeHTTP(w, inner)
 }
 
 // reuses reports whether w is of a router that gives what it keeps of a request, and its handlers go by, to another one as soon as

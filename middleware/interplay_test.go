@@ -1589,3 +1589,26 @@ func TestOwnAnswersThroughASimpleGzip(t *testing.T) {
 		}
 	}
 }
+
+// Over HTTP/3 a cache waits to know whether a GET has a body: what it takes for the time then is not what it was before, whichever
+// layer is outside.
+func TestCacheAfterAWaitForTheBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		h := middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			calls++
+			w.Header().Set("Cache-Control", "public, max-age=5")
+		}), middleware.Cache(cache.New(1<<20)), middleware.Rate(limiter.NewRate(10, 10)))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		for i, wait := range []time.Duration{4 * time.Second, 2 * time.Second} {
+			body, end := io.Pipe()
+			time.AfterFunc(wait, func() { end.Close() })
+			r := httptest.NewRequest("GET", "/", nil)
+			r.ProtoMajor, r.ContentLength, r.Body = 3, -1, body
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			if calls != i+1 {
+				t.Errorf("%d calls after a wait of %v; want %d", calls, wait, i+1)
+			}
+		}
+	})
+}
