@@ -34,6 +34,10 @@
 // the request bypasses the cache anyway, the cache waits until the client has sent the first byte of a body or ended its
 // request. Nearly all clients end it with the header.
 //
+// A request with an unsafe method that succeeds removes what is stored under its URL, and under those in Location and
+// Content-Location (RFC 9111, section 4.4). A COPY or MOVE (WebDAV) also removes what is stored under its Destination.
+// What is below a collection that is deleted, copied or moved stays: see [Cache.PurgePrefix].
+//
 // The byte budget given to [New] bounds memory; the least recently used entries are evicted first. [Cache.Purge] and
 // its relatives remove entries, and beat every fill that began before them. A [Store] may stand behind the memory, and
 // a [Relay] may carry purges to other servers.

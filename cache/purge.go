@@ -252,7 +252,7 @@ func (p *rules) strip(e *entry, h http.Header) {
 
 // serveOther serves methods other than GET and HEAD. One that is not known to be safe and succeeds
 // makes what is stored under its URL invalid, and under the URLs of the same origin that the
-// response names (RFC 9111, section 4.4).
+// response names (RFC 9111, section 4.4), or the request, where it says where to copy or move something.
 func (h *route) serveOther(w http.ResponseWriter, r *http.Request) {
 	h.cache.count(w, r, Bypass)
 	h.calls(w)
@@ -262,6 +262,10 @@ func (h *route) serveOther(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	asked := string(new(rules).appendKey(nil, r)) // a layer inside may change the request
+	destination := ""
+	if r.Method == "COPY" || r.Method == "MOVE" {
+		destination = r.Header.Get("Destination") // RFC 4918, section 10.3
+	}
 	inner := w
 	var final func() int
 	if s, ok := find[StatusReporter](w); ok {
@@ -276,20 +280,27 @@ func (h *route) serveOther(w http.ResponseWriter, r *http.Request) {
 		if status == 0 && returned {
 			status = http.StatusOK
 		}
-		h.cache.invalidate(asked, status, w.Header()) // also where the body breaks off after a status of success
+		h.cache.invalidate(asked, destination, status, w.Header()) // also where the body breaks off after a status of success
 	}()
 	h.next.ServeHTTP(inner, r)
 	returned = true
 }
 
-// invalidate purges what a request to a URL has made invalid by succeeding.
-func (c *Cache) invalidate(asked string, status int, hd http.Header) {
+// invalidate purges what a request to a URL has made invalid by succeeding. destination is where it has put something.
+func (c *Cache) invalidate(asked, destination string, status int, hd http.Header) {
 	if status < 200 || status > 399 {
 		return
 	}
 	origin := originOf(asked)
 	c.purge(purge{what: aTarget, names: []string{asked}})
 	if base, err := url.Parse(asked); err == nil {
+		if u, err := base.Parse(destination); err == nil && destination != "" {
+			// The client says https where a proxy in front of us ends TLS, and we are asked by http.
+			named := string(new(rules).appendURL(nil, base.Scheme == "https", u.Host, u.RequestURI()))
+			if originOf(named) == origin {
+				c.purge(purge{what: aTarget, names: []string{named}})
+			}
+		}
 		for _, name := range [...]string{"Location", "Content-Location"} {
 			for _, v := range hd[name] {
 				u, err := base.Parse(v)

@@ -316,6 +316,43 @@ func TestUnsafeMethods(t *testing.T) {
 	}
 }
 
+// What WebDAV copies or moves to a URL is there afterwards: clients save a file by moving a new one to its place.
+func TestDestinations(t *testing.T) {
+	for _, test := range []struct {
+		method, destination string
+		status              int
+		invalidates         bool
+	}{
+		{"MOVE", "http://example.com/y?q=1", 204, true}, {"COPY", "http://example.com/y?q=1", 201, true}, {"MOVE", "/y?q=1", 204, true},
+		{"MOVE", "https://example.com/y?q=1", 204, true}, // TLS ends in front of us
+		{"MOVE", "http://EXAMPLE.com:80/y?q=1", 204, true},
+		{"MOVE", "http://other.example/y?q=1", 204, false}, {"MOVE", "http://example.com/y", 204, false}, {"MOVE", "http://[/y?q=1", 204, false},
+		{"MOVE", "http://example.com/y?q=1", 412, false}, {"COPY", "", 400, false},
+		{"PUT", "http://example.com/y?q=1", 204, false}, // which does not go by it
+	} {
+		var calls atomic.Int64
+		cached := page(&calls, "x", "Cache-Control: max-age=60")
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != "GET" {
+				r.Header.Del("Destination") // as a layer inside may
+				w.WriteHeader(test.status)
+				return
+			}
+			cached(w, r)
+		}))
+		name := fmt.Sprint(test.method, " to ", test.destination, ", ", test.status)
+		for _, host := range []string{"example.com", "other.example"} {
+			get(h, "http://"+host+"/y?q=1")
+		}
+		want(t, name, ask(h, test.method, "http://example.com/x", "Destination: "+test.destination).StatusCode, test.status)
+		before := calls.Load()
+		get(h, "http://other.example/y?q=1")
+		want(t, name+": calls for the other host", calls.Load()-before, 0)
+		get(h, "http://example.com/y?q=1")
+		want(t, name, calls.Load() > before, test.invalidates)
+	}
+}
+
 // A response whose body breaks off has said before that the request succeeded; a handler that panics has not.
 func TestUnsafeMethodsThatBreakOff(t *testing.T) {
 	const flushed = -1 // and nothing else
