@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -28,7 +29,7 @@ func (rec *recorder) watchBody(r *http.Request) *http.Request {
 		return r
 	}
 	inner := passed(r, r.Context())
-	inner.Body = &body{ReadCloser: r.Body, rec: rec}
+	inner.Body = &body{ReadCloser: inner.Body, rec: rec}
 	return inner
 }
 
@@ -37,7 +38,35 @@ func passed(r *http.Request, ctx context.Context) *http.Request {
 	if r.ContentLength < 0 && r.Trailer == nil {
 		r.Trailer = make(http.Header) // net/http puts trailers that were not announced into its own request: they have the map in common
 	}
-	return r.WithContext(ctx)
+	if r.ProtoMajor != 3 || r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect {
+		return r.WithContext(ctx)
+	}
+	if r.Trailer == nil {
+		r.Trailer = make(http.Header)
+	}
+	inner := r.WithContext(ctx)
+	switch r.Body.(type) {
+	case *sealed, *body, *buffered: // the copy that it was made for has this map
+	default:
+		inner.Body = &sealed{r.Body, r, inner.Trailer}
+	}
+	return inner
+}
+
+// sealed is the body of a request over HTTP/3, of which a copy is passed on: at the end of the body, quic-go gives its own request
+// a new map of trailers. What is in it goes into the map that all copies have.
+type sealed struct {
+	io.ReadCloser
+	r        *http.Request // the server's
+	trailers http.Header
+}
+
+func (s *sealed) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if err == io.EOF {
+		maps.Copy(s.trailers, s.r.Trailer)
+	}
+	return n, err
 }
 
 // passBack gives r what a mux and a handler inside have found out about the request that was passed on in its place: the functions of

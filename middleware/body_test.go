@@ -171,6 +171,54 @@ func TestTrailersOfARequestReachTheHandler(t *testing.T) {
 	}
 }
 
+// sealed is a body that sets the trailers of its request at the end, in a map of their own, as an HTTP/3 server does.
+type sealed struct {
+	io.Reader
+	r    *http.Request
+	sent http.Header
+}
+
+func (s *sealed) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err == io.EOF {
+		s.r.Trailer = s.sent
+	}
+	return n, err
+}
+
+func (s *sealed) Close() error { return nil }
+
+func TestTrailersInAMapOfTheirOwn(t *testing.T) {
+	for name, wrap := range map[string]func(http.Handler) http.Handler{
+		"concurrency": middleware.Concurrency(limiter.NewConcurrency(9)).Handler,
+		"pool":        middleware.Pool(pool.New()).Handler,
+		"buffer":      middleware.BufferBody(9).Handler,
+		"small buffer": func(h http.Handler) http.Handler {
+			return middleware.Wrap(h, append(middleware.Defaults(), middleware.BufferBody(1))...)
+		},
+		"all five": allFive().Handler,
+		"all of them": func(h http.Handler) http.Handler {
+			return middleware.Wrap(h, append(middleware.Defaults(), middleware.BufferBody(9))...)
+		},
+	} {
+		for _, length := range []int64{-1, 4} {
+			for announced, trailer := range map[string]http.Header{"": nil, ", announced": {"Sum": nil}} {
+				r := httptest.NewRequest("POST", "/", nil)
+				r.ProtoMajor, r.ContentLength, r.Trailer = 3, length, trailer
+				r.Body = &sealed{strings.NewReader("body"), r, http.Header{"Sum": {"1"}}}
+				var got string
+				wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					b, err := io.ReadAll(r.Body)
+					got = fmt.Sprint(string(b), err, r.Trailer)
+				})).ServeHTTP(httptest.NewRecorder(), r)
+				if want := "body<nil> map[Sum:[1]]"; got != want {
+					t.Errorf("%s, length %d%s: the handler sees %s; want %s", name, length, announced, got, want)
+				}
+			}
+		}
+	}
+}
+
 // Whatever a handler does with a body and whatever a client sends as one, what is on the connection is the same with and without the layers,
 // and so are the requests that are taken from it. (A handler that puts another body into its request is served better: it has a copy.)
 // With BufferBody the server may wait for a body and keep the connection, where it would not; but no more requests are taken from it.

@@ -81,6 +81,7 @@ func (h *bufferHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body.fill(h.n, r.ContentLength)
 	rec.fresh = false
 	inner := passed(r, r.Context())
+	body.ReadCloser = inner.Body
 	inner.Body = body
 	defer passBack(r, inner)
 	h.serve(w, inner, rec)
