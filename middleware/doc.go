@@ -42,6 +42,10 @@
 // connection is let in: nothing is limited. With net/http's own support, [http.Protocols.SetUnencryptedHTTP2], there
 // is no such order to keep.
 //
+// An adaptor that runs the rest of the chain only after the layers have returned leaves them nothing to protect, but for
+// Rate: permits and slots are back before the handler begins, and every request is a success. adaptor.HTTPMiddleware of
+// fiber is one. Put the layers around the whole app, Wrap(adaptor.FiberApp(app)), and serve that with net/http.
+//
 // # Before anything is refused
 //
 // [limiter.WithRateShadow], [limiter.WithShadow] and [breaker.WithShadow] make a layer count what it would refuse,
@@ -52,5 +56,5 @@
 //
 // A client over its own quota gets 429; a server that is full, open or draining answers 503. Both carry Retry-After
 // in whole seconds, Cache-Control: no-store, and a body of type application/problem+json (RFC 9457). [WithReject]
-// replaces them.
+// replaces them. To a client of gRPC, both are Unavailable.
 package middleware
