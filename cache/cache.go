@@ -237,11 +237,11 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 			if cc == plainRequest && p.staleAllowed(e, at, revalidating) {
-				busy := e.busy.Load()
-				if busy || !reuses(w, r) {
+				rests := e.busy.Load() || int64(at.Sub(c.began)) < e.retry.Load()
+				if rests || !reuses(w, r) {
 					c.count(w, r, Stale)
 					h.serveStale(w, r, e, at, "hit", "stale-while-revalidate")
-					if !busy {
+					if !rests {
 						h.revalidate(r, hash, key, extra, res, e, at)
 					}
 					return
@@ -308,8 +308,26 @@ func reuses(w http.ResponseWriter, r *http.Request) bool {
 	if _, ok := find[holdsBack](w); ok {
 		return true
 	}
-	// A context says what types its values have; what the key is know those alone who import chi.
-	return strings.Contains(fmt.Sprint(r.Context()), ", *chi.Context)")
+	return inChi(r.Context())
+}
+
+// inChi reports whether one of the values in a context is chi's, or may be. What its key is know those alone who import chi; but the
+// contexts of package context say what types their values have, down to the first one. One of somebody else's may say anything, hides
+// what is below it, and is not to be printed: that reads what it keeps under a lock.
+func inChi(ctx context.Context) bool {
+	for {
+		f, ok := ctx.(*fillContext)
+		if !ok {
+			break
+		}
+		ctx = f.client
+	}
+	if _, ok := ctx.(fmt.Stringer); !ok {
+		return true
+	}
+	text := fmt.Sprint(ctx) // which survives a value whose String panics
+	first := strings.TrimPrefix(text, "signal.NotifyContext(")
+	return strings.Contains(text, ", *chi.Context)") || !strings.HasPrefix(first, "context.")
 }
 
 // upgrades reports whether a request asks for another protocol. Some clients, as Java's and curl --http2, offer HTTP/2 without TLS (h2c) with each request, and

@@ -1,9 +1,12 @@
 package cache_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/signal"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -145,6 +148,45 @@ func TestNoBackgroundInARouterThatReuses(t *testing.T) {
 				}
 				want(t, "in the background", c.Stats().Revalidations, 0)
 			})
+		})
+	}
+}
+
+// userContext is a context that says nothing of those below it.
+type userContext struct{ context.Context }
+
+// The values of a context tell that a request is in chi, for which examples/routers has the test. Where not all of them are to be seen, it may be.
+func TestBackgroundByTheContext(t *testing.T) {
+	for name, test := range map[string]struct {
+		context    func(context.Context) context.Context
+		background bool
+	}{
+		"as it is": {func(ctx context.Context) context.Context { return ctx }, true},
+		"with a time and an end": {func(ctx context.Context) context.Context {
+			ctx, cancel := context.WithTimeout(context.WithValue(context.WithoutCancel(ctx), http.ServerContextKey, 1), time.Hour)
+			t.Cleanup(cancel)
+			return ctx
+		}, true},
+		"of a program that a signal ends": {func(ctx context.Context) context.Context {
+			ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+			t.Cleanup(stop)
+			return context.WithValue(ctx, http.ServerContextKey, 1)
+		}, true},
+		"of the user's":     {func(ctx context.Context) context.Context { return userContext{ctx} }, false},
+		"within the user's": {func(ctx context.Context) context.Context { return context.WithoutCancel(userContext{ctx}) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := cache.New(1 << 20)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=0, stale-while-revalidate=60")
+				io.WriteString(w, "page")
+			}))
+			for range 2 {
+				r := httptest.NewRequest("GET", "http://example.com/", nil)
+				h.ServeHTTP(httptest.NewRecorder(), r.WithContext(test.context(r.Context())))
+			}
+			want(t, "in the background", c.Stats().Revalidations == 1, test.background)
+			want(t, "for the client", c.Stats().MissStale == 1, !test.background)
 		})
 	}
 }

@@ -346,7 +346,8 @@ func WithTags(strip bool, fields ...string) RouteOption {
 // echo, gin and fiber, reuse the state of an ended request for the next one. Such a router, with everything that it
 // calls, must be inside the cache: put the cache around the router and not among its middlewares, where parameters and
 // answers of two requests would be mixed up. Within chi, echo and gin, which the cache recognises by what they leave in
-// a request, requests wait for the validation instead.
+// a request, and where a context of another type than those of package context hides what is there, requests wait for
+// the validation instead.
 func WithStaleWhileRevalidate(d time.Duration) RouteOption {
 	atLeast("WithStaleWhileRevalidate", d, 0)
 	return routeOption(func(p *rules) { p.whileStale = d })

@@ -208,25 +208,69 @@ func TestStackKnowsTheRoute(t *testing.T) {
 	}
 }
 
+// userContext is a context that nobody is to print.
+type userContext struct {
+	context.Context
+	Note note
+}
+
+type note struct{ t *testing.T }
+
+func (n note) String() string {
+	n.t.Error("a context of the user's is printed")
+	return ""
+}
+
+type userKey struct{}
+
+type panics struct{ text string }
+
+func (p *panics) String() string { return p.text }
+
+func changed(change func(context.Context) context.Context) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { next.ServeHTTP(w, r.WithContext(change(r.Context()))) })
+	}
+}
+
+// chiWith has a page behind a layer among the middlewares of chi, inside another one.
+func chiWith(l middleware.Layer, outer func(http.Handler) http.Handler) http.Handler {
+	r := chi.NewRouter()
+	r.Use(outer, l.Handler)
+	r.Get("/", func(w http.ResponseWriter, _ *http.Request) { page(w) })
+	return r
+}
+
+func page(w http.ResponseWriter) {
+	w.Header().Set("Cache-Control", "max-age=0, stale-while-revalidate=60")
+	_, _ = io.WriteString(w, "page")
+}
+
 // A router that gives what it keeps of a request to the next one has no handler run in the background by a cache among its middlewares: that was
 // answered for the next request, or answered it.
 func TestStaleWhileRevalidateInARouter(t *testing.T) {
-	page := func(w http.ResponseWriter) {
-		w.Header().Set("Cache-Control", "max-age=0, stale-while-revalidate=60")
-		_, _ = io.WriteString(w, "page")
-	}
 	for name, build := range map[string]func(middleware.Layer) http.Handler{
 		"chi": func(l middleware.Layer) http.Handler {
-			r := chi.NewRouter()
-			r.Use(func(next http.Handler) http.Handler {
-				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
-					defer cancel()
-					next.ServeHTTP(w, r.WithContext(ctx))
-				})
-			}, l.Handler)
-			r.Get("/", func(w http.ResponseWriter, _ *http.Request) { page(w) })
-			return r
+			return chiWith(l, func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Minute, "") })
+		},
+		"chi, within a pool": func(l middleware.Layer) http.Handler {
+			return chiWith(l, middleware.Pool(pool.New()).Handler)
+		},
+		"chi, within another cache": func(l middleware.Layer) http.Handler {
+			return chiWith(l, middleware.Cache(cache.New(1<<20)).Handler)
+		},
+		"chi, with a context of the user's": func(l middleware.Layer) http.Handler {
+			return chiWith(l, changed(func(ctx context.Context) context.Context { return &userContext{ctx, note{t}} }))
+		},
+		"chi, with a context of the user's within others": func(l middleware.Layer) http.Handler {
+			return chiWith(l, changed(func(ctx context.Context) context.Context {
+				return context.WithValue(context.WithoutCancel(&userContext{ctx, note{t}}), userKey{}, 1)
+			}))
+		},
+		"chi, with a value that cannot be printed": func(l middleware.Layer) http.Handler {
+			return chiWith(l, changed(func(ctx context.Context) context.Context {
+				return context.WithValue(ctx, userKey{}, (*panics)(nil))
+			}))
 		},
 		"echo": func(l middleware.Layer) http.Handler {
 			e := echo.New()
