@@ -132,9 +132,13 @@ func chart(p plan, all []outcome) ([]byte, error) {
 		}
 
 		slow := panel{X: panelLeft + panelPitch, Y: y + 44, Title: "99th percentile of what was not refused", XGrid: loadGrid(o)}
+		slowest := time.Second
+		for j := range o.bare {
+			slowest = max(slowest, o.bare[j].p99, o.wrapped[j].p99) // on a swamped machine, beyond what clients wait
+		}
 		ms := func(d time.Duration) float64 {
 			v := max(d.Seconds()*1000, 1)
-			return round1(panelHeight * (1 - math.Log10(v)/3))
+			return round1(panelHeight * (1 - math.Log10(v)/math.Log10(slowest.Seconds()*1000)))
 		}
 		for _, g := range []time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second} {
 			slow.YGrid = append(slow.YGrid, gridLine{ms(g), g.String()})
