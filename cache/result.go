@@ -43,7 +43,7 @@ func (r Result) String() string {
 //
 // If it has a method MarkCalled, without arguments or results, that is called after MarkCache if the request is passed
 // on and functions of the user's, such as those of [WithBypass], [WithKey] and [Trace], were called before: they may
-// have taken any time.
+// have taken any time. It is also called before the cache waits to know whether a request over HTTP/3 has a body.
 type ResultMarker interface {
 	MarkCache(r Result)
 }
