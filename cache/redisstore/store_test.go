@@ -130,15 +130,15 @@ func (s *server) client(t testing.TB) *redis.Client {
 	return c
 }
 
+var stores atomic.Int64 // so that each is empty, in a second run (-count) too
+
 func TestStore(t *testing.T) {
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": shared.addr, "two": start(t).addr}, ContextTimeoutEnabled: true})
 	defer ring.Close()
 	for name, c := range map[string]redis.UniversalClient{"one server": shared.client(t), "ring": ring} {
 		t.Run(name, func(t *testing.T) {
-			n := 0
 			cachetest.TestStore(t, cachetest.StoreConfig{New: func(testing.TB) cache.Store {
-				n++
-				return redisstore.New(c, redisstore.WithPrefix(fmt.Sprint(t.Name(), n)))
+				return redisstore.New(c, redisstore.WithPrefix(fmt.Sprint(t.Name(), stores.Add(1))))
 			}})
 		})
 	}
