@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -281,21 +280,37 @@ func (h *route) serveUnsaid(w http.ResponseWriter, r *http.Request, onlyIfCached
 	defer passBack(r, inner)
 	if r.Body != nil {
 		var first [1]byte
-		if n, err := io.ReadFull(r.Body, first[:]); err != io.EOF {
+		if n, err := io.ReadFull(r.Body, first[:]); err != io.EOF || len(r.Trailer) != 0 {
 			if onlyIfCached {
 				h.refuse(w, r)
 				return
 			}
-			inner.Body = struct {
-				io.Reader
-				io.Closer
-			}{io.MultiReader(bytes.NewReader(first[:n]), r.Body), r.Body}
+			inner.Body = &begun{r.Body, first[:n], r, inner}
 			h.passOn(w, inner)
 			return
 		}
 	}
 	inner.Body, inner.ContentLength = http.NoBody, 0
 	h.ServeHTTP(w, inner)
+}
+
+// begun is the body of a request of which a byte was read.
+type begun struct {
+	io.ReadCloser
+	first    []byte
+	r, inner *http.Request // quic-go gives r another map of trailers when its body has ended
+}
+
+func (b *begun) Read(p []byte) (int, error) {
+	if n := copy(p, b.first); n > 0 {
+		b.first = b.first[n:]
+		return n, nil
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.inner.Trailer = b.r.Trailer
+	}
+	return n, err
 }
 
 // reuses reports whether w is of a router that gives what it keeps of a request, and its handlers go by, to another one as soon as

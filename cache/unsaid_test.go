@@ -87,6 +87,38 @@ func TestLengthUnsaid(t *testing.T) {
 	}
 }
 
+// ends is a body whose request gets a map of trailers at the end, as that of an HTTP/3 server does.
+type ends struct {
+	io.ReadCloser
+	r *http.Request
+}
+
+func (b *ends) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.r.Trailer = http.Header{"Sum": {"1"}}
+	}
+	return n, err
+}
+
+// What a response depends on may be in a trailer, too.
+func TestLengthUnsaidWithTrailers(t *testing.T) {
+	for _, body := range []string{"", "b", "body"} {
+		for announced, trailer := range map[string]http.Header{"": nil, ", announced": {"Sum": nil}} {
+			c := cache.New(1 << 20)
+			h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				b, err := io.ReadAll(r.Body)
+				want(t, fmt.Sprintf("body %q%s", body, announced), fmt.Sprint(string(b), err, r.Trailer), body+"<nil> map[Sum:[1]]")
+				w.Header().Set("Cache-Control", "public, max-age=60")
+			}))
+			r := unsaid(3, strings.NewReader(body))
+			r.Body, r.Trailer = &ends{r.Body, r}, trailer
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			want(t, fmt.Sprintf("stored, body %q%s", body, announced), c.Stats().Stored, 0)
+		}
+	}
+}
+
 // While the cache waits to know whether there is a body, what is stored goes stale.
 func TestLengthUnsaidForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
