@@ -30,7 +30,7 @@
 // other, and removes the offer from a request to the handler whose response others may share. A handler that accepts
 // the offer (golang.org/x/net/http2/h2c) bypasses the cache.
 //
-// A GET or HEAD with a body is passed through. Over HTTP/3 (quic-go) the header does not say whether there is one: unless
+// A GET or HEAD with a body or trailers is passed through. Over HTTP/3 (quic-go) the header does not say whether there is one: unless
 // the request bypasses the cache anyway, the cache waits until the client has sent the first byte of a body or ended its
 // request. Nearly all clients end it with the header.
 //
