@@ -183,6 +183,44 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
+// Whoever asks for a job that somebody else fails at that moment gets it, whatever the default for transactions is.
+func TestTooLateForTwo(t *testing.T) {
+	t.Parallel()
+	for _, level := range []string{"read%20committed", "repeatable%20read", "serializable"} {
+		url := shared.database(t)
+		pool := connect(t, url)
+		web := engine(t, connect(t, url+"&default_transaction_isolation="+level), kinds())
+		j := submit(t, web, "n", "1", jobs.SubmitOptions{Deadline: time.Now().Add(-time.Hour)})
+		other, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Rollback(context.Background())
+		if _, err := other.Exec(t.Context(), "UPDATE river_job SET state = 'discarded', finalized_at = now()"); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan error, 1)
+		go func() {
+			j, err := web.Get(t.Context(), j.ID)
+			if err == nil && j.State != jobs.Failed {
+				err = fmt.Errorf("%+v", j)
+			}
+			got <- err
+		}()
+		until(t, "it waits for the other one", func() bool {
+			var waits bool
+			err := pool.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')").Scan(&waits)
+			return err == nil && waits
+		})
+		if err := other.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-got; err != nil {
+			t.Errorf("%s: %v", level, err)
+		}
+	}
+}
+
 // River takes jobs that are too late, when nobody looks at them before. That is no attempt.
 func TestTooLateWhenTaken(t *testing.T) {
 	t.Parallel()

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/spillgate/spillgate/pool/jobs"
 )
 
@@ -86,8 +88,11 @@ func (e *Engine) lapse(ctx context.Context, id string, states ...string) error {
 	if id != "" {
 		sql, args = lapseOne, append(args, id)
 	}
-	_, err := e.pool.Exec(ctx, e.sql(sql), args...)
-	return err
+	// Somebody else may do so meanwhile, or a worker take the job: where SERIALIZABLE is the default, that would be an error.
+	return pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, e.sql(sql), args...)
+		return err
+	})
 }
 
 // sight is since when and until when the database was there for all, by its own clock and as far as what one worker said to it shows. The zero value is never.
