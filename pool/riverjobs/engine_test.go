@@ -628,6 +628,27 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
+// At the same time as others, whatever the default for transactions is: who waited sees what they did.
+func TestMigrateSerializable(t *testing.T) {
+	t.Parallel()
+	url, err := shared.create("template0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		pool := connect(t, url+"&default_transaction_isolation=serializable")
+		wg.Go(func() {
+			if err := riverjobs.Migrate(t.Context(), pool, riverjobs.WithSchema("jobs")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	web := engine(t, connect(t, url), kinds(), riverjobs.WithSchema("jobs"))
+	submit(t, web, "n", "1", jobs.SubmitOptions{})
+}
+
 func TestMisusePanics(t *testing.T) {
 	pool := connect(t, shared.url("migrated"))
 	riverjobs.New(pool, kinds(), riverjobs.WithSchema("_1"+strings.Repeat("S", 44))) // as long as may be

@@ -94,9 +94,9 @@ func dial(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 }
 
 // alone runs f in a transaction that no other Migrate has at the same time. A lock of the connection's would stay behind a proxy that gives
-// connections to transactions.
+// connections to transactions. What another has done before is to be seen, also where SERIALIZABLE is the default.
 func alone(ctx context.Context, conn *pgx.Conn, f func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(migrating)); err != nil {
 			return err
 		}
