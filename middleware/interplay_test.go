@@ -1172,6 +1172,24 @@ func (s shutting) WriteHeader(code int) {
 	s.ResponseRecorder.WriteHeader(code)
 }
 
+// A server of HTTP/3 (quic-go) sends each field that it is given, and no message of HTTP/3 has a Connection (RFC 9114, section 4.2): its
+// clients take the whole response for malformed. Over HTTP/2, net/http tells the client to go.
+func TestShutdownEndsConnectionsThatHaveAField(t *testing.T) {
+	s := middleware.New()
+	h := s.Handler(http.NotFoundHandler())
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for major, want := range map[int]string{1: "close", 2: "close", 3: ""} {
+		r, rec := httptest.NewRequest("GET", "/", nil), httptest.NewRecorder()
+		r.ProtoMajor = major
+		h.ServeHTTP(rec, r)
+		if got := rec.Header().Get("Connection"); rec.Code != 503 || got != want {
+			t.Errorf("HTTP/%d: %d, Connection: %q; want 503 and %q", major, rec.Code, got, want)
+		}
+	}
+}
+
 // An option in For has the place of an option, outside of the draining, like one that holds for all requests.
 func TestShutdownAnswersWhatForSkips(t *testing.T) {
 	teapot := func(w http.ResponseWriter, _ *http.Request, _ *middleware.Rejection) {

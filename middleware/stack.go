@@ -256,10 +256,10 @@ func (s *Stack) Stats() Stats {
 	return out
 }
 
-// Shutdown drains the stack. From now on its handlers answer 503 with Connection: close. Shutdown waits until the
-// requests inside and the background validations of its caches have ended, then shuts down its pools. Like
-// [http.Server.Shutdown], it does not wait for a connection that was hijacked to be upgraded to another protocol or
-// to be a tunnel (Upgrade, CONNECT).
+// Shutdown drains the stack. From now on its handlers answer 503 with Connection: close, which HTTP/3 does not have.
+// Shutdown waits until the requests inside and the background validations of its caches have ended, then shuts down its
+// pools. Like [http.Server.Shutdown], it does not wait for a connection that was hijacked to be upgraded to another
+// protocol or to be a tunnel (Upgrade, CONNECT).
 //
 // If ctx ends first, Shutdown stops waiting, leaves the pools open and returns an error that wraps the cause and says
 // how many requests were left. If ctx ends while the pools finish their work, each is still shut down, and the error
@@ -355,7 +355,9 @@ func (h *gateHandler) inner() http.Handler { return h.next }
 func (h *gateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	cell := rand.Uint32()
 	if !h.gate.enter(cell) {
-		w.Header().Set("Connection", "close")
+		if r.ProtoMajor < 3 { // net/http turns it into a GOAWAY over HTTP/2; quic-go sends it, and clients then drop the response as malformed
+			w.Header().Set("Connection", "close")
+		}
 		w, rec := record(w, r)
 		h.rejecter.reject(w, r, rec, errDraining, 0, "", reducedCapacity)
 		return
