@@ -15,7 +15,7 @@ import (
 // [Balance], which sends the second try elsewhere.
 //
 // A request is hedged at most once, under these conditions. It may be carried out twice (as for [Retry]), has no
-// trailer, and its body, if any, has GetBody. It has taken longer than 95 % of the latest requests to its host, of
+// trailer, and its body, if any, has GetBody (one of unknown length that turned out to be empty is none). It has taken longer than 95 % of the latest requests to its host, of
 // which there must have been 50, or longer than [WithHedgeAfter] says. The budget allows it, which is that of [Retry]
 // if that is given. A hedge never waits for a limit. It is not sent to a host whose breaker is open or half-open, nor
 // by a set that has no other endpoint for it.
@@ -85,7 +85,11 @@ var errOtherWon = errors.New("outbound: the other try was faster")
 func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	noBody := req.Body == nil || req.Body == http.NoBody
-	if !idempotent(req) || !noBody && req.GetBody == nil || req.Header.Get("Upgrade") != "" || len(req.Trailer) > 0 || isHedge(ctx) {
+	var maybe *unsaid
+	if !noBody && req.GetBody == nil && req.ContentLength <= 0 && (safe(req.Method) || req.Method == http.MethodDelete) {
+		maybe = &unsaid{ReadCloser: req.Body}
+	}
+	if !idempotent(req) || !noBody && req.GetBody == nil && maybe == nil || req.Header.Get("Upgrade") != "" || len(req.Trailer) > 0 || isHedge(ctx) {
 		return h.next.RoundTrip(req)
 	}
 	host := h.key(req)
@@ -122,7 +126,7 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 				h.counts.hedgePanics.Add(1)
 			}
 		}()
-		second, ok := r.copyOf(req, secondCtx)
+		second, ok := r.copyOf(req, secondCtx, maybe)
 		if !ok {
 			return
 		}
@@ -155,7 +159,11 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 			discard(r.leave())
 		}
 	}()
-	resp, err := h.next.RoundTrip(req.WithContext(firstCtx))
+	first := req.WithContext(firstCtx)
+	if maybe != nil {
+		first.Body = maybe
+	}
+	resp, err := h.next.RoundTrip(first)
 	ok := good(resp, err)
 	if ok || ctx.Err() == nil && context.Cause(firstCtx) == errOtherWon {
 		seen.add(time.Since(began)) // or more, if it was cancelled
@@ -182,15 +190,18 @@ func (h *hedge) RoundTrip(req *http.Request) (*http.Response, error) {
 	return finishing(r.winner, nil, cancelSecond)
 }
 
-// copyOf makes the second try of a request, unless the first has won. Whoever has
+// copyOf makes the second try of a request, unless the first has won, or it is not known yet that there is no body. Whoever has
 // closed the response of that may change the request, at which the second may be still.
-func (r *race) copyOf(req *http.Request, ctx context.Context) (*http.Request, bool) {
+func (r *race) copyOf(req *http.Request, ctx context.Context, maybe *unsaid) (*http.Request, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.winner != nil || r.left {
+	if r.winner != nil || r.left || maybe != nil && !maybe.none.Load() {
 		return nil, false
 	}
 	second := req.Clone(ctx)
+	if maybe != nil {
+		withoutBody(second)
+	}
 	if req.GetBody != nil && req.Body != nil && req.Body != http.NoBody {
 		body, err := req.GetBody()
 		if err != nil {

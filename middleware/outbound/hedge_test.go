@@ -357,6 +357,42 @@ func TestO8WhatIsNotHedged(t *testing.T) {
 	}
 }
 
+// A server of HTTP/3 (quic-go) gives each GET a body of the length -1. Where a try has read it, and there was none, another goes without.
+func TestO8ABodyThatIsNoneIsHedged(t *testing.T) {
+	for _, tc := range []struct {
+		name, method, body string
+		read               bool
+		calls              int64
+	}{
+		{"none", "GET", "", true, 2}, {"none", "DELETE", "", true, 2}, {"not known yet", "GET", "", false, 1}, {"a body", "GET", "x", true, 1},
+		{"may be an upload", "PUT", "", true, 1},
+	} {
+		t.Run(tc.name+", "+tc.method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				rt := outbound.New(world{"a.test": counted(&calls, func(req *http.Request) (*http.Response, error) {
+					if calls.Load() == 2 && (req.Body != http.NoBody || req.ContentLength != 0) {
+						t.Errorf("the second try has a body of the length %d", req.ContentLength)
+					}
+					if tc.read {
+						io.Copy(io.Discard, req.Body)
+					}
+					return sleepy(time.Second, 200)(req)
+				})}, outbound.Hedge(outbound.WithHedgeAfter(time.Millisecond)), outbound.Retry())
+				body := &closing{Reader: strings.NewReader(tc.body)}
+				req := request(t.Context(), tc.method, "http://a.test/", body)
+				req.ContentLength = -1
+				if status, err := do(rt, req); status != 200 || err != nil {
+					t.Error(status, err)
+				}
+				if calls.Load() != tc.calls {
+					t.Errorf("%d tries; want %d", calls.Load(), tc.calls)
+				}
+			})
+		})
+	}
+}
+
 // The value of a trailer is set while the body of the one request is read, and a hedge would go without.
 func TestO8WithATrailerIsNotHedged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -11,11 +11,13 @@ import (
 
 // A replay gives each try its own copy of the request body, where that can be
 // had: from GetBody, from a buffer if the body is known to be short, and for a
-// long body only as long as no try has read from it.
+// long body only as long as no try has read from it. One that turns out to be empty
+// was none.
 type replay struct {
 	req    *http.Request
 	kind   replayKind
 	buf    []byte
+	body   *unsaid   // the caller's body itself
 	stream *streamed // the last one given out
 }
 
@@ -45,6 +47,7 @@ func newReplay(req *http.Request, limit int64) (*replay, error) {
 		}
 	default:
 		r.kind = replayStream
+		r.body = &unsaid{ReadCloser: req.Body, some: req.ContentLength > 0}
 	}
 	return r, nil
 }
@@ -104,20 +107,47 @@ func (r *replay) prepare(out *http.Request, first bool) bool {
 		out.Body = io.NopCloser(bytes.NewReader(r.buf))
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.buf)), nil }
 	case replayStream:
-		r.stream = &streamed{body: r.req.Body}
+		if r.body.none.Load() {
+			withoutBody(out)
+			return true
+		}
+		r.stream = &streamed{body: r.body}
 		out.Body = r.stream
 	}
 	return true
 }
 
 // again reports whether another try can have the body.
-func (r *replay) again() bool { return r.kind != replayStream || r.stream.reclaim() }
+func (r *replay) again() bool {
+	return r.kind != replayStream || r.body.none.Load() && len(r.req.Trailer) == 0 || r.stream.reclaim()
+}
 
 // finish closes a body that was kept open for a try that will not be made.
 func (r *replay) finish() {
 	if r.kind == replayStream && r.stream != nil && r.stream.release() {
 		r.req.Body.Close()
 	}
+}
+
+// An unsaid body is one that the request may have or not. A server of HTTP/3 (quic-go) gives each request without a Content-Length a
+// body of the length -1, and so nearly every GET that a proxy passes on. Who reads it finds out.
+type unsaid struct {
+	io.ReadCloser
+	some bool        // has been read, or is to come by the Content-Length
+	none atomic.Bool // the end came first
+}
+
+func (u *unsaid) Read(p []byte) (int, error) {
+	n, err := u.ReadCloser.Read(p)
+	u.some = u.some || n > 0
+	if err == io.EOF && !u.some {
+		u.none.Store(true)
+	}
+	return n, err
+}
+
+func withoutBody(out *http.Request) {
+	out.Body, out.ContentLength, out.TransferEncoding = http.NoBody, 0, nil
 }
 
 // A streamed body can be taken back from a try that failed without reading it.

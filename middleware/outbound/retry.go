@@ -21,8 +21,9 @@ import (
 //     application, and likely to be the same again. Not a name that does not exist or a certificate that does not fit,
 //     unless [Balance] has another endpoint. Not a request that net/http does not send, for example because of a line
 //     break in a header value;
-//   - the body can be sent again: from GetBody, or from memory if it is at most 64 KiB of known length, or because no
-//     try has read from it;
+//   - the body can be sent again: from GetBody, or from memory if it is at most 64 KiB of known length, because no try
+//     has read from it, or because it turned out to be empty, of which the length was not known (as with nearly every
+//     GET that a proxy gets over HTTP/3);
 //   - the budget of the host allows it: each request adds a tenth of a try, each retry takes one out; the budget begins
 //     at 10 and is at most 100. An outage thus adds 10 % to the load of a host and not a multiple of it. A request
 //     whose first try is answered 503 with Retry-After adds nothing, unless [Balance] has another endpoint: retries

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -166,6 +167,9 @@ func TestO5BodyReplay(t *testing.T) {
 		{"short, of known length", func() (io.Reader, int64) { return io.MultiReader(strings.NewReader("hello")), 5 }, always(503), 2},
 		{"a body that cannot be replayed: too long", func() (io.Reader, int64) { return io.MultiReader(strings.NewReader(long)), int64(len(long)) }, always(503), 1},
 		{"a body that cannot be replayed: of unknown length", func() (io.Reader, int64) { return io.MultiReader(strings.NewReader("hello")), -1 }, always(503), 1},
+		{"of unknown length, and none, as a GET that comes over HTTP/3", func() (io.Reader, int64) { return io.MultiReader(), -1 }, always(503), 2},
+		{"none, against its length", func() (io.Reader, int64) { return io.MultiReader(), 64<<10 + 1 }, always(503), 1},
+		{"of unknown length that breaks off at once", func() (io.Reader, int64) { return iotest.ErrReader(errors.New("reset")), -1 }, always(503), 1},
 		{"long, but nobody has read it", func() (io.Reader, int64) { return io.MultiReader(strings.NewReader(long)), int64(len(long)) }, dial, 2},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
