@@ -113,7 +113,13 @@ func (fl *fill) run() {
 		fl.generation, fl.saves = c.backing.current(fl.asked)
 	}
 	fl.serve()
+	if fl.named != 0 && fl.mode == undecided {
+		fl.settle() // the handler may have to be asked again
+	}
 	if fl.again {
+		if w, ok := find[holdsBack](fl.w); ok && fl.named != 0 {
+			w.WriteHeader(http.StatusOK) // which the next answer may leave unsaid
+		}
 		fl.outer.restore(fl.w.Header())
 		fl.handed, fl.implied, fl.cut = nil, false, false
 		fl.offers, fl.mode, fl.named = nil, undecided, 0

@@ -190,3 +190,54 @@ func TestBackgroundByTheContext(t *testing.T) {
 		})
 	}
 }
+
+// A 304 that is held back until the handler returns is looked at then: where it is about another response than the cache has offered, the handler is asked
+// again without conditions, and the 304 is not what its answer goes out with.
+func TestNotModifiedThatIsHeldBack(t *testing.T) {
+	for _, test := range []struct {
+		name, again string // what the last request asks for
+		handler     func() http.Handler
+		want        string
+	}{
+		{"of what was there before", "Cache-Control: no-cache", func() http.Handler {
+			version := "Mon, 02 Jan 2006 00:00:00 GMT"
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Last-Modified", version)
+				version = "Sun, 01 Jan 2006 00:00:00 GMT"
+				if r.Header.Get("If-Modified-Since") != "" {
+					w.WriteHeader(http.StatusNotModified)
+					return
+				}
+				io.WriteString(w, w.Header().Get("Last-Modified")[:3])
+			})
+		}, "200 Sun"},
+		{"of one of several variants", "X-Device: c", func() http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Vary", "X-Device")
+				if strings.Contains(r.Header.Get("If-None-Match"), ",") {
+					w.WriteHeader(http.StatusNotModified)
+					return
+				}
+				w.Header().Set("Etag", `"`+r.Header.Get("X-Device")+`"`)
+				io.WriteString(w, r.Header.Get("X-Device"))
+			})
+		}, "200 c"},
+	} {
+		for name, around := range map[string]func(http.Handler) http.Handler{
+			"at once":   func(h http.Handler) http.Handler { return h },
+			"held back": func(h http.Handler) http.Handler { return behindHoldsBack(func(*holdsBack) http.Handler { return h }) },
+		} {
+			t.Run(test.name+", "+name, func(t *testing.T) {
+				h := around(cache.New(1 << 20).Handler(test.handler()))
+				get(h, "http://example.com/", "X-Device: a")
+				get(h, "http://example.com/", "X-Device: b")
+				for range 2 {
+					res := get(h, "http://example.com/", test.again)
+					want(t, "response", res.Status[:4]+text(t, res), test.want)
+				}
+			})
+		}
+	}
+}
