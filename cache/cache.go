@@ -641,11 +641,12 @@ func (h *route) stream(w http.ResponseWriter, r *http.Request, f *flight, head *
 	c := h.cache
 	c.count(w, r, Collapsed)
 	hd := w.Header()
+	encoded := encodesOutside(hd)
 	for i := range head.fields {
 		f := field{head.fields[i].name, slices.Clip(head.fields[i].values)}
 		f.put(hd)
 	}
-	if bodyAllowed(head.status) {
+	if bodyAllowed(head.status) && !encoded {
 		hd["Content-Length"] = []string{fmt.Sprint(length)}
 	}
 	hd["Age"] = []string{fmt.Sprint(int64(head.age(time.Now()) / time.Second))}

@@ -770,6 +770,42 @@ func TestCollapsedIsFlushed(t *testing.T) {
 	}
 }
 
+// Who waits for another one's response has no Content-Length of it where a layer outside encodes what he gets, and not what the other one gets.
+func TestCollapsedThroughALayerThatEncodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "max-age=60")
+			http.ServeContent(w, r, "page.txt", time.Time{}, &slowly{strings.NewReader("page")})
+		}))
+		var wg sync.WaitGroup
+		var got []*httptest.ResponseRecorder
+		for _, coding := range []string{"", "gzip", ""} {
+			w := httptest.NewRecorder()
+			if coding != "" {
+				w.Header().Set("Content-Encoding", coding)
+			}
+			got = append(got, w)
+			wg.Go(func() { h.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/x", nil)) })
+			synctest.Wait()
+		}
+		wg.Wait()
+		for i, length := range []string{"4", "", "4"} {
+			name := fmt.Sprint("client ", i)
+			want(t, name, got[i].Body.String(), "page")
+			want(t, name, got[i].Header().Get("Content-Length"), length)
+			want(t, name+" waits for the first", strings.HasSuffix(got[i].Header().Get("Cache-Status"), "collapsed"), i > 0)
+		}
+	})
+}
+
+// slowly takes a second for each read.
+type slowly struct{ io.ReadSeeker }
+
+func (s *slowly) Read(p []byte) (int, error) {
+	time.Sleep(time.Second) // in a synctest bubble
+	return s.ReadSeeker.Read(p)
+}
+
 // Who waits for another request says why, like the other.
 func TestCollapsedSaysWhy(t *testing.T) {
 	for _, test := range []struct {
