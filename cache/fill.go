@@ -851,12 +851,19 @@ func (fl *fill) late() {
 // below: echo does so, as does many a func(w, r) error. So its own header has to say how long it lasts: no option gives it a lifetime, and it says
 // nothing of what is stored.
 func (fl *fill) unsaid() bool {
-	if fl.shed != nil || fl.r.Method == http.MethodHead || fl.have == nil && fl.h.rules.ttl == nil {
+	if fl.shed != nil || fl.have == nil && fl.h.rules.ttl == nil {
 		return false // the last: there is nothing to be kept, and no option that would keep it
+	}
+	h := fl.fields()
+	if fl.r.Method == http.MethodHead {
+		named := canonicalFields(h) // a HEAD has nothing to write, but fields to tell of what a GET would bring
+		if len(named["Etag"]) != 0 || len(named["Last-Modified"]) != 0 || len(named["Content-Length"]) != 0 {
+			return false
+		}
 	}
 	own := *fl.h.rules
 	own.ttl = nil
-	v := own.judge(fl.r, http.StatusOK, fl.fields(), fl.asked, time.Now())
+	v := own.judge(fl.r, http.StatusOK, h, fl.asked, time.Now())
 	return !v.store && (v.reason == "not-fresh" || v.reason == "not-addressed")
 }
 

@@ -96,6 +96,37 @@ func TestErrorAnsweredOutsideKeepsWhatIsStored(t *testing.T) {
 	})
 }
 
+// Nor by one in answer to a HEAD: what is fresh stays so.
+func TestErrorOfAHeadAnsweredOutside(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		field  string // of the answer to the HEAD
+		stored string // how the next GET is answered
+	}{
+		{"nothing said", "", "spillgate; hit; ttl=60"},
+		{"another entity tag", `"2"`, "spillgate; fwd=stale; fwd-status=200; stored"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := answersErrors(cache.New(1<<20), true, func(w http.ResponseWriter, r *http.Request) error {
+				if r.Method == http.MethodHead {
+					if test.field == "" {
+						return errors.New("no database")
+					}
+					w.Header().Set("Etag", test.field)
+					return nil
+				}
+				w.Header().Set("Cache-Control", "max-age=60")
+				w.Header().Set("Etag", `"1"`)
+				io.WriteString(w, "page")
+				return nil
+			})
+			get(h, "http://example.com/")
+			ask(h, "HEAD", "http://example.com/", "Cache-Control: no-cache")
+			want(t, "Cache-Status", get(h, "http://example.com/").Header.Get("Cache-Status"), test.stored)
+		})
+	}
+}
+
 // In the background it is a failure, after which the handler is left alone for a while.
 func TestErrorAnsweredOutsideInTheBackground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
