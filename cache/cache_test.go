@@ -698,6 +698,38 @@ func TestAuthorizationWaitsForWhatIsForAnybody(t *testing.T) {
 	}
 }
 
+// A failure in answer to one of those says nothing of what the others get: it is stored and shared as soon as it is well again.
+func TestAuthorizationAndAFailure(t *testing.T) {
+	for name, fail := range map[string]func(w http.ResponseWriter){
+		"500":                           func(w http.ResponseWriter) { w.WriteHeader(500) },
+		"503":                           func(w http.ResponseWriter) { http.Error(w, "full", 503) },
+		"nothing, and an error outside": func(http.ResponseWriter) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				calls, down := 0, false
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if calls++; down {
+						fail(w)
+						return
+					}
+					w.Header().Set("Cache-Control", "public, max-age=60")
+					io.WriteString(w, "page")
+				}))
+				get(h, "http://example.com/x", "Authorization: a")
+				time.Sleep(2 * time.Minute) // in a synctest bubble
+				down = true
+				get(h, "http://example.com/x", "Authorization: a")
+				down, calls = false, 0
+				for range 5 {
+					want(t, "answer", text(t, get(h, "http://example.com/x", "Authorization: a")), "page")
+				}
+				want(t, "calls", calls, 1)
+			})
+		})
+	}
+}
+
 // Who waits for another one's response and gets it while it is made sees the same header.
 func TestCollapsedHasTheHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -522,7 +522,7 @@ func (fl *fill) pass(reason string, mark bool) {
 		// the handler may have given up because its time was over.
 		fl.markKey()
 		fl.supersede()
-	} else if reason == "authorization" {
+	} else if reason == "authorization" && !passing(fl.status) { // a failure says nothing of the next one here either
 		c.mark(fl.hash^authSalt, fl.asked)
 	}
 	fl.markCookie()
@@ -864,7 +864,7 @@ func (fl *fill) unsaid() bool {
 	own := *fl.h.rules
 	own.ttl = nil
 	v := own.judge(fl.r, http.StatusOK, h, fl.asked, time.Now())
-	return !v.store && (v.reason == "not-fresh" || v.reason == "not-addressed")
+	return !v.store && (v.reason == "not-fresh" || v.reason == "not-addressed" || v.reason == "authorization")
 }
 
 // tellTrailers gives the client's writer the trailers that the handler has set since the header went out.
