@@ -46,6 +46,16 @@
 // Rate: permits and slots are back before the handler begins, and every request is a success. adaptor.HTTPMiddleware of
 // fiber is one. Put the layers around the whole app, Wrap(adaptor.FiberApp(app)), and serve that with net/http.
 //
+// # HTTP/3
+//
+// The layers protect a handler behind a server of HTTP/3 (quic-go) as over HTTP/2. A handler that takes over a stream, as
+// those of WebTransport and of UDP proxying (MASQUE) do, asserts that its ResponseWriter is the server's own. WithSkip as
+// a layer of the stack gives it that; no layer, nor [Stack.Shutdown], then knows of these requests:
+//
+//	Wrap(mux, append(Defaults(), WithSkip(func(r *http.Request) bool {
+//		return r.ProtoMajor == 3 && r.Method == http.MethodConnect
+//	}))...)
+//
 // # Before anything is refused
 //
 // [limiter.WithRateShadow], [limiter.WithShadow] and [breaker.WithShadow] make a layer count what it would refuse,

@@ -663,6 +663,24 @@ func TestRejectionWritesTheUsualAnswer(t *testing.T) {
 	}
 }
 
+// What a stack skips gets the server's own writer: a handler that takes over a stream of HTTP/3 needs it, and no wrapper can have its
+// methods.
+func TestSkippedHasTheWriterOfTheServer(t *testing.T) {
+	layers := append(middleware.Defaults(), middleware.Rate(limiter.NewRate(1, 1)), middleware.BufferBody(9), middleware.Pool(pool.New()),
+		middleware.For("CONNECT /", middleware.Concurrency(limiter.NewConcurrency(1)), middleware.Pool(pool.New())),
+		middleware.WithSkip(func(r *http.Request) bool { return r.Method == http.MethodConnect }))
+	for _, method := range []string{"CONNECT", "GET"} {
+		var got http.ResponseWriter
+		mux := http.NewServeMux()
+		mux.HandleFunc("/session", func(w http.ResponseWriter, _ *http.Request) { got = w })
+		rec := httptest.NewRecorder()
+		middleware.Wrap(mux, layers...).ServeHTTP(rec, httptest.NewRequest(method, "/session", nil))
+		if skipped := method == "CONNECT"; (got == rec) != skipped {
+			t.Errorf("%s: the handler has a %T", method, got)
+		}
+	}
+}
+
 // What a stack skips comes to the layers of another inside it, whatever is between the two.
 func TestSkipIsOfOneStack(t *testing.T) {
 	skip := middleware.WithSkip(func(*http.Request) bool { return true })
