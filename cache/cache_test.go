@@ -1012,6 +1012,28 @@ func TestStaleIsForgottenWhereTheHandlerSaysSo(t *testing.T) {
 	}
 }
 
+// Nor is an older one that the same request selects, since the handler named more in Vary then: it came back in place of what was forgotten.
+func TestOlderVariantDoesNotComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body, vary, control := "old", "Origin", "max-age=3600"
+		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Vary", vary)
+			w.Header().Set("Cache-Control", control)
+			io.WriteString(w, body)
+		}))
+		get(h, "http://example.com/x", "Origin: a")
+		get(h, "http://example.com/x", "Origin: b")
+		body, vary, control = "new", "", "max-age=10"
+		get(h, "http://example.com/x")
+		want(t, "for all", text(t, get(h, "http://example.com/x", "Origin: a")), "new")
+		time.Sleep(15 * time.Second) // in a synctest bubble
+		body, control = "newer, and not for the store", "no-store"
+		for range 2 {
+			want(t, "for one", text(t, get(h, "http://example.com/x", "Origin: a")), body)
+		}
+	})
+}
+
 func TestAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")

@@ -570,11 +570,14 @@ func (fl *fill) markCookie() {
 }
 
 // supersede forgets the stale response that the handler was asked about, once its answer shows that this is
-// not what it would say now (RFC 9111, section 4.3.3): it is not to come back within a window for stale ones.
+// not what it would say now (RFC 9111, section 4.3.3): it is not to come back within a window for stale ones. Nor are older ones
+// that the request selects by another Vary, and that this one has stood before.
 func (fl *fill) supersede() {
 	if fl.have != nil && !fl.spare {
 		fl.gone = true
-		fl.h.cache.store.remove(fl.hash, fl.key, fl.have)
+		fl.h.cache.store.removeMatching(fl.hash, fl.key, func(e *entry) bool {
+			return e == fl.have || e.part == nil && !e.stored.After(fl.have.stored) && e.selects(fl.extra, fl.r.Header)
+		})
 	}
 }
 

@@ -321,11 +321,16 @@ func (s *store) purge(hash uint64, key string, soft bool) int {
 
 // remove takes one variant out, and voids no fill.
 func (s *store) remove(hash uint64, key string, gone *entry) {
+	s.removeMatching(hash, key, func(e *entry) bool { return e == gone })
+}
+
+// removeMatching is remove for the variants that match.
+func (s *store) removeMatching(hash uint64, key string, match func(*entry) bool) {
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if r := sh.peek(hash, key); r != nil {
-		s.dropMatching(sh, r, false, func(_ *resource, e *entry) bool { return e == gone })
+		s.dropMatching(sh, r, false, func(_ *resource, e *entry) bool { return match(e) })
 	}
 }
 
