@@ -262,13 +262,14 @@ func (s *store) put(hash uint64, key string, e, from *entry, since epoch) bool {
 // supersedes reports whether a new variant answers the requests that an old one answered. A part
 // supersedes the parts that it covers, and those of another representation.
 func supersedes(e, old *entry) bool {
-	if e.extra != old.extra || !sameChoice(e, old) {
+	if e.extra != old.extra {
 		return false
 	}
-	if e.part == nil || old.part == nil {
-		return e.part == nil
+	if e.part == nil {
+		return e.chosenFor(old)
 	}
-	return e.etag != old.etag || e.part.first <= old.part.first && e.part.end(e.body) >= old.part.end(old.body)
+	return old.part != nil && sameChoice(e, old) &&
+		(e.etag != old.etag || e.part.first <= old.part.first && e.part.end(e.body) >= old.part.end(old.body))
 }
 
 func (s *store) full() bool {

@@ -117,6 +117,18 @@ func matches(names []string, want []selected, language string, h http.Header) bo
 	return true
 }
 
+// chosenFor reports whether each request that selects an old variant selects this one as well. It does also where the old one depends
+// on more: that would never be sent as long as this one is there, and be the first when that has gone.
+func (e *entry) chosenFor(old *entry) bool {
+	for i, name := range e.vary {
+		j := slices.Index(old.vary, name)
+		if j < 0 || e.chosen[i].norm != old.chosen[j].norm || e.chosen[i].absent != old.chosen[j].absent {
+			return false
+		}
+	}
+	return true
+}
+
 // decodable reports whether a client names each coding of the content in its Accept-Encoding, and needs no dictionary for
 // it (RFC 9842), which another client may have had.
 func (e *entry) decodable(acceptEncoding []string) bool {
