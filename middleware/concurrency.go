@@ -49,6 +49,14 @@ import (
 // they keep coming back. A proxy in front that buffers helps against that, or [BufferBody], which reads the body
 // before the limit is asked.
 //
+// Over HTTP/2 and HTTP/3, the requests of a connection share the room for what has come of their bodies and has not
+// been read yet. The bodies of requests in the queue can fill it, and a request that has a permit then waits for the
+// rest of its own until the queue turns some of them away. So a server that takes uploads has to give a connection room
+// for the bodies of all its requests. For HTTP/2, set MaxReceiveBufferPerConnection of [http.HTTP2Config] to
+// MaxReceiveBufferPerStream times MaxConcurrentStreams: by default, one stream may fill what all have. The config of
+// quic-go has a MaxConnectionReceiveWindow and an InitialConnectionReceiveWindow, a MaxStreamReceiveWindow and
+// MaxIncomingStreams; both windows of a connection have to be that large.
+//
 // While a client does not take what the handler writes, the request gives the permit of an adaptive limit back: once
 // a single write or Flush has waited for 250 ms, and for twenty times as long as work waits for a processor. What the
 // handler does after that is not limited. At most 1,000 requests of a layer are without their permit in this way,

@@ -913,3 +913,37 @@ func TestHandlerIsTimedWhateverIsPassedBy(t *testing.T) {
 		})
 	}
 }
+
+// The bodies of requests in the queue lie in the room that the connection has for all, and by default those with a permit do not get the rest of
+// theirs meanwhile. With room for each stream they do.
+func TestUploadsOfOneConnectionDoNotHoldUpEachOther(t *testing.T) {
+	const size, uploads = 2 << 20, 12
+	l := limiter.NewConcurrency(2, limiter.WithQueue(uploads, time.Hour))
+	srv := httptest.NewUnstartedServer(middleware.Concurrency(l).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+	})))
+	srv.EnableHTTP2 = true
+	srv.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReceiveBufferPerStream: 64 << 10, MaxReceiveBufferPerConnection: 100 * 64 << 10}
+	srv.StartTLS()
+	defer srv.Close()
+	client := srv.Client()
+	upload := func() {
+		resp, err := client.Post(srv.URL, "", strings.NewReader(strings.Repeat("x", size)))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if want := fmt.Sprint(size, nil); string(b) != want || err != nil || resp.ProtoMajor != 2 {
+			t.Errorf("%q, %v, over %s; want %q over HTTP/2", b, err, resp.Proto, want)
+		}
+	}
+	upload() // so that the others use its connection
+	var all sync.WaitGroup
+	for range uploads {
+		all.Go(upload)
+	}
+	all.Wait()
+}

@@ -49,8 +49,9 @@
 // # HTTP/3
 //
 // The layers protect a handler behind a server of HTTP/3 (quic-go) as over HTTP/2. A handler that takes over a stream, as
-// those of WebTransport and of UDP proxying (MASQUE) do, asserts that its ResponseWriter is the server's own. WithSkip as
-// a layer of the stack gives it that; no layer, nor [Stack.Shutdown], then knows of these requests:
+// those of WebTransport and of UDP proxying (MASQUE) do, asks its ResponseWriter for methods with types of quic-go, which
+// no wrapper can have; Unwrap leads to them. Libraries that do not unwrap, such as webtransport-go, panic: WithSkip as a
+// layer of the stack gives them the server's own writer. No layer, nor [Stack.Shutdown], then knows of these requests:
 //
 //	Wrap(mux, append(Defaults(), WithSkip(func(r *http.Request) bool {
 //		return r.ProtoMajor == 3 && r.Method == http.MethodConnect
