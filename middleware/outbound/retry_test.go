@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"net/url"
 	"runtime"
 	"slices"
@@ -903,5 +904,40 @@ func TestO5PostThatHadNoConnectionIsRetried(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A transport takes another connection for a POST that the first one has not carried out: net/http where nothing could be written to it, or
+// HTTP/2 said so, quic-go where its server is about to go. Where that does not come, as the server has gone, nothing was sent.
+func TestO5PostThatHadALostConnectionIsRetried(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		trace func(*httptrace.ClientTrace)
+		tries int64
+	}{
+		{"lost, and no other", func(c *httptrace.ClientTrace) { c.GetConn(""); c.GotConn(httptrace.GotConnInfo{}); c.GetConn("") }, 2},
+		{"lost twice", func(c *httptrace.ClientTrace) {
+			for range 2 {
+				c.GetConn("")
+				c.GotConn(httptrace.GotConnInfo{})
+			}
+		}, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var calls atomic.Int64
+				rt := outbound.New(world{"a.test": counted(&calls, func(req *http.Request) (*http.Response, error) {
+					if calls.Load() > 1 {
+						return answer(200)
+					}
+					tc.trace(httptrace.ContextClientTrace(req.Context()))
+					return nil, errors.New("timeout: no recent network activity")
+				})}, outbound.Retry())
+				do(rt, request(t.Context(), "POST", "http://a.test/", strings.NewReader("body")))
+				if calls.Load() != tc.tries {
+					t.Errorf("%d tries; want %d", calls.Load(), tc.tries)
+				}
+			})
+		})
 	}
 }
