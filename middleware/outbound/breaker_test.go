@@ -748,6 +748,51 @@ func TestO4RequestThatHTTP2CannotSendSaysNothingAboutTheHost(t *testing.T) {
 	}
 }
 
+// These are the errors of http3.Transport in quic-go for what it does not send. Its server takes an extended CONNECT from any client, and a
+// reverse proxy hands it on.
+func TestO4RequestThatHTTP3DoesNotSendSaysNothingAboutTheHost(t *testing.T) {
+	for text, sent := range map[string]bool{
+		"http3: server didn't enable Extended CONNECT":     false,
+		"http3: unsupported protocol scheme: http":         false,
+		"http3: no Host in request URL":                    false,
+		"http3: nil Request.Header":                        false,
+		"http3: parsing frame failed: H3_INTERNAL_ERROR":   true,
+		"http3: invalid response: missing :status field":   true,
+		"http3: too many 1xx informational responses":      true,
+		"timeout: handshake did not complete in time":      true,
+		"INTERNAL_ERROR (remote): server didn't enable it": true,
+	} {
+		t.Run(text, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := group(breaker.WithConsecutiveFailures(2))
+				rt := outbound.New(world{"a.test": failing(errors.New(text))}, outbound.Breaker(g), outbound.Retry(outbound.WithBackoff(0, 0)))
+				do(rt, request(t.Context(), "GET", "https://a.test/", nil))
+				if open, n := g.Get("a.test").State() == breaker.Open, rt.Stats().Retries; open != sent || n > 0 != sent {
+					t.Errorf("open %v after %d retries; want it to be sent: %v", open, n, sent)
+				}
+			})
+		})
+	}
+}
+
+// Through a proxy net/http does not send it, and a closed connection may be all that it says; http3.Transport of quic-go waits for an answer to what
+// it has not sent.
+func TestO4HostThatIsNoneSaysNothingWhateverTheError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, host := range []string{"", "a.test:80", "[::1]:80", "b\u00fccher.test", "a b", "a<b"} {
+			g := group(breaker.WithConsecutiveFailures(2))
+			rt := outbound.New(world{"a.test": failing(io.ErrClosedPipe)}, outbound.Breaker(g), outbound.Retry(outbound.WithBackoff(0, 0)))
+			req := request(t.Context(), "GET", "http://a.test/", nil)
+			req.Host = host
+			do(rt, req)
+			sent := !strings.ContainsAny(host, " <")
+			if open, n := g.Get("a.test").State() == breaker.Open, rt.Stats().Retries; open != sent || n > 0 != sent {
+				t.Errorf("%q: open %v after %d retries; want it to be sent: %v", host, open, n, sent)
+			}
+		}
+	})
+}
+
 // Over HTTP/2 net/http takes any :authority of a client, and a reverse proxy hands it on.
 func TestO4HostThatAProxyCannotTakeSaysNothingAboutTheHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -117,7 +117,7 @@ func malformed(req *http.Request) bool {
 		return true
 	}
 	bare := http.Request{URL: req.URL, Host: req.Host}
-	return bare.Write(io.Discard) != nil
+	return bare.WriteProxy(io.Discard) != nil // which also refuses a host that net/http, without a proxy, sends as none
 }
 
 // misfit reports whether a request has a ContentLength and no body, or one from memory of another length. Any other is watched
@@ -140,7 +140,7 @@ func misfit(req *http.Request) bool {
 	return err == nil && n != req.ContentLength
 }
 
-// unsentTexts are how the errors begin by which net/http refuses what malformed does not see: what HTTP/2 or a proxy
+// unsentTexts are how the errors begin by which net/http and quic-go refuse what malformed does not see: what HTTP/2 or a proxy
 // has no place for or its server would not take, a scheme that it does not speak, a host that cannot be encoded, and none. They have no type either. Of
 // a malformed trailer they tell as well: whoever still reads the body may be setting the trailer.
 var unsentTexts = [...]string{
@@ -148,11 +148,12 @@ var unsentTexts = [...]string{
 	"invalid Upgrade request header", "invalid Connection request header", "invalid Transfer-Encoding request header",
 	"invalid Host header", "http: invalid Host header", "invalid request :path", "request header list larger than peer's advertised limit", "unsupported protocol scheme",
 	"idna: ", "http: no Host in request URL",
+	"server didn't enable Extended CONNECT", "no Host in request URL", "nil Request.Header", // of quic-go
 }
 
 // unsent reports whether err is such an error.
 func unsent(err error) bool {
-	text := strings.TrimPrefix(textOf(err), "http2: ")
+	text := strings.TrimPrefix(strings.TrimPrefix(textOf(err), "http2: "), "http3: ")
 	for _, begin := range unsentTexts {
 		if strings.HasPrefix(text, begin) {
 			return true
