@@ -296,7 +296,8 @@ func (c *Cache) invalidate(asked, destination string, status int, hd http.Header
 	if base, err := url.Parse(asked); err == nil {
 		if u, err := base.Parse(destination); err == nil && destination != "" {
 			// The client says https where a proxy in front of us ends TLS, and we are asked by http.
-			named := string(new(rules).appendURL(nil, base.Scheme == "https", u.Host, u.RequestURI()))
+			host := withoutPort(u.Host, u.Scheme == "https")
+			named := string(new(rules).appendURL(nil, base.Scheme == "https", host, u.RequestURI()))
 			if originOf(named) == origin {
 				c.purge(purge{what: aTarget, names: []string{named}})
 			}

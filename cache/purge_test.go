@@ -324,7 +324,7 @@ func TestDestinations(t *testing.T) {
 		invalidates         bool
 	}{
 		{"MOVE", "http://example.com/y?q=1", 204, true}, {"COPY", "http://example.com/y?q=1", 201, true}, {"MOVE", "/y?q=1", 204, true},
-		{"MOVE", "https://example.com/y?q=1", 204, true}, // TLS ends in front of us
+		{"MOVE", "https://example.com/y?q=1", 204, true}, {"MOVE", "https://example.com:443/y?q=1", 204, true}, // TLS ends in front of us
 		{"MOVE", "http://EXAMPLE.com:80/y?q=1", 204, true},
 		{"MOVE", "http://other.example/y?q=1", 204, false}, {"MOVE", "http://example.com/y", 204, false}, {"MOVE", "http://[/y?q=1", 204, false},
 		{"MOVE", "http://example.com/y?q=1", 412, false}, {"COPY", "", 400, false},
