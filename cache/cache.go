@@ -153,13 +153,17 @@ func (c *Cache) second(now time.Time) int64 { return int64(now.Sub(c.began) / ti
 
 // ServeHTTP answers one request.
 func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c, p := h.cache, h.rules
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		h.serveOther(w, r)
 		return
 	}
 	var stack [512]byte
-	key := p.appendKey(stack[:0], r)
+	h.serveGet(w, r, h.rules.appendKey(stack[:0], r), false)
+}
+
+// serveGet answers a GET or a HEAD whose key is known, and of which it may be known that it has no body and does not bypass the cache.
+func (h *route) serveGet(w http.ResponseWriter, r *http.Request, key []byte, bodiless bool) {
+	c, p := h.cache, h.rules
 	now := clock(w)
 	hash := maphash.Bytes(c.store.seed, key)
 	second := c.second(now)
@@ -168,7 +172,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.passOn(w, r) // whatever else the request says, but for only-if-cached
 		return
 	}
-	if p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
+	if !bodiless && p.bypass != nil && p.bypass(r) || len(p.hosts) != 0 && !p.hosted(r) {
 		h.passOn(w, r)
 		return
 	}
@@ -187,7 +191,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if unsaid {
-		h.serveUnsaid(w, r, cc.onlyIfCached)
+		h.serveUnsaid(w, r, key, cc.onlyIfCached)
 		return
 	}
 	if !cc.onlyIfCached {
@@ -272,7 +276,7 @@ func (h *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // the length -1, and so nearly every GET; net/http does so only where a body follows. What comes first tells, as it does to the
 // Transport of net/http; with nearly all clients, the end has come with the header. If it is the end, the handler gets a request
 // that says so: others may share its run, which goes on when the stream of this body is gone.
-func (h *route) serveUnsaid(w http.ResponseWriter, r *http.Request, onlyIfCached bool) {
+func (h *route) serveUnsaid(w http.ResponseWriter, r *http.Request, key []byte, onlyIfCached bool) {
 	if m, ok := find[interface{ MarkCalled() }](w); ok {
 		m.MarkCalled() // a client may take its time
 	}
@@ -291,7 +295,7 @@ func (h *route) serveUnsaid(w http.ResponseWriter, r *http.Request, onlyIfCached
 		}
 	}
 	inner.Body, inner.ContentLength = http.NoBody, 0
-	h.ServeHTTP(w, inner)
+	h.serveGet(w, inner, key, true)
 }
 
 // begun is the body of a request of which a byte was read.

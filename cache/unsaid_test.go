@@ -87,6 +87,18 @@ func TestLengthUnsaid(t *testing.T) {
 	}
 }
 
+// The functions of the user's are asked once for each request.
+func TestLengthUnsaidAsksOnce(t *testing.T) {
+	asked := [2]int{}
+	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Cache-Control", "max-age=60") })
+	h := cache.New(1<<20, cache.WithBypass(func(*http.Request) bool { asked[0]++; return false })).Handler(page,
+		cache.WithKey(func(r *http.Request) string { asked[1]++; return r.URL.Path }))
+	for i := range 2 {
+		h.ServeHTTP(httptest.NewRecorder(), unsaid(3, strings.NewReader("")))
+		want(t, "asked", asked, [2]int{i + 1, i + 1})
+	}
+}
+
 // ends is a body whose request gets a map of trailers at the end, as that of an HTTP/3 server does.
 type ends struct {
 	io.ReadCloser
