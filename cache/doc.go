@@ -30,9 +30,9 @@
 // other, and removes the offer from a request to the handler whose response others may share. A handler that accepts
 // the offer (golang.org/x/net/http2/h2c) bypasses the cache.
 //
-// A GET or HEAD with a body or trailers is passed through. Over HTTP/3 (quic-go) the header does not say whether there is one: unless
-// the request bypasses the cache anyway, the cache waits until the client has sent the first byte of a body or ended its
-// request. Nearly all clients end it with the header.
+// A GET or HEAD with a body or trailers is passed through. Over HTTP/3 (quic-go) the header does not say whether there is
+// one: unless the request bypasses the cache anyway, the cache waits until the client has sent the first byte of a body
+// or ended its request. Nearly all clients end it with the header.
 //
 // A request with an unsafe method that succeeds removes what is stored under its URL, and under those in Location and
 // Content-Location (RFC 9111, section 4.4). A COPY or MOVE (WebDAV) also removes what is stored under its Destination.

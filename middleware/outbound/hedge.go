@@ -15,10 +15,10 @@ import (
 // [Balance], which sends the second try elsewhere.
 //
 // A request is hedged at most once, under these conditions. It may be carried out twice (as for [Retry]), has no
-// trailer, and its body, if any, has GetBody (one of unknown length that turned out to be empty is none). It has taken longer than 95 % of the latest requests to its host, of
-// which there must have been 50, or longer than [WithHedgeAfter] says. The budget allows it, which is that of [Retry]
-// if that is given. A hedge never waits for a limit. It is not sent to a host whose breaker is open or half-open, nor
-// by a set that has no other endpoint for it.
+// trailer, and its body, if any, has GetBody (one of unknown length that turned out to be empty is none). It has taken
+// longer than 95 % of the latest requests to its host, of which there must have been 50, or longer than
+// [WithHedgeAfter] says. The budget allows it, which is that of [Retry] if that is given. A hedge never waits for a
+// limit. It is not sent to a host whose breaker is open or half-open, nor by a set that has no other endpoint for it.
 //
 // Some requests always take longer than 95 % of those to their host, as reports among pages do. Each of them would be
 // sent twice, as far as the budget goes: use [WithKey] to tell them apart.
