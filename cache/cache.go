@@ -277,9 +277,7 @@ func (h *route) serveGet(w http.ResponseWriter, r *http.Request, key []byte, bod
 // Transport of net/http; with nearly all clients, the end has come with the header. If it is the end, the handler gets a request
 // that says so: others may share its run, which goes on when the stream of this body is gone.
 func (h *route) serveUnsaid(w http.ResponseWriter, r *http.Request, key []byte, onlyIfCached bool) {
-	if m, ok := find[interface{ MarkCalled() }](w); ok {
-		m.MarkCalled() // a client may take its time
-	}
+	markCalled(w) // a client may take its time
 	inner := r.WithContext(r.Context())
 	defer passBack(r, inner)
 	if r.Body != nil {
@@ -334,11 +332,7 @@ func reuses(w http.ResponseWriter, r *http.Request) bool {
 // contexts of package context say what types their values have, down to the first one. One of somebody else's may say anything, hides
 // what is below it, and is not to be printed: that reads what it keeps under a lock.
 func inChi(ctx context.Context) bool {
-	for {
-		f, ok := ctx.(*fillContext)
-		if !ok {
-			break
-		}
+	for f, ok := ctx.(*fillContext); ok; f, ok = ctx.(*fillContext) {
 		ctx = f.client
 	}
 	if _, ok := ctx.(fmt.Stringer); !ok {
@@ -738,7 +732,7 @@ func (fl *fill) mayHideFailure(status int, now time.Time) bool {
 // are, or the last one failed just now.
 func (h *route) revalidate(r *http.Request, hash uint64, key []byte, extra string, res *resource, e *entry, now time.Time) {
 	c := h.cache
-	if int64(now.Sub(c.began)) < e.retry.Load() || !e.busy.CompareAndSwap(false, true) {
+	if !e.busy.CompareAndSwap(false, true) {
 		return
 	}
 	began := false

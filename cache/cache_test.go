@@ -1012,46 +1012,39 @@ func TestStaleIsForgottenWhereTheHandlerSaysSo(t *testing.T) {
 	}
 }
 
-// Nor is an older one, for which the handler named more in Vary: it came back in place of what was forgotten.
+// Nor is an older one that the same request selects, since the handler named other fields in Vary: it came back in place of what was forgotten.
 func TestOlderVariantDoesNotComeBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		body, vary, control := "old", "Origin", "max-age=3600"
-		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Vary", vary)
-			w.Header().Set("Cache-Control", control)
-			io.WriteString(w, body)
-		}))
-		get(h, "http://example.com/x", "Origin: a")
-		get(h, "http://example.com/x", "Origin: b")
-		body, vary, control = "new", "", "max-age=10"
-		get(h, "http://example.com/x")
-		want(t, "for all", text(t, get(h, "http://example.com/x", "Origin: a")), "new")
-		time.Sleep(15 * time.Second) // in a synctest bubble
-		body, control = "newer, and not for the store", "no-store"
-		for _, origin := range []string{"a", "a", "b"} {
-			want(t, "for "+origin, text(t, get(h, "http://example.com/x", "Origin: "+origin)), body)
-		}
-	})
-}
-
-// Nor where each names something else, and both are for the same request.
-func TestOlderVariantByAnotherFieldDoesNotComeBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		body, vary, control := "old", "Origin", "max-age=3600"
-		h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Vary", vary)
-			w.Header().Set("Cache-Control", control)
-			io.WriteString(w, body)
-		}))
-		get(h, "http://example.com/x", "Origin: a", "Accept: text/html")
-		body, vary, control = "new", "Accept", "max-age=10"
-		get(h, "http://example.com/x", "Accept: text/html")
-		time.Sleep(15 * time.Second) // in a synctest bubble
-		body, control = "newer, and not for the store", "no-store"
-		for range 2 {
-			want(t, "for both", text(t, get(h, "http://example.com/x", "Origin: a", "Accept: text/html")), body)
-		}
-	})
+	for _, test := range []struct {
+		name string
+		old  []string // what the requests for the older ones say
+		vary string   // of the newer one, by the Accept of its request
+		ask  []string // what is asked for afterwards
+	}{
+		{"for all", []string{"a", "b"}, "", []string{"a", "a", "b"}},
+		{"by another field", []string{"a"}, "Accept", []string{"a", "a"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				body, vary, control := "old", "Origin", "max-age=3600"
+				h := cache.New(1 << 20).Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Vary", vary)
+					w.Header().Set("Cache-Control", control)
+					io.WriteString(w, body)
+				}))
+				for _, origin := range test.old {
+					get(h, "http://example.com/x", "Accept: text/html", "Origin: "+origin)
+				}
+				body, vary, control = "new", test.vary, "max-age=10"
+				get(h, "http://example.com/x", "Accept: text/html")
+				want(t, "the newer one", text(t, get(h, "http://example.com/x", "Accept: text/html", "Origin: a")), "new")
+				time.Sleep(15 * time.Second) // in a synctest bubble
+				body, control = "newer, and not for the store", "no-store"
+				for _, origin := range test.ask {
+					want(t, "for "+origin, text(t, get(h, "http://example.com/x", "Accept: text/html", "Origin: "+origin)), body)
+				}
+			})
+		})
+	}
 }
 
 func TestAllocations(t *testing.T) {

@@ -113,9 +113,6 @@ func (fl *fill) run() {
 		fl.generation, fl.saves = c.backing.current(fl.asked)
 	}
 	fl.serve()
-	if fl.named != 0 && fl.mode == undecided {
-		fl.settle() // the handler may have to be asked again
-	}
 	if fl.again {
 		if w, ok := find[holdsBack](fl.w); ok && fl.named != 0 {
 			w.WriteHeader(http.StatusOK) // which the next answer may leave unsaid
@@ -172,9 +169,12 @@ func (fl *fill) serve() {
 	w, f := wrap(fl, fl.w), Fill{fl}
 	if g := fl.h.gate; g != nil {
 		g.ServeFill(w, fl.r, f)
-		return
+	} else {
+		fl.h.next.ServeHTTP(w, f.Request())
 	}
-	fl.h.next.ServeHTTP(w, f.Request())
+	if fl.named != 0 && fl.mode == undecided {
+		fl.settle() // a status that was held back: the handler may have to be asked again
+	}
 }
 
 // request is what the handler gets: the client's request, with our conditions where there is
@@ -816,13 +816,13 @@ func (fl *fill) end(o outcome, e *entry, unwell bool) {
 
 // finish does what remains when the handler has returned.
 func (fl *fill) finish() {
-	unwritten := fl.mode == undecided && fl.named == 0
+	unwritten := fl.mode == undecided
 	switch {
 	case unwritten && fl.unsaid():
 		fl.status, fl.implied, fl.spare = http.StatusOK, true, true
 		fl.pass("unwritten", false)
-	case fl.mode == undecided:
-		fl.settle()
+	case unwritten:
+		fl.decideImplied()
 	}
 	switch fl.mode {
 	case recording:

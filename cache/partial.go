@@ -246,7 +246,5 @@ func joined(a, b []string) []string {
 }
 
 func sameChoice(a, b *entry) bool {
-	return slices.Equal(a.vary, b.vary) && slices.EqualFunc(a.chosen, b.chosen, func(a, b selected) bool {
-		return a.norm == b.norm && a.absent == b.absent
-	})
+	return len(a.vary) == len(b.vary) && a.chosenFor(b)
 }

@@ -294,23 +294,19 @@ func (c *Cache) invalidate(asked, destination string, status int, hd http.Header
 	origin := originOf(asked)
 	c.purge(purge{what: aTarget, names: []string{asked}})
 	if base, err := url.Parse(asked); err == nil {
-		if u, err := base.Parse(destination); err == nil && destination != "" {
-			// The client says https where a proxy in front of us ends TLS, and we are asked by http.
-			host := withoutPort(u.Host, u.Scheme == "https")
-			named := string(new(rules).appendURL(nil, base.Scheme == "https", host, u.RequestURI()))
+		also := func(u *url.URL, scheme string) {
+			named := string(new(rules).appendURL(nil, scheme == "https", withoutPort(u.Host, u.Scheme == "https"), u.RequestURI()))
 			if originOf(named) == origin {
 				c.purge(purge{what: aTarget, names: []string{named}})
 			}
 		}
+		if u, err := base.Parse(destination); err == nil && destination != "" {
+			also(u, base.Scheme) // the client says https where a proxy in front of us ends TLS, and we are asked by http
+		}
 		for _, name := range [...]string{"Location", "Content-Location"} {
 			for _, v := range hd[name] {
-				u, err := base.Parse(v)
-				if err != nil {
-					continue
-				}
-				named := string(new(rules).appendURL(nil, u.Scheme == "https", u.Host, u.RequestURI()))
-				if originOf(named) == origin {
-					c.purge(purge{what: aTarget, names: []string{named}})
+				if u, err := base.Parse(v); err == nil {
+					also(u, u.Scheme)
 				}
 			}
 		}

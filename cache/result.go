@@ -88,6 +88,10 @@ func (h *route) calls(w http.ResponseWriter) {
 	if !h.rules.asks() && h.cache.trace.Served == nil {
 		return
 	}
+	markCalled(w)
+}
+
+func markCalled(w http.ResponseWriter) {
 	if m, ok := find[interface{ MarkCalled() }](w); ok {
 		m.MarkCalled()
 	}

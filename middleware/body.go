@@ -35,20 +35,17 @@ func (rec *recorder) watchBody(r *http.Request) *http.Request {
 
 // passed returns a copy of r with another context, to be passed on in its place.
 func passed(r *http.Request, ctx context.Context) *http.Request {
-	if r.ContentLength < 0 && r.Trailer == nil {
+	http3 := r.ProtoMajor == 3 && r.Body != nil && r.Body != http.NoBody && r.Method != http.MethodConnect
+	if r.Trailer == nil && (r.ContentLength < 0 || http3) {
 		r.Trailer = make(http.Header) // net/http puts trailers that were not announced into its own request: they have the map in common
 	}
-	if r.ProtoMajor != 3 || r.Body == nil || r.Body == http.NoBody || r.Method == http.MethodConnect {
-		return r.WithContext(ctx)
-	}
-	if r.Trailer == nil {
-		r.Trailer = make(http.Header)
-	}
 	inner := r.WithContext(ctx)
-	switch r.Body.(type) {
-	case *sealed, *body, *buffered: // the copy that it was made for has this map
-	default:
-		inner.Body = &sealed{r.Body, r, inner.Trailer}
+	if http3 {
+		switch r.Body.(type) {
+		case *sealed, *body, *buffered: // the copy that it was made for has this map
+		default:
+			inner.Body = &sealed{r.Body, r, inner.Trailer}
+		}
 	}
 	return inner
 }
