@@ -71,7 +71,9 @@ type concCount struct {
 }
 
 // flight is how many are in flight.
-func (t *concCount) flight(c *Concurrency) int64 { return t.arrivals - t.knocks + c.granted - t.ended }
+func (t *concCount) flight(c *Concurrency) int64 {
+	return t.arrivals - t.knocks + c.granted - t.ended - c.paused.Load()
+}
 
 // concTimes counts successes by their time in service, ns.
 type concTimes [timesCells]struct{ n, sum atomic.Int64 }

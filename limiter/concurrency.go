@@ -61,12 +61,12 @@ type concSlot struct {
 	coming  bool  // counted in adaptive.coming
 	late    bool  // something has come between Acquire and the work
 	nth     uint8 // of the requests that an adaptive one admitted, about
-	weight  int64
+	weight  int64 // less than 0 while what it holds is others'
 	start   time.Duration
 	client  *queueClient  // whom to charge; nil for work that did not wait
 	cost    time.Duration // what Charge was told
 	guess   float32       // what the client was charged to begin with
-	lag     float32       // from start until the work began, ns
+	lag     float32       // from start until the work began, ns; where lags is 0, how long it was at work before start
 }
 
 var (
@@ -98,7 +98,7 @@ type concCell struct {
 //
 // The limit is fixed ([NewConcurrency]) or found by experiment ([NewAdaptive]). Both can be changed at run time. Work
 // in flight never weighs more than the limit, except for work that was admitted before the limit was lowered, and
-// work that paused and goes on ([Concurrency.Give]).
+// work that paused and goes on ([Permit.Resume], [Concurrency.Give]).
 //
 // Taking a permit when there is room costs one atomic add on shared memory and allocates nothing. No lock is held
 // while a hook of the caller runs. A Concurrency has no goroutine and need not be closed. The zero value does not
@@ -107,7 +107,8 @@ type Concurrency struct {
 	state  atomic.Int64 // weight in flight, and concWaiting
 	idleAt atomic.Int64 // of an adaptive one: since when nothing is in flight; 0 is something is
 	idle   atomic.Int64 // and for how long nothing was before that, in all
-	_      [40]byte
+	paused atomic.Int64 // and how many permits are paused
+	_      [32]byte
 	limit  atomic.Int64
 	adapt  *adaptive // nil: the limit is fixed
 	cells  []concCell
@@ -440,7 +441,7 @@ func (c *Concurrency) wouldShed(over int64) error {
 
 func (c *Concurrency) newSlot(weight int64, now time.Duration) *concSlot {
 	s := concSlots.Get().(*concSlot)
-	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.coming, s.late = c, weight, now, nil, false, 0, false, false
+	s.c, s.weight, s.start, s.client, s.charged, s.lags, s.lag, s.coming, s.late = c, weight, now, nil, false, 0, 0, false, false
 	index := c.index(s)
 	if c.adapt == nil {
 		c.cells[index].admitted.Add(1)
@@ -536,6 +537,10 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	weight, client, born, start := s.weight, s.client, s.born, s.start
 	took := max(now-start, 0)
 	lag, lags := int64(s.lag), int64(s.lags)
+	paused := weight < 0
+	if paused {
+		weight, took = -weight, 0
+	}
 	var cost, guess float64
 	charged := s.charged
 	if client != nil {
@@ -548,7 +553,14 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 	concSlots.Put(s)
 	due, turn := false, false
 	if a := c.adapt; a != nil {
-		a.ends(index, born, start)
+		if paused {
+			c.paused.Add(-1)
+		} else {
+			a.ends(index, born, start)
+		}
+		if lags == 0 {
+			took += time.Duration(lag)
+		}
 		if o == Success {
 			a.cells[index].add(int64(took))
 			u := uint64(min(took, time.Minute)) >> 10
@@ -567,11 +579,14 @@ func (c *Concurrency) release(s *concSlot, o Outcome, now time.Duration) (woken 
 		due = int64(now) >= a.next.Load() && a.lacks.Add(-1) <= 0
 		turn = int64(now) >= a.tick.Load()
 	}
-	left := c.state.Add(-weight)
-	if left == 0 && c.adapt != nil {
-		c.rests(now)
+	waiting := false
+	if !paused {
+		left := c.state.Add(-weight)
+		if left == 0 && c.adapt != nil {
+			c.rests(now)
+		}
+		waiting = left&concWaiting != 0
 	}
-	waiting := left&concWaiting != 0
 	if !waiting && client == nil {
 		// A window that is due can wait for the next release if somebody else is at it.
 		if !due && !turn || !c.mu.TryLock() {
@@ -707,13 +722,7 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	w = c.waiter()
 	w.level, w.weight, w.size, w.entered, w.arrived, w.latest = level, weight, size, now, c.arrival(r, now), latest
 	c.line.push(w, client)
-	if c.state.Load()&concWaiting == 0 {
-		if float64(now-c.lastGrant) > c.gap*float64(size) {
-			c.gaps = 0 // nobody waited for as long as it was thought to take until there is room for w: that was another time
-		}
-		c.lastGrant = now
-		c.state.Add(concWaiting)
-	}
+	c.awaited(w, now)
 	if c.line.n-c.line.kept > c.places {
 		v := c.line.victim(client)
 		if v == w {
@@ -727,6 +736,18 @@ func (c *Concurrency) enter(r *Request, now, latest time.Duration, done error) (
 	// A permit may have come back before the line was seen to have somebody in it.
 	woken = concJoin(c.dispatch(now), woken)
 	return w, Permit{}, woken, nil
+}
+
+// awaited sets the sign that somebody waits when w has joined the line. The lock is held.
+func (c *Concurrency) awaited(w *queueWaiter, now time.Duration) {
+	if c.state.Load()&concWaiting != 0 {
+		return
+	}
+	if float64(now-c.lastGrant) > c.gap*float64(w.size) {
+		c.gaps = 0 // nobody waited for as long as it was thought to take until there is room for w: that was another time
+	}
+	c.lastGrant = now
+	c.state.Add(concWaiting)
 }
 
 // waiter returns a waiter to fill in. The lock is held.
@@ -769,9 +790,7 @@ func (c *Concurrency) park(ctx context.Context, w *queueWaiter, vain <-chan time
 			c.line.remove(w)
 			c.left++
 			if s := w.kept; s != nil {
-				c.cell(s).done[Ignored].Add(1)
-				s.c = nil
-				concSlots.Put(s)
+				c.forget(s)
 			}
 			c.recycle(w)
 			// With the one that held its place open gone, there may be room for the next.
@@ -864,18 +883,21 @@ func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
 		return false
 	}
 	gap := float64(max(now-c.lastGrant, 0)) / float64(weight)
-	c.lastGrant = now
 	c.gaps = min(c.gaps+1, 32)
 	c.gap += (gap - c.gap) / float64(c.gaps)
 	c.gapOff += (math.Abs(gap-c.gap) - c.gapOff) / float64(c.gaps)
+	c.hand(w, weight, now)
+	return true
+}
+
+// hand gives w, which is in the line, a permit of a weight that has been taken for it. The lock is held.
+func (c *Concurrency) hand(w *queueWaiter, weight int64, now time.Duration) {
+	c.lastGrant = now
 	client := w.client
 	c.line.remove(w)
 	s := w.kept
 	if s != nil {
-		s.weight, s.start, s.charged, s.lags = weight, now, false, 0
-		if c.adapt != nil {
-			c.adapt.resumes(c.index(s), s)
-		}
+		c.goesOn(s, weight, now)
 	} else {
 		s = c.newSlot(weight, now)
 		c.granted++
@@ -887,7 +909,6 @@ func (c *Concurrency) grant(w *queueWaiter, now time.Duration) bool {
 	s.client, s.cost, s.guess = client, 0, float32(float64(weight)*max(c.service, 1))
 	c.line.serve(client, float64(s.guess))
 	w.slot = s
-	return true
 }
 
 // settled takes the sign away that somebody waits.

@@ -78,6 +78,12 @@ func concCheckDone(t *testing.T, c *Concurrency) {
 	if c.adapt != nil && c.adapt.coming.Load() != 0 {
 		t.Errorf("%d are on their way for ever", c.adapt.coming.Load())
 	}
+	if c.adapt != nil {
+		n := c.adapt.counts(c, time.Since(c.base))
+		if c.paused.Load() != 0 || n.flight(c) != 0 {
+			t.Errorf("%d are paused and %d in flight for ever", c.paused.Load(), n.flight(c))
+		}
+	}
 }
 
 // Whatever comes, waits, yields, leaves and changes the limit: the invariants hold after each step.
@@ -123,6 +129,7 @@ func concRandom(t *testing.T, rng *rand.Rand) {
 				time.AfterFunc(upTo(20), cancel)
 			}
 			hold, yields, o, try := upTo(10), rng.IntN(3), Outcome(rng.IntN(5)), rng.IntN(5) == 0
+			pauses, away, back := rng.IntN(3) == 0, upTo(10), rng.IntN(4) != 0
 			wg.Go(func() {
 				defer cancel()
 				var p Permit
@@ -152,6 +159,18 @@ func concRandom(t *testing.T, rng *rand.Rand) {
 					p.Charge(hold)
 				}
 				time.Sleep(hold) // in a synctest bubble
+				if pauses {
+					old := p
+					p = p.Pause().Pause()
+					time.Sleep(away) // in a synctest bubble
+					if back {
+						if p, _ = p.Resume(ctx, r); p != (Permit{}) {
+							p, _ = p.Resume(ctx, r)
+						}
+						time.Sleep(hold) // in a synctest bubble
+					}
+					old.Release(o)
+				}
 				p.Release(o)
 				p.Release(o)
 			})
@@ -262,6 +281,11 @@ func TestConcurrencyStress(t *testing.T) {
 						if err == nil && rng.IntN(3) == 0 {
 							work(p)
 							p, err = p.Yield(ctx, r)
+						}
+						if err == nil && rng.IntN(3) == 0 {
+							p = p.Pause()
+							runtime.Gosched()
+							p, err = p.Resume(ctx, r)
 						}
 						if err == nil {
 							work(p)

@@ -18,7 +18,7 @@ import (
 // came back.
 //
 // If nobody more urgent is next, Yield returns p. While nobody waits at all, that costs two loads of memory. A permit
-// that is released, or the zero Permit, is returned as it is.
+// that is released or paused, or the zero Permit, is returned as it is.
 func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 	s := p.slot
 	if s == nil || s.gen.Load() != p.gen {
@@ -32,7 +32,7 @@ func (p Permit) Yield(ctx context.Context, r Request) (Permit, error) {
 	arrived := c.arrival(&r, now)
 	c.mu.Lock()
 	woken := c.dispatch(now) // who is past its time is no reason to stand back
-	if !c.line.urgent(queueLevel(r.Priority), arrived) || !s.gen.CompareAndSwap(p.gen, p.gen+1) {
+	if s.weight < 0 || !c.line.urgent(queueLevel(r.Priority), arrived) || !s.gen.CompareAndSwap(p.gen, p.gen+1) {
 		c.mu.Unlock()
 		concWake(woken)
 		return p, nil
@@ -53,9 +53,8 @@ func (c *Concurrency) standBack(s *concSlot, r *Request, arrived, now time.Durat
 	if c.adapt != nil {
 		c.adapt.ends(c.index(s), s.born, s.start)
 	}
-	w = c.waiter()
-	w.level, w.weight, w.entered, w.arrived, w.latest, w.kept = queueLevel(r.Priority), concWeight(r), now, arrived, 0, s
-	w.size = min(w.weight, c.limit.Load())
+	s.lag = 0 // it begins anew
+	w = c.standing(s, r, arrived, now)
 	client := c.line.clientFor(r.Client)
 	head := c.line.head()
 	c.state.Add(-s.weight)
@@ -67,4 +66,36 @@ func (c *Concurrency) standBack(s *concSlot, r *Request, arrived, now time.Durat
 	}
 	c.line.push(w, client)
 	return w, concJoin(c.dispatch(now), woken)
+}
+
+// standing returns a waiter that stands for the permit in s. The lock is held.
+func (c *Concurrency) standing(s *concSlot, r *Request, arrived, now time.Duration) *queueWaiter {
+	w := c.waiter()
+	w.level, w.weight, w.entered, w.arrived, w.latest, w.kept = queueLevel(r.Priority), concWeight(r), now, arrived, 0, s
+	w.size = min(w.weight, c.limit.Load())
+	return w
+}
+
+// goesOn says that the permit in s, which stood back or was paused, holds that weight from now on.
+func (c *Concurrency) goesOn(s *concSlot, weight int64, now time.Duration) {
+	if a := c.adapt; a != nil {
+		if s.weight < 0 {
+			c.paused.Add(-1)
+		}
+		a.resumes(c.index(s), s)
+		if c.idleAt.Load() != 0 {
+			c.busy(now)
+		}
+	}
+	s.weight, s.start, s.charged, s.lags = weight, now, false, 0
+}
+
+// forget ends a permit that holds nothing and does not get it back.
+func (c *Concurrency) forget(s *concSlot) {
+	c.cell(s).done[Ignored].Add(1)
+	if c.adapt != nil && s.weight < 0 {
+		c.paused.Add(-1)
+	}
+	s.c = nil
+	concSlots.Put(s)
 }

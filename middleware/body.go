@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+
+	"github.com/spillgate/spillgate/limiter"
 )
 
 // body is the body of a request whose recorder wants to know whether the client is to blame if a handler cannot read it: over
@@ -15,6 +17,7 @@ import (
 type body struct {
 	io.ReadCloser
 	rec    *recorder
+	wait   *bodyWait   // for it, with the permit of a limit
 	closed atomic.Bool // by the handler: what a Read returns then says nothing
 }
 
@@ -86,7 +89,9 @@ func passBack(r, inner *http.Request) {
 }
 
 func (b *body) Read(p []byte) (int, error) {
+	b.wait.begins()
 	n, err := b.ReadCloser.Read(p)
+	b.wait.ended(n)
 	if err != nil && err != io.EOF && !b.closed.Load() && !errors.Is(err, http.ErrBodyReadAfterClose) {
 		b.rec.marks.Or(badBody)
 	}
@@ -96,4 +101,18 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) Close() error {
 	b.closed.Store(true)
 	return b.ReadCloser.Close()
+}
+
+// awaits returns from with a place for the permit while a Read of the body of inner waits.
+func (b *body) awaits(inner *http.Request, from *permitSource, p limiter.Permit, r limiter.Request) *permitSource {
+	x := new(struct {
+		clientWait
+		bodyWait
+	})
+	w := &x.clientWait
+	w.permitSource, w.permit, w.body = *from, p, &x.bodyWait
+	w.permitSource.wait = w
+	x.bodyWait = bodyWait{wait: w, ctx: inner.Context(), request: r, outer: b.wait, left: inner.ContentLength}
+	b.wait = &x.bodyWait
+	return &w.permitSource
 }

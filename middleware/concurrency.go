@@ -210,7 +210,7 @@ func (h *concurrencyHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rec.goesOn(waits)
-	h.admitted(w, r, rec, permit, req.Arrived)
+	h.admitted(w, r, rec, permit, req)
 }
 
 // ServeFill implements [cache.Gate]: what the cache inside which h is has no answer for needs a recorder
@@ -239,7 +239,7 @@ func (h *concurrencyHandler) ServeFill(w http.ResponseWriter, r *http.Request, f
 		h.rejecter.reject(w, f.Request(), rec, err, retryAfterOf(err), "", reducedCapacity)
 		return
 	}
-	h.admitted(w, f.Request(), rec, permit, req.Arrived)
+	h.admitted(w, f.Request(), rec, permit, req)
 }
 
 // request is what the limiter is asked for, but for when it arrived: that is read when the functions of the user's have returned, which may have taken
@@ -258,7 +258,7 @@ func (h *concurrencyHandler) request(r *http.Request) (req limiter.Request) {
 }
 
 // admitted passes on a request that has a permit.
-func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, rec *recorder, permit limiter.Permit, arrived time.Time) {
+func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, rec *recorder, permit limiter.Permit, req limiter.Request) {
 	rec.fresh = rec.fresh && permit.AtOnce() && !h.asks
 	finished := false
 	defer func() {
@@ -269,16 +269,20 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 		if h.adaptive || rec.fresh {
 			now = rec.now()
 		}
-		defer permit.ReleaseAt(concurrencyOutcome(r, rec, finished), now)
-		rec.holds.dropPermit(permit)
+		held, outcome := permit, concurrencyOutcome(r, rec, finished)
+		defer func() { held.ReleaseAt(outcome, now) }()
+		held = rec.holds.dropPermit(permit)
 	}()
 	from := &h.usual
 	if h.config.long != nil && h.config.long(r) {
 		from = &h.long
 	}
-	rec.holds.addPermit(permitHold{from, permit})
-	h.traceAdmitted(r, rec, "concurrency", arrived)
 	inner := rec.watchBody(r)
+	if b, ok := inner.Body.(*body); ok && h.adaptive {
+		from = b.awaits(inner, from, permit, req)
+	}
+	rec.holds.addPermit(permitHold{from, permit})
+	h.traceAdmitted(r, rec, "concurrency", req.Arrived)
 	if rec.holds.call.request == nil {
 		rec.holds.call.request = inner
 	}
@@ -292,11 +296,10 @@ func (h *concurrencyHandler) becameLong(rec *recorder, x *permitHold, k streamKi
 		if !h.adaptive {
 			return // the user's number: it bounds whatever is inside
 		}
-		x.permit.ReleaseAt(limiter.Ignored, rec.now()) // the work is still to come
+		x.drop().ReleaseAt(limiter.Ignored, rec.now()) // the work is still to come
 	} else {
-		x.permit.Release(answerOutcome(rec)) // the limiter reads the clock
+		x.drop().Release(answerOutcome(rec)) // the limiter reads the clock
 	}
-	x.drop()
 }
 
 // concurrencyOutcome is what the request was to the limiter. What is a failure to a breaker is none of the throughput either: work

@@ -18,3 +18,6 @@ func BufferedRoom(body io.ReadCloser, n int, length int64) int {
 // Patience is how long a write waits for the client before the permit is given back, or the slot, and SlowPlaces how many requests may be without a
 // permit so.
 const Patience, SlotPatience, SlowPlaces = patience, slotPatience, slowPlaces
+
+// BodyPatience is how long a Read waits for the body before others have the permit, and BodySlow the same from the second time on.
+const BodyPatience, BodySlow = bodyPatience, bodySlow

@@ -26,13 +26,14 @@ type permitHold struct {
 	permit limiter.Permit
 }
 
-// drop forgets the permit.
-func (x *permitHold) drop() {
-	from := x.from
+// drop forgets the permit, and returns what it has become.
+func (x *permitHold) drop() limiter.Permit {
+	from, p := x.from, x.permit
 	*x = permitHold{}
 	if from != nil && from.wait != nil {
-		from.wait.close()
+		return from.wait.close()
 	}
+	return p
 }
 
 // timed says that it is given back while the client does not read.
@@ -42,8 +43,8 @@ func (x *permitHold) timed() bool { return x.from != nil && (x.from.slow != nil 
 // stack is one, too, with a permit that is none.
 type permitSource struct {
 	l          *limiter.Concurrency
-	slow       *places     // it is given back while the client does not read, if one of these is free; nil: it is not
-	wait       *clientWait // of the request, in a copy of its own once it has written something that may wait
+	slow       *places     // it is given back while the client does not read or send, if one of these is free; nil: it is not
+	wait       *clientWait // of the request, in a copy of its own if it has a body, or has written something that may wait
 	becameLong func(rec *recorder, x *permitHold, k streamKind)
 }
 
@@ -61,14 +62,14 @@ func (h *holds) addPermit(x permitHold) {
 	h.permit = x
 }
 
-// dropPermit forgets a permit that is given back.
-func (h *holds) dropPermit(p limiter.Permit) {
+// dropPermit forgets a permit that is given back, and returns what it has become.
+func (h *holds) dropPermit(p limiter.Permit) limiter.Permit {
 	for ; h != nil; h = h.more {
 		if h.permit.permit == p {
-			h.permit.drop()
-			return
+			return h.permit.drop()
 		}
 	}
+	return p
 }
 
 // hasPermit says that the request, or the one for which this is a fill of the cache, has a permit of l.

@@ -33,6 +33,7 @@ type clientWait struct {
 	permitSource // in place of the one that all requests have in common
 	permit       limiter.Permit
 	slot         pool.Slot // where there is no permit
+	body         *bodyWait // of a request that has one
 	timer        *time.Timer
 
 	mu      sync.Mutex
@@ -136,6 +137,9 @@ func (w *clientWait) give() bool {
 		w.paused = w.slot.Pause()
 		return w.paused
 	}
+	if b := w.body; b != nil && b.paused {
+		return false // others have it already
+	}
 	return w.slow.take("")
 }
 
@@ -157,33 +161,40 @@ func (w *clientWait) tick() {
 	}
 	given := make(chan struct{})
 	w.given = given
-	o := w.outcome
+	p, o := w.permit, w.outcome
 	w.mu.Unlock()
 	defer close(given)
 	defer func() { w.died = recover() }()
-	w.permit.Release(o)
+	p.Release(o)
 }
 
-// close is called when the request has ended, or is long-lived.
-func (w *clientWait) close() {
+// close is called when the request has ended, or is long-lived. It returns the permit, which may be paused.
+func (w *clientWait) close() (p limiter.Permit) {
 	w.mu.Lock()
+	p = w.permit
 	given := w.given
 	if w.over {
 		given = nil
+	} else if b := w.body; b != nil && b.paused {
+		w.slow.leave("")
 	}
 	w.over = true
 	if w.timer != nil {
 		w.timer.Stop()
 	}
+	if w.body != nil && w.body.timer != nil {
+		w.body.timer.Stop()
+	}
 	w.mu.Unlock()
 	if given == nil {
-		return
+		return p
 	}
 	<-given // a hook belongs to the request, which has not ended before it has returned
 	w.slow.leave("")
 	if w.died != nil {
 		panic(w.died)
 	}
+	return p
 }
 
 // fetching is a source that is copied to the client, of which a Read may take any time: that is no wait for the client.

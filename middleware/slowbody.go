@@ -1,0 +1,122 @@
+package middleware
+
+import (
+	"context"
+	"runtime"
+	"time"
+
+	"github.com/spillgate/spillgate/limiter"
+)
+
+const (
+	// bodyPatience is how long a Read waits for the body before others have the permit meanwhile: longer than it takes the rest of what a client sent at
+	// once to come, and so short that few clients who send slowly hold a permit at a time.
+	bodyPatience = 10 * time.Millisecond
+	// bodySlow is the same once the request has waited so long: it will again, and holds up what waits for room in its connection.
+	bodySlow = time.Millisecond
+)
+
+// bodyWait gives the permit of a request to others while a Read waits for the body. It is taken again before the Read returns, in the
+// queue: all of the work may still be to come. It may be used on another goroutine than that of the handler.
+type bodyWait struct {
+	wait    *clientWait // with the lock
+	ctx     context.Context
+	request limiter.Request
+	timer   *time.Timer
+	outer   *bodyWait // of a limit outside
+
+	left   int64     // of the body is to come; less than 0 is not known
+	since  time.Time // when the Read that is under way began; zero if none is
+	due    time.Time // of the timer
+	slow   bool
+	paused bool // the permit; until it has been taken again
+}
+
+// begins is called before a Read that may wait.
+func (x *bodyWait) begins() {
+	if x == nil {
+		return
+	}
+	now := time.Now()
+	for ; x != nil; x = x.outer {
+		x.begin(now)
+	}
+}
+
+func (x *bodyWait) begin(now time.Time) {
+	w := x.wait
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.given != nil || w.over || x.paused || x.left == 0 {
+		return
+	}
+	d := x.patience()
+	x.since, x.due = now, now.Add(d)
+	if x.timer == nil {
+		x.timer = time.AfterFunc(d, x.tick)
+	} else {
+		x.timer.Reset(d)
+	}
+}
+
+func (x *bodyWait) patience() time.Duration {
+	if x.slow {
+		return bodySlow
+	}
+	return bodyPatience
+}
+
+// tick runs on the timer's goroutine.
+func (x *bodyWait) tick() {
+	runtime.Gosched() // as in clientWait
+	w := x.wait
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	late := now.Sub(x.due)
+	if w.given != nil || w.over || x.paused || x.since.IsZero() || late < 0 {
+		return
+	}
+	if now.Sub(x.since) < rounds*late || !w.slow.take("") {
+		x.due = now.Add(x.patience())
+		x.timer.Reset(x.patience())
+		return
+	}
+	x.slow, x.paused = true, true
+	w.permit = w.permit.Pause()
+}
+
+// ended is called after a Read of n bytes.
+func (x *bodyWait) ended(n int) {
+	if x != nil {
+		x.outer.ended(n)
+		x.end(n)
+	}
+}
+
+func (x *bodyWait) end(n int) {
+	w := x.wait
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if x.timer != nil {
+		x.timer.Stop()
+	}
+	if x.left > 0 {
+		x.left = max(x.left-int64(n), 0)
+	}
+	x.since = time.Time{}
+	p := w.permit
+	if !x.paused || p == (limiter.Permit{}) {
+		return // it is not, or another Read is taking it
+	}
+	w.permit = limiter.Permit{}
+	w.mu.Unlock()
+	p, _ = p.Resume(x.ctx, x.request) // there is none for a request that has ended
+	w.mu.Lock()
+	if x.paused = false; w.over {
+		p.Release(limiter.Ignored)
+	} else {
+		w.permit = p
+		w.slow.leave("")
+	}
+}
