@@ -6,11 +6,13 @@ import (
 )
 
 // A resumed permit is waited for until nobody else was granted one for pauseGaps times as long as it usually takes: those that have the permits then
-// wait for something themselves, perhaps for what the resumed work holds. pauseLeast and pauseMost bound that time.
+// wait for something themselves, perhaps for what the resumed work holds. pauseLeast and pauseMost bound that time, and it is pauseUnknown where it
+// is not known what is usual.
 const (
-	pauseGaps  = 10
-	pauseLeast = 250 * time.Millisecond
-	pauseMost  = 5 * time.Second
+	pauseGaps    = 10
+	pauseLeast   = 250 * time.Millisecond
+	pauseUnknown = 5 * time.Second
+	pauseMost    = time.Minute
 )
 
 // Pause gives what p holds to others while its work waits for something that takes nothing of what is limited, such
@@ -77,7 +79,8 @@ func (s *concSlot) rest(now time.Duration) {
 // beginning; while the newest request is served first, it is the next of its client. Its place is none of those that
 // [WithQueue] bounds, and it is neither refused nor sent away. But those that have the permits may wait for something
 // that this work holds, such as a lock or a connection. So if nobody is granted a permit for ten times as long as that
-// usually takes, and for 250 ms at least and 5 s at most, Resume returns with one that goes beyond the limit.
+// usually takes, Resume returns with one that goes beyond the limit: after 250 ms at least and a minute at most, and
+// after 5 s if it is not known yet how long work takes.
 //
 // If ctx ends first, Resume returns what ctx.Err returns, and no permit; it is counted as [Ignored]. A permit that is
 // not paused stays as it is. A permit that is released, or the zero Permit, is returned as it is.
@@ -123,14 +126,17 @@ type pauseWait struct {
 	due   time.Duration // of the timer
 }
 
-// stall is after how long without a grant those that have the permits are taken to wait for who waits. The lock is held.
+// stall is after how long without a grant those that have the permits are taken to wait for who waits. What is usual follows from what work
+// takes that has waited: the time between two grants is short where much of it is paused, and then begins. The lock is held.
 func (c *Concurrency) stall() time.Duration {
 	took := c.service
 	if c.adapt != nil {
 		took = max(took, c.adapt.ctrl.r*1e9)
 	}
-	gap := max(c.gap, took/float64(c.limit.Load()))
-	return time.Duration(min(max(pauseGaps*gap, float64(pauseLeast)), float64(pauseMost)))
+	if took == 0 {
+		return pauseUnknown
+	}
+	return time.Duration(min(max(pauseGaps*took/float64(c.limit.Load()), float64(pauseLeast)), float64(pauseMost)))
 }
 
 // tick lets paused work go on, beyond the limit, if nobody has been granted a permit for long: that which is next, or else this.

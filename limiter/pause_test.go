@@ -131,7 +131,7 @@ func TestResumeBeyondTheLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				const stall = 251 * time.Millisecond
+				const stall = time.Millisecond + 5*time.Second
 				c := c()
 				began := time.Now()
 				var locks [3]chan bool // one for each that pauses; two of them keep all others waiting
@@ -174,6 +174,35 @@ func TestResumeBeyondTheLimit(t *testing.T) {
 				if s := c.Stats(); s.InFlight != 0 || s.Queued != 0 || s.Success != 5 {
 					t.Errorf("%+v", s)
 				}
+			})
+		})
+	}
+}
+
+// How long nobody else may be granted a permit before that follows from how long it usually takes.
+func TestResumeBeyondTheLimitInTime(t *testing.T) {
+	for _, x := range []struct{ took, want time.Duration }{
+		{time.Millisecond, 250 * time.Millisecond},
+		{time.Second, 10 * time.Second},
+		{time.Hour, time.Minute},
+	} {
+		t.Run(x.took.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := limiter.NewConcurrency(1, limiter.WithQueue(10, 24*time.Hour))
+				q := concCrowdOf(t, c, x.took)
+				for range 10 {
+					q.join(t.Context(), "", limiter.Request{})
+				}
+				q.wg.Wait()
+				p := concMust(t, c, limiter.Request{}).Pause()
+				holds := concMust(t, c, limiter.Request{})
+				began := time.Now()
+				p, err := p.Resume(t.Context(), limiter.Request{})
+				if took := time.Since(began); err != nil || took != x.want {
+					t.Errorf("%v after %v, want %v", err, took, x.want)
+				}
+				p.Release(limiter.Success)
+				holds.Release(limiter.Success)
 			})
 		})
 	}

@@ -103,16 +103,22 @@ func (b *body) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// awaits returns from with a place for the permit while a Read of the body of inner waits.
-func (b *body) awaits(inner *http.Request, from *permitSource, p limiter.Permit, r limiter.Request) *permitSource {
+// awaitsPermit returns from with a place for the permit while a Read of the body of inner waits.
+func (b *body) awaitsPermit(inner *http.Request, from *permitSource, p limiter.Permit, r limiter.Request) *permitSource {
 	x := new(struct {
 		clientWait
 		bodyWait
 	})
 	w := &x.clientWait
-	w.permitSource, w.permit, w.body = *from, p, &x.bodyWait
+	w.permitSource, w.permit = *from, p
 	w.permitSource.wait = w
-	x.bodyWait = bodyWait{wait: w, ctx: inner.Context(), request: r, outer: b.wait, left: inner.ContentLength}
-	b.wait = &x.bodyWait
+	x.request = r
+	b.awaits(inner, w, &x.bodyWait)
 	return &w.permitSource
+}
+
+// awaits has x give what w is about to others while a Read of the body of inner waits.
+func (b *body) awaits(inner *http.Request, w *clientWait, x *bodyWait) {
+	x.wait, x.ctx, x.outer, x.left = w, inner.Context(), b.wait, inner.ContentLength
+	w.body, b.wait = x, x
 }

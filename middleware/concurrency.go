@@ -279,7 +279,7 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 	}
 	inner := rec.watchBody(r)
 	if b, ok := inner.Body.(*body); ok && h.adaptive {
-		from = b.awaits(inner, from, permit, req)
+		from = b.awaitsPermit(inner, from, permit, req)
 	}
 	rec.holds.addPermit(permitHold{from, permit})
 	h.traceAdmitted(r, rec, "concurrency", req.Arrived)

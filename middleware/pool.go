@@ -148,7 +148,10 @@ func (h *poolHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rec.holds.addSlot(slot)
 	defer rec.holds.dropSlot(slot)
 
-	inner := passed(r, ctx)
+	inner := passed(rec.watchBody(r), ctx)
+	if b, ok := inner.Body.(*body); ok {
+		b.awaits(inner, rec.holds.timeSlot(), new(bodyWait))
+	}
 	defer passBack(r, inner)
 	h.serve(w, inner, rec)
 }

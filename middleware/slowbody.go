@@ -16,20 +16,21 @@ const (
 	bodySlow = time.Millisecond
 )
 
-// bodyWait gives the permit of a request to others while a Read waits for the body. It is taken again before the Read returns, in the
-// queue: all of the work may still be to come. It may be used on another goroutine than that of the handler.
+// bodyWait gives the permit of a request, or the slot of a pool, to others while a Read waits for the body. It is taken again before the
+// Read returns, in the queue: all of the work may still be to come. It may be used on another goroutine than that of the handler.
 type bodyWait struct {
 	wait    *clientWait // with the lock
 	ctx     context.Context
-	request limiter.Request
+	request limiter.Request // for a permit
 	timer   *time.Timer
-	outer   *bodyWait // of a limit outside
+	outer   *bodyWait // of a layer outside
 
 	left   int64     // of the body is to come; less than 0 is not known
 	since  time.Time // when the Read that is under way began; zero if none is
 	due    time.Time // of the timer
 	slow   bool
-	paused bool // the permit; until it has been taken again
+	paused bool // until it has been taken again
+	taking bool // that is under way
 }
 
 // begins is called before a Read that may wait.
@@ -77,13 +78,25 @@ func (x *bodyWait) tick() {
 	if w.given != nil || w.over || x.paused || x.since.IsZero() || late < 0 {
 		return
 	}
-	if now.Sub(x.since) < rounds*late || !w.slow.take("") {
+	if now.Sub(x.since) < rounds*late || !x.pause() {
 		x.due = now.Add(x.patience())
 		x.timer.Reset(x.patience())
 		return
 	}
 	x.slow, x.paused = true, true
+}
+
+// pause reports whether others may have what the request holds. The lock is held.
+func (x *bodyWait) pause() bool {
+	w := x.wait
+	if w.ofSlot() {
+		return w.slot.Pause()
+	}
+	if !w.slow.take("") {
+		return false
+	}
 	w.permit = w.permit.Pause()
+	return true
 }
 
 // ended is called after a Read of n bytes.
@@ -105,17 +118,26 @@ func (x *bodyWait) end(n int) {
 		x.left = max(x.left-int64(n), 0)
 	}
 	x.since = time.Time{}
-	p := w.permit
-	if !x.paused || p == (limiter.Permit{}) {
-		return // it is not, or another Read is taking it
+	if !x.paused || x.taking {
+		return
 	}
+	x.taking = true
+	p := w.permit
 	w.permit = limiter.Permit{}
 	w.mu.Unlock()
-	p, _ = p.Resume(x.ctx, x.request) // there is none for a request that has ended
-	w.mu.Lock()
-	if x.paused = false; w.over {
-		p.Release(limiter.Ignored)
+	// There is none for a request that has ended.
+	if w.ofSlot() {
+		w.slot.ResumeInTurn()
 	} else {
+		p, _ = p.Resume(x.ctx, x.request)
+	}
+	w.mu.Lock()
+	x.paused, x.taking = false, false
+	switch {
+	case w.ofSlot():
+	case w.over:
+		p.Release(limiter.Ignored)
+	default:
 		w.permit = p
 		w.slow.leave("")
 	}

@@ -21,11 +21,12 @@ import (
 
 	"github.com/spillgate/spillgate/limiter"
 	"github.com/spillgate/spillgate/middleware"
+	"github.com/spillgate/spillgate/pool"
 )
 
-// Whose client does not send the rest of the body leaves the permit of an adaptive limit to others, however the handler reads it; with the body it has a permit
-// again, and the body is whole.
-func TestSlowBodiesHoldNoPermit(t *testing.T) {
+// Whose client does not send the rest of the body leaves the permit of an adaptive limit to others, and the slot of a pool, however the handler reads it; with
+// the body it has one again, and the body is whole.
+func TestSlowBodiesHoldNothing(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 8<<10)
 	var form bytes.Buffer
 	parts := multipart.NewWriter(&form)
@@ -63,56 +64,63 @@ func TestSlowBodiesHoldNoPermit(t *testing.T) {
 	} {
 		for _, h2 := range []bool{false, true} {
 			for _, length := range []bool{false, true} {
-				t.Run(fmt.Sprint(c.name, ", HTTP/2 ", h2, ", of a known length ", length), func(t *testing.T) {
-					l := limiter.NewAdaptive(limiter.WithLimits(1, 1))
-					s, _ := serve(t, middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						if r.Method != "POST" {
-							return
+				for _, slot := range []bool{false, true} {
+					t.Run(fmt.Sprint(c.name, ", HTTP/2 ", h2, ", of a known length ", length, ", a slot ", slot), func(t *testing.T) {
+						l := limiter.NewAdaptive(limiter.WithLimits(1, 1))
+						p := pool.New(pool.WithSlots(1))
+						layer, held, came := middleware.Concurrency(l), func() int { return l.Stats().InFlight }, func() bool { return l.Stats().Admitted > 0 }
+						if slot {
+							layer, held, came = middleware.Pool(p), func() int { return p.Stats().Used }, func() bool { return p.Stats().Begun > 0 }
 						}
-						v, err := c.read(w, r)
-						if n := l.Stats().InFlight; n != 1 {
-							t.Errorf("%d in flight when the body has come, want 1", n)
-						}
-						if err != nil {
-							t.Error(err)
-						}
-						io.WriteString(w, v)
-					}), middleware.Concurrency(l)), h2)
-					out, in := io.Pipe()
-					req, _ := http.NewRequest("POST", s.URL, out)
-					req.Header.Set("Content-Type", c.kind)
-					if length {
-						req.ContentLength = int64(len(c.body))
-					}
-					go func() {
-						defer in.Close()
-						io.WriteString(in, c.body[:len(c.body)/2])
-						for began := time.Now(); l.Stats().Admitted == 0 || l.Stats().InFlight > 0; runtime.Gosched() {
-							if time.Since(began) > 2*time.Minute {
-								t.Error("it is held by a client that does not send")
+						s, _ := serve(t, middleware.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							if r.Method != "POST" {
 								return
 							}
+							v, err := c.read(w, r)
+							if n := held(); n != 1 {
+								t.Errorf("%d are held when the body has come, want 1", n)
+							}
+							if err != nil {
+								t.Error(err)
+							}
+							io.WriteString(w, v)
+						}), layer), h2)
+						out, in := io.Pipe()
+						req, _ := http.NewRequest("POST", s.URL, out)
+						req.Header.Set("Content-Type", c.kind)
+						if length {
+							req.ContentLength = int64(len(c.body))
 						}
-						other, err := s.Client().Get(s.URL + "/")
+						go func() {
+							defer in.Close()
+							io.WriteString(in, c.body[:len(c.body)/2])
+							for began := time.Now(); !came() || held() > 0; runtime.Gosched() {
+								if time.Since(began) > 2*time.Minute {
+									t.Error("it is held by a client that does not send")
+									return
+								}
+							}
+							other, err := s.Client().Get(s.URL + "/")
+							if err != nil {
+								t.Error(err)
+								return
+							}
+							other.Body.Close()
+							if other.StatusCode != http.StatusOK {
+								t.Errorf("another one's status is %d meanwhile", other.StatusCode)
+							}
+							io.WriteString(in, c.body[len(c.body)/2:])
+						}()
+						resp, err := s.Client().Do(req)
 						if err != nil {
-							t.Error(err)
-							return
+							t.Fatal(err)
 						}
-						other.Body.Close()
-						if other.StatusCode != http.StatusOK {
-							t.Errorf("another one's status is %d meanwhile", other.StatusCode)
+						defer resp.Body.Close()
+						if got, err := io.ReadAll(resp.Body); err != nil || string(got) != big {
+							t.Errorf("%d bytes, %v; want %d, or not those that were sent", len(got), err, len(big))
 						}
-						io.WriteString(in, c.body[len(c.body)/2:])
-					}()
-					resp, err := s.Client().Do(req)
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer resp.Body.Close()
-					if got, err := io.ReadAll(resp.Body); err != nil || string(got) != big {
-						t.Errorf("%d bytes, %v; want %d, or not those that were sent", len(got), err, len(big))
-					}
-				})
+					})
+				}
 			}
 		}
 	}
@@ -185,6 +193,62 @@ func TestPermitsOfSlowBodies(t *testing.T) {
 					t.Errorf("in the end: %+v", st)
 				}
 				pass(time.Minute) // no timer is left
+			})
+		})
+	}
+}
+
+// So it is with the slot of a pool, which waits in its queue as well, and with both where a limit is outside.
+func TestSlotsOfSlowBodies(t *testing.T) {
+	const long, short = middleware.BodyPatience + time.Millisecond, middleware.BodyPatience - time.Millisecond
+	for _, c := range []struct {
+		rule  string
+		each  time.Duration // a Read takes
+		want  []int         // slots used just before three parts come, and the end
+		limit *limiter.Concurrency
+	}{
+		{"a Read that waits leaves it to others", long, []int{0, 0, 0, 0}, nil},
+		{"one that ends before does not", short, []int{1, 1, 1, 1}, nil},
+		{"inside an adaptive limit", long, []int{0, 0, 0, 0}, limiter.NewAdaptive()},
+		{"inside a fixed limit", long, []int{0, 0, 0, 0}, limiter.NewConcurrency(5)},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(1))
+				used := func() int { return p.Stats().Used }
+				layers := []middleware.Layer{middleware.Pool(p)}
+				if c.limit != nil {
+					layers = append(layers, middleware.Concurrency(c.limit))
+				}
+				h := middleware.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					for b, err := make([]byte, 4<<10), error(nil); err == nil; {
+						_, err = r.Body.Read(b)
+						if n := used(); n != 1 {
+							t.Errorf("%d slots used after a Read, want 1", n)
+						}
+					}
+					if err := p.Do(r.Context(), func(context.Context) error { return nil }); err != nil {
+						t.Errorf("in its own slot: %v", err)
+					}
+					time.Sleep(time.Second) // in a synctest bubble
+				}), layers...)
+				body := &seenBody{slowSource: slowSource{3, c.each}, look: used}
+				send(h, body)
+				if !slices.Equal(body.seen, c.want) {
+					t.Errorf("slots used: %v, want %v", body.seen, c.want)
+				}
+				for range 5 { // all of the work is still to come when a body has come
+					go send(h, &slowSource{1, c.each})
+				}
+				for range 100 {
+					pass(100 * time.Millisecond)
+					if n := used(); n > 1 {
+						t.Errorf("%d slots used, want at most 1", n)
+					}
+				}
+				if st := p.Stats(); st.Used != 0 || st.Waiting != 0 || st.Begun != 6 || st.Kinds[0].Running != 0 {
+					t.Errorf("in the end: %+v", st)
+				}
 			})
 		})
 	}

@@ -66,7 +66,7 @@ func (h *holds) writes(rec *recorder, now time.Time) {
 }
 
 // timeSlot puts a slot in the place of a permit that is none, with the wait for the client.
-func (h *holds) timeSlot() {
+func (h *holds) timeSlot() *clientWait {
 	x := new(struct {
 		clientWait
 		holds
@@ -76,6 +76,7 @@ func (h *holds) timeSlot() {
 	w.wait, w.becameLong = w, slotBecameLong
 	x.holds = holds{permit: permitHold{from: &w.permitSource}, more: h.more}
 	h.more = &x.holds
+	return w
 }
 
 func slotBecameLong(_ *recorder, x *permitHold, k streamKind) {
@@ -175,7 +176,7 @@ func (w *clientWait) close() (p limiter.Permit) {
 	given := w.given
 	if w.over {
 		given = nil
-	} else if b := w.body; b != nil && b.paused {
+	} else if b := w.body; b != nil && b.paused && !w.ofSlot() {
 		w.slow.leave("")
 	}
 	w.over = true

@@ -2,7 +2,9 @@ package pool_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -178,7 +180,11 @@ func TestPauseAtAnyMoment(t *testing.T) {
 					return
 				}
 				var own sync.WaitGroup
-				own.Go(func() { s.Pause(); s.Resume() })
+				if rand.N(2) == 0 {
+					own.Go(func() { s.Pause(); s.Resume() })
+				} else {
+					own.Go(func() { s.Pause(); s.ResumeInTurn() })
+				}
 				own.Go(func() { _ = pool.Checkpoint(ctx) })
 				switch rand.N(3) {
 				case 0:
@@ -199,5 +205,153 @@ func TestPauseAtAnyMoment(t *testing.T) {
 	}
 	if err := p.Shutdown(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A task that still has its work to do goes on when a slot is free, in its turn, and never beside as many as there are.
+func TestResumeInTurn(t *testing.T) {
+	for name, waits := range map[string]bool{"a slot that was free": false, "one that was waited for": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(2))
+				ctx, s := entered(t, p, waits, pool.WithWeight(2))
+				if err := s.ResumeInTurn(); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Second) // in a synctest bubble
+				if !s.Pause() {
+					t.Fatal("it does not pause")
+				}
+				time.Sleep(time.Minute) // in a synctest bubble
+				_, other, err := p.Enter(t.Context(), pool.WithWeight(2))
+				if err != nil {
+					t.Fatal(err)
+				}
+				var order []string
+				var wg sync.WaitGroup
+				later := func(name string, opts ...pool.TaskOption) {
+					wg.Go(func() {
+						_, s, err := p.Enter(t.Context(), opts...)
+						if err != nil {
+							t.Error(err)
+						}
+						order = append(order, name)
+						time.Sleep(10 * time.Millisecond) // in a synctest bubble
+						s.Leave()
+					})
+					synctest.Wait()
+				}
+				later("came since", pool.WithWeight(2))
+				later("is more urgent", pool.WithWeight(2), pool.WithPriority(1))
+				wg.Go(func() {
+					if err := s.ResumeInTurn(); err != nil {
+						t.Error(err)
+					}
+					if got := p.Stats().Used; got != 2 {
+						t.Errorf("%d slots used, want 2", got)
+					}
+					order = append(order, "it")
+					if err := p.Do(ctx, func(context.Context) error { return nil }); err != nil {
+						t.Errorf("the task's own: %v", err)
+					}
+					time.Sleep(time.Second) // in a synctest bubble
+					s.Leave()
+				})
+				synctest.Wait()
+				time.AfterFunc(100*time.Millisecond, other.Leave)
+				wg.Wait()
+				if want := []string{"it", "is more urgent", "came since"}; !slices.Equal(order, want) { // it has aged for a minute
+					t.Errorf("in the order %q, want %q", order, want)
+				}
+				if got := p.Stats().Kinds[1]; got.Running != 0 || got.Run.Count != 1 || got.Run.Total != 2*time.Second {
+					t.Errorf("its kind: %+v, want a run of 2 s", got)
+				}
+				if st := p.Stats(); st.Used != 0 || st.Waiting != 0 {
+					t.Errorf("in the end %d used, %d wait", st.Used, st.Waiting)
+				}
+			})
+		})
+	}
+}
+
+// Those that have the slots wait for a task that has paused: it goes on beside them.
+func TestResumeInTurnBesideOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := pool.New(pool.WithSlots(1))
+		_, s := entered(t, p, false)
+		s.Pause()
+		_, other, err := p.Enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		lock := make(chan struct{})
+		go func() {
+			<-lock
+			other.Leave()
+		}()
+		began := time.Now()
+		if err := s.ResumeInTurn(); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took != 5*time.Second {
+			t.Errorf("took %v, want 5s", took)
+		}
+		close(lock)
+		synctest.Wait()
+		if got := p.Stats().Used; got != 1 {
+			t.Errorf("%d slots used, want its own", got)
+		}
+		s.Leave()
+		if st := p.Stats(); st.Used != 0 || st.Waiting != 0 {
+			t.Errorf("in the end %d used, %d wait", st.Used, st.Waiting)
+		}
+	})
+}
+
+// A task that is over, or whose context has ended, while it waits to go on has no slot, and the pool can be shut down.
+func TestResumeInTurnThatIsOver(t *testing.T) {
+	for name, leaves := range map[string]bool{"it leaves": true, "its context ends": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := pool.New(pool.WithSlots(1))
+				cause := errors.New("the cause")
+				ctx, cancel := context.WithCancelCause(t.Context())
+				_, s, err := p.Enter(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Pause()
+				_, other, err := p.Enter(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				done := make(chan error)
+				go func() { done <- s.ResumeInTurn() }()
+				synctest.Wait()
+				if leaves {
+					s.Leave()
+					time.AfterFunc(100*time.Millisecond, other.Leave)
+					if err := <-done; err != nil {
+						t.Error(err)
+					}
+				} else {
+					cancel(cause)
+					if err := <-done; err != cause {
+						t.Errorf("%v, want the cause", err)
+					}
+					s.ResumeInTurn()
+					s.Resume()
+					s.Leave()
+					other.Leave()
+				}
+				cancel(nil)
+				if err := p.Shutdown(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if st := p.Stats(); st.Used != 0 || st.Waiting != 0 {
+					t.Errorf("in the end %d used, %d wait", st.Used, st.Waiting)
+				}
+			})
+		})
 	}
 }
