@@ -10,9 +10,10 @@ import (
 )
 
 // BufferBody reads up to n bytes of a request's body before the layers inside are asked. A client that sends slowly
-// then holds the goroutine of its connection and what it has sent so far, but neither a permit of [Concurrency] nor a
-// slot of a [Pool]. BufferBody is for servers that clients reach directly; a proxy that buffers requests does the
-// same (proxy_request_buffering in nginx).
+// then holds the goroutine of its connection and what it has sent so far, but neither a permit of [Concurrency], also
+// if that has a fixed limit, nor a slot of a [Pool], nor anything that the handler takes before it reads. BufferBody is
+// for servers that clients reach directly; a proxy that buffers requests does the same (proxy_request_buffering in
+// nginx).
 //
 //	middleware.Wrap(mux, append(middleware.Defaults(), middleware.BufferBody(64<<10))...)
 //
@@ -20,8 +21,8 @@ import (
 // body has at most n bytes gives up its place in the queue when its client has lost patience; without it, the server
 // would work for nobody when the request's turn came.
 //
-// The handler reads what is beyond n bytes as it comes, while it holds the permit: choose n to fit the bodies that
-// you expect, and give larger ones a route and a limit of their own. If a body cannot be read, the handler gets what
+// The handler reads what is beyond n bytes as it comes: choose n to fit the bodies that you expect, and give larger ones
+// a route and a limit of their own. If a body cannot be read, the handler gets what
 // came of it, and then the error. Set [http.Server.ReadTimeout]; without it a body may take forever to come.
 //
 // The handler begins when the body, or n bytes of it, has come. A client that waits for a 100 (Continue) gets it

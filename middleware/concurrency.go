@@ -42,20 +42,25 @@ import (
 // is for a slow route and has a long queue, the requests that wait there take all permits of an adaptive limit around
 // it: exempt that route from the outer limit with [WithSkip], or use a [Pool].
 //
-// A request also holds its permit while the handler waits for a body that comes slowly. Give the server a ReadTimeout
-// and a WriteTimeout. Without them, a few clients that send a byte now and then hold all permits for good, even those
-// of an adaptive limit, which learns, and grows, from requests that end. With them, such a client holds a permit for
-// that long. As many of these clients as there are permits, eight at first, still keep nearly everybody else out if
-// they keep coming back. A proxy in front that buffers helps against that, or [BufferBody], which reads the body
-// before the limit is asked.
+// While the handler waits for a body that comes slowly, others have the permit of an adaptive limit: once a single
+// Read has waited for 10 ms, or for 1 ms if an earlier one has waited so long, and for twenty times as long as work
+// waits for a processor. Before that Read returns, the request takes its permit again ([limiter.Permit.Resume]): if
+// there is none, it waits in the queue, before those that came later, and is not refused. To the limit, that wait and
+// the one for the body are no time in service. At most 1,000 requests of a layer are without their permit in this way,
+// and a quarter of that of one client where [WithClient] tells them apart; beyond that a request holds it until its
+// body has come. With a fixed limit, which is the user's own number, every such request does: as many clients as it
+// has permits, if they send slowly, keep everybody else out, unless a proxy in front buffers or [BufferBody] reads
+// the body before the limit is asked. Give the server a ReadTimeout and a WriteTimeout in any case: without them,
+// such clients hold their connections, and all that the handler has, for good.
 //
 // Over HTTP/2 and HTTP/3, the requests of a connection share the room for what has come of their bodies and has not
-// been read yet. The bodies of requests in the queue can fill it, and a request that has a permit then waits for the
-// rest of its own until the queue turns some of them away. So a server that takes uploads has to give a connection room
-// for the bodies of all its requests. For HTTP/2, set MaxReceiveBufferPerConnection of [http.HTTP2Config] to
-// MaxReceiveBufferPerStream times MaxConcurrentStreams: by default, one stream may fill what all have. The config of
-// quic-go has a MaxConnectionReceiveWindow and an InitialConnectionReceiveWindow, a MaxStreamReceiveWindow and
-// MaxIncomingStreams; both windows of a connection have to be that large.
+// been read yet. The bodies of requests in the queue can fill it, so that a request that has a permit waits for the
+// rest of its own. With an adaptive limit they take turns then, which slows them down. With a fixed one they wait
+// until the queue turns some of them away. So a server that takes uploads should give a connection room for the bodies
+// of all its requests, and has to with a fixed limit. For HTTP/2, set MaxReceiveBufferPerConnection of
+// [http.HTTP2Config] to MaxReceiveBufferPerStream times MaxConcurrentStreams: by default, one stream may fill what all
+// have. The config of quic-go has a MaxConnectionReceiveWindow and an InitialConnectionReceiveWindow, a
+// MaxStreamReceiveWindow and MaxIncomingStreams; both windows of a connection have to be that large.
 //
 // While a client does not take what the handler writes, the request gives the permit of an adaptive limit back: once
 // a single write or Flush has waited for 250 ms, and for twenty times as long as work waits for a processor. What the
@@ -81,7 +86,7 @@ func Concurrency(l *limiter.Concurrency, opts ...ConcurrencyOption) Layer {
 		}
 		o.applyConcurrency(&c)
 	}
-	return &concurrencyLayer{l: l, config: c, slow: places{most: slowPlaces}}
+	return &concurrencyLayer{l: l, config: c, slow: places{most: slowPlaces}, bodies: places{most: slowPlaces}}
 }
 
 // ConcurrencyOption configures [Concurrency].
@@ -144,6 +149,7 @@ type concurrencyLayer struct {
 	l      *limiter.Concurrency
 	config concurrencyConfig
 	slow   places // of requests whose permit was given back since their client does not read
+	bodies places // and of those whose permit others have while a body is to come
 }
 
 func (*concurrencyLayer) rank() rank { return rankConcurrency }
@@ -165,9 +171,9 @@ func (c *concurrencyLayer) wrap(next http.Handler, e env) http.Handler {
 		}
 	}}
 	if h.adaptive {
-		h.usual.slow = &c.slow
+		h.usual.slow, h.usual.bodies = &c.slow, &c.bodies
 	}
-	h.long = permitSource{l: h.l, becameLong: h.becameLong, slow: &c.slow}
+	h.long = permitSource{l: h.l, becameLong: h.becameLong, slow: &c.slow, bodies: h.usual.bodies}
 	return h
 }
 
@@ -278,7 +284,7 @@ func (h *concurrencyHandler) admitted(w http.ResponseWriter, r *http.Request, re
 		from = &h.long
 	}
 	inner := rec.watchBody(r)
-	if b, ok := inner.Body.(*body); ok && h.adaptive {
+	if b, ok := inner.Body.(*body); ok && from.bodies != nil {
 		from = b.awaitsPermit(inner, from, permit, req)
 	}
 	rec.holds.addPermit(permitHold{from, permit})

@@ -5,7 +5,7 @@
 //	http.ListenAndServe(addr, middleware.Wrap(mux))
 //
 // On a server that clients reach directly, set [http.Server.ReadTimeout] and [http.Server.WriteTimeout], and where
-// clients upload over HTTP/2, [http.Server.HTTP2]: [Concurrency] says what happens to a limit without them.
+// clients upload over HTTP/2, [http.Server.HTTP2]: [Concurrency] says what happens without them.
 //
 // Every protection is a [Layer] that also works alone. Its Handler method has the shape func(http.Handler)
 // http.Handler, which net/http, chi, gorilla/mux and alice take as it is (echo through its WrapMiddleware):

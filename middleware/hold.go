@@ -43,7 +43,8 @@ func (x *permitHold) timed() bool { return x.from != nil && (x.from.slow != nil 
 // stack is one, too, with a permit that is none.
 type permitSource struct {
 	l          *limiter.Concurrency
-	slow       *places     // it is given back while the client does not read or send, if one of these is free; nil: it is not
+	slow       *places     // it is given back while the client does not read, if one of these is free; nil: it is not
+	bodies     *places     // likewise while a body is to come
 	wait       *clientWait // of the request, in a copy of its own if it has a body, or has written something that may wait
 	becameLong func(rec *recorder, x *permitHold, k streamKind)
 }

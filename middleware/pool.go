@@ -15,14 +15,15 @@ import (
 //
 //	middleware.For("POST /report", middleware.Pool(p))
 //
-// The request also holds the slot while the handler reads the body, however slowly that comes. Let [BufferBody] read
-// it before, bound it by the server's ReadTimeout, or read it in the handler before a [pool.Pool.Do] around the work
-// alone.
+// While the handler waits for a body that comes slowly, others have the slot: once a single Read has waited for 10 ms,
+// or for 1 ms if an earlier one has waited so long, and for twenty times as long as work waits for a processor. Before
+// that Read returns, the request takes its slot again, and waits in the queue for it if none is free
+// ([pool.Slot.ResumeInTurn]). [BufferBody] reads the body before there is any question of a slot.
 //
 // A client that leaves gives up its place in the queue at once, if net/http sees it leave. Over HTTP/1 it does not
 // before the body has been read: if the handler is to read it, the request keeps its place, and gets a slot for an
-// answer that nobody takes. Where clients have less patience than the queue, use [BufferBody] against that too, or a
-// [pool.Pool.Do] after the body was read.
+// answer that nobody takes. Where clients have less patience than the queue, use [BufferBody], or a [pool.Pool.Do]
+// after the body was read.
 //
 // While a client does not take what the handler writes, beyond what the buffers on the way take, others have the
 // slot: from when a single write or Flush has waited for 50 ms, and for twenty times as long as work waits for a

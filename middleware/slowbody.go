@@ -92,7 +92,7 @@ func (x *bodyWait) pause() bool {
 	if w.ofSlot() {
 		return w.slot.Pause()
 	}
-	if !w.slow.take("") {
+	if !w.bodies.take(x.request.Client) {
 		return false
 	}
 	w.permit = w.permit.Pause()
@@ -139,6 +139,6 @@ func (x *bodyWait) end(n int) {
 		p.Release(limiter.Ignored)
 	default:
 		w.permit = p
-		w.slow.leave("")
+		w.bodies.leave(x.request.Client)
 	}
 }

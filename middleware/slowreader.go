@@ -177,7 +177,7 @@ func (w *clientWait) close() (p limiter.Permit) {
 	if w.over {
 		given = nil
 	} else if b := w.body; b != nil && b.paused && !w.ofSlot() {
-		w.slow.leave("")
+		w.bodies.leave(b.request.Client)
 	}
 	w.over = true
 	if w.timer != nil {
