@@ -46,12 +46,15 @@ import (
 // Read has waited for 10 ms, or for 1 ms if an earlier one has waited so long, and for twenty times as long as work
 // waits for a processor. Before that Read returns, the request takes its permit again ([limiter.Permit.Resume]): if
 // there is none, it waits in the queue, before those that came later, and is not refused. To the limit, that wait and
-// the one for the body are no time in service. At most 1,000 requests of a layer are without their permit in this way,
-// and a quarter of that of one client where [WithClient] tells them apart; beyond that a request holds it until its
-// body has come. With a fixed limit, which is the user's own number, every such request does: as many clients as it
-// has permits, if they send slowly, keep everybody else out, unless a proxy in front buffers or [BufferBody] reads
-// the body before the limit is asked. Give the server a ReadTimeout and a WriteTimeout in any case: without them,
-// such clients hold their connections, and all that the handler has, for good.
+// the one for the body are no time in service. If the handler works while another goroutine of it reads, as in a
+// stream in both directions, that work is not limited while the Read waits.
+//
+// At most 1,000 requests of a layer are without their permit in this way, and a quarter of that of one client where
+// [WithClient] tells them apart; beyond that a request holds it until its body has come. With a fixed limit, which is
+// the user's own number, every such request does: as many clients as it has permits, if they send slowly, keep
+// everybody else out, unless a proxy in front buffers or [BufferBody] reads the body before the limit is asked. Give
+// the server a ReadTimeout and a WriteTimeout in any case: without them, such clients hold their connections, and all
+// that the handler has, for good.
 //
 // Over HTTP/2 and HTTP/3, the requests of a connection share the room for what has come of their bodies and has not
 // been read yet. The bodies of requests in the queue can fill it, so that a request that has a permit waits for the

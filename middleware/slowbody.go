@@ -78,12 +78,17 @@ func (x *bodyWait) tick() {
 	if w.given != nil || w.over || x.paused || x.since.IsZero() || late < 0 {
 		return
 	}
-	if now.Sub(x.since) < rounds*late || !x.pause() {
-		x.due = now.Add(x.patience())
-		x.timer.Reset(x.patience())
-		return
+	again := max(rounds*late-now.Sub(x.since), 0)
+	if again == 0 {
+		if x.pause() {
+			x.slow, x.paused = true, true
+			return
+		}
+		again = patience // there may be a place later
 	}
-	x.slow, x.paused = true, true
+	again = max(again, x.patience())
+	x.due = now.Add(again)
+	x.timer.Reset(again)
 }
 
 // pause reports whether others may have what the request holds. The lock is held.
